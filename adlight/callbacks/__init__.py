@@ -1,0 +1,1 @@
+"""Observers: deleting every one changes no number."""

@@ -1,0 +1,154 @@
+"""What the entry points share: Hydra around a task, one clear line for every foreseeable error, exit codes.
+
+0 done; 2 something the user can mend (one line on stderr); 130 stopped by Ctrl-C; 1 and a traceback: our mistake.
+"""
+
+import difflib
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.errors import (
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from omegaconf import DictConfig
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from adlight.runs import CONF
+from adlight.types import UserError
+
+NOISE = [
+    ".*does not have many workers.*",
+    ".*recommended to use `self.log.*sync_dist=True`.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*The number of training batches .* is smaller than the logging interval.*",
+    ".*srun.*command is available.*",
+    ".*LeafSpec.*",
+]
+
+
+def run(task: Callable[[DictConfig], Any], config_name: str, prepare: Callable[[list[str]], list[str]]) -> None:
+    """Run a task under Hydra and end the process with its exit code.
+
+    Args:
+        task: what to do with the composed config. To be stopped by Ctrl-C it raises `KeyboardInterrupt(how to go on)`.
+        config_name: file in conf/ to start from.
+        prepare: rewrites the command line's words before Hydra reads them.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of being printed by Hydra
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message)
+    program = hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")(task)
+    try:
+        if "LOCAL_RANK" not in os.environ:  # the other processes of a run are given the words that we ended with
+            sys.argv[1:] = prepare(sys.argv[1:])
+        program()
+    except KeyboardInterrupt as error:
+        stop(f"stopped. {error}", 130)
+    except Exception as error:
+        line = explain(error)
+        if line is None:
+            raise
+        stop(f"error: {line}", 2)
+
+
+def stop(line: str, code: int) -> None:
+    """Print a line on stderr and leave; only the first of several processes prints."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(line, file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def interrupted(error: BaseException) -> bool:
+    """Whether an exit goes back to Ctrl-C: Lightning turns that into `sys.exit(1)`."""
+    return isinstance(error.__context__, KeyboardInterrupt)
+
+
+def explain(error: BaseException) -> str | None:
+    """One line for an error that a user can mend; None for those that are ours."""
+    if isinstance(error, InstantiationException) and error.__cause__ is not None:
+        return explain(error.__cause__) or explain_value(error.__cause__)
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return explain_config(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror} (choose another folder with hydra.run.dir=<folder>?)"
+    if isinstance(error, OSError) and error.strerror is not None:
+        return f"cannot write the run's files: {error.strerror}"
+    if type(error).__name__ == "MisconfigurationException":  # Lightning's word for a bad trainer setting
+        return f"trainer: {first_line(error)}"
+    if type(error).__name__ == "OutOfMemoryError":
+        return f"the device's memory is full: try a smaller dataset.batch_size ({first_line(error)})"
+    return None
+
+
+def explain_value(error: BaseException) -> str | None:
+    """One line for a value that a constructor refused; None for anything else."""
+    if isinstance(error, ValueError | TypeError):
+        return first_line(error)
+    return None
+
+
+def first_line(error: BaseException) -> str:
+    """First line of an error's text."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def explain_config(error: BaseException) -> str:
+    """One line for an unknown name, a missing value or an override that cannot be read."""
+    if isinstance(error, OverrideParseException):
+        return (
+            f"cannot read the override {error.override!r}: values with any of = # ~ ( ) [ ] {{ }} or spaces need "
+            "quotes inside quotes, such as 'dataset.root=\"my folder\"'"
+        )
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        return unknown(group or "config", name, list(error.options or []))
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} has no value: give one with {error.full_key}=<value>"
+    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    if isinstance(cause, OmegaConfBaseException) and isinstance(cause.parent_node, DictConfig):
+        key = str(cause.key)
+        parent, _, _ = (cause.full_key or key).rpartition(".")
+        return unknown(f"setting in {parent}" if parent else "setting", key, list(map(str, cause.parent_node)))
+    text = first_line(error)
+    if text.startswith("Could not override '"):
+        key = text.split("'")[1]
+        return unknown("setting or config group", key, top_level())
+    return text
+
+
+def unknown(kind: str, name: str, known: list[str]) -> str:
+    """Say that a name is unknown, which one comes nearest, and what there is."""
+    nearest = difflib.get_close_matches(name, known, 1, 0.5)
+    hint = f": did you mean {nearest[0]}?" if nearest else ":"
+    return f"unknown {kind} {name!r}{hint} there is {', '.join(sorted(known)) or 'nothing'}"
+
+
+def top_level() -> list[str]:
+    """Config groups and the settings of train.yaml."""
+    groups = [path.name for path in CONF.iterdir() if path.is_dir()]
+    lines = (CONF / "train.yaml").read_text().splitlines()
+    return groups + [line.partition(":")[0] for line in lines if line[:1].isalpha()]
+
+
+def value_of(argv: list[str], key: str) -> str | None:
+    """Value of the last `key=value` among the words of a command line, without its quotes."""
+    values = [word.partition("=")[2].strip("'\"") for word in argv if word.startswith(f"{key}=")]
+    return values[-1] if values else None
+
+
+def quoted(key: str, path: Path) -> str:
+    """An override whose path Hydra's grammar takes whatever characters are in it."""
+    text = str(path).replace("\\", "\\\\").replace("'", "\\'")
+    return f"{key}='{text}'"

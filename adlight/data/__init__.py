@@ -1,0 +1,1 @@
+"""Data sets, their data module, and defects pasted for validation."""

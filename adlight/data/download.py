@@ -1,0 +1,224 @@
+"""Download of MVTec AD: resumable, verified before use, its licence shown.
+
+Addresses. Those of single categories are the share links of MVTec's download page (`PAGE`) as several public
+download scripts of 2026 repeat them, all alike; MVTec renews the links now and then, and old ones answer 404.
+The SHA-256 of the whole archive is anomalib's (github.com/open-edge-platform/anomalib, in its file
+src/anomalib/data/datamodules/image/mvtecad.py); its link is the latest that public scripts use with it.
+
+Verification. The whole archive: by its published SHA-256. No hash is published for the archives of single
+categories: those must have the length that the server states, must unpack without an error of the xz
+checksums, and must hold as many images as the paper counts (Bergmann et al., CVPR 2019, table 1).
+Nothing is put in place before all of that is so.
+"""
+
+import hashlib
+import lzma
+import tarfile
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path, PurePosixPath
+
+from rich.console import Console
+from rich.progress import DownloadColumn, Progress, TaskID, TransferSpeedColumn
+
+from adlight.data.source import list_images
+from adlight.types import UserError
+
+LICENCE = (
+    "MVTec AD: Copyright 2019 MVTec Software GmbH, licence CC BY-NC-SA 4.0 (no commercial use), "
+    "http://creativecommons.org/licenses/by-nc-sa/4.0/. Cite: Bergmann et al., CVPR 2019."
+)
+PAGE = "https://www.mvtec.com/company/research/datasets/mvtec-ad"
+SHARES = "https://www.mydrive.ch/shares"
+CHUNK = 1 << 20  # bytes
+ATTEMPTS = 4  # of one download; each resumes where the last one broke off
+PAUSE = 3.0  # seconds between them
+TIMEOUT = 60.0  # seconds without a byte
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A file to fetch; sha256 is None where no hash is published."""
+
+    url: str
+    sha256: str | None = None
+
+    @property
+    def file(self) -> str:
+        """Name of the file."""
+        return self.url.rsplit("/", 1)[-1]
+
+
+WHOLE = Archive(
+    f"{SHARES}/150996/b52ecdcbf521176e9db9c731f2304b27/download/420938113-1629960298/mvtec_anomaly_detection.tar.xz",
+    sha256="cf4313b13603bec67abb49ca959488f7eedce2a9f7795ec54446c649ac98cd3d",
+)
+# name, share, file, and the images of train/good, of test/good and of the other test folders (as many masks)
+_TABLE = [
+    ("bottle", "150452/132a93367fb17cdf968dfb5c4013f6e7", "420937370-1629958698", (209, 20, 63)),
+    ("cable", "150453/10f960e07fec2838b2cd512586633a32", "420937413-1629958794", (224, 58, 92)),
+    ("capsule", "150454/e0ce6dd74eb150f46c0d98131b3703f2", "420937454-1629958872", (219, 23, 109)),
+    ("carpet", "150455/eac7fbce84d93a5094e13f391170eca4", "420937484-1629959013", (280, 28, 89)),
+    ("grid", "150456/bb0b2e3dc804ccb8b4485e01f8e4493b", "420937487-1629959044", (264, 21, 57)),
+    ("hazelnut", "150457/51d49f65e84bdc100ff8035d7dd783ea", "420937545-1629959162", (391, 40, 70)),
+    ("leather", "150458/923030ce14e10a7d147e95d0f8885f6b", "420937607-1629959262", (245, 32, 92)),
+    ("metal_nut", "150459/c68856a21dca589b0f8ff6d4ee0f18f4", "420937637-1629959294", (220, 22, 93)),
+    ("pill", "150460/d4f1c04da67034ccc8d8b5fa3e73f244", "420938129-1629960351", (267, 26, 141)),
+    ("screw", "150461/242f454cc6385e5693c4fd4b94567d1e", "420938130-1629960389", (320, 41, 119)),
+    ("tile", "150462/5479f0fdc97bc6fa16eab0cb0cf0109f", "420938133-1629960456", (230, 33, 84)),
+    ("toothbrush", "150463/895a1a5fb84b958f07417784b060434b", "420938134-1629960477", (60, 12, 30)),
+    ("transistor", "150464/99b8ea0332438d64fcc2475ee73f9c29", "420938166-1629960554", (213, 60, 40)),
+    ("wood", "150465/d5b4115b720cdb54d217e75636e6e374", "420938383-1629960649", (247, 19, 60)),
+    ("zipper", "150466/bd155b557520edaf692d9bfdb915c24a", "420938385-1629960680", (240, 32, 119)),
+]
+CATEGORIES = {row[0]: Archive(f"{SHARES}/{row[1]}/download/{row[2]}/{row[0]}.tar.xz") for row in _TABLE}
+COUNTS = {row[0]: row[3] for row in _TABLE}
+
+
+def download(root: Path, categories: list[str]) -> None:
+    """Bring categories of MVTec AD into `root`: all 15 as one archive, fewer one by one.
+
+    An archive that already lies in `root`, put there by hand, is used and kept; one fetched here is removed.
+
+    Raises:
+        UserError: a rest of the category is in the way, or fetching or verifying failed; the text says what to
+            fetch by hand and where to put it.
+    """
+    for category in categories:
+        if (root / category).exists():
+            raise UserError(f"{root / category} has no folder train/good: move it away, and it is downloaded again")
+    Console(stderr=True).print(LICENCE, soft_wrap=True)
+    if len(categories) == len(COUNTS) or (root / WHOLE.file).exists():
+        install(WHOLE, root, categories)
+    else:
+        for category in categories:
+            install(CATEGORIES[category], root, [category])
+
+
+def install(archive: Archive, root: Path, categories: list[str]) -> None:
+    """Fetch, verify and unpack one archive; a category's folder appears in `root` only when it is complete.
+
+    Raises:
+        UserError: as `download`.
+    """
+    path = root / archive.file
+    by_hand = path.exists()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        if not by_hand:
+            fetch(archive.url, path)
+        verify(path, archive.sha256)
+        unpack(path, root, categories)
+    except (OSError, HTTPException, tarfile.TarError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if not by_hand:  # a complete but wrong file is not taken up again; what broke off lies in .part and is
+            path.unlink(missing_ok=True)
+        raise UserError(
+            f"{path if by_hand else archive.url}: {reason}; fetch {archive.file} by hand from {PAGE} "
+            f"and put it into {root.absolute()}" + ("" if by_hand else ", or run again to resume the download")
+        ) from error
+    if not by_hand:
+        path.unlink()
+
+
+def fetch(url: str, path: Path) -> None:
+    """Download `url` to `path` by way of `<path>.part`, going on where an earlier download broke off.
+
+    Raises:
+        OSError: no connection, an HTTP error, no space, or broken off in every attempt.
+    """
+    part = path.with_name(f"{path.name}.part")
+    columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(path.name, total=None)
+        for _ in range(ATTEMPTS):
+            try:
+                if _fetch_rest(url, part, progress, task):
+                    part.rename(path)
+                    return
+            except urllib.error.URLError:  # no connection or an HTTP error: the next attempt would be no better
+                raise
+            except (ConnectionError, TimeoutError, HTTPException):
+                pass
+            time.sleep(PAUSE)
+    raise OSError("the connection broke off again and again")
+
+
+def _fetch_rest(url: str, part: Path, progress: Progress, task: TaskID) -> bool:
+    """Fetch what `part` lacks; True when it is complete."""
+    have = part.stat().st_size if part.exists() else 0
+    headers = {"User-Agent": "adlight"} | ({"Range": f"bytes={have}-"} if have else {})
+    try:
+        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code != 416:
+            raise
+        if error.headers.get("Content-Range") == f"bytes */{have}":  # nothing is left to fetch
+            return True
+        part.unlink()  # longer than the file: rubbish of another one
+        return False
+    if not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+        have = 0  # a server that ignores Range sends the whole file
+    length = response.headers.get("Content-Length")
+    total = have + int(length) if length else None
+    progress.update(task, total=total, completed=have)
+    with response, part.open("ab" if have else "wb") as file:
+        while chunk := response.read(CHUNK):
+            file.write(chunk)
+            progress.advance(task, len(chunk))
+    return total is None or part.stat().st_size == total
+
+
+def verify(path: Path, sha256: str | None) -> None:
+    """Check an archive by its published hash, or by xz's own checksums where none is published.
+
+    Raises:
+        ValueError: it is not what it should be.
+    """
+    if sha256 is not None:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != sha256:
+            raise ValueError(f"refused, its SHA-256 is {found}, expected {sha256}")
+        return
+    try:
+        with lzma.open(path) as stream:
+            while stream.read(CHUNK):
+                pass
+    except (lzma.LZMAError, EOFError) as error:
+        raise ValueError(f"refused, no complete xz archive ({error})") from error
+
+
+def unpack(path: Path, root: Path, categories: list[str]) -> None:
+    """Unpack categories beside `root`'s others, each put in place only when all its images are counted.
+
+    Raises:
+        ValueError: a category is not in the archive, or has other images than the paper says.
+        tarfile.TarError: a damaged archive, or a member that points outside of its folder.
+    """
+    with tempfile.TemporaryDirectory(dir=root, prefix=".unpack-") as staging:
+        with tarfile.open(path, "r:xz") as archive:
+            for member in archive:
+                if set(PurePosixPath(member.name).parts[:2]) & set(categories):
+                    archive.extract(member, staging, filter="data")
+        for category in categories:
+            folder = next(iter([*Path(staging).glob(category), *Path(staging).glob(f"*/{category}")]), None)
+            if folder is None:
+                raise ValueError(f"refused, it holds no folder {category}")
+            found = _counts(folder)
+            if found != COUNTS[category]:
+                raise ValueError(
+                    f"refused, {category} has {found} images of train/good, test/good and defects, "
+                    f"expected {COUNTS[category]}"
+                )
+            folder.rename(root / category)
+
+
+def _counts(category: Path) -> tuple[int, int, int]:
+    test = list_images(category / "test")
+    good = sum(path.parent.name == "good" for path in test)
+    return len(list_images(category / "train" / "good")), good, len(test) - good

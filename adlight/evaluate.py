@@ -1,0 +1,122 @@
+"""Score a finished run again, without training: `python -m adlight.evaluate run=<folder> [overrides]`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from adlight import cli, runs
+from adlight.types import UserError
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+    from adlight.data.datamodule import AnomalyDataModule
+    from adlight.modules.base import AnomalyModule
+
+OWN = ("run", "ckpt")  # settings of this command; everything else changes the run's config
+
+
+def evaluate(config: DictConfig) -> dict[str, float]:
+    """Test a run's checkpoint and write the results into a folder of their own. -> every metric, by name.
+
+    Without overrides the stored threshold is used and the run's numbers come out again. Overrides of the model, the
+    data or a threshold may change what a normal score is, so the thresholds are then calibrated anew, on the held-out
+    normal images.
+    """
+    import pytorch_lightning as pl
+
+    run = Path(config.run)
+    overrides = [word.lstrip("+") for word in HydraConfig.get().overrides.task]
+    overrides = [word for word in overrides if word.partition("=")[0] not in OWN]
+    saved = runs.load_config(run, overrides)
+    saved.model.objective = None  # nothing is trained: no LPIPS weights are needed
+    saved.callbacks = {name: node for name, node in saved.callbacks.items() if name != "checkpoints"}
+    saved.logger = {}
+    pl.seed_everything(saved.seed, workers=True, verbose=False)
+    data, module, trainer = built(saved)
+    path = runs.checkpoint(run, config.ckpt or saved.ckpt)
+    about = runs.describe(saved.seed) | {"run": str(run)}
+    calibrate = any(word.startswith(("model", "dataset", "threshold", "pixel_threshold")) for word in overrides)
+    return test(Path(saved.run_dir), path, trainer, module, data, about, calibrate)
+
+
+def built(config: DictConfig) -> tuple["AnomalyDataModule", "AnomalyModule", "pl.Trainer"]:
+    """Build what a config describes: its nodes are constructor calls."""
+    data = instantiate(config.dataset, _convert_="all")
+    module = instantiate(config.model, _convert_="all")
+    parts = {
+        name: [instantiate(node, _convert_="all") for node in (config[name] or {}).values()]
+        for name in ("callbacks", "logger")
+    }
+    trainer = instantiate(
+        config.trainer, callbacks=parts["callbacks"], logger=parts["logger"] or False, _convert_="all"
+    )
+    return data, module, trainer
+
+
+def test(
+    folder: Path,
+    checkpoint: Path,
+    trainer: "pl.Trainer",
+    module: "AnomalyModule",
+    data: "AnomalyDataModule",
+    about: dict[str, Any],
+    calibrate: bool = False,
+) -> dict[str, float]:
+    """Test a checkpoint, write the results into a folder and print the table. -> every metric, by name."""
+    from adlight.reports.tables import print_results
+
+    runs.load_weights(module, checkpoint)
+    if calibrate:
+        trainer.validate(module, data, verbose=False)
+    trainer.test(module, data, verbose=False)
+    assert module.results is not None
+    if trainer.is_global_zero:
+        about |= {"checkpoint": str(checkpoint), "protocol": data.source.protocol, "skipped": data.skipped()}
+        runs.write_results(folder, module, data.records("test"), about)
+        print_results(module.results, *remarks(folder, module, data))
+    return dict(module.results.mean)
+
+
+def remarks(folder: Path, module: "AnomalyModule", data: "AnomalyDataModule") -> tuple[str, list[str]]:
+    """How the threshold came about, and the lines below the table."""
+    threshold = f"{float(module.threshold):.6g} ({module.rule} of held-out normal images)"
+    notes = [f"data: {data.source.protocol}", *module.describe()]
+    if data.skipped():
+        notes.append(f"skipped {len(data.skipped())} unreadable image(s), the first: {data.skipped()[0]}")
+    if (folder / "panels").is_dir():
+        notes.append(f"pictures: {folder / 'panels'}")
+    return threshold, [*notes, f"numbers: {folder / 'metrics.json'}, {folder / 'predictions.csv'}"]
+
+
+def arguments(argv: list[str]) -> list[str]:
+    """Mark overrides of the run's config as additions for Hydra, whose own config here knows only `run` and `ckpt`.
+
+    Raises:
+        UserError: `run` is missing or no run folder.
+    """
+    if {"-h", "--help", "--hydra-help", "--version"} & set(argv):
+        return argv
+    run = cli.value_of(argv, "run")
+    if run is None:
+        raise UserError("say which run: python -m adlight.evaluate run=<run folder>")
+    runs.load_config(Path(run))
+    words = []
+    for word in argv:
+        key = word.partition("=")[0]
+        own = key in OWN or word.startswith(("-", "+", "~", "hydra."))
+        group = (runs.CONF / key).is_dir()
+        words.append(word if own else f"+{word}" if group else f"++{word}")
+    return words
+
+
+def main() -> None:
+    """Entry point."""
+    cli.run(evaluate, "evaluate", arguments)
+
+
+if __name__ == "__main__":
+    main()

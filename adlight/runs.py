@@ -1,0 +1,264 @@
+"""Run folders: what is written into them and how they are read; nothing else opens one.
+
+runs/<name>/
+    .hydra/config.yaml, overrides.yaml   the composed config
+    run.json                             command, seed, commit, versions, machine
+    checkpoints/best.ckpt, last.ckpt     tensors only
+    metrics.csv, metrics.json            curves; final numbers (their presence marks a finished run)
+    predictions.csv                      a row a test image
+    panels/*.png
+"""
+
+import csv
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra import compose
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from adlight.types import Record, UserError
+
+if TYPE_CHECKING:  # torch takes seconds: not for --help
+    from adlight.metrics.results import Results
+    from adlight.modules.base import AnomalyModule, Prediction
+
+CONF = next(
+    folder
+    for folder in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf")
+    if (folder / "train.yaml").exists()
+)
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "pytorch-lightning",
+    "torchmetrics",
+    "hydra-core",
+    "kornia",
+    "lpips",
+    "numpy",
+)
+
+
+def describe(seed: int) -> dict[str, Any]:
+    """What it takes to do a run again: command, seed, commit, versions, machine."""
+    return {
+        "command": shlex.join(["python", "-m", main_module(), *sys.argv[1:]]),
+        "seed": seed,
+        "commit": git_commit(),
+        "versions": {"adlight": version("adlight"), "python": platform.python_version()}
+        | {name: version(name) for name in PACKAGES},
+        "machine": machine(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def holds_results(folder: Path) -> bool:
+    """Whether something that took time to compute lies in a folder."""
+    return (folder / "metrics.json").exists() or (folder / "checkpoints").exists()
+
+
+def start(run: Path, about: dict[str, Any]) -> None:
+    """Write `run.json`. Results of an earlier part of the run are set aside: it counts as unfinished again."""
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return
+    if (run / "metrics.json").exists():
+        os.replace(run / "metrics.json", run / "metrics.previous.json")
+    write_json(run / "run.json", about)
+    print(f"run folder: {run}", flush=True)
+
+
+def main_module() -> str:
+    """Name of the entry point, such as `adlight.train`."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec.name if spec else "adlight.train"
+
+
+def git_commit() -> str | None:
+    """Commit of the code, with `+changes` if the working tree differs from it; None outside a checkout."""
+    try:
+        words = ["describe", "--always", "--abbrev=12", "--dirty=+changes", "--exclude=*"]
+        found = subprocess.run(
+            ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None
+
+
+def machine() -> str:
+    """The device that does the work, and the number of cores."""
+    import torch
+
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, {os.cpu_count()} cores"
+    return f"{os.cpu_count()} cores ({platform.machine()}), no GPU"
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".part")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(partial, path)
+
+
+def write_predictions(path: Path, records: list[Record], predictions: list["Prediction"], threshold: float) -> None:
+    """Write a row a test image: its three answers beside the truth; scores at full precision."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "category", "defect", "label", "score", "threshold", "anomalous", "area", "boxes"])
+        for row in predictions:
+            record = records[row.number]
+            boxes = " ".join(",".join(map(str, box)) for box in row.boxes)
+            anomalous = int(row.score > threshold)
+            writer.writerow(
+                [
+                    record.path,
+                    record.category,
+                    record.defect,
+                    row.label,
+                    row.score,
+                    threshold,
+                    anomalous,
+                    row.area,
+                    boxes,
+                ]
+            )
+
+
+def write_results(folder: Path, module: "AnomalyModule", records: list[Record], about: dict[str, Any]) -> "Results":
+    """Write `predictions.csv`, then `metrics.json`, whose presence marks the run as finished. -> the results."""
+    assert module.results is not None
+    threshold = float(module.threshold)
+    write_predictions(folder / "predictions.csv", records, module.predictions, threshold)
+    content = module.results.as_dict() | {
+        "threshold": threshold,
+        "threshold_rule": str(module.rule),
+        "pixel_threshold": float(module.pixel_threshold),
+        "pixel_threshold_rule": str(module.pixel_rule),
+    }
+    write_json(folder / "metrics.json", content | about)
+    return module.results
+
+
+def load_config(run: Path, overrides: list[str] | None = None) -> DictConfig:
+    """Read the composed config of a run, and lay overrides over it.
+
+    Raises:
+        UserError: the folder holds no run.
+    """
+    config = read_yaml(run, "config")
+    return changed(config, read_yaml(run, "hydra").hydra.runtime.choices, overrides) if overrides else config
+
+
+def read_yaml(run: Path, name: str) -> DictConfig:
+    """Read one of the files that Hydra left in a run."""
+    path = run / ".hydra" / f"{name}.yaml"
+    if not path.is_file():
+        raise UserError(f"{run} is no run folder: {path} is missing")
+    content = OmegaConf.load(path)
+    assert isinstance(content, DictConfig)
+    return content
+
+
+def changed(config: DictConfig, choices: DictConfig, overrides: list[str]) -> DictConfig:
+    """Lay overrides over a run's config; needs Hydra to be initialised with our conf/.
+
+    A value goes to its key, which must exist. A group (`trainer=gpu`, `dataset=mvtec`) is composed anew beside the
+    run's other choices; a new data set keeps the image size and channels that the run's network is made for.
+
+    Args:
+        config: the run's config.
+        choices: the groups it was composed of, by name.
+        overrides: as on the command line.
+
+    Raises:
+        omegaconf.errors.ConfigKeyError: there is no such key.
+    """
+    config = config.copy()
+    OmegaConf.set_struct(config, True)
+    groups = {name for name in config if (CONF / str(name)).is_dir()}
+    for override in OverridesParser.create().parse_overrides(overrides):
+        key, value = override.key_or_group, override.value()
+        if key in groups:
+            words = [f"{name!s}={choice}" for name, choice in choices.items() if name in groups and name != key]
+            node = compose("train", [*words, f"{key}={value}"])[key]
+            OmegaConf.set_struct(node, False)
+            if key == "dataset":
+                node |= {name: config.dataset[name] for name in ("image_size", "channels")}
+            OmegaConf.update(config, key, node, merge=False, force_add=True)
+        else:
+            OmegaConf.update(config, key, value)
+    return config
+
+
+def find_unfinished(folders: list[Path], config: DictConfig) -> Path | None:
+    """The newest unfinished run with a checkpoint and the same config (but for `resume`), or None."""
+    wanted = {**plain(config), "resume": None}
+    matches = [
+        run
+        for run in folders
+        if (run / "checkpoints" / "last.ckpt").exists()
+        and not (run / "metrics.json").exists()
+        and (run / ".hydra" / "config.yaml").exists()
+        and {**plain(load_config(run)), "resume": None} == wanted
+    ]
+    return max(matches, key=lambda run: (run / "checkpoints" / "last.ckpt").stat().st_mtime, default=None)
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The config as plain dicts, interpolations as they are written."""
+    container = OmegaConf.to_container(config)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def checkpoint(run: Path, which: str) -> Path:
+    """Path of a run's checkpoint.
+
+    Args:
+        run: the run folder.
+        which: `best`, `last` or a path.
+
+    Raises:
+        UserError: there is no such file; the text says what there is.
+    """
+    path = run / "checkpoints" / f"{which}.ckpt" if which in ("best", "last") else Path(which)
+    if not path.is_file():
+        there = ", ".join(sorted(found.name for found in (run / "checkpoints").glob("*.ckpt"))) or "none"
+        raise UserError(f"checkpoint {path} does not exist (in {run / 'checkpoints'}: {there})")
+    return path
+
+
+def load_weights(module: "AnomalyModule", path: Path) -> None:
+    """Load a checkpoint's tensors into a module built from the run's config.
+
+    Raises:
+        UserError: no checkpoint, or one of another architecture.
+    """
+    import torch
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    except Exception as error:  # pickle, zip and key errors alike: the file is no checkpoint of ours
+        raise UserError(
+            f"{path} cannot be read as a checkpoint ({type(error).__name__}): train anew or name another"
+        ) from error
+    mine = module.state_dict()
+    for name in mine.keys() | state.keys():
+        shapes = [tuple(found[name].shape) if name in found else None for found in (state, mine)]
+        if shapes[0] != shapes[1]:
+            raise UserError(
+                f"checkpoint {path} is of another architecture: {name} has shape {shapes[0]} in it "
+                f"and {shapes[1]} in the model of this config"
+            )
+    module.load_state_dict(state)

@@ -1,0 +1,1 @@
+"""Scorers: a network and images in, scores and maps out."""

@@ -1,0 +1,102 @@
+"""Train and test a detector: `python -m adlight.train model=mae dataset=mvtec`."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from adlight import cli, runs
+from adlight.types import UserError
+
+
+def train(config: DictConfig) -> dict[str, float]:
+    """Fit and test what `config` describes, in its run folder. -> every metric, by name."""
+    import pytorch_lightning as pl  # here and not above: --help must not wait for torch
+
+    from adlight.evaluate import built, test
+
+    run, resumed = Path(config.run_dir), bool(config.resume)
+    if resumed:
+        config = resumed_config(run)
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    data, module, trainer = built(config)
+    about = runs.describe(config.seed)
+    runs.start(run, about)
+    started = time.perf_counter()
+    try:
+        trainer.fit(module, data, ckpt_path=run / "checkpoints" / "last.ckpt" if resumed else None, weights_only=True)
+    except (KeyboardInterrupt, SystemExit) as error:
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):
+            raise  # Lightning turns Ctrl-C into sys.exit(1); any other exit is not ours
+        raise KeyboardInterrupt(how_to_go_on(run)) from error
+    about |= {"epochs": trainer.current_epoch, "seconds": round(time.perf_counter() - started, 1)}
+    validation = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return validation | test(run, runs.checkpoint(run, config.ckpt), trainer, module, data, about)
+
+
+def resumed_config(run: Path) -> DictConfig:
+    """The run's own config with the command line's other overrides; kept, as it is what the run is from now on."""
+    overrides = [word for word in HydraConfig.get().overrides.task if not word.startswith("resume=")]
+    config = runs.load_config(run, overrides)
+    if overrides and os.environ.get("LOCAL_RANK", "0") == "0":
+        OmegaConf.save(config, run / ".hydra" / "config.yaml")
+    return config
+
+
+def how_to_go_on(run: Path) -> str:
+    """What to say after Ctrl-C."""
+    if not (run / "checkpoints" / "last.ckpt").exists():
+        return f"No epoch was finished, so there is nothing to resume in {run}."
+    command = cli.quoted("resume", run) if not str(run).isascii() or " " in str(run) else f"resume={run}"
+    return f"The state of the last finished epoch is saved. Go on with: python -m adlight.train {command}"
+
+
+def arguments(argv: list[str]) -> list[str]:
+    """Turn `resume=auto` or `resume=<run>` into the words that continue that run in its own folder.
+
+    Raises:
+        UserError: no such run, or `hydra.run.dir` names a folder that holds one already.
+    """
+    wanted, folder = cli.value_of(argv, "resume"), cli.value_of(argv, "hydra.run.dir")
+    multirun = {"-m", "--multirun"} & set(argv)
+    if wanted in (None, "null"):
+        if folder and not multirun and runs.holds_results(Path(folder)):
+            raise UserError(
+                f"{folder} holds a run already: go on with it by resume={folder}, or choose another hydra.run.dir"
+            )
+        return argv
+    if multirun:
+        raise UserError("resume= continues a single run; leave out -m")
+    rest = [word for word in argv if not word.startswith("resume=")]
+    if wanted == "auto":
+        run = newest_unfinished(rest, folder)
+        if run is None:
+            print("resume=auto: no unfinished run with this config; a new one starts", flush=True)
+            return rest
+        rest = [word for word in rest if word.startswith("-")]  # the config is the run's own, word for word
+    else:
+        run = Path(str(wanted))
+        runs.checkpoint(run, "last")
+    rest = [word for word in rest if not word.startswith("hydra.run.dir=")]
+    return [*rest, cli.quoted("resume", run), cli.quoted("hydra.run.dir", run), "hydra.output_subdir=null"]
+
+
+def newest_unfinished(overrides: list[str], folder: str | None) -> Path | None:
+    """The newest unfinished run with the config that these overrides compose."""
+    words = [word for word in overrides if not word.startswith(("-", "hydra."))]
+    with initialize_config_dir(str(runs.CONF), version_base="1.3"):
+        config = compose("train", words)
+    return runs.find_unfinished([Path(folder)] if folder else sorted(Path("runs").glob("*")), config)
+
+
+def main() -> Any:
+    """Entry point."""
+    cli.run(train, "train", arguments)
+
+
+if __name__ == "__main__":
+    main()
