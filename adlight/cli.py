@@ -4,7 +4,6 @@
 """
 
 import difflib
-import logging
 import os
 import sys
 import warnings
@@ -44,7 +43,6 @@ def run(task: Callable[[DictConfig], Any], config_name: str, prepare: Callable[[
         prepare: rewrites the command line's words before Hydra reads them.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of being printed by Hydra
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     for message in NOISE:
         warnings.filterwarnings("ignore", message)
     program = hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")(task)

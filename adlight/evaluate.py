@@ -1,5 +1,6 @@
 """Score a finished run again, without training: `python -m adlight.evaluate run=<folder> [overrides]`."""
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,9 @@ def evaluate(config: DictConfig) -> dict[str, float]:
 
 def built(config: DictConfig) -> tuple["AnomalyDataModule", "AnomalyModule", "pl.Trainer"]:
     """Build what a config describes: its nodes are constructor calls."""
+    import pytorch_lightning  # noqa: F401  (sets its own level when it is first imported)
+
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     data = instantiate(config.dataset, _convert_="all")
     module = instantiate(config.model, _convert_="all")
     parts = {

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -40,7 +42,7 @@ def brute_force(pixel, mask, limit=0.3):
         overlap = [sum(flagged[b, y, x].item() for y, x in region) / len(region) for b, region in regions]
         points.append((flagged[~mask].double().mean().item(), sum(overlap) / len(overlap)))
     area = 0.0
-    for (f0, p0), (f1, p1) in zip(points, points[1:], strict=False):
+    for (f0, p0), (f1, p1) in pairwise(points):
         if f0 < limit and f1 > f0:
             end = min(f1, limit)
             area += (end - f0) * (p0 + p0 + (p1 - p0) * (end - f0) / (f1 - f0)) / 2
