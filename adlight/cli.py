@@ -4,6 +4,7 @@
 """
 
 import difflib
+import functools
 import os
 import sys
 import warnings
@@ -26,11 +27,13 @@ from adlight.types import UserError
 
 NOISE = [
     ".*does not have many workers.*",
-    ".*recommended to use `self.log.*sync_dist=True`.*",
+    "It is recommended to use .self.log.*sync_dist=True.*",
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*The number of training batches .* is smaller than the logging interval.*",
     ".*srun.*command is available.*",
     ".*LeafSpec.*",
+    "The parameter .pretrained. is deprecated.*",  # lpips asks torchvision in the old way
+    "Arguments other than a weight enum.*",
 ]
 
 
@@ -45,11 +48,26 @@ def run(task: Callable[[DictConfig], Any], config_name: str, prepare: Callable[[
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of being printed by Hydra
     for message in NOISE:
         warnings.filterwarnings("ignore", message)
-    program = hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")(task)
+    failures: list[str] = []
+
+    @functools.wraps(task)
+    def job(config: DictConfig) -> Any:
+        try:
+            return task(config)
+        except Exception as error:
+            line = explain(error)
+            if line is None:
+                raise
+            failures.append(line)  # the other jobs of a multirun go on, and Hydra adds no lines of its own
+            return None
+
+    program = hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")(job)
     try:
         if "LOCAL_RANK" not in os.environ:  # the other processes of a run are given the words that we ended with
             sys.argv[1:] = prepare(sys.argv[1:])
         program()
+        if failures:
+            stop("\n".join(f"error: {line}" for line in failures), 2)
     except KeyboardInterrupt as error:
         stop(f"stopped. {error}", 130)
     except Exception as error:
@@ -128,9 +146,10 @@ def explain_config(error: BaseException) -> str:
 
 def unknown(kind: str, name: str, known: list[str]) -> str:
     """Say that a name is unknown, which one comes nearest, and what there is."""
+    known = sorted(choice for choice in known if not choice.startswith("_"))  # parts that others are made of
     nearest = difflib.get_close_matches(name, known, 1, 0.5)
     hint = f": did you mean {nearest[0]}?" if nearest else ":"
-    return f"unknown {kind} {name!r}{hint} there is {', '.join(sorted(known)) or 'nothing'}"
+    return f"unknown {kind} {name!r}{hint} there is {', '.join(known) or 'nothing'}"
 
 
 def top_level() -> list[str]:

@@ -49,6 +49,9 @@ def built(config: DictConfig) -> tuple["AnomalyDataModule", "AnomalyModule", "pl
     import pytorch_lightning  # noqa: F401  (sets its own level when it is first imported)
 
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for name, value, least in (("seed", config.seed, 0), ("trainer.max_epochs", config.trainer.max_epochs, 1)):
+        if not isinstance(value, int) or value < least:
+            raise UserError(f"{name}={value} is no whole number from {least} up")
     data = instantiate(config.dataset, _convert_="all")
     module = instantiate(config.model, _convert_="all")
     parts = {

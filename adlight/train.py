@@ -1,6 +1,8 @@
 """Train and test a detector: `python -m adlight.train model=mae dataset=mvtec`."""
 
 import os
+import re
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,10 @@ def train(config: DictConfig) -> dict[str, float]:
         raise KeyboardInterrupt(how_to_go_on(run)) from error
     about |= {"epochs": trainer.current_epoch, "seconds": round(time.perf_counter() - started, 1)}
     validation = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    return validation | test(run, runs.checkpoint(run, config.ckpt), trainer, module, data, about)
+    try:
+        return validation | test(run, runs.checkpoint(run, config.ckpt), trainer, module, data, about)
+    except UserError as error:
+        raise UserError(f"{error}. The training is done and kept; mend this, then: {go_on(run)}") from error
 
 
 def resumed_config(run: Path) -> DictConfig:
@@ -51,8 +56,13 @@ def how_to_go_on(run: Path) -> str:
     """What to say after Ctrl-C."""
     if not (run / "checkpoints" / "last.ckpt").exists():
         return f"No epoch was finished, so there is nothing to resume in {run}."
-    command = cli.quoted("resume", run) if not str(run).isascii() or " " in str(run) else f"resume={run}"
-    return f"The state of the last finished epoch is saved. Go on with: python -m adlight.train {command}"
+    return f"The state of the last finished epoch is saved. Go on with: {go_on(run)}"
+
+
+def go_on(run: Path) -> str:
+    """The command that continues a run, to be pasted into a shell."""
+    plain = re.fullmatch(r"[\w./-]+", str(run), re.ASCII)
+    return f"python -m adlight.train {f'resume={run}' if plain else shlex.quote(cli.quoted('resume', run))}"
 
 
 def arguments(argv: list[str]) -> list[str]:

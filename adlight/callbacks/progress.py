@@ -8,10 +8,20 @@ from pytorch_lightning.callbacks import Callback, ProgressBar, RichProgressBar
 class QuietProgress(ProgressBar):
     """For output that is no terminal: one line every tenth of the epochs instead of a bar."""
 
+    silent = False
+
+    def disable(self) -> None:
+        """Lightning calls this on all processes but the first."""
+        self.silent = True
+
+    def enable(self) -> None:
+        """Print again."""
+        self.silent = False
+
     def on_train_epoch_end(self, trainer, pl_module) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
         """Print epoch, loss and validation AUROC."""
         epoch, last = trainer.current_epoch + 1, trainer.max_epochs or 0
-        if epoch == last or epoch % max(1, last // 10) == 0:
+        if not self.silent and (epoch == last or epoch % max(1, last // 10) == 0):
             metrics = {
                 name: f"{float(value):.4f}"
                 for name, value in trainer.callback_metrics.items()

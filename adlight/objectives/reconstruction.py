@@ -1,6 +1,7 @@
 """The article's reconstruction objective: structure, pixels and perception (eq. 4 to 13)."""
 
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +26,11 @@ class PerceptualDistance:
     So its weights stay out of the optimiser, EMA, DDP and checkpoints of the network that is trained with them.
 
     Args:
-        layers: `calibrated` (the lpips package's learned weights) or `raw` (the article's eq. 13, unweighted).
+        layers: `calibrated` (the lpips package's learned weights) or `raw` (the article's eq. 13, the plain mean of the
+            layers).
 
     Raises:
-        UserError: AlexNet's weights are not on this machine and cannot be fetched.
+        UserError: AlexNet's weights are not on this machine, or damaged, and cannot be fetched.
     """
 
     def __init__(self, layers: str = "calibrated") -> None:
@@ -38,20 +40,21 @@ class PerceptualDistance:
 
         try:
             self.network: nn.Module = lpips.LPIPS(net="alex", lpips=layers == "calibrated", spatial=True, verbose=False)
-        except OSError as error:  # urllib's errors are OSErrors
-            folder = Path(torch.hub.get_dir()) / "checkpoints"
+        except (OSError, RuntimeError, EOFError, UnpicklingError) as error:  # of urllib, and of damaged files
+            folder, reason = Path(torch.hub.get_dir()) / "checkpoints", " ".join(str(error).split())
             raise UserError(
-                f"LPIPS needs AlexNet's weights and they cannot be fetched ({error}): put alexnet-owt-7be5be79.pth "
-                f"(torchvision's AlexNet_Weights.IMAGENET1K_V1) into {folder}, or turn the term off with "
-                "model.objective.lpips=0"
+                f"LPIPS needs AlexNet's weights and they cannot be fetched or read ({reason}): put "
+                f"alexnet-owt-7be5be79.pth (torchvision's AlexNet_Weights.IMAGENET1K_V1) into {folder}, or turn the "
+                "term off with model.objective.lpips=0"
             ) from error
         self.network.eval().requires_grad_(False)
+        self.divisor = 1 if layers == "calibrated" else len(self.network.chns)  # the package sums the layers
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """Distance at each pixel. (B, C, H, W) twice, values in [0, 1] -> (B, H, W)."""
         self.network.to(x.device)  # free after the first call
         x, y = (2 * image.expand(-1, 3, -1, -1).float() - 1 for image in (x, y))  # AlexNet has seen colour
-        return self.network(x, y)[:, 0]
+        return self.network(x, y)[:, 0] / self.divisor
 
 
 class ReconstructionLoss:

@@ -15,13 +15,14 @@ def gaussian_matrix(size: int, sigma: float, radius: int, device: torch.device, 
 
     A product with it is several times faster, forwards and backwards, than the depthwise convolution it stands for.
     """
-    offset = torch.arange(-radius, radius + 1, dtype=torch.float64)
-    weight = torch.exp(-0.5 * (offset / sigma) ** 2)
-    place = torch.arange(size)[:, None] + offset.long()  # (size, 2 radius + 1)
-    place = (place.abs() - (place - size + 1).clamp(min=0) * 2).abs()
-    matrix = torch.zeros(size, size, dtype=torch.float64)
-    matrix.scatter_add_(1, place, (weight / weight.sum()).expand(size, -1))
-    return matrix.to(device, dtype)
+    with torch.inference_mode(False):  # made while scoring, it may be used for gradients later
+        offset = torch.arange(-radius, radius + 1, dtype=torch.float64)
+        weight = torch.exp(-0.5 * (offset / sigma) ** 2)
+        place = torch.arange(size)[:, None] + offset.long()  # (size, 2 radius + 1)
+        place = (place.abs() - (place - size + 1).clamp(min=0) * 2).abs()
+        matrix = torch.zeros(size, size, dtype=torch.float64)
+        matrix.scatter_add_(1, place, (weight / weight.sum()).expand(size, -1))
+        return matrix.to(device, dtype)
 
 
 def gaussian_blur(x: Tensor, sigma: float, radius: int) -> Tensor:

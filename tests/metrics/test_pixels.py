@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
@@ -9,22 +10,22 @@ from adlight.metrics.curve import NonFiniteScore
 from adlight.metrics.histogram import pixel_metrics
 from adlight.metrics.pixels import PixelHistogram, from_key, to_key
 
-SHAPE = (8, 128, 128)  # 131,072 pixels
+SHAPE = (8, 96, 96)  # 73,728 pixels
 
 
-def masks(generator):
-    mask = torch.zeros(SHAPE, dtype=torch.bool)
+def masks(generator, shape):
+    mask = torch.zeros(shape, dtype=torch.bool)
     for image in mask[::2]:
-        y, x = torch.randint(0, 90, (2,), generator=generator).tolist()
+        y, x = torch.randint(0, 60, (2,), generator=generator).tolist()
         image[y : y + 30, x : x + 20] = True
     return mask
 
 
-def maps(name, seed=0):
-    """Return pixel scores and masks, both of SHAPE; defects score higher by about one unit of spread."""
+def maps(name, seed=0, shape=SHAPE):
+    """Return pixel scores and masks, both of this shape; defects score higher by about one unit of spread."""
     g = torch.Generator().manual_seed(seed)
-    mask = masks(g)
-    normal, flat = torch.randn(SHAPE, generator=g), torch.rand(SHAPE, generator=g)
+    mask = masks(g, shape)
+    normal, flat = torch.randn(shape, generator=g), torch.rand(shape, generator=g)
     shifted = normal + mask
     pixel = {
         "normal": lambda: shifted,
@@ -36,7 +37,7 @@ def maps(name, seed=0):
         "1e6 +- 0.5": lambda: 1e6 - 0.5 + 0.8 * flat + 0.2 * mask,
         "1e6 and zeros": lambda: torch.where(flat < 0.3, 0.0, 1e6 + shifted),
         "1e6 +- 1e5": lambda: 1e6 + 1e5 * shifted,
-        "all equal": lambda: torch.full(SHAPE, 3.25),
+        "all equal": lambda: torch.full(shape, 3.25),
         "negative": lambda: -(-shifted).exp(),
     }[name]()
     return pixel, mask
@@ -63,9 +64,9 @@ def exact(pixel, mask, threshold):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(("bins", "worst"), [(2**20, 1e-9), (2**14, 1e-4)], ids=["roomy", "crowded"])
+@pytest.mark.parametrize(("bins", "worst"), [(2**20, 1e-9), (2**16, 1e-4)], ids=["roomy", "crowded"])
 def test_equal_to_scikit_learn(name, bins, worst):
-    """Exact while distinct scores fit; where they do not (131,072 in 16,384 bins) within the stated 1e-4."""
+    """Exact while distinct scores fit; where they do not (73,728 in 65,536 bins) within the stated 1e-4."""
     pixel, mask = maps(name)
     metric = filled(pixel, mask, bins=bins)
     histogram = metric.histogram()
@@ -73,6 +74,17 @@ def test_equal_to_scikit_learn(name, bins, worst):
     found = histogram.auroc(), histogram.average_precision(), histogram.f1_max().f1, histogram.iou(threshold)
     assert found == pytest.approx(exact(pixel, mask, threshold), abs=worst)
     assert len(histogram.lower) <= bins
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("bins", [2**20, 2**16])
+def test_the_stated_error_on_three_million_pixels(name, bins):
+    pixel, mask = maps(name, shape=(64, 224, 224))
+    histogram = filled(pixel, mask, bins=bins, batch=32).histogram()
+    threshold = histogram.quantile(0.95)
+    found = histogram.auroc(), histogram.average_precision(), histogram.f1_max().f1, histogram.iou(threshold)
+    assert found == pytest.approx(exact(pixel, mask, threshold), abs=1e-4)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -132,7 +144,7 @@ def gather(rank, path):
     pixel, mask = maps("log-normal")
     for parts in ([slice(0, 3), slice(3, 8)], [slice(0, 3), None], [None, None]):
         metric, alone = PixelHistogram(1, 2**10), PixelHistogram(1, 2**10)
-        alone.sync_on_compute = False
+        alone.distributed_available_fn = lambda: False
         for owner, part in enumerate(parts):
             if part is not None:
                 whole = (pixel[part], mask[part], torch.zeros(len(pixel[part]), dtype=torch.long))
@@ -171,8 +183,8 @@ def test_quantile_keeps_its_word(share, bins):
     metric = filled(pixel, mask, bins=bins)
     value, normal = metric.quantile(share), pixel[~mask].double()
     assert (normal > value).double().mean() <= 1 - share + 1e-12
-    shift = metric.compute()[1].item()
-    assert value == pytest.approx(normal.quantile(share, interpolation="higher").item(), rel=2.0 ** (shift - 22))
+    width = 2.0 ** (metric.compute()[1].item() - 22)  # of a bin, relative to its score
+    assert value == pytest.approx(np.quantile(normal.numpy(), share, method="inverted_cdf"), rel=width)
 
 
 @pytest.mark.parametrize(
@@ -201,6 +213,7 @@ def test_a_missing_class_leaves_metrics_out_with_a_word_why(on, reason):
     assert len(values) + len(reasons) == 6
 
 
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
 def test_no_pixels_at_all():
     histogram = filled(torch.zeros(0, 4, 4), torch.zeros(0, 4, 4, dtype=torch.bool)).histogram()
     assert set(pixel_metrics(histogram, 0.0)[1].values()) == {"no pixels"}
