@@ -27,8 +27,6 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     data or a threshold may change what a normal score is, so the thresholds are then calibrated anew, on the held-out
     normal images.
     """
-    import pytorch_lightning as pl
-
     run = Path(config.run)
     overrides = [word.lstrip("+") for word in HydraConfig.get().overrides.task]
     overrides = [word for word in overrides if word.partition("=")[0] not in OWN]
@@ -36,7 +34,6 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     saved.model.objective = None  # nothing is trained: no LPIPS weights are needed
     saved.callbacks = {name: node for name, node in saved.callbacks.items() if name != "checkpoints"}
     saved.logger = {}
-    pl.seed_everything(saved.seed, workers=True, verbose=False)
     data, module, trainer = built(saved)
     path = runs.checkpoint(run, config.ckpt or saved.ckpt)
     about = runs.describe(saved.seed) | {"run": str(run)}
@@ -45,17 +42,18 @@ def evaluate(config: DictConfig) -> dict[str, float]:
 
 
 def built(config: DictConfig) -> tuple["AnomalyDataModule", "AnomalyModule", "pl.Trainer"]:
-    """Build what a config describes: its nodes are constructor calls."""
-    import pytorch_lightning  # noqa: F401  (sets its own level when it is first imported)
+    """Build what a config describes, under its seed: its nodes are constructor calls."""
+    import pytorch_lightning as pl  # here and not above: --help must not wait for torch
 
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # after the import, which sets its own level
     for name, value, least in (("seed", config.seed, 0), ("trainer.max_epochs", config.trainer.max_epochs, 1)):
-        if not isinstance(value, int) or value < least:
-            raise UserError(f"{name}={value} is no whole number from {least} up")
+        if not isinstance(value, int) or not least <= value < 2**32:
+            raise UserError(f"{name}={value} is no whole number from {least} up to 2^32 - 1")
+    pl.seed_everything(config.seed, workers=True, verbose=False)
     data = instantiate(config.dataset, _convert_="all")
     module = instantiate(config.model, _convert_="all")
     parts = {
-        name: [instantiate(node, _convert_="all") for node in (config[name] or {}).values()]
+        name: [instantiate(node, _convert_="all") for node in (config[name] or {}).values() if node]
         for name in ("callbacks", "logger")
     }
     trainer = instantiate(
@@ -113,8 +111,10 @@ def arguments(argv: list[str]) -> list[str]:
     runs.load_config(Path(run))
     words = []
     for word in argv:
+        if word.startswith("~"):  # there is nothing yet that Hydra could delete
+            word = f"{word[1:].partition('=')[0]}=null"
         key = word.partition("=")[0]
-        own = key in OWN or word.startswith(("-", "+", "~", "hydra."))
+        own = key in OWN or word.startswith(("-", "+", "hydra."))
         group = (runs.CONF / key).is_dir()
         words.append(word if own else f"+{word}" if group else f"++{word}")
     return words

@@ -17,12 +17,15 @@ import shlex
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra import compose
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from adlight.types import Record, UserError
@@ -158,6 +161,30 @@ def load_config(run: Path, overrides: list[str] | None = None) -> DictConfig:
     """
     config = read_yaml(run, "config")
     return changed(config, read_yaml(run, "hydra").hydra.runtime.choices, overrides) if overrides else config
+
+
+def build_module(run: Path, overrides: list[str] | None = None) -> tuple["AnomalyModule", dict[str, Any]]:
+    """Build a run's module without weights, and without its objective: nothing is trained, no LPIPS is needed.
+
+    Args:
+        run: the run folder.
+        overrides: changes of its config, as on the command line.
+
+    Returns:
+        The module, and the settings that an image needs on its way to it: `image_size`, `channels`, `precision`,
+        and `ckpt`, the checkpoint that the run itself tested.
+
+    Raises:
+        UserError: the folder holds no run.
+    """
+    started = GlobalHydra.instance().is_initialized()
+    ready = nullcontext() if started else initialize_config_dir(str(CONF), version_base="1.3")
+    with ready:  # a changed group is composed anew, which needs our conf/
+        config = load_config(run, overrides)
+    config.model.objective = None
+    settings = {"image_size": config.dataset.image_size, "channels": config.dataset.channels}
+    settings |= {"precision": str(config.trainer.precision), "ckpt": config.ckpt}
+    return instantiate(config.model, _convert_="all"), settings
 
 
 def read_yaml(run: Path, name: str) -> DictConfig:

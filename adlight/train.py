@@ -1,6 +1,5 @@
 """Train and test a detector: `python -m adlight.train model=mae dataset=mvtec`."""
 
-import os
 import re
 import shlex
 import time
@@ -17,20 +16,22 @@ from adlight.types import UserError
 
 def train(config: DictConfig) -> dict[str, float]:
     """Fit and test what `config` describes, in its run folder. -> every metric, by name."""
-    import pytorch_lightning as pl  # here and not above: --help must not wait for torch
-
     from adlight.evaluate import built, test
 
     run, resumed = Path(config.run_dir), bool(config.resume)
     if resumed:
         config = resumed_config(run)
-    pl.seed_everything(config.seed, workers=True, verbose=False)
     data, module, trainer = built(config)
+    last = run / "checkpoints" / "last.ckpt" if resumed else None
+    if last is not None:
+        runs.load_weights(module, last)  # Lightning's own words for a damaged or foreign file fill a screen
+        if trainer.is_global_zero:
+            OmegaConf.save(config, run / ".hydra" / "config.yaml")  # overrides are part of the run from now on
     about = runs.describe(config.seed)
     runs.start(run, about)
     started = time.perf_counter()
     try:
-        trainer.fit(module, data, ckpt_path=run / "checkpoints" / "last.ckpt" if resumed else None, weights_only=True)
+        trainer.fit(module, data, ckpt_path=last, weights_only=True)
     except (KeyboardInterrupt, SystemExit) as error:
         if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):
             raise  # Lightning turns Ctrl-C into sys.exit(1); any other exit is not ours
@@ -44,12 +45,9 @@ def train(config: DictConfig) -> dict[str, float]:
 
 
 def resumed_config(run: Path) -> DictConfig:
-    """The run's own config with the command line's other overrides; kept, as it is what the run is from now on."""
+    """The run's own config with the command line's other overrides."""
     overrides = [word for word in HydraConfig.get().overrides.task if not word.startswith("resume=")]
-    config = runs.load_config(run, overrides)
-    if overrides and os.environ.get("LOCAL_RANK", "0") == "0":
-        OmegaConf.save(config, run / ".hydra" / "config.yaml")
-    return config
+    return runs.load_config(run, overrides)
 
 
 def how_to_go_on(run: Path) -> str:

@@ -116,11 +116,12 @@ def draw(cases: list[Case], records: list[Record], threshold: float, pixel_thres
         image = case.image.expand(3, -1, -1).permute(1, 2, 0)
         reconstruction = case.reconstruction.expand(3, -1, -1).permute(1, 2, 0).clamp(0, 1)
         found = case.pixel > pixel_threshold
-        axes[row, 0].imshow(image)
-        axes[row, 1].imshow(reconstruction)
-        axes[row, 2].imshow(case.pixel, cmap="inferno", vmin=0, vmax=ceiling)
-        axes[row, 3].imshow(case.mask, cmap="gray", vmin=0, vmax=1)
-        axes[row, 4].imshow(torch.where(found[..., None], image * 0.4 + torch.tensor([0.6, 0.0, 0.0]), image))
+        marked = torch.where(found[..., None], image * 0.4 + torch.tensor([0.6, 0.0, 0.0]), image)
+        axes[row, 0].imshow(image.numpy())
+        axes[row, 1].imshow(reconstruction.numpy())
+        axes[row, 2].imshow(case.pixel.numpy(), cmap="inferno", vmin=0, vmax=ceiling)
+        axes[row, 3].imshow(case.mask.numpy(), cmap="gray", vmin=0, vmax=1)
+        axes[row, 4].imshow(marked.numpy())
         for left, top, right, bottom in case.prediction.boxes:
             box = Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, edgecolor="yellow")
             axes[row, 4].add_patch(box)

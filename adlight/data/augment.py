@@ -41,5 +41,5 @@ class Augmentation:
             crop = [K.RandomResizedCrop((size, size), scale=(self.crop, 1.0), p=1.0)] if self.crop < 1 else []
             self.built[size] = K.AugmentationSequential(*self.steps, *crop, data_keys=["input"])
         with torch.random.fork_rng(devices=[]):  # kornia draws its parameters on the CPU
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs too, for good
             return self.built[size](image)

@@ -12,6 +12,7 @@ from adlight.data.augment import Augmentation
 from adlight.data.sampler import ExactSampler
 from adlight.data.source import Source
 from adlight.data.store import ImageStore, PastedDefects
+from adlight.seeds import mixed
 from adlight.types import Batch, Record, UserError
 
 
@@ -179,7 +180,7 @@ class AnomalyDataModule(pl.LightningDataModule):
         if self.trainer and self.trainer.training and self.augmentation is not None:
             rank, world = self.place()
             step = self.trainer.global_step * world + rank
-            batch["image"] = self.augmentation(batch["image"], (self.seed << 32) + step)
+            batch["image"] = self.augmentation(batch["image"], mixed(self.seed, step))
         return batch
 
 

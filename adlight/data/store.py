@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from adlight.data.defects import paste_defect
 from adlight.data.source import Source, resized
+from adlight.seeds import mixed
 from adlight.types import Batch, Record, UserError
 
 
@@ -146,7 +147,7 @@ class PastedDefects(Dataset):
     def paste(self, i: int, image: Tensor) -> tuple[Tensor, Tensor]:
         """Paste image i's own defect. (C, H, W) uint8 -> the same with a defect, and its mask (H, W) bool."""
         if i not in self.pasted:
-            result = paste_defect(image, Generator().manual_seed((self.seed << 32) + i))
+            result = paste_defect(image, Generator().manual_seed(mixed(self.seed, i)))
             if not self.store.cache:
                 return result
             self.pasted[i] = result

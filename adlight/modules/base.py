@@ -74,6 +74,8 @@ class AnomalyModule(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> Scores:
         """Collect scores of normals and of pasted defects, and the pixels of normals."""
         scores = self.score(batch)
+        if not torch.isfinite(scores["image"]).all():  # before the pixels, which would be refused without advice
+            raise UserError(f"scores of validation images are not finite in epoch {self.current_epoch}: {DIVERGED}")
         self.predictions += self.predict_batch(batch, scores, with_regions=False)
         normal = scores["pixel"][batch["label"] == 0]
         if len(normal):
@@ -87,8 +89,6 @@ class AnomalyModule(pl.LightningModule):
         rows = gathered(self.predictions)
         score = torch.tensor([row.score for row in rows], dtype=torch.float64)
         label = torch.tensor([row.label for row in rows])
-        if not torch.isfinite(score).all():
-            raise UserError(f"scores of validation images are not finite in epoch {self.current_epoch}: {DIVERGED}")
         self.threshold.fill_(calibrate(score[label == 0], self.rule))
         self.pixel_threshold.fill_(self.normal_pixels.histogram().threshold(self.pixel_rule))
         metrics = {

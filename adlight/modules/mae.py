@@ -14,6 +14,7 @@ from adlight.modules.base import DIVERGED, AnomalyModule, Averaged
 from adlight.networks.mae import MaskedAutoencoder
 from adlight.objectives.reconstruction import ReconstructionLoss
 from adlight.scoring.multimask import MultiMaskScorer, reconstruct
+from adlight.seeds import mixed
 from adlight.types import Batch, Scores, UserError
 
 
@@ -82,7 +83,7 @@ class MAEModule(AnomalyModule):
     def step_generator(self) -> Generator:
         """Generator of this step's masks: a resumed run draws what the uninterrupted one would have drawn."""
         step = self.global_step * self.trainer.world_size + self.global_rank
-        return Generator().manual_seed((self.seed << 32) + step)
+        return Generator().manual_seed(mixed(self.seed, step))
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Follow the weights with their average."""

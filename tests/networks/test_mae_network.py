@@ -14,6 +14,15 @@ from adlight.scoring.multimask import reconstruct
 RATIOS = [0.5, 0.75, 0.8, 0.9]  # 2, 4, 5 and 10 views; 196 is not a multiple of 5 or 10
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Threads cost more than they bring on tensors this small, most of all beside other work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
@@ -99,7 +108,7 @@ def naive_reconstruct(network, image, mask):
 @pytest.mark.parametrize("ratio", RATIOS)
 @torch.no_grad()
 def test_batched_network_equals_the_equations_written_out(ratio):
-    network, image = small(), images(2 if ratio == 0.75 else 1)
+    network, image = small(decoder_depth=1), images(2 if ratio == 0.5 else 1)
     mask = draw_masks("complementary", ratio, 196, generator(2))
     wanted = naive_reconstruct(network, image, mask)
     torch.testing.assert_close(reconstruct(network, image, mask), wanted, rtol=1e-9, atol=1e-9)
@@ -181,7 +190,7 @@ def test_joint_encoder_leaks(ratio):
 
 
 @torch.no_grad()
-def test_joint_encoder_runs_once_over_all_patches(monkeypatch):
+def test_joint_encoder_runs_once_over_all_patches():
     network, image = small("joint"), images()
     shapes = []
     network.encoder[0].register_forward_hook(lambda block, given, result: shapes.append(tuple(result.shape)))

@@ -1,0 +1,42 @@
+# make help: what there is to do
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow check format bench clean
+
+help:  ## list the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/installed  ## make .venv and install adlight into it (about 100 s and 6 GB the first time)
+
+$(VENV)/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "adlight needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+demo: setup  ## train the small MAE on generated images (CPU, about 2 minutes) and show table and pictures
+	$(BIN)/python -m adlight.train model=mae_small dataset=synthetic trainer=cpu
+
+test: setup  ## run the tests
+	$(BIN)/python -m pytest
+
+test-slow: setup  ## run the slow tests too
+	$(BIN)/python -m pytest -m ''
+
+check: setup  ## lint, format and types, as pre-commit does
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup  ## measure speed and memory on this machine, into experiments/speed/
+	$(BIN)/python experiments/speed/bench.py
+
+clean:  ## remove caches and build files; .venv, runs and data stay
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache
+	find adlight tests experiments -name __pycache__ -type d -prune -exec rm -rf {} +

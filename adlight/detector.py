@@ -1,0 +1,253 @@
+"""A finished run as a plain Python object, without trainer and data set: `Detector.load(run)(["a.png", image])`."""
+
+import math
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from adlight import runs
+from adlight.data.source import READ_ERRORS, read_image, resized
+from adlight.metrics.ranking import parse_rule
+from adlight.modules.base import AnomalyModule
+from adlight.scoring.maps import regions
+from adlight.types import Batch, UserError
+
+AnyImage = str | Path | Image.Image | np.ndarray | Tensor
+AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
+
+class Answer(NamedTuple):
+    """The three answers for one image, and what they were drawn from.
+
+    H x W is the image's own size in pixels, S the side of the square that the model looks at.
+    """
+
+    score: float
+    threshold: float
+    anomalous: bool  # score > threshold
+    area: float  # share of the pixels above the pixel threshold, 0..1
+    boxes: list[tuple[int, int, int, int]]  # left, top, right, bottom of their regions in H x W, largest first
+    mask: np.ndarray  # (H, W) bool, those pixels
+    pixel: np.ndarray  # (S, S) float32, larger is more anomalous
+    reconstruction: np.ndarray  # (C, S, S) float32, about 0..1
+
+
+class Ready(NamedTuple):
+    """An image on its way to the model."""
+
+    pixels: np.ndarray  # (C, S, S) uint8
+    size: tuple[int, int]  # its own width and height
+
+
+class Detector:
+    """Scores images by a trained module; an image's answer does not depend on the others in its batch.
+
+    Args:
+        module: with its weights and calibrated thresholds.
+        image_size: S, the side to which images are resized, as in training.
+        channels: 3, or 1 for grey.
+        precision: the trainer's, so that the scores are those that the threshold was calibrated on.
+        device: where to compute.
+        batch_size: images at once.
+    """
+
+    def __init__(
+        self,
+        module: AnomalyModule,
+        image_size: int,
+        channels: int = 3,
+        precision: str = "32-true",
+        device: str | torch.device = "cpu",
+        batch_size: int = 32,
+    ) -> None:
+        if batch_size < 1:
+            raise UserError(f"batch_size={batch_size}: must be at least 1")
+        self.device = torch.device(device)
+        self.module = module.eval().requires_grad_(False).to(self.device)
+        self.image_size, self.channels, self.batch_size = image_size, channels, batch_size
+        self.autocast = AUTOCAST.get(precision)
+        self._threshold, self._pixel_threshold = float(module.threshold), float(module.pixel_threshold)
+
+    @classmethod
+    def load(
+        cls,
+        run: str | Path,
+        ckpt: str | Path | None = None,
+        device: str = "auto",
+        overrides: Iterable[str] = (),
+        batch_size: int = 32,
+    ) -> "Detector":
+        """Load a finished run.
+
+        Args:
+            run: the run folder.
+            ckpt: `best`, `last` or a path; None for what the run itself tested, `best` unless it was told otherwise.
+            device: `cpu`, `cuda`, `cuda:1`, ...; `auto` takes a GPU if there is one.
+            overrides: changes of the run's config, such as `model.scorer.reduce=max`. The run's thresholds say nothing
+                about the scores of a changed model: set `threshold` and `pixel_threshold` then, for example to those
+                that `adlight.evaluate` finds with the same overrides.
+            batch_size: images at once.
+
+        Raises:
+            UserError: no run, no checkpoint, one of another architecture, or no such device.
+        """
+        changes = list(overrides)
+        module, settings = runs.build_module(Path(run), changes)
+        tested = settings.pop("ckpt")
+        runs.load_weights(module, runs.checkpoint(Path(run), str(ckpt or tested)))
+        if any(word.lstrip("+").startswith(("model", "dataset")) for word in changes):
+            module.threshold.fill_(math.nan)
+            module.pixel_threshold.fill_(math.nan)
+        detector = cls(module, **settings, device=usable(device), batch_size=batch_size)
+        for word in changes:
+            name, _, value = word.lstrip("+").partition("=")
+            if name in ("threshold", "pixel_threshold"):
+                setattr(detector, name, value)
+        return detector
+
+    @property
+    def threshold(self) -> float:
+        """An image is anomalous where its score is above it."""
+        return self._threshold
+
+    @threshold.setter
+    def threshold(self, value: float | str) -> None:
+        self._threshold = number("threshold", value)
+
+    @property
+    def pixel_threshold(self) -> float:
+        """A pixel is part of a defect where its value is above it."""
+        return self._pixel_threshold
+
+    @pixel_threshold.setter
+    def pixel_threshold(self, value: float | str) -> None:
+        self._pixel_threshold = number("pixel_threshold", value)
+
+    def __call__(self, images: AnyImage | Iterable[AnyImage]) -> list[Answer]:
+        """Answer for each image, in order. The list holds every map and mask: give many images part by part.
+
+        Args:
+            images: one or several: paths, PIL images, arrays (H, W) or (H, W, C) of uint8 or uint16, tensors (C, H, W)
+                of uint8; or all in one tensor (B, C, H, W) or array (B, H, W, C). They may differ in size.
+
+        Raises:
+            UserError: an image that cannot be read, or a threshold that was neither calibrated nor set.
+        """
+        if isinstance(images, str | Path | Image.Image) or (
+            isinstance(images, np.ndarray | Tensor) and images.ndim < 4
+        ):
+            images = [images]
+        rest = iter(images)
+        answers: list[Answer] = []
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes and resizes without the GIL
+            while batch := list(islice(rest, self.batch_size)):
+                answers += self.answer(list(pool.map(self.read, batch)))
+        return answers
+
+    def read(self, image: AnyImage) -> Ready:
+        """Decode and resize one image, as in training.
+
+        Raises:
+            UserError: it cannot be read; the text names the file, or says what is wrong with the array.
+        """
+        name = image if isinstance(image, str | Path) else f"({type(image).__name__})"
+        try:
+            picture = opened(image)
+            return Ready(resized(picture, self.channels, self.image_size).copy(), picture.size)
+        except READ_ERRORS as error:
+            raise UserError(f"cannot read image {name}: {error}") from error
+        except UserError as error:
+            raise error if str(name) in str(error) else UserError(f"cannot read image {name}: {error}") from error
+
+    def answer(self, batch: list[Ready]) -> list[Answer]:
+        """Answer for one batch of images that were read."""
+        if math.isnan(self.threshold) or math.isnan(self.pixel_threshold):
+            raise UserError("no threshold was calibrated for this model: set threshold and pixel_threshold to numbers")
+        image = torch.from_numpy(np.stack([one.pixels for one in batch])).to(self.device)
+        nothing = torch.zeros(len(batch), dtype=torch.long, device=self.device)
+        autocast = torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None)
+        with torch.inference_mode(), autocast:
+            mask = torch.zeros_like(image[:, 0], dtype=torch.bool)
+            scores = self.module.score(
+                Batch(image=image.float() / 255, label=nothing, mask=mask, index=nothing, category=nothing)
+            )
+            found = (scores["pixel"] > self.pixel_threshold).cpu().numpy()  # (B, S, S)
+        if not torch.isfinite(scores["image"]).all():
+            raise UserError("the scores are not finite: this checkpoint's training has diverged")
+        values = scores["image"].tolist()
+        maps, pictures = (scores[key].float().cpu().numpy() for key in ("pixel", "reconstruction"))
+        return [
+            Answer(
+                score=values[i],
+                threshold=self.threshold,
+                anomalous=values[i] > self.threshold,
+                area=float(found[i].mean()),
+                boxes=[scaled(box, found[i].shape, one.size) for box in regions(found[i])],
+                mask=np.asarray(Image.fromarray(found[i]).resize(one.size, Image.Resampling.NEAREST)),
+                pixel=maps[i],
+                reconstruction=pictures[i],
+            )
+            for i, one in enumerate(batch)
+        ]
+
+
+def opened(image: AnyImage) -> Image.Image:
+    """Make a PIL image of whatever holds one.
+
+    Raises:
+        UserError: the file cannot be read, or the array is no image.
+    """
+    if isinstance(image, str | Path):
+        return read_image(str(image))
+    if isinstance(image, Image.Image):
+        return image
+    array: np.ndarray[Any, Any] = np.asarray(image.permute(1, 2, 0).cpu() if isinstance(image, Tensor) else image)
+    if array.dtype not in (np.uint8, np.uint16):
+        raise UserError(f"{array.dtype} values have no known range: give uint8 (0 to 255) or uint16")
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or not array.size:
+        raise UserError(f"shape {array.shape} is no image (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)")
+    array = (array >> 8).astype(np.uint8) if array.dtype == np.uint16 else array
+    return Image.fromarray(array[..., 0] if array.shape[2:] == (1,) else array)
+
+
+def scaled(box: tuple[int, int, int, int], side: tuple[int, ...], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Take a box from a map of (height, width) `side` to an image of (width, height) `size`, rounded outwards."""
+    left, top, right, bottom = box
+    (height, width), (w, h) = side, size
+    return left * w // width, top * h // height, -(-right * w // width), -(-bottom * h // height)
+
+
+def number(name: str, value: float | str) -> float:
+    """A threshold that is a number.
+
+    Raises:
+        UserError: it is a rule, which would need normal images, or nothing known.
+    """
+    try:
+        kind, parsed = parse_rule(value)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if kind != "number":
+        raise UserError(
+            f"{name}={value} needs normal images, a number does not: python -m adlight.evaluate run=<run folder> "
+            f"{name}={value} writes the number into its metrics.json"
+        )
+    return parsed
+
+
+def usable(device: str) -> torch.device:
+    """The device of a name; UserError if there is no such device."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device={device} cannot be used: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,100 @@
+"""The command line inside this process, as a new one costs seconds; and one tiny run that many tests look at."""
+
+import contextlib
+import importlib
+import io
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from makers import fake_mvtec
+
+# 4 patches, about 80,000 parameters, 3 steps an epoch: a run takes about a second
+TINY = (
+    "model=mae_small dataset=mvtec dataset.root=data trainer=cpu dataset.image_size=32 dataset.batch_size=4 "
+    "model.network.encoder_width=32 model.network.encoder_heads=2 model.network.encoder_depth=1 "
+    "model.network.decoder_width=32 model.network.decoder_heads=2 model.network.decoder_depth=1 trainer.max_epochs=2"
+).split()
+
+
+class Outcome(NamedTuple):
+    """How a command ended, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+class CommandLine:
+    """`python -m adlight.<name> <words>` in a folder, without a new process.
+
+    Attributes:
+        folder: the current folder of the commands; `data` in it is a small set of two categories.
+        tiny: settings of a training that takes a second; `quick` leaves out its pictures too.
+    """
+
+    def __init__(self, folder):
+        self.folder, self.tiny = folder, TINY
+        self.quick = [*TINY, "~callbacks.panels"]
+        fake_mvtec(folder / "data")
+
+    def __call__(self, name, *words):
+        out, err = io.StringIO(), io.StringIO()
+        environment, handlers, threads = dict(os.environ), logging.root.handlers[:], torch.get_num_threads()
+        torch.set_num_threads(1)  # so little work is done sooner by one, above all on a busy machine
+        code = 0
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            patch.chdir(self.folder)
+            patch.setattr(sys, "argv", [f"adlight.{name}", *map(str, words)])
+            try:
+                importlib.import_module(f"adlight.{name}").main()
+            except SystemExit as ending:
+                code = ending.code
+            finally:
+                torch.set_num_threads(threads)
+                GlobalHydra.instance().clear()
+                logging.root.handlers[:] = handlers
+                for key in os.environ.keys() - environment.keys():
+                    del os.environ[key]
+                os.environ.update(environment)
+        return Outcome(code, out.getvalue(), err.getvalue())
+
+    def train(self, *words):
+        """Train where nothing may go wrong. -> the run's folder."""
+        outcome = self("train", *words)
+        assert outcome.code == 0, outcome.err
+        line = next(line for line in outcome.out.splitlines() if line.startswith("run folder: "))
+        return Path(line.removeprefix("run folder: "))
+
+    def evaluate(self, run, *words):
+        """Evaluate where nothing may go wrong. -> the evaluation's folder."""
+        before = set((run / "evaluations").glob("*"))
+        outcome = self("evaluate", f"run={run}", *words)
+        assert outcome.code == 0, outcome.err
+        (folder,) = set((run / "evaluations").glob("*")) - before
+        return folder
+
+
+@pytest.fixture(scope="session")
+def adlight(tmp_path_factory):
+    """The command line, in a folder that all tests share."""
+    return CommandLine(tmp_path_factory.mktemp("adlight"))
+
+
+@pytest.fixture(scope="session")
+def tiny_run(adlight):
+    """A complete run, to be looked at and evaluated but not changed: its folder and what it printed."""
+    outcome = adlight("train", *adlight.tiny, "hydra.run.dir=runs/tiny")
+    assert outcome.code == 0, outcome.err
+    return adlight.folder / "runs" / "tiny", outcome.out

@@ -1,0 +1,391 @@
+import hashlib
+import os
+import shutil
+
+import pytest
+import torch
+from makers import fake_mvtec, write_image, write_mask
+
+from adlight.data.augment import Augmentation
+from adlight.data.datamodule import AnomalyDataModule, split_normals
+from adlight.data.defects import paste_defect
+from adlight.data.mvtec import MVTecAD, Synthetic
+from adlight.seeds import mixed
+from adlight.types import Record, UserError
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Threads cost more than they bring on tensors this small, most of all beside other work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def module(root, **settings):
+    sizes = dict(image_size=28, batch_size=4, eval_batch_size=3, val_fraction=0.25, num_workers=0)
+    return AnomalyDataModule(MVTecAD, root=root, **(sizes | settings))
+
+
+@pytest.fixture
+def root(tmp_path):
+    return fake_mvtec(tmp_path / "data")
+
+
+def records(count, category="a"):
+    return [Record(f"{category}/{i}", category) for i in range(count)]
+
+
+def epoch(loader, number=0):
+    loader.sampler.set_epoch(number) if hasattr(loader.sampler, "set_epoch") else None
+    return list(loader)
+
+
+def equal(one, other):
+    return len(one) == len(other) and all(
+        a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a) for a, b in zip(one, other, strict=True)
+    )
+
+
+def hashes(images):
+    return [hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in images]
+
+
+# the split
+
+
+def test_split_is_disjoint_complete_and_by_seed():
+    mine = records(20) + records(5, "b")
+    train, held_out = split_normals(mine, 0.25, 0)
+    assert sorted(train + held_out) == sorted(mine) and not set(train) & set(held_out)
+    assert [sum(record.category == name for record in held_out) for name in "ab"] == [5, 1]
+    assert split_normals(mine, 0.25, 0) == (train, held_out)
+    assert split_normals(mine, 0.25, 1) != (train, held_out)
+
+
+def test_each_category_is_split_on_its_own():
+    alone = split_normals(records(20), 0.25, 3)[1]
+    assert [r for r in split_normals(records(20) + records(9, "b"), 0.25, 3)[1] if r.category == "a"] == alone
+
+
+@pytest.mark.parametrize(("count", "fraction", "held_out"), [(2, 0.01, 1), (10, 0.01, 1), (10, 0.1, 1), (10, 0.5, 5)])
+def test_at_least_one_image_is_held_out(count, fraction, held_out):
+    assert [len(part) for part in split_normals(records(count), fraction, 0)] == [count - held_out, held_out]
+
+
+@pytest.mark.parametrize(("count", "fraction"), [(1, 0.1), (2, 0.9)])
+def test_category_that_cannot_be_parted_is_named(count, fraction):
+    with pytest.raises(UserError, match=rf"category b has {count} normal.*dataset.val_fraction={fraction}"):
+        split_normals(records(10) + records(count, "b"), fraction, 0)
+
+
+def test_splits_share_no_image_on_generated_data(tmp_path):
+    settings = dict(root=tmp_path, size=32, train=8, test=6)
+    data = AnomalyDataModule(Synthetic, image_size=32, batch_size=4, val_fraction=0.25, **settings)
+    data.prepare_data()
+    data.setup()
+    content = {name: hashes(data.stores[name].images) for name in ("train", "val", "test")}
+    together = [one for part in content.values() for one in part]
+    assert len(set(together)) == len(together)
+    categories = len(data.categories)
+    assert categories > 1 and len(content["train"]) == 6 * categories and len(content["val"]) == 2 * categories
+    assert sorted(data.stores["val"].category.tolist()) == sorted(list(range(categories)) * 2)
+
+
+# what is read, and when
+
+
+def test_training_needs_no_test_split(root):
+    whole = module(root)
+    whole.setup("fit")
+    for category in ("bottle", "screw"):
+        shutil.rmtree(root / category / "test")
+        shutil.rmtree(root / category / "ground_truth")
+    data = module(root)
+    data.prepare_data()
+    data.setup("fit")
+    data.setup("validate")
+    assert equal(epoch(data.train_dataloader()), epoch(whole.train_dataloader()))
+    assert equal(epoch(data.val_dataloader()), epoch(whole.val_dataloader()))
+    with pytest.raises(UserError, match="nothing to test: MVTec AD layout"):
+        data.setup("test")
+
+
+def test_training_reads_training_images_only(root, monkeypatch):
+    data, paths = module(root), []
+    read = data.source.read
+    monkeypatch.setattr(data.source, "test", lambda: pytest.fail("the test split is listed"))
+    monkeypatch.setattr(data.source, "read", lambda record: paths.append(record.path) or read(record))
+    data.setup("fit")
+    epoch(data.train_dataloader())
+    epoch(data.val_dataloader())
+    assert len(paths) == 12 and all("/train/good/" in path for path in paths)
+
+
+def test_later_epochs_touch_no_file(root):
+    data = module(root)
+    data.setup()
+    shutil.rmtree(root)
+    loaders = data.train_dataloader(), data.val_dataloader(), data.test_dataloader()
+    first = [epoch(loader) for loader in loaders]
+    assert all(equal(epoch(loader), batches) for loader, batches in zip(loaders, first, strict=True))
+    assert not equal(epoch(loaders[0], 1), first[0])
+    assert sorted(torch.cat([batch["index"] for batch in epoch(loaders[0], 1)]).tolist()) == list(range(8))
+
+
+def test_setup_decodes_once(root, monkeypatch):
+    data = module(root)
+    data.setup("fit")
+    data.setup("test")
+    monkeypatch.setattr(data.source, "read", lambda record: pytest.fail("read again"))
+    stores = dict(data.stores)
+    for stage in ("fit", "validate", "test", None):
+        data.setup(stage)
+    assert data.stores == stores
+
+
+def test_without_cache_batches_are_the_same(root):
+    cached, fresh = module(root), module(root, cache_gb=0)
+    for data in (cached, fresh):
+        data.setup()
+    assert [store.cache for store in fresh.stores.values()] == [False] * 3
+    for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        one, other = getattr(cached, name)(), getattr(fresh, name)()
+        for number in range(2):
+            assert equal(epoch(one, number), epoch(other, number))
+
+
+def test_worker_processes_give_the_same_batches(root):
+    cached, workers = module(root), module(root, cache_gb=0, num_workers=1)
+    for data in (cached, workers):
+        data.setup("fit")
+    loader = workers.val_dataloader()
+    assert loader.num_workers == 1 and cached.val_dataloader().num_workers == 0
+    assert equal(epoch(cached.val_dataloader()), list(loader))
+
+
+@pytest.mark.parametrize(("gigabytes", "cached"), [(8 * 28 * 28 * 4 / 1e9, True), (7.9 * 28 * 28 * 4 / 1e9, False)])
+def test_splits_that_do_not_fit_are_not_cached(root, gigabytes, cached):
+    data = module(root, cache_gb=gigabytes)
+    data.setup("fit")
+    assert data.stores["train"].cache is cached
+    assert data.stores["val"].cache  # a quarter of the images
+
+
+# batches
+
+
+def test_training_batches(root):
+    data = module(root, seed=4)
+    data.setup("fit")
+    batches = epoch(data.train_dataloader())
+    assert [len(batch["image"]) for batch in batches] == [4, 4] and data.categories == ["bottle", "screw"]
+    for batch in batches:
+        assert (batch["image"].shape, batch["image"].dtype) == ((4, 3, 28, 28), torch.uint8)
+        assert batch["label"].tolist() == [0] * 4 and batch["label"].dtype == torch.int64
+        assert (batch["mask"].shape, batch["mask"].dtype) == ((4, 28, 28), torch.bool) and not batch["mask"].any()
+        names = [data.records("train")[i].category for i in batch["index"]]
+        assert [data.categories[c] for c in batch["category"]] == names
+    other = module(root, seed=5)
+    other.setup("fit")
+    assert not equal(epoch(other.train_dataloader()), batches)
+
+
+def test_test_batches_have_labels_masks_and_every_record_once(root):
+    data = module(root)
+    data.setup("test")
+    batches = epoch(data.test_dataloader())
+    assert [len(batch["image"]) for batch in batches] == [3] * 6
+    merged = {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
+    assert merged["index"].tolist() == list(range(18))
+    assert merged["label"].tolist() == [record.label for record in data.records("test")]
+    assert torch.equal(merged["mask"].flatten(1).any(1), merged["label"] == 1)
+    share = merged["mask"][merged["label"] == 1].float().mean((1, 2))
+    torch.testing.assert_close(share, torch.full_like(share, 1 / 16))  # a quarter of each side
+    assert not merged["mask"][:, 7:].any() and not merged["mask"][:, :, 7:].any()
+
+
+def test_categories_of_the_test_alone_come_last(root):
+    data = module(root)
+    shutil.rmtree(root / "bottle" / "train")
+    data.setup("fit")
+    (root / "bottle" / "train" / "good").mkdir(parents=True)
+    data.setup("test")
+    assert data.categories == ["screw", "bottle"]
+    assert data.stores["test"].category.tolist() == [1] * 9 + [0] * 9
+
+
+def test_batches_become_floats_between_0_and_1(root):
+    data = module(root)
+    data.setup("test")
+    batch = next(iter(data.test_dataloader()))
+    before = batch["image"].clone()
+    after = data.on_after_batch_transfer(batch, 0)["image"]
+    assert after.dtype == torch.float32 and after.min() >= 0 and after.max() <= 1
+    assert torch.equal((after * 255).round().to(torch.uint8), before)
+
+
+class FakeTrainer:
+    training, global_rank, world_size, global_step = True, 0, 1, 0
+
+
+def test_only_training_batches_are_augmented_by_seed_step_and_process(root):
+    data = module(root, augmentation=Augmentation(crop=0.5), seed=1)
+    data.setup("fit")
+    data.trainer = FakeTrainer()
+    batch = next(iter(data.train_dataloader()))
+
+    def after(**state):
+        for name, value in (dict(training=True, global_rank=0, world_size=2, global_step=3) | state).items():
+            setattr(data.trainer, name, value)
+        return data.on_after_batch_transfer(dict(batch), 0)["image"]
+
+    plain = batch["image"].float() / 255
+    assert torch.equal(after(training=False), plain)
+    assert not torch.equal(after(), plain) and torch.equal(after(), after())
+    drawn = [after(), after(global_rank=1), after(global_step=4), after(global_rank=1, global_step=4)]
+    data.seed = 2
+    drawn.append(after())
+    assert all(not torch.equal(drawn[i], drawn[j]) for i in range(5) for j in range(i))
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_validate_every_image_exactly_once(root, world):
+    data, seen = module(root), []
+    data.setup()
+    data.trainer = FakeTrainer()
+    data.trainer.world_size = world
+    for rank in range(world):
+        data.trainer.global_rank = rank
+        seen += [i for batch in data.val_dataloader() for i in batch["index"].tolist()]
+    assert sorted(seen) == list(range(2 * len(data.records("val"))))
+
+
+def test_grey_images(root):
+    data = module(root, channels=1)
+    data.setup("fit")
+    assert next(iter(data.train_dataloader()))["image"].shape == (4, 1, 28, 28)
+
+
+# pasted defects
+
+
+@pytest.mark.parametrize("cache_gb", [8.0, 0.0])
+def test_pasted_defects_are_labelled_and_leave_the_normals_alone(root, cache_gb):
+    data = module(root, cache_gb=cache_gb, val_fraction=0.5, seed=2)
+    data.setup("fit")
+    store = data.stores["val"]
+    kept = store.__getitems__(range(len(store)))["image"].clone()
+    for _ in range(2):
+        batches = epoch(data.val_dataloader())
+        merged = {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
+        assert merged["index"].tolist() == list(range(2 * len(store)))
+        assert merged["label"].tolist() == [0, 1] * len(store)
+        assert merged["category"][::2].tolist() == merged["category"][1::2].tolist() == store.category.tolist()
+        assert torch.equal(merged["image"][::2], kept) and not merged["mask"][::2].any()
+        changed = (merged["image"][1::2] != kept).any(1)
+        assert torch.equal(changed, merged["mask"][1::2]) and changed.flatten(1).any(1).all()
+    wanted = paste_defect(kept[1], torch.Generator().manual_seed(mixed(2, 1)))
+    assert torch.equal(merged["image"][3], wanted[0]) and torch.equal(merged["mask"][3], wanted[1])
+    assert torch.equal(store.__getitems__(range(len(store)))["image"], kept)
+
+
+def test_pasted_defects_depend_on_the_seed(root):
+    one, other = module(root, val_fraction=0.5), module(root, val_fraction=0.5)
+    one.setup("fit")
+    other.setup("fit")
+    other.seed = 1
+    first, second = epoch(one.val_dataloader()), epoch(other.val_dataloader())
+    assert torch.equal(first[0]["image"][0], second[0]["image"][0])
+    assert not torch.equal(first[0]["image"][1], second[0]["image"][1])
+
+
+# bad input
+
+
+def damage(root, category="screw", name="002.png"):
+    path = root / category / "train" / "good" / name
+    path.write_bytes(path.read_bytes()[:200])
+    return path
+
+
+def test_bad_image_is_named(root):
+    path = damage(root)
+    with pytest.raises(UserError, match="cannot read image") as caught:
+        module(root).setup("fit")
+    assert str(path) in str(caught.value) and "dataset.on_bad_image=skip" in str(caught.value)
+
+
+def test_bad_image_is_named_without_a_cache(root):
+    path = damage(root)
+    data = module(root, cache_gb=0, val_fraction=0.01)
+    data.setup("fit")
+    with pytest.raises(UserError) as caught:
+        [list(loader) for loader in (data.train_dataloader(), data.val_dataloader())]
+    assert str(path) in str(caught.value)
+
+
+def test_decoder_that_throws_anything_names_the_image(root, monkeypatch):
+    data = module(root)
+    monkeypatch.setattr(data.source, "read", lambda record: 1 / 0)
+    with pytest.raises(UserError, match=r"cannot read image .*\.png: division by zero"):
+        data.setup("fit")
+
+
+@pytest.mark.parametrize("cache_gb", [8.0, 0.0])
+def test_bad_images_are_left_out_and_recorded(root, cache_gb):
+    train, tested = damage(root), root / "bottle" / "test" / "hole" / "001.png"
+    tested.write_bytes(b"not an image")
+    data = module(root, on_bad_image="skip", cache_gb=cache_gb)
+    data.setup()
+    assert [str(train) in data.skipped()[0], str(tested) in data.skipped()[1]] == [True, True]
+    assert len(data.skipped()) == 2
+    assert len(data.records("train")) + len(data.records("val")) == 11 and len(data.records("test")) == 17
+    paths = [record.path for split in ("train", "val", "test") for record in data.records(split)]
+    assert str(train) not in paths and str(tested) not in paths
+    whole = {record.path: record for record in data.source.test()}
+    for batch in data.test_dataloader():
+        for image, label, mask, index in zip(*(batch[k] for k in ("image", "label", "mask", "index")), strict=True):
+            record = data.records("test")[index]
+            pixels, _ = data.stores["test"].read(whole[record.path])
+            assert torch.equal(image, torch.from_numpy(pixels))
+            assert int(label) == record.label == int(mask.any())
+
+
+@pytest.mark.parametrize("how", ["error", "skip"])
+def test_mask_of_another_size_is_named(root, how):
+    path = write_mask(root / "screw" / "ground_truth" / "hole" / "000_mask.png", size=24)
+    data = module(root, on_bad_image=how)
+    if how == "error":
+        with pytest.raises(UserError, match=r"24x24.*32x32"):
+            data.setup("test")
+    else:
+        data.setup("test")
+        assert len(data.skipped()) == 1 and str(path) in data.skipped()[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        (dict(channels=2), "dataset.channels 2"),
+        (dict(val_fraction=0), "dataset.val_fraction 0"),
+        (dict(val_fraction=1.0), "dataset.val_fraction 1.0"),
+        (dict(image_size=0), "dataset.image_size 0"),
+        (dict(batch_size=0), "batch_size 0"),
+        (dict(eval_batch_size=-1), "eval_batch_size -1"),
+        (dict(on_bad_image="ignore"), "'ignore' is unknown: error or skip"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(tmp_path, settings, text):
+    with pytest.raises(ValueError, match=text):
+        module(tmp_path, **settings)
+
+
+def test_images_of_any_size_become_one(tmp_path):
+    for i, size in enumerate((28, 40, 300)):
+        write_image(tmp_path / "nut" / "train" / "good" / f"{i}.png", i, size, channels=1 if i else 3)
+    data = module(tmp_path)
+    data.setup("fit")
+    assert data.stores["train"].images.shape == (2, 3, 28, 28)
+    assert os.listdir(tmp_path) == ["nut"]  # nothing is written beside the data

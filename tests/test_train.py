@@ -1,0 +1,286 @@
+"""Whole trainings through the command line: what a run leaves behind, how it goes on, what changes no number."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from sklearn import metrics as reference
+
+TESTS = Path(__file__).parent
+
+
+class Pause(pl.Callback):
+    """Holds a process in the second epoch until a signal ends it, but only where the environment asks for that."""
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.current_epoch == 1 and "ADLIGHT_TEST_PAUSE" in os.environ:
+            time.sleep(120)
+
+
+def table(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def numbers(run):
+    """The metrics of a run or evaluation, without what tells it from others."""
+    content = json.loads((run / "metrics.json").read_text())
+    kept = ("pooled", "categories", "left_out", "threshold", "pixel_threshold")
+    return {key: content[key] for key in content if key in kept or isinstance(content[key], float) and key != "seconds"}
+
+
+def flat(content, prefix=""):
+    """Every number of nested dicts, by its path."""
+    found = {}
+    for key, value in content.items():
+        found |= flat(value, f"{prefix}{key}/") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+def test_a_run_leaves_exactly_this(tiny_run):
+    run, _ = tiny_run
+    found = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    assert {path for path in found if not path.startswith("evaluations/")} == {
+        *(f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides")),
+        *("run.json", "train.log", "checkpoints/best.ckpt", "checkpoints/last.ckpt"),
+        *("metrics.csv", "metrics.json", "predictions.csv", "panels/bottle.png", "panels/screw.png"),
+    }
+
+
+def test_run_json_says_how_to_do_it_again(tiny_run):
+    about = json.loads((tiny_run[0] / "run.json").read_text())
+    assert about["command"].startswith("python -m ") and "model=mae_small dataset=mvtec" in about["command"]
+    assert about["seed"] == 0
+    assert about["versions"]["torch"] == torch.__version__ and about["versions"]["pytorch-lightning"] == pl.__version__
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=TESTS, capture_output=True, text=True)
+    if commit.returncode == 0:
+        assert commit.stdout.startswith(about["commit"].partition("+")[0])
+    else:
+        assert about["commit"] is None
+
+
+def test_checkpoints_hold_tensors_only(tiny_run):
+    best, last = (
+        torch.load(tiny_run[0] / "checkpoints" / f"{name}.ckpt", weights_only=True) for name in ("best", "last")
+    )
+    assert best["state_dict"].keys() == last["state_dict"].keys()
+    assert last["epoch"] == 1 and last["global_step"] == 6
+    assert "optimizer_states" in last and "optimizer_states" not in best
+    assert torch.isfinite(best["state_dict"]["threshold"])
+
+
+def test_curves_have_a_row_an_epoch(tiny_run):
+    rows = table(tiny_run[0] / "metrics.csv")
+    assert [(row["epoch"], row["step"]) for row in rows] == [("0", "2"), ("1", "5")]
+    for row in rows:
+        assert np.isclose(float(row["train/loss"]), float(row["train/ssim"]) + float(row["train/l1"]))
+        assert 0 <= float(row["val/auroc"]) <= 1
+
+
+def test_predictions(tiny_run):
+    run, _ = tiny_run
+    rows, found = table(run / "predictions.csv"), json.loads((run / "metrics.json").read_text())
+    columns = ["path", "category", "defect", "label", "score", "threshold", "anomalous"]
+    assert list(rows[0])[:7] == columns
+    assert len(rows) == 18
+    for row in rows:
+        assert row["path"].startswith(f"data/{row['category']}/test/{row['defect']}/")
+        assert row["label"] == str(int(row["defect"] != "good"))
+        assert float(row["threshold"]) == found["threshold"]
+        assert row["anomalous"] == str(int(float(row["score"]) > float(row["threshold"])))
+        assert float(np.float32(row["score"])) == float(row["score"])  # all digits of a float32
+
+
+def test_metrics_equal_scikit_learns(tiny_run):
+    run, _ = tiny_run
+    rows, found = table(run / "predictions.csv"), json.loads((run / "metrics.json").read_text())
+    sets = {name: [row for row in rows if row["category"] == name] for name in ("bottle", "screw")}
+    means = {}
+    for name, mine in [*sets.items(), ("pooled", rows)]:
+        label, score, called = (np.array([float(row[key]) for row in mine]) for key in ("label", "score", "anomalous"))
+        precision, recall, _ = reference.precision_recall_curve(label, score)
+        expected = {
+            "auroc": reference.roc_auc_score(label, score),
+            "ap": reference.average_precision_score(label, score),
+            "f1_max": max(2 * precision * recall / np.maximum(precision + recall, 1e-12)),
+            "f1_calibrated": reference.f1_score(label, called),
+            "precision_calibrated": reference.precision_score(label, called),
+            "recall_calibrated": reference.recall_score(label, called),
+            "trivial_f1": reference.f1_score(label, np.ones_like(label)),
+        }
+        content = found["pooled"] if name == "pooled" else found["categories"][name]
+        for key, value in expected.items():
+            assert content[key] == pytest.approx(value, abs=1e-9), (name, key)
+            if name != "pooled":
+                means.setdefault(key, []).append(value)
+    for key, values in means.items():
+        assert found[key] == pytest.approx(np.mean(values), abs=1e-9), key
+    assert 0 <= found["pixel_auroc"] <= 1
+
+
+def test_the_terminal_shows_the_table(tiny_run):
+    run, out = tiny_run
+    found = json.loads((run / "metrics.json").read_text())
+    for name in ("bottle", "screw"):
+        line = next(line for line in out.splitlines() if line.startswith(f"│ {name} "))
+        assert "3 + 6" in line
+        for key in ("auroc", "ap", "f1_max", "f1_calibrated", "trivial_f1", "pixel_auroc"):
+            assert f" {found['categories'][name][key]:.3f} " in line
+    for said in ("mean of categories", "AUROC", "F1 at", "loss: 1 ssim + 1 l1", "quantile:0.95", str(run / "panels")):
+        assert said in out
+
+
+def test_one_number_decides_everything(adlight, tiny_run):
+    again = adlight.train(*adlight.quick)
+    assert numbers(again) == numbers(tiny_run[0])
+    assert (again / "predictions.csv").read_bytes() == (tiny_run[0] / "predictions.csv").read_bytes()
+    assert (again / "metrics.csv").read_bytes() == (tiny_run[0] / "metrics.csv").read_bytes()
+    assert numbers(adlight.train(*adlight.quick, "seed=1")) != numbers(again)
+
+
+def test_without_callbacks_the_numbers_stay(adlight, tiny_run):
+    run = adlight.train(*adlight.quick, "~callbacks.progress", "logger=none")
+    assert numbers(run) == numbers(tiny_run[0])
+    assert not (run / "panels").exists() and not (run / "metrics.csv").exists()
+
+
+def test_ckpt_chooses_what_is_tested(adlight, tiny_run):
+    run = adlight.train(*adlight.quick, "ckpt=last")
+    assert json.loads((run / "metrics.json").read_text())["checkpoint"].endswith("last.ckpt")
+    other = tiny_run[0] / "checkpoints" / "best.ckpt"
+    run = adlight.train(*adlight.quick, "trainer.max_epochs=1", f"ckpt={other}")
+    assert (run / "predictions.csv").read_bytes() == (tiny_run[0] / "predictions.csv").read_bytes()
+
+
+def test_resume_with_more_epochs_continues_the_numbering(adlight, tiny_run):
+    run = adlight.folder / "runs" / "longer"
+    shutil.copytree(tiny_run[0], run, ignore=shutil.ignore_patterns("evaluations"))
+    earlier = table(run / "metrics.csv")
+    adlight.train("resume=runs/longer", "trainer.max_epochs=4", "~callbacks.panels")
+    rows = table(run / "metrics.csv")
+    assert rows[:2] == earlier
+    assert [(row["epoch"], row["step"]) for row in rows] == [(str(e), str(3 * e + 2)) for e in range(4)]
+    assert json.loads((run / "metrics.json").read_text())["epochs"] == 4
+    assert (run / "metrics.previous.json").exists()
+    assert "max_epochs: 4" in (run / ".hydra" / "config.yaml").read_text()
+    assert not (run / ".hydra" / "overrides.yaml").read_text().count("max_epochs=4")  # Hydra's files are the run's own
+
+
+def test_resume_auto_without_a_match_starts_anew(adlight):
+    outcome = adlight("train", *adlight.quick, "resume=auto", "seed=12", "trainer.max_epochs=1")
+    assert outcome.code == 0 and "no unfinished run with this config; a new one starts" in outcome.out
+
+
+def test_ctrl_c_and_on_as_if_nothing_had_happened(adlight):
+    words = [*adlight.quick, "seed=3", "+callbacks.pause._target_=test_train.Pause", "trainer.max_epochs=3"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "adlight.train", *words, "hydra.run.dir=runs/stopped"],
+        cwd=adlight.folder,
+        env={**os.environ, "ADLIGHT_TEST_PAUSE": "1", "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells make it deaf in the background
+    )
+    run = adlight.folder / "runs" / "stopped"
+    until = time.monotonic() + 120
+    while not (run / "checkpoints" / "last.ckpt").exists() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    lines = [line for line in err.splitlines() if line.startswith("stopped. ")]
+    assert lines == [
+        "stopped. The state of the last finished epoch is saved. "
+        f"Go on with: python -m adlight.train resume={run}"
+    ]
+    assert "Traceback" not in err
+    assert not (run / "metrics.json").exists()
+    whole = adlight.train(*words, "hydra.run.dir=runs/whole")
+    outcome = adlight("train", *words, "resume=auto")
+    assert outcome.code == 0 and f"run folder: {run}\n" in outcome.out
+    assert [row["epoch"] for row in table(run / "metrics.csv")] == ["0", "1", "2"]
+    assert (run / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    assert (run / "predictions.csv").read_bytes() == (whole / "predictions.csv").read_bytes()
+    assert numbers(run) == numbers(whole)
+
+
+def test_two_processes(adlight):
+    """An odd test set: no image is lost, and none is counted twice."""
+    words = [*adlight.tiny, "dataset.category=bottle", "trainer.devices=2", "trainer.strategy=ddp"]
+    done = subprocess.run(
+        [sys.executable, "-m", "adlight.train", *words, "trainer.accelerator=cpu", "hydra.run.dir=runs/two"],
+        cwd=adlight.folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("test results") == 1
+    two = adlight.folder / "runs" / "two"
+    assert len(table(two / "predictions.csv")) == 9
+    assert [row["epoch"] for row in table(two / "metrics.csv")] == ["0", "1"]
+    assert (two / "panels" / "bottle.png").exists()
+    one = adlight.evaluate(two, "trainer.devices=1", "trainer.strategy=auto", "~callbacks.panels")
+    assert len(table(one / "predictions.csv")) == 9
+    assert [row["path"] for row in table(one / "predictions.csv")] == [
+        row["path"] for row in table(two / "predictions.csv")
+    ]
+    several, alone = flat(numbers(two)), flat(numbers(one))
+    assert several.keys() == alone.keys()
+    for name, value in several.items():
+        assert alone[name] == pytest.approx(value, abs=1e-6), name
+
+
+VARIANTS = {
+    "plain MAE": "model.masks=single",
+    "leaking encoder": "model.network.encoder=joint",
+    "averaged weights": "model.ema=0.9",
+    "grey": "dataset.channels=1",
+    "one term": "model.objective.ssim=0",
+    "no augmentation": "dataset.augmentation=null",
+    "nothing cached": "dataset.cache_gb=0 dataset.num_workers=0",
+    "several rounds": "model.scorer.rounds=2",
+}
+
+
+@pytest.mark.parametrize("words", VARIANTS.values(), ids=VARIANTS.keys())
+def test_variants_run(adlight, words):
+    run = adlight.train(*adlight.quick, "trainer=debug", "dataset.category=bottle", *words.split())
+    assert 0 <= json.loads((run / "metrics.json").read_text())["auroc"] <= 1
+
+
+@pytest.mark.parametrize(("score", "reduce"), list(product(["mse", "l1", "ssim", "msgms"], ["mean", "max", "topk"])))
+def test_scores_and_reductions_run(adlight, tiny_run, score, reduce):
+    run = adlight.evaluate(
+        tiny_run[0],
+        f"model.scorer.score={score}",
+        f"model.scorer.reduce={reduce}",
+        "dataset.category=bottle",
+        "~callbacks.panels",
+    )
+    scores = [float(row["score"]) for row in table(run / "predictions.csv")]
+    assert len(set(scores)) == 9 and np.isfinite(scores).all()
+
+
+def test_normal_images_only(adlight):
+    """Without labelled anomalies what cannot be computed is left out."""
+    words = [word for word in adlight.quick if not word.startswith("dataset=")]
+    run = adlight.train(
+        *words, "dataset=folder", "dataset.normal_dir=bottle/train/good", "trainer.max_epochs=1"
+    )
+    content = json.loads((run / "metrics.json").read_text())
+    assert "auroc" not in content and content["left_out"]["good/auroc" if "good" in content["categories"] else "bottle/auroc"]
+    assert 0 <= content["fpr_calibrated"] <= 1
