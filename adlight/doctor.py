@@ -135,13 +135,14 @@ def check_data(config: DictConfig, console: Console) -> list[str]:
             records[split] = []
     console.print(source.protocol, highlight=False, soft_wrap=True, markup=False)
     looks = {split: look_at(source, part, split) for split, part in records.items()}
-    console.print(summary(records, looks))
+    if any(records.values()):
+        console.print(summary(records, looks))
     for note in passed_over(record for part in records.values() for record in part):
         console.print(note, highlight=False, soft_wrap=True, markup=False)
     problems += [look.problem for part in looks.values() for look in part if look.problem]
     problems += duplicates(records, looks) + few_normals(records["train"], data.val_fraction, data.seed)
-    problems += unmasked(records["test"])
-    return problems + (orphans(source) if isinstance(source, MVTecAD) else [])
+    problems += unmasked(records["test"]) + (orphans(source) if isinstance(source, MVTecAD) else [])
+    return list(dict.fromkeys(problems))  # a missing folder is missed by both splits
 
 
 def look_at(source: Source, records: list[Record], split: str) -> list[Look]:

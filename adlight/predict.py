@@ -142,11 +142,12 @@ def heat(pixel: np.ndarray, ceiling: float) -> Image.Image:
 
 
 def overlay(image: Image.Image, answer: "Answer", ceiling: float) -> Image.Image:
-    """The map's colours over the image, in the image's size; the stronger, the less of the image shines through."""
-    strength = 0.3 + 0.5 * np.clip(answer.pixel / ceiling, 0, 1)
+    """The map's colours over the darkened grey image, in the image's size; the stronger, the less shines through."""
+    strength = 0.35 + 0.55 * np.clip(answer.pixel / ceiling, 0, 1)
     alpha = Image.fromarray((strength * 255).astype(np.uint8)).resize(image.size, Image.Resampling.BILINEAR)
     colours = heat(answer.pixel, ceiling).resize(image.size, Image.Resampling.BILINEAR)
-    return Image.composite(colours, image.convert("L").convert("RGB"), alpha)
+    grey = image.convert("L").point(lambda value: value * 0.6)  # on white the colours would look pale
+    return Image.composite(colours, grey.convert("RGB"), alpha)
 
 
 def panel(image: Image.Image, answer: "Answer", ceiling: float, side: int = 256) -> Image.Image:
@@ -168,7 +169,8 @@ def panel(image: Image.Image, answer: "Answer", ceiling: float, side: int = 256)
         whole.paste(part, (i * (side + 5), 18))
     decision = f"{'ANOMALOUS' if answer.anomalous else 'normal'}: {answer.score:.4g}, threshold {answer.threshold:.4g}"
     for i, title in enumerate(("image", "reconstruction", f"error, 0 to {ceiling:.3g}", decision)):
-        ImageDraw.Draw(whole).text((i * (side + 5) + 2, 3), title, fill="red" if title.isupper() else "black")
+        colour = "red" if i == 3 and answer.anomalous else "black"
+        ImageDraw.Draw(whole).text((i * (side + 5) + 2, 3), title, fill=colour)
     return whole
 
 

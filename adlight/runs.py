@@ -221,7 +221,7 @@ def changed(config: DictConfig, choices: DictConfig, overrides: list[str]) -> Di
             node = compose("train", [*words, f"{key}={value}"])[key]
             OmegaConf.set_struct(node, False)
             if key == "dataset":
-                node |= {name: config.dataset[name] for name in ("image_size", "channels")}
+                node.update({name: config.dataset[name] for name in ("image_size", "channels")})
             OmegaConf.update(config, key, node, merge=False, force_add=True)
         else:
             OmegaConf.update(config, key, value)

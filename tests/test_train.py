@@ -62,7 +62,7 @@ def test_run_json_says_how_to_do_it_again(tiny_run):
     about = json.loads((tiny_run[0] / "run.json").read_text())
     assert about["command"].startswith("python -m ") and "model=mae_small dataset=mvtec" in about["command"]
     assert about["seed"] == 0
-    assert about["versions"]["torch"] == torch.__version__ and about["versions"]["pytorch-lightning"] == pl.__version__
+    assert torch.__version__.startswith(about["versions"]["torch"]) and about["versions"]["pytorch-lightning"] == pl.__version__
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=TESTS, capture_output=True, text=True)
     if commit.returncode == 0:
         assert commit.stdout.startswith(about["commit"].partition("+")[0])
@@ -115,7 +115,7 @@ def test_metrics_equal_scikit_learns(tiny_run):
             "ap": reference.average_precision_score(label, score),
             "f1_max": max(2 * precision * recall / np.maximum(precision + recall, 1e-12)),
             "f1_calibrated": reference.f1_score(label, called),
-            "precision_calibrated": reference.precision_score(label, called),
+            "precision_calibrated": reference.precision_score(label, called, zero_division=0),
             "recall_calibrated": reference.recall_score(label, called),
             "trivial_f1": reference.f1_score(label, np.ones_like(label)),
         }
@@ -282,5 +282,5 @@ def test_normal_images_only(adlight):
         *words, "dataset=folder", "dataset.normal_dir=bottle/train/good", "trainer.max_epochs=1"
     )
     content = json.loads((run / "metrics.json").read_text())
-    assert "auroc" not in content and content["left_out"]["good/auroc" if "good" in content["categories"] else "bottle/auroc"]
+    assert "auroc" not in content and "anomalous" in content["left_out"]["bottle/auroc"]
     assert 0 <= content["fpr_calibrated"] <= 1

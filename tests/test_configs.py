@@ -1,0 +1,148 @@
+"""Every config composes, and every model trains on every data set at the sizes that belong to the pair."""
+
+import os
+import warnings
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import instantiate
+from makers import fake_cifar10, fake_mnist, fake_mvtec, write_image
+
+from adlight.evaluate import built
+from adlight.runs import CONF
+
+
+def names(group):
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml") if not path.name.startswith("_"))
+
+
+MODELS, DATASETS = names("model"), names("dataset")
+PAIRS = [(model, dataset) for model in MODELS for dataset in DATASETS]
+ARTICLE_DEPTHS = [(2, 2), (2, 4), (4, 2), (6, 6), (8, 12), (12, 8)]
+SIZES = {"mnist": 28, "cifar10": 32}  # sides that come from the data set alone
+
+
+def composed(*words):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train", [*words, "run_dir=nowhere"])
+    GlobalHydra.instance().clear()
+    return config
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory):
+    """A small set for each of the data sets, and the settings that find it."""
+    root = tmp_path_factory.mktemp("sets")
+    fake_mnist(root)
+    fake_cifar10(root)
+    fake_mvtec(root / "mvtec")
+    for split in ("train", "test"):
+        for i, name in enumerate(("apple", "pear")):
+            for k in range(4):
+                write_image(root / "labelled" / split / name / f"{k}.png", 10 * i + k)
+    return {
+        "mnist": [f"dataset.root={root}"],
+        "cifar10": [f"dataset.root={root}"],
+        "mvtec": [f"dataset.root={root}/mvtec"],
+        "folder": [
+            f"dataset.root={root}/mvtec/bottle",
+            "dataset.normal_dir=train/good",
+            "dataset.abnormal_dir=test/hole",
+            "dataset.mask_dir=ground_truth/hole",
+        ],
+        "labelled_folder": [f"dataset.root={root}/labelled", "dataset.normal=apple"],
+        "synthetic": [
+            f"dataset.root={root}/synthetic",
+            "dataset.source.size=48",
+            "dataset.source.train=4",
+            "dataset.source.test=3",
+            "dataset.category=[carpet,bolts]" if False else "dataset.category=all",
+        ],
+    }
+
+
+@pytest.mark.parametrize("group", ["model", "dataset", "trainer", "logger", "callbacks", "experiment"])
+def test_every_choice_composes(group):
+    for name in names(group):
+        config = composed(f"{group}={name}")
+        assert set(config) >= {"model", "dataset", "trainer", "callbacks", "seed", "threshold", "ckpt"}, name
+    assert names(group), group
+
+
+@pytest.mark.parametrize(("encoder", "decoder"), ARTICLE_DEPTHS)
+def test_the_article_s_depths(encoder, decoder):
+    config = composed("model=mae", f"model/depth=e{encoder}d{decoder}").model.network
+    assert (config.encoder_depth, config.decoder_depth) == (encoder, decoder)
+    assert (config.encoder_width, config.decoder_width) == (768, 512)  # nothing else changes
+
+
+def test_there_are_no_other_depths():
+    assert names("model/depth") == sorted(f"e{e}d{d}" for e, d in ARTICLE_DEPTHS)
+
+
+def test_the_article_s_model():
+    config = composed("model=mae", "dataset=mvtec", "dataset.root=x")
+    model = config.model
+    assert (model.network.encoder_depth, model.network.decoder_depth, model.network.patch_size) == (2, 4, 16)
+    assert (model.network.image_size, config.dataset.batch_size, model.mask_ratio) == (224, 16, 0.75)
+    assert (model.objective.ssim, model.objective.l1, model.objective.lpips) == (1, 1, 1)
+    assert (model.optimizer.lr, list(model.optimizer.betas)) == (1e-3, [0.9, 0.95])
+    assert (model.optimizer.weight_decay, model.warmup_epochs) == (0.05, 10)
+    assert (model.scorer.score, model.scorer.reduce, model.masks) == ("mse", "mean", "complementary")
+    assert config.trainer.max_epochs == 1000
+
+
+def test_the_article_s_experiment():
+    config = composed("experiment=mae_mvtec")
+    assert config.model._target_.endswith("MAEModule") and config.model.network.encoder_width == 768
+    assert config.dataset.source._target_.endswith("MVTecAD") and config.dataset.category == "all"
+    assert (config.trainer.devices, config.trainer.accelerator, config.trainer.strategy) == (4, "gpu", "ddp")
+    assert (config.trainer.max_epochs, config.dataset.image_size, config.dataset.batch_size) == (1000, 224, 16)
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_the_small_model_is_small_and_fetches_nothing(dataset):
+    config = composed("model=mae_small", f"dataset={dataset}")
+    assert config.model.objective.lpips == 0
+    network = instantiate(config.model.network)
+    assert sum(parameter.numel() for parameter in network.parameters()) <= 3e6
+
+
+def test_sizes_of_the_pairs():
+    for model, dataset in PAIRS:
+        config = composed(f"model={model}", f"dataset={dataset}")
+        side = SIZES.get(dataset, 224 if model == "mae" and dataset != "synthetic" else 128)
+        assert config.dataset.image_size == side, (model, dataset)
+        assert config.model.network.image_size == side
+        assert config.model.network.patch_size == (4 if dataset in SIZES else 16)
+        assert config.dataset.channels == config.model.network.channels == (1 if dataset == "mnist" else 3)
+        assert (config.dataset.augmentation is None) == (dataset in SIZES)  # a flipped digit is another digit
+
+
+@pytest.mark.parametrize(("model", "dataset"), PAIRS)
+def test_every_pair_trains_a_batch(model, dataset, roots, tmp_path, monkeypatch):
+    from torchvision.datasets import cifar
+
+    monkeypatch.setattr(cifar, "check_integrity", lambda path, md5=None: os.path.isfile(path))  # a fake has its own MD5
+    monkeypatch.setattr("pytorch_lightning.seed_everything", lambda *_, **__: torch.manual_seed(0))
+    shrunken = [f"model.network.{part}_{key}" for part in ("encoder", "decoder") for key in ("width=16", "heads=2")]
+    config = composed(
+        *(f"model={model}", f"dataset={dataset}", "trainer=debug", "logger=none", "~callbacks", *roots[dataset]),
+        *(*shrunken, "model.network.encoder_depth=1", "model.network.decoder_depth=1", "model.objective.lpips=0"),
+        *("trainer.limit_train_batches=1", "trainer.limit_test_batches=1", "trainer.enable_progress_bar=false"),
+    )
+    config.run_dir = str(tmp_path)
+    data, module, trainer = built(config)
+    before = {name: value.clone() for name, value in module.network.named_parameters()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.fit(module, data)
+        trainer.test(module, data, verbose=False)
+    side = config.dataset.image_size
+    assert module.network.num_patches == (side // module.network.patch_size) ** 2
+    assert data.stores["train"].images.shape[1:] == (config.dataset.channels, side, side)
+    assert trainer.global_step == 1
+    assert any(not torch.equal(value, before[name]) for name, value in module.network.named_parameters())
+    assert torch.isfinite(module.threshold) and module.results.mean

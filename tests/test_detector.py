@@ -1,0 +1,187 @@
+import csv
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from makers import fake_mvtec
+from PIL import Image
+
+from adlight import train
+from adlight.detector import Detector
+from adlight.types import UserError
+
+SIZE, ORIGINAL = 32, 48  # of the model, of the images
+TINY = [
+    *("model=mae_small", "dataset=mvtec", "dataset.category=bottle", "trainer=cpu", "logger=none"),
+    *(
+        f"dataset.image_size={SIZE}",
+        "dataset.batch_size=4",
+        "trainer.max_epochs=1",
+    ),
+    *("model.network.encoder_width=32", "model.network.encoder_heads=2", "pixel_threshold=quantile:0.9"),
+    *("model.network.decoder_width=32", "model.network.decoder_heads=2", "threshold=quantile:0.5"),
+]
+
+
+def main(module, *words):
+    """Run an entry point in this process, as a shell would; returns its exit code."""
+    argv = sys.argv
+    sys.argv = ["x", *map(str, words)]
+    try:
+        with warnings.catch_warnings():  # an entry point sets filters for its own process
+            module.main()
+        return 0
+    except SystemExit as stopped:
+        return stopped.code
+    finally:
+        sys.argv = argv
+        GlobalHydra.instance().clear()
+
+
+def train_tiny(folder):
+    """Train a tiny model for an epoch on noise; returns the run folder and the data's root."""
+    data = fake_mvtec(folder / "data", ("bottle",), size=ORIGINAL)
+    assert main(train, *TINY, f"dataset.root={data}", f"hydra.run.dir={folder / 'run'}") == 0
+    return folder / "run", data
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return train_tiny(tmp_path_factory.mktemp("detector"))[0]
+
+
+@pytest.fixture
+def detector(run):
+    return Detector.load(run, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def rows(run):
+    with (run / "predictions.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_answers_are_those_of_the_run(detector, rows):
+    answers = detector([row["path"] for row in rows])
+    assert len(answers) == 9
+    for answer, row in zip(answers, rows, strict=True):
+        assert answer.score == pytest.approx(float(row["score"]), rel=1e-6)
+        assert answer.threshold == float(row["threshold"]) == detector.threshold
+        assert answer.anomalous == bool(int(row["anomalous"]))
+        assert answer.area == pytest.approx(float(row["area"]), abs=1e-9)
+        inside = [[int(edge) for edge in box.split(",")] for box in row["boxes"].split()]
+        outward = [(a * 3 // 2, b * 3 // 2, -(-c * 3 // 2), -(-d * 3 // 2)) for a, b, c, d in inside]
+        assert answer.boxes == outward
+    assert any(answer.boxes for answer in answers)
+
+
+def test_what_an_answer_holds(detector, rows):
+    answer = detector(rows[0]["path"])[0]
+    assert answer.mask.shape == (ORIGINAL, ORIGINAL) and answer.mask.dtype == bool
+    assert answer.pixel.shape == (SIZE, SIZE) and answer.pixel.dtype == np.float32
+    assert answer.reconstruction.shape == (3, SIZE, SIZE) and answer.reconstruction.dtype == np.float32
+    assert answer.score == pytest.approx(answer.pixel.mean(), rel=1e-5)
+
+
+def test_answer_does_not_depend_on_the_batch(run, detector, rows):
+    paths = [row["path"] for row in rows]
+    together, alone = detector(paths), Detector.load(run, device="cpu", batch_size=1)(paths)
+    mixed = detector(paths[::-1])[::-1]
+    for other in (alone, mixed):
+        for a, b in zip(together, other, strict=True):
+            assert a.score == pytest.approx(b.score, rel=1e-6)
+            assert np.allclose(a.pixel, b.pixel, rtol=1e-5, atol=1e-7)
+            assert (a.anomalous, a.boxes) == (b.anomalous, b.boxes)
+
+
+def test_every_kind_of_image(detector, rows):
+    paths = [row["path"] for row in rows[:3]]
+    pictures = [Image.open(path) for path in paths]
+    arrays = np.stack([np.asarray(picture) for picture in pictures])
+    tensor = torch.from_numpy(arrays).permute(0, 3, 1, 2)
+    wanted = [answer.score for answer in detector(paths)]
+    wide = [array.astype(np.uint16) * 257 for array in arrays]
+    for images in (pictures, arrays, list(arrays), tensor, list(tensor), wide):
+        assert [answer.score for answer in detector(images)] == pytest.approx(wanted, rel=1e-6)
+    for image in (paths[0], pictures[0], arrays[0], tensor[0]):
+        assert [answer.score for answer in detector(image)] == pytest.approx(wanted[:1], rel=1e-6)
+    grey = arrays[0, :, :, 0]
+    assert detector(grey)[0].score == pytest.approx(detector([grey[..., None]])[0].score)
+    assert detector([]) == []
+
+
+def test_boxes_and_mask_have_the_originals_size(detector):
+    image = np.random.default_rng(0).integers(0, 256, (40, 100, 3), dtype=np.uint8)
+    detector.pixel_threshold = float(np.quantile(detector(image)[0].pixel, 0.8))
+    answer = detector(image)[0]
+    assert answer.area == pytest.approx(0.2, abs=0.01) and answer.mask.shape == (40, 100)
+    inside = np.zeros_like(answer.mask)
+    for left, top, right, bottom in answer.boxes:
+        assert 0 <= left < right <= 100 and 0 <= top < bottom <= 40
+        inside[top:bottom, left:right] = True
+    assert answer.mask.any() and not (answer.mask & ~inside).any()
+
+
+def test_threshold_can_be_set(detector, rows):
+    detector.threshold = -1
+    assert all(answer.anomalous and answer.threshold == -1 for answer in detector(rows[0]["path"]))
+    detector.threshold = "1e9"
+    assert not detector(rows[0]["path"])[0].anomalous
+    for rule in ("quantile:0.99", "max", "sigma:3"):
+        with pytest.raises(UserError, match=r"needs normal images.*adlight\.evaluate"):
+            detector.threshold = rule
+    with pytest.raises(UserError, match="not understood"):
+        detector.threshold = "high"
+    assert detector.threshold == 1e9
+
+
+def test_a_changed_model_needs_thresholds_of_its_own(run, rows):
+    changed = Detector.load(run, device="cpu", overrides=["model.scorer.reduce=max"])
+    with pytest.raises(UserError, match="set threshold and pixel_threshold"):
+        changed(rows[0]["path"])
+    changed.threshold, changed.pixel_threshold = 0.5, 0.5
+    answer = changed(rows[0]["path"])[0]
+    assert answer.score == pytest.approx(answer.pixel.max())
+    assert Detector.load(run, overrides=["threshold=0.25"]).threshold == 0.25
+
+
+def test_scores_with_the_runs_precision(run, detector, rows):
+    half = Detector.load(run, device="cpu", overrides=["trainer.precision=bf16-mixed"])
+    exact, rough = detector(rows[0]["path"])[0].score, half(rows[0]["path"])[0].score
+    assert half.threshold == detector.threshold and 1e-7 < abs(rough / exact - 1) < 0.05
+
+
+def test_loads_for_scoring_only(run, detector):
+    assert detector.module.objective is None and not detector.module.training
+    assert not any(parameter.requires_grad for parameter in detector.module.parameters())
+    last = Detector.load(run, ckpt="last", device="cpu")
+    assert Detector.load(run, ckpt=run / "checkpoints" / "last.ckpt", device="cpu").threshold == last.threshold
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((8, 8)), "float64 values have no known range"),
+        (np.zeros((8, 8, 2), np.uint8), r"shape \(8, 8, 2\) is no image"),
+        (np.zeros((0, 8), np.uint8), r"shape \(0, 8\) is no image"),
+        (torch.zeros(3, 8, 8), "float32 values have no known range"),
+        ("nowhere.png", "nowhere.png"),
+    ],
+)
+def test_bad_images(detector, image, message):
+    with pytest.raises(UserError, match=message):
+        detector([image])
+
+
+def test_bad_arguments(run, tmp_path):
+    for arguments, message in (
+        ({"run": tmp_path}, "no run folder"),
+        ({"run": run, "ckpt": "nix"}, "does not exist"),
+        ({"run": run, "device": "cuda:99"}, "device=cuda:99"),
+        ({"run": run, "batch_size": 0}, "batch_size=0"),
+    ):
+        with pytest.raises(UserError, match=message):
+            Detector.load(**arguments)

@@ -1,0 +1,106 @@
+import shutil
+
+import numpy as np
+import pytest
+from makers import fake_mvtec, write_image, write_mask
+from PIL import Image
+from test_detector import main
+
+from adlight import doctor
+
+
+@pytest.fixture
+def ask(tmp_path, monkeypatch, capsys):
+    """Runs the command on the data set `data`; returns its exit code, its problems and all that it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words):
+        code = main(doctor, *words)
+        printed, errors = capsys.readouterr()
+        problems = [line for line in printed.splitlines() if line.startswith("problem: ")]
+        return code, problems, printed + errors
+
+    return call
+
+
+MVTEC = ("dataset=mvtec", "dataset.root=data")
+
+
+def test_machine(ask, tmp_path):
+    code, _, printed = ask()
+    assert code in (0, 1)  # this machine may have a fault of its own
+    assert all(word in printed for word in ("python", "cores", "GB free", "GPU", "torch", "AlexNet", "W&B key"))
+    assert not list(tmp_path.iterdir())  # it leaves nothing behind
+
+
+def test_sound_data(ask, tmp_path):
+    fake_mvtec(tmp_path / "data")
+    code, problems, printed = ask(*MVTEC)
+    assert (code, problems) == (0, []) and "all fine" in printed
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.splitlines() if "bottle" in line]
+    assert rows[0] == ["bottle", "train", "6", "0", "0", "0", "32x32 RGB (6)"]
+    assert rows[1] == ["bottle", "test", "3", "6", "6", "0", "32x32 RGB (9)"]
+
+
+def damage(bottle):
+    """Plant one fault of each kind; returns the words by which each must be named."""
+    cut = bottle / "train" / "good" / "001.png"
+    cut.write_bytes(cut.read_bytes()[:-100])
+    Image.open(bottle / "train" / "good" / "002.png").save(bottle / "test" / "good" / "zz.bmp")  # another format
+    Image.new("L", (5, 5)).save(bottle / "ground_truth" / "hole" / "001_mask.png")
+    Image.new("L", (32, 32)).save(bottle / "ground_truth" / "hole" / "002_mask.png")
+    (bottle / "ground_truth" / "scratch" / "001_mask.png").unlink()
+    write_mask(bottle / "ground_truth" / "hole" / "nix_mask.png")
+    return [
+        ("cannot read image data/bottle/train/good/001.png", "mend or remove it"),
+        ("data/bottle/test/good/zz.bmp", "data/bottle/train/good/002.png", "remove one"),
+        ("mask data/bottle/ground_truth/hole/001_mask.png is 5x5", "data/bottle/test/hole/001.png is 32x32"),
+        ("data/bottle/ground_truth/hole/002_mask.png marks nothing",),
+        ("1 of 6 anomalous images of bottle", "data/bottle/test/scratch/001.png"),
+        ("data/bottle/ground_truth/hole/nix_mask.png has no image",),
+    ]
+
+
+def test_planted_faults(ask, tmp_path):
+    fake_mvtec(tmp_path / "data")
+    wanted = damage(tmp_path / "data" / "bottle")
+    (tmp_path / "data" / "bottle" / "train" / "good" / "x.webp").write_text("not read")
+    code, problems, printed = ask(*MVTEC)
+    assert code == 1 and len(problems) == len(wanted) and f"{len(wanted)} problem(s)" in printed
+    for words in wanted:
+        assert any(all(word in problem for word in words) for problem in problems), words
+    assert "passed over in data/bottle/train/good: 1 file(s) such as x.webp" in printed
+    assert ask(*MVTEC, "dataset.category=screw")[0] == 0  # the other category is sound
+
+
+def test_sizes_modes_and_limits(ask, tmp_path):
+    fake_mvtec(tmp_path / "data", ("bottle",))
+    folder = tmp_path / "data" / "bottle" / "train" / "good"
+    for i, size in enumerate((20, 24, 28)):
+        write_image(folder / f"other{i}.png", i, size, channels=1)
+    Image.fromarray(np.full((9, 7), 0.5, np.float32)).save(folder / "float.tiff")
+    code, problems, printed = ask(*MVTEC, "dataset.train_limit=2")  # all is looked at, whatever the limits
+    assert code == 1 and "float.tiff" in problems[0] and "floating-point" in problems[0]
+    assert "32x32 RGB (6), 20x20 L (1), 24x24 L (1), 1 more" in printed
+
+
+def test_what_is_missing(ask, tmp_path):
+    code, problems, _ = ask(*MVTEC)
+    assert code == 1 and len(problems) == 1 and "no categories in" in problems[0]
+    fake_mvtec(tmp_path / "data", ("bottle",), train=1)
+    code, problems, _ = ask(*MVTEC)
+    assert code == 1 and "too few to hold out" in problems[0]
+    shutil.rmtree(tmp_path / "data")
+    assert ask("dataset.root=data")[0] == 2
+    code, _, printed = ask("dataset=folder")
+    assert code == 2 and "dataset.normal_dir" in printed
+
+
+def test_own_folder(ask, tmp_path):
+    for i in range(10):
+        write_image(tmp_path / "mine" / "good" / f"{i}.png", i)
+    shutil.copytree(tmp_path / "mine" / "good", tmp_path / "mine" / "bad")
+    words = ("dataset=folder", "dataset.root=mine", "dataset.normal_dir=good")
+    assert ask(*words)[0] == 0
+    code, problems, _ = ask(*words, "dataset.abnormal_dir=bad")
+    assert code == 1 and len(problems) == 8  # the normal images that are trained on, all but the two held out

@@ -1,0 +1,129 @@
+"""Scoring a finished run again through the command line."""
+
+import csv
+import json
+import shutil
+
+import pytest
+from makers import fake_mvtec
+
+
+def scores(folder):
+    with (folder / "predictions.csv").open(newline="") as file:
+        return [float(row["score"]) for row in csv.DictReader(file)]
+
+
+def content(folder):
+    return json.loads((folder / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def run(tiny_run):
+    return tiny_run[0]
+
+
+def test_without_overrides_everything_comes_out_again(adlight, run):
+    before = {
+        path: (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in run.rglob("*")
+        if path.is_file() and "evaluations" not in path.parts
+    }
+    again = adlight.evaluate(run)
+    assert (again / "predictions.csv").read_bytes() == (run / "predictions.csv").read_bytes()
+    of_this_run = {"command", "started", "seconds", "epochs", "run"}
+    old, new = (
+        {key: value for key, value in content(folder).items() if key not in of_this_run} for folder in (run, again)
+    )
+    assert {**old, "checkpoint": ""} == {**new, "checkpoint": ""}
+    assert {path.name for path in (again / "panels").iterdir()} == {"bottle.png", "screw.png"}
+    for path, was in before.items():
+        assert (path.read_bytes(), path.stat().st_mtime_ns) == was, path
+    assert {path for path in run.rglob("*") if path.is_file() and "evaluations" not in path.parts} == set(before)
+
+
+def test_another_reduction_changes_scores_and_threshold(adlight, run):
+    again = adlight.evaluate(run, "model.scorer.reduce=max", "~callbacks.panels")
+    assert scores(again) != scores(run)
+    assert content(again)["threshold"] != content(run)["threshold"]  # calibrated anew, on the held-out normals
+    assert all(found > mean for found, mean in zip(scores(again), scores(run), strict=True))
+    assert not (again / "panels").exists()
+
+
+def test_thresholds(adlight, run):
+    by_number = adlight.evaluate(run, "threshold=0.125", "~callbacks.panels")
+    assert content(by_number)["threshold"] == 0.125 and content(by_number)["threshold_rule"] == "0.125"
+    by_quantile = adlight.evaluate(run, "threshold=quantile:0.5", "~callbacks.panels")
+    assert content(by_quantile)["threshold"] < content(run)["threshold"]
+    assert scores(by_number) == scores(by_quantile) == scores(run)
+    assert content(by_number)["auroc"] == content(run)["auroc"]
+
+
+def test_the_run_s_own_rule_gives_its_threshold_again(adlight, run):
+    again = adlight.evaluate(run, "threshold=quantile:0.95", "~callbacks.panels")
+    assert content(again)["threshold"] == content(run)["threshold"]
+    assert content(again)["pixel_threshold"] == content(run)["pixel_threshold"]
+
+
+def test_a_copy_of_the_data(adlight, run):
+    shutil.copytree(adlight.folder / "data", adlight.folder / "copy of data")
+    again = adlight.evaluate(run, 'dataset.root="copy of data"', "~callbacks.panels")
+    assert scores(again) == scores(run)
+    assert (again / "predictions.csv").read_text() == (run / "predictions.csv").read_text().replace(
+        "data/", "copy of data/"
+    )
+
+
+def test_other_data(adlight, run):
+    fake_mvtec(adlight.folder / "other", ["screw", "zipper"], test=2)
+    again = adlight.evaluate(run, "dataset.root=other", "~callbacks.panels")
+    assert set(content(again)["categories"]) == {"screw", "zipper"}
+    assert len(scores(again)) == 12
+
+
+def test_a_whole_group(adlight, run):
+    again = adlight.evaluate(run, "trainer=debug", "trainer.limit_test_batches=1", "dataset.eval_batch_size=5")
+    assert scores(again) == scores(run)[:5]
+
+
+def test_another_data_set_keeps_the_network_s_size(adlight, run):
+    words = ["dataset=folder", "dataset.root=data", "dataset.normal_dir=bottle/train/good"]
+    again = adlight.evaluate(run, *words, "dataset.abnormal_dir=bottle/test/hole", "~callbacks.panels")
+    assert len(scores(again)) == 4  # one of the normal images is held out
+
+
+def test_checkpoints_by_name_and_path(adlight, run):
+    last = adlight.evaluate(run, "ckpt=last", "~callbacks.panels")
+    by_path = adlight.evaluate(run, f"ckpt={run / 'checkpoints' / 'last.ckpt'}", "~callbacks.panels")
+    best = adlight.evaluate(run, "ckpt=best", "~callbacks.panels")
+    assert scores(last) == scores(by_path) and scores(best) == scores(run)
+    assert content(last)["checkpoint"] == content(by_path)["checkpoint"]
+
+
+def test_another_folder_for_the_results(adlight, run):
+    outcome = adlight("evaluate", f"run={run}", "hydra.run.dir=elsewhere", "~callbacks.panels")
+    assert outcome.code == 0 and "test results" in outcome.out
+    assert (adlight.folder / "elsewhere" / "predictions.csv").read_bytes() == (run / "predictions.csv").read_bytes()
+
+
+def test_no_lpips_weights_are_needed(adlight, monkeypatch):
+    """The article's model, in small; where it is evaluated the objective is never built."""
+    import torch
+
+    class Stub(torch.nn.Module):
+        def __init__(self, **settings):
+            super().__init__()
+
+        def forward(self, x, y):
+            return (x - y).square().mean(1, keepdim=True)
+
+    monkeypatch.setattr("lpips.LPIPS", Stub)
+    words = ["model=mae", *adlight.quick[1:], "trainer.max_epochs=1", "dataset.category=bottle"]
+    outcome = adlight("train", *words, "hydra.run.dir=runs/lpips")
+    assert outcome.code == 0 and "loss: 1 ssim + 1 l1 + 1 lpips" in outcome.out
+
+    def unreachable(**settings):
+        raise OSError("no network")
+
+    monkeypatch.setattr("lpips.LPIPS", unreachable)
+    run = adlight.folder / "runs" / "lpips"
+    assert scores(adlight.evaluate(run)) == scores(run)

@@ -1,0 +1,119 @@
+import csv
+import shutil
+
+import numpy as np
+import pytest
+from makers import write_image
+from PIL import Image
+from test_detector import main, train_tiny
+
+from adlight import predict
+from adlight.detector import Detector
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return train_tiny(tmp_path_factory.mktemp("predict"))
+
+
+@pytest.fixture
+def ask(trained, tmp_path, monkeypatch):
+    """Runs the command in an empty folder; returns its exit code and the folder it wrote."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words):
+        code = main(predict, f"run={trained[0]}", *words, "hydra.run.dir=out", "device=cpu")
+        return code, tmp_path / "out"
+
+    return call
+
+
+def table(folder):
+    with (folder / "predictions.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_writes_answers_and_pictures(trained, ask, capsys):
+    run, data = trained
+    code, out = ask(f"images={data / 'bottle' / 'test'}", "save=masks,maps,panels", "batch_size=4")
+    assert code == 0
+    rows = table(out)
+    answers = Detector.load(run, device="cpu")([row["path"] for row in rows])
+    assert list(rows[0]) == ["path", "score", "threshold", "anomalous", "area", "boxes"] and len(rows) == 9
+    for row, answer in zip(rows, answers, strict=True):
+        assert float(row["score"]) == pytest.approx(answer.score, rel=1e-6)
+        assert (int(row["anomalous"]), float(row["threshold"])) == (answer.anomalous, answer.threshold)
+        assert row["boxes"] == " ".join(",".join(map(str, box)) for box in answer.boxes)
+    names = {f"{kind}/{i:03d}.png" for kind in ("good", "hole", "scratch") for i in range(3)}
+    for kind in predict.PICTURES:
+        assert {str(path.relative_to(out / kind)) for path in (out / kind).rglob("*.png")} == names
+    mask = np.asarray(Image.open(out / "masks" / "hole" / "001.png"))
+    assert set(np.unique(mask)) <= {0, 255} and (mask == answers[4].mask * 255).all()
+    assert Image.open(out / "maps" / "hole" / "001.png").size == (48, 48)
+    assert not (out / "predictions.part").exists()
+    printed = capsys.readouterr().out
+    assert "predictions.csv" in printed and "images/s" in printed
+
+
+def test_default_folder_is_in_the_run(trained, tmp_path):
+    run, data = trained
+    image = data / "bottle" / "test" / "good" / "000.png"
+    assert main(predict, f"run={run}", f"images={image}", "save=none", "device=cpu") == 0
+    written = sorted(path.name for path in (run / "predictions").glob("*/*") if not path.name.startswith("."))
+    assert written == ["predict.log", "predictions.csv"]
+
+
+def test_threshold_decides(trained, ask):
+    for threshold, anomalous in (("-1", "1"), ("1e9", "0")):
+        code, out = ask(f"images={trained[1] / 'bottle/test'}", f"threshold={threshold}", "save=none")
+        assert code == 0 and {row["anomalous"] for row in table(out)} == {anomalous}
+    assert not (out / "masks").exists()
+
+
+def test_globs_and_alike_names(ask, tmp_path):
+    for name in ("my [images]/a.png", "my [images]/a.jpg", "my [images]/deep/b.bmp"):
+        write_image(tmp_path / name)
+    (tmp_path / "my [images]" / "notes.txt").write_text("no image")
+    code, out = ask("images=my [[]images]/**/*", "save=masks")
+    assert code == 0 and len(table(out)) == 3
+    found = {str(path.relative_to(out / "masks")) for path in (out / "masks").rglob("*.png")}
+    assert found == {"a.png.png", "a.jpg.png", "deep/b.png"}
+    assert ask("images=my [images]", "save=[maps]")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["images=nowhere"], ".bmp, .jpeg, .jpg, .png, .tif, .tiff"),
+        (["images=empty"], "empty: looked for files with"),
+        (["images=*.gif"], "no images in"),
+        ([], "say which run and which images"),
+        (["images=good", "run=empty"], "empty is no run folder"),
+        (["images=good", "threshold=quantile:0.99"], "adlight.evaluate"),
+        (["images=good", "threshold=high"], "'high' is not understood"),
+        (["images=good", "save=movies"], "movies is unknown"),
+        (["images=good", "batch_size=0"], "batch_size=0"),
+        (["images=good", "on_bad_image=ignore"], "on_bad_image=ignore is unknown"),
+        (["images=good", "ckpt=nix"], "checkpoint nix does not exist"),
+        (["images=good", "treshold=1"], "treshold"),
+    ],
+)
+def test_bad_input_is_one_line(ask, tmp_path, capsys, words, message):
+    (tmp_path / "empty").mkdir()
+    write_image(tmp_path / "good" / "a.png")
+    assert ask(*words)[0] == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0]
+
+
+def test_unreadable_image(trained, ask, tmp_path, capsys):
+    shutil.copytree(trained[1] / "bottle" / "test" / "good", tmp_path / "images")
+    bad = tmp_path / "images" / "001.png"
+    bad.write_bytes(bad.read_bytes()[:200])
+    code, out = ask("images=images", "batch_size=1")
+    error = capsys.readouterr().err
+    assert code == 2 and "001.png" in error and "or on_bad_image=skip" in error and error.count("\n") == 1
+    assert not (out / "predictions.csv").exists()
+    code, out = ask("images=images", "batch_size=1", "on_bad_image=skip")
+    assert code == 0 and [row["path"] for row in table(out)] == ["images/000.png", "images/002.png"]
+    assert "skipped: cannot read image images/001.png" in capsys.readouterr().out

@@ -1,0 +1,39 @@
+"""An installed package carries its configs."""
+
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from adlight.runs import CONF
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_configs_are_found_and_packed():
+    assert (CONF / "train.yaml").is_file() and (CONF / "evaluate.yaml").is_file()
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert set(wheel["only-include"]) == {"adlight", "conf"}
+    assert wheel["sources"] == {"conf": "adlight/conf"}  # where runs.CONF looks first
+
+
+@pytest.mark.slow
+def test_a_wheel_works_in_an_empty_folder(tmp_path):
+    words = ["wheel", "--no-deps", "--quiet", "--wheel-dir", tmp_path, ROOT]
+    subprocess.run([sys.executable, "-m", "pip", *map(str, words)], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    unpacked, empty = tmp_path / "unpacked", tmp_path / "empty"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(unpacked)
+    empty.mkdir()
+    packed = {path.relative_to(unpacked / "adlight" / "conf") for path in (unpacked / "adlight" / "conf").rglob("*.yaml")}
+    assert packed == {path.relative_to(ROOT / "conf") for path in (ROOT / "conf").rglob("*.yaml")}
+    program = (
+        f"import sys, runpy; sys.path.insert(0, {str(unpacked)!r}); sys.argv[1:] = ['--help']; "
+        "runpy.run_module('adlight.train', run_name='__main__'); import adlight.runs; print(adlight.runs.CONF)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=empty, capture_output=True, text=True, check=True)
+    assert "mae_small" in done.stdout and done.stdout.strip().endswith(str(unpacked / "adlight" / "conf"))
