@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from adlight import cli, runs
 from adlight.types import UserError
@@ -31,8 +31,9 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     overrides = [word.lstrip("+") for word in HydraConfig.get().overrides.task]
     overrides = [word for word in overrides if word.partition("=")[0] not in OWN]
     saved = runs.load_config(run, overrides)
+    OmegaConf.set_struct(saved, False)
     saved.model.objective = None  # nothing is trained: no LPIPS weights are needed
-    saved.callbacks = {name: node for name, node in saved.callbacks.items() if name != "checkpoints"}
+    saved.callbacks = {name: node for name, node in (saved.get("callbacks") or {}).items() if name != "checkpoints"}
     saved.logger = {}
     data, module, trainer = built(saved)
     path = runs.checkpoint(run, config.ckpt or saved.ckpt)
@@ -53,7 +54,7 @@ def built(config: DictConfig) -> tuple["AnomalyDataModule", "AnomalyModule", "pl
     data = instantiate(config.dataset, _convert_="all")
     module = instantiate(config.model, _convert_="all")
     parts = {
-        name: [instantiate(node, _convert_="all") for node in (config[name] or {}).values() if node]
+        name: [instantiate(node, _convert_="all") for node in (config.get(name) or {}).values() if node]
         for name in ("callbacks", "logger")
     }
     trainer = instantiate(

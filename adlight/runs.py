@@ -209,7 +209,7 @@ def changed(config: DictConfig, choices: DictConfig, overrides: list[str]) -> Di
         overrides: as on the command line.
 
     Raises:
-        omegaconf.errors.ConfigKeyError: there is no such key.
+        omegaconf.errors.OmegaConfBaseException: there is no such key.
     """
     config = config.copy()
     OmegaConf.set_struct(config, True)
@@ -222,6 +222,7 @@ def changed(config: DictConfig, choices: DictConfig, overrides: list[str]) -> Di
             OmegaConf.set_struct(node, False)
             if key == "dataset":
                 node.update({name: config.dataset[name] for name in ("image_size", "channels")})
+            OmegaConf.set_struct(node, None)  # as strict as the rest again
             OmegaConf.update(config, key, node, merge=False, force_add=True)
         else:
             OmegaConf.update(config, key, value)

@@ -4,9 +4,12 @@ Letters used in shapes, here and everywhere: B images, C channels, H x W pixels,
 D width, n masks (views), Z latent size.
 """
 
-from typing import NamedTuple, TypedDict
+from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
+
+if TYPE_CHECKING:  # torch takes seconds: not for --help
+    from torch import Tensor
 
 
 class UserError(Exception):

@@ -105,18 +105,8 @@ def test_another_folder_for_the_results(adlight, run):
     assert (adlight.folder / "elsewhere" / "predictions.csv").read_bytes() == (run / "predictions.csv").read_bytes()
 
 
-def test_no_lpips_weights_are_needed(adlight, monkeypatch):
+def test_no_lpips_weights_are_needed(adlight, no_alexnet, monkeypatch):
     """The article's model, in small; where it is evaluated the objective is never built."""
-    import torch
-
-    class Stub(torch.nn.Module):
-        def __init__(self, **settings):
-            super().__init__()
-
-        def forward(self, x, y):
-            return (x - y).square().mean(1, keepdim=True)
-
-    monkeypatch.setattr("lpips.LPIPS", Stub)
     words = ["model=mae", *adlight.quick[1:], "trainer.max_epochs=1", "dataset.category=bottle"]
     outcome = adlight("train", *words, "hydra.run.dir=runs/lpips")
     assert outcome.code == 0 and "loss: 1 ssim + 1 l1 + 1 lpips" in outcome.out

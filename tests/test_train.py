@@ -37,7 +37,8 @@ def numbers(run):
     """The metrics of a run or evaluation, without what tells it from others."""
     content = json.loads((run / "metrics.json").read_text())
     kept = ("pooled", "categories", "left_out", "threshold", "pixel_threshold")
-    return {key: content[key] for key in content if key in kept or isinstance(content[key], float) and key != "seconds"}
+    chosen = (key for key, value in content.items() if key in kept or (isinstance(value, float) and key != "seconds"))
+    return {key: content[key] for key in chosen}
 
 
 def flat(content, prefix=""):
@@ -62,7 +63,10 @@ def test_run_json_says_how_to_do_it_again(tiny_run):
     about = json.loads((tiny_run[0] / "run.json").read_text())
     assert about["command"].startswith("python -m ") and "model=mae_small dataset=mvtec" in about["command"]
     assert about["seed"] == 0
-    assert torch.__version__.startswith(about["versions"]["torch"]) and about["versions"]["pytorch-lightning"] == pl.__version__
+    assert (
+        torch.__version__.startswith(about["versions"]["torch"])
+        and about["versions"]["pytorch-lightning"] == pl.__version__
+    )
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=TESTS, capture_output=True, text=True)
     if commit.returncode == 0:
         assert commit.stdout.startswith(about["commit"].partition("+")[0])
@@ -153,6 +157,9 @@ def test_without_callbacks_the_numbers_stay(adlight, tiny_run):
     run = adlight.train(*adlight.quick, "~callbacks.progress", "logger=none")
     assert numbers(run) == numbers(tiny_run[0])
     assert not (run / "panels").exists() and not (run / "metrics.csv").exists()
+    bare = adlight.train(*adlight.tiny, "~callbacks", "logger=none", "ckpt=" + str(run / "checkpoints" / "best.ckpt"))
+    assert numbers(bare) == numbers(run)
+    assert numbers(adlight.evaluate(bare)) == numbers(run)
 
 
 def test_ckpt_chooses_what_is_tested(adlight, tiny_run):
@@ -202,8 +209,7 @@ def test_ctrl_c_and_on_as_if_nothing_had_happened(adlight):
     assert process.returncode == 130, err
     lines = [line for line in err.splitlines() if line.startswith("stopped. ")]
     assert lines == [
-        "stopped. The state of the last finished epoch is saved. "
-        f"Go on with: python -m adlight.train resume={run}"
+        f"stopped. The state of the last finished epoch is saved. Go on with: python -m adlight.train resume={run}"
     ]
     assert "Traceback" not in err
     assert not (run / "metrics.json").exists()
@@ -262,8 +268,10 @@ def test_variants_run(adlight, words):
     assert 0 <= json.loads((run / "metrics.json").read_text())["auroc"] <= 1
 
 
-@pytest.mark.parametrize(("score", "reduce"), list(product(["mse", "l1", "ssim", "msgms"], ["mean", "max", "topk"])))
-def test_scores_and_reductions_run(adlight, tiny_run, score, reduce):
+@pytest.mark.parametrize(
+    ("score", "reduce"), list(product(["mse", "l1", "ssim", "msgms", "lpips"], ["mean", "max", "topk"]))
+)
+def test_scores_and_reductions_run(adlight, tiny_run, no_alexnet, score, reduce):
     run = adlight.evaluate(
         tiny_run[0],
         f"model.scorer.score={score}",
@@ -278,9 +286,7 @@ def test_scores_and_reductions_run(adlight, tiny_run, score, reduce):
 def test_normal_images_only(adlight):
     """Without labelled anomalies what cannot be computed is left out."""
     words = [word for word in adlight.quick if not word.startswith("dataset=")]
-    run = adlight.train(
-        *words, "dataset=folder", "dataset.normal_dir=bottle/train/good", "trainer.max_epochs=1"
-    )
+    run = adlight.train(*words, "dataset=folder", "dataset.normal_dir=bottle/train/good", "trainer.max_epochs=1")
     content = json.loads((run / "metrics.json").read_text())
     assert "auroc" not in content and "anomalous" in content["left_out"]["bottle/auroc"]
     assert 0 <= content["fpr_calibrated"] <= 1

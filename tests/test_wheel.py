@@ -29,11 +29,14 @@ def test_a_wheel_works_in_an_empty_folder(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(unpacked)
     empty.mkdir()
-    packed = {path.relative_to(unpacked / "adlight" / "conf") for path in (unpacked / "adlight" / "conf").rglob("*.yaml")}
+    packed = {
+        path.relative_to(unpacked / "adlight" / "conf") for path in (unpacked / "adlight" / "conf").rglob("*.yaml")
+    }
     assert packed == {path.relative_to(ROOT / "conf") for path in (ROOT / "conf").rglob("*.yaml")}
     program = (
-        f"import sys, runpy; sys.path.insert(0, {str(unpacked)!r}); sys.argv[1:] = ['--help']; "
-        "runpy.run_module('adlight.train', run_name='__main__'); import adlight.runs; print(adlight.runs.CONF)"
+        f"import sys, runpy; sys.path.insert(0, {str(unpacked)!r}); sys.argv[1:] = ['--help']\n"
+        "try: runpy.run_module('adlight.train', run_name='__main__')\n"
+        "finally: import adlight.runs; print(adlight.runs.CONF)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=empty, capture_output=True, text=True, check=True)
     assert "mae_small" in done.stdout and done.stdout.strip().endswith(str(unpacked / "adlight" / "conf"))

@@ -1,7 +1,6 @@
 """The logger groups through the command line."""
 
 import csv
-import subprocess
 
 import pytest
 

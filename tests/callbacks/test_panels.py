@@ -19,7 +19,11 @@ def case(number, label, score, level=0.5):
     mask = torch.zeros(SIZE, SIZE, dtype=torch.bool)
     mask[2:4, 2:4] = bool(label)
     return panels.Case(
-        prediction, torch.full((1, SIZE, SIZE), 0.5), torch.full((1, SIZE, SIZE), 0.25), torch.full((SIZE, SIZE), level), mask
+        prediction,
+        torch.full((1, SIZE, SIZE), 0.5),
+        torch.full((1, SIZE, SIZE), 0.25),
+        torch.full((SIZE, SIZE), level),
+        mask,
     )
 
 
@@ -87,7 +91,10 @@ def test_a_picture_a_category(tmp_path):
     callback.on_test_epoch_start(trainer, module)
     for start in (0, 4):
         index = torch.arange(start, start + 4)
-        pixel, mask = torch.rand(4, SIZE, SIZE, generator=torch.Generator().manual_seed(start)), torch.zeros(4, SIZE, SIZE)
+        pixel, mask = (
+            torch.rand(4, SIZE, SIZE, generator=torch.Generator().manual_seed(start)),
+            torch.zeros(4, SIZE, SIZE),
+        )
         batch = {"image": torch.rand(4, 3, SIZE, SIZE), "mask": mask.bool(), "index": index, "category": index % 2}
         module.predictions += [Prediction(i, int(i > 3), i / 8, 0.0, []) for i in index.tolist()]
         module.test_pixels.update(pixel, batch["mask"], batch["category"])
