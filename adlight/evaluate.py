@@ -8,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from adlight import cli, runs
+from adlight import cli, provenance, runs
 from adlight.types import UserError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     saved.logger = {}
     data, module, trainer = built(saved)
     path = runs.checkpoint(run, config.ckpt or saved.ckpt)
-    about = runs.describe(saved.seed) | {"run": str(run)}
+    about = provenance.describe(saved.seed) | {"run": str(run)}
     calibrate = any(word.startswith(("model", "dataset", "threshold", "pixel_threshold")) for word in overrides)
     return test(Path(saved.run_dir), path, trainer, module, data, about, calibrate)
 

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
-from PIL import Image, ImageDraw
+from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from adlight import cli, runs
 from adlight.data.source import IMAGE_SUFFIXES, contents, list_images, read_image, to_channels
+from adlight.reports.pictures import colour_ceiling, overlay, panel
 from adlight.types import UserError
 
 if TYPE_CHECKING:  # torch takes seconds: not for --help
@@ -117,7 +118,7 @@ def read_ahead(
 
 def save(path: Path, name: str, answer: "Answer", folder: Path, pictures: list[str], detector: "Detector") -> None:
     """Write an image's pictures, each kind into a folder of its own."""
-    ceiling = colour_ceiling(detector)
+    ceiling = colour_ceiling(detector.pixel_threshold)
     for kind in pictures:
         if kind == "masks":
             picture = Image.fromarray(answer.mask.astype(np.uint8) * 255)
@@ -127,51 +128,6 @@ def save(path: Path, name: str, answer: "Answer", folder: Path, pictures: list[s
         target = folder / kind / f"{name}.png"
         target.parent.mkdir(parents=True, exist_ok=True)
         picture.save(target, compress_level=1)  # a fifth of the time for a tenth more space
-
-
-def colour_ceiling(detector: "Detector") -> float:
-    """The error at which the colours end: the pixel threshold lies in their middle, in every picture of a model."""
-    return max(2 * detector.pixel_threshold, 1e-12)
-
-
-def heat(pixel: np.ndarray, ceiling: float) -> Image.Image:
-    """Colours of a map (S, S)."""
-    from matplotlib import colormaps
-
-    return Image.fromarray((colormaps["inferno"](np.clip(pixel / ceiling, 0, 1))[..., :3] * 255).astype(np.uint8))
-
-
-def overlay(image: Image.Image, answer: "Answer", ceiling: float) -> Image.Image:
-    """The map's colours over the darkened grey image, in the image's size; the stronger, the less shines through."""
-    strength = 0.35 + 0.55 * np.clip(answer.pixel / ceiling, 0, 1)
-    alpha = Image.fromarray((strength * 255).astype(np.uint8)).resize(image.size, Image.Resampling.BILINEAR)
-    colours = heat(answer.pixel, ceiling).resize(image.size, Image.Resampling.BILINEAR)
-    grey = image.convert("L").point(lambda value: value * 0.6)  # on white the colours would look pale
-    return Image.composite(colours, grey.convert("RGB"), alpha)
-
-
-def panel(image: Image.Image, answer: "Answer", ceiling: float, side: int = 256) -> Image.Image:
-    """Image, reconstruction, error and decision side by side, each `side` pixels, with the decision in words."""
-    made = np.clip(answer.reconstruction.transpose(1, 2, 0), 0, 1) * 255  # (S, S, C)
-    made = np.broadcast_to(made.astype(np.uint8), (*made.shape[:2], 3))
-    decided = image.copy()
-    decided.paste((255, 0, 0), mask=Image.fromarray(answer.mask.astype(np.uint8) * 128))
-    parts = [
-        part.resize((side, side), Image.Resampling.BILINEAR)
-        for part in (image, Image.fromarray(made), heat(answer.pixel, ceiling), decided)
-    ]
-    (width, height), pen = image.size, ImageDraw.Draw(parts[3])
-    for left, top, right, bottom in answer.boxes:
-        box = left * side // width, top * side // height, right * side // width - 1, bottom * side // height - 1
-        pen.rectangle((*box[:2], max(box[0], box[2]), max(box[1], box[3])), outline=(255, 255, 0))
-    whole = Image.new("RGB", (4 * side + 15, side + 18), "white")
-    for i, part in enumerate(parts):
-        whole.paste(part, (i * (side + 5), 18))
-    decision = f"{'ANOMALOUS' if answer.anomalous else 'normal'}: {answer.score:.4g}, threshold {answer.threshold:.4g}"
-    for i, title in enumerate(("image", "reconstruction", f"error, 0 to {ceiling:.3g}", decision)):
-        colour = "red" if i == 3 and answer.anomalous else "black"
-        ImageDraw.Draw(whole).text((i * (side + 5) + 2, 3), title, fill=colour)
-    return whole
 
 
 def summarise(
@@ -187,7 +143,7 @@ def summarise(
     console.print(table)
     lines = [f"skipped: {message}" for message in skipped] + [f"answers: {folder / 'predictions.csv'}"]
     if pictures:
-        scale = f"colours from 0 to {colour_ceiling(detector):.3g}, twice the pixel threshold"
+        scale = f"colours from 0 to {colour_ceiling(detector.pixel_threshold):.3g}, twice the pixel threshold"
         lines.append(f"pictures: {', '.join(str(folder / kind) for kind in pictures)} ({scale})")
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True, markup=False)

@@ -12,13 +12,7 @@ runs/<name>/
 import csv
 import json
 import os
-import platform
-import shlex
-import subprocess
-import sys
-import time
 from contextlib import nullcontext
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,29 +33,6 @@ CONF = next(
     for folder in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf")
     if (folder / "train.yaml").exists()
 )
-PACKAGES = (
-    "torch",
-    "torchvision",
-    "pytorch-lightning",
-    "torchmetrics",
-    "hydra-core",
-    "kornia",
-    "lpips",
-    "numpy",
-)
-
-
-def describe(seed: int) -> dict[str, Any]:
-    """What it takes to do a run again: command, seed, commit, versions, machine."""
-    return {
-        "command": shlex.join(["python", "-m", main_module(), *sys.argv[1:]]),
-        "seed": seed,
-        "commit": git_commit(),
-        "versions": {"adlight": version("adlight"), "python": platform.python_version()}
-        | {name: version(name) for name in PACKAGES},
-        "machine": machine(),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
 
 
 def holds_results(folder: Path) -> bool:
@@ -77,33 +48,6 @@ def start(run: Path, about: dict[str, Any]) -> None:
         os.replace(run / "metrics.json", run / "metrics.previous.json")
     write_json(run / "run.json", about)
     print(f"run folder: {run}", flush=True)
-
-
-def main_module() -> str:
-    """Name of the entry point, such as `adlight.train`."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return spec.name if spec else "adlight.train"
-
-
-def git_commit() -> str | None:
-    """Commit of the code, with `+changes` if the working tree differs from it; None outside a checkout."""
-    try:
-        words = ["describe", "--always", "--abbrev=12", "--dirty=+changes", "--exclude=*"]
-        found = subprocess.run(
-            ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip() or None
-
-
-def machine() -> str:
-    """The device that does the work, and the number of cores."""
-    import torch
-
-    if torch.cuda.is_available():
-        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, {os.cpu_count()} cores"
-    return f"{os.cpu_count()} cores ({platform.machine()}), no GPU"
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -123,19 +67,7 @@ def write_predictions(path: Path, records: list[Record], predictions: list["Pred
             record = records[row.number]
             boxes = " ".join(",".join(map(str, box)) for box in row.boxes)
             anomalous = int(row.score > threshold)
-            writer.writerow(
-                [
-                    record.path,
-                    record.category,
-                    record.defect,
-                    row.label,
-                    row.score,
-                    threshold,
-                    anomalous,
-                    row.area,
-                    boxes,
-                ]
-            )
+            writer.writerow((*record[:3], row.label, row.score, threshold, anomalous, row.area, boxes))
 
 
 def write_results(folder: Path, module: "AnomalyModule", records: list[Record], about: dict[str, Any]) -> "Results":

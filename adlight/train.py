@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from adlight import cli, runs
+from adlight import cli, provenance, runs
 from adlight.types import UserError
 
 
@@ -27,7 +27,7 @@ def train(config: DictConfig) -> dict[str, float]:
         runs.load_weights(module, last)  # Lightning's own words for a damaged or foreign file fill a screen
         if trainer.is_global_zero:
             OmegaConf.save(config, run / ".hydra" / "config.yaml")  # overrides are part of the run from now on
-    about = runs.describe(config.seed)
+    about = provenance.describe(config.seed)
     runs.start(run, about)
     started = time.perf_counter()
     try:
