@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib.pyplot as plt
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
@@ -92,8 +91,8 @@ class Panels(pl.Callback):
                     float(pl_module.pixel_threshold),
                     ceiling,
                 )
-                figure.savefig(self.folder / f"{category}.png", dpi=80)
-                plt.close(figure)
+                figure.suptitle(category, fontsize=11)
+                figure.savefig(self.folder / f"{category}.png", dpi=100)
 
 
 def colour_ceiling(histogram: Histogram) -> float:
@@ -111,7 +110,8 @@ def case_of(row: Prediction, batch: Batch, scores: Scores, i: int) -> Case:
 def draw(cases: list[Case], records: list[Record], threshold: float, pixel_threshold: float, ceiling: float) -> Figure:
     """Draw a row a case; `ceiling` is the error that the colour scale ends at."""
     titles = ["input", "reconstruction", f"error, 0 to {ceiling:.3g}", "true mask", "decision"]
-    figure, axes = plt.subplots(len(cases), 5, figsize=(11, 2.35 * len(cases)), squeeze=False, layout="constrained")
+    figure = Figure(figsize=(11, 2.4 * len(cases) + 0.3), layout="constrained")
+    axes = figure.subplots(len(cases), 5, squeeze=False)
     for row, (case, record) in enumerate(zip(cases, records, strict=True)):
         image = case.image.expand(3, -1, -1).permute(1, 2, 0)
         reconstruction = case.reconstruction.expand(3, -1, -1).permute(1, 2, 0).clamp(0, 1)
@@ -131,7 +131,7 @@ def draw(cases: list[Case], records: list[Record], threshold: float, pixel_thres
         axes[row, 4].set_xlabel(
             f"{'anomalous' if anomalous else 'normal'} ({right_or_wrong}): {case.prediction.score:.4g} "
             f"{'>' if anomalous else '<='} {threshold:.4g}",
-            fontsize=7,
+            fontsize=8,
             color="black" if right_or_wrong == "right" else "red",
         )
     for axis in axes.flat:
