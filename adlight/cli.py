@@ -4,6 +4,7 @@
 """
 
 import difflib
+import errno
 import functools
 import os
 import sys
@@ -25,6 +26,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from adlight.runs import CONF
 from adlight.types import UserError
 
+UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NOISE = [
     ".*does not have many workers.*",
     "It is recommended to use .self.log.*sync_dist=True.*",
@@ -60,16 +62,23 @@ def run(task: Callable[[DictConfig], Any], config_name: str, prepare: Callable[[
                 raise
             failures.append(line)  # the other jobs of a multirun go on, and Hydra adds no lines of its own
             return None
+        finally:
+            if "wandb" in sys.modules:  # one run of W&B for each job of a multirun
+                sys.modules["wandb"].finish()
 
     program = hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")(job)
     try:
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            raise UserError("start it without torchrun: trainer=ddp starts the other processes itself")
         if "LOCAL_RANK" not in os.environ:  # the other processes of a run are given the words that we ended with
             sys.argv[1:] = prepare(sys.argv[1:])
         program()
         if failures:
             stop("\n".join(f"error: {line}" for line in failures), 2)
-    except KeyboardInterrupt as error:
-        stop(f"stopped. {error}", 130)
+    except (KeyboardInterrupt, SystemExit) as error:
+        if not interrupted(error):
+            raise
+        stop(f"stopped. {error if isinstance(error, KeyboardInterrupt) else ''}".strip(), 130)
     except Exception as error:
         line = explain(error)
         if line is None:
@@ -78,15 +87,16 @@ def run(task: Callable[[DictConfig], Any], config_name: str, prepare: Callable[[
 
 
 def stop(line: str, code: int) -> None:
-    """Print a line on stderr and leave; only the first of several processes prints."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(line, file=sys.stderr, flush=True)
+    """Print a line on stderr and leave; of several processes each says what stopped it, as they may differ."""
+    rank = os.environ.get("LOCAL_RANK", "0")
+    if code != 130 or rank == "0":
+        print(line if rank == "0" else f"(process {rank}) {line}", file=sys.stderr, flush=True)
     sys.exit(code)
 
 
 def interrupted(error: BaseException) -> bool:
     """Whether an exit goes back to Ctrl-C: Lightning turns that into `sys.exit(1)`."""
-    return isinstance(error.__context__, KeyboardInterrupt)
+    return isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt)
 
 
 def explain(error: BaseException) -> str | None:
@@ -97,10 +107,9 @@ def explain(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, HydraException | OmegaConfBaseException):
         return explain_config(error)
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror} (choose another folder with hydra.run.dir=<folder>?)"
     if isinstance(error, OSError) and error.strerror is not None:
-        return f"cannot write the run's files: {error.strerror}"
+        hint = " (hydra.run.dir=<folder> chooses another run folder)" if error.errno in UNWRITABLE else ""
+        return f"{error.filename or 'a file of the run'}: {error.strerror}{hint}"
     if type(error).__name__ == "MisconfigurationException":  # Lightning's word for a bad trainer setting
         return f"trainer: {first_line(error)}"
     if type(error).__name__ == "OutOfMemoryError":
@@ -110,7 +119,7 @@ def explain(error: BaseException) -> str | None:
 
 def explain_value(error: BaseException) -> str | None:
     """One line for a value that a constructor refused; None for anything else."""
-    if isinstance(error, ValueError | TypeError):
+    if isinstance(error, ValueError | TypeError | ImportError):
         return first_line(error)
     return None
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from adlight.data.datamodule import AnomalyDataModule
     from adlight.modules.base import AnomalyModule
 
+CHANGES_SCORES = ("model", "dataset", "threshold", "pixel_threshold", "trainer=", "trainer.precision")
 OWN = ("run", "ckpt")  # settings of this command; everything else changes the run's config
 
 
@@ -38,15 +39,17 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     data, module, trainer = built(saved)
     path = runs.checkpoint(run, config.ckpt or saved.ckpt)
     about = provenance.describe(saved.seed) | {"run": str(run)}
-    calibrate = any(word.startswith(("model", "dataset", "threshold", "pixel_threshold")) for word in overrides)
+    calibrate = any(word.startswith(CHANGES_SCORES) for word in overrides)
     return test(Path(saved.run_dir), path, trainer, module, data, about, calibrate)
 
 
 def built(config: DictConfig) -> tuple["AnomalyDataModule", "AnomalyModule", "pl.Trainer"]:
     """Build what a config describes, under its seed: its nodes are constructor calls."""
     import pytorch_lightning as pl  # here and not above: --help must not wait for torch
+    import torch
 
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # after the import, which sets its own level
+    torch.set_float32_matmul_precision("high")  # GPUs may use TF32 where 32 bits are asked for; CPUs do not change
     for name, value, least in (("seed", config.seed, 0), ("trainer.max_epochs", config.trainer.max_epochs, 1)):
         if not isinstance(value, int) or not least <= value < 2**32:
             raise UserError(f"{name}={value} is no whole number from {least} up to 2^32 - 1")

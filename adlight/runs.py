@@ -133,7 +133,8 @@ def changed(config: DictConfig, choices: DictConfig, overrides: list[str]) -> Di
     """Lay overrides over a run's config; needs Hydra to be initialised with our conf/.
 
     A value goes to its key, which must exist. A group (`trainer=gpu`, `dataset=mvtec`) is composed anew beside the
-    run's other choices; a new data set keeps the image size and channels that the run's network is made for.
+    run's other choices, and values that the run had set itself stay; of a data set only the image size and channels
+    do, as the run's network is made for them.
 
     Args:
         config: the run's config.
@@ -146,19 +147,34 @@ def changed(config: DictConfig, choices: DictConfig, overrides: list[str]) -> Di
     config = config.copy()
     OmegaConf.set_struct(config, True)
     groups = {name for name in config if (CONF / str(name)).is_dir()}
-    for override in OverridesParser.create().parse_overrides(overrides):
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    for override in sorted(parsed, key=lambda one: one.key_or_group not in groups):  # groups first, as Hydra does
         key, value = override.key_or_group, override.value()
         if key in groups:
-            words = [f"{name!s}={choice}" for name, choice in choices.items() if name in groups and name != key]
-            node = compose("train", [*words, f"{key}={value}"])[key]
-            OmegaConf.set_struct(node, False)
+            before, node = (
+                compose("train", [f"{name!s}={which}" for name, which in chosen.items() if name in groups])[key]
+                for chosen in (choices, {**choices, key: value})
+            )
             if key == "dataset":
                 node.update({name: config.dataset[name] for name in ("image_size", "channels")})
-            OmegaConf.set_struct(node, None)  # as strict as the rest again
+            else:  # what the run had set itself, stays
+                new, old = leaves(node), leaves(before)
+                for path, mine in leaves(config[key]).items():
+                    if path in new and mine != old.get(path):
+                        OmegaConf.update(node, path.removeprefix("."), mine)
             OmegaConf.update(config, key, node, merge=False, force_add=True)
         else:
             OmegaConf.update(config, key, value)
     return config
+
+
+def leaves(node: Any, path: str = "") -> dict[str, Any]:
+    """The values of nested dicts by their dotted paths, interpolations as they are written."""
+    if isinstance(node, DictConfig):
+        node = OmegaConf.to_container(node)
+    if not isinstance(node, dict):
+        return {path: node}
+    return {key: value for name, below in node.items() for key, value in leaves(below, f"{path}.{name}").items()}
 
 
 def find_unfinished(folders: list[Path], config: DictConfig) -> Path | None:

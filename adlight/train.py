@@ -4,14 +4,18 @@ import re
 import shlex
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from adlight import cli, provenance, runs
 from adlight.types import UserError
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
 
 
 def train(config: DictConfig) -> dict[str, float]:
@@ -22,6 +26,7 @@ def train(config: DictConfig) -> dict[str, float]:
     if resumed:
         config = resumed_config(run)
     data, module, trainer = built(config)
+    check(config, trainer)
     last = run / "checkpoints" / "last.ckpt" if resumed else None
     if last is not None:
         runs.load_weights(module, last)  # Lightning's own words for a damaged or foreign file fill a screen
@@ -32,16 +37,35 @@ def train(config: DictConfig) -> dict[str, float]:
     started = time.perf_counter()
     try:
         trainer.fit(module, data, ckpt_path=last, weights_only=True)
-    except (KeyboardInterrupt, SystemExit) as error:
-        if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):
-            raise  # Lightning turns Ctrl-C into sys.exit(1); any other exit is not ours
-        raise KeyboardInterrupt(how_to_go_on(run)) from error
-    about |= {"epochs": trainer.current_epoch, "seconds": round(time.perf_counter() - started, 1)}
-    validation = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    try:
+        about |= {"epochs": trainer.current_epoch, "seconds": round(time.perf_counter() - started, 1)}
+        validation = {name: float(value) for name, value in trainer.callback_metrics.items()}
         return validation | test(run, runs.checkpoint(run, config.ckpt), trainer, module, data, about)
+    except (KeyboardInterrupt, SystemExit) as error:
+        if not cli.interrupted(error):
+            raise
+        raise KeyboardInterrupt(how_to_go_on(run)) from error
     except UserError as error:
+        if "epochs" not in about:
+            raise
         raise UserError(f"{error}. The training is done and kept; mend this, then: {go_on(run)}") from error
+
+
+def check(config: DictConfig, trainer: "pl.Trainer") -> None:
+    """Find out before the training what would make its end useless.
+
+    Raises:
+        UserError: no checkpoint of the wanted name would be there, no validation, or a sweep that cannot work.
+    """
+    if config.ckpt not in ("best", "last") and not Path(config.ckpt).is_file():
+        raise UserError(f"ckpt={config.ckpt} is neither best nor last nor an existing file")
+    every, epochs = config.trainer.check_val_every_n_epoch, config.trainer.max_epochs
+    if trainer.limit_val_batches == 0 or every > epochs:
+        raise UserError(
+            "the thresholds come from a validation, and there would be none: lower trainer.check_val_every_n_epoch "
+            f"(now {every}) or raise trainer.limit_val_batches"
+        )
+    if trainer.world_size > 1 and HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise UserError("a multirun with several devices is not supported: use trainer.devices=1, or single runs")
 
 
 def resumed_config(run: Path) -> DictConfig:

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from adlight.metrics.histogram import Histogram
 from adlight.modules.base import AnomalyModule, Prediction
+from adlight.reports.pictures import colour_ceiling
 from adlight.types import Batch, Record, Scores
 
 
@@ -57,8 +57,10 @@ class Panels(pl.Callback):
         assert isinstance(pl_module, AnomalyModule)
         rows = pl_module.predictions[-len(batch["index"]) :]
         for i, row in enumerate(rows):
-            key = int(batch["category"][i]), row.label
-            self.kept[key] = self.extremes([*self.kept.get(key, []), case_of(row, batch, outputs, i)])
+            kept = self.kept.setdefault((int(batch["category"][i]), row.label), [])
+            scores = [case.prediction.score for case in kept]  # highest first
+            if len(kept) < 2 * self.cases or row.score > scores[self.cases - 1] or row.score < scores[self.cases]:
+                kept[:] = self.extremes([*kept, case_of(row, batch, outputs, i)])
 
     def extremes(self, cases: list[Case]) -> list[Case]:
         """The highest and the lowest scores among some cases, highest first; ties in the order of the test."""
@@ -67,12 +69,11 @@ class Panels(pl.Callback):
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw, on one process, what all of them kept."""
-        assert isinstance(pl_module, AnomalyModule) and pl_module.test_pixels is not None
+        assert isinstance(pl_module, AnomalyModule)
         parts: list[dict[tuple[int, int], list[Case]]] = [self.kept]
         if dist.is_available() and dist.is_initialized():
             parts = [{} for _ in range(dist.get_world_size())]
             dist.all_gather_object(parts, self.kept)
-        ceiling = colour_ceiling(pl_module.test_pixels.histogram())  # collective: all processes ask
         if not trainer.is_global_zero:
             return
         data = trainer.datamodule  # type: ignore[attr-defined]
@@ -89,16 +90,10 @@ class Panels(pl.Callback):
                     [data.records("test")[case.prediction.number] for case in shown],
                     float(pl_module.threshold),
                     float(pl_module.pixel_threshold),
-                    ceiling,
+                    colour_ceiling(float(pl_module.pixel_threshold)),
                 )
                 figure.suptitle(category, fontsize=11)
                 figure.savefig(self.folder / f"{category}.png", dpi=100)
-
-
-def colour_ceiling(histogram: Histogram) -> float:
-    """The error at which the colour scale of a whole test ends: few normal pixels and some defective ones reach it."""
-    shares = {0: 0.999, 1: 0.9}
-    return max(histogram.quantile(q, label) for label, q in shares.items() if histogram.pixels[label].any())
 
 
 def case_of(row: Prediction, batch: Batch, scores: Scores, i: int) -> Case:

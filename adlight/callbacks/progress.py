@@ -1,14 +1,16 @@
 """The progress bar."""
 
 import sys
+import time
 
 from pytorch_lightning.callbacks import Callback, ProgressBar, RichProgressBar
 
 
 class QuietProgress(ProgressBar):
-    """For output that is no terminal: one line every tenth of the epochs instead of a bar."""
+    """For output that is no terminal: a line every tenth of the epochs, and every ten minutes, instead of a bar."""
 
     silent = False
+    printed = 0.0
 
     def disable(self) -> None:
         """Lightning calls this on all processes but the first."""
@@ -21,7 +23,9 @@ class QuietProgress(ProgressBar):
     def on_train_epoch_end(self, trainer, pl_module) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
         """Print epoch, loss and validation AUROC."""
         epoch, last = trainer.current_epoch + 1, trainer.max_epochs or 0
-        if not self.silent and (epoch == last or epoch % max(1, last // 10) == 0):
+        due = epoch == last or epoch % max(1, last // 10) == 0 or time.monotonic() - self.printed > 600
+        if due and not self.silent:
+            self.printed = time.monotonic()
             metrics = {
                 name: f"{float(value):.4f}"
                 for name, value in trainer.callback_metrics.items()

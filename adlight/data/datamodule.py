@@ -95,6 +95,7 @@ class AnomalyDataModule(pl.LightningDataModule):
         self.val_fraction, self.seed, self.augmentation = val_fraction, seed, augmentation
         self.cache_gb, self.num_workers, self.on_bad_image = cache_gb, num_workers, on_bad_image
         self.categories: list[str] = []
+        self.normals: list[Record] = []
         self.stores: dict[str, ImageStore] = {}
 
     def prepare_data(self) -> None:
@@ -103,10 +104,12 @@ class AnomalyDataModule(pl.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """List, split and decode what the stage needs; what is there already stays."""
-        if stage in ("fit", "validate", None) and "train" not in self.stores:
-            train, held_out = split_normals(self.source.train(), self.val_fraction, self.seed)
-            self.categories = sorted({record.category for record in train})
-            self.stores["train"], self.stores["val"] = self.store(train), self.store(held_out)
+        if stage in ("fit", "validate", None) and "val" not in self.stores:
+            self.normals, held_out = split_normals(self.source.train(), self.val_fraction, self.seed)
+            self.categories = sorted({record.category for record in self.normals})
+            self.stores["val"] = self.store("validation", held_out)
+        if stage in ("fit", None) and "train" not in self.stores:
+            self.stores["train"] = self.store("training", self.normals)
         if stage in ("test", None) and "test" not in self.stores:
             records = self.source.test()
             if not records:
@@ -114,12 +117,12 @@ class AnomalyDataModule(pl.LightningDataModule):
             # training categories keep their numbers; those that only the test has come after them
             seen = sorted({record.category for record in records} - set(self.categories))
             self.categories += seen
-            self.stores["test"] = self.store(records)
+            self.stores["test"] = self.store("test", records)
 
-    def store(self, records: list[Record]) -> ImageStore:
-        """Make the store of some records, cached if they fit `cache_gb`."""
+    def store(self, split: str, records: list[Record]) -> ImageStore:
+        """Make the store of a split's records, cached if they fit `cache_gb`."""
         pixels = len(records) * self.image_size**2
-        return ImageStore(
+        store = ImageStore(
             self.source,
             records,
             self.categories,
@@ -128,6 +131,9 @@ class AnomalyDataModule(pl.LightningDataModule):
             cache=pixels * (self.channels + 1) <= self.cache_gb * 1e9,
             on_bad_image=self.on_bad_image,
         )
+        if gone := {record.category for record in records} - {record.category for record in store.records}:
+            raise UserError(f"no readable {split} image of {min(gone)} is left; the first: {store.skipped[0]}")
+        return store
 
     def records(self, split: str) -> list[Record]:
         """Records of `train`, `val` or `test` in the order of `Batch["index"]`, after `setup`."""
@@ -156,7 +162,10 @@ class AnomalyDataModule(pl.LightningDataModule):
 
     def exact_loader(self, dataset: Dataset, cached: bool, length: int) -> DataLoader:
         """Loader in order, each image once over all processes."""
-        return self.loader(dataset, cached, self.eval_batch_size, ExactSampler(length, *self.place()))
+        rank, world = self.place()
+        if length < world:
+            raise UserError(f"{length} images cannot be shared by {world} processes: lower trainer.devices")
+        return self.loader(dataset, cached, self.eval_batch_size, ExactSampler(length, rank, world))
 
     def loader(self, dataset: Dataset, cached: bool, batch_size: int, sampler: Sampler[int]) -> DataLoader:
         """Loader of whole batches; from memory one thread is enough, worker processes would only copy."""
@@ -175,12 +184,11 @@ class AnomalyDataModule(pl.LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Turn uint8 into [0, 1] on the device; augment while training, by a seed of the step and process."""
+        """Turn uint8 into [0, 1] on the device; augment while training, by a seed of the batch and process."""
         batch["image"] = batch["image"].float() / 255
         if self.trainer and self.trainer.training and self.augmentation is not None:
-            rank, world = self.place()
-            step = self.trainer.global_step * world + rank
-            batch["image"] = self.augmentation(batch["image"], mixed(self.seed, step))
+            seed = mixed("augmentation", self.seed, self.trainer.fit_loop.total_batch_idx + 1, self.trainer.global_rank)
+            batch["image"] = self.augmentation(batch["image"], seed)
         return batch
 
 

@@ -147,7 +147,7 @@ class PastedDefects(Dataset):
     def paste(self, i: int, image: Tensor) -> tuple[Tensor, Tensor]:
         """Paste image i's own defect. (C, H, W) uint8 -> the same with a defect, and its mask (H, W) bool."""
         if i not in self.pasted:
-            result = paste_defect(image, Generator().manual_seed(mixed(self.seed, i)))
+            result = paste_defect(image, Generator().manual_seed(mixed("defect", self.seed, i)))
             if not self.store.cache:
                 return result
             self.pasted[i] = result

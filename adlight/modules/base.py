@@ -96,7 +96,7 @@ class AnomalyModule(pl.LightningModule):
             "val/score_normal": float(score[label == 0].mean()),
             "val/score_pasted": float(score[label == 1].mean()),
         }
-        self.log_dict(metrics)  # the same on all processes: nothing to sync
+        self.log_dict(metrics, prog_bar=True)  # the same on all processes: nothing to sync
 
     def on_test_epoch_start(self) -> None:
         """Start one pixel histogram a category."""

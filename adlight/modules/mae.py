@@ -56,6 +56,7 @@ class MAEModule(AnomalyModule):
         self.network, self.objective, self.scorer, self.optimizer = network, objective, scorer, optimizer
         self.mask_ratio, self.masks, self.warmup_epochs, self.seed = mask_ratio, masks, warmup_epochs, seed
         self.average = Averaged(network, ema) if ema else None
+        self.averaged_step = 0
 
     def describe(self) -> list[str]:
         """The terms of the loss that were on, with their weights."""
@@ -77,18 +78,24 @@ class MAEModule(AnomalyModule):
             on_epoch=True,
             batch_size=len(image),
             sync_dist=self.trainer.world_size > 1,
+            prog_bar=True,
         )
         return terms["loss"]
 
     def step_generator(self) -> Generator:
-        """Generator of this step's masks: a resumed run draws what the uninterrupted one would have drawn."""
-        step = self.global_step * self.trainer.world_size + self.global_rank
-        return Generator().manual_seed(mixed(self.seed, step))
+        """Generator of this batch's masks: a resumed run draws what the uninterrupted one would have drawn."""
+        batch = self.trainer.fit_loop.total_batch_idx  # not the step, which stands still while gradients accumulate
+        return Generator().manual_seed(mixed("masks", self.seed, batch, self.global_rank))
+
+    def on_train_start(self) -> None:
+        """A resumed run has averaged its steps so far already."""
+        self.averaged_step = self.global_step
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Follow the weights with their average."""
-        if self.average is not None:
+        """Follow the weights with their average, once a step however many batches it takes."""
+        if self.average is not None and self.global_step > self.averaged_step:
             self.average.update(self.network)
+            self.averaged_step = self.global_step
 
     def on_train_epoch_end(self) -> None:
         """Stop a run whose loss is no number any more; the checkpoints of earlier epochs are kept."""

@@ -141,12 +141,14 @@ class MaskedAutoencoder(nn.Module):
         places, filled = [], []
         for size in sizes.unique().tolist():
             views = (sizes == size).nonzero()[:, 0]  # (g,)
-            patch = visible[views].nonzero()[:, 1].view(-1, size).to(x.device)  # (g, V)
-            group = tokens[:, patch].transpose(0, 1).flatten(0, 1)  # (gB, V, De)
+            patch = visible[views].nonzero()[:, 1]  # (gV,)
+            place = views.repeat_interleave(size) * self.num_patches + patch  # (gV,)
+            patch, place = (index.to(x.device, non_blocking=True) for index in (patch, place))
+            group = tokens.index_select(1, patch).unflatten(1, (-1, size)).transpose(0, 1).flatten(0, 1)  # (gB, V, De)
             if not self.joint:
                 group = self.encode(group)  # (gB, V, De)
             filled.append(self.bridge(group).unflatten(0, (-1, b)).transpose(1, 2).flatten(0, 1))  # (gV, B, Dd)
-            places.append((views.to(x.device)[:, None] * self.num_patches + patch).flatten())  # (gV,)
+            places.append(place)
         flat = x.transpose(1, 2).reshape(n * self.num_patches, b, -1)  # (nL, B, Dd)
         flat = flat.index_copy(0, torch.cat(places), torch.cat(filled).to(flat.dtype))  # (nL, B, Dd)
         return flat.unflatten(0, (n, -1)).transpose(1, 2)  # (n, B, L, Dd)

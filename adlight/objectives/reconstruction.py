@@ -26,8 +26,8 @@ class PerceptualDistance:
     So its weights stay out of the optimiser, EMA, DDP and checkpoints of the network that is trained with them.
 
     Args:
-        layers: `calibrated` (the lpips package's learned weights) or `raw` (the article's eq. 13, the plain mean of the
-            layers).
+        layers: `calibrated` (the lpips package's learned weights) or `raw` (the plain mean of the layers: the
+            article's eq. 13, but for the package's unit-length features).
 
     Raises:
         UserError: AlexNet's weights are not on this machine, or damaged, and cannot be fetched.
@@ -51,7 +51,16 @@ class PerceptualDistance:
         self.divisor = 1 if layers == "calibrated" else len(self.network.chns)  # the package sums the layers
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        """Distance at each pixel. (B, C, H, W) twice, values in [0, 1] -> (B, H, W)."""
+        """Distance at each pixel. (B, C, H, W) twice, values in [0, 1] -> (B, H, W).
+
+        Raises:
+            UserError: the images are smaller than AlexNet's layers need.
+        """
+        if min(x.shape[-2:]) < 32:
+            raise UserError(
+                f"LPIPS needs images of 32 pixels a side or more, not {x.shape[-2]}x{x.shape[-1]}: "
+                "model.objective.lpips=0 and another model.scorer.score than lpips do without"
+            )
         self.network.to(x.device)  # free after the first call
         x, y = (2 * image.expand(-1, 3, -1, -1).float() - 1 for image in (x, y))  # AlexNet has seen colour
         return self.network(x, y)[:, 0] / self.divisor

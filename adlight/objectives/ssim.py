@@ -34,7 +34,8 @@ def gaussian_blur(x: Tensor, sigma: float, radius: int) -> Tensor:
     if min(x.shape[-2:]) <= radius:
         raise ValueError(f"an image of {x.shape[-2]}x{x.shape[-1]} pixels is too small for a window of radius {radius}")
     rows, columns = (gaussian_matrix(size, sigma, radius, x.device, x.dtype) for size in x.shape[-2:])
-    return rows @ x @ columns.T
+    with torch.autocast(x.device.type, enabled=False):
+        return rows @ x @ columns.T
 
 
 def ssim_map(x: Tensor, y: Tensor) -> Tensor:

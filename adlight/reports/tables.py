@@ -10,6 +10,7 @@ COLUMNS = {
     "ap": "AP",
     "f1_max": "best F1\n(oracle)",
     "f1_calibrated": "F1 at\nthreshold",
+    "fpr_calibrated": "FPR at\nthreshold",
     "trivial_f1": "F1 of\nall-anomalous",
     "pixel_auroc": "pixel\nAUROC",
     "aupro": "AUPRO",

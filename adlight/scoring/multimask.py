@@ -23,6 +23,7 @@ def aggregate(views: Tensor, mask: Tensor, image: Tensor, patch: int) -> Tensor:
         image: (B, C, H, W).
         patch: side of a patch in pixels.
     """
+    views = views.to(torch.promote_types(views.dtype, torch.float32))  # a sum over views in bf16 would lose digits
     hidden = mask.to(views.device, non_blocking=True)[:, None, :, None]  # (n, 1, L, 1)
     count = hidden.sum(0)  # (1, L, 1)
     total = torch.where(hidden, views, 0).sum(0)  # (B, L, P)
@@ -43,10 +44,10 @@ class MultiMaskScorer:
         mask_ratio: r, as in training.
         masks: `complementary` or `single`, as in training.
         score: `mse` (the article's eq. 1), `l1`, `ssim`, `msgms` or `lpips`.
-        reduce: `mean` (the article's), `max` or `topk` of the smoothed map.
+        reduce: `mean` of the map as it is (the article's), `max` or `topk` of the smoothed map.
         smoothing: sigma of the Gaussian over the map, in pixels; 0 = none.
         topk: share of the pixels that `topk` averages.
-        rounds: how many independent draws of masks are averaged in the reconstruction.
+        rounds: how many independent draws of masks are averaged in the reconstruction: n views each, in one pass.
         seed: of the masks; fixed, so that a score can be had again.
 
     Raises:
@@ -78,11 +79,11 @@ class MultiMaskScorer:
     def __call__(self, network: MaskedAutoencoder, image: Tensor) -> Scores:
         """Score images (B, C, H, W) in [0, 1] with a network in eval mode."""
         generator = Generator().manual_seed(self.seed)
-        total = torch.zeros_like(image)
-        for _ in range(self.rounds):
-            mask = draw_masks(self.masks, self.mask_ratio, network.num_patches, generator)  # (n, L)
-            total += reconstruct(network, image, mask).float()
-        reconstruction = total / self.rounds  # (B, C, H, W)
-        pixel = smooth(self.map(image, reconstruction), self.smoothing)  # (B, H, W)
-        image_score = reduce_map(pixel, self.reduce, self.topk)  # (B,)
+        draws = [draw_masks(self.masks, self.mask_ratio, network.num_patches, generator) for _ in range(self.rounds)]
+        reconstruction = reconstruct(network, image, torch.cat(draws))  # (B, C, H, W)
+        with torch.autocast(image.device.type, enabled=False):  # in bf16 many scores would be equal
+            error = self.map(image, reconstruction)  # (B, H, W)
+            pixel = smooth(error, self.smoothing)  # (B, H, W)
+            # the mean is eq. 1; the blur, reflected at the borders, would not keep it
+            image_score = reduce_map(error if self.reduce == "mean" else pixel, self.reduce, self.topk)  # (B,)
         return Scores(image=image_score, pixel=pixel, reconstruction=reconstruction)

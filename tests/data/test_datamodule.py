@@ -1,6 +1,7 @@
 import hashlib
 import os
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -227,24 +228,25 @@ def test_batches_become_floats_between_0_and_1(root):
 
 
 class FakeTrainer:
-    training, global_rank, world_size, global_step = True, 0, 1, 0
+    training, global_rank, world_size = True, 0, 1
+    fit_loop = SimpleNamespace(total_batch_idx=0)
 
 
-def test_only_training_batches_are_augmented_by_seed_step_and_process(root):
+def test_only_training_batches_are_augmented_by_seed_batch_and_process(root):
     data = module(root, augmentation=Augmentation(crop=0.5), seed=1)
     data.setup("fit")
     data.trainer = FakeTrainer()
     batch = next(iter(data.train_dataloader()))
 
-    def after(**state):
-        for name, value in (dict(training=True, global_rank=0, world_size=2, global_step=3) | state).items():
-            setattr(data.trainer, name, value)
+    def after(training=True, global_rank=0, batch_idx=3):
+        data.trainer.training, data.trainer.global_rank, data.trainer.world_size = training, global_rank, 2
+        data.trainer.fit_loop = SimpleNamespace(total_batch_idx=batch_idx)
         return data.on_after_batch_transfer(dict(batch), 0)["image"]
 
     plain = batch["image"].float() / 255
     assert torch.equal(after(training=False), plain)
     assert not torch.equal(after(), plain) and torch.equal(after(), after())
-    drawn = [after(), after(global_rank=1), after(global_step=4), after(global_rank=1, global_step=4)]
+    drawn = [after(), after(global_rank=1), after(batch_idx=4), after(global_rank=1, batch_idx=4)]
     data.seed = 2
     drawn.append(after())
     assert all(not torch.equal(drawn[i], drawn[j]) for i in range(5) for j in range(i))
@@ -286,7 +288,7 @@ def test_pasted_defects_are_labelled_and_leave_the_normals_alone(root, cache_gb)
         assert torch.equal(merged["image"][::2], kept) and not merged["mask"][::2].any()
         changed = (merged["image"][1::2] != kept).any(1)
         assert torch.equal(changed, merged["mask"][1::2]) and changed.flatten(1).any(1).all()
-    wanted = paste_defect(kept[1], torch.Generator().manual_seed(mixed(2, 1)))
+    wanted = paste_defect(kept[1], torch.Generator().manual_seed(mixed("defect", 2, 1)))
     assert torch.equal(merged["image"][3], wanted[0]) and torch.equal(merged["mask"][3], wanted[1])
     assert torch.equal(store.__getitems__(range(len(store)))["image"], kept)
 

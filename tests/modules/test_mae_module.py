@@ -1,5 +1,6 @@
 import math
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -261,6 +262,7 @@ class FakeTrainer:
 
     world_size, estimated_stepping_batches, max_epochs = 1, 100, 10
     global_step = global_rank = 0
+    fit_loop = SimpleNamespace(total_batch_idx=0)
 
 
 def attached(module, monkeypatch, **state):
@@ -285,12 +287,12 @@ def test_a_step_is_the_loss_of_the_reconstruction(monkeypatch):
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in module.network.parameters())
 
 
-def test_masks_depend_on_seed_step_and_process(monkeypatch):
+def test_masks_depend_on_seed_batch_and_process(monkeypatch):
     drawn = []
     for seed in (0, 1):
-        for step in (0, 1, 2):
+        for batch in (0, 1, 2):
             for rank in (0, 1):
-                place = dict(global_step=step, global_rank=rank, world_size=2)
+                place = dict(fit_loop=SimpleNamespace(total_batch_idx=batch), global_rank=rank, world_size=2)
                 module = attached(make(seed=0), monkeypatch, **place)
                 module.seed = seed
                 masks = [draw_masks("complementary", 0.75, 196, module.step_generator()) for _ in range(2)]

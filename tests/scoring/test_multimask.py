@@ -101,9 +101,10 @@ def test_equation_1_by_hand():
 def test_scores_are_maps_smoothed_and_reduced(network, score, reduce):
     image = images(2, 32)
     scores = MultiMaskScorer(score=score, reduce=reduce, smoothing=2.0, topk=0.05)(network, image)
-    pixel = smooth(MAPS[score](image, scores["reconstruction"]), 2.0)
-    torch.testing.assert_close(scores["pixel"], pixel)
-    torch.testing.assert_close(scores["image"], reduce_map(pixel, reduce, 0.05))
+    error = MAPS[score](image, scores["reconstruction"])
+    torch.testing.assert_close(scores["pixel"], smooth(error, 2.0))
+    reduced = error if reduce == "mean" else smooth(error, 2.0)  # the mean is eq. 1, which knows no smoothing
+    torch.testing.assert_close(scores["image"], reduce_map(reduced, reduce, 0.05))
     assert scores["image"].shape == (2,) and scores["pixel"].shape == (2, 32, 32)
 
 
@@ -148,8 +149,33 @@ def test_every_round_draws_masks_of_its_own():
     fake = FakeNetwork(lambda view, image, patch: view)
     scorer = MultiMaskScorer(mask_ratio=0.5, rounds=2)
     scorer(fake, images(1))
-    assert [tuple(mask.shape) for mask in fake.masks] == [(2, 16), (2, 16)]
-    assert not torch.equal(*fake.masks)
+    (mask,) = fake.masks
+    assert mask.shape == (4, 16) and not torch.equal(mask[:2], mask[2:])
+    assert (~mask[:2]).sum(0).tolist() == (~mask[2:]).sum(0).tolist() == [1] * 16
+
+
+def test_rounds_average_what_was_predicted_and_nothing_else():
+    """With the plain MAE a patch is hidden in some rounds only: the others must not add the image's own pixels."""
+    fake = FakeNetwork(lambda view, image, patch: view)
+    image = images(1)
+    scores = MultiMaskScorer(mask_ratio=0.5, masks="single", rounds=3)(fake, image)
+    (mask,) = fake.masks
+    expected = torch.stack(
+        [mask[:, i].nonzero().double().mean() if mask[:, i].any() else torch.tensor(torch.nan) for i in range(16)]
+    )
+    found = patchify(scores["reconstruction"], PATCH)[0]
+    for i in range(16):
+        wanted = patchify(image, PATCH)[0, i] if expected[i].isnan() else expected[i].expand(found.shape[1])
+        torch.testing.assert_close(found[i], wanted.to(found.dtype))
+
+
+def test_scores_in_bf16_are_not_quantised(network):
+    """Under autocast the reconstruction may be coarse, the scores made of it may not: ties would spoil every metric."""
+    image = images(64, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = MultiMaskScorer()(network, image)
+    assert {value.dtype for value in scores.values()} == {torch.float32}
+    assert len(scores["image"].unique()) == 64
 
 
 def test_no_gradient_is_kept(network):
