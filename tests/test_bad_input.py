@@ -186,7 +186,7 @@ def test_no_space_leaves_the_earlier_checkpoint_whole(adlight, place, tiny_run):
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)),
     )
     assert full.returncode == 2, full.stderr
-    assert "error: cannot write the run's files: File too large" in full.stderr and "Traceback" not in full.stderr
+    assert "error: a file of the run: File too large" in full.stderr and "Traceback" not in full.stderr
     for path, content in before.items():
         assert path.read_bytes() == content
         torch.load(path, weights_only=True)

@@ -75,6 +75,15 @@ def test_a_group_is_composed_anew(composer):
     assert found.model == composer().model
 
 
+def test_what_a_run_had_set_itself_survives_a_group_switch(composer):
+    config = composer("trainer.max_epochs=7", "trainer.accumulate_grad_batches=2")
+    found = runs.changed(config, CHOICES, ["trainer=gpu"])
+    assert (found.trainer.max_epochs, found.trainer.accumulate_grad_batches) == (7, 2)
+    assert (found.trainer.accelerator, found.trainer.precision) == ("gpu", "bf16-mixed")
+    both = runs.changed(config, CHOICES, ["trainer.devices=3", "trainer=ddp"])  # in any order, as on a first run
+    assert (both.trainer.devices, both.trainer.strategy) == (3, "ddp")
+
+
 def test_a_data_set_switch_keeps_what_the_network_is_made_for(composer):
     found = runs.changed(composer(), CHOICES, ["dataset=mnist", "dataset.root=elsewhere"])
     assert found.dataset.source._target_.endswith("MNIST") and found.dataset.root == "elsewhere"

@@ -250,6 +250,37 @@ def test_two_processes(adlight):
         assert alone[name] == pytest.approx(value, abs=1e-6), name
 
 
+def test_two_processes_evaluate(adlight, tiny_run):
+    run, _ = tiny_run
+    folder = adlight.folder / "evaluated by two"
+    words = [f"run={run}", "trainer.devices=2", "trainer.strategy=ddp", f"hydra.run.dir='{folder}'"]
+    done = subprocess.run(
+        [sys.executable, "-m", "adlight.evaluate", *words],
+        cwd=adlight.folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    several, alone = flat(numbers(folder)), flat(numbers(run))
+    assert all(value == pytest.approx(alone[name], abs=1e-6) for name, value in several.items())
+    assert len(table(folder / "predictions.csv")) == len(table(run / "predictions.csv"))
+
+
+@pytest.mark.parametrize(
+    "word, said",
+    [
+        ("ckpt=bst", "ckpt=bst is neither best nor last nor an existing file"),
+        ("trainer.limit_val_batches=0", "the thresholds come from a validation"),
+        ("trainer.check_val_every_n_epoch=3", "lower trainer.check_val_every_n_epoch (now 3)"),
+    ],
+)
+def test_what_would_make_the_end_useless_is_refused_at_the_start(adlight, word, said):
+    outcome = adlight("train", *adlight.quick, word)
+    assert outcome.code == 2 and said in outcome.err and "epoch 1" not in outcome.out
+
+
 VARIANTS = {
     "plain MAE": "model.masks=single",
     "leaking encoder": "model.network.encoder=joint",

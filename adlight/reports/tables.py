@@ -11,7 +11,7 @@ COLUMNS = {
     "f1_max": "best F1\n(oracle)",
     "f1_calibrated": "F1 at\nthreshold",
     "fpr_calibrated": "FPR at\nthreshold",
-    "trivial_f1": "F1 of\nall-anomalous",
+    "trivial_f1": "F1 of all-\nanomalous",
     "pixel_auroc": "pixel\nAUROC",
     "aupro": "AUPRO",
 }
@@ -30,8 +30,8 @@ def print_results(results: Results, threshold: str, notes: list[str]) -> None:
         rows |= {"mean of categories": results.mean, "pooled": results.pooled}
     shown = {key: title for key, title in COLUMNS.items() if any(key in row for row in rows.values())}
     table = Table(title="test results", title_justify="left")
-    table.add_column("category")
-    table.add_column("images\nnormal + anomalous", justify="right")
+    table.add_column("category", no_wrap=True)
+    table.add_column("normal +\nanomalous", justify="right")
     for title in shown.values():
         table.add_column(title, justify="right")
     for name, metrics in rows.items():

@@ -59,7 +59,7 @@ def about(names: list[str]) -> str:
     """Machine, versions, commit, date, command."""
     import torch
 
-    from adlight.runs import git_commit
+    from adlight.provenance import git_commit
 
     try:
         text = Path("/proc/cpuinfo").read_text()
@@ -72,8 +72,9 @@ def about(names: list[str]) -> str:
     command = " ".join(["python experiments/speed/bench.py", *(names if len(names) < len(ROWS) else [])])
     date, load = time.strftime("%Y-%m-%d %H:%M"), os.getloadavg()[2]
     return (
-        f"Machine: {cpu}, {os.cpu_count()} cores, {gpu}; torch {torch.__version__}, Python {platform.python_version()}; "
-        f"commit {git_commit()}, {date}, load {load:.1f} (15 minutes' mean); last command: `{command}`."
+        f"Machine: {cpu}, {os.cpu_count()} cores, {gpu}; load {load:.1f} (mean of 15 minutes); "
+        f"torch {torch.__version__}, Python {platform.python_version()}; commit {git_commit()}; {date}; "
+        f"last command: `{command}`."
     )
 
 

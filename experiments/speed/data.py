@@ -55,7 +55,7 @@ def cached() -> list[Row]:
         row("data", "the same, resident memory beyond the pixels", (cost - pixels) / 1e6, "MB"),
     ]
     loader = data.train_dataloader()
-    data.trainer = SimpleNamespace(training=True, global_rank=0, world_size=1, global_step=0)
+    data.trainer = SimpleNamespace(training=True, global_rank=0, fit_loop=SimpleNamespace(total_batch_idx=0))
     augmentation = data.augmentation
 
     def epoch(convert: bool, augment: bool, batches: int) -> float:

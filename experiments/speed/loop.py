@@ -17,8 +17,9 @@ from adlight.evaluate import built
 from adlight.masking import draw_masks
 from adlight.modules.mae import MAEModule, warmup_cosine
 from adlight.scoring.multimask import reconstruct
+from adlight.seeds import mixed
 
-EPOCHS = 16  # the first one is not counted
+EPOCHS = 10  # the first one is not counted
 
 
 def autocast(dtype: torch.dtype) -> AbstractContextManager:
@@ -56,10 +57,11 @@ def bare_epochs(module: MAEModule, data: AnomalyDataModule, epochs: int, dtype: 
         loader.sampler.set_epoch(epoch)
         for batch in loader:
             image = batch["image"].to(DEVICE).float() / 255
-            image = data.augmentation(image, (data.seed << 32) + done)
+            image = data.augmentation(image, mixed("augmentation", data.seed, done, 0))
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * warmup_cosine(done, warmup, total)
-            step(module, optimizer, image, Generator().manual_seed((module.seed << 32) + done), dtype)
+            masks = Generator().manual_seed(mixed("masks", module.seed, done, 0))
+            step(module, optimizer, image, masks, dtype)
             done += 1
         yield
 

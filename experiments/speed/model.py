@@ -2,9 +2,9 @@
 
 import torch
 from loop import adamw, autocast, step
-from torch.nn import functional as F
 from timing import DEVICE, Row, alternate, composed, ratios, row
 from torch import Generator, Tensor
+from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import FlopCounterMode
@@ -47,7 +47,7 @@ def measure_step() -> list[Row]:
         def work(dtype: torch.dtype = dtype) -> None:
             step(module, optimizer, image, generator, dtype)
 
-        product, taken = alternate(lambda a=a, b=b: a @ b, work, repeats=7)
+        product, taken = alternate(lambda a=a, b=b: a @ b, work, repeats=5)
         peak = [2 * SQUARE**3 / t for t in product]
         rows.append(row("step", f"{name}: peak, {SQUARE} x {SQUARE} product", [p / 1e9 for p in peak], "GFLOP/s"))
         rows.append(row("step", f"{name}: a step", [1e3 * t for t in taken], "ms"))
@@ -78,8 +78,8 @@ def flops(module: MAEModule, image: Tensor, generator: Generator) -> tuple[int, 
     return counter.get_total_flops() + loss.get_total_flops(), loss.get_total_flops()
 
 
-def shares(module: MAEModule, work) -> dict[str, float]:  # noqa: ANN001
-    """Share of the operators' own time by kind, largest first, over three steps."""
+def shares(module: MAEModule, work) -> dict[str, float]:
+    """Share of the operators' own time by kind, largest first, over two steps."""
     objective = module.objective
 
     def marked(x: Tensor, y: Tensor) -> dict[str, Tensor]:
@@ -89,7 +89,7 @@ def shares(module: MAEModule, work) -> dict[str, float]:  # noqa: ANN001
     module.objective = marked
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if DEVICE.type == "cuda" else [])]
     with profile(activities=activities, record_shapes=True) as profiled:
-        for _ in range(3):
+        for _ in range(2):
             work()
     module.objective = objective
     time: dict[str, float] = {}
@@ -101,7 +101,7 @@ def shares(module: MAEModule, work) -> dict[str, float]:  # noqa: ANN001
     return {kind: spent / total for kind, spent in sorted(time.items(), key=lambda item: -item[1])}
 
 
-def kind_of(event) -> str:  # noqa: ANN001
+def kind_of(event) -> str:
     """Optimiser and loss by the range they run in (the loss's backward pass by its whole images), else by name."""
     parent = event
     while parent is not None:
@@ -127,7 +127,7 @@ class Padded(MaskedAutoencoder):
         n, b = len(mask), len(tokens)
         visible = ~mask.cpu()
         longest = int(visible.sum(1).max())
-        patch = visible.int().argsort(1, descending=True, stable=True)[:, :longest].to(x.device)  # (n, V)
+        patch = visible.int().argsort(dim=1, descending=True, stable=True)[:, :longest].to(x.device)  # (n, V)
         real = visible.to(x.device).gather(1, patch)  # (n, V)
         z = tokens[:, patch].transpose(0, 1).flatten(0, 1)  # (nB, V, De)
         attend = real[:, None, None, None].expand(n, b, 1, longest, longest).flatten(0, 1)  # (nB, 1, V, V)
@@ -178,7 +178,7 @@ def measure_views() -> list[Row]:
                 x, tokens = torch.zeros(len(mask), BATCH, 196, 512), torch.randn(BATCH, 196, 768)
                 x, tokens = x.to(DEVICE), tokens.to(DEVICE)
 
-                def encode(net: MaskedAutoencoder, x=x, tokens=tokens, mask=mask, dtype=dtype) -> None:  # noqa: ANN001
+                def encode(net: MaskedAutoencoder, x=x, tokens=tokens, mask=mask, dtype=dtype) -> None:
                     with autocast(dtype):
                         net.fill(x, tokens, mask)
 
