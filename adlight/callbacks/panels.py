@@ -124,7 +124,7 @@ def draw(cases: list[Case], records: list[Record], threshold: float, pixel_thres
         right_or_wrong = "right" if anomalous == bool(record.label) else "WRONG"
         axes[row, 0].set_ylabel(f"{record.defect}\n{Path(record.path).name}", fontsize=8)
         axes[row, 4].set_xlabel(
-            f"{'anomalous' if anomalous else 'normal'} ({right_or_wrong}): {case.prediction.score:.4g} "
+            f"{'anomalous' if anomalous else 'normal'} ({right_or_wrong})\n{case.prediction.score:.4g} "
             f"{'>' if anomalous else '<='} {threshold:.4g}",
             fontsize=8,
             color="black" if right_or_wrong == "right" else "red",

@@ -54,8 +54,8 @@ def test_one_colour_scale_for_all():
         *("input", "reconstruction", "error, 0 to 0.8", "true mask", "decision")
     ]
     assert [row[2].images[0].get_clim() for row in axes] == [(0, 0.8), (0, 0.8)]
-    assert axes[0, 4].get_xlabel() == "normal (right): 0.1 <= 0.5"
-    assert axes[1, 4].get_xlabel() == "anomalous (right): 0.9 > 0.5"
+    assert axes[0, 4].get_xlabel() == "normal (right)\n0.1 <= 0.5"
+    assert axes[1, 4].get_xlabel() == "anomalous (right)\n0.9 > 0.5"
     assert [len(row[4].patches) for row in axes] == [0, 1]
     assert axes[1, 4].patches[0].get_bbox().bounds == (0.5, 1.5, 4, 5)  # pixel centres lie at whole numbers
 
