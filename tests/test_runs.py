@@ -122,7 +122,7 @@ def test_predictions_keep_every_digit(tmp_path):
     from adlight.modules.base import Prediction
 
     score = torch.tensor(1 / 3).item()
-    rows = [Prediction(1, 1, score, 0.25, [(0, 1, 2, 3), (4, 5, 6, 7)]), Prediction(0, 0, 0.1, 0.0, [])]
+    rows = [Prediction(1, 0, 1, score, 0.25, [(0, 1, 2, 3), (4, 5, 6, 7)]), Prediction(0, 0, 0, 0.1, 0.0, [])]
     records = [Record("a, b.png", "bottle"), Record("c.png", "bottle", "hole", 1)]
     runs.write_predictions(tmp_path / "p.csv", records, rows, 0.1)
     assert (tmp_path / "p.csv").read_text().splitlines() == [

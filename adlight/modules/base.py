@@ -1,6 +1,7 @@
 """What every detector does after training: score, calibrate a threshold on validation normals, test."""
 
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
@@ -18,7 +19,8 @@ from adlight.types import Batch, Scores, UserError
 class Prediction(NamedTuple):
     """The three answers for one image: anomalous or not (score against threshold), where (boxes), how much (area)."""
 
-    number: int  # the image's index in the test records
+    number: int  # the image's index in its split
+    category: int  # its place in the data module's categories
     label: int
     score: float
     area: float  # share of the pixels above the pixel threshold, 0..1
@@ -30,7 +32,8 @@ class AnomalyModule(pl.LightningModule):
 
     Validation calibrates: the threshold is set from the scores of held-out normal images, the pixel threshold from
     their pixels; both are buffers, so a checkpoint carries them. `val/auroc` compares those normals with copies that
-    have pasted defects: it is what checkpoints and searches look at. The test split steers nothing.
+    have pasted defects, as a mean over categories: it is what checkpoints and searches look at. The test split
+    steers nothing.
 
     Args:
         threshold: rule for the image threshold: a number, or `quantile:q`, `sigma:k`, `fpr:p` or `max` of the scores
@@ -92,7 +95,7 @@ class AnomalyModule(pl.LightningModule):
         self.threshold.fill_(calibrate(score[label == 0], self.rule))
         self.pixel_threshold.fill_(self.normal_pixels.histogram().threshold(self.pixel_rule))
         metrics = {
-            "val/auroc": auroc(score, label),
+            "val/auroc": mean_auroc(score, label, torch.tensor([row.category for row in rows])),
             "val/score_normal": float(score[label == 0].mean()),
             "val/score_pasted": float(score[label == 1].mean()),
         }
@@ -132,11 +135,18 @@ class AnomalyModule(pl.LightningModule):
         if with_regions:
             mask = (scores["pixel"] > self.pixel_threshold).cpu().numpy()
             found = [(float(one.mean()), regions(one)) for one in mask]
-        rows = zip(batch["index"].tolist(), batch["label"].tolist(), scores["image"].tolist(), found, strict=True)
-        return [Prediction(index, label, score, area, boxes) for index, label, score, (area, boxes) in rows]
+        numbers, categories, labels = (batch[key].tolist() for key in ("index", "category", "label"))
+        rows = zip(numbers, categories, labels, scores["image"].tolist(), found, strict=True)
+        return [Prediction(*row[:4], *row[4]) for row in rows]
 
 
 DIVERGED = "the training has diverged; try a smaller model.optimizer.lr or trainer.precision=32-true"
+
+
+def mean_auroc(score: Tensor, label: Tensor, category: Tensor) -> float:
+    """Mean AUROC of the categories that have both labels: their scores may differ in scale. (N,) each -> 0..1."""
+    parts = [(score[category == one], label[category == one]) for one in category.unique()]
+    return fmean(auroc(*part) for part in parts if part[1].unique().numel() == 2)
 
 
 def gathered(rows: list[Prediction]) -> list[Prediction]:

@@ -15,7 +15,7 @@ SIZE = 8
 
 
 def case(number, label, score, level=0.5):
-    prediction = Prediction(number, label, score, 0.0, [(1, 2, 5, 7)] if label else [])
+    prediction = Prediction(number, 0, label, score, 0.0, [(1, 2, 5, 7)] if label else [])
     mask = torch.zeros(SIZE, SIZE, dtype=torch.bool)
     mask[2:4, 2:4] = bool(label)
     return panels.Case(
@@ -89,7 +89,7 @@ def test_a_picture_a_category(tmp_path):
             torch.zeros(4, SIZE, SIZE),
         )
         batch = {"image": torch.rand(4, 3, SIZE, SIZE), "mask": mask.bool(), "index": index, "category": index % 2}
-        module.predictions += [Prediction(i, int(i > 3), i / 8, 0.0, []) for i in index.tolist()]
+        module.predictions += [Prediction(i, i % 2, int(i > 3), i / 8, 0.0, []) for i in index.tolist()]
         module.test_pixels.update(pixel, batch["mask"], batch["category"])
         callback.on_test_batch_end(trainer, module, {"pixel": pixel, "reconstruction": batch["image"]}, batch, 0)
     assert {key: [one.prediction.number for one in kept] for key, kept in callback.kept.items()} == {
