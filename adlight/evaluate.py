@@ -80,7 +80,7 @@ def test(
 
     runs.load_weights(module, checkpoint)
     if calibrate:
-        trainer.validate(module, data, verbose=False)
+        about |= {"validation": dict(trainer.validate(module, data, verbose=False)[0])}
     trainer.test(module, data, verbose=False)
     assert module.results is not None
     if trainer.is_global_zero:
