@@ -185,7 +185,7 @@ class AnomalyDataModule(pl.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Turn uint8 into [0, 1] on the device; augment while training, by a seed of the batch and process."""
-        batch["image"] = batch["image"].float() / 255
+        batch["image"] = batch["image"].float().div_(255)
         if self.trainer and self.trainer.training and self.augmentation is not None:
             seed = mixed("augmentation", self.seed, self.trainer.fit_loop.total_batch_idx + 1, self.trainer.global_rank)
             batch["image"] = self.augmentation(batch["image"], seed)

@@ -118,8 +118,8 @@ class ImageStore(Dataset):
         """Fetch a whole batch at once, as uint8 images."""
         index = torch.as_tensor(indices)
         if self.cache:
-            image = self.images[index]
-            mask = self.masks[index] if len(self.masks) else None
+            image = self.images.index_select(0, index)  # many times as fast as images[index]
+            mask = self.masks.index_select(0, index) if len(self.masks) else None
         else:
             pairs = [self.read(self.records[i]) for i in indices]
             image = torch.stack([torch.from_numpy(pixels) for pixels, _ in pairs])
