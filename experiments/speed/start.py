@@ -32,7 +32,7 @@ def run(folder: str, *words: str, program: tuple[str, ...] = TRAIN) -> float:
 
 
 def first_step(folder: str, turn: int) -> float:
-    words = ["model=mae_small", "dataset=synthetic", f"hydra.run.dir=runs/{turn}", f"data_root={folder}/data"]
+    words = ["model=mae_small", "dataset=synthetic", f"hydra.run.dir=runs/{turn}", f"dataset.root={folder}/data"]
     return run(folder, *words, "+callbacks.first._target_=first.FirstStep")
 
 
