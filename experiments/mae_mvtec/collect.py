@@ -1,7 +1,8 @@
 """Tables from run folders: `python experiments/mae_mvtec/collect.py <run> [<run> ...]`.
 
-Writes measured.csv (a row a run and category, the article's AUROC beside ours) and scores.csv (a row an evaluation of
-those runs with another scorer), both beside this file, and prints them as Markdown.
+Writes measured.csv (a row a run, checkpoint and category, the article's AUROC beside ours), from the runs' evaluations
+`evaluations/best` and `evaluations/last`, and scores.csv (a row an evaluation with another scorer), from all others;
+both beside this file, and printed as Markdown.
 """
 
 import csv
@@ -13,7 +14,8 @@ import yaml
 
 HERE = Path(__file__).parent
 METRICS = ["auroc", "ap", "f1_max", "f1_calibrated", "trivial_f1", "pixel_auroc", "aupro"]
-MEASURED = ["run", "category", "normal", "anomalous", *METRICS, "article_auroc", "epochs", "seconds", "seed", "commit"]
+MEASURED = ["run", "checkpoint", "category", "normal", "anomalous", *METRICS, "article_auroc", "val_auroc"]
+MEASURED += ["epochs", "seconds", "seed", "trained_at", "evaluated_at"]
 
 
 def article():
@@ -22,18 +24,23 @@ def article():
 
 
 def measured(run, paper):
-    content = json.loads((run / "metrics.json").read_text())
-    about = {key: content[key] for key in ("epochs", "seconds", "seed", "commit")} | {"run": run.name}
-    names = list(content["categories"])
-    for name in names:
-        yield about | content["categories"][name] | {"category": name, "article_auroc": paper[name]}
-    if len(names) > 1:
-        mean = sum(paper[name] for name in names) / len(names)
-        yield about | {key: content[key] for key in METRICS} | {"category": "mean", "article_auroc": mean}
+    trained = json.loads((run / "metrics.json").read_text())
+    about = {key: trained[key] for key in ("epochs", "seconds", "seed")}
+    about |= {"run": run.name, "trained_at": trained["commit"]}
+    for which in ("best", "last"):
+        content = json.loads((run / "evaluations" / which / "metrics.json").read_text())
+        about |= {"checkpoint": which, "evaluated_at": content["commit"]}
+        about |= {"val_auroc": content["validation"]["val/auroc"]}
+        names = list(content["categories"])
+        for name in names:
+            yield about | content["categories"][name] | {"category": name, "article_auroc": paper[name]}
+        if len(names) > 1:
+            mean = sum(paper[name] for name in names) / len(names)
+            yield about | {key: content[key] for key in METRICS} | {"category": "mean", "article_auroc": mean}
 
 
 def scores(run):
-    for path in sorted((run / "evaluations").rglob("metrics.json")):
+    for path in sorted((run / "evaluations").glob("sweep-*/*/metrics.json")):
         words = yaml.safe_load((path.parent / ".hydra" / "overrides.yaml").read_text())
         changes = dict(word.lstrip("+").split("=", 1) for word in words if not word.startswith("run="))
         content = json.loads(path.read_text())
@@ -59,7 +66,7 @@ def main():
     runs, paper = [Path(word) for word in sys.argv[1:]], article()
     write("measured.csv", [row for run in runs for row in measured(run, paper)], MEASURED)
     found = sorted((row for run in runs for row in scores(run)), key=lambda row: (row["run"], -row["auroc"]))
-    write("scores.csv", found, ["run", "score", "reduce", "smoothing", "rounds", *METRICS])
+    write("scores.csv", found, ["run", "ckpt", "score", "reduce", *METRICS])
 
 
 if __name__ == "__main__":
