@@ -133,7 +133,7 @@ class MaskedAutoencoder(nn.Module):
         """Put each view's encoded visible patches in their places. (n, B, L, Dd), (B, L, De), (n, L) -> like x.
 
         196 patches in 5 or 10 views make groups of two sizes: views of one size share one pass through the encoder.
-        That is exact, where padded sequences would need an attention mask and its slower kernels.
+        Padding with an attention mask is no faster (experiments/speed, row `views`), and needs the mask's kernels.
         """
         n, b = len(mask), len(tokens)
         visible = ~mask.cpu()
