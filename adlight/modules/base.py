@@ -94,12 +94,10 @@ class AnomalyModule(pl.LightningModule):
         label = torch.tensor([row.label for row in rows])
         self.threshold.fill_(calibrate(score[label == 0], self.rule))
         self.pixel_threshold.fill_(self.normal_pixels.histogram().threshold(self.pixel_rule))
-        metrics = {
-            "val/auroc": mean_auroc(score, label, torch.tensor([row.category for row in rows])),
-            "val/score_normal": float(score[label == 0].mean()),
-            "val/score_pasted": float(score[label == 1].mean()),
-        }
-        self.log_dict(metrics, prog_bar=True)  # the same on all processes: nothing to sync
+        category = torch.tensor([row.category for row in rows])
+        means = {f"val/score_{name}": score[label == i].mean() for i, name in enumerate(("normal", "pasted"))}
+        self.log("val/auroc", mean_auroc(score, label, category), prog_bar=True)
+        self.log_dict(means)  # like it, the same on all processes: nothing to sync
 
     def on_test_epoch_start(self) -> None:
         """Start one pixel histogram a category."""

@@ -72,14 +72,16 @@ class MAEModule(AnomalyModule):
         mask = draw_masks(self.masks, self.mask_ratio, self.network.num_patches, self.step_generator())  # (n, L)
         reconstruction = reconstruct(self.network, image, mask)  # (B, C, H, W)
         terms = self.objective(image, reconstruction)
-        self.log_dict(
-            {f"train/{name}": term.detach() for name, term in terms.items()},
-            on_step=False,
-            on_epoch=True,
-            batch_size=len(image),
-            sync_dist=self.trainer.world_size > 1,
-            prog_bar=True,
-        )
+        for name, term in terms.items():
+            self.log(
+                f"train/{name}",
+                term.detach(),
+                prog_bar=name == "loss",
+                on_step=False,
+                on_epoch=True,
+                batch_size=len(image),
+                sync_dist=self.trainer.world_size > 1,
+            )
         return terms["loss"]
 
     def step_generator(self) -> Generator:

@@ -272,7 +272,7 @@ def attached(module, monkeypatch, **state):
     monkeypatch.setattr(MAEModule, "trainer", fake)
     monkeypatch.setattr(MAEModule, "global_step", fake.global_step)
     monkeypatch.setattr(MAEModule, "global_rank", fake.global_rank)
-    monkeypatch.setattr(module, "log_dict", lambda *args, **settings: None)
+    monkeypatch.setattr(module, "log", lambda *args, **settings: None)
     return module
 
 
