@@ -15,6 +15,8 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from makers import fake_mvtec
 
+torch.set_num_threads(1)  # threads cost more than they bring on tensors this small, above all on a busy machine
+
 # 4 patches, about 80,000 parameters, 3 steps an epoch: a run takes about a second
 TINY = [
     *("model=mae_small", "dataset=mvtec", "dataset.root=data", "trainer=cpu", "trainer.max_epochs=2"),
@@ -46,8 +48,7 @@ class CommandLine:
 
     def __call__(self, name, *words):
         out, err = io.StringIO(), io.StringIO()
-        environment, handlers, threads = dict(os.environ), logging.root.handlers[:], torch.get_num_threads()
-        torch.set_num_threads(1)  # so little work is done sooner by one, above all on a busy machine
+        environment, handlers = dict(os.environ), logging.root.handlers[:]
         code = 0
         with (
             pytest.MonkeyPatch.context() as patch,
@@ -62,7 +63,6 @@ class CommandLine:
             except SystemExit as ending:
                 code = ending.code
             finally:
-                torch.set_num_threads(threads)
                 GlobalHydra.instance().clear()
                 logging.root.handlers[:] = handlers
                 for key in os.environ.keys() - environment.keys():

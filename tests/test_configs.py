@@ -31,15 +31,6 @@ def composed(*words):
     return config
 
 
-@pytest.fixture
-def one_thread():
-    """Small work is done sooner by one, above all on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory):
     """A small set for each of the data sets, and the settings that find it."""
@@ -131,7 +122,7 @@ def test_sizes_of_the_pairs():
 
 
 @pytest.mark.parametrize(("model", "dataset"), PAIRS)
-def test_every_pair_trains_a_batch(model, dataset, roots, one_thread, tmp_path, monkeypatch):
+def test_every_pair_trains_a_batch(model, dataset, roots, tmp_path, monkeypatch):
     from torchvision.datasets import cifar
 
     monkeypatch.setattr(cifar, "check_integrity", lambda path, md5=None: os.path.isfile(path))  # a fake has its own MD5

@@ -111,7 +111,7 @@ class MVTecAD(Source):
         return records
 
     def test(self) -> list[Record]:
-        """List the test images; one without a mask file has mask None (see `source.count_unmasked`)."""
+        """List the test images; one without a mask file has mask None."""
         records = []
         for name in self.categories():
             records += limited(_test_records(self.root / name), self.test_limit, self.seed)

@@ -59,9 +59,7 @@ def summarise(
     Raises:
         UserError: a score is not finite; the text names the images.
     """
-    bad = [record.path for record, ok in zip(records, torch.isfinite(score).tolist(), strict=True) if not ok]
-    if bad:
-        raise UserError(f"{len(bad)} image(s) have a score that is no finite number: {', '.join(bad[:3])}")
+    refuse_non_finite(records, score)
     calibrated, pixel_calibrated = (None if math.isnan(value) else value for value in (threshold, pixel_threshold))
     label = torch.tensor([record.label for record in records])
     of_category = [record.category for record in records]
@@ -87,6 +85,13 @@ def summarise(
     }
     pooled = metrics_of("pooled", torch.ones(len(records), dtype=torch.bool), None)
     return Results(macro_mean(list(tables.values())), pooled, tables, left_out)
+
+
+def refuse_non_finite(records: Sequence[Record], score: Tensor) -> None:
+    """Raise a UserError that names the images whose scores are NaN or infinite."""
+    bad = [record.path for record, ok in zip(records, torch.isfinite(score).tolist(), strict=True) if not ok]
+    if bad:
+        raise UserError(f"{len(bad)} image(s) have a score that is no finite number: {', '.join(bad[:3])}")
 
 
 def macro_mean(tables: Sequence[Metrics]) -> Metrics:

@@ -15,15 +15,6 @@ from adlight.seeds import mixed
 from adlight.types import Record, UserError
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads cost more than they bring on tensors this small, most of all beside other work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def module(root, **settings):
     sizes = dict(image_size=28, batch_size=4, eval_batch_size=3, val_fraction=0.25, num_workers=0)
     return AnomalyDataModule(MVTecAD, root=root, **(sizes | settings))

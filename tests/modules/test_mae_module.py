@@ -26,15 +26,6 @@ from adlight.types import UserError
 EPOCHS, BATCHES = 2, 3  # 16 images in 2 categories, 4 of them held out; batches of 4
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads cost more than they bring on tensors this small, most of all beside other work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def make(seed=0, lr=1e-3, weight_decay=0.05, **settings):
     torch.manual_seed(seed)
     network = MaskedAutoencoder(32, 3, 8, 1, 16, 2, 1, 16, 2)

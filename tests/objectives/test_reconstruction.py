@@ -22,15 +22,6 @@ pytestmark = [  # lpips still asks torchvision for `pretrained`
 FILE = "alexnet-owt-7be5be79.pth"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads cost more than they bring on tensors this small, most of all beside other work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def pair(channels=3, size=64, count=2):
     generator = torch.Generator().manual_seed(0)
     shape = count, channels, size, size

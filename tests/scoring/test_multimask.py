@@ -10,15 +10,6 @@ from adlight.scoring.multimask import MultiMaskScorer, aggregate, reconstruct
 SIZE, PATCH, LENGTH = 16, 4, 16
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads cost more than they bring on tensors this small, most of all beside other work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
