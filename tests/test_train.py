@@ -222,11 +222,10 @@ def test_ctrl_c_and_on_as_if_nothing_had_happened(adlight):
     assert numbers(run) == numbers(whole)
 
 
-def test_two_processes(adlight):
-    """An odd test set: no image is lost, and none is counted twice."""
-    words = [*adlight.tiny, "dataset.category=bottle", "trainer.devices=2", "trainer.strategy=ddp"]
+def in_processes(adlight, name, *words):
+    """Run a command for real, as DDP starts its other processes by the same words."""
     done = subprocess.run(
-        [sys.executable, "-m", "adlight.train", *words, "trainer.accelerator=cpu", "hydra.run.dir=runs/two"],
+        [sys.executable, "-m", f"adlight.{name}", *words],
         cwd=adlight.folder,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -234,6 +233,13 @@ def test_two_processes(adlight):
         timeout=240,
     )
     assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_two_processes(adlight):
+    """An odd test set: no image is lost, and none is counted twice."""
+    words = [*adlight.tiny, "dataset.category=bottle", "trainer.devices=2", "trainer.strategy=ddp"]
+    done = in_processes(adlight, "train", *words, "trainer.accelerator=cpu", "hydra.run.dir=runs/two")
     assert done.stdout.count("test results") == 1
     two = adlight.folder / "runs" / "two"
     assert len(table(two / "predictions.csv")) == 9
@@ -254,15 +260,7 @@ def test_two_processes_evaluate(adlight, tiny_run):
     run, _ = tiny_run
     folder = adlight.folder / "evaluated by two"
     words = [f"run={run}", "trainer.devices=2", "trainer.strategy=ddp", f"hydra.run.dir='{folder}'"]
-    done = subprocess.run(
-        [sys.executable, "-m", "adlight.evaluate", *words],
-        cwd=adlight.folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr
+    in_processes(adlight, "evaluate", *words)
     several, alone = flat(numbers(folder)), flat(numbers(run))
     assert all(value == pytest.approx(alone[name], abs=1e-6) for name, value in several.items())
     assert len(table(folder / "predictions.csv")) == len(table(run / "predictions.csv"))

@@ -72,12 +72,7 @@ class MaskedAutoencoder(nn.Module):
                 raise ValueError(f"width {width} is not a multiple of its {heads} heads")
         if encoder not in ("separate", "joint"):
             raise ValueError(f"encoder {encoder!r} is unknown: separate or joint")
-        self.image_size, self.channels, self.patch_size, self.joint = (
-            image_size,
-            channels,
-            patch_size,
-            encoder == "joint",
-        )
+        self.image_size, self.patch_size, self.joint = image_size, patch_size, encoder == "joint"
         side = image_size // patch_size
         self.num_patches = side * side
         values = channels * patch_size**2

@@ -63,3 +63,4 @@ def test_only_training_looks_for_the_best(tmp_path):
     trainer = FakeTrainer(current_epoch=0, callback_metrics={"val/auroc": 1.0}, fails=True)
     trainer.state.fn = "validate"
     BestAndLast(str(tmp_path)).on_validation_end(trainer, None)
+    assert not list(tmp_path.iterdir())
