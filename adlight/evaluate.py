@@ -84,6 +84,7 @@ def test(
     trainer.test(module, data, verbose=False)
     assert module.results is not None
     if trainer.is_global_zero:
+        about |= module.facts()
         about |= {"checkpoint": str(checkpoint), "protocol": data.source.protocol, "skipped": data.skipped()}
         runs.write_results(folder, module, data.records("test"), about)
         print_results(module.results, *remarks(folder, module, data))

@@ -21,17 +21,13 @@ class QuietProgress(ProgressBar):
         self.silent = False
 
     def on_train_epoch_end(self, trainer, pl_module) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
-        """Print epoch, loss and validation AUROC."""
+        """Print the epoch and what the module shows."""
         epoch, last = trainer.current_epoch + 1, trainer.max_epochs or 0
         due = epoch == last or epoch % max(1, last // 10) == 0 or time.monotonic() - self.printed > 600
         if due and not self.silent:
             self.printed = time.monotonic()
-            metrics = {
-                name: f"{float(value):.4f}"
-                for name, value in trainer.callback_metrics.items()
-                if name in ("train/loss", "val/auroc")
-            }
-            print(f"epoch {epoch}/{last}", *(f"{name} {value}" for name, value in metrics.items()), flush=True)
+            metrics = (f"{name} {float(value):.4f}" for name, value in trainer.progress_bar_metrics.items())
+            print(f"epoch {epoch}/{last}", *metrics, flush=True)
 
 
 def progress_bar() -> Callback:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -68,6 +68,10 @@ class AnomalyModule(pl.LightningModule):
     def describe(self) -> list[str]:
         """Lines for the result table that say what was trained."""
         return []
+
+    def facts(self) -> dict[str, Any]:
+        """What belongs into a result's file besides the metrics, by name."""
+        return {}
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last validation."""
@@ -147,13 +151,24 @@ def mean_auroc(score: Tensor, label: Tensor, category: Tensor) -> float:
     return fmean(auroc(*part) for part in parts if part[1].unique().numel() == 2)
 
 
-def gathered(rows: list[Prediction]) -> list[Prediction]:
-    """All processes' predictions in the order of their indices, each index once."""
+class Numbered(Protocol):
+    """A row that says which image it is of."""
+
+    @property
+    def number(self) -> int:
+        """The image's index in its split."""
+
+
+Row = TypeVar("Row", bound=Numbered)
+
+
+def gathered(rows: list[Row]) -> list[Row]:
+    """All processes' rows in the order of their indices, each index once."""
     if dist.is_available() and dist.is_initialized():
-        parts: list[list[Prediction]] = [[] for _ in range(dist.get_world_size())]
+        parts: list[list[Row]] = [[] for _ in range(dist.get_world_size())]
         dist.all_gather_object(parts, rows)
         rows = [row for part in parts for row in part]
-    return list({row.number: row for row in sorted(rows)}.values())
+    return list({row.number: row for row in sorted(rows, key=lambda row: row.number)}.values())
 
 
 class Averaged(nn.Module):

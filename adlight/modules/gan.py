@@ -1,0 +1,327 @@
+"""Training of the GAN by manual optimisation, then of its encoder (thesis, sections 3.3 and 3.4)."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Generator as Draws
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from adlight.modules.base import DIVERGED, AnomalyModule, Averaged, gathered
+from adlight.networks.gan import Critic, Encoder, Generator
+from adlight.objectives.wgan import AdversarialObjective
+from adlight.scoring.inversion import TERMS, InversionScorer, Networks, feature_distance
+from adlight.seeds import mixed
+from adlight.types import Batch, Scores, UserError
+
+MakesOptimizer = Callable[..., Optimizer]
+
+
+class GANModule(AnomalyModule):
+    """A GAN of normal images; what its generator cannot show is anomalous.
+
+    First come the GAN's epochs (`trainer.max_epochs`, or as many as `generator_steps` need), a critic step a batch
+    and after every n_critic-th one a generator step, counted over the whole run. Then come the encoder's, with
+    generator and critic as they are. Only the encoder's epochs are validated; without an encoder, all.
+
+    Args:
+        generator, critic: the GAN.
+        encoder: finds the latent of an image; None where gradients alone do.
+        objective: what generator and critic minimise; None where nothing will be trained.
+        scorer: inverts the generator and scores.
+        critic_optimizer, generator_optimizer, encoder_optimizer: make the optimisers from parameters.
+        n_critic: critic steps for one generator step.
+        generator_steps: length of the GAN's training instead of `trainer.max_epochs`; whole epochs are made.
+        encoder_epochs: length of the encoder's training.
+        encoder_images: what the encoder learns from: `real` training images (Schlegl 2019, izi_f) or `generated` ones
+            (Berg 2019).
+        kappa: weight of the feature distance in the encoder's loss.
+        ema: decay of an average of the generator's weights that is used for everything but its own training; 0 = none.
+        clip: largest norm of a network's gradient; 0 = any.
+        generator_from: a finished run whose generator and critic are taken as they are; `train.py` loads them.
+        seed: of latents and penalties, which depend on it, the step and the process only.
+        threshold, pixel_threshold: rules of calibration, see `AnomalyModule`.
+
+    Raises:
+        ValueError: networks that do not fit each other, or a number out of range.
+    """
+
+    term_mean: Tensor
+    term_deviation: Tensor
+    generator_steps: Tensor
+    diverged: Tensor
+
+    def __init__(
+        self,
+        generator: Generator,
+        critic: Critic,
+        encoder: Encoder | None,
+        objective: AdversarialObjective | None,
+        scorer: InversionScorer,
+        critic_optimizer: MakesOptimizer,
+        generator_optimizer: MakesOptimizer,
+        encoder_optimizer: MakesOptimizer,
+        n_critic: int = 5,
+        generator_steps: int | None = None,
+        encoder_epochs: int = 20,
+        encoder_images: str = "real",
+        kappa: float = 1.0,
+        ema: float = 0.0,
+        clip: float = 0.0,
+        generator_from: str | None = None,
+        seed: int = 0,
+        threshold: str | float = "quantile:0.95",
+        pixel_threshold: str | float = "quantile:0.995",
+    ) -> None:
+        super().__init__(threshold, pixel_threshold)
+        self.automatic_optimization = False
+        refuse_misfits(generator, critic, encoder, scorer, encoder_epochs)
+        if encoder_images not in ("real", "generated"):
+            raise ValueError(f"model.encoder_images {encoder_images!r} is unknown: real or generated")
+        if n_critic < 1 or encoder_epochs < 0 or min(kappa, clip) < 0 or (generator_steps or 1) < 1:
+            raise ValueError(
+                f"n_critic {n_critic} and generator_steps {generator_steps} of at least 1, encoder_epochs "
+                f"{encoder_epochs}, kappa {kappa} and clip {clip} of at least 0 are needed"
+            )
+        if generator_from and not encoder_epochs:
+            raise ValueError("model.generator_from with model.encoder_epochs=0 leaves nothing to train")
+        self.generator, self.critic, self.encoder = generator, critic, encoder
+        self.objective, self.scorer = objective, scorer
+        self.makers = [critic_optimizer, generator_optimizer, *([encoder_optimizer] if encoder else [])]
+        self.n_critic, self.wanted_steps, self.generator_from = n_critic, generator_steps, generator_from
+        self.encoder_epochs, self.encoder_images, self.kappa = encoder_epochs, encoder_images, kappa
+        self.clip, self.seed, self.gan_epochs = clip, seed, 0
+        self.average = Averaged(generator, ema) if ema else None
+        self.register_buffer("generator_steps", torch.tensor(0))
+        self.register_buffer("term_mean", torch.zeros(len(TERMS), dtype=torch.float64))
+        self.register_buffer("term_deviation", torch.ones(len(TERMS), dtype=torch.float64))
+        self.register_buffer("diverged", torch.tensor(-1), persistent=False)  # the first batch whose loss is no number
+        self.terms: list[Terms] = []
+
+    @property
+    def networks(self) -> Networks:
+        """What scores: the averaged generator if there is one."""
+        generator = self.generator if self.average is None else self.average.network
+        return Networks(generator, self.critic, self.encoder)  # type: ignore[arg-type]
+
+    def describe(self) -> list[str]:
+        """How long the GAN was trained, and how it is inverted."""
+        return [f"GAN: {int(self.generator_steps)} generator steps; inversion: {self.scorer.method}"]
+
+    def facts(self) -> dict[str, Any]:
+        """What belongs into a result besides the metrics."""
+        return {"generator_steps": int(self.generator_steps)}
+
+    # training
+
+    def on_fit_start(self) -> None:
+        """Find out how many epochs both phases have."""
+        trainer = self.trainer
+        if trainer.precision not in ("32-true", "bf16-mixed", "64-true"):
+            raise UserError(f"trainer.precision={trainer.precision}: the GAN trains in 32-true or bf16-mixed")
+        trainer.fit_loop.setup_data()
+        batches = int(trainer.num_training_batches)
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        images = len(data.records("train")) // trainer.world_size
+        if data.batch_size > images:
+            raise UserError(f"dataset.batch_size={data.batch_size} is larger than the {images} training images")
+        self.gan_epochs = 0 if self.generator_from else int(trainer.max_epochs or 1)
+        if self.wanted_steps and not self.generator_from:
+            self.gan_epochs = math.ceil(self.wanted_steps * self.n_critic / batches)
+        total = self.gan_epochs + self.encoder_epochs
+        self.validate_every = trainer.check_val_every_n_epoch or 1
+        if total // self.validate_every * self.validate_every <= (self.gan_epochs if self.encoder_epochs else 0):
+            raise UserError(
+                f"the thresholds come from a validation, and none of epochs {self.gan_epochs + 1} to {total} would "
+                f"have one: lower trainer.check_val_every_n_epoch={self.validate_every}"
+            )
+        trainer.fit_loop.max_epochs = total
+
+    @property
+    def encoding(self) -> bool:
+        """Whether this epoch is the encoder's."""
+        return self.current_epoch >= self.gan_epochs
+
+    def on_train_epoch_start(self) -> None:
+        """Validate only where there is something to calibrate."""
+        useless = self.encoder_epochs > 0 and not self.encoding
+        self.trainer.check_val_every_n_epoch = 2**31 if useless else self.validate_every
+        self.generator.train(not self.encoding)
+        self.critic.train(not self.encoding)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """One critic step and, after every n_critic-th, one generator step; or one encoder step."""
+        assert self.objective is not None
+        image, count = batch["image"], self.trainer.fit_loop.total_batch_idx  # over the whole run
+        draws = Draws().manual_seed(mixed("gan", self.seed, count, self.global_rank))
+        if self.encoding:
+            terms = self.encoder_step(image, draws)
+        else:
+            terms = self.critic_step(image, draws)
+            if (count + 1) % self.n_critic == 0:
+                terms |= self.generator_step(len(image), draws)
+        for name, term in terms.items():
+            if name in ("critic", "generator", "encoder"):
+                bad = ~torch.isfinite(term.detach()) & (self.diverged < 0)
+                self.diverged.copy_(torch.where(bad, count + 1, self.diverged))  # no wait for the GPU
+            self.log(
+                f"train/{name}",
+                term.detach(),
+                prog_bar=name in ("wasserstein", "encoder"),
+                on_step=False,
+                on_epoch=True,
+                batch_size=len(image),
+                sync_dist=self.trainer.world_size > 1,
+            )
+
+    def critic_step(self, real: Tensor, draws: Draws) -> dict[str, Tensor]:
+        """Descend the critic's loss (eq. 3-5)."""
+        assert self.objective is not None
+        with torch.no_grad():
+            fake = self.generator(self.latents(len(real), draws))  # (B, C, H, W)
+        torch.clear_autocast_cache()  # or the generator's own step would meet weights that were cast without gradient
+        terms = self.objective.critic_loss(self.critic, real, fake, draws)
+        self.descend(0, terms["loss"], self.critic)
+        self.objective.after_critic_step(self.critic)
+        return {"critic" if name == "loss" else name: term for name, term in terms.items()}
+
+    def generator_step(self, count: int, draws: Draws) -> dict[str, Tensor]:
+        """Descend the generator's loss."""
+        assert self.objective is not None
+        loss = self.objective.generator_loss(self.critic(self.generator(self.latents(count, draws))).float())
+        self.descend(1, loss, self.generator)
+        self.generator_steps += 1
+        if self.average is not None:
+            self.average.update(self.generator)
+        return {"generator": loss}
+
+    def encoder_step(self, image: Tensor, draws: Draws) -> dict[str, Tensor]:
+        """Descend |x - G(E(x))|^2 / N + kappa |f(x) - f(G(E(x)))|^2 / F (Schlegl 2019, izi_f)."""
+        generator, critic, encoder = self.networks
+        assert encoder is not None
+        if self.encoder_images == "generated":
+            with torch.no_grad():
+                image = generator(self.latents(len(image), draws))
+            torch.clear_autocast_cache()
+        made = generator(encoder(image))
+        residual = (image - made).float().square().mean()
+        feature = feature_distance(critic, image, made).mean()
+        loss = residual + self.kappa * feature
+        self.descend(-1, loss, encoder)
+        return {"encoder": loss, "residual": residual, "feature": feature}
+
+    def latents(self, count: int, draws: Draws) -> Tensor:
+        """Draw z ~ N(0, I). -> (B, Z)."""
+        return torch.randn(count, self.generator.latent, generator=draws).to(self.device)
+
+    def descend(self, which: int, loss: Tensor, network: nn.Module) -> None:
+        """One step of one network, by the gradient over all processes; the other networks are not touched."""
+        parameters = list(network.parameters())
+        gradients = averaged(torch.autograd.grad(loss, parameters))
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        if self.clip:
+            nn.utils.clip_grad_norm_(parameters, self.clip)
+        optimizer = self.optimizers()[which]  # type: ignore[index]
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def on_train_epoch_end(self) -> None:
+        """Stop a run whose losses are no numbers any more; the checkpoints of earlier epochs are kept."""
+        if self.diverged >= 0:
+            raise UserError(
+                f"a loss is not finite any more since batch {int(self.diverged)} (epoch {self.current_epoch + 1}): "
+                f"{DIVERGED.replace('model.optimizer.lr', 'model.critic_optimizer.lr')}"
+            )
+
+    def configure_optimizers(self) -> Any:
+        """One optimiser a network: critic, generator, encoder."""
+        networks = (self.critic, self.generator, self.encoder)
+        return [make(net.parameters()) for make, net in zip(self.makers, networks, strict=False) if net is not None]
+
+    # scoring
+
+    def score(self, batch: Batch) -> Scores:
+        """Score a batch: the thesis's equation, or the standardised mixture."""
+        self.last_terms, scores = self.scorer.terms(self.networks, batch["image"])
+        if self.scorer.score == "mixture":
+            scores["image"] = self.mixture(self.last_terms)
+        return scores
+
+    def mixture(self, terms: Tensor) -> Tensor:
+        """Mix terms (B, T) by what validation found out about normal images. -> (B,)."""
+        mean, deviation = self.term_mean.to(terms.dtype), self.term_deviation.to(terms.dtype)
+        return self.scorer.mix(terms, mean, deviation)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last validation."""
+        super().on_validation_epoch_start()
+        self.terms = []
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Scores:
+        """Keep the terms, which can be standardised only when all are there."""
+        scores = super().validation_step(batch, batch_idx)
+        self.terms += map(Terms, batch["index"].tolist(), batch["label"].tolist(), self.last_terms.tolist())
+        return scores
+
+    def on_validation_epoch_end(self) -> None:
+        """Standardise by the normal images of all processes, then calibrate as every detector does."""
+        if self.scorer.score == "mixture":
+            normal = torch.tensor([row.values for row in gathered(self.terms) if row.label == 0], dtype=torch.float64)
+            mean, deviation = normal.mean(0), normal.std(0, unbiased=False)
+            constant = deviation <= 1e-6 * mean.abs()  # such a term says nothing: it is divided by infinity
+            self.term_mean.copy_(mean)
+            self.term_deviation.copy_(deviation.masked_fill(constant, math.inf))
+            mine = torch.tensor([row.values for row in self.terms], device=self.device)
+            self.predictions = [
+                row._replace(score=score)
+                for row, score in zip(self.predictions, self.mixture(mine).tolist(), strict=True)
+            ]
+        super().on_validation_epoch_end()
+
+
+class Terms(NamedTuple):
+    """The score terms of one validation image."""
+
+    number: int  # its index in the split
+    label: int
+    values: list[float]  # (T,)
+
+
+def averaged(gradients: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Mean of gradients over all processes.
+
+    Not left to DistributedDataParallel, which expects a gradient for every parameter of the module after each
+    backward pass: here each pass is one network's.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return gradients
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    parts = (flat / dist.get_world_size()).split([gradient.numel() for gradient in gradients])
+    return [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)]
+
+
+def refuse_misfits(
+    generator: Generator, critic: Critic, encoder: Encoder | None, scorer: InversionScorer, encoder_epochs: int
+) -> None:
+    """Raise a ValueError where networks, scorer and lengths contradict each other."""
+    for name, network in (("critic", critic), ("encoder", encoder)):
+        for size in ("image_size", "channels"):
+            mine, theirs = getattr(generator, size), getattr(network, size, None)
+            if network is not None and mine != theirs:
+                raise ValueError(f"model.{name}.{size}={theirs} does not fit model.generator.{size}={mine}")
+    if encoder is not None and encoder.latent != generator.latent:
+        raise ValueError(
+            f"model.encoder.latent={encoder.latent} does not fit model.generator.latent={generator.latent}"
+        )
+    if encoder is None and (encoder_epochs or scorer.method != "gradient"):
+        raise ValueError(
+            f"without an encoder use model.scorer.method=gradient (now {scorer.method}) and model.encoder_epochs=0 "
+            f"(now {encoder_epochs})"
+        )
+    if encoder is not None and not encoder_epochs and scorer.method != "gradient":
+        raise ValueError(f"model.encoder_epochs=0 leaves the encoder of model.scorer.method={scorer.method} untrained")
