@@ -215,8 +215,13 @@ def checkpoint(run: Path, which: str) -> Path:
     return path
 
 
-def load_weights(module: "AnomalyModule", path: Path) -> None:
+def load_weights(module: "AnomalyModule", path: Path, only: tuple[str, ...] = ("",)) -> None:
     """Load a checkpoint's tensors into a module built from the run's config.
+
+    Args:
+        module: the module.
+        path: the checkpoint.
+        only: beginnings of the tensors' names that are wanted; the others stay as they are.
 
     Raises:
         UserError: no checkpoint, or one of another architecture.
@@ -229,7 +234,8 @@ def load_weights(module: "AnomalyModule", path: Path) -> None:
         raise UserError(
             f"{path} cannot be read as a checkpoint ({type(error).__name__}): train anew or name another"
         ) from error
-    mine = module.state_dict()
+    mine = {name: value for name, value in module.state_dict().items() if name.startswith(only)}
+    state = {name: value for name, value in state.items() if name.startswith(only)}
     for name in mine.keys() | state.keys():
         shapes = [tuple(found[name].shape) if name in found else None for found in (state, mine)]
         if shapes[0] != shapes[1]:
@@ -237,4 +243,4 @@ def load_weights(module: "AnomalyModule", path: Path) -> None:
                 f"checkpoint {path} is of another architecture: {name} has shape {shapes[0]} in it "
                 f"and {shapes[1]} in the model of this config"
             )
-    module.load_state_dict(state)
+    module.load_state_dict({**module.state_dict(), **state})

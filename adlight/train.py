@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     import pytorch_lightning as pl
 
 
+GENERATOR = ("generator", "critic", "average.")  # tensors that `model.generator_from` brings
+
+
 def train(config: DictConfig) -> dict[str, float]:
     """Fit and test what `config` describes, in its run folder. -> every metric, by name."""
     from adlight.evaluate import built, test
@@ -32,6 +35,8 @@ def train(config: DictConfig) -> dict[str, float]:
         runs.load_weights(module, last)  # Lightning's own words for a damaged or foreign file fill a screen
         if trainer.is_global_zero:
             OmegaConf.save(config, run / ".hydra" / "config.yaml")  # overrides are part of the run from now on
+    elif giver := config.model.get("generator_from"):
+        runs.load_weights(module, runs.checkpoint(Path(giver), "last"), GENERATOR)
     about = provenance.describe(config.seed)
     runs.start(run, about)
     started = time.perf_counter()

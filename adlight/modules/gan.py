@@ -217,6 +217,11 @@ class GANModule(AnomalyModule):
         """Draw z ~ N(0, I). -> (B, Z)."""
         return torch.randn(count, self.generator.latent, generator=draws).to(self.device)
 
+    @torch.no_grad()
+    def sample(self, count: int) -> Tensor:
+        """Images of latents that are the same at each call. -> (B, C, H, W)."""
+        return self.networks.generator(self.latents(count, Draws().manual_seed(self.seed)))
+
     def descend(self, which: int, loss: Tensor, network: nn.Module) -> None:
         """One step of one network, by the gradient over all processes; the other networks are not touched."""
         parameters = list(network.parameters())

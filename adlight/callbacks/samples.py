@@ -1,0 +1,38 @@
+"""Pictures of what a generator makes while it is trained."""
+
+from pathlib import Path
+
+import pytorch_lightning as pl
+from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
+from torchvision.utils import make_grid, save_image
+
+from adlight.modules.gan import GANModule
+
+
+class Samples(pl.Callback):
+    """Writes a grid of images of the same latents every few epochs: `samples-0005.png`, and to W&B and TensorBoard.
+
+    Args:
+        folder: where the pictures go.
+        every: epochs between two pictures; the last epoch of the GAN has one in any case.
+        count: images in a grid.
+    """
+
+    def __init__(self, folder: str, every: int = 5, count: int = 64) -> None:
+        self.folder, self.every, self.count = Path(folder), every, count
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw, on one process."""
+        if not isinstance(pl_module, GANModule) or not trainer.is_global_zero:
+            return
+        epoch, last = trainer.current_epoch + 1, pl_module.gan_epochs
+        if epoch > last or (epoch % self.every and epoch != last):
+            return
+        grid = make_grid(pl_module.sample(self.count).cpu(), nrow=max(1, round(self.count**0.5)))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save_image(grid, self.folder / f"samples-{epoch:04d}.png")
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_image("samples", [grid])
+            elif isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image("samples", grid, epoch)
