@@ -23,10 +23,11 @@ class QuietProgress(ProgressBar):
     def on_train_epoch_end(self, trainer, pl_module) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
         """Print the epoch and what the module shows."""
         epoch, last = trainer.current_epoch + 1, trainer.max_epochs or 0
+        shown = trainer.progress_bar_metrics  # on every process, silent ones too: they join in computing it
         due = epoch == last or epoch % max(1, last // 10) == 0 or time.monotonic() - self.printed > 600
         if due and not self.silent:
             self.printed = time.monotonic()
-            metrics = (f"{name} {float(value):.4f}" for name, value in trainer.progress_bar_metrics.items())
+            metrics = (f"{name} {float(value):.4f}" for name, value in shown.items())
             print(f"epoch {epoch}/{last}", *metrics, flush=True)
 
 
