@@ -122,15 +122,13 @@ class GANModule(AnomalyModule):
         trainer = self.trainer
         if trainer.precision not in ("32-true", "bf16-mixed", "64-true"):
             raise UserError(f"trainer.precision={trainer.precision}: the GAN trains in 32-true or bf16-mixed")
-        trainer.fit_loop.setup_data()
-        batches = int(trainer.num_training_batches)
         data = trainer.datamodule  # type: ignore[attr-defined]
         images = len(data.records("train")) // trainer.world_size
         if data.batch_size > images:
             raise UserError(f"dataset.batch_size={data.batch_size} is larger than the {images} training images")
         self.gan_epochs = 0 if self.generator_from else int(trainer.max_epochs or 1)
         if self.wanted_steps and not self.generator_from:
-            self.gan_epochs = math.ceil(self.wanted_steps * self.n_critic / batches)
+            self.gan_epochs = math.ceil(self.wanted_steps * self.n_critic / self.epoch_length())
         total = self.gan_epochs + self.encoder_epochs
         self.validate_every = trainer.check_val_every_n_epoch or 1
         if total // self.validate_every * self.validate_every <= (self.gan_epochs if self.encoder_epochs else 0):
@@ -139,6 +137,11 @@ class GANModule(AnomalyModule):
                 f"have one: lower trainer.check_val_every_n_epoch={self.validate_every}"
             )
         trainer.fit_loop.max_epochs = total
+
+    def epoch_length(self) -> int:
+        """Batches of an epoch and process; asked for before Lightning has looked at the data."""
+        self.trainer.fit_loop.setup_data()
+        return int(self.trainer.num_training_batches)
 
     @property
     def encoding(self) -> bool:
@@ -211,6 +214,7 @@ class GANModule(AnomalyModule):
         feature = feature_distance(critic, image, made).mean()
         loss = residual + self.kappa * feature
         self.descend(-1, loss, encoder)
+        self.lr_schedulers().step()  # type: ignore[union-attr]
         return {"encoder": loss, "residual": residual, "feature": feature}
 
     def latents(self, count: int, draws: Draws) -> Tensor:
@@ -243,9 +247,15 @@ class GANModule(AnomalyModule):
             )
 
     def configure_optimizers(self) -> Any:
-        """One optimiser a network: critic, generator, encoder."""
+        """One optimiser a network: critic, generator, encoder; the encoder's rate falls to 0 by half a cosine."""
         networks = (self.critic, self.generator, self.encoder)
-        return [make(net.parameters()) for make, net in zip(self.makers, networks, strict=False) if net is not None]
+        optimizers = [
+            make(net.parameters()) for make, net in zip(self.makers, networks, strict=False) if net is not None
+        ]
+        if self.encoder is None or not self.encoder_epochs:
+            return optimizers
+        steps = self.encoder_epochs * self.epoch_length()
+        return optimizers, [torch.optim.lr_scheduler.CosineAnnealingLR(optimizers[-1], steps)]
 
     # scoring
 
