@@ -83,12 +83,16 @@ class Trunk(nn.Module):
         self.down = nn.ModuleList(nn.Conv2d(a, b, 5, stride=2, padding=2) for a, b in pairwise(steps))
         self.num_features = steps[-1] * self.side**2
 
-    def features(self, image: Tensor) -> Tensor:
-        """Last feature map of images in [0, 1], flat. (B, C, H, W) -> (B, F)."""
-        x = image
+    def maps(self, image: Tensor) -> list[Tensor]:
+        """Feature maps of all layers. (B, C, H, W) in [0, 1] -> (B, D, S, S), the first layer's first."""
+        found = [image]
         for layer in self.down:
-            x = F.relu(layer(x))  # thesis: (B, ndf, 14, 14), (B, 2 ndf, 7, 7), (B, 4 ndf, 4, 4)
-        return x.flatten(1)  # (B, F)
+            found.append(F.relu(layer(found[-1])))  # thesis: (B, ndf, 14, 14), (B, 2 ndf, 7, 7), (B, 4 ndf, 4, 4)
+        return found[1:]
+
+    def features(self, image: Tensor) -> Tensor:
+        """Last feature map, flat. (B, C, H, W) -> (B, F)."""
+        return self.maps(image)[-1].flatten(1)
 
 
 class Critic(Trunk):

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
+from torch.nn import functional as F
 
 from adlight.networks.gan import Critic, Encoder
 from adlight.networks.gan import Generator as ImageGenerator
@@ -36,8 +37,10 @@ class InversionScorer:
             from the encoder's answer).
         score: `thesis` (eq. 3-9 as printed) or `mixture`: the weighted sum of the terms, each standardised by its
             mean and deviation on normal validation images.
-        weights: of the mixture's terms `residual`, `origin` (-|z|/sqrt(Z), eq. 3-8) and `feature` (mean squared
-            difference of the critic's features); negative ones turn a term round.
+        weights: of the mixture's terms `residual`, `origin` (-|z|/sqrt(Z), eq. 3-8) and `feature`, the distance in
+            the critic's features; negative ones turn a term round.
+        feature: `mse` of the critic's last features (Schlegl 2019), or `cosine` of the features of all its layers,
+            which counts a difference in proportion to what there is.
         balance: the thesis's lambda: share of the residual in `thesis`.
         distance: the mixture's residual and the map: `l1` (the thesis's |Q - G(z)|), `mse`, `ssim` or `msgms`.
         reduce: `mean` of the map, or `max` or `topk` of the smoothed map, for the mixture's residual.
@@ -60,6 +63,7 @@ class InversionScorer:
         score: str = "mixture",
         weights: dict[str, float] | None = None,
         balance: float = 0.5,
+        feature: str = "cosine",
         distance: str = "mse",
         reduce: str = "mean",
         smoothing: float = 0.0,
@@ -76,6 +80,7 @@ class InversionScorer:
         for name, value, known in (
             ("method", method, METHODS),
             ("score", score, ("mixture", "thesis")),
+            ("feature", feature, tuple(FEATURES)),
             ("distance", distance, tuple(MAPS)),
             ("reduce", reduce, ("mean", "max", "topk")),
             *(("weights", term, TERMS) for term in weights),
@@ -95,6 +100,7 @@ class InversionScorer:
             )
         self.method, self.score, self.balance = method, score, balance
         self.weights = [float(weights.get(term, 0.0)) for term in TERMS]
+        self.feature_distance = FEATURES[feature]
         self.map, self.reduce, self.smoothing, self.topk = MAPS[distance], reduce, smoothing, topk
         self.search = {"steps": steps, "lr": lr, "prior": prior, "kappa": kappa, "patience": patience}
         self.restarts, self.seed = restarts, seed
@@ -122,7 +128,7 @@ class InversionScorer:
         z = self.latents(networks, image)  # (B, Z)
         with torch.no_grad():
             reconstruction = networks.generator(z).float()  # (B, C, H, W)
-            feature = feature_distance(networks.critic, image, reconstruction)  # (B,)
+            feature = self.feature_distance(networks.critic, image, reconstruction)  # (B,)
             with torch.autocast(image.device.type, enabled=False):
                 error = self.map(image, reconstruction)  # (B, H, W)
                 pixel = smooth(error, self.smoothing)  # (B, H, W)
@@ -156,6 +162,16 @@ def origin_distance(z: Tensor) -> Tensor:
 def feature_distance(critic: Critic, x: Tensor, y: Tensor) -> Tensor:
     """Mean squared difference of the critic's last features (Schlegl 2019). (B, C, H, W) twice -> (B,)."""
     return (critic.features(x).float() - critic.features(y).float()).square().mean(1)
+
+
+def cosine_distance(critic: Critic, x: Tensor, y: Tensor) -> Tensor:
+    """1 - cosine of the critic's features, mean over its layers. (B, C, H, W) twice -> (B,)."""
+    pairs = zip(critic.maps(x), critic.maps(y), strict=True)
+    cosines = [F.cosine_similarity(a.float().flatten(1), b.float().flatten(1)) for a, b in pairs]
+    return 1 - torch.stack(cosines).mean(0)
+
+
+FEATURES = {"mse": feature_distance, "cosine": cosine_distance}
 
 
 def invert(
