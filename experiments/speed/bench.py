@@ -1,4 +1,4 @@
-"""Measure speed and memory on this machine: `python experiments/speed/bench.py [loop step views data start pixel]`.
+"""Measure speed and memory on this machine: `python experiments/speed/bench.py [loop step views data start pixel gan]`.
 
 Each row runs in a process of its own. All rows: measured.csv and the table in README.md are written anew; some rows:
 only theirs are. Nothing here is a test: the numbers depend on the machine, and on what else runs on it.
@@ -24,6 +24,7 @@ ROWS = {
     "data": ("data", "measure"),
     "start": ("start", "measure"),
     "pixel": ("pixels", "measure"),
+    "gan": ("adversarial", "measure"),
 }
 COLUMNS = ["row", "what", "value", "unit", "aim", "spread"]
 

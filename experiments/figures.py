@@ -1,0 +1,95 @@
+"""The thesis's figures from finished runs: `python experiments/figures.py <out.png> <run> [<run> ...]`.
+
+One column a run (a digit, a category): a normal test image and an anomalous one, each with its reconstruction, the
+residual and the mask at the calibrated pixel threshold (thesis, figures 4-4, 4-6 and 4-7). The images are drawn by a
+fixed seed, not chosen. Below `out.png`, `out-bars.png` has precision, recall and F1 of each run at the best-F1
+(oracle) and at the calibrated threshold, beside expected.csv in the same folder (figure 4-5).
+"""
+
+import csv
+import json
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+from hydra.utils import instantiate
+from matplotlib.figure import Figure
+
+from adlight import runs
+from adlight.detector import Detector
+
+
+def normal_class(run):
+    dataset = runs.load_config(run).dataset
+    return str(dataset.get("normal", dataset.get("category")))
+
+
+def drawn(run, seed=0):
+    """One normal and one anomalous test image of a run. -> (H, W) or (H, W, C) uint8 each."""
+    data = instantiate(runs.load_config(run).dataset, _convert_="all")
+    data.prepare_data()
+    data.setup()
+    records, store = data.records("test"), data.stores["test"]
+    chosen = [random.Random(seed).choice([i for i, r in enumerate(records) if r.label == label]) for label in (0, 1)]
+    return [store.__getitems__([i])["image"][0].permute(1, 2, 0).numpy() for i in chosen]
+
+
+def column(run):
+    """The eight pictures of a run, top to bottom."""
+    detector = Detector.load(run)
+    pictures = []
+    for image in drawn(run):
+        (answer,) = detector([image])
+        reconstruction = answer.reconstruction.transpose(1, 2, 0)
+        residual = np.abs(image / 255 - reconstruction).mean(-1)
+        pictures += [image / 255, reconstruction, residual, answer.mask]
+    return pictures
+
+
+def panels(folders):
+    names = ("normal", "reconstruction", "residual", "mask", "anomalous", "reconstruction", "residual", "mask")
+    figure = Figure(figsize=(1 + 1.1 * len(folders), 9), layout="constrained")
+    axes = figure.subplots(len(names), len(folders), squeeze=False)
+    for j, run in enumerate(folders):
+        for i, picture in enumerate(column(run)):
+            axes[i, j].imshow(picture, cmap="gray", vmin=0, vmax=1)
+            axes[i, j].set(xticks=[], yticks=[])
+        axes[0, j].set_title(normal_class(run), fontsize=9)
+    for i, name in enumerate(names):
+        axes[i, 0].set_ylabel(name, fontsize=8)
+    return figure
+
+
+def bars(folders, expected):
+    """Figure 4-5: the thesis's precision, recall and F1, and ours at two thresholds."""
+    paper = {row["normal"]: row for row in csv.DictReader(expected.open())}
+    figure = Figure(figsize=(1.5 + 1.1 * len(folders), 8), layout="constrained")
+    for axis, name in zip(figure.subplots(3, 1, sharex=True), ("precision", "recall", "f1"), strict=True):
+        for place, (label, colour) in enumerate(
+            (("thesis", "0.7"), ("ours, best F1 (oracle)", "tab:blue"), ("ours, calibrated threshold", "tab:orange"))
+        ):
+            heights = []
+            for run in folders:
+                found = json.loads((run / "metrics.json").read_text())
+                oracle = {"precision": "precision_at_f1_max", "recall": "recall_at_f1_max", "f1": "f1_max"}[name]
+                thesis = float(paper.get(normal_class(run), {}).get(name, "nan"))
+                heights.append((thesis, found[oracle], found[f"{name}_calibrated"])[place])
+            axis.bar(np.arange(len(folders)) + 0.27 * (place - 1), heights, 0.25, label=label, color=colour)
+        axis.set(ylabel=name, ylim=(0, 1), xticks=range(len(folders)))
+        axis.set_xticklabels([normal_class(run) for run in folders])
+        axis.grid(axis="y", alpha=0.3)
+    figure.axes[0].legend(loc="lower right", fontsize=8, ncols=3)
+    figure.axes[-1].set_xlabel("normal class")
+    return figure
+
+
+def main():
+    out, folders = Path(sys.argv[1]), [Path(word) for word in sys.argv[2:]]
+    panels(folders).savefig(out, dpi=110)
+    bars(folders, out.parent / "expected.csv").savefig(out.with_name(f"{out.stem}-bars.png"), dpi=110)
+    print(out, out.with_name(f"{out.stem}-bars.png"))
+
+
+if __name__ == "__main__":
+    main()
