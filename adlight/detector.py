@@ -89,7 +89,7 @@ class Detector:
         self.image_size, self.channels, self.batch_size = image_size, channels, batch_size
         self.autocast = AUTOCAST.get(precision)
         self.calibrated = module.thresholds
-        self.given: dict[str, float] = {}
+        self.given: dict[str, Any] = {}
         known = list(self.calibrated.categories)
         if category is not None and known and category not in known:
             raise unknown("thresholds of category", category, known)

@@ -116,7 +116,7 @@ def thresholds_in_words(module: "AnomalyModule") -> str:
     used = {name: module.thresholds.of(name) for name in module.results.categories}
     if len(used) > 1 and len(set(used.values())) > 1:
         each = ", ".join(
-            f"{name} {one.image:.6g} ({one.normals}{'' if one.of == name else ' of ' + one.of})"
+            f"{name} {one.image:.6g} (of {one.normals}{'' if one.of == name else ' of ' + one.of})"
             for name, one in used.items()
         )
         return f"{module.rule} of each category's held-out normal images: {each}"

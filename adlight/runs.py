@@ -252,11 +252,11 @@ def load_weights(module: "AnomalyModule", path: Path) -> None:
         raise UserError(
             f"{path} cannot be read as a checkpoint ({type(error).__name__}): train anew or name another"
         ) from error
-    if "_extra_state" not in state:
-        raise UserError(f"{path} is of an earlier adlight, which knew one threshold for all categories: train anew")
     mine = module.state_dict()
-    for name in sorted((mine.keys() | state.keys()) - {"_extra_state"}):
-        shapes = [tuple(found[name].shape) if name in found else None for found in (state, mine)]
+    if "threshold" in state.keys() - mine.keys():
+        raise UserError(f"{path} is of an earlier adlight, which knew one threshold for all categories: train anew")
+    for name in sorted(mine.keys() | state.keys()):  # the thresholds beside the weights are no tensors
+        shapes = [tuple(getattr(found[name], "shape", ())) if name in found else None for found in (state, mine)]
         if shapes[0] != shapes[1]:
             raise UserError(
                 f"checkpoint {path} is of another architecture: {name} has shape {shapes[0]} in it "
