@@ -14,9 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from adlight import runs
-from adlight.data.source import READ_ERRORS, read_image, resized
+from adlight.data.source import READ_ERRORS, read_image, resized, unknown
 from adlight.metrics.ranking import parse_rule
-from adlight.modules.base import AnomalyModule
+from adlight.metrics.thresholds import Threshold, Thresholds
+from adlight.modules.base import AnomalyModule, all_finite
 from adlight.scoring.maps import regions
 from adlight.types import Batch, UserError
 
@@ -38,6 +39,8 @@ class Answer(NamedTuple):
     mask: np.ndarray  # (H, W) bool, those pixels
     pixel: np.ndarray  # (S, S) float32, larger is more anomalous
     reconstruction: np.ndarray  # (C, S, S) float32, about 0..1
+    pixel_threshold: float
+    threshold_of: str  # the category whose thresholds these are, `all categories`, or `given` where both were set
 
 
 class Ready(NamedTuple):
@@ -45,10 +48,16 @@ class Ready(NamedTuple):
 
     pixels: np.ndarray  # (C, S, S) uint8
     size: tuple[int, int]  # its own width and height
+    name: str  # its path, or its type
+    category: str | None  # None where it is not known
 
 
 class Detector:
     """Scores images by a trained module; an image's answer does not depend on the others in its batch.
+
+    Thresholds belong to categories. An image's category is `category` where that is given, the model's only one, or
+    the nearest folder of the image's path that has a category's name; all others are compared with the thresholds of
+    all categories together. Each answer says which were used.
 
     Args:
         module: with its weights and calibrated thresholds.
@@ -57,6 +66,10 @@ class Detector:
         precision: the trainer's, so that the scores are those that the threshold was calibrated on.
         device: where to compute.
         batch_size: images at once.
+        category: of all images; None = found out for each image as above.
+
+    Raises:
+        UserError: a batch size below 1, or a category that has no thresholds.
     """
 
     def __init__(
@@ -67,6 +80,7 @@ class Detector:
         precision: str = "32-true",
         device: str | torch.device = "cpu",
         batch_size: int = 32,
+        category: str | None = None,
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size}: must be at least 1")
@@ -74,7 +88,12 @@ class Detector:
         self.module = module.eval().requires_grad_(False).to(self.device)
         self.image_size, self.channels, self.batch_size = image_size, channels, batch_size
         self.autocast = AUTOCAST.get(precision)
-        self._threshold, self._pixel_threshold = float(module.threshold), float(module.pixel_threshold)
+        self.calibrated = module.thresholds
+        self.given: dict[str, Any] = {}
+        known = list(self.calibrated.categories)
+        if category is not None and known and category not in known:
+            raise unknown("thresholds of category", category, known)
+        self.category = category or (known[0] if len(known) == 1 else None)
 
     @classmethod
     def load(
@@ -84,6 +103,7 @@ class Detector:
         device: str = "auto",
         overrides: Iterable[str] = (),
         batch_size: int = 32,
+        category: str | None = None,
     ) -> "Detector":
         """Load a finished run.
 
@@ -95,18 +115,18 @@ class Detector:
                 about the scores of a changed model: set `threshold` and `pixel_threshold` then, for example to those
                 that `adlight.evaluate` finds with the same overrides.
             batch_size: images at once.
+            category: of all images, see above.
 
         Raises:
-            UserError: no run, no checkpoint, one of another architecture, or no such device.
+            UserError: no run, no checkpoint, one of another architecture, no such device, or no such category.
         """
         changes = list(overrides)
         module, settings = runs.build_module(Path(run), changes)
         tested = settings.pop("ckpt")
         runs.load_weights(module, runs.checkpoint(Path(run), str(ckpt or tested)))
         if any(word.lstrip("+").startswith(("model", "dataset")) for word in changes):
-            module.threshold.fill_(math.nan)
-            module.pixel_threshold.fill_(math.nan)
-        detector = cls(module, **settings, device=usable(device), batch_size=batch_size)
+            module.calibrated = Thresholds()
+        detector = cls(module, **settings, device=usable(device), batch_size=batch_size, category=category)
         for word in changes:
             name, _, value = word.lstrip("+").partition("=")
             if name in ("threshold", "pixel_threshold"):
@@ -115,21 +135,36 @@ class Detector:
 
     @property
     def threshold(self) -> float:
-        """An image is anomalous where its score is above it."""
-        return self._threshold
+        """An image is anomalous where its score is above it; a value that is set holds for every image.
+
+        Without one it is that of `category`; where that is None, of all categories together.
+        """
+        return self.used(self.category).image
 
     @threshold.setter
     def threshold(self, value: float | str) -> None:
-        self._threshold = number("threshold", value)
+        self.given["image"] = number("threshold", value)
 
     @property
     def pixel_threshold(self) -> float:
-        """A pixel is part of a defect where its value is above it."""
-        return self._pixel_threshold
+        """A pixel is part of a defect where its value is above it; a value that is set holds for every image."""
+        return self.used(self.category).pixel
 
     @pixel_threshold.setter
     def pixel_threshold(self, value: float | str) -> None:
-        self._pixel_threshold = number("pixel_threshold", value)
+        self.given["pixel"] = number("pixel_threshold", value)
+
+    def used(self, category: str | None) -> Threshold:
+        """The thresholds for images of a category; None = not known."""
+        found = self.calibrated.of(category)._replace(**self.given)
+        return found._replace(of="given") if len(self.given) == 2 else found
+
+    def category_of(self, image: AnyImage) -> str | None:
+        """The category whose thresholds an image is compared with, None where it cannot be known."""
+        if self.category is not None or not isinstance(image, str | Path):
+            return self.category
+        folders = Path(image).absolute().parent.parts[::-1]  # the nearest first
+        return next((name for name in folders if name in self.calibrated.categories), None)
 
     def __call__(self, images: AnyImage | Iterable[AnyImage]) -> list[Answer]:
         """Answer for each image, in order. The list holds every map and mask: give many images part by part.
@@ -161,15 +196,21 @@ class Detector:
         name = image if isinstance(image, str | Path) else f"({type(image).__name__})"
         try:
             picture = opened(image)
-            return Ready(resized(picture, self.channels, self.image_size).copy(), picture.size)
+            pixels = resized(picture, self.channels, self.image_size).copy()
+            return Ready(pixels, picture.size, str(name), self.category_of(image))
         except READ_ERRORS as error:
             raise UserError(f"cannot read image {name}: {error}") from error
         except UserError as error:
             raise error if str(name) in str(error) else UserError(f"cannot read image {name}: {error}") from error
 
     def answer(self, batch: list[Ready]) -> list[Answer]:
-        """Answer for one batch of images that were read."""
-        if math.isnan(self.threshold) or math.isnan(self.pixel_threshold):
+        """Answer for one batch of images that were read.
+
+        Raises:
+            UserError: a threshold was neither calibrated nor set, or scores are not finite.
+        """
+        used = [self.used(one.category) for one in batch]
+        if any(math.isnan(one.image) or math.isnan(one.pixel) for one in used):
             raise UserError("no threshold was calibrated for this model: set threshold and pixel_threshold to numbers")
         image = torch.from_numpy(np.stack([one.pixels for one in batch])).to(self.device)
         nothing = torch.zeros(len(batch), dtype=torch.long, device=self.device)
@@ -179,21 +220,25 @@ class Detector:
             scores = self.module.score(
                 Batch(image=image.float() / 255, label=nothing, mask=mask, index=nothing, category=nothing)
             )
-            found = (scores["pixel"] > self.pixel_threshold).cpu().numpy()  # (B, S, S)
-        if not torch.isfinite(scores["image"]).all():
-            raise UserError("the scores are not finite: this checkpoint's training has diverged")
+            level = scores["pixel"].new_tensor([one.pixel for one in used])[:, None, None]
+            found = (scores["pixel"] > level).cpu().numpy()  # (B, S, S)
+        if not (finite := all_finite(scores)).all():
+            name = batch[finite.tolist().index(False)].name
+            raise UserError(f"the scores of {name} are not finite: this checkpoint's training has diverged")
         values = scores["image"].tolist()
         maps, pictures = (scores[key].float().cpu().numpy() for key in ("pixel", "reconstruction"))
         return [
             Answer(
                 score=values[i],
-                threshold=self.threshold,
-                anomalous=values[i] > self.threshold,
+                threshold=used[i].image,
+                anomalous=values[i] > used[i].image,
                 area=float(found[i].mean()),
                 boxes=[scaled(box, found[i].shape, one.size) for box in regions(found[i])],
                 mask=np.asarray(Image.fromarray(found[i]).resize(one.size, Image.Resampling.NEAREST)),
                 pixel=maps[i],
                 reconstruction=pictures[i],
+                pixel_threshold=used[i].pixel,
+                threshold_of=used[i].of,
             )
             for i, one in enumerate(batch)
         ]

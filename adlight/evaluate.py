@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from adlight.data.datamodule import AnomalyDataModule
     from adlight.modules.base import AnomalyModule
 
-CHANGES_SCORES = ("model", "dataset", "threshold", "pixel_threshold", "trainer=", "trainer.precision")
+CHANGES_SCORES = ("model", "dataset", "threshold=", "pixel_threshold=", "trainer=", "trainer.precision")
 OWN = ("run", "ckpt")  # settings of this command; everything else changes the run's config
 
 
@@ -28,6 +28,8 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     data or a threshold may change what a normal score is, so the thresholds are then calibrated anew, on the held-out
     normal images.
     """
+    from adlight.reports.tables import print_defects
+
     run = Path(config.run)
     overrides = [word.lstrip("+") for word in HydraConfig.get().overrides.task]
     overrides = [word for word in overrides if word.partition("=")[0] not in OWN]
@@ -40,7 +42,10 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     path = runs.checkpoint(run, config.ckpt or saved.ckpt)
     about = provenance.describe(saved.seed) | {"run": str(run)}
     calibrate = any(word.startswith(CHANGES_SCORES) for word in overrides)
-    return test(Path(saved.run_dir), path, trainer, module, data, about, calibrate)
+    metrics = test(Path(saved.run_dir), path, trainer, module, data, about, calibrate)
+    if trainer.is_global_zero and module.results is not None:
+        print_defects(module.results)
+    return metrics
 
 
 def built(config: DictConfig) -> tuple["AnomalyDataModule", "AnomalyModule", "pl.Trainer"]:
@@ -92,14 +97,32 @@ def test(
 
 
 def remarks(folder: Path, module: "AnomalyModule", data: "AnomalyDataModule") -> tuple[str, list[str]]:
-    """How the threshold came about, and the lines below the table."""
-    threshold = f"{float(module.threshold):.6g} ({module.rule} of held-out normal images)"
+    """How the thresholds came about, and the lines below the table."""
     notes = [f"data: {data.source.protocol}", *module.describe()]
     if data.skipped():
         notes.append(f"skipped {len(data.skipped())} unreadable image(s), the first: {data.skipped()[0]}")
     if (folder / "panels").is_dir():
         notes.append(f"pictures: {folder / 'panels'}")
-    return threshold, [*notes, f"numbers: {folder / 'metrics.json'}, {folder / 'predictions.csv'}"]
+    files = ", ".join(str(folder / name) for name in ("metrics.json", "predictions.csv", "defects.csv"))
+    return thresholds_in_words(module), [*notes, f"numbers: {files}"]
+
+
+def thresholds_in_words(module: "AnomalyModule") -> str:
+    """The image thresholds that were used, and what they were calibrated on."""
+    from adlight.metrics.ranking import parse_rule
+
+    assert module.results is not None
+    if parse_rule(module.rule).kind == "number":
+        return f"{module.rule} (as given)"
+    used = {name: module.thresholds.of(name) for name in module.results.categories}
+    if len(used) > 1 and len(set(used.values())) > 1:
+        each = ", ".join(
+            f"{name} {one.image:.6g} (of {one.normals}{'' if one.of == name else ' of ' + one.of})"
+            for name, one in used.items()
+        )
+        return f"{module.rule} of each category's held-out normal images: {each}"
+    one = next(iter(used.values()))
+    return f"{one.image:.6g} ({module.rule} of {one.normals} held-out normal images of {one.of})"
 
 
 def arguments(argv: list[str]) -> list[str]:

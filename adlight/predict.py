@@ -16,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from PIL import Image
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:  # torch takes seconds: not for --help
     from adlight.detector import Answer, Detector, Ready
 
 PICTURES = ("masks", "maps", "panels")
+COLUMNS = ("path", "score", "threshold", "anomalous", "threshold_of", "pixel_threshold", "area", "boxes")
+Decision = tuple[str, float, float, bool]  # whose thresholds, that of images, that of pixels, anomalous
 
 
 def predict(config: DictConfig) -> None:
@@ -43,21 +46,23 @@ def predict(config: DictConfig) -> None:
     pictures = wanted(str(config.save))
     if config.on_bad_image not in ("error", "skip"):
         raise UserError(f"on_bad_image={config.on_bad_image} is unknown: error or skip")
-    detector = Detector.load(config.run, config.ckpt, config.device, batch_size=config.batch_size)
+    detector = Detector.load(
+        config.run, config.ckpt, config.device, batch_size=config.batch_size, category=config.category
+    )
     for name in ("threshold", "pixel_threshold"):
         if config[name] is not None:
             setattr(detector, name, config[name])
     folder = Path(HydraConfig.get().runtime.output_dir)
     started = time.perf_counter()
-    anomalous, skipped = answer_all(detector, names, folder, pictures, config.on_bad_image == "skip")
+    counts, skipped = answer_all(detector, names, folder, pictures, config.on_bad_image == "skip")
     rate = (len(paths) - len(skipped)) / (time.perf_counter() - started)
-    summarise(detector, folder, pictures, [len(paths) - len(skipped), anomalous, len(skipped)], rate, skipped)
+    summarise(folder, pictures, counts, rate, skipped)
 
 
 def answer_all(
     detector: "Detector", names: dict[Path, str], folder: Path, pictures: list[str], skip: bool
-) -> tuple[int, list[str]]:
-    """Answer for every image and write it down. -> how many are anomalous, and messages of unreadable images.
+) -> tuple[Counter[Decision], list[str]]:
+    """Answer for every image and write it down. -> counts of decisions, and messages of unreadable images.
 
     Args:
         detector: gives the answers.
@@ -69,13 +74,13 @@ def answer_all(
     Raises:
         UserError: an image cannot be read; the answers so far lie in `predictions.part`.
     """
-    anomalous, skipped = 0, list[str]()
-    draw = partial(save, folder=folder, pictures=pictures, detector=detector)
+    counts, skipped = Counter[Decision](), list[str]()
+    draw = partial(save, folder=folder, pictures=pictures)
     part = folder / "predictions.part"  # a table that is not whole never has the whole one's name
     console = Console(stderr=True)
     with part.open("w", newline="") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
         writer = csv.writer(file)
-        writer.writerow(["path", "score", "threshold", "anomalous", "area", "boxes"])
+        writer.writerow(COLUMNS)
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
             bar = progress.add_task("images", total=len(names))
             for batch in read_ahead(detector, list(names), pool):
@@ -87,14 +92,14 @@ def answer_all(
                 answers = detector.answer([found for _, found in good]) if good else []
                 for (path, _), answer in zip(good, answers, strict=True):
                     boxes = " ".join(",".join(map(str, box)) for box in answer.boxes)
-                    row = answer.score, answer.threshold, int(answer.anomalous), answer.area, boxes
-                    writer.writerow([path, *row])
-                    anomalous += answer.anomalous
+                    decision = answer.score, answer.threshold, int(answer.anomalous), answer.threshold_of
+                    writer.writerow([path, *decision, answer.pixel_threshold, answer.area, boxes])
+                    counts[answer.threshold_of, answer.threshold, answer.pixel_threshold, answer.anomalous] += 1
                 if pictures:
                     list(pool.map(draw, [path for path, _ in good], [names[path] for path, _ in good], answers))
                 progress.advance(bar, len(batch))
     os.replace(part, folder / "predictions.csv")
-    return anomalous, skipped
+    return counts, skipped
 
 
 def read_ahead(
@@ -116,9 +121,9 @@ def read_ahead(
         waiting = coming
 
 
-def save(path: Path, name: str, answer: "Answer", folder: Path, pictures: list[str], detector: "Detector") -> None:
+def save(path: Path, name: str, answer: "Answer", folder: Path, pictures: list[str]) -> None:
     """Write an image's pictures, each kind into a folder of its own."""
-    ceiling = colour_ceiling(detector.pixel_threshold)
+    ceiling = colour_ceiling(answer.pixel_threshold)
     for kind in pictures:
         if kind == "masks":
             picture = Image.fromarray(answer.mask.astype(np.uint8) * 255)
@@ -130,21 +135,24 @@ def save(path: Path, name: str, answer: "Answer", folder: Path, pictures: list[s
         picture.save(target, compress_level=1)  # a fifth of the time for a tenth more space
 
 
-def summarise(
-    detector: "Detector", folder: Path, pictures: list[str], counts: list[int], rate: float, skipped: list[str]
-) -> None:
-    """Print how many images there were, how many are anomalous, and where the answers lie."""
+def summarise(folder: Path, pictures: list[str], counts: Counter[Decision], rate: float, skipped: list[str]) -> None:
+    """Print how many images there were, how many are anomalous by which threshold, and where the answers lie."""
     table = Table()
-    columns = ["images", "anomalous", "skipped", "threshold", "images/s"]
-    for name in columns:
-        table.add_column(name, justify="right")
-    table.add_row(*map(str, counts), f"{detector.threshold:.6g}", f"{rate:.1f}")
+    for name in ("threshold of", "threshold", "images", "anomalous"):
+        table.add_column(name, justify="left" if name == "threshold of" else "right")
+    used = sorted({decision[:3] for decision in counts})
+    for one in used:
+        anomalous = counts[*one, True]
+        table.add_row(escape(one[0]), f"{one[1]:.6g}", str(anomalous + counts[*one, False]), str(anomalous))
     console = Console()
     console.print(table)
-    lines = [f"skipped: {message}" for message in skipped] + [f"answers: {folder / 'predictions.csv'}"]
+    lines = [f"skipped: {message}" for message in skipped]
+    lines.append(f"{counts.total()} images, {len(skipped)} skipped, {rate:.1f} images/s")
+    lines.append(f"answers: {folder / 'predictions.csv'}")
     if pictures:
-        scale = f"colours from 0 to {colour_ceiling(detector.pixel_threshold):.3g}, twice the pixel threshold"
-        lines.append(f"pictures: {', '.join(str(folder / kind) for kind in pictures)} ({scale})")
+        scale = ", ".join(dict.fromkeys(f"{colour_ceiling(one[2]):.3g}" for one in used))
+        folders = ", ".join(str(folder / kind) for kind in pictures)
+        lines.append(f"pictures: {folders} (colours from 0 to twice the pixel threshold: {scale})")
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 

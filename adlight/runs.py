@@ -5,7 +5,7 @@ runs/<name>/
     run.json                             command, seed, commit, versions, machine
     checkpoints/best.ckpt, last.ckpt     tensors only
     metrics.csv, metrics.json            curves; final numbers (their presence marks a finished run)
-    predictions.csv                      a row a test image
+    predictions.csv, defects.csv         a row a test image; a row a defect type
     panels/*.png
 """
 
@@ -26,6 +26,7 @@ from adlight.types import Record, UserError
 
 if TYPE_CHECKING:  # torch takes seconds: not for --help
     from adlight.metrics.results import Results
+    from adlight.metrics.thresholds import Thresholds
     from adlight.modules.base import AnomalyModule, Prediction
 
 CONF = next(
@@ -58,28 +59,50 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     os.replace(partial, path)
 
 
-def write_predictions(path: Path, records: list[Record], predictions: list["Prediction"], threshold: float) -> None:
-    """Write a row a test image: its three answers beside the truth; scores at full precision."""
+PREDICTIONS = (
+    *("path", "category", "defect", "label", "score", "threshold", "anomalous"),
+    *("threshold_of", "pixel_threshold", "area", "boxes"),
+)
+DEFECTS = ("category", "defect", "normal", "anomalous", "auroc", "ap", "recall_calibrated")
+
+
+def write_predictions(
+    path: Path, records: list[Record], predictions: list["Prediction"], thresholds: "Thresholds"
+) -> None:
+    """Write a row a test image: its three answers beside the truth, and the thresholds used; at full precision."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["path", "category", "defect", "label", "score", "threshold", "anomalous", "area", "boxes"])
+        writer.writerow(PREDICTIONS)
         for row in predictions:
             record = records[row.number]
+            used = thresholds.of(record.category)
             boxes = " ".join(",".join(map(str, box)) for box in row.boxes)
-            anomalous = int(row.score > threshold)
-            writer.writerow((*record[:3], row.label, row.score, threshold, anomalous, row.area, boxes))
+            decision = row.label, row.score, used.image, int(row.score > used.image)
+            writer.writerow((*record[:3], *decision, used.of, used.pixel, row.area, boxes))
+
+
+def write_defects(path: Path, results: "Results") -> None:
+    """Write a row a defect type; what could not be computed is left empty."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, DEFECTS)
+        writer.writeheader()
+        for category, defects in results.defects.items():
+            writer.writerows({"category": category, "defect": name, **found} for name, found in defects.items())
 
 
 def write_results(folder: Path, module: "AnomalyModule", records: list[Record], about: dict[str, Any]) -> "Results":
-    """Write `predictions.csv`, then `metrics.json`, whose presence marks the run as finished. -> the results."""
+    """Write the tables, then `metrics.json`, whose presence marks the run as finished. -> the results."""
     assert module.results is not None
-    threshold = float(module.threshold)
-    write_predictions(folder / "predictions.csv", records, module.predictions, threshold)
+    write_predictions(folder / "predictions.csv", records, module.predictions, module.thresholds)
+    write_defects(folder / "defects.csv", module.results)
+    pooled, categories = module.calibrated.state().values()
     content = module.results.as_dict() | {
-        "threshold": threshold,
         "threshold_rule": str(module.rule),
-        "pixel_threshold": float(module.pixel_threshold),
         "pixel_threshold_rule": str(module.pixel_rule),
+        "threshold_per": module.threshold_per,
+        "threshold": pooled["image"],  # of all categories together; what decided is in `categories`
+        "pixel_threshold": pooled["pixel"],
+        "thresholds": categories,
     }
     write_json(folder / "metrics.json", content | about)
     return module.results
@@ -236,8 +259,8 @@ def load_weights(module: "AnomalyModule", path: Path, only: tuple[str, ...] = ("
         ) from error
     mine = {name: value for name, value in module.state_dict().items() if name.startswith(only)}
     state = {name: value for name, value in state.items() if name.startswith(only)}
-    for name in mine.keys() | state.keys():
-        shapes = [tuple(found[name].shape) if name in found else None for found in (state, mine)]
+    for name in sorted(mine.keys() | state.keys()):  # the thresholds beside the weights are no tensors
+        shapes = [tuple(getattr(found[name], "shape", ())) if name in found else None for found in (state, mine)]
         if shapes[0] != shapes[1]:
             raise UserError(
                 f"checkpoint {path} is of another architecture: {name} has shape {shapes[0]} in it "

@@ -63,6 +63,7 @@ TRAIN = {
     "resume of nothing": ("resume=runs/nothing", "runs/nothing", "none"),
     "resume of a corrupt checkpoint": ("resume=runs/corrupt", "runs/corrupt/checkpoints/last.ckpt", "cannot be read"),
     "bad threshold rule": ("threshold=quantil:3", "'quantil:3'", "quantile:0.99"),
+    "bad threshold_per": ("threshold_per=image", "threshold_per 'image' is unknown: category or all"),
     "bad pixel threshold rule": ("pixel_threshold=quantile:3", "'quantile:3'"),
     "epochs that are no number": ("trainer.max_epochs=abc", "trainer.max_epochs=abc"),
     "no epochs": ("trainer.max_epochs=0", "trainer.max_epochs=0"),

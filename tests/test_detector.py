@@ -140,6 +140,41 @@ def test_threshold_can_be_set(detector, rows):
     assert detector.threshold == 1e9
 
 
+def test_whose_thresholds(tiny_run, adlight):
+    """A model of two categories: by name, by folder, and those of all where the category cannot be known."""
+    run, image = tiny_run[0], adlight.folder / "data" / "screw" / "test" / "hole" / "000.png"
+    several, bottle = Detector.load(run, device="cpu"), Detector.load(run, device="cpu", category="bottle")
+    known = several.calibrated
+    assert list(known.categories) == ["bottle", "screw"] and several.category is None
+    answers = several([image, Image.open(image)]) + bottle([image])
+    assert [answer.threshold_of for answer in answers] == ["screw", "all categories", "bottle"]
+    for answer in answers:
+        used = known.of(answer.threshold_of)
+        assert (answer.threshold, answer.pixel_threshold) == (used.image, used.pixel)
+        assert answer.area == pytest.approx((answer.pixel > np.float32(used.pixel)).mean())
+    assert several.threshold == known.pooled.image and bottle.pixel_threshold == known.categories["bottle"].pixel
+    several.threshold = 0.5
+    answer = several(image)[0]
+    assert (answer.threshold, answer.pixel_threshold) == (0.5, known.categories["screw"].pixel)
+    pooled = Detector.load(run, device="cpu", overrides=["threshold_per=all"])
+    assert pooled(image)[0].threshold == known.pooled.image
+    with pytest.raises(UserError, match=r"no thresholds of category 'nut' \(there are: bottle, screw\)"):
+        Detector.load(run, device="cpu", category="nut")
+
+
+def test_an_image_whose_score_is_no_number_is_named(detector, rows, monkeypatch):
+    scores = detector.module.score
+
+    def broken(batch):
+        found = scores(batch)
+        found["pixel"][1, 0, 0] = float("nan")
+        return found
+
+    monkeypatch.setattr(detector.module, "score", broken)
+    with pytest.raises(UserError, match=f"scores of {rows[1]['path']} are not finite"):
+        detector([row["path"] for row in rows[:3]])
+
+
 def test_a_changed_model_needs_thresholds_of_its_own(run, rows):
     changed = Detector.load(run, device="cpu", overrides=["model.scorer.reduce=max"])
     with pytest.raises(UserError, match="set threshold and pixel_threshold"):

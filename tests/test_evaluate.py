@@ -64,6 +64,37 @@ def test_the_run_s_own_rule_gives_its_threshold_again(adlight, run):
     assert content(again)["pixel_threshold"] == content(run)["pixel_threshold"]
 
 
+def test_one_threshold_for_all_categories(adlight, run):
+    shared = adlight.evaluate(run, "threshold_per=all", "~callbacks.panels")
+    own, found = content(run), content(shared)
+    assert (own["threshold_per"], found["threshold_per"]) == ("category", "all")
+    assert "validation" not in found and found["thresholds"] == own["thresholds"]  # the checkpoint holds both ways
+    for category in ("bottle", "screw"):
+        assert found["categories"][category]["threshold"] == found["threshold"] == own["threshold"]
+        assert own["categories"][category]["threshold"] == own["thresholds"][category]["image"] != own["threshold"]
+    assert scores(shared) == scores(run)
+
+
+def test_a_category_that_validation_never_saw(adlight, run):
+    """Another threshold, calibrated on the first image alone: the other category has the one of all."""
+    words = ["trainer.limit_val_batches=1", "dataset.eval_batch_size=2", "~callbacks.panels"]
+    outcome = adlight("evaluate", f"run={run}", *words, "hydra.run.dir=partly")
+    assert outcome.code == 0, outcome.err
+    found = content(adlight.folder / "partly")
+    assert list(found["thresholds"]) == ["bottle"]
+    assert found["left_out"] == {"screw/threshold": "no normal validation image of it: that of all categories is used"}
+    assert found["categories"]["screw"]["threshold"] == found["threshold"] == found["thresholds"]["bottle"]["image"]
+    assert "(of 1 of all categories)" in outcome.out
+
+
+def test_the_defect_types_are_printed(adlight, run):
+    out = adlight("evaluate", f"run={run}", "~callbacks.panels", "hydra.run.dir=defects").out
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if "│ scratch" in line]
+    for row, category in zip(rows, ("bottle", "screw"), strict=True):
+        figures = content(run)["defects"][category]["scratch"]
+        assert row == ["", "scratch", "3 + 3", *(f"{figures[key]:.3f}" for key in ("auroc", "ap", "recall_calibrated"))]
+
+
 def test_a_copy_of_the_data(adlight, run):
     shutil.copytree(adlight.folder / "data", adlight.folder / "copy of data")
     again = adlight.evaluate(run, 'dataset.root="copy of data"', "~callbacks.panels")

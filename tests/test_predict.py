@@ -3,6 +3,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from makers import write_image
 from PIL import Image
 from test_detector import main, train_tiny
@@ -39,7 +40,9 @@ def test_writes_answers_and_pictures(trained, ask, capsys):
     assert code == 0
     rows = table(out)
     answers = Detector.load(run, device="cpu")([row["path"] for row in rows])
-    assert list(rows[0]) == ["path", "score", "threshold", "anomalous", "area", "boxes"] and len(rows) == 9
+    columns = ["path", "score", "threshold", "anomalous", "threshold_of", "pixel_threshold", "area", "boxes"]
+    assert list(rows[0]) == columns and len(rows) == 9
+    assert {row["threshold_of"] for row in rows} == {"bottle"}
     for row, answer in zip(rows, answers, strict=True):
         assert float(row["score"]) == pytest.approx(answer.score, rel=1e-6)
         assert (int(row["anomalous"]), float(row["threshold"])) == (answer.anomalous, answer.threshold)
@@ -68,6 +71,37 @@ def test_threshold_decides(trained, ask):
         code, out = ask(f"images={trained[1] / 'bottle/test'}", f"threshold={threshold}", "save=none")
         assert code == 0 and {row["anomalous"] for row in table(out)} == {anomalous}
     assert not (out / "masks").exists()
+
+
+def test_thresholds_of_several_categories(tiny_run, adlight, tmp_path):
+    """Each image is compared with the thresholds of its folder's category, or of the category named."""
+    run, data = tiny_run[0], adlight.folder / "data"
+    known = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]["_extra_state"]
+    for category in ("bottle", "screw"):
+        shutil.copytree(data / category / "test" / "hole", tmp_path / "images" / category)
+    write_image(tmp_path / "images" / "other" / "x.png")
+
+    def answers(*words):
+        outcome = adlight("predict", f"run={run}", f"images={tmp_path}/images", f"hydra.run.dir={tmp_path}/out", *words)
+        assert outcome.code == 0, outcome.err
+        return table(tmp_path / "out"), outcome.out
+
+    rows, out = answers("save=masks,maps,panels")
+    expected = {"bottle": "bottle", "screw": "screw", "other": "all categories"}
+    assert len(rows) == 7
+    for row in rows:
+        of = expected[row["path"].split("/")[-2]]
+        used = known["categories"].get(of, known["pooled"])
+        assert row["threshold_of"] == of
+        assert (float(row["threshold"]), float(row["pixel_threshold"])) == (used["image"], used["pixel"])
+        assert row["anomalous"] == str(int(float(row["score"]) > used["image"]))
+        assert f"{used['image']:.6g}" in out and f"│ {of} " in out
+    rows, _ = answers("save=none", "category=screw")
+    assert {row["threshold_of"] for row in rows} == {"screw"}
+    rows, _ = answers("save=none", "threshold=0.5", "pixel_threshold=0.5")
+    assert {(row["threshold_of"], row["threshold"]) for row in rows} == {("given", "0.5")}
+    outcome = adlight("predict", f"run={run}", f"images={tmp_path}/images", "category=scrw", "save=none")
+    assert outcome.code == 2 and outcome.err.startswith("error: no thresholds of category 'scrw'; did you mean screw?")
 
 
 def test_globs_and_alike_names(ask, tmp_path):

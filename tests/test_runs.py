@@ -119,16 +119,18 @@ def test_a_run_that_goes_on_is_unfinished_again(tmp_path, capsys):
 
 
 def test_predictions_keep_every_digit(tmp_path):
+    from adlight.metrics.thresholds import Threshold, Thresholds
     from adlight.modules.base import Prediction
 
     score = torch.tensor(1 / 3).item()
     rows = [Prediction(1, 0, 1, score, 0.25, [(0, 1, 2, 3), (4, 5, 6, 7)]), Prediction(0, 0, 0, 0.1, 0.0, [])]
-    records = [Record("a, b.png", "bottle"), Record("c.png", "bottle", "hole", 1)]
-    runs.write_predictions(tmp_path / "p.csv", records, rows, 0.1)
+    records = [Record("a, b.png", "bottle"), Record("c.png", "screw", "hole", 1)]
+    thresholds = Thresholds(Threshold(0.5, 0.75, 9), {"bottle": Threshold(0.1, 0.2, 4, "bottle")})
+    runs.write_predictions(tmp_path / "p.csv", records, rows, thresholds)
     assert (tmp_path / "p.csv").read_text().splitlines() == [
-        "path,category,defect,label,score,threshold,anomalous,area,boxes",
-        f'c.png,bottle,hole,1,{score!r},0.1,1,0.25,"0,1,2,3 4,5,6,7"',
-        '"a, b.png",bottle,good,0,0.1,0.1,0,0.0,',  # a score at the threshold is normal
+        "path,category,defect,label,score,threshold,anomalous,threshold_of,pixel_threshold,area,boxes",
+        f'c.png,screw,hole,1,{score!r},0.5,0,all categories,0.75,0.25,"0,1,2,3 4,5,6,7"',
+        '"a, b.png",bottle,good,0,0.1,0.1,0,bottle,0.2,0.0,',  # a score at the threshold is normal
     ]
 
 
@@ -141,6 +143,9 @@ def test_weights_of_another_architecture(tmp_path):
         runs.load_weights(nn.Linear(4, 3), path)
     with pytest.raises(UserError, match="another architecture: bias has shape"):
         runs.load_weights(nn.Linear(2, 3, bias=False), path)
+    torch.save({"state_dict": {**layer.state_dict(), "threshold": torch.tensor(0.5)}}, path)
+    with pytest.raises(UserError, match=r"x\.ckpt is of an earlier adlight.*train anew"):
+        runs.load_weights(layer, path)
     torch.save({"weights": 1}, path)
     with pytest.raises(UserError, match="cannot be read as a checkpoint"):
         runs.load_weights(layer, path)

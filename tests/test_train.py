@@ -36,17 +36,9 @@ def table(path):
 def numbers(run):
     """The metrics of a run or evaluation, without what tells it from others."""
     content = json.loads((run / "metrics.json").read_text())
-    kept = ("pooled", "categories", "left_out", "threshold", "pixel_threshold")
+    kept = ("pooled", "categories", "defects", "left_out", "threshold", "pixel_threshold", "thresholds")
     chosen = (key for key, value in content.items() if key in kept or (isinstance(value, float) and key != "seconds"))
     return {key: content[key] for key in chosen}
-
-
-def flat(content, prefix=""):
-    """Every number of nested dicts, by its path."""
-    found = {}
-    for key, value in content.items():
-        found |= flat(value, f"{prefix}{key}/") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
 
 
 def test_a_run_leaves_exactly_this(tiny_run):
@@ -55,7 +47,7 @@ def test_a_run_leaves_exactly_this(tiny_run):
     assert {path for path in found if not path.startswith("evaluations/")} == {
         *(f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides")),
         *("run.json", "train.log", "checkpoints/best.ckpt", "checkpoints/last.ckpt"),
-        *("metrics.csv", "metrics.json", "predictions.csv", "panels/bottle.png", "panels/screw.png"),
+        *("metrics.csv", "metrics.json", "predictions.csv", "defects.csv", "panels/bottle.png", "panels/screw.png"),
     }
 
 
@@ -81,7 +73,8 @@ def test_checkpoints_hold_tensors_only(tiny_run):
     assert best["state_dict"].keys() == last["state_dict"].keys()
     assert last["epoch"] == 1 and last["global_step"] == 6
     assert "optimizer_states" in last and "optimizer_states" not in best
-    assert torch.isfinite(best["state_dict"]["threshold"])
+    thresholds = best["state_dict"]["_extra_state"]
+    assert list(thresholds["categories"]) == ["bottle", "screw"] and np.isfinite(thresholds["pooled"]["image"])
 
 
 def test_curves_have_a_row_an_epoch(tiny_run):
@@ -101,7 +94,9 @@ def test_predictions(tiny_run):
     for row in rows:
         assert row["path"].startswith(f"data/{row['category']}/test/{row['defect']}/")
         assert row["label"] == str(int(row["defect"] != "good"))
-        assert float(row["threshold"]) == found["threshold"]
+        used = found["categories"][row["category"]]
+        assert float(row["threshold"]) == used["threshold"] == found["thresholds"][row["category"]]["image"]
+        assert float(row["pixel_threshold"]) == used["pixel_threshold"] and row["threshold_of"] == row["category"]
         assert row["anomalous"] == str(int(float(row["score"]) > float(row["threshold"])))
         assert float(np.float32(row["score"])) == float(row["score"])  # all digits of a float32
 
@@ -141,8 +136,29 @@ def test_the_terminal_shows_the_table(tiny_run):
         assert "3 + 6" in line
         for key in ("auroc", "ap", "f1_max", "f1_calibrated", "trivial_f1", "pixel_auroc"):
             assert f" {found['categories'][name][key]:.3f} " in line
+        for key in ("auroc", "ap", "f1_max"):
+            value, lower, upper = (found["categories"][name][key + end] for end in ("", "_lower", "_upper"))
+            assert f" {value:.3f} ± {(upper - lower) / 2:.3f} " in line
+        assert f"{name} {found['thresholds'][name]['image']:.6g} (of 1)" in out
     for said in ("mean of categories", "AUROC", "F1 at", "loss: 1 ssim + 1 l1", "quantile:0.95", str(run / "panels")):
         assert said in out
+
+
+def test_defect_types_have_a_row_each(tiny_run):
+    run, _ = tiny_run
+    rows, found = table(run / "defects.csv"), json.loads((run / "metrics.json").read_text())["defects"]
+    assert [(row["category"], row["defect"]) for row in rows] == list(product(("bottle", "screw"), ("hole", "scratch")))
+    predictions = table(run / "predictions.csv")
+    for row in rows:
+        mine = [p for p in predictions if p["category"] == row["category"] and p["defect"] in ("good", row["defect"])]
+        label, score = ([float(p[key]) for p in mine] for key in ("label", "score"))
+        assert (row["normal"], row["anomalous"]) == ("3", "3")
+        assert float(row["auroc"]) == pytest.approx(reference.roc_auc_score(label, score))
+        assert float(row["ap"]) == pytest.approx(reference.average_precision_score(label, score))
+        called = [int(p["anomalous"]) for p in mine]
+        assert float(row["recall_calibrated"]) == pytest.approx(reference.recall_score(label, called))
+        content = found[row["category"]][row["defect"]]
+        assert content == {key: float(value) for key, value in row.items() if key in content}
 
 
 def test_one_number_decides_everything(adlight, tiny_run):
@@ -245,25 +261,34 @@ def test_two_processes(adlight):
     assert len(table(two / "predictions.csv")) == 9
     assert [row["epoch"] for row in table(two / "metrics.csv")] == ["0", "1"]
     assert (two / "panels" / "bottle.png").exists()
-    one = adlight.evaluate(two, "trainer.devices=1", "trainer.strategy=auto", "~callbacks.panels")
-    assert len(table(one / "predictions.csv")) == 9
-    assert [row["path"] for row in table(one / "predictions.csv")] == [
-        row["path"] for row in table(two / "predictions.csv")
-    ]
-    several, alone = flat(numbers(two)), flat(numbers(one))
-    assert several.keys() == alone.keys()
-    for name, value in several.items():
-        assert alone[name] == pytest.approx(value, abs=1e-6), name
+    one = adlight.evaluate(two, "trainer.devices=1", "trainer.strategy=auto")
+    assert_the_same(one, two)
 
 
-def test_two_processes_evaluate(adlight, tiny_run):
-    run, _ = tiny_run
-    folder = adlight.folder / "evaluated by two"
-    words = [f"run={run}", "trainer.devices=2", "trainer.strategy=ddp", f"hydra.run.dir='{folder}'"]
-    in_processes(adlight, "evaluate", *words)
-    several, alone = flat(numbers(folder)), flat(numbers(run))
-    assert all(value == pytest.approx(alone[name], abs=1e-6) for name, value in several.items())
-    assert len(table(folder / "predictions.csv")) == len(table(run / "predictions.csv"))
+def assert_the_same(one, other):
+    assert numbers(one) == numbers(other)
+    for name in ("predictions.csv", "defects.csv", *(f"panels/{path.name}" for path in (one / "panels").iterdir())):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+
+
+@pytest.fixture(scope="module")
+def seventeen(adlight, tiny_run):
+    """The tiny run calibrated and tested by one process on 17 images: its words, and the evaluation's folder."""
+    shutil.copytree(adlight.folder / "data", adlight.folder / "seventeen")
+    (adlight.folder / "seventeen" / "screw" / "test" / "good" / "002.png").unlink()
+    words = ["dataset.root=seventeen", "dataset.eval_batch_size=4"]  # whatever changes the data calibrates anew
+    return words, adlight.evaluate(tiny_run[0], *words)
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_several_processes_calibrate_and_test_as_one(adlight, tiny_run, seventeen, processes):
+    """Numbers, predictions and panels are the same to the byte where no process has as many images as the others."""
+    words, alone = seventeen
+    folder = adlight.folder / f"evaluated by {processes}"
+    several = [f"trainer.devices={processes}", "trainer.strategy=ddp", f"hydra.run.dir='{folder}'"]
+    in_processes(adlight, "evaluate", f"run={tiny_run[0]}", *words, *several)
+    assert len(table(folder / "predictions.csv")) == 17
+    assert_the_same(folder, alone)
 
 
 @pytest.mark.parametrize(

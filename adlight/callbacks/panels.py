@@ -1,4 +1,4 @@
-"""Pictures of a test: the best and the worst cases of each category, all on one colour scale."""
+"""Pictures of a test: the best and the worst cases of each category, on one colour scale a category."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -85,13 +85,9 @@ class Panels(pl.Callback):
                 for case in self.extremes([case for part in parts for case in part.get((number, label), [])])
             ]
             if shown:
-                figure = draw(
-                    shown,
-                    [data.records("test")[case.prediction.number] for case in shown],
-                    float(pl_module.threshold),
-                    float(pl_module.pixel_threshold),
-                    colour_ceiling(float(pl_module.pixel_threshold)),
-                )
+                used = pl_module.thresholds.of(category)
+                records = [data.records("test")[case.prediction.number] for case in shown]
+                figure = draw(shown, records, used.image, used.pixel, colour_ceiling(used.pixel))
                 figure.suptitle(category, fontsize=11)
                 figure.savefig(self.folder / f"{category}.png", dpi=100)
 

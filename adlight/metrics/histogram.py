@@ -54,14 +54,19 @@ class Histogram(NamedTuple):
         """Area under the per-region-overlap curve up to this false positive rate, normalised to 0...1."""
         return None if self.missing() else aupro(self.curve().fp, self.overlap.flip(0).cumsum(0), limit)
 
-    def iou(self, threshold: float) -> float | None:
-        """Intersection over union of `score > threshold` and the mask; None without defective pixels."""
+    def flagged(self, threshold: float) -> Tensor:
+        """Count normal and defective pixels above a threshold (2,) int64; one within a bin leaves that bin out.
+
+        Raises:
+            ValueError: the threshold is NaN.
+        """
         if math.isnan(threshold):
             raise ValueError("the pixel threshold is NaN: nothing has calibrated it")
-        flagged = self.lower.double() > threshold  # a threshold within a bin leaves that bin out
-        fp, tp = self.pixels[:, flagged].sum(1).tolist()
-        defective = self.pixels[1].sum().item()
-        return tp / (defective + fp) if defective else None
+        return self.pixels[:, self.lower.double() > threshold].sum(1)
+
+    def iou(self, threshold: float) -> float | None:
+        """Intersection over union of `score > threshold` and the mask; None without defective pixels."""
+        return iou(self.flagged(threshold), self.pixels.sum(1))
 
     def quantile(self, share: float, label: int = 0) -> float:
         """Smallest known score that at least this share of a label's pixels does not exceed.
@@ -91,6 +96,12 @@ class Histogram(NamedTuple):
         centre = (self.lower.double() + self.upper.double()) / 2
         mean = (weight * centre).sum()
         return (mean + value * (weight * (centre - mean).square()).sum().sqrt()).item()
+
+
+def iou(flagged: Tensor, pixels: Tensor) -> float | None:
+    """Intersection over union from how many normal and defective pixels are flagged (2,), and there are (2,)."""
+    (fp, tp), defective = flagged.tolist(), int(pixels[1])
+    return tp / (defective + fp) if defective else None
 
 
 def pixel_metrics(histogram: Histogram, threshold: float | None) -> tuple[dict[str, float], dict[str, str]]:

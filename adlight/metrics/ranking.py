@@ -87,10 +87,16 @@ def trivial_f1(label: Tensor) -> float:
     return 2 * share / (1 + share)
 
 
-def at_threshold(score: Tensor, label: Tensor, threshold: float) -> Decision:
-    """Precision, recall, F1, FPR of calling `score > threshold` anomalous; precision is 0 if nothing is."""
+def at_threshold(score: Tensor, label: Tensor, threshold: float | Tensor) -> Decision:
+    """Precision, recall, F1, FPR of calling `score > threshold` anomalous; precision is 0 if nothing is.
+
+    Args:
+        score: (N,) any finite real numbers.
+        label: (N,) 0 normal, 1 anomalous.
+        threshold: one for all images, or each image's own (N,) float64.
+    """
     score, label = checked(score, label)
-    if math.isnan(threshold):
+    if torch.as_tensor(threshold).isnan().any():
         raise ValueError("the threshold is NaN: nothing has calibrated it")
     flagged = score > threshold
     tp, fp = (flagged & label).sum().item(), (flagged & ~label).sum().item()
@@ -104,13 +110,15 @@ def at_threshold(score: Tensor, label: Tensor, threshold: float) -> Decision:
     )
 
 
-def image_metrics(score: Tensor, label: Tensor, threshold: float | None) -> tuple[dict[str, float], dict[str, str]]:
+def image_metrics(
+    score: Tensor, label: Tensor, threshold: float | Tensor | None
+) -> tuple[dict[str, float], dict[str, str]]:
     """Compute every image metric that the images allow.
 
     Args:
         score: (N,) any finite real numbers.
         label: (N,) 0 normal, 1 anomalous.
-        threshold: calibrated on normal images; None where there is none.
+        threshold: calibrated on normal images, one or each image's own (N,); None where there is none.
 
     Returns:
         The metrics by name, and for each name that is left out the reason why. No value is ever NaN.

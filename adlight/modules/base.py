@@ -10,8 +10,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from adlight.metrics.pixels import PixelHistogram
-from adlight.metrics.ranking import auroc, calibrate, parse_rule
-from adlight.metrics.results import Results, summarise
+from adlight.metrics.ranking import auroc, parse_rule
+from adlight.metrics.results import Results, refuse_non_finite, summarise
+from adlight.metrics.thresholds import Thresholds, calibrate_all
 from adlight.scoring.maps import regions
 from adlight.types import Batch, Scores, UserError
 
@@ -30,36 +31,57 @@ class Prediction(NamedTuple):
 class AnomalyModule(pl.LightningModule):
     """Base of the detectors. A subclass writes `training_step`, `configure_optimizers` and `score`.
 
-    Validation calibrates: the threshold is set from the scores of held-out normal images, the pixel threshold from
-    their pixels; both are buffers, so a checkpoint carries them. `val/auroc` compares those normals with copies that
-    have pasted defects, as a mean over categories: it is what checkpoints and searches look at. The test split
-    steers nothing.
+    Validation calibrates: thresholds are set from the scores of held-out normal images and of their pixels, for each
+    category and for all together; a checkpoint carries them with the categories' names. `val/auroc` compares those
+    normals with copies that have pasted defects, as a mean over categories: it is what checkpoints and searches look
+    at. The test split steers nothing.
 
     Args:
-        threshold: rule for the image threshold: a number, or `quantile:q`, `sigma:k`, `fpr:p` or `max` of the scores
+        threshold: rule for the image thresholds: a number, or `quantile:q`, `sigma:k`, `fpr:p` or `max` of the scores
             of validation normals.
         pixel_threshold: likewise, of their pixels.
+        threshold_per: `category`, each image is compared with its own category's thresholds, or `all`, with those of
+            all categories together.
 
     Raises:
-        ValueError: a rule that is none of these.
+        ValueError: a rule or a `threshold_per` that is none of these.
     """
 
-    threshold: Tensor
-    pixel_threshold: Tensor
-
     def __init__(
-        self, threshold: str | float = "quantile:0.95", pixel_threshold: str | float = "quantile:0.995"
+        self,
+        threshold: str | float = "quantile:0.95",
+        pixel_threshold: str | float = "quantile:0.995",
+        threshold_per: str = "category",
     ) -> None:
         super().__init__()
         for rule in (threshold, pixel_threshold):
             parse_rule(rule)  # one that makes no sense fails here, not after the first epoch
-        self.rule, self.pixel_rule = threshold, pixel_threshold
-        self.register_buffer("threshold", torch.tensor(float("nan"), dtype=torch.float64))
-        self.register_buffer("pixel_threshold", torch.tensor(float("nan"), dtype=torch.float64))
-        self.normal_pixels = PixelHistogram(1)
+        if threshold_per not in ("category", "all"):
+            raise ValueError(f"threshold_per {threshold_per!r} is unknown: category or all")
+        self.rule, self.pixel_rule, self.threshold_per = threshold, pixel_threshold, threshold_per
+        self.calibrated = Thresholds()
+        self.normal_pixels: PixelHistogram | None = None
         self.test_pixels: PixelHistogram | None = None
         self.predictions: list[Prediction] = []
         self.results: Results | None = None
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """The thresholds that decide, by `threshold_per`; a checkpoint holds those of both ways."""
+        return self.calibrated if self.threshold_per == "category" else Thresholds(self.calibrated.pooled)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Thresholds for the checkpoint: a buffer would have to know the number of categories before it is loaded."""
+        return self.calibrated.state()
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take them from a checkpoint."""
+        self.calibrated = Thresholds.from_state(state)
+
+    @property
+    def categories(self) -> list[str]:
+        """The data module's categories; a batch's `category` is a place in this list."""
+        return self.trainer.datamodule.categories  # type: ignore[attr-defined]
 
     def score(self, batch: Batch) -> Scores:
         """Score a batch; an image's scores depend on nothing but the image and the weights."""
@@ -76,29 +98,32 @@ class AnomalyModule(pl.LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Forget the last validation."""
         self.predictions = []
-        self.normal_pixels.reset()
+        self.normal_pixels = PixelHistogram(len(self.categories)).to(self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Scores:
         """Collect scores of normals and of pasted defects, and the pixels of normals."""
         scores = self.score(batch)
-        if not torch.isfinite(scores["image"]).all():  # before the pixels, which would be refused without advice
+        if not all_finite(scores).all():  # before the pixels, which would be refused without advice
             raise UserError(f"scores of validation images are not finite in epoch {self.current_epoch}: {DIVERGED}")
         self.predictions += self.predict_batch(batch, scores, with_regions=False)
-        normal = scores["pixel"][batch["label"] == 0]
-        if len(normal):
-            self.normal_pixels.update(
-                normal, torch.zeros_like(normal, dtype=torch.bool), normal.new_zeros(len(normal)).long()
-            )
+        normal = batch["label"] == 0
+        pixel = scores["pixel"][normal]
+        if len(pixel):
+            assert self.normal_pixels is not None
+            self.normal_pixels.update(pixel, torch.zeros_like(pixel, dtype=torch.bool), batch["category"][normal])
         return scores
 
     def on_validation_epoch_end(self) -> None:
-        """Calibrate both thresholds and log `val/auroc`, from the scores of all processes."""
+        """Calibrate the thresholds and log `val/auroc`, from the scores of all processes."""
         rows = gathered(self.predictions)
         score = torch.tensor([row.score for row in rows], dtype=torch.float64)
         label = torch.tensor([row.label for row in rows])
-        self.threshold.fill_(calibrate(score[label == 0], self.rule))
-        self.pixel_threshold.fill_(self.normal_pixels.histogram().threshold(self.pixel_rule))
         category = torch.tensor([row.category for row in rows])
+        assert self.normal_pixels is not None
+        self.calibrated = calibrate_all(
+            *(score[label == 0], category[label == 0], self.normal_pixels),
+            *(self.categories, self.rule, self.pixel_rule),
+        )
         means = {f"val/score_{name}": score[label == i].mean() for i, name in enumerate(("normal", "pasted"))}
         self.log("val/auroc", mean_auroc(score, label, category), prog_bar=True)
         self.log_dict(means)  # like it, the same on all processes: nothing to sync
@@ -106,11 +131,14 @@ class AnomalyModule(pl.LightningModule):
     def on_test_epoch_start(self) -> None:
         """Start one pixel histogram a category."""
         self.predictions = []
-        self.test_pixels = PixelHistogram(len(self.trainer.datamodule.categories)).to(self.device)  # type: ignore[attr-defined]
+        self.test_pixels = PixelHistogram(len(self.categories)).to(self.device)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Scores:
         """Collect predictions and count pixels."""
         scores = self.score(batch)
+        if not (finite := all_finite(scores)).all():
+            records = self.trainer.datamodule.records("test")  # type: ignore[attr-defined]
+            refuse_non_finite([records[i] for i in batch["index"].tolist()], finite)
         self.predictions += self.predict_batch(batch, scores)
         assert self.test_pixels is not None
         self.test_pixels.update(scores["pixel"], batch["mask"], batch["category"])
@@ -124,8 +152,7 @@ class AnomalyModule(pl.LightningModule):
         self.results = summarise(
             [data.records("test")[row.number] for row in self.predictions],
             torch.tensor([row.score for row in self.predictions], dtype=torch.float64),
-            float(self.threshold),
-            float(self.pixel_threshold),
+            self.thresholds,
             self.test_pixels,
             data.categories,
         )
@@ -135,7 +162,8 @@ class AnomalyModule(pl.LightningModule):
         """Turn a batch's scores into predictions."""
         found: Sequence[tuple[float, Any]] = [(0.0, [])] * len(scores["image"])
         if with_regions:
-            mask = (scores["pixel"] > self.pixel_threshold).cpu().numpy()
+            own = [self.thresholds.of(self.categories[i]).pixel for i in batch["category"].tolist()]
+            mask = (scores["pixel"] > scores["pixel"].new_tensor(own)[:, None, None]).cpu().numpy()  # (B, H, W)
             found = [(float(one.mean()), regions(one)) for one in mask]
         numbers, categories, labels = (batch[key].tolist() for key in ("index", "category", "label"))
         rows = zip(numbers, categories, labels, scores["image"].tolist(), found, strict=True)
@@ -143,6 +171,11 @@ class AnomalyModule(pl.LightningModule):
 
 
 DIVERGED = "the training has diverged; try a smaller model.optimizer.lr or trainer.precision=32-true"
+
+
+def all_finite(scores: Scores) -> Tensor:
+    """Which images of a batch have finite scores only (B,); maps are judged in float32, as they are counted."""
+    return scores["image"].isfinite() & scores["pixel"].float().isfinite().flatten(1).all(1)
 
 
 def mean_auroc(score: Tensor, label: Tensor, category: Tensor) -> float:

@@ -43,7 +43,7 @@ class GANModule(AnomalyModule):
         clip: largest norm of a network's gradient; 0 = any.
         generator_from: a finished run whose generator and critic are taken as they are; `train.py` loads them.
         seed: of latents and penalties, which depend on it, the step and the process only.
-        threshold, pixel_threshold: rules of calibration, see `AnomalyModule`.
+        threshold, pixel_threshold, threshold_per: rules of calibration, see `AnomalyModule`.
 
     Raises:
         ValueError: networks that do not fit each other, or a number out of range.
@@ -75,8 +75,9 @@ class GANModule(AnomalyModule):
         seed: int = 0,
         threshold: str | float = "quantile:0.95",
         pixel_threshold: str | float = "quantile:0.995",
+        threshold_per: str = "category",
     ) -> None:
-        super().__init__(threshold, pixel_threshold)
+        super().__init__(threshold, pixel_threshold, threshold_per)
         self.automatic_optimization = False
         refuse_misfits(generator, critic, encoder, scorer, encoder_epochs)
         if encoder_images not in ("real", "generated"):
@@ -96,8 +97,8 @@ class GANModule(AnomalyModule):
         self.clip, self.seed, self.gan_epochs = clip, seed, 0
         self.average = Averaged(generator, ema) if ema else None
         self.register_buffer("generator_steps", torch.tensor(0))
-        self.register_buffer("term_mean", torch.zeros(len(TERMS), dtype=torch.float64))
-        self.register_buffer("term_deviation", torch.ones(len(TERMS), dtype=torch.float64))
+        self.register_buffer("term_mean", torch.zeros(len(TERMS)))
+        self.register_buffer("term_deviation", torch.ones(len(TERMS)))
         self.register_buffer("diverged", torch.tensor(-1), persistent=False)  # the first batch whose loss is no number
         self.terms: list[Terms] = []
 
@@ -268,8 +269,7 @@ class GANModule(AnomalyModule):
 
     def mixture(self, terms: Tensor) -> Tensor:
         """Mix terms (B, T) by what validation found out about normal images. -> (B,)."""
-        mean, deviation = self.term_mean.to(terms.dtype), self.term_deviation.to(terms.dtype)
-        return self.scorer.mix(terms, mean, deviation)
+        return self.scorer.mix(terms, self.term_mean, self.term_deviation)
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last validation."""

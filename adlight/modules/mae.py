@@ -31,7 +31,7 @@ class MAEModule(AnomalyModule):
         warmup_epochs: length of the linear warm-up; a half cosine to 0 follows, both by the step.
         ema: decay of an average of the weights that is used for scoring; 0 = none.
         seed: of the masks, which depend on it, the step and the process only.
-        threshold, pixel_threshold: rules of calibration, see `AnomalyModule`.
+        threshold, pixel_threshold, threshold_per: rules of calibration, see `AnomalyModule`.
 
     Raises:
         ValueError: a mask ratio that the scheme does not allow, or a number out of range.
@@ -50,8 +50,9 @@ class MAEModule(AnomalyModule):
         seed: int = 0,
         threshold: str | float = "quantile:0.95",
         pixel_threshold: str | float = "quantile:0.995",
+        threshold_per: str = "category",
     ) -> None:
-        super().__init__(threshold, pixel_threshold)
+        super().__init__(threshold, pixel_threshold, threshold_per)
         draw_masks(masks, mask_ratio, network.num_patches, Generator())  # an impossible ratio fails here
         self.network, self.objective, self.scorer, self.optimizer = network, objective, scorer, optimizer
         self.mask_ratio, self.masks, self.warmup_epochs, self.seed = mask_ratio, masks, warmup_epochs, seed

@@ -1,6 +1,7 @@
 """The result table of a run, for the terminal."""
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from adlight.metrics.results import Metrics, Results
@@ -20,6 +21,8 @@ COLUMNS = {
 def print_results(results: Results, threshold: str, notes: list[str]) -> None:
     """Print a row a category, their mean, and the pooled figures; columns that no row has are left out.
 
+    Figures with a 95 % interval are shown as value ± half its width.
+
     Args:
         results: the numbers.
         threshold: how the threshold came about, in words.
@@ -37,14 +40,34 @@ def print_results(results: Results, threshold: str, notes: list[str]) -> None:
     for name, metrics in rows.items():
         if name == "mean of categories":
             table.add_section()
-        table.add_row(name, counts(metrics), *(figure(metrics, key) for key in shown))
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)  # a log file has no width of its own
+        table.add_row(escape(name), counts(metrics), *(figure(metrics, key) for key in shown))
+    console = printer()
     console.print(table)
-    console.print(f"threshold: {threshold}", highlight=False)
-    for note in notes:
-        console.print(note, highlight=False, soft_wrap=True)
+    for line in (f"threshold: {threshold}", *notes):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def print_defects(results: Results) -> None:
+    """Print a row a defect type: its images against all normal ones of its category."""
+    table = Table(title="by defect type, against all normal images of the category", title_justify="left")
+    for title in ("category", "defect"):
+        table.add_column(title, no_wrap=True)
+    titles = {"auroc": "AUROC", "ap": "AP", "recall_calibrated": "recall at\nthreshold"}
+    for title in ("normal +\nanomalous", *titles.values()):
+        table.add_column(title, justify="right")
+    for category, defects in results.defects.items():
+        for i, (name, metrics) in enumerate(defects.items()):
+            first = escape(category) if i == 0 else ""
+            table.add_row(first, escape(name), counts(metrics), *(figure(metrics, key) for key in titles))
+        table.add_section()
+    if table.row_count:
+        printer().print(table)
+
+
+def printer() -> Console:
+    """The terminal; a log file has no width of its own."""
+    console = Console()
+    return console if console.is_terminal else Console(width=140)
 
 
 def counts(metrics: Metrics) -> str:
@@ -53,5 +76,8 @@ def counts(metrics: Metrics) -> str:
 
 
 def figure(metrics: Metrics, key: str) -> str:
-    """Write a metric with three decimals, or a dash where it was left out."""
-    return f"{metrics[key]:.3f}" if key in metrics else "-"
+    """Write a metric with three decimals and half its interval's width, or a dash where it was left out."""
+    if key not in metrics:
+        return "-"
+    ends = [metrics[f"{key}_{end}"] for end in ("lower", "upper") if f"{key}_{end}" in metrics]
+    return f"{metrics[key]:.3f}" + (f" ± {(ends[1] - ends[0]) / 2:.3f}" if ends else "")

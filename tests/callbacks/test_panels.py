@@ -7,6 +7,7 @@ from PIL import Image
 from adlight.callbacks import panels
 from adlight.callbacks.panels import Panels, draw
 from adlight.metrics.pixels import PixelHistogram
+from adlight.metrics.thresholds import Threshold, Thresholds
 from adlight.modules.base import AnomalyModule, Prediction
 from adlight.reports.pictures import colour_ceiling
 from adlight.types import Record
@@ -77,8 +78,7 @@ def test_a_picture_a_category(tmp_path):
     data = SimpleNamespace(categories=["a", "b", "empty"], records=lambda split: records)
     trainer = SimpleNamespace(datamodule=data, is_global_zero=True)
     module = AnomalyModule()
-    module.threshold.fill_(0.5)
-    module.pixel_threshold.fill_(0.5)
+    module.calibrated = Thresholds(Threshold(0.5, 0.5), {"a": Threshold(0.25, 0.25, 1, "a")})
     module.test_pixels = PixelHistogram(3)
     callback = Panels(str(tmp_path / "panels"), cases=1)
     callback.on_test_epoch_start(trainer, module)

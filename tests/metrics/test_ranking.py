@@ -1,11 +1,9 @@
 import math
-import time
 
 import pytest
 import torch
 from sklearn import metrics as sk
 
-from adlight.metrics.bootstrap import bootstrap_interval
 from adlight.metrics.curve import NonFiniteScore
 from adlight.metrics.ranking import (
     BOTH_CLASSES,
@@ -97,6 +95,15 @@ def test_by_hand():
     assert at_threshold(score, label, 3.0) == pytest.approx((1, 1 / 2, 2 / 3, 0))  # 3 itself is not above 3
 
 
+def test_each_image_may_have_its_own_threshold():
+    score, label = torch.tensor([4.0, 3.0, 2.0, 1.0]), torch.tensor([1, 0, 1, 0])
+    own = torch.tensor([4.0, 2.5, 1.5, 1.0], dtype=torch.float64)
+    assert at_threshold(score, label, own) == pytest.approx((1 / 2, 1 / 2, 1 / 2, 1 / 2))
+    assert at_threshold(score, label, torch.full((4,), 3.0).double()) == at_threshold(score, label, 3.0)
+    with pytest.raises(ValueError, match="nothing has calibrated"):
+        at_threshold(score, label, torch.tensor([1.0, math.nan, 1.0, 1.0]))
+
+
 def test_scores_outside_0_and_1_are_not_squashed():
     score = torch.tensor([50.0, 51, 60, 61])  # torchmetrics' sigmoid makes these one tie, 0.5
     assert auroc(score, torch.tensor([0, 0, 1, 1])) == 1
@@ -163,47 +170,6 @@ def test_without_threshold_the_calibrated_metrics_are_left_out():
 def test_a_threshold_that_was_never_calibrated_is_refused():
     with pytest.raises(ValueError, match="nothing has calibrated"):
         image_metrics(*cases()["random"], math.nan)
-
-
-def test_bootstrap_agrees_with_resampling_one_by_one():
-    score, label = cases()["tied"]
-    got = bootstrap_interval(score, label, seed=1, resamples=1000)
-    normal, anomalous, g, drawn_ = score[label == 0], score[label == 1], drawn(2), []
-    for _ in range(300):
-        pick = [s[torch.randint(len(s), (len(s),), generator=g)] for s in (normal, anomalous)]
-        s, y = torch.cat(pick), torch.cat([torch.zeros(len(normal)), torch.ones(len(anomalous))])
-        drawn_.append([auroc(s, y), average_precision(s, y), f1_max(s, y).f1])
-    half = torch.tensor(drawn_).quantile(torch.tensor([0.025, 0.975]), dim=0).diff(dim=0)[0] / 2
-    assert list(got) == ["auroc", "ap", "f1_max"]
-    assert list(got.values()) == pytest.approx(half.tolist(), rel=0.2)
-
-
-def test_bootstrap_is_seeded_and_knows_certainty():
-    score, label = cases()["random"]
-    first = bootstrap_interval(score, label, seed=3, resamples=100)
-    assert bootstrap_interval(score, label, seed=3, resamples=100) == first
-    assert bootstrap_interval(score, label, seed=4, resamples=100) != first
-    certain = bootstrap_interval(*cases()["perfect"], resamples=100)
-    assert certain == pytest.approx({"auroc": 0, "ap": 0, "f1_max": 0}, abs=1e-12)
-    assert list(bootstrap_interval(score, label, ["ap"], resamples=10)) == ["ap"]
-    with pytest.raises(ValueError, match="no anomalous"):
-        bootstrap_interval(score, 0 * label)
-
-
-def test_bootstrap_shrinks_with_the_root_of_the_number_of_images():
-    score, label = cases()["random"]
-    few = bootstrap_interval(score, label, ["auroc"])["auroc"]
-    many = bootstrap_interval(score.repeat(4), label.repeat(4), ["auroc"])["auroc"]
-    assert few / many == pytest.approx(2, rel=0.15)
-
-
-def test_bootstrap_in_chunks_is_quick_enough():
-    g = drawn(5)
-    score, label = torch.randn(10_000, generator=g), torch.arange(10_000) % 2
-    start = time.process_time()
-    interval = bootstrap_interval(score, label, resamples=300)
-    assert time.process_time() - start < 20  # measured: about a second; a loop over resamples takes minutes
-    assert 0.009 < interval["auroc"] < 0.013  # chance level: 1.96 * sqrt(1 / (12 * 2500))
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,7 @@ def trained(root, tmp_path_factory):
 def same(one, other):
     one, other = one.state_dict(), other.state_dict()
     assert one.keys() == other.keys()
+    assert one.pop("_extra_state") == other.pop("_extra_state")  # the thresholds
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
@@ -116,7 +117,8 @@ def test_checkpoints_hold_tensors_only(trained, name):
     assert content["epoch"] in range(EPOCHS) and ("optimizer_states" in content) == (name == "last.ckpt")
     fresh = make(seed=1, ema=0.8)
     fresh.load_state_dict(content["state_dict"])
-    assert not fresh.threshold.isnan() and not fresh.pixel_threshold.isnan()
+    for found in (fresh.thresholds.pooled, *fresh.thresholds.categories.values()):
+        assert found.normals > 0 and found.image > 0 and found.pixel > 0
     if name == "last.ckpt":
         assert same(fresh, module)
     first, second = (metrics["val/auroc"] for metrics in watch.metrics)
@@ -133,8 +135,8 @@ def test_thresholds_come_from_the_validation_normals(trained):
         )
         anomalous = module.scorer(module.average.network, pasted[:, 0].float() / 255)["image"]
     image, pixel = scores["image"].double().numpy(), scores["pixel"].flatten().double().numpy()
-    assert float(module.threshold) == pytest.approx(np.quantile(image, 0.95), rel=1e-5)
-    assert float(module.pixel_threshold) == pytest.approx(np.quantile(pixel, 0.995, method="inverted_cdf"), rel=1e-4)
+    assert module.thresholds.pooled.image == pytest.approx(np.quantile(image, 0.95), rel=1e-5)
+    assert module.thresholds.pooled.pixel == pytest.approx(np.quantile(pixel, 0.995, method="inverted_cdf"), rel=1e-4)
     values = torch.cat([scores["image"], anomalous])
     wanted = auroc(values, torch.tensor([0] * 4 + [1] * 4))
     assert float(trainer.callback_metrics["val/auroc"]) == pytest.approx(wanted)
@@ -150,8 +152,8 @@ def test_other_threshold_rules(trained, root, tmp_path, rules, statistics):
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
     trainer.validate(module, data, verbose=False)
     scores = module.scorer(module.network.eval(), data.stores["val"].images.float() / 255)
-    assert float(module.threshold) == pytest.approx(statistics[0](scores["image"].numpy()), rel=1e-5)
-    assert float(module.pixel_threshold) == pytest.approx(statistics[1](scores["pixel"].numpy()), rel=1e-5)
+    assert module.thresholds.pooled.image == pytest.approx(statistics[0](scores["image"].numpy()), rel=1e-5)
+    assert module.thresholds.pooled.pixel == pytest.approx(statistics[1](scores["pixel"].numpy()), rel=1e-5)
 
 
 def test_learning_rate_follows_the_schedule_by_the_step(trained):
@@ -180,7 +182,7 @@ def test_test_results_are_those_of_the_scorer(trained, tmp_path):
         with torch.no_grad():
             scores = module.scorer(module.average.network, images[row.number : row.number + 1])
         assert row.score == pytest.approx(float(scores["image"][0]), rel=1e-5)
-        flagged = scores["pixel"][0] > module.pixel_threshold
+        flagged = scores["pixel"][0] > module.thresholds.of(data.categories[row.category]).pixel
         assert row.area == pytest.approx(float(flagged.float().mean()), abs=2 / 1024)
         assert bool(row.boxes) == (row.area > 0)
 

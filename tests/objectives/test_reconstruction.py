@@ -172,7 +172,7 @@ def test_frozen_weights_belong_to_no_module(alexnet):
     frozen = {id(p) for distance in (objective.perceptual, scorer.map) for p in distance.network.parameters()}
     assert frozen and not frozen & {id(p) for p in module.parameters()}
     assert {id(p) for p in module.parameters()} == {id(p) for p in network.parameters()}
-    assert all(name.startswith(("network.", "threshold", "pixel_threshold")) for name in module.state_dict())
+    assert all(name.startswith(("network.", "_extra_state")) for name in module.state_dict())
     module.train()
     assert not objective.perceptual.network.training
 

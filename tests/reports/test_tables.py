@@ -1,5 +1,5 @@
 from adlight.metrics.results import Results
-from adlight.reports.tables import print_results
+from adlight.reports.tables import print_defects, print_results
 
 FIGURES = {"auroc": 0.98765, "ap": 0.5, "f1_max": 0.25, "f1_calibrated": 0.125, "trivial_f1": 0.75}
 COUNTS = {"normal": 3.0, "anomalous": 6.0}
@@ -19,6 +19,26 @@ def test_several_categories(capsys):
     assert " 0.900 " in lines["bottle"] and " - " in lines["screw"]  # left out is no zero
     assert "threshold: 0.5 (max of held-out normal images)\nloss: 1 ssim\n" in out
     assert "AUPRO" not in out and "pixel" in out
+
+
+def test_intervals_are_shown_as_half_their_width(capsys):
+    ends = {"auroc_lower": 0.9, "auroc_upper": 0.96}
+    out = printed(capsys, Results(FIGURES, FIGURES, {"bottle": {**FIGURES, **COUNTS, **ends}}))
+    assert " 0.988 ± 0.030 " in out and " 0.500 │" in out and "0.500 ±" not in out
+
+
+def test_defects_have_a_row_each(capsys):
+    found = {"normal": 3, "anomalous": 2, "auroc": 0.75, "ap": 0.5, "recall_calibrated": 1.0}
+    without = {"normal": 0, "anomalous": 1, "recall_calibrated": 0.25}
+    print_defects(Results({}, {}, {}, defects={"[a]": {"hole": found, "scratch": found}, "b": {"cut": without}}))
+    rows = [[cell.strip() for cell in line.split("│")] for line in capsys.readouterr().out.splitlines()]
+    assert [row[1:7] for row in rows if len(row) > 6] == [
+        ["[a]", "hole", "3 + 2", "0.750", "0.500", "1.000"],
+        ["", "scratch", "3 + 2", "0.750", "0.500", "1.000"],
+        ["b", "cut", "0 + 1", "-", "-", "0.250"],
+    ]
+    print_defects(Results({}, {}, {}))
+    assert capsys.readouterr().out == ""
 
 
 def test_one_category_needs_no_mean(capsys):
