@@ -7,11 +7,13 @@ runs/<name>/
     metrics.csv, metrics.json            curves; final numbers (their presence marks a finished run)
     predictions.csv                      a row a test image
     panels/*.png
+    wandb.json                           id and group at W&B, where it is used
 """
 
 import csv
 import json
 import os
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +52,14 @@ def start(run: Path, about: dict[str, Any]) -> None:
     print(f"run folder: {run}", flush=True)
 
 
+def dashboard(run: Path, fresh: dict[str, Any]) -> dict[str, Any]:
+    """What a run is called on the dashboard: `fresh` the first time, and the same again whenever it is resumed."""
+    path = run / "wandb.json"
+    if not path.exists():
+        write_json(path, fresh)
+    return json.loads(path.read_text())
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,16 +68,25 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     os.replace(partial, path)
 
 
+PREDICTION = ("path", "category", "defect", "label", "score", "threshold", "anomalous", "area", "boxes")
+
+
+def prediction_rows(
+    records: list[Record], predictions: list["Prediction"], threshold: float
+) -> Iterator[tuple[Any, ...]]:
+    """Give a row a test image, with the columns `PREDICTION`: its three answers beside the truth."""
+    for row in predictions:
+        boxes = " ".join(",".join(map(str, box)) for box in row.boxes)
+        anomalous = int(row.score > threshold)
+        yield (*records[row.number][:3], row.label, row.score, threshold, anomalous, row.area, boxes)
+
+
 def write_predictions(path: Path, records: list[Record], predictions: list["Prediction"], threshold: float) -> None:
-    """Write a row a test image: its three answers beside the truth; scores at full precision."""
+    """Write `prediction_rows` as CSV, scores at full precision."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["path", "category", "defect", "label", "score", "threshold", "anomalous", "area", "boxes"])
-        for row in predictions:
-            record = records[row.number]
-            boxes = " ".join(",".join(map(str, box)) for box in row.boxes)
-            anomalous = int(row.score > threshold)
-            writer.writerow((*record[:3], row.label, row.score, threshold, anomalous, row.area, boxes))
+        writer.writerow(PREDICTION)
+        writer.writerows(prediction_rows(records, predictions, threshold))
 
 
 def write_results(folder: Path, module: "AnomalyModule", records: list[Record], about: dict[str, Any]) -> "Results":

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def train(config: DictConfig) -> dict[str, float]:
     """Fit and test what `config` describes, in its run folder. -> every metric, by name."""
-    from adlight.evaluate import built, test
+    from adlight.evaluate import built, log_config, test
 
     run, resumed = Path(config.run_dir), bool(config.resume)
     if resumed:
@@ -34,6 +34,7 @@ def train(config: DictConfig) -> dict[str, float]:
             OmegaConf.save(config, run / ".hydra" / "config.yaml")  # overrides are part of the run from now on
     about = provenance.describe(config.seed)
     runs.start(run, about)
+    log_config(trainer, config)
     started = time.perf_counter()
     try:
         trainer.fit(module, data, ckpt_path=last, weights_only=True)

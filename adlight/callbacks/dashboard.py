@@ -1,0 +1,162 @@
+"""What a dashboard shows of a test: score histograms, ROC curves, images with their masks, all predictions."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+from PIL import Image
+from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
+
+from adlight import runs
+from adlight.callbacks.panels import Case, Panels
+from adlight.modules.base import AnomalyModule
+from adlight.types import Record
+
+COUNTER = "generator_steps"  # a module that counts them has its training curves drawn against them
+BINS = 50
+
+
+class Dashboard(pl.Callback):
+    """Sends a test's results to W&B and its pictures to TensorBoard too; without such a logger it does nothing.
+
+    It shows what the module and `Panels` hold after a test (the order in `callbacks` matters: panels come first):
+
+    * `scores/<category>/{normal,anomalous}`: histograms over the same bins;
+    * `roc`: a curve a category;
+    * `cases/<category>`: images with true and predicted mask as overlays and the predicted boxes;
+    * `panels/<category>`: the picture with reconstructions and error maps;
+    * `results`, `predictions`: the table of metrics and the rows of predictions.csv (W&B shows up to 10,000).
+    """
+
+    def __init__(self) -> None:
+        self.counted = False
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw the training curves against the generator's steps, once it is known that somebody counts them."""
+        if self.counted or COUNTER not in trainer.callback_metrics:
+            return
+        self.counted = True
+        for logger in loggers(trainer, WandbLogger):
+            logger.experiment.define_metric(COUNTER)
+            for name in trainer.callback_metrics:
+                if name.startswith("train/"):
+                    logger.experiment.define_metric(name, step_metric=COUNTER)
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Send everything, from the process that has gathered it."""
+        if not trainer.is_global_zero or not loggers(trainer, (WandbLogger, TensorBoardLogger)):
+            return
+        assert isinstance(pl_module, AnomalyModule)
+        records = trainer.datamodule.records("test")  # type: ignore[attr-defined]
+        panels = next((one for one in trainer.callbacks if isinstance(one, Panels)), None)  # type: ignore[attr-defined]
+        for category in panels.shown if panels else ():
+            with Image.open(panels.folder / f"{category}.png") as picture:
+                log_picture(trainer, f"panels/{category}", np.asarray(picture.convert("RGB")))
+        for logger in loggers(trainer, WandbLogger):
+            cases = overlays(panels.shown, records, pl_module) if panels else {}
+            logger.experiment.log(tables(pl_module, records) | charts(pl_module, records) | cases)
+            thresholds = {name: float(getattr(pl_module, name)) for name in ("threshold", "pixel_threshold")}
+            logger.experiment.summary.update(thresholds)
+
+
+def loggers(trainer: pl.Trainer, kind: Any) -> list[Any]:
+    """The trainer's loggers of a kind."""
+    return [logger for logger in trainer.loggers if isinstance(logger, kind)]
+
+
+def log_picture(trainer: pl.Trainer, name: str, picture: np.ndarray) -> None:
+    """Send a picture (H, W, 3) uint8 to every logger that shows pictures; the first process does it."""
+    logger: Logger
+    for logger in trainer.loggers if trainer.is_global_zero else ():
+        if isinstance(logger, WandbLogger):
+            logger.log_image(name, [picture], step=trainer.global_step)
+        elif isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(name, picture, trainer.global_step, dataformats="HWC")
+
+
+def tables(module: AnomalyModule, records: list[Record]) -> dict[str, Any]:
+    """The tables of metrics (a row a category, their mean, everything pooled) and of predictions."""
+    import wandb
+
+    assert module.results is not None
+    found = module.results
+    rows = {**found.categories, "mean of categories": found.mean, "pooled": found.pooled}
+    names = list(dict.fromkeys(name for metrics in rows.values() for name in metrics))
+    results = [[title, *(metrics.get(name) for name in names)] for title, metrics in rows.items()]
+    predictions = runs.prediction_rows(records, module.predictions, float(module.threshold))
+    return {
+        "results": wandb.Table(columns=["category", *names], data=results),
+        "predictions": wandb.Table(columns=list(runs.PREDICTION), data=[list(row) for row in predictions]),
+    }
+
+
+def charts(module: AnomalyModule, records: list[Record]) -> dict[str, Any]:
+    """Score histograms of each category's normal and anomalous images, and the ROC curves."""
+    import wandb
+
+    found: dict[str, Any] = {}
+    curves: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    of_category = np.array([records[row.number].category for row in module.predictions])
+    all_scores = np.array([row.score for row in module.predictions], np.float64)
+    all_labels = np.array([row.label for row in module.predictions])
+    for category in dict.fromkeys(of_category.tolist()):
+        score, label = all_scores[of_category == category], all_labels[of_category == category]
+        edges = np.histogram_bin_edges(score, BINS)
+        for which, name in enumerate(("normal", "anomalous")):
+            if (label == which).any():
+                counts = np.histogram(score[label == which], edges)
+                found[f"scores/{category}/{name}"] = wandb.Histogram(np_histogram=counts)
+        if 0 < label.sum() < len(label):
+            curves[category] = roc(score, label)
+    if curves:
+        x, y = ([curve[i].tolist() for curve in curves.values()] for i in (0, 1))
+        chart = wandb.plot.line_series(x, y, list(curves), "ROC: true against false positive rate", "FPR")
+        found["roc"] = chart
+    return found
+
+
+def roc(score: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Corners of the ROC curve of scores (N,) with labels 0/1 (N,) -> false and true positive rates, from (0, 0)."""
+    value, place = np.unique(-score, return_inverse=True)
+    steps = [np.bincount(place[label == which], minlength=len(value)) for which in (0, 1)]
+    corner = np.logical_or.reduce([np.diff(step) != 0 for step in steps])  # equal steps make one straight line
+    kept = np.concatenate([[True], corner, [True]])
+    fpr, tpr = (np.concatenate([[0], step.cumsum()])[kept] / step.sum() for step in steps)
+    return fpr, tpr
+
+
+def overlays(shown: dict[str, list[Case]], records: list[Record], module: AnomalyModule) -> dict[str, Any]:
+    """The images of the panels, each with two masks and the predicted boxes that W&B draws over it."""
+    return {
+        f"cases/{category}": [
+            overlay(case, records[case.prediction.number], float(module.threshold), float(module.pixel_threshold))
+            for case in cases
+        ]
+        for category, cases in shown.items()
+    }
+
+
+def overlay(case: Case, record: Record, threshold: float, pixel_threshold: float) -> Any:
+    """One image of the dashboard with its overlays."""
+    import wandb
+
+    image = (case.image.expand(3, -1, -1).permute(1, 2, 0).clamp(0, 1) * 255).round().byte().numpy()
+    masks = {"ground_truth": (case.mask, 1, "defect"), "prediction": (case.pixel > pixel_threshold, 2, "found")}
+    said = "anomalous" if case.prediction.score > threshold else "normal"
+    return wandb.Image(
+        image,
+        caption=f"{record.defect}, {record.path}: {said}, {case.prediction.score:.4g} (threshold {threshold:.4g})",
+        masks={
+            name: {"mask_data": mask.byte().numpy() * value, "class_labels": {0: "normal", value: word}}
+            for name, (mask, value, word) in masks.items()
+        },
+        boxes={"prediction": {"box_data": [*box_data(case.prediction.boxes)], "class_labels": {2: "found"}}},
+    )
+
+
+def box_data(boxes: Iterable[tuple[int, int, int, int]]) -> Iterable[dict[str, Any]]:
+    """Give boxes (left, top, right, bottom) in W&B's words."""
+    for box in boxes:
+        position = dict(zip(("minX", "minY", "maxX", "maxY"), box, strict=True))
+        yield {"position": position, "class_id": 2, "domain": "pixel", "box_caption": "found"}
