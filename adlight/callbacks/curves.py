@@ -104,7 +104,7 @@ class WandbRun(WandbLogger):
         **settings: Any,
     ) -> None:
         mode = chosen_mode(mode)
-        if rank_zero_only.rank == 0:
+        if first_process():
             folder = Path(save_dir).absolute()
             check_writable(folder / "wandb")
             if group is None and sweep_dir and folder.is_relative_to(Path(sweep_dir).absolute()):
@@ -120,11 +120,12 @@ class WandbRun(WandbLogger):
                     flush=True,
                 )
         super().__init__(save_dir=save_dir, mode=mode, group=group, name=name, **settings)
+        self._wandb_init.pop("anonymous")  # wandb warns of Lightning's None
 
     @property
     def experiment(self) -> Any:
         """The run of wandb, started at first use on the first process; on the others something that does nothing."""
-        if self._experiment is not None or rank_zero_only.rank != 0:
+        if self._experiment is not None or not first_process():
             return super().experiment
         from wandb.errors import Error
 
@@ -144,6 +145,11 @@ class WandbRun(WandbLogger):
 
 SUMMARIES = {"train/loss": "min", "val/auroc": "max"}  # the best of the curve; of test results the last one counts
 MODES = ("online", "offline", "disabled")
+
+
+def first_process() -> bool:
+    """Whether this is the process that logs."""
+    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def chosen_mode(mode: str | None) -> str:

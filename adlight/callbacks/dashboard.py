@@ -49,15 +49,16 @@ class Dashboard(pl.Callback):
             return
         assert isinstance(pl_module, AnomalyModule)
         records = trainer.datamodule.records("test")  # type: ignore[attr-defined]
-        panels = next((one for one in trainer.callbacks if isinstance(one, Panels)), None)  # type: ignore[attr-defined]
-        for category in panels.shown if panels else ():
-            with Image.open(panels.folder / f"{category}.png") as picture:
-                log_picture(trainer, f"panels/{category}", np.asarray(picture.convert("RGB")))
+        cases: dict[str, Any] = {}
+        for panels in (one for one in trainer.callbacks if isinstance(one, Panels)):  # type: ignore[attr-defined]
+            cases = panels.shown
+            for category in cases:
+                with Image.open(panels.folder / f"{category}.png") as picture:
+                    log_picture(trainer, f"panels/{category}", np.asarray(picture.convert("RGB")))
         for logger in loggers(trainer, WandbLogger):
-            cases = overlays(panels.shown, records, pl_module) if panels else {}
-            logger.experiment.log(tables(pl_module, records) | charts(pl_module, records) | cases)
-            thresholds = {name: float(getattr(pl_module, name)) for name in ("threshold", "pixel_threshold")}
-            logger.experiment.summary.update(thresholds)
+            run = logger.experiment
+            run.log(tables(pl_module, records) | charts(pl_module, records) | overlays(cases, records, pl_module))
+            run.summary.update({name: float(getattr(pl_module, name)) for name in ("threshold", "pixel_threshold")})
 
 
 def loggers(trainer: pl.Trainer, kind: Any) -> list[Any]:
@@ -111,8 +112,7 @@ def charts(module: AnomalyModule, records: list[Record]) -> dict[str, Any]:
             curves[category] = roc(score, label)
     if curves:
         x, y = ([curve[i].tolist() for curve in curves.values()] for i in (0, 1))
-        chart = wandb.plot.line_series(x, y, list(curves), "ROC: true against false positive rate", "FPR")
-        found["roc"] = chart
+        found["roc"] = wandb.plot.line_series(x, y, list(curves), "ROC: true against false positive rate", "FPR")
     return found
 
 
