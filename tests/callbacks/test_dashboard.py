@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 import struct
+import time
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,8 @@ class Sent:
                 continue
             _, length, part = struct.unpack_from("<IHB", content, place)
             piece = content[place + 7 : place + 7 + length]
+            if len(piece) < length:  # not yet written
+                return
             whole = piece if part in (1, 2) else whole + piece  # 1 whole, 2 first, 3 middle, 4 last
             place += 7 + length
             if part in (1, 4):
@@ -107,8 +110,13 @@ def tree(items, into=None):
 
 
 def sent(run):
-    """All that a run folder holds for W&B, oldest first."""
-    return [Sent(folder) for folder in sorted((run / "wandb").glob("offline-run-*"))]
+    """All that a run folder holds for W&B, oldest first; `finish` may return before wandb's service has written it."""
+    until = time.monotonic() + 120
+    while True:
+        found = [Sent(folder) for folder in sorted((run / "wandb").glob("offline-run-*"))]
+        if all(one.exit_code is not None for one in found) or time.monotonic() > until:
+            return found
+        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module", autouse=True)
