@@ -57,7 +57,9 @@ class Dashboard(pl.Callback):
                     log_picture(trainer, f"panels/{category}", np.asarray(picture.convert("RGB")))
         for logger in loggers(trainer, WandbLogger):
             run = logger.experiment
-            run.log(tables(pl_module, records) | charts(pl_module, records) | overlays(cases, records, pl_module))
+            run.log(tables(pl_module, records) | histograms(pl_module, records) | overlays(cases, records, pl_module))
+            if chart := roc_chart(pl_module, records):
+                run.log(chart)  # after the masks, which write wandb's config anew without the charts' part of it
             run.summary.update({name: float(getattr(pl_module, name)) for name in ("threshold", "pixel_threshold")})
 
 
@@ -92,28 +94,38 @@ def tables(module: AnomalyModule, records: list[Record]) -> dict[str, Any]:
     }
 
 
-def charts(module: AnomalyModule, records: list[Record]) -> dict[str, Any]:
-    """Score histograms of each category's normal and anomalous images, and the ROC curves."""
+def scores_by_category(module: AnomalyModule, records: list[Record]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Scores (N,) float64 and labels (N,) of each category's images."""
+    found: dict[str, list[tuple[float, int]]] = {}
+    for row in module.predictions:
+        found.setdefault(records[row.number].category, []).append((row.score, row.label))
+    return {name: (np.array([s for s, _ in rows]), np.array([y for _, y in rows])) for name, rows in found.items()}
+
+
+def histograms(module: AnomalyModule, records: list[Record]) -> dict[str, Any]:
+    """Histograms of the scores of each category's normal and anomalous images, over the same bins."""
     import wandb
 
-    found: dict[str, Any] = {}
-    curves: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    of_category = np.array([records[row.number].category for row in module.predictions])
-    all_scores = np.array([row.score for row in module.predictions], np.float64)
-    all_labels = np.array([row.label for row in module.predictions])
-    for category in dict.fromkeys(of_category.tolist()):
-        score, label = all_scores[of_category == category], all_labels[of_category == category]
+    found = {}
+    for category, (score, label) in scores_by_category(module, records).items():
         edges = np.histogram_bin_edges(score, BINS)
         for which, name in enumerate(("normal", "anomalous")):
             if (label == which).any():
                 counts = np.histogram(score[label == which], edges)
                 found[f"scores/{category}/{name}"] = wandb.Histogram(np_histogram=counts)
-        if 0 < label.sum() < len(label):
-            curves[category] = roc(score, label)
-    if curves:
-        x, y = ([curve[i].tolist() for curve in curves.values()] for i in (0, 1))
-        found["roc"] = wandb.plot.line_series(x, y, list(curves), "ROC: true against false positive rate", "FPR")
     return found
+
+
+def roc_chart(module: AnomalyModule, records: list[Record]) -> dict[str, Any]:
+    """One chart with a ROC curve for each category that has both labels."""
+    import wandb
+
+    both = {name: pair for name, pair in scores_by_category(module, records).items() if len(set(pair[1])) == 2}
+    if not both:
+        return {}
+    curves = [roc(*pair) for pair in both.values()]
+    x, y = ([curve[i].tolist() for curve in curves] for i in (0, 1))
+    return {"roc": wandb.plot.line_series(x, y, list(both), "ROC: true against false positive rate", "FPR")}
 
 
 def roc(score: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

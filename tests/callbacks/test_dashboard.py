@@ -51,7 +51,7 @@ class Sent:
             if kind == "run":
                 self.run, self.config = record.run, tree(record.run.config.update)
             elif kind == "config":
-                self.config |= tree(record.config.update)
+                tree(record.config.update, self.config)
             elif kind == "metric":
                 self.definitions[record.metric.name or record.metric.glob_name] = record.metric
             elif kind == "history":
