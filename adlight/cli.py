@@ -9,7 +9,8 @@ import functools
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,16 +56,14 @@ def run(task: Callable[[DictConfig], Any], config_name: str, prepare: Callable[[
     @functools.wraps(task)
     def job(config: DictConfig) -> Any:
         try:
-            return task(config)
+            with dashboard_finished():
+                return task(config)
         except Exception as error:
             line = explain(error)
             if line is None:
                 raise
             failures.append(line)  # the other jobs of a multirun go on, and Hydra adds no lines of its own
             return None
-        finally:
-            if "wandb" in sys.modules:  # one run of W&B for each job of a multirun
-                sys.modules["wandb"].finish()
 
     program = hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")(job)
     try:
@@ -84,6 +83,21 @@ def run(task: Callable[[DictConfig], Any], config_name: str, prepare: Callable[[
         if line is None:
             raise
         stop(f"error: {line}", 2)
+
+
+@contextmanager
+def dashboard_finished() -> Iterator[None]:
+    """Close a job's run of W&B, if there is one: each job of a multirun has its own, and failed ones are marked."""
+    code = 1
+    try:
+        yield
+        code = 0
+    except BaseException as error:
+        code = 130 if interrupted(error) else 1 if explain(error) is None else 2
+        raise
+    finally:
+        if "wandb" in sys.modules:
+            sys.modules["wandb"].finish(exit_code=code)
 
 
 def stop(line: str, code: int) -> None:

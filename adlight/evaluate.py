@@ -37,10 +37,12 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     OmegaConf.set_struct(saved, False)
     saved.model.objective = None  # nothing is trained: no LPIPS weights are needed
     saved.callbacks = {name: node for name, node in (saved.get("callbacks") or {}).items() if name != "checkpoints"}
-    saved.logger = {}
+    asked = any(word.startswith("logger=") for word in overrides)  # a dashboard has a run for each evaluation
+    saved.logger = {name: node for name, node in saved.logger.items() if asked and name != "csv"}
     data, module, trainer = built(saved)
     path = runs.checkpoint(run, config.ckpt or saved.ckpt)
     about = provenance.describe(saved.seed) | {"run": str(run)}
+    log_config(trainer, saved)
     calibrate = any(word.startswith(CHANGES_SCORES) for word in overrides)
     metrics = test(Path(saved.run_dir), path, trainer, module, data, about, calibrate)
     if trainer.is_global_zero and module.results is not None:
@@ -69,6 +71,12 @@ def built(config: DictConfig) -> tuple["AnomalyDataModule", "AnomalyModule", "pl
         config.trainer, callbacks=parts["callbacks"], logger=parts["logger"] or False, _convert_="all"
     )
     return data, module, trainer
+
+
+def log_config(trainer: "pl.Trainer", config: DictConfig) -> None:
+    """Give the whole config, interpolations resolved, to the loggers."""
+    for logger in trainer.loggers:
+        logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
 
 
 def test(

@@ -7,11 +7,13 @@ runs/<name>/
     metrics.csv, metrics.json            curves; final numbers (their presence marks a finished run)
     predictions.csv, defects.csv         a row a test image; a row a defect type
     panels/*.png
+    wandb.json                           id and group at W&B, where it is used
 """
 
 import csv
 import json
 import os
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +53,14 @@ def start(run: Path, about: dict[str, Any]) -> None:
     print(f"run folder: {run}", flush=True)
 
 
+def dashboard(run: Path, fresh: dict[str, Any]) -> dict[str, Any]:
+    """What a run is called on the dashboard: `fresh` the first time, and the same again whenever it is resumed."""
+    path = run / "wandb.json"
+    if not path.exists():
+        write_json(path, fresh)
+    return json.loads(path.read_text())
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,19 +76,26 @@ PREDICTIONS = (
 DEFECTS = ("category", "defect", "normal", "anomalous", "auroc", "ap", "recall_calibrated")
 
 
+def prediction_rows(
+    records: list[Record], predictions: list["Prediction"], thresholds: "Thresholds"
+) -> Iterator[tuple[Any, ...]]:
+    """Give a row a test image, with the columns `PREDICTIONS`: its three answers beside the truth."""
+    for row in predictions:
+        record = records[row.number]
+        used = thresholds.of(record.category)
+        boxes = " ".join(",".join(map(str, box)) for box in row.boxes)
+        decision = row.label, row.score, used.image, int(row.score > used.image)
+        yield (*record[:3], *decision, used.of, used.pixel, row.area, boxes)
+
+
 def write_predictions(
     path: Path, records: list[Record], predictions: list["Prediction"], thresholds: "Thresholds"
 ) -> None:
-    """Write a row a test image: its three answers beside the truth, and the thresholds used; at full precision."""
+    """Write `prediction_rows` as CSV, at full precision."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(PREDICTIONS)
-        for row in predictions:
-            record = records[row.number]
-            used = thresholds.of(record.category)
-            boxes = " ".join(",".join(map(str, box)) for box in row.boxes)
-            decision = row.label, row.score, used.image, int(row.score > used.image)
-            writer.writerow((*record[:3], *decision, used.of, used.pixel, row.area, boxes))
+        writer.writerows(prediction_rows(records, predictions, thresholds))
 
 
 def write_defects(path: Path, results: "Results") -> None:

@@ -23,7 +23,7 @@ GENERATOR = ("generator", "critic", "average.")  # tensors that `model.generator
 
 def train(config: DictConfig) -> dict[str, float]:
     """Fit and test what `config` describes, in its run folder. -> every metric, by name."""
-    from adlight.evaluate import built, test
+    from adlight.evaluate import built, log_config, test
 
     run, resumed = Path(config.run_dir), bool(config.resume)
     if resumed:
@@ -39,6 +39,7 @@ def train(config: DictConfig) -> dict[str, float]:
         runs.load_weights(module, runs.checkpoint(Path(giver), "last"), GENERATOR)
     about = provenance.describe(config.seed)
     runs.start(run, about)
+    log_config(trainer, config)
     started = time.perf_counter()
     try:
         trainer.fit(module, data, ckpt_path=last, weights_only=True)

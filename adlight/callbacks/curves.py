@@ -1,16 +1,23 @@
 """Curves: one row an epoch in `metrics.csv`, and Weights & Biases where it is asked for."""
 
 import csv
+import errno
 import netrc
 import os
+import secrets
+import shlex
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
+
+from adlight import runs
+from adlight.types import UserError
 
 
 class CurveFile(Logger):
@@ -66,22 +73,120 @@ class CurveFile(Logger):
         os.replace(partial, self.path)
 
 
-def wandb_logger(save_dir: str, **settings: Any) -> WandbLogger:
-    """Make a W&B logger that works without an account: offline unless a key is set (`wandb sync` sends it later).
+class WandbRun(WandbLogger):
+    """A run of Weights & Biases that works without an account, and keeps its id when the run is resumed.
+
+    Everything lies in the run's folder, so that `wandb sync` can send an offline run later, from anywhere. W&B's own
+    network failures come as one line; it gives up on a silent server instead of waiting for ever.
 
     Args:
         save_dir: the run's folder.
-        settings: project, entity, group, tags: as `wandb.init` takes them.
+        sweep_dir: folder of the multirun that is going on; its name is the group of the runs in it.
+        mode: `online`, `offline` or `disabled`; None means what WANDB_MODE says, else online where this user has
+            logged in, and offline elsewhere.
+        group: overrides the sweep's name.
+        name: of the run; None takes it from the folders.
+        settings: project, entity, job_type, tags: as `wandb.init` takes them.
+
+    Raises:
+        ValueError: an unknown mode.
+        UserError: `mode=online` without an account.
+        OSError: the folder cannot be written; W&B itself would turn to /tmp without a word.
     """
-    Path(save_dir).mkdir(parents=True, exist_ok=True)  # wandb writes to /tmp without a word where it is missing
-    return WandbLogger(save_dir=save_dir, offline=not has_wandb_key(), **settings)
+
+    def __init__(
+        self,
+        save_dir: str,
+        sweep_dir: str | None = None,
+        mode: str | None = None,
+        group: str | None = None,
+        name: str | None = None,
+        **settings: Any,
+    ) -> None:
+        mode = chosen_mode(mode)
+        if first_process():
+            folder = Path(save_dir).absolute()
+            check_writable(folder / "wandb")
+            if group is None and sweep_dir and folder.is_relative_to(Path(sweep_dir).absolute()):
+                group = Path(sweep_dir).name
+            known = runs.dashboard(folder, {"id": secrets.token_hex(4), "group": group})
+            group = group or known["group"]
+            name = name or (f"{group}/{folder.name}" if group else folder.name)
+            settings |= {"id": known["id"], "settings": limits()}
+            if mode == "offline":
+                print(
+                    f"W&B: offline{'' if has_wandb_key() else ' (no account: `wandb login` adds one)'}; send this run "
+                    f"later with: wandb sync {shlex.quote(str(folder / 'wandb'))}/offline-run-*-{known['id']}",
+                    flush=True,
+                )
+        super().__init__(save_dir=save_dir, mode=mode, group=group, name=name, **settings)
+        self._wandb_init.pop("anonymous")  # wandb warns of Lightning's None
+
+    @property
+    def experiment(self) -> Any:
+        """The run of wandb, started at first use on the first process; on the others something that does nothing."""
+        if self._experiment is not None or not first_process():
+            return super().experiment
+        from wandb.errors import Error
+
+        try:
+            run = super().experiment
+        except Error as error:
+            raise UserError(
+                f"W&B cannot start: {str(error).splitlines()[0]} (logger.wandb.mode=offline needs no network)"
+            ) from error
+        run.define_metric("epoch")
+        for pattern in ("train/*", "val/*"):
+            run.define_metric(pattern, step_metric="epoch")
+        for metric, best in SUMMARIES.items():
+            run.define_metric(metric, step_metric="epoch", summary=f"{best},last")
+        return run
+
+
+SUMMARIES = {"train/loss": "min", "val/auroc": "max"}  # the best of the curve; of test results the last one counts
+MODES = ("online", "offline", "disabled")
+
+
+def first_process() -> bool:
+    """Whether this is the process that logs."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def chosen_mode(mode: str | None) -> str:
+    """How W&B is to work; see `WandbRun`."""
+    asked = mode or os.environ.get("WANDB_MODE")
+    if asked is None:
+        return "online" if has_wandb_key() else "offline"
+    asked = {"dryrun": "offline", "run": "online"}.get(asked, asked)  # W&B's old words
+    if asked not in MODES:
+        raise ValueError(f"W&B mode {asked!r} is unknown: logger.wandb.mode is one of {', '.join(MODES)}")
+    if asked == "online" and not has_wandb_key():
+        raise UserError(
+            "logger.wandb.mode=online needs an account: run `wandb login` or set WANDB_API_KEY, or use mode=offline"
+        )
+    return asked
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder and see that files can be written into it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+
+
+def limits() -> Any:
+    """W&B's settings: few words, no endless waiting, and tables in the run's folder rather than in the home."""
+    import wandb
+
+    return wandb.Settings(quiet=True, init_timeout=30, finish_timeout=300, allow_offline_artifacts=False)
 
 
 def has_wandb_key() -> bool:
     """Whether this user has logged in to W&B, by environment or `wandb login`."""
     if os.environ.get("WANDB_API_KEY"):
         return True
+    server = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc
     try:
-        return netrc.netrc().authenticators("api.wandb.ai") is not None
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(server) is not None
     except (OSError, netrc.NetrcParseError):
         return False

@@ -34,15 +34,19 @@ class Panels(pl.Callback):
     Args:
         folder: where the pictures go.
         cases: how many images of each kind.
+
+    Attributes:
+        shown: after a test, on the first process, what each category's picture shows.
     """
 
     def __init__(self, folder: str, cases: int = 3) -> None:
         self.folder, self.cases = Path(folder), cases
         self.kept: dict[tuple[int, int], list[Case]] = {}
+        self.shown: dict[str, list[Case]] = {}
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget the last test."""
-        self.kept = {}
+        self.kept, self.shown = {}, {}
 
     def on_test_batch_end(
         self,
@@ -85,6 +89,7 @@ class Panels(pl.Callback):
                 for case in self.extremes([case for part in parts for case in part.get((number, label), [])])
             ]
             if shown:
+                self.shown[category] = shown
                 used = pl_module.thresholds.of(category)
                 records = [data.records("test")[case.prediction.number] for case in shown]
                 figure = draw(shown, records, used.image, used.pixel, colour_ceiling(used.pixel))

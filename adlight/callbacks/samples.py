@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytorch_lightning as pl
-from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from torchvision.utils import make_grid, save_image
 
+from adlight.callbacks.dashboard import log_picture
 from adlight.modules.gan import GANModule
 
 
@@ -31,8 +31,4 @@ class Samples(pl.Callback):
         grid = make_grid(pl_module.sample(self.count).cpu(), nrow=max(1, round(self.count**0.5)))
         self.folder.mkdir(parents=True, exist_ok=True)
         save_image(grid, self.folder / f"samples-{epoch:04d}.png")
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_image("samples", [grid])
-            elif isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image("samples", grid, epoch)
+        log_picture(trainer, "samples", (grid.permute(1, 2, 0) * 255).round().byte().numpy())
