@@ -189,9 +189,7 @@ class Detector:
         if not torch.isfinite(scores["image"]).all():
             raise UserError("the scores are not finite: this checkpoint's training has diverged")
         values = scores["image"].tolist()
-        maps, pictures = (
-            framed(scores[key].float().cpu().numpy(), self.side) for key in ("pixel", "reconstruction")
-        )
+        maps, pictures = (framed(scores[key].float().cpu().numpy(), self.side) for key in ("pixel", "reconstruction"))
         return [
             Answer(
                 score=values[i],
