@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from adlight import runs
-from adlight.data.source import READ_ERRORS, read_image, resized, unknown
+from adlight.data.source import READ_ERRORS, framed, read_image, resized, unknown
 from adlight.metrics.ranking import parse_rule
 from adlight.metrics.thresholds import Threshold, Thresholds
 from adlight.modules.base import AnomalyModule, all_finite
@@ -28,13 +28,14 @@ AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 class Answer(NamedTuple):
     """The three answers for one image, and what they were drawn from.
 
-    H x W is the image's own size in pixels, S the side of the square that the model looks at.
+    H x W is the image's own size in pixels, S the side of the square that it is resized to. Where a centre crop
+    leaves a border out, nothing is found there, and maps are 0.
     """
 
     score: float
     threshold: float
     anomalous: bool  # score > threshold
-    area: float  # share of the pixels above the pixel threshold, 0..1
+    area: float  # share of the pixels looked at above the pixel threshold, 0..1
     boxes: list[tuple[int, int, int, int]]  # left, top, right, bottom of their regions in H x W, largest first
     mask: np.ndarray  # (H, W) bool, those pixels
     pixel: np.ndarray  # (S, S) float32, larger is more anomalous
@@ -61,11 +62,12 @@ class Detector:
 
     Args:
         module: with its weights and calibrated thresholds.
-        image_size: S, the side to which images are resized, as in training.
+        image_size: the side to which images are resized, as in training.
         channels: 3, or 1 for grey.
         precision: the trainer's, so that the scores are those that the threshold was calibrated on.
         device: where to compute.
         batch_size: images at once.
+        resize: S, where only a centre crop of `image_size` is looked at; None: it is `image_size`.
         category: of all images; None = found out for each image as above.
 
     Raises:
@@ -80,6 +82,7 @@ class Detector:
         precision: str = "32-true",
         device: str | torch.device = "cpu",
         batch_size: int = 32,
+        resize: int | None = None,
         category: str | None = None,
     ) -> None:
         if batch_size < 1:
@@ -87,6 +90,7 @@ class Detector:
         self.device = torch.device(device)
         self.module = module.eval().requires_grad_(False).to(self.device)
         self.image_size, self.channels, self.batch_size = image_size, channels, batch_size
+        self.side = resize or image_size
         self.autocast = AUTOCAST.get(precision)
         self.calibrated = module.thresholds
         self.given: dict[str, Any] = {}
@@ -196,7 +200,7 @@ class Detector:
         name = image if isinstance(image, str | Path) else f"({type(image).__name__})"
         try:
             picture = opened(image)
-            pixels = resized(picture, self.channels, self.image_size).copy()
+            pixels = resized(picture, self.channels, self.image_size, self.side).copy()
             return Ready(pixels, picture.size, str(name), self.category_of(image))
         except READ_ERRORS as error:
             raise UserError(f"cannot read image {name}: {error}") from error
@@ -221,18 +225,20 @@ class Detector:
                 Batch(image=image.float() / 255, label=nothing, mask=mask, index=nothing, category=nothing)
             )
             level = scores["pixel"].new_tensor([one.pixel for one in used])[:, None, None]
-            found = (scores["pixel"] > level).cpu().numpy()  # (B, S, S)
+            found = (scores["pixel"] > level).cpu().numpy()
+            area = found.mean((1, 2))  # (B,)
+            found = framed(found, self.side)  # (B, S, S)
         if not (finite := all_finite(scores)).all():
             name = batch[finite.tolist().index(False)].name
             raise UserError(f"the scores of {name} are not finite: this checkpoint's training has diverged")
         values = scores["image"].tolist()
-        maps, pictures = (scores[key].float().cpu().numpy() for key in ("pixel", "reconstruction"))
+        maps, pictures = (framed(scores[key].float().cpu().numpy(), self.side) for key in ("pixel", "reconstruction"))
         return [
             Answer(
                 score=values[i],
                 threshold=used[i].image,
                 anomalous=values[i] > used[i].image,
-                area=float(found[i].mean()),
+                area=float(area[i]),
                 boxes=[scaled(box, found[i].shape, one.size) for box in regions(found[i])],
                 mask=np.asarray(Image.fromarray(found[i]).resize(one.size, Image.Resampling.NEAREST)),
                 pixel=maps[i],

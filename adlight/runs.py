@@ -37,6 +37,8 @@ CONF = next(
     if (folder / "train.yaml").exists()
 )
 
+SEEN = ("image_size", "resize", "channels")  # settings of a data set that say what a network gets to see
+
 
 def holds_results(folder: Path) -> bool:
     """Whether something that took time to compute lies in a folder."""
@@ -143,8 +145,8 @@ def build_module(run: Path, overrides: list[str] | None = None) -> tuple["Anomal
         overrides: changes of its config, as on the command line.
 
     Returns:
-        The module, and the settings that an image needs on its way to it: `image_size`, `channels`, `precision`,
-        and `ckpt`, the checkpoint that the run itself tested.
+        The module, and the settings that an image needs on its way to it: `image_size`, `resize`, `channels`,
+        `precision`, and `ckpt`, the checkpoint that the run itself tested.
 
     Raises:
         UserError: the folder holds no run.
@@ -154,7 +156,7 @@ def build_module(run: Path, overrides: list[str] | None = None) -> tuple["Anomal
     with ready:  # a changed group is composed anew, which needs our conf/
         config = load_config(run, overrides)
     config.model.objective = None
-    settings = {"image_size": config.dataset.image_size, "channels": config.dataset.channels}
+    settings = {name: config.dataset.get(name) for name in SEEN}
     settings |= {"precision": str(config.trainer.precision), "ckpt": config.ckpt}
     return instantiate(config.model, _convert_="all"), settings
 
@@ -173,8 +175,8 @@ def changed(config: DictConfig, choices: DictConfig, overrides: list[str]) -> Di
     """Lay overrides over a run's config; needs Hydra to be initialised with our conf/.
 
     A value goes to its key, which must exist. A group (`trainer=gpu`, `dataset=mvtec`) is composed anew beside the
-    run's other choices, and values that the run had set itself stay; of a data set only the image size and channels
-    do, as the run's network is made for them.
+    run's other choices, and values that the run had set itself stay; of a data set only the image size, centre crop
+    and channels do, as the run's network is made for them.
 
     Args:
         config: the run's config.
@@ -196,7 +198,7 @@ def changed(config: DictConfig, choices: DictConfig, overrides: list[str]) -> Di
                 for chosen in (choices, {**choices, key: value})
             )
             if key == "dataset":
-                node.update({name: config.dataset[name] for name in ("image_size", "channels")})
+                node.update({name: config.dataset.get(name) for name in SEEN})
             else:  # what the run had set itself, stays
                 new, old = leaves(node), leaves(before)
                 for path, mine in leaves(config[key]).items():
@@ -274,6 +276,9 @@ def load_weights(module: "AnomalyModule", path: Path, only: tuple[str, ...] = ("
         raise UserError(
             f"{path} cannot be read as a checkpoint ({type(error).__name__}): train anew or name another"
         ) from error
+    for name, buffer in module.named_buffers():
+        if buffer.shape[:1] == (0,) and name in state and state[name].shape[1:] == buffer.shape[1:]:
+            buffer.resize_(state[name].shape)  # without rows until it is fitted: as many as there were training images
     mine = {name: value for name, value in module.state_dict().items() if name.startswith(only)}
     state = {name: value for name, value in state.items() if name.startswith(only)}
     for name in sorted(mine.keys() | state.keys()):  # the thresholds beside the weights are no tensors

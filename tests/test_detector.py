@@ -127,6 +127,20 @@ def test_boxes_and_mask_have_the_originals_size(detector):
     assert answer.mask.any() and not (answer.mask & ~inside).any()
 
 
+def test_a_centre_crop_finds_nothing_outside(detector):
+    image = np.random.default_rng(0).integers(0, 256, (48, 96, 3), dtype=np.uint8)
+    cropping = Detector(detector.module, SIZE, resize=48)
+    cropping.pixel_threshold = 0  # every pixel that is looked at
+    answer = cropping(image)[0]
+    assert answer.boxes == [(16, 8, 80, 40)] and answer.area == 1
+    assert answer.mask[8:40, 16:80].all() and answer.mask.sum() == 32 * 64
+    inner = np.asarray(Image.fromarray(image).resize((48, 48), Image.Resampling.BILINEAR, reducing_gap=3.0))[8:40, 8:40]
+    alone = Detector(detector.module, SIZE)(inner)[0]
+    assert answer.score == pytest.approx(alone.score, rel=1e-6)
+    assert answer.pixel.shape == (48, 48) and np.array_equal(answer.pixel[8:40, 8:40], alone.pixel)
+    assert answer.reconstruction.shape == (3, 48, 48)
+
+
 def test_threshold_can_be_set(detector, rows):
     detector.threshold = -1
     assert all(answer.anomalous and answer.threshold == -1 for answer in detector(rows[0]["path"]))

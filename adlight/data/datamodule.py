@@ -46,6 +46,7 @@ class AnomalyDataModule(pl.LightningDataModule):
     Args:
         source: makes the data set's `Source` from `source_settings`.
         image_size: side in pixels to which all images are resized.
+        resize: side to resize to instead, of which the centre of `image_size` is kept (a centre crop); None = no crop.
         channels: 3, or 1 for grey.
         batch_size: images a process and training step.
         eval_batch_size: images a process and validation or test step.
@@ -66,6 +67,7 @@ class AnomalyDataModule(pl.LightningDataModule):
         source: Callable[..., Source],
         *,
         image_size: int,
+        resize: int | None = None,
         channels: int = 3,
         batch_size: int = 16,
         eval_batch_size: int = 32,
@@ -87,10 +89,15 @@ class AnomalyDataModule(pl.LightningDataModule):
                 f"dataset.image_size {image_size}, batch_size {batch_size} and eval_batch_size {eval_batch_size} "
                 "must be positive"
             )
+        if resize is not None and resize < image_size:
+            raise ValueError(
+                f"dataset.resize {resize} is smaller than dataset.image_size {image_size}, which is cut out of it: "
+                "raise it, or dataset.resize=null"
+            )
         if on_bad_image not in ("error", "skip"):
             raise ValueError(f"dataset.on_bad_image {on_bad_image!r} is unknown: error or skip")
         self.source = source(**source_settings)
-        self.image_size, self.channels = image_size, channels
+        self.image_size, self.resize, self.channels = image_size, resize, channels
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.val_fraction, self.seed, self.augmentation = val_fraction, seed, augmentation
         self.cache_gb, self.num_workers, self.on_bad_image = cache_gb, num_workers, on_bad_image
@@ -127,6 +134,7 @@ class AnomalyDataModule(pl.LightningDataModule):
             records,
             self.categories,
             image_size=self.image_size,
+            resize=self.resize,
             channels=self.channels,
             cache=pixels * (self.channels + 1) <= self.cache_gb * 1e9,
             on_bad_image=self.on_bad_image,

@@ -188,10 +188,26 @@ def to_channels(image: Image.Image, channels: int) -> Image.Image:
     return image.convert("L" if channels == 1 else "RGB")
 
 
-def resized(image: Image.Image, channels: int, size: int) -> np.ndarray:
-    """Bring an image to (C, size, size) uint8, antialiased; the aspect ratio is not kept."""
-    image = to_channels(image, channels)
-    if image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=3.0)
-    array = np.asarray(image)
+def resized(image: Image.Image, channels: int, size: int, resize: int | None = None) -> np.ndarray:
+    """Bring an image to (C, size, size) uint8, antialiased; the aspect ratio is not kept.
+
+    With `resize` it is brought to that side, of which the centre of `size` is kept.
+    """
+    image, side = to_channels(image, channels), resize or size
+    if image.size != (side, side):
+        image = image.resize((side, side), Image.Resampling.BILINEAR, reducing_gap=3.0)
+    array = centre(np.asarray(image), size)
     return array[None] if channels == 1 else array.transpose(2, 0, 1)
+
+
+def centre(array: np.ndarray, size: int) -> np.ndarray:
+    """The centre (size, size, ...) of a square (H, H, ...)."""
+    before = (len(array) - size) // 2
+    return array[before : before + size, before : before + size]
+
+
+def framed(maps: np.ndarray, side: int) -> np.ndarray:
+    """Put (..., size, size) back in the centre of (..., side, side), where `centre` took it from; the rest is 0."""
+    before = (side - maps.shape[-1]) // 2
+    after = side - maps.shape[-1] - before
+    return np.pad(maps, [(0, 0)] * (maps.ndim - 2) + [(before, after)] * 2)

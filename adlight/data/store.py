@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
 from adlight.data.defects import paste_defect
-from adlight.data.source import Source, resized
+from adlight.data.source import Source, centre, resized
 from adlight.seeds import mixed
 from adlight.types import Batch, Record, UserError
 
@@ -28,6 +28,7 @@ class ImageStore(Dataset):
         records: what to read.
         categories: names in the order of `Batch["category"]`.
         image_size: side in pixels; images are resized to a square.
+        resize: side to resize to instead, of which the centre of `image_size` is kept.
         channels: 1 or 3.
         cache: keep the decoded images in memory.
         on_bad_image: `error`, or `skip`: an unreadable image is left out and its message kept in `skipped`.
@@ -43,12 +44,13 @@ class ImageStore(Dataset):
         categories: Sequence[str],
         *,
         image_size: int,
+        resize: int | None = None,
         channels: int = 3,
         cache: bool = True,
         on_bad_image: str = "error",
     ) -> None:
         self.source, self.records, self.categories = source, list(records), list(categories)
-        self.image_size, self.channels, self.cache = image_size, channels, cache
+        self.image_size, self.resize, self.channels, self.cache = image_size, resize, channels, cache
         self.skipped: list[str] = []
         self.images = self.masks = torch.empty(0)
         if cache or on_bad_image == "skip":
@@ -100,7 +102,7 @@ class ImageStore(Dataset):
         """Decode one record: (C, size, size) uint8, and (size, size) bool or None."""
         try:
             image = self.source.read(record)
-            pixels = resized(image, self.channels, self.image_size)
+            pixels = resized(image, self.channels, self.image_size, self.resize)
         except UserError:
             raise
         except Exception as error:  # whatever a decoder throws, the user needs the file's name
@@ -108,8 +110,9 @@ class ImageStore(Dataset):
         mask = self.source.read_mask(record, image.size)
         if mask is None:
             return pixels.copy(), None
-        small = mask.resize((self.image_size, self.image_size), Image.Resampling.NEAREST)
-        return pixels.copy(), np.asarray(small) > 0
+        side = self.resize or self.image_size
+        small = np.asarray(mask.resize((side, side), Image.Resampling.NEAREST))
+        return pixels.copy(), centre(small, self.image_size) > 0
 
     def __len__(self) -> int:
         return len(self.records)

@@ -365,6 +365,7 @@ def test_mask_of_another_size_is_named(root, how):
         (dict(val_fraction=0), "dataset.val_fraction 0"),
         (dict(val_fraction=1.0), "dataset.val_fraction 1.0"),
         (dict(image_size=0), "dataset.image_size 0"),
+        (dict(resize=27), "dataset.resize 27 is smaller than dataset.image_size 28"),
         (dict(batch_size=0), "batch_size 0"),
         (dict(eval_batch_size=-1), "eval_batch_size -1"),
         (dict(on_bad_image="ignore"), "'ignore' is unknown: error or skip"),
@@ -382,3 +383,14 @@ def test_images_of_any_size_become_one(tmp_path):
     data.setup("fit")
     assert data.stores["train"].images.shape == (2, 3, 28, 28)
     assert os.listdir(tmp_path) == ["nut"]  # nothing is written beside the data
+
+
+@pytest.mark.parametrize("cache_gb", [8.0, 0.0])
+def test_a_centre_crop_of_images_and_masks(root, cache_gb):
+    whole, cropped = (module(root, cache_gb=cache_gb, **sizes) for sizes in (dict(image_size=32), dict(resize=32)))
+    batches = []
+    for data in (whole, cropped):
+        data.setup("test")
+        batches.append(data.stores["test"].__getitems__(range(18)))
+    assert torch.equal(batches[0]["image"][..., 2:30, 2:30], batches[1]["image"])
+    assert torch.equal(batches[0]["mask"][..., 2:30, 2:30], batches[1]["mask"]) and batches[1]["mask"].any()

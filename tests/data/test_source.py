@@ -6,8 +6,10 @@ from PIL import Image
 from adlight.data.source import (
     Source,
     balanced,
+    centre,
     check_limits,
     count_unmasked,
+    framed,
     limited,
     list_images,
     read_image,
@@ -161,3 +163,19 @@ def test_unknown_names_the_nearest_and_all():
 def test_unmasked_counts_anomalies_only():
     masked = RECORDS[1]._replace(mask="m.png")
     assert count_unmasked([RECORDS[0], RECORDS[1], masked]) == 1
+
+
+@pytest.mark.parametrize(("side", "size"), [(32, 30), (32, 29), (8, 8)])
+def test_a_centre_crop_and_back(side, size):
+    image = np.random.default_rng(0).integers(1, 256, (side, side, 3), dtype=np.uint8)
+    before = (side - size) // 2
+    wanted = image[before : before + size, before : before + size]
+    assert np.array_equal(resized(Image.fromarray(image), 3, size, side), wanted.transpose(2, 0, 1))
+    back = framed(wanted.transpose(2, 0, 1), side)
+    assert back.shape == (3, side, side) and np.count_nonzero(back) == 3 * size**2
+    assert np.array_equal(centre(back.transpose(1, 2, 0), size), wanted)
+
+
+def test_a_crop_is_cut_after_resizing():
+    image = Image.fromarray(RGB)
+    assert np.array_equal(resized(image, 3, 8, 12), resized(image, 3, 12)[:, 2:10, 2:10])
