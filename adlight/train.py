@@ -64,7 +64,8 @@ def check(config: DictConfig, trainer: "pl.Trainer") -> None:
     """
     if config.ckpt not in ("best", "last") and not Path(config.ckpt).is_file():
         raise UserError(f"ckpt={config.ckpt} is neither best nor last nor an existing file")
-    every, epochs = config.trainer.check_val_every_n_epoch, config.trainer.max_epochs
+    every = config.trainer.check_val_every_n_epoch
+    epochs = config.trainer.max_epochs + (config.model.get("encoder_epochs") or 0)
     if trainer.limit_val_batches == 0 or every > epochs:
         raise UserError(
             "the thresholds come from a validation, and there would be none: lower trainer.check_val_every_n_epoch "

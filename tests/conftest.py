@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
-from makers import fake_mvtec
+from makers import fake_mnist, fake_mvtec
 
 torch.set_num_threads(1)  # threads cost more than they bring on tensors this small, above all on a busy machine
 
@@ -22,6 +22,14 @@ TINY = [
     *("model=mae_small", "dataset=mvtec", "dataset.root=data", "trainer=cpu", "trainer.max_epochs=2"),
     *("dataset.image_size=32", "dataset.batch_size=4"),
     *(f"model.network.{part}_{key}" for part in ("encoder", "decoder") for key in ("width=32", "heads=2", "depth=1")),
+]
+
+# 8 x 8 pixels, 18 training images of a digit: 2 epochs of the GAN and 2 of its encoder, 3 steps each
+TINY_GAN = [
+    *("model=gan", "dataset=mnist", "dataset.root=mnist", "dataset.image_size=8", "dataset.batch_size=6"),
+    *("trainer=cpu", "trainer.max_epochs=2", "model.encoder_epochs=2", "model.n_critic=2", "model.generator.latent=4"),
+    *(f"model.{part}=4" for part in ("generator.ngf", "critic.ndf", "encoder.ndf")),
+    *("callbacks.samples.count=4", "dataset.test_limit=20"),
 ]
 
 
@@ -37,14 +45,16 @@ class CommandLine:
     """`python -m adlight.<name> <words>` in a folder, without a new process.
 
     Attributes:
-        folder: the current folder of the commands; `data` in it is a small set of two categories.
+        folder: the current folder of the commands; `data` in it is a small set of two categories, `mnist` of digits.
         tiny: settings of a training that takes a second; `quick` leaves out its pictures too.
+        gan: likewise, of a GAN.
     """
 
     def __init__(self, folder):
         self.folder, self.tiny = folder, TINY
-        self.quick = [*TINY, "~callbacks.panels"]
+        self.quick, self.gan = [*TINY, "~callbacks.panels"], TINY_GAN
         fake_mvtec(folder / "data")
+        fake_mnist(folder / "mnist", train=200, test=60, noise=200)
 
     def __call__(self, name, *words):
         out, err = io.StringIO(), io.StringIO()

@@ -50,13 +50,14 @@ def fake_archive(path, folder):
     return path
 
 
-def fake_mnist(root, train=60, test=40):
-    """Write idx files as torchvision expects them: labels 0..9 in turn, image i filled with its label."""
+def fake_mnist(root, train=60, test=40, noise=0):
+    """Write idx files as torchvision expects them: labels 0..9 in turn, image i its label plus noise up to `noise`."""
     folder = Path(root) / "MNIST" / "raw"
     folder.mkdir(parents=True)
     for split, count in (("train", train), ("t10k", test)):
         labels = np.arange(count, dtype=np.uint8) % 10
         images = np.tile(labels[:, None, None], (1, 28, 28))
+        images += np.random.default_rng(count).integers(0, noise + 1, images.shape, dtype=np.uint8)
         for kind, array, code in (("images-idx3", images, 0x803), ("labels-idx1", labels, 0x801)):
             header = np.array([code, *array.shape], ">i4").tobytes()
             (folder / f"{split}-{kind}-ubyte").write_bytes(header + array.tobytes())

@@ -82,7 +82,12 @@ class GANModule(AnomalyModule):
         refuse_misfits(generator, critic, encoder, scorer, encoder_epochs)
         if encoder_images not in ("real", "generated"):
             raise ValueError(f"model.encoder_images {encoder_images!r} is unknown: real or generated")
-        if n_critic < 1 or encoder_epochs < 0 or min(kappa, clip) < 0 or (generator_steps or 1) < 1:
+        if (
+            n_critic < 1
+            or encoder_epochs < 0
+            or min(kappa, clip) < 0
+            or (generator_steps is not None and generator_steps < 1)
+        ):
             raise ValueError(
                 f"n_critic {n_critic} and generator_steps {generator_steps} of at least 1, encoder_epochs "
                 f"{encoder_epochs}, kappa {kappa} and clip {clip} of at least 0 are needed"
@@ -121,7 +126,7 @@ class GANModule(AnomalyModule):
     def on_fit_start(self) -> None:
         """Find out how many epochs both phases have."""
         trainer = self.trainer
-        if trainer.precision not in ("32-true", "bf16-mixed", "64-true"):
+        if trainer.precision not in ("32-true", "bf16-mixed"):
             raise UserError(f"trainer.precision={trainer.precision}: the GAN trains in 32-true or bf16-mixed")
         data = trainer.datamodule  # type: ignore[attr-defined]
         images = len(data.records("train")) // trainer.world_size
@@ -162,6 +167,7 @@ class GANModule(AnomalyModule):
         image, count = batch["image"], self.trainer.fit_loop.total_batch_idx  # over the whole run
         draws = Draws().manual_seed(mixed("gan", self.seed, count, self.global_rank))
         if self.encoding:
+            self.lower_encoder_rate(batch_idx)
             terms = self.encoder_step(image, draws)
         else:
             terms = self.critic_step(image, draws)
@@ -186,7 +192,6 @@ class GANModule(AnomalyModule):
         assert self.objective is not None
         with torch.no_grad():
             fake = self.generator(self.latents(len(real), draws))  # (B, C, H, W)
-        torch.clear_autocast_cache()  # or the generator's own step would meet weights that were cast without gradient
         terms = self.objective.critic_loss(self.critic, real, fake, draws)
         self.descend(0, terms["loss"], self.critic)
         self.objective.after_critic_step(self.critic)
@@ -209,14 +214,19 @@ class GANModule(AnomalyModule):
         if self.encoder_images == "generated":
             with torch.no_grad():
                 image = generator(self.latents(len(image), draws))
-            torch.clear_autocast_cache()
         made = generator(encoder(image))
         residual = (image - made).float().square().mean()
         feature = feature_distance(critic, image, made).mean()
         loss = residual + self.kappa * feature
         self.descend(-1, loss, encoder)
-        self.lr_schedulers().step()  # type: ignore[union-attr]
         return {"encoder": loss, "residual": residual, "feature": feature}
+
+    def lower_encoder_rate(self, batch_idx: int) -> None:
+        """Half a cosine, by the place in the encoder's epochs: a resumed run may have other lengths."""
+        epochs = self.current_epoch - self.gan_epochs + batch_idx / self.trainer.num_training_batches
+        optimizer = self.optimizers()[-1]  # type: ignore[index]
+        for group in optimizer.param_groups:
+            group["lr"] = optimizer.defaults["lr"] * (1 + math.cos(math.pi * epochs / self.encoder_epochs)) / 2
 
     def latents(self, count: int, draws: Draws) -> Tensor:
         """Draw z ~ N(0, I). -> (B, Z)."""
@@ -241,22 +251,22 @@ class GANModule(AnomalyModule):
 
     def on_train_epoch_end(self) -> None:
         """Stop a run whose losses are no numbers any more; the checkpoints of earlier epochs are kept."""
-        if self.diverged >= 0:
+        self.stop_if_diverged()
+
+    def stop_if_diverged(self) -> None:
+        """Raise a UserError on all processes if any of them met a loss that is no number."""
+        first = int(self.trainer.strategy.reduce(self.diverged, reduce_op="max"))
+        if first >= 0:
+            rate = f"model.{'encoder' if self.encoding else 'critic'}_optimizer.lr"
             raise UserError(
-                f"a loss is not finite any more since batch {int(self.diverged)} (epoch {self.current_epoch + 1}): "
-                f"{DIVERGED.replace('model.optimizer.lr', 'model.critic_optimizer.lr')}"
+                f"a loss is not finite any more since batch {first} (epoch {self.current_epoch + 1}): "
+                f"{DIVERGED.replace('model.optimizer.lr', rate)}"
             )
 
     def configure_optimizers(self) -> Any:
-        """One optimiser a network: critic, generator, encoder; the encoder's rate falls to 0 by half a cosine."""
-        networks = (self.critic, self.generator, self.encoder)
-        optimizers = [
-            make(net.parameters()) for make, net in zip(self.makers, networks, strict=False) if net is not None
-        ]
-        if self.encoder is None or not self.encoder_epochs:
-            return optimizers
-        steps = self.encoder_epochs * self.epoch_length()
-        return optimizers, [torch.optim.lr_scheduler.CosineAnnealingLR(optimizers[-1], steps)]
+        """One optimiser a network: critic, generator, encoder."""
+        networks = [self.critic, self.generator, *([self.encoder] if self.encoder else [])]
+        return [make(network.parameters()) for make, network in zip(self.makers, networks, strict=True)]
 
     # scoring
 
@@ -272,7 +282,8 @@ class GANModule(AnomalyModule):
         return self.scorer.mix(terms, self.term_mean, self.term_deviation)
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the last validation."""
+        """Forget the last validation; a diverged network is not worth one."""
+        self.stop_if_diverged()
         super().on_validation_epoch_start()
         self.terms = []
 

@@ -234,13 +234,14 @@ def descend(
         loss = loss_of(z, query)  # (B',)
         (gradient,) = torch.autograd.grad(loss.sum(), z)
         with torch.no_grad():
-            better = loss < least[row]
-            best[row[better]], least[row[better]] = z[better], loss[better]
+            best[row] = torch.where((loss < least[row])[:, None], z, best[row])  # a mask as index would wait for a GPU
+            least[row] = torch.minimum(loss, least[row])
             progress = loss < 0.99 * reached[row]
-            reached[row[progress]], since[row[progress]] = loss[progress], step
+            reached[row] = torch.where(progress, loss, reached[row])
+            since[row] = since[row].masked_fill(progress, step)
             first, second = first.lerp(gradient, 0.1), second.lerp(gradient.square(), 0.001)
-            scale = lr * math.sqrt(1 - 0.999 ** (step + 1)) / (1 - 0.9 ** (step + 1))
-            z = z - scale * first / (second.sqrt() + 1e-8)
+            size = second.sqrt() / math.sqrt(1 - 0.999 ** (step + 1)) + 1e-8
+            z = z - lr / (1 - 0.9 ** (step + 1)) * first / size
             if patience and step % 10 == 9:  # a look costs a synchronisation with the GPU
                 on = step - since[row] < patience
                 if not on.any():

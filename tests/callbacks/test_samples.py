@@ -1,0 +1,63 @@
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from adlight.callbacks.samples import Samples
+from adlight.modules.gan import GANModule
+from adlight.networks.gan import Critic, Encoder, Generator
+from adlight.objectives.wgan import WGANGP
+from adlight.scoring.inversion import InversionScorer
+
+
+@pytest.fixture
+def module():
+    torch.manual_seed(0)
+    networks = Generator(8, 1, 4, 2), Critic(8, 1, 2), Encoder(8, 1, 4, 2)
+    made = GANModule(*networks, WGANGP(), InversionScorer(), *[partial(torch.optim.Adam, lr=1e-3)] * 3, ema=0.5)
+    made.gan_epochs = 7
+    return made
+
+
+def at(epoch, zero=True, loggers=()):
+    return SimpleNamespace(current_epoch=epoch - 1, is_global_zero=zero, loggers=list(loggers))
+
+
+def test_every_few_epochs_and_at_the_end_of_the_gan(module, tmp_path):
+    callback = Samples(str(tmp_path / "new"), every=3, count=4)
+    for epoch in range(1, 11):  # the encoder's epochs 8 to 10 change no sample
+        callback.on_train_epoch_end(at(epoch), module)
+    assert sorted(path.name for path in tmp_path.rglob("*.png")) == [f"samples-{n:04d}.png" for n in (3, 6, 7)]
+
+
+def test_the_picture_shows_the_generator_that_scores(module, tmp_path):
+    with torch.no_grad():
+        module.generator.project.weight.mul_(3)  # the one in training moves on; the average is what scores
+    Samples(str(tmp_path), every=1, count=4).on_train_epoch_end(at(1), module)
+    picture = np.asarray(Image.open(tmp_path / "samples-0001.png"))
+    assert picture.shape == (2 * 10 + 2, 2 * 10 + 2, 3)  # 2 x 2 images with a frame of 2 pixels
+    z = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        first = module.average.network(z)[0, 0]
+    np.testing.assert_allclose(picture[2:10, 2:10, 0] / 255, first.numpy(), atol=1 / 255)
+    assert torch.equal(module.sample(4), module.sample(4))
+
+
+def test_other_modules_and_processes_draw_nothing(module, tmp_path):
+    callback = Samples(str(tmp_path), every=1)
+    callback.on_train_epoch_end(at(1, zero=False), module)
+    callback.on_train_epoch_end(at(1), torch.nn.Linear(1, 1))
+    assert not list(tmp_path.iterdir())
+
+
+def test_tensorboard_gets_the_grid(module, tmp_path):
+    found = []
+    logger = TensorBoardLogger(str(tmp_path))
+    logger._experiment = SimpleNamespace(add_image=lambda *words: found.append(words))
+    Samples(str(tmp_path), every=1, count=9).on_train_epoch_end(at(2, loggers=[logger]), module)
+    ((name, grid, epoch),) = found
+    assert (name, tuple(grid.shape), epoch) == ("samples", (3, 32, 32), 2)
