@@ -173,19 +173,24 @@ class GANModule(AnomalyModule):
             terms = self.critic_step(image, draws)
             if (count + 1) % self.n_critic == 0:
                 terms |= self.generator_step(len(image), draws)
+        self.note(terms, count + 1, len(image))
+
+    def note(self, terms: dict[str, Tensor], batches: int, images: int) -> None:
+        """Log a step's terms, and which batch was the first whose loss is no number."""
         for name, term in terms.items():
             if name in ("critic", "generator", "encoder"):
                 bad = ~torch.isfinite(term.detach()) & (self.diverged < 0)
-                self.diverged.copy_(torch.where(bad, count + 1, self.diverged))  # no wait for the GPU
+                self.diverged.copy_(torch.where(bad, batches, self.diverged))  # no wait for the GPU
             self.log(
                 f"train/{name}",
                 term.detach(),
                 prog_bar=name in ("wasserstein", "encoder"),
                 on_step=False,
                 on_epoch=True,
-                batch_size=len(image),
+                batch_size=images,
                 sync_dist=self.trainer.world_size > 1,
             )
+        self.log("generator_steps", self.generator_steps.float(), on_step=False, on_epoch=True, reduce_fx="max")
 
     def critic_step(self, real: Tensor, draws: Draws) -> dict[str, Tensor]:
         """Descend the critic's loss (eq. 3-5)."""
