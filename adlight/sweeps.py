@@ -312,6 +312,6 @@ def end(code: int | str | None) -> int | str | None:
 def go_on(sweep: Path) -> str:
     """The command that continues a sweep, to be pasted into a shell."""
     words = json.loads((sweep / "sweep.json").read_text())["words"]
-    return shlex.join(
-        ["python", "-m", "adlight.train", *words, "resume_sweep=true", cli.quoted("hydra.sweep.dir", sweep)]
-    )
+    plain = re.fullmatch(r"[\w./-]+", str(sweep), re.ASCII)
+    folder = f"hydra.sweep.dir={sweep}" if plain else cli.quoted("hydra.sweep.dir", sweep)
+    return shlex.join(["python", "-m", "adlight.train", *words, "resume_sweep=true", folder])

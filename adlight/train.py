@@ -1,5 +1,6 @@
 """Train and test a detector: `python -m adlight.train model=mae dataset=mvtec`."""
 
+import os
 import re
 import shlex
 import sys
@@ -117,6 +118,8 @@ def arguments(argv: list[str]) -> list[str]:
     if {"-h", "--help", "--hydra-help", "--version"} & set(argv):
         return argv
     if wanted in (None, "null"):
+        if not folder and not multirun and (step := slurm_step()):
+            return slurm_arguments(argv, step)
         if folder and not multirun and runs.holds_results(Path(folder)):
             raise UserError(
                 f"{folder} holds a run already: go on with it by resume={folder}, or choose another hydra.run.dir"
@@ -136,6 +139,27 @@ def arguments(argv: list[str]) -> list[str]:
         runs.checkpoint(run, "last")
     rest = [word for word in rest if not word.startswith("hydra.run.dir=")]
     return [*rest, cli.quoted("resume", run), cli.quoted("hydra.run.dir", run), "hydra.output_subdir=null"]
+
+
+def slurm_step() -> str | None:
+    """Name of the srun step that this process is one of several in; None if it is not.
+
+    Raises:
+        UserError: what Lightning needs to know is missing.
+    """
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) < 2:
+        return None
+    if "SLURM_NTASKS_PER_NODE" not in os.environ:
+        raise UserError("srun with several processes needs --ntasks-per-node, and trainer=slurm")
+    return f"slurm-{os.environ['SLURM_JOB_ID']}.{os.environ['SLURM_STEP_ID']}"
+
+
+def slurm_arguments(argv: list[str], step: str) -> list[str]:
+    """Give all processes of an srun step one run folder: a new one, or the one it has left when it is queued again."""
+    run = Path("runs") / step
+    words = [*argv, cli.quoted("hydra.run.dir", run)]
+    begun = (run / "checkpoints" / "last.ckpt").exists() and (run / ".hydra" / "config.yaml").exists()
+    return [*words, cli.quoted("resume", run), "hydra.output_subdir=null"] if begun else words
 
 
 def newest_unfinished(overrides: list[str], folder: str | None) -> Path | None:
