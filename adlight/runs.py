@@ -109,11 +109,10 @@ def load_config(run: Path, overrides: list[str] | None = None) -> DictConfig:
 
 def save_config(run: Path, config: DictConfig) -> None:
     """Write the files that Hydra leaves in a run, the one that counts last and whole."""
-    hydra = HydraConfig.instance().cfg
     folder = run / ".hydra"
     folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(OmegaConf.masked_copy(hydra, "hydra"), folder / "hydra.yaml")
-    OmegaConf.save(hydra.hydra.overrides.task, folder / "overrides.yaml")
+    OmegaConf.save(HydraConfig.instance().cfg, folder / "hydra.yaml")
+    OmegaConf.save(HydraConfig.get().overrides.task, folder / "overrides.yaml")
     OmegaConf.save(config, folder / "config.part")
     os.replace(folder / "config.part", folder / "config.yaml")
 

@@ -54,7 +54,9 @@ def job_name(overrides: Sequence[str], fixed: Sequence[str]) -> str:
     words = sorted(f"{name if short else key}-{value}" for name, (key, value) in zip(last, values.items(), strict=True))
     name = "_".join(words) or "job"
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name)
-    return name if plain == name and len(name) <= 120 else f"{plain[:110]}-{hashlib.sha1(name.encode()).hexdigest()[:8]}"
+    return (
+        name if plain == name and len(name) <= 120 else f"{plain[:110]}-{hashlib.sha1(name.encode()).hexdigest()[:8]}"
+    )
 
 
 OmegaConf.register_new_resolver("job_name", job_name, replace=True)
@@ -243,7 +245,12 @@ def fail(folder: Path, error: Exception) -> None:
 def read_job(folder: Path) -> dict[str, Any]:
     """A job's row of the table; what is not known is left out."""
     row: dict[str, Any] = json.loads((folder / "job.json").read_text())
-    row |= {"name": folder.name, "folder": str(folder), "overrides": shlex.join(row["overrides"]), "status": "unfinished"}
+    row |= {
+        "name": folder.name,
+        "folder": str(folder),
+        "overrides": shlex.join(row["overrides"]),
+        "status": "unfinished",
+    }
     if (folder / "error.txt").exists():
         return row | {"status": "failed", "error": (folder / "error.txt").read_text().strip()}
     if (folder / "metrics.json").exists():
@@ -280,7 +287,10 @@ def print_table(sweep: Path) -> None:
     for name in ("job", "name", "status", *names):
         table.add_column(name, justify="left" if name in ("name", "status") else "right", overflow="fold")
     for row in rows:
-        figures = [f"{row[name]:{'.3f' if name not in COUNTS else '.0f'}}" if row.get(name) is not None else "-" for name in names]
+        figures = [
+            f"{row[name]:{'.3f' if name not in COUNTS else '.0f'}}" if row.get(name) is not None else "-"
+            for name in names
+        ]
         table.add_row(str(row["job"]), row["name"], row["status"], *figures)
     console = Console()
     if not console.is_terminal:

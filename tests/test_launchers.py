@@ -81,7 +81,8 @@ def test_joblib(adlight, four_jobs):
 @needs("hydra_ray_launcher", "ray")
 def test_ray(adlight, four_jobs):
     sweep, words = four_jobs
-    out = well(command(adlight, "-m", *words, "hydra/launcher=ray_local", "hydra.sweep.dir=runs/by_ray"))
+    patient = {"RAY_raylet_start_wait_time_s": "300"}  # on a busy machine Ray gives up after 30 s
+    out = well(command(adlight, "-m", *words, "hydra/launcher=ray_local", "hydra.sweep.dir=runs/by_ray", **patient))
     check_same(sweep, adlight.folder / "runs" / "by_ray")
     print(out)
 
@@ -116,7 +117,11 @@ def test_a_process_that_fails_does_not_leave_the_others_waiting(adlight):
 @needs("hydra_optuna_sweeper", "optuna")
 def test_search(adlight):
     words = ("sweep=search", "hydra.sweep.dir=runs/search", "trainer.max_epochs=1", "hydra.sweeper.sampler.seed=0")
-    space = ("model.network.encoder_width=choice(16,32)", "model/depth=choice(e2d2,e2d4)", "model.mask_ratio=choice(0.5,0.75)")
+    space = (
+        "model.network.encoder_width=choice(16,32)",
+        "model/depth=choice(e2d2,e2d4)",
+        "model.mask_ratio=choice(0.5,0.75)",
+    )
     words = [*words, *space, "model.scorer.score=choice(mse,l1)"]
     sweep = adlight.folder / "runs" / "search"
     outcome = adlight("train", *adlight.quick, *words, "hydra.sweeper.n_trials=2")
@@ -138,7 +143,9 @@ def slurm(tmp_path_factory):
     """A cluster of one node: the environment that its commands need."""
     missing = [name for name in ("slurmctld", "slurmd", "srun", "munged") if shutil.which(name, path=PATH) is None]
     if missing or os.geteuid() != 0:
-        pytest.skip(f"Slurm is not installed (apt-get install slurmctld slurmd slurm-client munge): {missing}, or no root")
+        pytest.skip(
+            f"Slurm is not installed (apt-get install slurmctld slurmd slurm-client munge): {missing}, or no root"
+        )
     folder = tmp_path_factory.mktemp("slurm")
     subprocess.run([CLUSTER, "start", folder], check=True, timeout=120, env={**os.environ, "PATH": PATH})
     yield {"SLURM_CONF": str(folder / "slurm.conf")}

@@ -27,7 +27,7 @@ TESTS = Path(__file__).parent
 
 
 class Trouble(pl.Callback):
-    """Breaks a training in its second epoch in one process, or holds it until there is a file, as the environment says."""
+    """Breaks a training in its second epoch, or holds it until there is a file, as the environment says."""
 
     def on_train_batch_end(self, trainer, *_):
         trouble, _, where = os.environ.get("ADLIGHT_TEST_TROUBLE", "").partition(" ")
@@ -120,7 +120,9 @@ def test_given_again_it_must_be_asked_to_go_on(adlight, two_seeds):
 
 
 def test_finished_jobs_are_skipped_and_new_ones_added(adlight, copied):
-    before = {path: path.stat().st_mtime_ns for path in copied.rglob("*.*") if path.suffix in (".ckpt", ".json", ".csv")}
+    before = {
+        path: path.stat().st_mtime_ns for path in copied.rglob("*.*") if path.suffix in (".ckpt", ".json", ".csv")
+    }
     outcome = go_on(adlight, copied, "seed=1,7,0")
     assert outcome.code == 0, outcome.err
     assert "job 0 (seed-1) is finished: skipped" in outcome.out and "job 2 (seed-0) is finished: skipped" in outcome.out
@@ -253,7 +255,9 @@ def test_names(case):
 
 
 def test_names_of_values_that_folders_cannot_have():
-    names = [sweeps.job_name([f"dataset.category={value}"], []) for value in ("[a,b]", "[a,c]", "'a b'", "a/b", "x" * 200)]
+    names = [
+        sweeps.job_name([f"dataset.category={value}"], []) for value in ("[a,b]", "[a,c]", "'a b'", "a/b", "x" * 200)
+    ]
     assert all(re.fullmatch(r"[A-Za-z0-9._-]{1,120}", name) for name in names), names
     assert len(set(names)) == len(names)
 
