@@ -170,7 +170,7 @@ def run(task: Callable[[DictConfig], Any], config: DictConfig) -> float | None:
             else:
                 config.resume = str(folder) if state == "unfinished" else None
                 task(config)
-        return read_job(folder)[OBJECTIVE]
+        return read_job(folder).get(OBJECTIVE)
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt() from error  # the sweep goes on by another command than its job
     except Exception as error:

@@ -57,10 +57,8 @@ CONF
 }
 
 stop() {
-    for name in slurmd slurmctld munge/; do
-        pid="$folder/${name%/}.pid"
-        [[ $name == munge/ ]] && pid="$folder/munge/pid"
-        [[ -s $pid ]] && kill "$(cat "$pid")" 2> /dev/null || true
+    for pid in "$folder"/{slurmd,slurmctld}.pid "$folder/munge/pid"; do
+        if [[ -s $pid ]]; then kill "$(cat "$pid")" || true; fi
     done
 }
 
