@@ -24,10 +24,11 @@ from hydra.errors import (
 from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from adlight.runs import CONF
+from adlight.runs import CONF, rank
 from adlight.types import UserError
 
 UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+EXTRAS = {"optuna": "optuna", "joblib": "joblib", "ray": "ray", "submitit_slurm": "slurm"}  # plugins of Hydra
 NOISE = [
     ".*does not have many workers.*",
     "It is recommended to use .self.log.*sync_dist=True.*",
@@ -49,8 +50,7 @@ def run(task: Callable[[DictConfig], Any], config_name: str, prepare: Callable[[
         prepare: rewrites the command line's words before Hydra reads them.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of being printed by Hydra
-    for message in NOISE:
-        warnings.filterwarnings("ignore", message)
+    quiet()
     failures: list[str] = []
 
     @functools.wraps(task)
@@ -100,11 +100,16 @@ def dashboard_finished() -> Iterator[None]:
             sys.modules["wandb"].finish(exit_code=code)
 
 
+def quiet() -> None:
+    """Silence warnings that tell a user nothing."""
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message)
+
+
 def stop(line: str, code: int) -> None:
     """Print a line on stderr and leave; of several processes each says what stopped it, as they may differ."""
-    rank = os.environ.get("LOCAL_RANK", "0")
-    if code != 130 or rank == "0":
-        print(line if rank == "0" else f"(process {rank}) {line}", file=sys.stderr, flush=True)
+    if code != 130 or rank() == 0:
+        print(line if rank() == 0 else f"(process {rank()}) {line}", file=sys.stderr, flush=True)
     sys.exit(code)
 
 
@@ -152,6 +157,8 @@ def explain_config(error: BaseException) -> str:
         )
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
+        if name in EXTRAS:
+            return f"{group}/{name} is not installed: pip install 'adlight[{EXTRAS[name]}]'"
         return unknown(group or "config", name, list(error.options or []))
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} has no value: give one with {error.full_key}=<value>"

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -45,9 +46,14 @@ def holds_results(folder: Path) -> bool:
     return (folder / "metrics.json").exists() or (folder / "checkpoints").exists()
 
 
+def rank() -> int:
+    """This process's number among those that share a run (Lightning's ddp or Slurm's srun sets it); 0 writes."""
+    return int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_PROCID") or 0)
+
+
 def start(run: Path, about: dict[str, Any]) -> None:
     """Write `run.json`. Results of an earlier part of the run are set aside: it counts as unfinished again."""
-    if os.environ.get("LOCAL_RANK", "0") != "0":
+    if rank() != 0:
         return
     if (run / "metrics.json").exists():
         os.replace(run / "metrics.json", run / "metrics.previous.json")
@@ -127,6 +133,12 @@ def write_results(folder: Path, module: "AnomalyModule", records: list[Record], 
     return module.results
 
 
+def metrics(run: Path) -> dict[str, float]:
+    """Every metric that a finished run wrote, by name."""
+    content = json.loads((run / "metrics.json").read_text())
+    return content["validation"] | {name: value for name, value in content.items() if isinstance(value, float)}
+
+
 def load_config(run: Path, overrides: list[str] | None = None) -> DictConfig:
     """Read the composed config of a run, and lay overrides over it.
 
@@ -135,6 +147,16 @@ def load_config(run: Path, overrides: list[str] | None = None) -> DictConfig:
     """
     config = read_yaml(run, "config")
     return changed(config, read_yaml(run, "hydra").hydra.runtime.choices, overrides) if overrides else config
+
+
+def save_config(run: Path, config: DictConfig) -> None:
+    """Write the files that Hydra leaves in a run, the one that counts last and whole."""
+    folder = run / ".hydra"
+    folder.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(HydraConfig.instance().cfg, folder / "hydra.yaml")
+    OmegaConf.save(HydraConfig.get().overrides.task, folder / "overrides.yaml")
+    OmegaConf.save(config, folder / "config.part")
+    os.replace(folder / "config.part", folder / "config.yaml")
 
 
 def build_module(run: Path, overrides: list[str] | None = None) -> tuple["AnomalyModule", dict[str, Any]]:

@@ -1,17 +1,18 @@
 """Train and test a detector: `python -m adlight.train model=mae dataset=mvtec`."""
 
+import os
 import re
 import shlex
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from adlight import cli, provenance, runs
+from adlight import cli, processes, provenance, runs, sweeps
 from adlight.types import UserError
 
 if TYPE_CHECKING:
@@ -25,19 +26,23 @@ def train(config: DictConfig) -> dict[str, float]:
     """Fit and test what `config` describes, in its run folder. -> every metric, by name."""
     from adlight.evaluate import built, log_config, test
 
-    run, resumed = Path(config.run_dir), bool(config.resume)
-    if resumed:
+    run, resumed, sweep = Path(config.run_dir), bool(config.resume), sweeps.is_sweep()
+    if resumed and not sweep:  # a sweep's job has the run's own config
         config = resumed_config(run)
     data, module, trainer = built(config)
     check(config, trainer)
+    if sweep and processes.must_be_spawned(trainer):
+        print(f"{trainer.world_size} devices in a sweep: the job runs in as many spawned processes", flush=True)
+        processes.spawn(config, trainer.world_size)
+        return runs.metrics(run)
     last = run / "checkpoints" / "last.ckpt" if resumed else None
     if last is not None:
         runs.load_weights(module, last)  # Lightning's own words for a damaged or foreign file fill a screen
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and not sweep:
             OmegaConf.save(config, run / ".hydra" / "config.yaml")  # overrides are part of the run from now on
     elif giver := config.model.get("generator_from"):
         runs.load_weights(module, runs.checkpoint(Path(giver), "last"), GENERATOR)
-    about = provenance.describe(config.seed)
+    about = provenance.describe(config.seed) | ({"command": sweeps.job_command()} if sweep else {})
     runs.start(run, about)
     log_config(trainer, config)
     started = time.perf_counter()
@@ -45,6 +50,7 @@ def train(config: DictConfig) -> dict[str, float]:
         trainer.fit(module, data, ckpt_path=last, weights_only=True)
         about |= {"epochs": trainer.current_epoch, "seconds": round(time.perf_counter() - started, 1)}
         validation = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        about |= {"validation": {"val/auroc": best_auroc(trainer)}}
         return validation | test(run, runs.checkpoint(run, config.ckpt), trainer, module, data, about)
     except (KeyboardInterrupt, SystemExit) as error:
         if not cli.interrupted(error):
@@ -53,14 +59,26 @@ def train(config: DictConfig) -> dict[str, float]:
     except UserError as error:
         if "epochs" not in about:
             raise
-        raise UserError(f"{error}. The training is done and kept; mend this, then: {go_on(run)}") from error
+        advice = "then go on with the sweep" if sweep else f"then: {go_on(run)}"
+        raise UserError(f"{error}. The training is done and kept; mend this, {advice}") from error
+
+
+def job(config: DictConfig) -> Any:
+    """What Hydra runs: one training, or a job of a sweep."""
+    return sweeps.run(train, config) if sweeps.is_sweep() else train(config)
+
+
+def best_auroc(trainer: "pl.Trainer") -> float | None:
+    """Validation AUROC of the best epoch, or of the last one where no callback keeps the best."""
+    value = getattr(trainer.checkpoint_callback, "best", trainer.callback_metrics.get("val/auroc"))
+    return None if value is None else float(value)
 
 
 def check(config: DictConfig, trainer: "pl.Trainer") -> None:
     """Find out before the training what would make its end useless.
 
     Raises:
-        UserError: no checkpoint of the wanted name would be there, no validation, or a sweep that cannot work.
+        UserError: no checkpoint of the wanted name would be there, no validation, or a strategy that cannot work.
     """
     if config.ckpt not in ("best", "last") and not Path(config.ckpt).is_file():
         raise UserError(f"ckpt={config.ckpt} is neither best nor last nor an existing file")
@@ -71,8 +89,10 @@ def check(config: DictConfig, trainer: "pl.Trainer") -> None:
             "the thresholds come from a validation, and there would be none: lower trainer.check_val_every_n_epoch "
             f"(now {every}) or raise trainer.limit_val_batches"
         )
-    if trainer.world_size > 1 and HydraConfig.get().mode == RunMode.MULTIRUN:
-        raise UserError("a multirun with several devices is not supported: use trainer.devices=1, or single runs")
+    if str(config.trainer.strategy).endswith(("_spawn", "_fork", "_notebook")):
+        raise UserError(f"trainer.strategy={config.trainer.strategy}: use ddp, which a sweep spawns by itself")
+    if config.trainer.num_nodes > 1 and processes.must_be_spawned(trainer):
+        raise UserError("several nodes need Slurm: srun and trainer=slurm, or hydra/launcher=slurm for a sweep")
 
 
 def resumed_config(run: Path) -> DictConfig:
@@ -101,15 +121,19 @@ def arguments(argv: list[str]) -> list[str]:
         UserError: no such run, or `hydra.run.dir` names a folder that holds one already.
     """
     wanted, folder = cli.value_of(argv, "resume"), cli.value_of(argv, "hydra.run.dir")
-    multirun = {"-m", "--multirun"} & set(argv)
+    multirun = {"-m", "--multirun"} & set(argv) or cli.value_of(argv, "sweep") not in (None, "null")
+    if {"-h", "--help", "--hydra-help", "--version"} & set(argv):
+        return argv
     if wanted in (None, "null"):
+        if not folder and not multirun and (step := slurm_step()):
+            return slurm_arguments(argv, step)
         if folder and not multirun and runs.holds_results(Path(folder)):
             raise UserError(
                 f"{folder} holds a run already: go on with it by resume={folder}, or choose another hydra.run.dir"
             )
-        return argv
+        return sweeps.prepared(argv) if multirun else argv
     if multirun:
-        raise UserError("resume= continues a single run; leave out -m")
+        raise UserError("resume= continues a single run; leave out -m, or go on with a sweep by resume_sweep=true")
     rest = [word for word in argv if not word.startswith("resume=")]
     if wanted == "auto":
         run = newest_unfinished(rest, folder)
@@ -124,6 +148,27 @@ def arguments(argv: list[str]) -> list[str]:
     return [*rest, cli.quoted("resume", run), cli.quoted("hydra.run.dir", run), "hydra.output_subdir=null"]
 
 
+def slurm_step() -> str | None:
+    """Name of the srun step that this process is one of several in; None if it is not.
+
+    Raises:
+        UserError: what Lightning needs to know is missing.
+    """
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) < 2:
+        return None
+    if "SLURM_NTASKS_PER_NODE" not in os.environ:
+        raise UserError("srun with several processes needs --ntasks-per-node, and trainer=slurm")
+    return f"slurm-{os.environ['SLURM_JOB_ID']}.{os.environ['SLURM_STEP_ID']}"
+
+
+def slurm_arguments(argv: list[str], step: str) -> list[str]:
+    """Give all processes of an srun step one run folder: a new one, or the one it has left when it is queued again."""
+    run = Path("runs") / step
+    words = [*argv, cli.quoted("hydra.run.dir", run)]
+    begun = (run / "checkpoints" / "last.ckpt").exists() and (run / ".hydra" / "config.yaml").exists()
+    return [*words, cli.quoted("resume", run), "hydra.output_subdir=null"] if begun else words
+
+
 def newest_unfinished(overrides: list[str], folder: str | None) -> Path | None:
     """The newest unfinished run with the config that these overrides compose."""
     words = [word for word in overrides if not word.startswith(("-", "hydra."))]
@@ -134,7 +179,12 @@ def newest_unfinished(overrides: list[str], folder: str | None) -> Path | None:
 
 def main() -> Any:
     """Entry point."""
-    cli.run(train, "train", arguments)
+    code: Any = 0
+    try:
+        cli.run(job, "train", arguments)
+    except SystemExit as ending:
+        code = ending.code
+    sys.exit(sweeps.end(code))
 
 
 if __name__ == "__main__":

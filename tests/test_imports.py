@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "adlight"
 FILES = sorted(PACKAGE.rglob("*.py"))
-ENTRY_POINTS = {"train", "evaluate", "predict", "report", "export", "doctor", "runs", "cli"}
+ENTRY_POINTS = {"train", "evaluate", "predict", "report", "export", "doctor", "runs", "cli", "sweeps", "processes"}
 FORBIDDEN = {  # layer: what it must not know of
     "data": {"networks", "objectives", "scoring", "modules", "callbacks", "reports"},
     "networks": {"data", "objectives", "scoring", "modules", "callbacks", "reports", "metrics"},

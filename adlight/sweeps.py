@@ -1,0 +1,328 @@
+"""Sweep folders: many runs, each in a folder of its own, and one table of them all.
+
+runs/<sweep>/
+    sweep.json         the command's words, and the config that all jobs start from
+    results.csv        a row a job, rewritten after each of them
+    <job>/             a run folder (see runs.py), named by what the sweep varies; besides a run's files
+        job.json       number and overrides of the job
+        error.txt      why it failed, if it did: one line
+"""
+
+import csv
+import hashlib
+import json
+import logging
+import os
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from adlight import cli, runs
+from adlight.types import UserError
+
+OBJECTIVE = "val/auroc"  # what a search maximises: never a figure of the test split
+COUNTS = ("epochs", "seconds")
+MAIN = ("auroc", "ap", "f1_max", "f1_calibrated", "pixel_auroc", "aupro", *COUNTS)
+COLUMNS = ("job", "name", "status", OBJECTIVE, *MAIN, "error", "overrides", "folder")
+NOT_COMPARED = ("resume", "resume_sweep", "run_dir")  # they differ between the first time and the next
+OURS = ("resume_sweep=", "hydra.sweep.dir=", "hydra.output_subdir=", "hydra.job.config.override_dirname.")
+
+current: Path | None = None  # this process's sweep, once Hydra has begun it
+
+
+def job_name(overrides: Sequence[str], fixed: Sequence[str]) -> str:
+    """Name a job's folder by what the sweep varies: `depth-e2d4_mask_ratio-0.75`, in [A-Za-z0-9._-] only.
+
+    Args:
+        overrides: all of the job's overrides.
+        fixed: keys that are the same for all jobs of the sweep.
+    """
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    values = {one.key_or_group: one.get_value_element_as_str() for one in parsed if one.key_or_group not in fixed}
+    last = [re.split(r"[./]", key)[-1] for key in values]
+    short = len(set(last)) == len(last)
+    words = sorted(f"{name if short else key}-{value}" for name, (key, value) in zip(last, values.items(), strict=True))
+    name = "_".join(words) or "job"
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name)
+    return (
+        name if plain == name and len(name) <= 120 else f"{plain[:110]}-{hashlib.sha1(name.encode()).hexdigest()[:8]}"
+    )
+
+
+OmegaConf.register_new_resolver("job_name", job_name, replace=True)
+
+
+def is_sweep() -> bool:
+    """Whether this process does a job of a multirun."""
+    return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def job_command() -> str:
+    """The command that does this job alone."""
+    words = [word for word in HydraConfig.get().overrides.task if not word.startswith(("resume_sweep=", "sweep="))]
+    return shlex.join(["python", "-m", "adlight.train", *words])
+
+
+def prepared(argv: list[str]) -> list[str]:
+    """Add what a multirun needs to the words of its command line.
+
+    Hydra must not write a job's config, as it would write over that of an earlier job before anyone could compare;
+    and names of folders leave out what is the same for all jobs.
+    """
+    note = Path(cli.value_of(argv, "hydra.sweep.dir") or "") / "sweep.json"
+    varied = json.loads(note.read_text())["varied"] if note.exists() else []
+    words, fixed = ["--multirun"], []  # first, wherever it stood
+    for word in argv:
+        if word.startswith(("-", "hydra.")):
+            words += [word] if word not in ("-m", "--multirun") else []
+            continue
+        (one,) = OverridesParser.create().parse_overrides([word])
+        key = one.key_or_group
+        if one.is_sweep_override():
+            words.append(word)
+        elif key in varied:  # one more job of a sweep that goes on, not another sweep
+            words.append(f"{one.get_key_element()}=choice({one.get_value_element_as_str()})")
+        else:
+            words.append(word)
+            fixed.append(f"'{key}'")
+    fixed_keys = ",".join(fixed)
+    return [*words, "hydra.output_subdir=null", f"hydra.job.config.override_dirname.exclude_keys=[{fixed_keys}]"]
+
+
+class Begin(Callback):
+    """Hydra calls this before the first job of a multirun, in the process that starts the others."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse a folder that holds another sweep, or this one unless it is to go on; else note what begins."""
+        global current
+        folder = Path(str(config.hydra.sweep.dir))
+        try:
+            begin_sweep(folder, config)
+        except UserError as error:
+            cli.stop(f"error: {error}", 2)  # Hydra makes a warning of an exception here
+        current = folder
+
+
+def begin_sweep(folder: Path, config: DictConfig) -> None:
+    """Write `sweep.json`, or compare with the one that is there.
+
+    Raises:
+        UserError: the folder holds a sweep and nobody asked to go on with it, or one of another config.
+    """
+    note = folder / "sweep.json"
+    plain = comparable(config)
+    if note.exists():
+        if not config.resume_sweep:
+            raise UserError(
+                f"{folder} holds a sweep already: go on with it by resume_sweep=true, or choose another hydra.sweep.dir"
+            )
+        change = difference(json.loads(note.read_text())["config"], plain)
+        if change:
+            raise UserError(f"{folder} holds a sweep with other settings ({change}): choose another hydra.sweep.dir")
+    elif config.resume_sweep and any(folder.glob("*")):
+        raise UserError(f"{folder} holds no sweep: sweep.json is missing")
+    words = [word for word in sys.argv[1:] if not word.startswith(OURS)]
+    parsed = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
+    varied = [one.key_or_group for one in parsed if one.is_sweep_override()] + list(config.hydra.sweeper.params or {})
+    runs.write_json(note, {"words": words, "varied": varied, "config": plain})
+
+
+def comparable(config: DictConfig) -> dict[str, Any]:
+    """What two configs are compared by: plain values, interpolations as they are written."""
+    return {key: value for key, value in runs.plain(config).items() if key not in (*NOT_COMPARED, "hydra")}
+
+
+def difference(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Name the first setting in which two configs differ; nothing if there is none."""
+    old, new = runs.leaves(before), runs.leaves(now)
+    for path in sorted(old.keys() | new.keys()):
+        if old.get(path) != new.get(path):
+            return f"{path.removeprefix('.')} was {old.get(path)!r} and is {new.get(path)!r} now"
+    return ""
+
+
+def run(task: Callable[[DictConfig], Any], config: DictConfig) -> float | None:
+    """Do a job of a sweep unless it is done; go on with it if it was begun. -> `val/auroc`, or None if it failed.
+
+    Whatever goes wrong in it is written into its folder, and the other jobs go on.
+
+    Args:
+        task: trains in `config.run_dir`; goes on from its checkpoint if `config.resume` is set.
+        config: the job's config.
+    """
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
+    try:
+        with alone(folder):
+            state = begin_job(folder, config)
+            if state == "finished":
+                print(f"job {hydra.job.num} ({folder.name}) is finished: skipped", flush=True)
+            else:
+                config.resume = str(folder) if state == "unfinished" else None
+                with cli.dashboard_finished():  # here the job's error is still to be seen
+                    task(config)
+        return read_job(folder).get(OBJECTIVE)
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt() from error  # the sweep goes on by another command than its job
+    except Exception as error:
+        fail(folder, error)
+        return None
+    finally:
+        if runs.rank() == 0:
+            write_table(Path(hydra.sweep.dir))
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Wait while another process works in a folder: the sweep was given twice, or a search asked twice for a job."""
+    if runs.rank() != 0:  # of several processes of a job
+        yield
+        return
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"another process works in {folder}: waiting for it", flush=True)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(handle)  # and with it the lock
+
+
+def begin_job(folder: Path, config: DictConfig) -> str:
+    """Write a job's config, number and overrides, or compare them with what is there.
+
+    Returns:
+        `new`, `unfinished` (there is a checkpoint to go on from) or `finished`.
+
+    Raises:
+        UserError: the folder is another job's.
+    """
+    hydra = HydraConfig.get()
+    if hydra.output_subdir is not None:
+        raise UserError("start a multirun by -m or sweep=<name>")
+    saved = folder / ".hydra" / "config.yaml"
+    if saved.exists():
+        change = difference(comparable(runs.load_config(folder)), comparable(config))
+        if change:
+            raise UserError(f"{folder} holds a job with other settings ({change}): choose another hydra.sweep.dir")
+    if runs.rank() == 0:
+        (folder / "error.txt").unlink(missing_ok=True)
+        if not saved.exists():
+            runs.save_config(folder, config)
+        overrides = [word for word in hydra.overrides.task if not word.startswith(OURS)]
+        runs.write_json(folder / "job.json", {"job": hydra.job.num, "overrides": overrides})
+    if (folder / "metrics.json").exists():
+        return "finished"
+    return "unfinished" if (folder / "checkpoints" / "last.ckpt").exists() else "new"
+
+
+def fail(folder: Path, error: Exception) -> None:
+    """Write why a job failed into its folder; an error that is ours goes into its log with the traceback."""
+    line = cli.explain(error)
+    if line is None:
+        logging.getLogger(__name__).error("the job failed", exc_info=error)
+        line = f"{type(error).__name__}: {cli.first_line(error)} (traceback in {HydraConfig.get().job.name}.log)"
+    if runs.rank() == 0:
+        (folder / "error.txt").write_text(line + "\n")
+        print(f"job {HydraConfig.get().job.num} ({folder.name}) failed: {line}", flush=True)
+
+
+def read_job(folder: Path) -> dict[str, Any]:
+    """A job's row of the table; what is not known is left out."""
+    row: dict[str, Any] = json.loads((folder / "job.json").read_text())
+    row |= {
+        "name": folder.name,
+        "folder": str(folder),
+        "overrides": shlex.join(row["overrides"]),
+        "status": "unfinished",
+    }
+    if (folder / "error.txt").exists():
+        return row | {"status": "failed", "error": (folder / "error.txt").read_text().strip()}
+    if (folder / "metrics.json").exists():
+        content = json.loads((folder / "metrics.json").read_text())
+        row |= {"status": "finished", OBJECTIVE: content.get("validation", {}).get(OBJECTIVE)}
+        row |= {name: content[name] for name in MAIN if name in content}
+    return row
+
+
+def read_table(sweep: Path) -> list[dict[str, Any]]:
+    """The rows of all jobs that a sweep has begun, in their order."""
+    rows = [read_job(note.parent) for note in sweep.glob("*/job.json")]
+    return sorted(rows, key=lambda row: (row["job"], row["name"]))
+
+
+def write_table(sweep: Path) -> None:
+    """Write `results.csv` anew, whole or not at all; any process of a sweep may."""
+    partial = sweep / f".results.{os.getpid()}.part"
+    with partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(read_table(sweep))
+    os.replace(partial, sweep / "results.csv")
+
+
+def print_table(sweep: Path) -> None:
+    """Print the main columns of a sweep's table, and the errors below."""
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = read_table(sweep)
+    names = [name for name in (OBJECTIVE, *MAIN) if any(row.get(name) is not None for row in rows)]
+    table = Table(title=f"sweep {sweep}", title_justify="left")
+    for name in ("job", "name", "status", *names):
+        table.add_column(name, justify="left" if name in ("name", "status") else "right", overflow="fold")
+    for row in rows:
+        figures = [
+            f"{row[name]:{'.3f' if name not in COUNTS else '.0f'}}" if row.get(name) is not None else "-"
+            for name in names
+        ]
+        table.add_row(str(row["job"]), row["name"], row["status"], *figures)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)  # a log file has no width of its own
+    console.print(table)
+    console.print(f"table: {sweep / 'results.csv'}", highlight=False, soft_wrap=True)
+
+
+def end(code: int | str | None) -> int | str | None:
+    """Print what has become of this process's sweep, if it began one. -> its exit code: 2 if a job failed.
+
+    Args:
+        code: what the process would end with.
+    """
+    global current
+    sweep, current = current, None
+    if sweep is None:
+        return code
+    write_table(sweep)
+    print_table(sweep)
+    failed = [row for row in read_table(sweep) if row["status"] == "failed"]
+    for row in failed:
+        print(f"error: job {row['job']} ({row['name']}): {row['error']}", file=sys.stderr)
+    if code or failed:
+        print(f"finished jobs and epochs are kept. Go on with: {go_on(sweep)}", file=sys.stderr, flush=True)
+    return code or (2 if failed else 0)
+
+
+def go_on(sweep: Path) -> str:
+    """The command that continues a sweep, to be pasted into a shell."""
+    words = json.loads((sweep / "sweep.json").read_text())["words"]
+    plain = re.fullmatch(r"[\w./-]+", str(sweep), re.ASCII)
+    folder = f"hydra.sweep.dir={sweep}" if plain else cli.quoted("hydra.sweep.dir", sweep)
+    return shlex.join(["python", "-m", "adlight.train", *words, "resume_sweep=true", folder])
