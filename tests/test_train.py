@@ -207,10 +207,11 @@ def test_resume_auto_without_a_match_starts_anew(adlight):
 
 def test_ctrl_c_and_on_as_if_nothing_had_happened(adlight):
     words = [*adlight.quick, "seed=3", "+callbacks.pause._target_=test_train.Pause", "trainer.max_epochs=3"]
+    path = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
     process = subprocess.Popen(
         [sys.executable, "-m", "adlight.train", *words, "hydra.run.dir=runs/stopped"],
         cwd=adlight.folder,
-        env={**os.environ, "ADLIGHT_TEST_PAUSE": "1", "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "ADLIGHT_TEST_PAUSE": "1", "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -65,7 +65,7 @@ def of_run(run: Path) -> Maps:
     from adlight.evaluate import built
 
     config = runs.load_config(run)
-    config.model.objective = None
+    config.run_dir, config.model.objective = str(run), None
     config.callbacks, config.logger = {}, {}
     data, module, _ = built(config)
     runs.load_weights(module, runs.checkpoint(run, config.ckpt))
