@@ -87,6 +87,49 @@ def test_train_refuses(adlight, place, case):
     check(adlight("train", *words), *said)
 
 
+GAN = {
+    "no layers for the size": ("dataset.image_size=29", "no layers for images of 29 pixels", "nearest: 28, 30, 32"),
+    "unknown digit": ("dataset.normal=12", "12"),
+    "batch larger than the set": ("dataset.batch_size=500", "dataset.batch_size=500 is larger than the 18 training"),
+    "latents that do not fit": ("model.encoder.latent=9", "model.encoder.latent=9 does not fit", "latent=4"),
+    "unknown objective": ("model/objective=wgn", "unknown model/objective 'wgn'", "did you mean wgan"),
+    "unknown method": ("model.scorer.method=encodr", "'encodr'", "encoder, gradient, encoder+gradient"),
+    "unknown score of a GAN": ("model.scorer.score=sum", "scorer.score 'sum' is unknown: mixture, thesis"),
+    "unknown term": ("+model.scorer.weights.residul=1", "scorer.weights 'residul' is unknown", "residual"),
+    "negative penalty": ("model.objective.penalty=-1", "objective.penalty -1 must be positive"),
+    "no generator steps": ("model.generator_steps=0", "generator_steps 0 of at least 1"),
+    "untrained encoder": ("model.encoder_epochs=0", "leaves the encoder of model.scorer.method=encoder untrained"),
+    "missing encoder": ("model.encoder=null", "without an encoder use model.scorer.method=gradient"),
+    "generator of no run": ("model.generator_from=nowhere", "nowhere/checkpoints/last.ckpt does not exist"),
+    "generator of another model": ("model.generator_from=runs/tiny", "runs/tiny", "another architecture", "generator"),
+    "precision": ("trainer.precision=bf16-true", "trainer.precision=bf16-true: the GAN trains in 32-true or bf16"),
+    "validation after the encoder": ("trainer.check_val_every_n_epoch=5", "lower trainer.check_val_every_n_epoch"),
+    "validation in the GAN's epochs alone": (
+        "trainer.max_epochs=3 model.encoder_epochs=2 trainer.check_val_every_n_epoch=3",
+        "none of epochs 4 to 5 would have one: lower trainer.check_val_every_n_epoch=3",
+    ),
+    "clipping by the trainer": ("trainer.gradient_clip_val=1", "trainer: ", "manual optimization"),
+}
+
+
+@pytest.mark.parametrize("case", GAN.values(), ids=GAN.keys())
+def test_a_gan_refuses(adlight, place, case):
+    words, *said = case
+    check(adlight("train", *adlight.gan, *words.split(), "hydra.run.dir=runs/refused_gan"), *said)
+    assert not (place / "runs" / "refused_gan" / "checkpoints").exists()
+
+
+def test_generator_of_another_width(adlight, place):
+    words = [*adlight.gan, "trainer.max_epochs=1", "model.encoder_epochs=1", "dataset.train_limit=8"]
+    assert adlight("train", *words, "hydra.run.dir=runs/giver").code == 0
+    for word, name in (
+        ("model.generator.ngf=8", "generator"),
+        ("model.critic.ndf=8", "critic"),
+        ("model.ema=0.5", "av"),
+    ):
+        check(adlight("train", *words, "model.generator_from=runs/giver", word), "is of another architecture", name)
+
+
 EVALUATE = {
     "no run named": ("", "run=<run folder>"),
     "no such run": ("run=runs/nothing", "runs/nothing is no run folder"),

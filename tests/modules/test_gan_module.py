@@ -274,7 +274,7 @@ def test_terms_of_the_normals_are_standardised(trained):
         assert float(standard.std(unbiased=False)) == pytest.approx(1, abs=1e-3), name
     score = module.mixture(terms)
     assert float(score.mean()) == pytest.approx(0, abs=1e-3)
-    assert float(module.threshold) == pytest.approx(float(score.double().quantile(0.95)), abs=1e-4)
+    assert module.thresholds.pooled.image == pytest.approx(float(score.double().quantile(0.95)), abs=1e-4)
     wanted = auroc(torch.cat([score, module.mixture(others)]), torch.tensor([0] * 4 + [1] * 4))
     assert float(trainer.callback_metrics["val/auroc"]) == pytest.approx(wanted)
 
@@ -336,7 +336,7 @@ def test_bf16_trains_every_network(root, tmp_path):
         for start, end in zip(watch.weights[0][name][:-1], watch.weights[-1][name][:-1], strict=True):
             assert not torch.equal(start, end), name
         assert all(p.dtype == torch.float32 for p in watch.weights[-1][name])
-    assert torch.isfinite(module.threshold)
+    assert math.isfinite(module.thresholds.pooled.image)
 
 
 def test_bf16_generator_meets_the_critic_of_after_its_step(root, tmp_path):
