@@ -80,7 +80,7 @@ def test_each_job_is_a_run_of_its_own(adlight, two_seeds, tiny_run):
     assert found == {
         *(f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides")),
         *("job.json", "run.json", "train.log", "checkpoints/best.ckpt", "checkpoints/last.ckpt"),
-        *("metrics.csv", "metrics.json", "predictions.csv"),
+        *("metrics.csv", "metrics.json", "predictions.csv", "defects.csv"),
     }
     assert same_numbers(sweep / "seed-0", tiny_run[0])  # the single run with the same settings
     again = adlight.evaluate(sweep / "seed-1")
