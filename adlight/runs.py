@@ -164,7 +164,9 @@ def find_runs(places: Sequence[str]) -> list[Path]:
             for folder, below, _ in os.walk(match):
                 below[:] = [] if is_run(Path(folder)) else [name for name in below if not name.startswith(".")]
                 found += [Path(folder)] if is_run(Path(folder)) else []
-    return sorted(set(found), key=lambda run: [(len(part), part) if part.isdigit() else (0, part) for part in parts(run)])
+    return sorted(
+        set(found), key=lambda run: [(len(part), part) if part.isdigit() else (0, part) for part in parts(run)]
+    )
 
 
 def parts(path: Path) -> list[str]:

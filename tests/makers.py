@@ -77,7 +77,9 @@ def fake_cifar10(root, batch=20):
     return Path(root)
 
 
-def fake_run(folder, categories=("bottle", "screw"), finished=True, shift=1.0, images=20, error=None, seed=0, draw=0, **settings):
+def fake_run(
+    folder, categories=("bottle", "screw"), finished=True, shift=1.0, images=20, error=None, seed=0, draw=0, **settings
+):
     """Write a run's folder as a training leaves it; its scores are drawn, the anomalous ones `shift` deviations higher.
 
     `settings` are values of its config by dotted key with `__` for the dots; `model` and `dataset` are names.
@@ -114,7 +116,13 @@ def fake_run(folder, categories=("bottle", "screw"), finished=True, shift=1.0, i
     content = Results(macro_mean(list(tables.values())), tables[categories[0]], tables).as_dict()
     mean = {name: np.mean([of[name] for of in intervals.values()], 0).tolist() for name in ("auroc", "ap", "f1_max")}
     content |= {"intervals": {**mean, "categories": intervals}, "threshold": 1.5, "threshold_rule": "quantile:0.95"}
-    content |= {"seed": seed, "epochs": 3, "seconds": 12.5, "commit": "0123456789ab", "command": "python -m adlight.train"}
+    content |= {
+        "seed": seed,
+        "epochs": 3,
+        "seconds": 12.5,
+        "commit": "0123456789ab",
+        "command": "python -m adlight.train",
+    }
     runs.write_json(folder / "metrics.json", content)
     for category in categories:
         write_image(folder / "panels" / f"{category}.png", seed, 48)

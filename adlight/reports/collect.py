@@ -1,10 +1,10 @@
 """Runs as rows: what each measured, in what it differs from the others, and which differ in their seed alone."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from adlight import runs
@@ -14,8 +14,6 @@ Prediction = tuple[int, float, float]  # label, score, threshold
 Interval = tuple[float, float]  # both ends
 COUNTS = ("normal", "anomalous")
 CLASS_KEYS = ("dataset.category", "dataset.normal")  # which images a run is about
-NO_SETTINGS = ("resume", "run_dir", "run")  # where a run lies, not what it does
-MISSING = "(not set)"
 
 
 class Row(NamedTuple):
@@ -46,7 +44,8 @@ class Run:
         choices: the config groups it was composed of.
         about: `metrics.json` as it is.
         predictions: of each test image, by category.
-        label: in what it differs from the other runs of its model and data set, in words.
+        varying: the settings in which it differs from other runs of its model and data set, by key.
+        label: the same in words.
     """
 
     path: Path
@@ -57,6 +56,7 @@ class Run:
     choices: dict[str, Any] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)
     predictions: dict[str, list[Prediction]] = field(default_factory=dict)
+    varying: dict[str, Any] = field(default_factory=dict)
     label: str = ""
 
     @property
@@ -74,6 +74,7 @@ class Run:
         """Name and label."""
         return f"{self.name} ({self.label})" if self.label else self.name
 
+    @cached_property
     def rows(self) -> list[Row]:
         """A row a category and, of several, their mean and the pooled images."""
         if self.state != "finished":
@@ -98,10 +99,10 @@ class Run:
         used = {row[2] for name in names for row in self.predictions.get(name, [])}
         return Row(level, category, metrics, intervals(own), used.pop() if len(used) == 1 else None)
 
+    @cached_property
     def headline(self) -> Row | None:
         """The row that stands for the run: the mean, or its only category."""
-        rows = self.rows()
-        return next((row for row in rows if row.level == "mean"), rows[0] if rows else None)
+        return next((row for row in self.rows if row.level == "mean"), self.rows[0] if self.rows else None)
 
 
 def numbers(table: Any) -> dict[str, float]:
@@ -138,12 +139,6 @@ def collect(places: Sequence[str]) -> list[Run]:
         )
     for run in found:
         run.name = short_name(run.path, [other.path for other in found])
-    for group in grouped(found, lambda run: (run.model, run.dataset)):
-        differing = differences(group)
-        names = short_keys(list(differing))
-        for i, run in enumerate(group):
-            words = [f"{names[key]}={shown(values[i])}" for key, values in differing.items()]
-            run.label = ", ".join(words[:6]) + (f" and {len(words) - 6} more" if len(words) > 6 else "")
     return found
 
 
@@ -182,86 +177,3 @@ def short_name(path: Path, others: Sequence[Path]) -> str:
                 break
             shared += 1
     return "/".join(path.parts[shared:]) if shared and shared < len(path.parts) else path.name
-
-
-def shown(value: Any) -> str:
-    """A setting's value as it is written in a config."""
-    return {True: "true", False: "false", None: "null"}.get(value, str(value)) if not is_number(value) else str(value)
-
-
-def differences(found: Sequence[Run]) -> dict[str, list[Any]]:
-    """The settings that differ between runs, by key: a value a run, in their order."""
-    known = [run.settings for run in found if run.settings]
-    keys = dict.fromkeys(key for settings in known for key in settings if key not in NO_SETTINGS)
-    values = {key: [run.settings.get(key, MISSING) for run in found] for key in keys}
-    return {
-        key: row
-        for key, row in values.items()
-        if len({repr(value) for run, value in zip(found, row, strict=True) if run.settings}) > 1
-    }
-
-
-def short_keys(keys: Sequence[str]) -> dict[str, str]:
-    """The last word of each dotted key, or all of it where two end in the same."""
-    last = [key.rpartition(".")[2] for key in keys]
-    return {key: word if last.count(word) == 1 else key for key, word in zip(keys, last, strict=True)}
-
-
-def grouped(found: Iterable[Run], key: Any) -> list[list[Run]]:
-    """Runs with the same key together, in the order of their first ones."""
-    groups: dict[Any, list[Run]] = {}
-    for run in found:
-        groups.setdefault(key(run), []).append(run)
-    return list(groups.values())
-
-
-def alike(found: Iterable[Run], *ignored: str) -> list[list[Run]]:
-    """Finished runs whose settings agree but for some keys, together."""
-
-    def rest(run: Run) -> tuple[Any, ...]:
-        keys = sorted(run.settings.keys() - {*ignored, *NO_SETTINGS})
-        return run.model, run.dataset, *((key, repr(run.settings[key])) for key in keys)
-
-    return grouped((run for run in found if run.state == "finished"), rest)
-
-
-def common_label(group: Sequence[Run], groups: Sequence[Sequence[Run]], *ignored: str) -> str:
-    """What sets a group of like runs apart from the other groups: its model and the settings that differ."""
-    several = {(run.model, run.dataset) for one in groups for run in one}
-    datasets = {dataset for _, dataset in several}
-    first = group[0]
-    peers = [one[0] for one in groups if (one[0].model, one[0].dataset) == (first.model, first.dataset)]
-    differing = {key: row for key, row in differences(peers).items() if key not in ignored}
-    names, place = short_keys(list(differing)), peers.index(first)
-    words = [f"{names[key]}={shown(row[place])}" for key, row in differing.items()][:4]
-    head = f"{first.model} on {first.dataset}" if len(datasets) > 1 else first.model
-    return ", ".join([head, *words]) if len(several) > 1 or not words else ", ".join(words)
-
-
-class OverSeeds(NamedTuple):
-    """Mean and sample standard deviation over runs that differ in their seed alone."""
-
-    label: str
-    seeds: list[str]
-    category: str
-    metrics: dict[str, tuple[float, float]]
-
-
-def over_seeds(found: Sequence[Run]) -> list[OverSeeds]:
-    """A row a category (and mean) of each group of runs that differ in their seed alone."""
-    groups = alike(found, "seed")
-    table = []
-    for group in groups:
-        seeds = [shown(run.settings.get("seed")) for run in group]
-        if len(set(seeds)) < 2 or len(set(seeds)) < len(seeds):  # the same run twice is no second seed
-            continue
-        label = common_label(group, groups, "seed")
-        lines = [{row.category: row.metrics for row in run.rows()} for run in group]
-        for category in lines[0]:
-            tables = [line[category] for line in lines if category in line]
-            names = [name for name in tables[0] if name not in COUNTS and all(name in table for table in tables)]
-            if len(tables) == len(group):
-                values = {name: [table[name] for table in tables] for name in names}
-                spread = {name: (fmean(of), stdev(of)) for name, of in values.items()}
-                table.append(OverSeeds(label, seeds, category, spread))
-    return table

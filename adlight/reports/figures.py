@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from adlight.reports import plots
-from adlight.reports.collect import CLASS_KEYS, Row, Run, alike, common_label
+from adlight.reports.collect import CLASS_KEYS, Row, Run
+from adlight.reports.groups import alike, common_label
 from adlight.reports.plots import Scored, Spread
 from adlight.reports.reference import cell
 from adlight.reports.summary import Report
@@ -30,12 +31,12 @@ def ablations(report: Report) -> list[Drawing]:
     """Heat maps of AUROC by mask ratio and depth, one for each group of runs that differ in nothing else."""
     groups = alike([run for run in report.runs if cell(run)], "seed", *CELL_KEYS)
     groups = [group for group in groups if len({cell(run) for run in group}) > 1]
-    found = []
+    found: list[Drawing] = []
     for group in groups:
         values: dict[tuple[float, str], list[float]] = {}
         paper: plots.Grid = {}
         for run in group:
-            row, place = run.headline(), cell(run)
+            row, place = run.headline, cell(run)
             if row is not None and place is not None and "auroc" in row.metrics:
                 values.setdefault(place, []).append(row.metrics["auroc"])
             for reference in report.references[report.runs.index(run)]:
@@ -62,7 +63,7 @@ def by_category(report: Report, group: Sequence[Run], metric: str) -> tuple[dict
     values: dict[str, list[tuple[Row, float]]] = {}
     published = {}
     for run in group:
-        for row in run.rows():
+        for row in run.rows:
             if row.level == "category" and metric in row.metrics:
                 values.setdefault(row.category, []).append((row, row.metrics[metric]))
                 reference = report.reference(report.runs.index(run), row, metric)
@@ -123,7 +124,7 @@ def classes(report: Report) -> list[Drawing]:
 def scored(run: Run, title: str, category: str) -> Scored:
     """A category's scores as arrays."""
     label, score, _ = np.array(run.predictions[category]).T
-    row = next((row for row in run.rows() if row.level == "category" and row.category == category), None)
+    row = next((row for row in run.rows if row.level == "category" and row.category == category), None)
     auroc = row.metrics.get("auroc") if row else None
     return Scored(title, label.astype(int), score, row.threshold if row else None, auroc)
 
@@ -139,7 +140,7 @@ def score_groups(report: Report) -> Iterator[tuple[str, list[Scored]]]:
     several = len({category for run in single for category in run.predictions}) > 1
     for start in range(0, len(single), CELLS):
         part = single[start : start + CELLS]
-        names = {id(run): " ".join([run.name, *(run.predictions if several else ())]) for run in part}
+        names = {id(run): f"{next(iter(run.predictions))} ({run.name})" if several else run.name for run in part}
         cells = [scored(run, names[id(run)], category) for run in part for category in run.predictions]
         yield part[0].title if len(part) == 1 else f"{part[0].name} to {part[-1].name}", cells
 

@@ -47,6 +47,7 @@ for (const table of document.querySelectorAll("table")) {
   function filter() {
     const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
     const kind = select ? select.value : "";
+    table.dataset.show = kind;
     let shown = 0;
     for (const row of original) {
       const text = [...row.cells].map((cell) => cell.textContent).join(" ").toLowerCase();

@@ -4,20 +4,22 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 INK = "#010203"  # becomes the page's text colour
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "font.family": ["sans-serif"],
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a name may hold a dollar sign
     "axes.spines.top": False,
     "axes.spines.right": False,
     "legend.frameon": False,
@@ -106,7 +108,7 @@ def histograms(cells: Sequence[Scored]) -> Figure:
         axes.locator_params(nbins=4)
     for axes in list(grid.flat)[len(cells) :]:
         axes.set_axis_off()
-    named: dict[str, object] = {}
+    named: dict[str, Any] = {}
     for axes in grid.flat:
         handles, names = axes.get_legend_handles_labels()
         named |= dict(zip(names, handles, strict=True))
@@ -159,7 +161,7 @@ def bars(
             spreads = [panel.get(name, {}).get(category, Spread(math.nan)) for category in categories]
             ends = np.array([(spread.below, spread.above) for spread in spreads]).T
             at = place + (i - (slots - 1) / 2) * width
-            style = {"color": COLOURS[i % len(COLOURS)], "label": name}
+            style = {"color": COLOURS[i % len(COLOURS)], "label": name, "error_kw": {"ecolor": INK, "elinewidth": 0.9}}
             axes.bar(at, [s.value for s in spreads], width * 0.92, yerr=ends if ends.any() else None, **style)
         published = [reference.get(title, {}).get(category, math.nan) for category in categories]
         if as_bars and slots > len(series):
@@ -179,7 +181,9 @@ def finish(axes: Axes, title: str, categories: Sequence[str], values: Sequence[f
     start = math.floor((least - 0.05) * 10) / 10 if least > 0.65 else 0.0
     axes.set(ylabel=f"{title}\n(from {start:.1f})" if start else title, ylim=(start, 1.01))
     slanted = max(map(len, categories)) > 4 and len(categories) > 4
-    axes.set_xticks(range(len(categories)), categories, rotation=35 if slanted else 0, ha="right" if slanted else "center")
+    axes.set_xticks(
+        range(len(categories)), categories, rotation=35 if slanted else 0, ha="right" if slanted else "center"
+    )
     axes.grid(axis="y", color=GREY, alpha=0.3, lw=0.6)
     axes.set_axisbelow(True)
 
@@ -192,7 +196,9 @@ def heat_maps(ours: Grid, paper: Grid, tolerance: float) -> Figure:
     """AUROC by mask ratio (down) and depth (across): ours and, if there is one, the paper's and the difference."""
     ratios = sorted({ratio for ratio, _ in {**ours, **paper}})
     depths = list(dict.fromkeys(depth for _, depth in paper))
-    depths += sorted({depth for _, depth in ours} - set(depths), key=lambda depth: [int(n) for n in depth[1:].split("D")])
+    depths += sorted(
+        {depth for _, depth in ours} - set(depths), key=lambda depth: [int(n) for n in depth[1:].split("D")]
+    )
 
     def table(of: Grid) -> np.ndarray:
         return np.array([[of.get((ratio, depth), math.nan) for depth in depths] for ratio in ratios])
@@ -205,25 +211,36 @@ def heat_maps(ours: Grid, paper: Grid, tolerance: float) -> Figure:
     for axes, (title, values) in zip(figure.subplots(1, len(panels), squeeze=False).flat, panels, strict=True):
         if title == "ours - paper":
             most = max(np.nanmax(np.abs(values), initial=0.0), 2 * tolerance, 1e-9)
-            scale, colours = Normalize(-most, most), colormaps["RdBu"]
-            values_shown = np.where(np.abs(values) <= tolerance, 0.0, values)  # equal, as far as asked
+            equal = np.where(np.abs(values) <= tolerance, 0.0, values)  # as far as asked
+            colour_cells(axes, colormaps["RdBu"](Normalize(-most, most)(equal)), values, "+.3f")
         else:
-            scale, colours, values_shown = Normalize(min(levels), max(levels)), colormaps["viridis"], values
-        axes.pcolormesh(np.ma.masked_invalid(values_shown), cmap=colours, norm=scale, edgecolors="white", lw=1)
-        for (y, x), value in np.ndenumerate(values):
-            if math.isnan(value):
-                axes.text(x + 0.5, y + 0.5, "-", ha="center", va="center")
-                continue
-            red, green, blue, _ = colours(scale(values_shown[y, x]))
-            dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.55
-            words = f"{value:+.3f}" if title == "ours - paper" else f"{value:.3f}"
-            axes.text(x + 0.5, y + 0.5, words, ha="center", va="center", color="white" if dark else "black", fontsize=8)
-        axes.set_xticks(np.arange(len(depths)) + 0.5, depths, fontsize=8)
-        axes.set_yticks(np.arange(len(ratios)) + 0.5, [f"{ratio:g}" for ratio in ratios])
-        axes.invert_yaxis()
-        axes.tick_params(length=0)
+            colour_cells(axes, colormaps["viridis"](Normalize(min(levels), max(levels))(values)), values, ".3f")
+        axes.set_xticks(range(len(depths)), depths, fontsize=8)
+        axes.set_yticks(range(len(ratios)), [f"{ratio:g}" for ratio in ratios])
         axes.set_title(title, fontsize=10)
-        for spine in axes.spines.values():
-            spine.set_visible(False)
     figure.axes[0].set_ylabel("mask ratio")
     return figure
+
+
+def colour_cells(axes: Axes, colours: np.ndarray, values: np.ndarray, form: str) -> None:
+    """Draw a table as coloured squares with their numbers; a dash where there is none.
+
+    Args:
+        axes: where to.
+        colours: RGBA of each cell (rows, columns, 4).
+        values: (rows, columns), NaN where there is none.
+        form: of the numbers.
+    """
+    for (y, x), value in np.ndenumerate(values):
+        if math.isnan(value):
+            axes.text(x, y, "-", ha="center", va="center")
+            continue
+        axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colours[y, x], edgecolor="white"))
+        dark = colours[y, x, :3] @ (0.299, 0.587, 0.114) < 0.55
+        ink = "white" if dark else "black"
+        axes.text(x, y, f"{value:{form}}", ha="center", va="center", color=ink, fontsize=8)
+    rows, columns = values.shape
+    axes.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)

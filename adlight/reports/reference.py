@@ -38,6 +38,11 @@ class Reference(NamedTuple):
     classes: dict[str, dict[str, float]]
     cells: dict[tuple[float, str], float]
 
+    @property
+    def shown(self) -> Path:
+        """The path, without the way to our own experiments."""
+        return self.path.relative_to(EXPERIMENTS.parent) if EXPERIMENTS in self.path.parents else self.path
+
     def value(self, run: Run, row: Row, metric: str) -> float | None:
         """The published number that a run's row is compared with.
 
@@ -45,7 +50,7 @@ class Reference(NamedTuple):
         """
         if metric == "auroc" and self.cells:
             place = cell(run)
-            return self.cells.get(place) if place and row == run.headline() else None
+            return self.cells.get(place) if place and row == run.headline else None
         of = self.classes.get(metric, {})
         if row.level == "category":
             return of.get(row.category)
@@ -76,14 +81,15 @@ def find(named: Sequence[str] | None, found: Sequence[Run], column: str | None) 
     if named is not None:
         given = [read(path_of(name), column) for name in named]
         return dict.fromkeys(range(len(found)), given)
-    paths = {
-        i: EXPERIMENTS / str(run.choices[group]) / "expected.csv"
-        for i, run in enumerate(found)
-        for group in ("sweep", "experiment")
-        if run.choices.get(group)
-    }
-    tables = {path: read(path, column) for path in set(paths.values()) if path.is_file()}
-    return {i: [tables[paths[i]]] if paths.get(i) in tables else [] for i in range(len(found))}
+    chosen = [[str(run.choices.get(group)) for group in ("sweep", "experiment")] for run in found]
+    tables: dict[str, list[Reference]] = {}
+    for name in {name for names in chosen for name in names if (EXPERIMENTS / name / "expected.csv").is_file()}:
+        try:
+            tables[name] = [read(EXPERIMENTS / name / "expected.csv", column)]
+        except UserError:
+            if column is not None:  # asked for; otherwise a table of another shape is passed over
+                raise
+    return {i: [table for name in names for table in tables.get(name, [])] for i, names in enumerate(chosen)}
 
 
 def path_of(name: str) -> Path:

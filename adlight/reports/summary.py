@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from adlight.reports.collect import MISSING, OverSeeds, Row, Run, differences, over_seeds, shown
+from adlight.reports.collect import Row, Run
+from adlight.reports.groups import MISSING, Mean, differences, label, means, short_keys, shown
 from adlight.reports.reference import Reference
 
 TITLES = {  # the metrics of the tables, in their order
@@ -41,27 +42,40 @@ class Report:
         references: published numbers, by a run's place.
         tolerance: differences up to this count as equal.
         differing: the settings that differ between the runs, a value a run.
-        seeds: means over runs that differ in their seed alone.
+        means: over seeds, and over the categories of runs that are about one each.
+        varying: headings of the settings that get columns of their own, by key; none where they are too many.
     """
 
     def __init__(self, runs: list[Run], references: dict[int, list[Reference]], tolerance: float) -> None:
         self.runs, self.references, self.tolerance = runs, references, tolerance
+        label(runs)
         self.differing = differences(runs)
-        self.seeds: list[OverSeeds] = over_seeds(runs)
+        self.means: list[Mean] = means(runs)
+        keys = list(dict.fromkeys(key for run in runs for key in run.varying))
+        self.varying = short_keys(keys) if len(keys) <= 6 else {}
 
     def reference(self, i: int, row: Row, metric: str) -> float | None:
         """The published number beside a row of run i, None where there is none."""
         values = (reference.value(self.runs[i], row, metric) for reference in self.references[i])
         return next((value for value in values if value is not None), None)
 
+    def mean_reference(self, mean: Mean, metric: str) -> float | None:
+        """The published number beside a mean."""
+        for of in self.references.values():
+            for reference in of:
+                known = reference.classes.get(metric, {})
+                if set(mean.of) <= set(known):
+                    return sum(known[name] for name in mean.of) / len(mean.of)
+        return None
+
     def compared(self) -> list[str]:
         """The metrics for which some row has a published number."""
-        lines = [(i, row) for i, run in enumerate(self.runs) for row in run.rows()]
+        lines = [(i, row) for i, run in enumerate(self.runs) for row in run.rows]
         return [name for name in COMPARED if any(self.reference(i, row, name) is not None for i, row in lines)]
 
     def metrics(self) -> list[str]:
         """All metrics that some row has, in the order of the CSV."""
-        found = dict.fromkeys(name for run in self.runs for row in run.rows() for name in row.metrics)
+        found = dict.fromkeys(name for run in self.runs for row in run.rows for name in row.metrics)
         rest = [name for name in found if name not in (*ORDER, "normal", "anomalous")]
         return [name for name in ORDER if name in found] + rest
 
@@ -80,12 +94,14 @@ def results_csv(report: Report) -> str:
     metrics, compared, lines = report.metrics(), report.compared(), []
     for i, run in enumerate(report.runs):
         # a run's own values come last: a setting may be called like a metric
-        common = {key: "" if row[i] == MISSING else shown(row[i]) for key, row in report.differing.items()}
+        common: dict[str, Any] = {
+            key: "" if row[i] == MISSING else shown(row[i]) for key, row in report.differing.items()
+        }
         common |= {"run": run.name, "state": run.state, "model": run.model, "dataset": run.dataset}
         common |= {"normal": run.settings.get("dataset.normal", ""), "seed": run.settings.get("seed", "")}
         common |= {name: run.about.get(name, "") for name in (*ABOUT, "threshold_rule", "commit")}
         common |= {"path": run.path, "reason": run.reason}
-        lines += [common | cells(report, i, row) for row in run.rows()] or [common]
+        lines += [common | cells(report, i, row) for row in run.rows] or [common]
     head = ["run", "state", "model", "dataset", "normal", "seed", "level", "category"]
     head += ["normal_images", "anomalous_images"]
     for name in metrics:
@@ -125,22 +141,29 @@ def overview(report: Report, names: Sequence[str]) -> tuple[list[str], list[list
     titles = {name: title for name, title in report.titles().items() if name in names}
     compared, lines = report.compared(), []
     for i, run in enumerate(report.runs):
-        row = run.headline()
-        line = [run.name, run.label, row.category if row else run.state]
+        row = run.headline
+        line = [run.name, *differing(report, run), row.category if row else run.state]
         line += [figure(row, name) if row else "" for name in titles]
         for name in compared:
             value = report.reference(i, row, name) if row else None
             line.append("" if value is None else f"{value:.3f}")
         lines.append(line)
-    return ["run", "differs in", "category", *titles.values(), *(f"paper's {TITLES[name]}" for name in compared)], lines
+    head = ["run", *(report.varying.values() or ["differs in"]), "category"]
+    return [*head, *titles.values(), *(f"paper's {TITLES[name]}" for name in compared)], lines
+
+
+def differing(report: Report, run: Run) -> list[str]:
+    """In what a run differs from the others: a field a setting, or one for all of them."""
+    values = [shown(run.varying[key]) if key in run.varying else "" for key in report.varying]
+    return values if report.varying else [run.label]
 
 
 def markdown(report: Report, title: str) -> str:
     """The text of `results.md`."""
     columns, lines = overview(report, list(TITLES))
-    parts = [f"# {title}", report.states(), table_text(columns, lines, 3)]
-    if report.seeds:
-        parts += ["## Mean ± standard deviation over seeds", table_text(*seed_table(report), 3)]
+    parts = [f"# {title}", report.states(), table_text(columns, lines, columns.index("category") + 1)]
+    if report.means:
+        parts += ["## Means (± standard deviation over seeds)", table_text(*mean_table(report), 3)]
     if broken := [f"* {run.name}: {run.state}. {run.reason}".strip() for run in report.runs if run.state != "finished"]:
         parts += ["## Runs without results", "\n".join(broken)]
     return "\n\n".join(parts) + "\n"
@@ -153,15 +176,21 @@ def table_text(columns: Sequence[str], lines: Sequence[Sequence[str]], words: in
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def seed_table(report: Report) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows of the means over seeds."""
-    titles = {name: title for name, title in report.titles().items() if any(name in one.metrics for one in report.seeds)}
+def mean_table(report: Report) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of the means."""
+    titles = {
+        name: title for name, title in report.titles().items() if any(name in one.metrics for one in report.means)
+    }
     rows = [
-        [one.label, ", ".join(one.seeds), one.category]
-        + ["{:.3f} ± {:.3f}".format(*one.metrics[name]) if name in one.metrics else "" for name in titles]
-        for one in report.seeds
+        [one.label, ", ".join(one.seeds), one.category, *(spread(one, name) for name in titles)] for one in report.means
     ]
     return ["runs", "seeds", "category", *titles.values()], rows
+
+
+def spread(mean: Mean, name: str) -> str:
+    """A mean in words, with its standard deviation if there are several seeds."""
+    value, deviation = mean.metrics.get(name, (None, None))
+    return "" if value is None else f"{value:.3f}" + ("" if deviation is None else f" ± {deviation:.3f}")
 
 
 def print_report(report: Report, written: Sequence[Path]) -> None:
@@ -173,7 +202,8 @@ def print_report(report: Report, written: Sequence[Path]) -> None:
     table = Table(title=report.states(), title_justify="left")
     for i, name in enumerate(columns):
         heading = name.replace("all-anomalous", "all-\nanomalous")
-        table.add_column(heading, justify="left" if i < 3 else "right", no_wrap=i == 0 or i > 2, overflow="fold")
+        words = i <= columns.index("category")
+        table.add_column(heading, justify="left" if words else "right", no_wrap=not words, overflow="fold")
     for line in lines:
         table.add_row(*map(Text, line))
     console.print(table)
