@@ -15,7 +15,14 @@ def test_settings_that_differ(tmp_path):
     found = differences(collect([str(tmp_path)]))
     assert found == {"seed": [0, 1], "model.x": [[1, 2], [1, 3]], "trainer.x": [MISSING, True]}
     assert short_keys(list(found)) == {"seed": "seed", "model.x": "model.x", "trainer.x": "trainer.x"}
-    assert [shown(value) for value in (True, None, 1, 0.75, [1, 2], "a")] == ["true", "null", "1", "0.75", "[1, 2]", "a"]
+    assert [shown(value) for value in (True, None, 1, 0.75, [1, 2], "a")] == [
+        "true",
+        "null",
+        "1",
+        "0.75",
+        "[1, 2]",
+        "a",
+    ]
 
 
 def test_means_over_seeds_and_classes(tmp_path):

@@ -95,7 +95,7 @@ def test_a_run_is_beside_what_its_experiment_expects(tmp_path, monkeypatch):
     found = collect([str(tmp_path / "runs")])
     tables = reference.find(None, found, None)
     assert [[one.path for one in tables[i]] for i in range(4)] == [[expected], [expected], [], []]
-    assert reference.find([], found, None) == dict.fromkeys(range(4), [])  # reference=none
+    assert reference.find([], found, None) == {i: [] for i in range(4)}  # reference=none
     assert reference.find(["paper_a"], found, None)[3][0].shown.as_posix() == "experiments/paper_a/expected.csv"
 
 
