@@ -77,6 +77,13 @@ def fake_cifar10(root, batch=20):
     return Path(root)
 
 
+def intervals(table):
+    """Ends of made-up intervals of some metrics."""
+    known = [name for name in ("auroc", "ap", "f1_max") if name in table]
+    lower = {f"{name}_lower": max(0.0, table[name] - 0.06) for name in known}
+    return lower | {f"{name}_upper": min(1.0, table[name] + 0.04) for name in known}
+
+
 def fake_run(
     folder, categories=("bottle", "screw"), finished=True, shift=1.0, images=20, error=None, seed=0, draw=0, **settings
 ):
@@ -103,26 +110,18 @@ def fake_run(
     if not finished:
         return folder
     label = np.arange(images) % 2
-    lines, tables, intervals = ["path,category,defect,label,score,threshold,anomalous,area,boxes"], {}, {}
+    lines, tables = ["path,category,defect,label,score,threshold,anomalous,area,boxes"], {}
     for c, category in enumerate(categories):
         score = generator.normal(1 + c, 0.5, images) + shift * 0.5 * label
         for i in range(images):
             lines.append(f"{i}.png,{category},x,{label[i]},{float(score[i])!r},{2.0 + c},{score[i] > 2 + c:d},0,")
         tables[category], _ = image_metrics(torch.tensor(score), torch.tensor(label), 2.0 + c)
         tables[category] |= {"normal": float(sum(label == 0)), "anomalous": float(sum(label))}
-        ends = {name: [max(0.0, value - 0.06), min(1.0, value + 0.04)] for name, value in tables[category].items()}
-        intervals[category] = {name: ends[name] for name in ("auroc", "ap", "f1_max")}
+        tables[category] |= intervals(tables[category]) | {"threshold": 2.0 + c, "pixel_threshold": 0.5}
     (folder / "predictions.csv").write_text("\n".join(lines) + "\n")
     content = Results(macro_mean(list(tables.values())), tables[categories[0]], tables).as_dict()
-    mean = {name: np.mean([of[name] for of in intervals.values()], 0).tolist() for name in ("auroc", "ap", "f1_max")}
-    content |= {"intervals": {**mean, "categories": intervals}, "threshold": 1.5, "threshold_rule": "quantile:0.95"}
-    content |= {
-        "seed": seed,
-        "epochs": 3,
-        "seconds": 12.5,
-        "commit": "0123456789ab",
-        "command": "python -m adlight.train",
-    }
+    content |= {"threshold": 1.5, "threshold_rule": "quantile:0.95", "seed": seed, "epochs": 3, "seconds": 12.5}
+    content |= {"commit": "0123456789ab", "command": "python -m adlight.train"}
     runs.write_json(folder / "metrics.json", content)
     for category in categories:
         write_image(folder / "panels" / f"{category}.png", seed, 48)

@@ -13,6 +13,7 @@ from adlight.types import UserError
 Prediction = tuple[int, float, float]  # label, score, threshold
 Interval = tuple[float, float]  # both ends
 COUNTS = ("normal", "anomalous")
+THRESHOLDS = ("threshold", "pixel_threshold")
 CLASS_KEYS = ("dataset.category", "dataset.normal")  # which images a run is about
 
 
@@ -82,22 +83,23 @@ class Run:
         tables = {name: numbers(table) for name, table in self.about["categories"].items()}
         found = [self.row("category", name, table) for name, table in tables.items()]
         if len(found) > 1:
-            known = [name for table in tables.values() for name in table if name not in COUNTS]
+            known = [name for table in tables.values() for name in table if name not in (*COUNTS, *THRESHOLDS)]
             mean = {name: value for name, value in numbers(self.about).items() if name in known}
             found.append(self.row("mean", f"mean of {len(tables)}", mean))
             if pooled := numbers(self.about.get("pooled")):
                 found.append(self.row("pooled", "pooled", pooled))
         return found
 
-    def row(self, level: str, category: str, metrics: dict[str, float]) -> Row:
+    def row(self, level: str, category: str, table: dict[str, float]) -> Row:
         """One row, with the intervals and the threshold that belong to it."""
         of_run = self.about.get("intervals")
         of_run = of_run if isinstance(of_run, dict) else {}
         tables = {"category": (of_run.get("categories") or {}).get(category), "pooled": of_run.get("pooled")}
-        own = tables.get(level, of_run)
+        found = intervals(tables.get(level, of_run)) | ends(table)
         names = [category] if level == "category" else list(self.predictions)
         used = {row[2] for name in names for row in self.predictions.get(name, [])}
-        return Row(level, category, metrics, intervals(own), used.pop() if len(used) == 1 else None)
+        metrics = {name: value for name, value in table.items() if name not in THRESHOLDS and not is_end(name, table)}
+        return Row(level, category, metrics, found, used.pop() if len(used) == 1 else None)
 
     @cached_property
     def headline(self) -> Row | None:
@@ -116,13 +118,25 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def is_end(name: str, table: dict[str, float]) -> bool:
+    """Whether a name such as `auroc_lower` is the end of another metric's interval."""
+    metric, _, end = name.rpartition("_")
+    return end in ("lower", "upper") and metric in table
+
+
+def ends(table: dict[str, float]) -> dict[str, Interval]:
+    """The intervals that stand beside their metrics as `<metric>_lower` and `<metric>_upper`."""
+    both = {name: (f"{name}_lower", f"{name}_upper") for name in table}
+    return {name: (table[low], table[high]) for name, (low, high) in both.items() if low in table and high in table}
+
+
 def intervals(table: Any) -> dict[str, Interval]:
-    """The pairs of numbers in a table, by name."""
+    """The pairs of numbers in a table of intervals, by metric."""
     found = table.items() if isinstance(table, dict) else ()
     return {
-        name: (float(ends[0]), float(ends[1]))
-        for name, ends in found
-        if isinstance(ends, list) and len(ends) == 2 and all(map(is_number, ends))
+        name: (float(pair[0]), float(pair[1]))
+        for name, pair in found
+        if isinstance(pair, list) and len(pair) == 2 and all(map(is_number, pair))
     }
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from adlight.reports.collect import CLASS_KEYS, COUNTS, Run
 
-NO_SETTINGS = ("resume", "run_dir", "run")  # where a run lies, not what it does
+NO_SETTINGS = ("resume", "resume_sweep", "run_dir", "run")  # where a run lies, not what it does
 MISSING = "(not set)"
 
 

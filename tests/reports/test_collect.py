@@ -46,14 +46,29 @@ def test_numbers_are_those_of_the_run_to_the_digit(sweep):
     rows = {row.category: row for row in run.rows}
     assert list(rows) == ["bottle", "screw", "mean of 2", "pooled"]
     for name in ("bottle", "screw"):
-        assert rows[name].metrics == content["categories"][name]
-        assert rows[name].intervals["auroc"] == tuple(content["intervals"]["categories"][name]["auroc"])
-    assert rows["pooled"].metrics == content["pooled"]
+        table = content["categories"][name]
+        assert rows[name].metrics.items() <= table.items()
+        others = {f"{metric}_{end}" for metric in ("auroc", "ap", "f1_max") for end in ("lower", "upper")}
+        assert table.keys() - rows[name].metrics.keys() == others | {"threshold", "pixel_threshold"}
+        assert rows[name].intervals["auroc"] == (table["auroc_lower"], table["auroc_upper"])
+    assert rows["pooled"].metrics.items() <= content["pooled"].items()
     assert rows["mean of 2"].metrics["auroc"] == content["auroc"]
     assert "threshold" not in rows["mean of 2"].metrics and "seed" not in rows["mean of 2"].metrics
-    assert rows["mean of 2"].intervals["ap"] == tuple(content["intervals"]["ap"])
+    assert rows["mean of 2"].intervals["ap"] == (content["ap_lower"], content["ap_upper"])
     assert run.headline == rows["mean of 2"]
     assert (rows["bottle"].threshold, rows["screw"].threshold, rows["mean of 2"].threshold) == (2.0, 3.0, None)
+
+
+def test_intervals_in_a_table_of_their_own(tmp_path):
+    run = fake_run(tmp_path / "run")
+    content = json.loads((run / "metrics.json").read_text())
+    for table in (content, content["pooled"], *content["categories"].values()):
+        for name in [name for name in table if name.endswith(("_lower", "_upper"))]:
+            del table[name]
+    content["intervals"] = {"auroc": [0.1, 0.2], "categories": {"bottle": {"auroc": [0.3, 0.4]}}}
+    runs.write_json(run / "metrics.json", content)
+    found = {row.category: row.intervals for row in collect([str(run)])[0].rows}
+    assert found == {"bottle": {"auroc": (0.3, 0.4)}, "screw": {}, "mean of 2": {"auroc": (0.1, 0.2)}, "pooled": {}}
 
 
 def test_a_run_of_one_category_needs_no_mean(sweep):

@@ -9,7 +9,7 @@ from makers import fake_run
 
 from adlight.reports import reference
 from adlight.reports.collect import collect
-from adlight.reports.summary import Report, figure, markdown, results_csv
+from adlight.reports.summary import ORDER, Report, figure, markdown, results_csv
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +33,11 @@ def test_results_csv(report):
     ]  # fmt: skip
     content = json.loads((report.runs[1].path / "metrics.json").read_text())
     for row, table in zip(rows[4:7], [*content["categories"].values(), content], strict=True):
-        known = {name: value for name, value in content["categories"]["bottle"].items() if name in row}
+        known = {name: value for name, value in content["categories"]["bottle"].items() if name in ORDER}
         assert {"auroc", "f1_calibrated", "precision_at_f1_max"} <= known.keys()
-        assert all(row[name] == (repr(table[name]) if name in table else "") for name in known if name != "normal")
+        assert all(row[name] == (repr(table[name]) if name in table else "") for name in known)
     bottle, _, mean = rows[4:7]
-    low, high = content["intervals"]["categories"]["bottle"]["auroc"]
+    low, high = (content["categories"]["bottle"][f"auroc_{end}"] for end in ("lower", "upper"))
     assert (bottle["auroc_low"], bottle["auroc_high"]) == (repr(low), repr(high))
     assert (bottle["normal_images"], bottle["anomalous_images"], bottle["threshold"]) == ("10", "10", "2.0")
     assert (bottle["epochs"], bottle["seconds"], bottle["generator_steps"]) == ("3", "12.5", "")
