@@ -195,7 +195,7 @@ def value_of(argv: list[str], key: str) -> str | None:
     return values[-1] if values else None
 
 
-def quoted(key: str, path: Path) -> str:
+def quoted(key: str, path: Path | str) -> str:
     """An override whose path Hydra's grammar takes whatever characters are in it."""
     text = str(path).replace("\\", "\\\\").replace("'", "\\'")
     return f"{key}='{text}'"

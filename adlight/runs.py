@@ -8,12 +8,15 @@ runs/<name>/
     predictions.csv, defects.csv         a row a test image; a row a defect type
     panels/*.png
     wandb.json                           id and group at W&B, where it is used
+    job.json, error.txt                  of a sweep's job: number and overrides; why it failed, where it did
 """
 
 import csv
+import glob
 import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +27,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
 
 from adlight.types import Record, UserError
 
@@ -188,9 +192,121 @@ def read_yaml(run: Path, name: str) -> DictConfig:
     path = run / ".hydra" / f"{name}.yaml"
     if not path.is_file():
         raise UserError(f"{run} is no run folder: {path} is missing")
-    content = OmegaConf.load(path)
-    assert isinstance(content, DictConfig)
+    try:
+        content = OmegaConf.load(path)
+    except (YAMLError, OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({type(error).__name__}): it is damaged") from error
+    if not isinstance(content, DictConfig):
+        raise UserError(f"{path} holds no settings: it is damaged")
     return content
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run's, finished or not."""
+    return (folder / ".hydra" / "config.yaml").is_file()
+
+
+def find_runs(places: Sequence[str]) -> list[Path]:
+    """Run folders that are named or lie below, at any depth, numbers in their names in their order.
+
+    What lies in a run's own folder (evaluations, predictions) belongs to that run: it is found where it is named.
+
+    Args:
+        places: folders or globs.
+
+    Raises:
+        UserError: one of them does not exist or matches nothing.
+    """
+    found = []
+    for place in places:
+        path = Path(place).expanduser()
+        matches = [path] if path.exists() else list(map(Path, glob.glob(str(path), recursive=True)))
+        if not matches:
+            raise UserError(f"runs={place}: there is no such folder, and as a glob it matches nothing")
+        for match in matches:
+            for folder, below, _ in os.walk(match):
+                below[:] = [] if is_run(Path(folder)) else [name for name in below if not name.startswith(".")]
+                found += [Path(folder)] if is_run(Path(folder)) else []
+    return sorted(
+        set(found), key=lambda run: [(len(part), part) if part.isdigit() else (0, part) for part in parts(run)]
+    )
+
+
+def parts(path: Path) -> list[str]:
+    """A path's text, cut before and after each number."""
+    return re.split(r"(\d+)", str(path))
+
+
+def settings(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A run's config as values by dotted key, interpolations as they are written, and the groups it was composed of.
+
+    Of an evaluation: those of its run with the evaluation's changes.
+
+    Raises:
+        UserError: the folder is of neither, or a file is damaged.
+    """
+    config = load_config(run)
+    if "run" in config and "images" not in config:
+        trained = next((folder for folder in run.parents if is_run(folder)), Path(str(config.run)))
+        changes = {key: value for key, value in config.items_ex(resolve=False) if key != "run" and value is not None}
+        config, run = OmegaConf.merge(load_config(trained), changes), trained  # type: ignore[assignment]
+    if "model" not in config:
+        raise UserError(f"{run} holds no training and no evaluation")
+    has_choices = (run / ".hydra" / "hydra.yaml").is_file()
+    choices = OmegaConf.select(read_yaml(run, "hydra"), "hydra.runtime.choices") if has_choices else None
+    return {key.removeprefix("."): value for key, value in leaves(config).items()}, dict(choices or {})
+
+
+def read_results(run: Path) -> dict[str, Any] | None:
+    """What `metrics.json` holds, None where the run is not finished.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = run / "metrics.json"
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text())
+        if not isinstance(content, dict) or not all(isinstance(of, dict) for of in content["categories"].values()):
+            raise ValueError("no table of categories in it")
+    except (ValueError, LookupError, AttributeError, OSError) as error:
+        raise UserError(f"{path} is damaged ({error}): test the run again with adlight.evaluate") from error
+    return content
+
+
+def read_predictions(run: Path) -> dict[str, list[tuple[int, float, float]]]:
+    """Label, score and threshold of each test image, by category; empty where there is no `predictions.csv`.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path, found = run / "predictions.csv", dict[str, list[tuple[int, float, float]]]()
+    if not path.exists():
+        return found
+    try:
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                values = int(row["label"]), float(row["score"]), float(row["threshold"])
+                found.setdefault(row["category"], []).append(values)
+    except (ValueError, LookupError, TypeError, OSError) as error:
+        raise UserError(f"{path} is damaged ({type(error).__name__}: {error})") from error
+    return found
+
+
+def failure(run: Path) -> str | None:
+    """The last line of `error.txt`, with the run's log; None where there is no such file."""
+    path = run / "error.txt"
+    if not path.is_file():
+        return None
+    lines = path.read_text(errors="replace").strip().splitlines() or ["no reason given"]
+    log = next(iter(sorted(run.glob("*.log"))), None)
+    return lines[-1] + (f" (log: {log})" if log else "")
+
+
+def pictures(run: Path) -> list[Path]:
+    """The run's panels, a file a category."""
+    return sorted((run / "panels").glob("*.png"))
 
 
 def changed(config: DictConfig, choices: DictConfig, overrides: list[str]) -> DictConfig:

@@ -5,6 +5,8 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+import torch
+from omegaconf import OmegaConf
 from PIL import Image
 
 CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -74,3 +76,54 @@ def fake_cifar10(root, batch=20):
         (folder / name).write_bytes(pickle.dumps({"data": data, "labels": labels}))
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list(CIFAR_CLASSES)}))
     return Path(root)
+
+
+def intervals(table):
+    """Ends of made-up intervals of some metrics."""
+    known = [name for name in ("auroc", "ap", "f1_max") if name in table]
+    lower = {f"{name}_lower": max(0.0, table[name] - 0.06) for name in known}
+    return lower | {f"{name}_upper": min(1.0, table[name] + 0.04) for name in known}
+
+
+def fake_run(
+    folder, categories=("bottle", "screw"), finished=True, shift=1.0, images=20, error=None, seed=0, draw=0, **settings
+):
+    """Write a run's folder as a training leaves it; its scores are drawn, the anomalous ones `shift` deviations higher.
+
+    `settings` are values of its config by dotted key with `__` for the dots; `model` and `dataset` are names.
+    """
+    from adlight import runs
+    from adlight.metrics.ranking import image_metrics
+    from adlight.metrics.results import Results, macro_mean
+
+    folder, generator = Path(folder), np.random.default_rng([seed, draw])
+    choices = {"model": settings.pop("model", "mae"), "dataset": settings.pop("dataset", "mvtec")}
+    choices |= {key: settings.pop(key) for key in ("experiment", "sweep") if key in settings}
+    config = OmegaConf.create({"seed": seed, "resume": None, "run_dir": "${hydra:runtime.output_dir}"})
+    values = {"model.mask_ratio": 0.75, "model.network.encoder_depth": 2, "model.network.decoder_depth": 4}
+    for key, value in (values | {key.replace("__", "."): value for key, value in settings.items()}).items():
+        OmegaConf.update(config, key, value, force_add=True)
+    (folder / ".hydra").mkdir(parents=True)
+    OmegaConf.save(config, folder / ".hydra" / "config.yaml")
+    OmegaConf.save({"hydra": {"runtime": {"choices": choices}}}, folder / ".hydra" / "hydra.yaml")
+    if error is not None:
+        (folder / "error.txt").write_text(error)
+    if not finished:
+        return folder
+    label = np.arange(images) % 2
+    lines, tables = ["path,category,defect,label,score,threshold,anomalous,area,boxes"], {}
+    for c, category in enumerate(categories):
+        score = generator.normal(1 + c, 0.5, images) + shift * 0.5 * label
+        for i in range(images):
+            lines.append(f"{i}.png,{category},x,{label[i]},{float(score[i])!r},{2.0 + c},{score[i] > 2 + c:d},0,")
+        tables[category], _ = image_metrics(torch.tensor(score), torch.tensor(label), 2.0 + c)
+        tables[category] |= {"normal": float(sum(label == 0)), "anomalous": float(sum(label))}
+        tables[category] |= intervals(tables[category]) | {"threshold": 2.0 + c, "pixel_threshold": 0.5}
+    (folder / "predictions.csv").write_text("\n".join(lines) + "\n")
+    content = Results(macro_mean(list(tables.values())), tables[categories[0]], tables).as_dict()
+    content |= {"threshold": 1.5, "threshold_rule": "quantile:0.95", "seed": seed, "epochs": 3, "seconds": 12.5}
+    content |= {"commit": "0123456789ab", "command": "python -m adlight.train"}
+    runs.write_json(folder / "metrics.json", content)
+    for category in categories:
+        write_image(folder / "panels" / f"{category}.png", seed, 48)
+    return folder

@@ -59,7 +59,7 @@ def test_the_package_is_flat():
 def test_help_waits_for_nothing_heavy(tmp_path):
     program = (
         "import json, runpy, sys\n"
-        "for name in ('train', 'evaluate'):\n"
+        "for name in ('train', 'evaluate', 'report'):\n"
         "    sys.argv = [f'adlight.{name}', '--help']\n"
         "    try: runpy.run_module(f'adlight.{name}', run_name='__main__')\n"
         "    except SystemExit as ending: assert not ending.code\n"
