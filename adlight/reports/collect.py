@@ -92,14 +92,10 @@ class Run:
 
     def row(self, level: str, category: str, table: dict[str, float]) -> Row:
         """One row, with the intervals and the threshold that belong to it."""
-        of_run = self.about.get("intervals")
-        of_run = of_run if isinstance(of_run, dict) else {}
-        tables = {"category": (of_run.get("categories") or {}).get(category), "pooled": of_run.get("pooled")}
-        found = intervals(tables.get(level, of_run)) | ends(table)
         names = [category] if level == "category" else list(self.predictions)
         used = {row[2] for name in names for row in self.predictions.get(name, [])}
         metrics = {name: value for name, value in table.items() if name not in THRESHOLDS and not is_end(name, table)}
-        return Row(level, category, metrics, found, used.pop() if len(used) == 1 else None)
+        return Row(level, category, metrics, intervals(table), used.pop() if len(used) == 1 else None)
 
     @cached_property
     def headline(self) -> Row | None:
@@ -124,20 +120,10 @@ def is_end(name: str, table: dict[str, float]) -> bool:
     return end in ("lower", "upper") and metric in table
 
 
-def ends(table: dict[str, float]) -> dict[str, Interval]:
+def intervals(table: dict[str, float]) -> dict[str, Interval]:
     """The intervals that stand beside their metrics as `<metric>_lower` and `<metric>_upper`."""
     both = {name: (f"{name}_lower", f"{name}_upper") for name in table}
     return {name: (table[low], table[high]) for name, (low, high) in both.items() if low in table and high in table}
-
-
-def intervals(table: Any) -> dict[str, Interval]:
-    """The pairs of numbers in a table of intervals, by metric."""
-    found = table.items() if isinstance(table, dict) else ()
-    return {
-        name: (float(pair[0]), float(pair[1]))
-        for name, pair in found
-        if isinstance(pair, list) and len(pair) == 2 and all(map(is_number, pair))
-    }
 
 
 def collect(places: Sequence[str]) -> list[Run]:

@@ -59,18 +59,6 @@ def test_numbers_are_those_of_the_run_to_the_digit(sweep):
     assert (rows["bottle"].threshold, rows["screw"].threshold, rows["mean of 2"].threshold) == (2.0, 3.0, None)
 
 
-def test_intervals_in_a_table_of_their_own(tmp_path):
-    run = fake_run(tmp_path / "run")
-    content = json.loads((run / "metrics.json").read_text())
-    for table in (content, content["pooled"], *content["categories"].values()):
-        for name in [name for name in table if name.endswith(("_lower", "_upper"))]:
-            del table[name]
-    content["intervals"] = {"auroc": [0.1, 0.2], "categories": {"bottle": {"auroc": [0.3, 0.4]}}}
-    runs.write_json(run / "metrics.json", content)
-    found = {row.category: row.intervals for row in collect([str(run)])[0].rows}
-    assert found == {"bottle": {"auroc": (0.3, 0.4)}, "screw": {}, "mean of 2": {"auroc": (0.1, 0.2)}, "pooled": {}}
-
-
 def test_a_run_of_one_category_needs_no_mean(sweep):
     (run,) = collect([str(sweep / "one")])
     assert [row.category for row in run.rows] == ["bottle"] and run.headline == run.rows[0]
@@ -79,8 +67,8 @@ def test_a_run_of_one_category_needs_no_mean(sweep):
 
 def test_what_is_no_number_is_left_out():
     assert numbers({"a": 1, "b": float("nan"), "c": None, "d": True, "e": "x", "f": float("inf")}) == {"a": 1.0}
-    assert numbers(None) == {} and intervals([1, 2]) == {}
-    assert intervals({"a": [0.1, 0.2], "b": [1], "c": "12", "d": [None, 1.0]}) == {"a": (0.1, 0.2)}
+    assert numbers(None) == {}
+    assert intervals({"a": 0.5, "a_lower": 0.1, "a_upper": 0.7, "b": 0.2, "b_lower": 0.1}) == {"a": (0.1, 0.7)}
 
 
 def test_labels_say_what_differs(tmp_path):
