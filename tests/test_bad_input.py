@@ -101,7 +101,7 @@ GAN = {
     "untrained encoder": ("model.encoder_epochs=0", "leaves the encoder of model.scorer.method=encoder untrained"),
     "missing encoder": ("model.encoder=null", "without an encoder use model.scorer.method=gradient"),
     "generator of no run": ("model.generator_from=nowhere", "nowhere/checkpoints/last.ckpt does not exist"),
-    "generator of another model": ("model.generator_from=runs/tiny", "runs/tiny", "another architecture", "generator"),
+    "generator of another model": ("model.generator_from=runs/tiny", "runs/tiny", "another architecture", "critic"),
     "precision": ("trainer.precision=bf16-true", "trainer.precision=bf16-true: the GAN trains in 32-true or bf16"),
     "validation after the encoder": ("trainer.check_val_every_n_epoch=5", "lower trainer.check_val_every_n_epoch"),
     "validation in the GAN's epochs alone": (
