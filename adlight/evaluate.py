@@ -63,9 +63,14 @@ def built(config: DictConfig) -> tuple["AnomalyDataModule", "AnomalyModule", "pl
     pl.seed_everything(config.seed, workers=True, verbose=False)
     data = instantiate(config.dataset, _convert_="all")
     module = instantiate(config.model, _convert_="all")
+    unwanted = () if config.trainer.enable_progress_bar else ("progress",)  # Lightning refuses one beside that
     parts = {
-        name: [instantiate(node, _convert_="all") for node in (config.get(name) or {}).values() if node]
-        for name in ("callbacks", "logger")
+        group: [
+            instantiate(node, _convert_="all")
+            for name, node in (config.get(group) or {}).items()
+            if node and name not in unwanted
+        ]
+        for group in ("callbacks", "logger")
     }
     trainer = instantiate(
         config.trainer, callbacks=parts["callbacks"], logger=parts["logger"] or False, _convert_="all"

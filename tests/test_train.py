@@ -170,7 +170,7 @@ def test_one_number_decides_everything(adlight, tiny_run):
 
 
 def test_without_callbacks_the_numbers_stay(adlight, tiny_run):
-    run = adlight.train(*adlight.quick, "~callbacks.progress", "logger=none")
+    run = adlight.train(*adlight.quick, "trainer.enable_progress_bar=false", "logger=none")
     assert numbers(run) == numbers(tiny_run[0])
     assert not (run / "panels").exists() and not (run / "metrics.csv").exists()
     bare = adlight.train(*adlight.tiny, "~callbacks", "logger=none", "ckpt=" + str(run / "checkpoints" / "best.ckpt"))
