@@ -76,7 +76,7 @@ class InversionScorer:
         patience: int = 50,
         seed: int = 0,
     ) -> None:
-        weights = {"residual": 1.0, "feature": 1.0} if weights is None else weights
+        weights = {"feature": 1.0} if weights is None else weights
         for name, value, known in (
             ("method", method, METHODS),
             ("score", score, ("mixture", "thesis")),
