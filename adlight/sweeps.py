@@ -69,8 +69,10 @@ def is_sweep() -> bool:
 
 def job_command() -> str:
     """The command that does this job alone."""
-    words = [word for word in HydraConfig.get().overrides.task if not word.startswith(("resume_sweep=", "sweep="))]
-    return shlex.join(["python", "-m", "adlight.train", *words])
+    hydra = HydraConfig.get()
+    chosen = [f"{group}={hydra.runtime.choices[group]}" for group in ("model", "dataset")]  # by sweep=<name>, perhaps
+    words = [word for word in hydra.overrides.task if not word.startswith(("resume_sweep=", "sweep=", *OURS))]
+    return shlex.join(["python", "-m", "adlight.train", *chosen, *words])
 
 
 def prepared(argv: list[str]) -> list[str]:
@@ -81,19 +83,19 @@ def prepared(argv: list[str]) -> list[str]:
     """
     note = Path(cli.value_of(argv, "hydra.sweep.dir") or "") / "sweep.json"
     varied = json.loads(note.read_text())["varied"] if note.exists() else []
-    words, fixed = ["--multirun"], []  # first, wherever it stood
+    words, last = ["--multirun"], {}  # the flag first, wherever it stood
     for word in argv:
         if word.startswith(("-", "hydra.")):
             words += [word] if word not in ("-m", "--multirun") else []
             continue
         (one,) = OverridesParser.create().parse_overrides([word])
-        key = one.key_or_group
-        if one.is_sweep_override():
-            words.append(word)
-        elif key in varied:  # one more job of a sweep that goes on, not another sweep
-            words.append(f"{one.get_key_element()}=choice({one.get_value_element_as_str()})")
-        else:
-            words.append(word)
+        last[one.key_or_group] = one, len(words)  # the last word on a setting counts
+        words.append(word)
+    fixed = []
+    for key, (one, place) in last.items():
+        if not one.is_sweep_override() and key in varied:  # one more job of a sweep that goes on, not another sweep
+            words[place] = f"{one.get_key_element()}=choice({one.get_value_element_as_str()})"
+        elif not one.is_sweep_override():
             fixed.append(f"'{key}'")
     fixed_keys = ",".join(fixed)
     return [*words, "hydra.output_subdir=null", f"hydra.job.config.override_dirname.exclude_keys=[{fixed_keys}]"]

@@ -262,6 +262,12 @@ def test_names_of_values_that_folders_cannot_have():
     assert len(set(names)) == len(names)
 
 
+def test_the_last_word_on_a_key_says_whether_it_varies():
+    *words, keys = sweeps.prepared(["seed=0", "-m", "seed=1,2", "ckpt=last"])
+    assert words == ["--multirun", "seed=0", "seed=1,2", "ckpt=last", "hydra.output_subdir=null"]
+    assert keys.endswith("exclude_keys=['ckpt']")
+
+
 def swept(name):
     """The overrides of each job of a sweep, as Hydra's own sweeper multiplies them out."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
