@@ -81,7 +81,7 @@ def test_joblib(adlight, four_jobs):
 @needs("hydra_ray_launcher", "ray")
 def test_ray(adlight, four_jobs):
     sweep, words = four_jobs
-    patient = {"RAY_raylet_start_wait_time_s": "300"}  # on a busy machine Ray gives up after 30 s
+    patient = {"RAY_raylet_start_wait_time_s": "300", "RAY_agent_register_timeout_ms": "300000"}  # on a busy machine
     out = well(command(adlight, "-m", *words, "hydra/launcher=ray_local", "hydra.sweep.dir=runs/by_ray", **patient))
     check_same(sweep, adlight.folder / "runs" / "by_ray")
     print(out)

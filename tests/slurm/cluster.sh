@@ -57,6 +57,11 @@ CONF
 }
 
 stop() {
+    export SLURM_CONF="$folder/slurm.conf"
+    for _ in $(seq 60); do  # srun ends a little after its job
+        [[ -z $(squeue --noheader) ]] && break
+        sleep 0.5
+    done
     for pid in "$folder"/{slurmd,slurmctld}.pid "$folder/munge/pid"; do
         if [[ -s $pid ]]; then kill "$(cat "$pid")" || true; fi
     done
