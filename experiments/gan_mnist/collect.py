@@ -1,7 +1,8 @@
 """A table from run folders: `python experiments/gan_mnist/collect.py <table.csv> <run> [<run> ...]`.
 
-Writes a row a run, of any model, and prints the same as Markdown with a mean a model. The other experiments with one
-normal class (`gan_cifar10`, `gan_mvtec`) use it too.
+Writes a row a run, of any model, and prints the same as Markdown with a mean a model. An evaluation's folder stands for
+its run, with the evaluation's numbers. The other experiments with one normal class (`gan_cifar10`, `gan_mvtec`) use it
+too.
 """
 
 import csv
@@ -15,10 +16,12 @@ METRICS = ["auroc", "ap", "f1_max", "precision_at_f1_max", "recall_at_f1_max", "
 COLUMNS = ["model", "normal", "seed", *METRICS, "generator_steps", "seconds"]
 
 
-def row(run):
+def row(folder):
+    metrics = json.loads((folder / "metrics.json").read_text())
+    run = Path(metrics.get("run", folder))  # an evaluation names its run
     config = yaml.safe_load((run / ".hydra" / "config.yaml").read_text())["dataset"]
     choices = yaml.safe_load((run / ".hydra" / "hydra.yaml").read_text())["hydra"]["runtime"]["choices"]
-    content = json.loads((run / "run.json").read_text()) | json.loads((run / "metrics.json").read_text())
+    content = json.loads((run / "metrics.json").read_text()) | metrics
     found = {name: content[name] for name in ("seed", *METRICS, "seconds")}
     normal = config.get("normal", config.get("category"))
     return found | {
