@@ -3,7 +3,8 @@
 One column a run (a digit, a category): a normal test image and an anomalous one, each with its reconstruction, the
 residual and the mask at the calibrated pixel threshold (thesis, figures 4-4, 4-6 and 4-7). The images are drawn by a
 fixed seed, not chosen. Below `out.png`, `out-bars.png` has precision, recall and F1 of each run at the best-F1
-(oracle) and at the calibrated threshold, beside expected.csv in the same folder (figure 4-5).
+(oracle) and at the calibrated threshold, beside expected.csv in the same folder (figure 4-5). An evaluation's folder
+stands for its run, with the evaluation's numbers.
 """
 
 import csv
@@ -18,6 +19,15 @@ from matplotlib.figure import Figure
 
 from adlight import runs
 from adlight.detector import Detector
+
+
+def content(folder):
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def run_of(folder):
+    """The run itself, or the one that an evaluation names."""
+    return Path(content(folder).get("run", folder))
 
 
 def normal_class(run):
@@ -48,6 +58,7 @@ def column(run):
 
 
 def panels(folders):
+    folders = [run_of(folder) for folder in folders]
     names = ("normal", "reconstruction", "residual", "mask", "anomalous", "reconstruction", "residual", "mask")
     figure = Figure(figsize=(1 + 1.1 * len(folders), 9), layout="constrained")
     axes = figure.subplots(len(names), len(folders), squeeze=False)
@@ -70,16 +81,16 @@ def bars(folders, expected):
             (("thesis", "0.7"), ("ours, best F1 (oracle)", "tab:blue"), ("ours, calibrated threshold", "tab:orange"))
         ):
             heights = []
-            for run in folders:
-                found = json.loads((run / "metrics.json").read_text())
+            for folder in folders:
+                found = content(folder)
                 oracle = {"precision": "precision_at_f1_max", "recall": "recall_at_f1_max", "f1": "f1_max"}[name]
-                thesis = float(paper.get(normal_class(run), {}).get(name, "nan"))
+                thesis = float(paper.get(normal_class(run_of(folder)), {}).get(name, "nan"))
                 heights.append((thesis, found[oracle], found[f"{name}_calibrated"])[place])
             axis.bar(np.arange(len(folders)) + 0.27 * (place - 1), heights, 0.25, label=label, color=colour)
-        axis.set(ylabel=name, ylim=(0, 1), xticks=range(len(folders)))
-        axis.set_xticklabels([normal_class(run) for run in folders])
+        axis.set(ylabel=f"{name} (from 0.5)", ylim=(0.5, 1.02), xticks=range(len(folders)))
+        axis.set_xticklabels([normal_class(run_of(folder)) for folder in folders])
         axis.grid(axis="y", alpha=0.3)
-    figure.axes[0].legend(loc="lower right", fontsize=8, ncols=3)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper right", fontsize=8, ncols=3)
     figure.axes[-1].set_xlabel("normal class")
     return figure
 

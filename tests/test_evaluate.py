@@ -30,7 +30,7 @@ def test_without_overrides_everything_comes_out_again(adlight, run):
     }
     again = adlight.evaluate(run)
     assert (again / "predictions.csv").read_bytes() == (run / "predictions.csv").read_bytes()
-    of_this_run = {"command", "started", "seconds", "epochs", "run"}
+    of_this_run = {"command", "started", "seconds", "epochs", "run", "validation"}
     old, new = (
         {key: value for key, value in content(folder).items() if key not in of_this_run} for folder in (run, again)
     )

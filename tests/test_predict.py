@@ -100,7 +100,14 @@ def test_thresholds_of_several_categories(tiny_run, adlight, tmp_path):
     assert {row["threshold_of"] for row in rows} == {"screw"}
     rows, _ = answers("save=none", "threshold=0.5", "pixel_threshold=0.5")
     assert {(row["threshold_of"], row["threshold"]) for row in rows} == {("given", "0.5")}
-    outcome = adlight("predict", f"run={run}", f"images={tmp_path}/images", "category=scrw", "save=none")
+    outcome = adlight(
+        "predict",
+        f"run={run}",
+        f"images={tmp_path}/images",
+        "category=scrw",
+        "save=none",
+        f"hydra.run.dir={tmp_path}/out",
+    )
     assert outcome.code == 2 and outcome.err.startswith("error: no thresholds of category 'scrw'; did you mean screw?")
 
 

@@ -307,7 +307,7 @@ def test_every_job_of_a_multirun_is_a_run_and_a_failed_one_is_marked(adlight):
     words = [*adlight.quick, "logger=wandb", "trainer.max_epochs=1", "hydra.sweep.dir=runs/two"]
     words += ["+callbacks.count._target_=test_dashboard.Counts", "+callbacks.count.ends=badly,well"]
     outcome = adlight("train", "-m", *words)
-    assert outcome.code == 2 and "error: told to fail" in outcome.err
+    assert outcome.code == 2 and "(ends-badly): told to fail" in outcome.err
     (bad,), (good,) = (sent(adlight.folder / "runs" / "two" / job) for job in "01")
     assert bad.run.run_id != good.run.run_id
     assert {bad.run.run_group, good.run.run_group} == {"two"}
