@@ -308,10 +308,10 @@ def test_every_job_of_a_multirun_is_a_run_and_a_failed_one_is_marked(adlight):
     words += ["+callbacks.count._target_=test_dashboard.Counts", "+callbacks.count.ends=badly,well"]
     outcome = adlight("train", "-m", *words)
     assert outcome.code == 2 and "(ends-badly): told to fail" in outcome.err
-    (bad,), (good,) = (sent(adlight.folder / "runs" / "two" / job) for job in "01")
+    (bad,), (good,) = (sent(adlight.folder / "runs" / "two" / job) for job in ("ends-badly", "ends-well"))
     assert bad.run.run_id != good.run.run_id
     assert {bad.run.run_group, good.run.run_group} == {"two"}
-    assert [one.run.display_name for one in (bad, good)] == ["two/0", "two/1"]
+    assert [one.run.display_name for one in (bad, good)] == ["two/ends-badly", "two/ends-well"]
     assert (bad.exit_code, good.exit_code) == (2, 0)
     assert [one.config["callbacks"]["count"]["ends"] for one in (bad, good)] == ["badly", "well"]
     assert good.definitions["train/loss"].step_metric == "generator_steps"
