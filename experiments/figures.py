@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 from hydra.utils import instantiate
 from matplotlib.figure import Figure
 
@@ -36,25 +37,25 @@ def normal_class(run):
 
 
 def drawn(run, seed=0):
-    """One normal and one anomalous test image of a run. -> (H, W) or (H, W, C) uint8 each."""
+    """A batch of one normal and one anomalous test image of a run, as its test had them."""
     data = instantiate(runs.load_config(run).dataset, _convert_="all")
     data.prepare_data()
     data.setup()
     records, store = data.records("test"), data.stores["test"]
     chosen = [random.Random(seed).choice([i for i, r in enumerate(records) if r.label == label]) for label in (0, 1)]
-    return [store.__getitems__([i])["image"][0].permute(1, 2, 0).numpy() for i in chosen]
+    batch = store.__getitems__(chosen)
+    return batch | {"image": batch["image"].float() / 255}
 
 
+@torch.no_grad()
 def column(run):
     """The eight pictures of a run, top to bottom."""
-    detector = Detector.load(run)
-    pictures = []
-    for image in drawn(run):
-        (answer,) = detector([image])
-        reconstruction = answer.reconstruction.transpose(1, 2, 0)
-        residual = np.abs(image / 255 - reconstruction).mean(-1)
-        pictures += [image / 255, reconstruction, residual, answer.mask]
-    return pictures
+    module, batch = Detector.load(run).module, drawn(run)
+    scores = module.score(batch)
+    mask = scores["pixel"] > module.thresholds.of(None).pixel
+    residual = (batch["image"] - scores["reconstruction"]).abs().mean(1)
+    rows = zip(batch["image"], scores["reconstruction"], residual, mask, strict=True)
+    return [one.permute(1, 2, 0).numpy() if one.ndim == 3 else one.numpy() for row in rows for one in row]
 
 
 def panels(folders):
