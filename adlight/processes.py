@@ -3,7 +3,6 @@
 import os
 import signal
 import socket
-import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -82,11 +81,9 @@ def work(rank: int, config: DictConfig, hydra: DictConfig, environment: dict[str
     if rank == 0:
         configure_log(hydra.hydra.job_logging, hydra.hydra.verbose)
     try:
-        import_module("adlight.train").train(config)
+        with cli.dashboard_finished():
+            import_module("adlight.train").train(config)
     except Exception as error:
         line = cli.explain(error)
         errors.put((line, None if line else f"process {rank}: {type(error).__name__}: {cli.first_line(error)}"))
         raise
-    finally:
-        if "wandb" in sys.modules:
-            sys.modules["wandb"].finish()

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from adlight.metrics.curve import Curve, NonFiniteScore, checked, missing_class
 
@@ -54,6 +55,13 @@ def _curve(score: Tensor, label: Tensor) -> tuple[Tensor, Curve]:
     value, place = score.unique(return_inverse=True)
     tp, fp = (torch.bincount(place[c], minlength=len(value)).flip(0).cumsum(0).double() for c in (label, ~label))
     return value.flip(0), Curve(tp, fp)
+
+
+def roc_curve(score: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    """False and true positive rates (K + 1,) from (0, 0) to (1, 1), a point a distinct score; as `auroc` takes them."""
+    curve = _curve(score, label)[1]
+    fpr, tpr = (pad(count / count[-1], (1, 0)) for count in (curve.fp, curve.tp))
+    return fpr, tpr
 
 
 def auroc(score: Tensor, label: Tensor) -> float:

@@ -120,7 +120,7 @@ class Critic(Trunk):
 
         ReLU networks are linear between their kinks, so the gradient is the head's weights brought back through
         the transposed convolutions, with the units that are off left out. Autograd's double backward finds the same
-        at a third more time: it also follows the way through the units' signs, which is zero everywhere.
+        and takes longer: it also follows the way through the units' signs, which is zero everywhere.
         """
         sizes, on = [], []
         with torch.no_grad():

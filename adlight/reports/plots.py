@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+
+from adlight.metrics.ranking import roc_curve
 
 INK = "#010203"  # becomes the page's text colour
 STYLE: dict[Any, Any] = {
@@ -76,15 +79,6 @@ def overlap(score: np.ndarray, label: np.ndarray, bins: int = BINS) -> float | N
     return float(np.minimum(normal, anomalous).sum())
 
 
-def roc(score: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """False and true positive rates from (0, 0) to (1, 1), a point a distinct score."""
-    order = np.argsort(-score, kind="stable")
-    last = np.append(np.diff(score[order]) != 0, True)  # of equal scores
-    tp = np.cumsum(label[order])[last]
-    fp = np.cumsum(1 - label[order])[last]
-    return np.insert(fp / fp[-1], 0, 0.0), np.insert(tp / tp[-1], 0, 0.0)
-
-
 @rc_context(STYLE)
 def histograms(cells: Sequence[Scored]) -> Figure:
     """Scores of normal and of anomalous images, each class with area 1, their overlap and the threshold."""
@@ -127,7 +121,7 @@ def roc_curves(cells: Sequence[Scored]) -> Figure | None:
     for i, cell in enumerate(cells):
         measured = "" if cell.auroc is None else f" {cell.auroc:.3f}"
         style = ("-", "--", ":", "-.")[i // len(COLOURS) % 4]
-        fpr, tpr = roc(cell.score, cell.label)
+        fpr, tpr = roc_curve(torch.from_numpy(cell.score), torch.from_numpy(cell.label))
         axes.plot(fpr, tpr, style, color=COLOURS[i % len(COLOURS)], lw=1.4, label=f"{cell.title}{measured}")
     axes.plot([0, 1], [0, 1], ":", color=GREY, lw=1)
     axes.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(-0.01, 1), ylim=(0, 1.01), aspect=1)

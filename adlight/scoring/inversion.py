@@ -160,8 +160,13 @@ def origin_distance(z: Tensor) -> Tensor:
 
 
 def feature_distance(critic: Critic, x: Tensor, y: Tensor) -> Tensor:
-    """Mean squared difference of the critic's last features (Schlegl 2019). (B, C, H, W) twice -> (B,)."""
-    return (critic.features(x).float() - critic.features(y).float()).square().mean(1)
+    """Mean squared difference of the critic's last features (Schlegl 2019). (B, C, H, W) twice -> (B,).
+
+    Gradients go through `y` alone: `x` is what was asked for.
+    """
+    with torch.no_grad():
+        wanted = critic.features(x).float()
+    return (wanted - critic.features(y).float()).square().mean(1)
 
 
 def cosine_distance(critic: Critic, x: Tensor, y: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from sklearn import metrics as sk
@@ -15,6 +16,7 @@ from adlight.metrics.ranking import (
     f1_max,
     fpr_at_tpr,
     image_metrics,
+    roc_curve,
     trivial_f1,
 )
 
@@ -215,3 +217,14 @@ def test_calibration_needs_finite_scores_unless_it_is_a_number():
     with pytest.raises(NonFiniteScore, match=r"\[1\]"):
         calibrate(torch.tensor([0, math.nan]), "max")
     assert calibrate(torch.tensor([7.0]), "sigma:3") == 7
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 8])  # many ties, few, none
+def test_roc_points_are_scikit_learns(decimals):
+    generator = np.random.default_rng(1)
+    label = generator.integers(0, 2, 200)
+    score = np.round(generator.normal(label, 1.0), decimals)
+    fpr, tpr, _ = sk.roc_curve(label, score, drop_intermediate=False)
+    mine = [rate.numpy() for rate in roc_curve(torch.tensor(score), torch.tensor(label))]
+    np.testing.assert_allclose(mine, (fpr, tpr), atol=1e-12)
+    assert sk.auc(*mine) == pytest.approx(sk.auc(fpr, tpr), abs=1e-12)

@@ -5,7 +5,6 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
-from sklearn.metrics import auc, roc_curve
 
 from adlight.reports import plots
 from adlight.reports.plots import Scored, Spread
@@ -20,17 +19,6 @@ def test_overlap_by_hand():
     assert plots.overlap(score, label, bins=3) == pytest.approx(0.25)
     assert plots.overlap(np.ones(8), label) == 1  # all the same
     assert plots.overlap(apart, np.zeros(8, int)) is None
-
-
-@pytest.mark.parametrize("decimals", [0, 1, 8])  # many ties, few, none
-def test_roc_points_are_scikit_learns(decimals):
-    generator = np.random.default_rng(1)
-    label = generator.integers(0, 2, 200)
-    score = np.round(generator.normal(label, 1.0), decimals)
-    fpr, tpr, _ = roc_curve(label, score, drop_intermediate=False)
-    mine = plots.roc(score, label)
-    np.testing.assert_allclose(mine, (fpr, tpr), atol=1e-12)
-    assert auc(*mine) == pytest.approx(auc(fpr, tpr), abs=1e-12)
 
 
 def texts(svg):
