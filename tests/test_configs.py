@@ -123,28 +123,51 @@ def test_sizes_of_the_pairs():
         assert (config.dataset.augmentation is None) == plain
 
 
-@pytest.mark.parametrize(("model", "dataset"), PAIRS)
-def test_every_pair_trains_a_batch(model, dataset, roots, tmp_path, monkeypatch):
+@pytest.fixture
+def trained(roots, tmp_path, monkeypatch):
+    """Build, train and test what some words compose. -> config, data, module, trainer, the parameters before."""
     from torchvision.datasets import cifar
 
     monkeypatch.setattr(cifar, "check_integrity", lambda path, md5=None: os.path.isfile(path))  # a fake has its own MD5
     monkeypatch.setattr("pytorch_lightning.seed_everything", lambda *_, **__: torch.manual_seed(0))
+
+    def train(dataset, *words):
+        config = composed(
+            *(f"dataset={dataset}", "trainer=debug", "logger=none", "~callbacks", *roots[dataset], *words),
+            *("trainer.limit_train_batches=1", "trainer.limit_test_batches=1", "trainer.enable_progress_bar=false"),
+        )
+        config.run_dir = str(tmp_path)
+        data, module, trainer = built(config)
+        before = {name: value.clone() for name, value in module.named_parameters()}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trainer.fit(module, data)
+            trainer.test(module, data, verbose=False)
+        side = config.dataset.image_size
+        assert data.stores["train"].images.shape[1:] == (config.dataset.channels, side, side)
+        assert math.isfinite(module.thresholds.pooled.image) and module.results.mean
+        return config, module, trainer, before
+
+    return train
+
+
+@pytest.mark.parametrize(("model", "dataset"), PAIRS)
+def test_every_pair_trains_a_batch(model, dataset, trained):
     shrunken = [f"model.network.{part}_{key}" for part in ("encoder", "decoder") for key in ("width=16", "heads=2")]
-    config = composed(
-        *(f"model={model}", f"dataset={dataset}", "trainer=debug", "logger=none", "~callbacks", *roots[dataset]),
-        *(*shrunken, "model.network.encoder_depth=1", "model.network.decoder_depth=1", "model.objective.lpips=0"),
-        *("trainer.limit_train_batches=1", "trainer.limit_test_batches=1", "trainer.enable_progress_bar=false"),
-    )
-    config.run_dir = str(tmp_path)
-    data, module, trainer = built(config)
-    before = {name: value.clone() for name, value in module.network.named_parameters()}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        trainer.fit(module, data)
-        trainer.test(module, data, verbose=False)
-    side = config.dataset.image_size
-    assert module.network.num_patches == (side // module.network.patch_size) ** 2
-    assert data.stores["train"].images.shape[1:] == (config.dataset.channels, side, side)
+    depths = ("model.network.encoder_depth=1", "model.network.decoder_depth=1")
+    config, module, trainer, before = trained(dataset, f"model={model}", *shrunken, *depths, "model.objective.lpips=0")
+    assert module.network.num_patches == (config.dataset.image_size // module.network.patch_size) ** 2
     assert trainer.global_step == 1
-    assert any(not torch.equal(value, before[name]) for name, value in module.network.named_parameters())
-    assert math.isfinite(module.thresholds.pooled.image) and module.results.mean
+    assert any(not torch.equal(value, before[name]) for name, value in module.named_parameters())
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_the_gan_trains_on_every_data_set(dataset, trained):
+    widths = ("model.generator.ngf=4", "model.critic.ndf=4", "model.encoder.ndf=4", "dataset.batch_size=2")
+    _, module, trainer, before = trained(
+        dataset, "model=gan", *widths, "model.n_critic=1", "model.generator_steps=1", "model.encoder_epochs=1"
+    )
+    assert trainer.global_step == 3  # of critic, generator, encoder
+    for network in ("generator", "critic", "encoder"):
+        mine = {name: value for name, value in module.named_parameters() if name.startswith(network)}
+        assert any(not torch.equal(value, before[name]) for name, value in mine.items()), network
