@@ -9,6 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from adlight import cli, provenance, runs
+from adlight.configs import CONF
 from adlight.types import UserError
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def arguments(argv: list[str]) -> list[str]:
             word = f"{word[1:].partition('=')[0]}=null"
         key = word.partition("=")[0]
         own = key in OWN or word.startswith(("-", "+", "hydra."))
-        group = (runs.CONF / key).is_dir()
+        group = (CONF / key).is_dir()
         words.append(word if own else f"+{word}" if group else f"++{word}")
     return words
 

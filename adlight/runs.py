@@ -21,28 +21,20 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
+from adlight.configs import CONF, SEEN, changed, leaves, plain
 from adlight.types import Record, UserError
 
 if TYPE_CHECKING:  # torch takes seconds: not for --help
     from adlight.metrics.results import Results
     from adlight.metrics.thresholds import Thresholds
     from adlight.modules.base import AnomalyModule, Prediction
-
-CONF = next(
-    folder
-    for folder in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf")
-    if (folder / "train.yaml").exists()
-)
-
-SEEN = ("image_size", "resize", "channels")  # settings of a data set that say what a network gets to see
 
 
 def holds_results(folder: Path) -> bool:
@@ -309,54 +301,6 @@ def pictures(run: Path) -> list[Path]:
     return sorted((run / "panels").glob("*.png"))
 
 
-def changed(config: DictConfig, choices: DictConfig, overrides: list[str]) -> DictConfig:
-    """Lay overrides over a run's config; needs Hydra to be initialised with our conf/.
-
-    A value goes to its key, which must exist. A group (`trainer=gpu`, `dataset=mvtec`) is composed anew beside the
-    run's other choices, and values that the run had set itself stay; of a data set only the image size, centre crop
-    and channels do, as the run's network is made for them.
-
-    Args:
-        config: the run's config.
-        choices: the groups it was composed of, by name.
-        overrides: as on the command line.
-
-    Raises:
-        omegaconf.errors.OmegaConfBaseException: there is no such key.
-    """
-    config = config.copy()
-    OmegaConf.set_struct(config, True)
-    groups = {name for name in config if (CONF / str(name)).is_dir()}
-    parsed = OverridesParser.create().parse_overrides(overrides)
-    for override in sorted(parsed, key=lambda one: one.key_or_group not in groups):  # groups first, as Hydra does
-        key, value = override.key_or_group, override.value()
-        if key in groups:
-            before, node = (
-                compose("train", [f"{name!s}={which}" for name, which in chosen.items() if name in groups])[key]
-                for chosen in (choices, {**choices, key: value})
-            )
-            if key == "dataset":
-                node.update({name: config.dataset.get(name) for name in SEEN})
-            else:  # what the run had set itself, stays
-                new, old = leaves(node), leaves(before)
-                for path, mine in leaves(config[key]).items():
-                    if path in new and mine != old.get(path):
-                        OmegaConf.update(node, path.removeprefix("."), mine)
-            OmegaConf.update(config, key, node, merge=False, force_add=True)
-        else:
-            OmegaConf.update(config, key, value)
-    return config
-
-
-def leaves(node: Any, path: str = "") -> dict[str, Any]:
-    """The values of nested dicts by their dotted paths, interpolations as they are written."""
-    if isinstance(node, DictConfig):
-        node = OmegaConf.to_container(node)
-    if not isinstance(node, dict):
-        return {path: node}
-    return {key: value for name, below in node.items() for key, value in leaves(below, f"{path}.{name}").items()}
-
-
 def find_unfinished(folders: list[Path], config: DictConfig) -> Path | None:
     """The newest unfinished run with a checkpoint and the same config (but for `resume`), or None."""
     wanted = {**plain(config), "resume": None}
@@ -369,13 +313,6 @@ def find_unfinished(folders: list[Path], config: DictConfig) -> Path | None:
         and {**plain(load_config(run)), "resume": None} == wanted
     ]
     return max(matches, key=lambda run: (run / "checkpoints" / "last.ckpt").stat().st_mtime, default=None)
-
-
-def plain(config: DictConfig) -> dict[str, Any]:
-    """The config as plain dicts, interpolations as they are written."""
-    container = OmegaConf.to_container(config)
-    assert isinstance(container, dict)
-    return {str(key): value for key, value in container.items()}
 
 
 def checkpoint(run: Path, which: str) -> Path:
@@ -422,8 +359,10 @@ def load_weights(module: "AnomalyModule", path: Path, only: tuple[str, ...] = ("
     for name in sorted(mine.keys() | state.keys()):  # the thresholds beside the weights are no tensors
         shapes = [tuple(getattr(found[name], "shape", ())) if name in found else None for found in (state, mine)]
         if shapes[0] != shapes[1]:
+            theirs, ours = (f"has shape {shape}" if shape is not None else "is missing" for shape in shapes)
+            advice = "; set model.ema as it was there" if name.startswith("average.") else ""
             raise UserError(
-                f"checkpoint {path} is of another architecture: {name} has shape {shapes[0]} in it "
-                f"and {shapes[1]} in the model of this config"
+                f"checkpoint {path} is of another architecture: {name} {theirs} in it and {ours} in the model of this "
+                f"config{advice}"
             )
     module.load_state_dict({**module.state_dict(), **state})

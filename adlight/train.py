@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from adlight import cli, processes, provenance, runs, sweeps
+from adlight.configs import CONF
 from adlight.types import UserError
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ def slurm_arguments(argv: list[str], step: str) -> list[str]:
 def newest_unfinished(overrides: list[str], folder: str | None) -> Path | None:
     """The newest unfinished run with the config that these overrides compose."""
     words = [word for word in overrides if not word.startswith(("-", "hydra."))]
-    with initialize_config_dir(str(runs.CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("train", words)
     return runs.find_unfinished([Path(folder)] if folder else sorted(Path("runs").glob("*")), config)
 

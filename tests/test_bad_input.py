@@ -125,7 +125,7 @@ def test_generator_of_another_width(adlight, place):
     for word, name in (
         ("model.generator.ngf=8", "generator"),
         ("model.critic.ndf=8", "critic"),
-        ("model.ema=0.5", "av"),
+        ("model.ema=0.5", "set model.ema as it was there"),
     ):
         check(adlight("train", *words, "model.generator_from=runs/giver", word), "is of another architecture", name)
 
@@ -143,7 +143,7 @@ EVALUATE = {
     "bad threshold rule": ("run=runs/tiny threshold=quantil:3", "'quantil:3'"),
     "corrupt checkpoint": ("run=runs/corrupt", "runs/corrupt/checkpoints/best.ckpt cannot be read as a checkpoint"),
     "another architecture": ("run=runs/tiny model.network.encoder_width=64", "is of another architecture", "shape"),
-    "other layers": ("run=runs/tiny model.network.encoder_depth=3", "is of another architecture", "None"),
+    "other layers": ("run=runs/tiny model.network.encoder_depth=3", "is of another architecture", "is missing"),
 }
 
 

@@ -11,8 +11,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from makers import fake_cifar10, fake_mnist, fake_mvtec, write_image
 
+from adlight.configs import CONF
 from adlight.evaluate import built
-from adlight.runs import CONF
 
 
 def names(group):

@@ -21,7 +21,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from makers import fake_mnist
 
 from adlight import sweeps
-from adlight.runs import CONF
+from adlight.configs import CONF
 
 TESTS = Path(__file__).parent
 

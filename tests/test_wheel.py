@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from adlight.runs import CONF
+from adlight.configs import CONF
 
 ROOT = Path(__file__).parents[1]
 
@@ -17,7 +17,7 @@ def test_configs_are_found_and_packed():
     assert (CONF / "train.yaml").is_file() and (CONF / "evaluate.yaml").is_file()
     wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
     assert set(wheel["only-include"]) == {"adlight", "conf"}
-    assert wheel["sources"] == {"conf": "adlight/conf"}  # where runs.CONF looks first
+    assert wheel["sources"] == {"conf": "adlight/conf"}  # where configs.CONF looks first
 
 
 @pytest.mark.slow
@@ -38,7 +38,7 @@ def test_a_wheel_works_in_an_empty_folder(tmp_path):
     program = (
         f"import sys, runpy; sys.path.insert(0, {str(unpacked)!r}); sys.argv[1:] = ['--help']\n"
         "try: runpy.run_module('adlight.train', run_name='__main__')\n"
-        "finally: import adlight.runs; print(adlight.runs.CONF)\n"
+        "finally: import adlight.configs; print(adlight.configs.CONF)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=empty, capture_output=True, text=True, check=True)
     assert "mae_small" in done.stdout and done.stdout.strip().endswith(str(unpacked / "adlight" / "conf"))

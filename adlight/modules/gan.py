@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -10,17 +10,18 @@ from torch import Generator as Draws
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from adlight.modules.base import DIVERGED, AnomalyModule, Averaged, gathered
+from adlight.modules.base import DIVERGED
+from adlight.modules.inversion import InversionModule
 from adlight.networks.gan import Critic, Encoder, Generator
 from adlight.objectives.wgan import AdversarialObjective
-from adlight.scoring.inversion import TERMS, InversionScorer, Networks, feature_distance
+from adlight.scoring.inversion import InversionScorer, feature_distance
 from adlight.seeds import mixed
-from adlight.types import Batch, Scores, UserError
+from adlight.types import Batch, UserError
 
 MakesOptimizer = Callable[..., Optimizer]
 
 
-class GANModule(AnomalyModule):
+class GANModule(InversionModule):
     """A GAN of normal images; what its generator cannot show is anomalous.
 
     First come the GAN's epochs (`trainer.max_epochs`, or as many as `generator_steps` need), a critic step a batch
@@ -49,8 +50,6 @@ class GANModule(AnomalyModule):
         ValueError: networks that do not fit each other, or a number out of range.
     """
 
-    term_mean: Tensor
-    term_deviation: Tensor
     generator_steps: Tensor
     diverged: Tensor
 
@@ -77,9 +76,9 @@ class GANModule(AnomalyModule):
         pixel_threshold: str | float = "quantile:0.995",
         threshold_per: str = "category",
     ) -> None:
-        super().__init__(threshold, pixel_threshold, threshold_per)
-        self.automatic_optimization = False
         refuse_misfits(generator, critic, encoder, scorer, encoder_epochs)
+        super().__init__(generator, critic, encoder, scorer, ema, threshold, pixel_threshold, threshold_per)
+        self.automatic_optimization = False
         if encoder_images not in ("real", "generated"):
             raise ValueError(f"model.encoder_images {encoder_images!r} is unknown: real or generated")
         if (
@@ -94,24 +93,13 @@ class GANModule(AnomalyModule):
             )
         if generator_from and not encoder_epochs:
             raise ValueError("model.generator_from with model.encoder_epochs=0 leaves nothing to train")
-        self.generator, self.critic, self.encoder = generator, critic, encoder
-        self.objective, self.scorer = objective, scorer
+        self.objective = objective
         self.makers = [critic_optimizer, generator_optimizer, *([encoder_optimizer] if encoder else [])]
         self.n_critic, self.wanted_steps, self.generator_from = n_critic, generator_steps, generator_from
         self.encoder_epochs, self.encoder_images, self.kappa = encoder_epochs, encoder_images, kappa
         self.clip, self.seed, self.gan_epochs = clip, seed, 0
-        self.average = Averaged(generator, ema) if ema else None
         self.register_buffer("generator_steps", torch.tensor(0))
-        self.register_buffer("term_mean", torch.zeros(len(TERMS)))
-        self.register_buffer("term_deviation", torch.ones(len(TERMS)))
         self.register_buffer("diverged", torch.tensor(-1), persistent=False)  # the first batch whose loss is no number
-        self.terms: list[Terms] = []
-
-    @property
-    def networks(self) -> Networks:
-        """What scores: the averaged generator if there is one."""
-        generator = self.generator if self.average is None else self.average.network
-        return Networks(generator, self.critic, self.encoder)  # type: ignore[arg-type]
 
     def describe(self) -> list[str]:
         """How long the GAN was trained, and how it is inverted."""
@@ -258,6 +246,11 @@ class GANModule(AnomalyModule):
         """Stop a run whose losses are no numbers any more; the checkpoints of earlier epochs are kept."""
         self.stop_if_diverged()
 
+    def on_validation_epoch_start(self) -> None:
+        """A diverged network is not worth a validation."""
+        self.stop_if_diverged()
+        super().on_validation_epoch_start()
+
     def stop_if_diverged(self) -> None:
         """Raise a UserError on all processes if any of them met a loss that is no number."""
         first = int(self.trainer.strategy.reduce(self.diverged, reduce_op="max"))
@@ -272,54 +265,6 @@ class GANModule(AnomalyModule):
         """One optimiser a network: critic, generator, encoder."""
         networks = [self.critic, self.generator, *([self.encoder] if self.encoder else [])]
         return [make(network.parameters()) for make, network in zip(self.makers, networks, strict=True)]
-
-    # scoring
-
-    def score(self, batch: Batch) -> Scores:
-        """Score a batch: the thesis's equation, or the standardised mixture."""
-        self.last_terms, scores = self.scorer.terms(self.networks, batch["image"])
-        if self.scorer.score == "mixture":
-            scores["image"] = self.mixture(self.last_terms)
-        return scores
-
-    def mixture(self, terms: Tensor) -> Tensor:
-        """Mix terms (B, T) by what validation found out about normal images. -> (B,)."""
-        return self.scorer.mix(terms, self.term_mean, self.term_deviation)
-
-    def on_validation_epoch_start(self) -> None:
-        """Forget the last validation; a diverged network is not worth one."""
-        self.stop_if_diverged()
-        super().on_validation_epoch_start()
-        self.terms = []
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> Scores:
-        """Keep the terms, which can be standardised only when all are there."""
-        scores = super().validation_step(batch, batch_idx)
-        self.terms += map(Terms, batch["index"].tolist(), batch["label"].tolist(), self.last_terms.tolist())
-        return scores
-
-    def on_validation_epoch_end(self) -> None:
-        """Standardise by the normal images of all processes, then calibrate as every detector does."""
-        if self.scorer.score == "mixture":
-            normal = torch.tensor([row.values for row in gathered(self.terms) if row.label == 0], dtype=torch.float64)
-            mean, deviation = normal.mean(0), normal.std(0, unbiased=False)
-            constant = deviation <= 1e-6 * mean.abs()  # such a term says nothing: it is divided by infinity
-            self.term_mean.copy_(mean)
-            self.term_deviation.copy_(deviation.masked_fill(constant, math.inf))
-            mine = torch.tensor([row.values for row in self.terms], device=self.device)
-            self.predictions = [
-                row._replace(score=score)
-                for row, score in zip(self.predictions, self.mixture(mine).tolist(), strict=True)
-            ]
-        super().on_validation_epoch_end()
-
-
-class Terms(NamedTuple):
-    """The score terms of one validation image."""
-
-    number: int  # its index in the split
-    label: int
-    values: list[float]  # (T,)
 
 
 def averaged(gradients: Sequence[Tensor]) -> Sequence[Tensor]:

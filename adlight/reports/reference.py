@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from adlight import runs
+from adlight.configs import CONF
 from adlight.reports.collect import Row, Run
 from adlight.types import UserError
 
-EXPERIMENTS = runs.CONF.parent / "experiments"  # of a checkout; an installed package has none
+EXPERIMENTS = CONF.parent / "experiments"  # of a checkout; an installed package has none
 CLASS_COLUMNS = ("category", "normal", "normal_digit", "normal_class")
 METRICS = {  # a column's name or its ending -> the metric it is compared with
     **{name: name for name in ("auroc", "ap", "f1_max", "precision_at_f1_max", "recall_at_f1_max", "f1_calibrated")},

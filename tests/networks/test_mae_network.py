@@ -5,10 +5,10 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
+from adlight.configs import CONF
 from adlight.masking import draw_masks
 from adlight.networks.mae import MaskedAutoencoder
 from adlight.networks.patches import patchify
-from adlight.runs import CONF
 from adlight.scoring.multimask import reconstruct
 
 RATIOS = [0.5, 0.75, 0.8, 0.9]  # 2, 4, 5 and 10 views; 196 is not a multiple of 5 or 10
