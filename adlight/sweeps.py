@@ -27,8 +27,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from adlight import cli, runs
-from adlight.configs import leaves, plain
+from adlight import cli, configs, runs
 from adlight.types import UserError
 
 OBJECTIVE = "val/auroc"  # what a search maximises: never a figure of the test split
@@ -142,12 +141,12 @@ def begin_sweep(folder: Path, config: DictConfig) -> None:
 
 def comparable(config: DictConfig) -> dict[str, Any]:
     """What two configs are compared by: plain values, interpolations as they are written."""
-    return {key: value for key, value in plain(config).items() if key not in (*NOT_COMPARED, "hydra")}
+    return {key: value for key, value in configs.plain(config).items() if key not in (*NOT_COMPARED, "hydra")}
 
 
 def difference(before: dict[str, Any], now: dict[str, Any]) -> str:
     """Name the first setting in which two configs differ; nothing if there is none."""
-    old, new = leaves(before), leaves(now)
+    old, new = configs.leaves(before), configs.leaves(now)
     for path in sorted(old.keys() | new.keys()):
         if old.get(path) != new.get(path):
             return f"{path.removeprefix('.')} was {old.get(path)!r} and is {new.get(path)!r} now"

@@ -70,6 +70,12 @@ class AnomalyModule(pl.LightningModule):
         """The thresholds that decide, by `threshold_per`; a checkpoint holds those of both ways."""
         return self.calibrated if self.threshold_per == "category" else Thresholds(self.calibrated.pooled)
 
+    def on_train_start(self) -> None:
+        """A resumed run goes on with the learning rates of its config, not with those that the checkpoint brought."""
+        for optimizer in self.trainer.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = optimizer.defaults["lr"]
+
     def get_extra_state(self) -> dict[str, Any]:
         """Thresholds for the checkpoint: a buffer would have to know the number of categories before it is loaded."""
         return self.calibrated.state()
@@ -206,6 +212,8 @@ def gathered(rows: list[Row]) -> list[Row]:
 
 class Averaged(nn.Module):
     """Exponential moving average of a network's weights (Polyak 1992), kept beside it in the checkpoint.
+
+    The first update copies them.
 
     Args:
         network: the network that is trained.

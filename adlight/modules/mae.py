@@ -91,7 +91,13 @@ class MAEModule(AnomalyModule):
         return Generator().manual_seed(mixed("masks", self.seed, batch, self.global_rank))
 
     def on_train_start(self) -> None:
-        """A resumed run has averaged its steps so far already."""
+        """A resumed run has averaged its steps so far already, and its rates may have been changed."""
+        super().on_train_start()
+        for schedule in (config.scheduler for config in self.trainer.lr_scheduler_configs):
+            groups = schedule.optimizer.param_groups
+            schedule.base_lrs = [group["lr"] for group in groups]
+            for group, factor in zip(groups, schedule.lr_lambdas, strict=True):
+                group["lr"] *= factor(schedule.last_epoch)
         self.averaged_step = self.global_step
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
