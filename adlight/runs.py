@@ -6,7 +6,7 @@ runs/<name>/
     checkpoints/best.ckpt, last.ckpt     tensors only
     metrics.csv, metrics.json            curves; final numbers (their presence marks a finished run)
     predictions.csv, defects.csv         a row a test image; a row a defect type
-    panels/*.png
+    panels/*.png, samples/*.png          test images; what a GAN makes while it is trained
     wandb.json                           id and group at W&B, where it is used
     job.json, error.txt                  of a sweep's job: number and overrides; why it failed, where it did
 """

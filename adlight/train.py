@@ -43,6 +43,7 @@ def train(config: DictConfig) -> dict[str, float]:
             OmegaConf.save(config, run / ".hydra" / "config.yaml")  # overrides are part of the run from now on
     elif giver := config.model.get("generator_from"):
         runs.load_weights(module, runs.checkpoint(Path(giver), "last"), GENERATOR)
+        refuse_other_images(config, Path(giver))
     about = provenance.describe(config.seed) | ({"command": sweeps.job_command()} if sweep else {})
     runs.start(run, about)
     log_config(trainer, config)
@@ -67,6 +68,21 @@ def train(config: DictConfig) -> dict[str, float]:
 def job(config: DictConfig) -> Any:
     """What Hydra runs: one training, or a job of a sweep."""
     return sweeps.run(train, config) if sweeps.is_sweep() else train(config)
+
+
+def refuse_other_images(config: DictConfig, giver: Path) -> None:
+    """A generator must come from a run with the same training images.
+
+    Raises:
+        UserError: its GAN was trained on others, perhaps on those that are held out here and calibrate the thresholds.
+    """
+    mine, its = config.dataset, runs.load_config(giver).dataset
+    for key in ("source", "normal", "category", "seed", "val_fraction", "train_limit"):
+        if mine.get(key) != its.get(key):
+            raise UserError(
+                f"dataset.{key} is {mine.get(key)}, and {its.get(key)} in model.generator_from={giver}: its GAN may "
+                "know the images that are held out here"
+            )
 
 
 def best_auroc(trainer: "pl.Trainer") -> float | None:

@@ -96,8 +96,10 @@ GAN = {
     "unknown method": ("model.scorer.method=encodr", "'encodr'", "encoder, gradient, encoder+gradient"),
     "unknown score of a GAN": ("model.scorer.score=sum", "scorer.score 'sum' is unknown: mixture, thesis"),
     "unknown term": ("+model.scorer.weights.residul=1", "scorer.weights 'residul' is unknown", "residual"),
-    "negative penalty": ("model.objective.penalty=-1", "objective.penalty -1 must be positive"),
-    "no generator steps": ("model.generator_steps=0", "generator_steps 0 of at least 1"),
+    "negative penalty": ("model.objective.penalty=-1", "objective.penalty -1 must be a number above 0"),
+    "no generator steps": ("model.generator_steps=0", "generator_steps 0 must be a whole number of at least 1"),
+    "negative rate": ("model.critic_optimizer.lr=-1", "model.critic_optimizer: Invalid learning rate: -1"),
+    "no width": ("model.generator.ngf=0", "generator.ngf 0 must be a whole number of at least 1"),
     "untrained encoder": ("model.encoder_epochs=0", "leaves the encoder of model.scorer.method=encoder untrained"),
     "missing encoder": ("model.encoder=null", "without an encoder use model.scorer.method=gradient"),
     "generator of no run": ("model.generator_from=nowhere", "nowhere/checkpoints/last.ckpt does not exist"),
@@ -117,6 +119,16 @@ def test_a_gan_refuses(adlight, place, case):
     words, *said = case
     check(adlight("train", *adlight.gan, *words.split(), "hydra.run.dir=runs/refused_gan"), *said)
     assert not (place / "runs" / "refused_gan" / "checkpoints").exists()
+
+
+def test_generator_of_other_images(adlight, place):
+    words = [*adlight.gan, "trainer.max_epochs=1", "model.encoder_epochs=1", "dataset.train_limit=8"]
+    assert adlight("train", *words, "hydra.run.dir=runs/giver0").code == 0
+    for word, said in (
+        ("seed=1", "dataset.seed is 1, and 0 in"),
+        ("dataset.train_limit=9", "dataset.train_limit is 9"),
+    ):
+        check(adlight("train", *words, "model.generator_from=runs/giver0", word), said, "held out")
 
 
 def test_generator_of_another_width(adlight, place):

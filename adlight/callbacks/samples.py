@@ -10,7 +10,7 @@ from adlight.modules.gan import GANModule
 
 
 class Samples(pl.Callback):
-    """Writes a grid of images of the same latents every few epochs: `samples-0005.png`, and to W&B and TensorBoard.
+    """Writes a grid of images of the same latents every few epochs: `epoch-0005.png`, and to W&B and TensorBoard.
 
     Args:
         folder: where the pictures go.
@@ -30,5 +30,5 @@ class Samples(pl.Callback):
             return
         grid = make_grid(pl_module.sample(self.count).cpu(), nrow=max(1, round(self.count**0.5)))
         self.folder.mkdir(parents=True, exist_ok=True)
-        save_image(grid, self.folder / f"samples-{epoch:04d}.png")
+        save_image(grid, self.folder / f"epoch-{epoch:04d}.png")
         log_picture(trainer, "samples", (grid.permute(1, 2, 0) * 255).round().byte().numpy())

@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from adlight.metrics.pixels import PixelHistogram
 from adlight.metrics.ranking import auroc, parse_rule
@@ -224,13 +225,24 @@ class Averaged(nn.Module):
         super().__init__()
         if not 0 < decay < 1:
             raise ValueError(f"ema {decay} must lie between 0 and 1")
-        self.averaged = torch.optim.swa_utils.AveragedModel(
-            network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(decay)
-        ).requires_grad_(False)
+        self.averaged = AveragedModel(network).requires_grad_(False)
+        self.follow, self.begun = get_ema_multi_avg_fn(decay), False
 
     def update(self, network: nn.Module) -> None:
-        """Take the network's present weights into the average."""
-        self.averaged.update_parameters(network)
+        """Take the network's present weights into the average.
+
+        Not by AveragedModel's own way, which asks a tensor on the device how often it was called: at each step the host
+        would wait for the GPU.
+        """
+        if not self.begun:  # in this process
+            self.begun = bool(self.averaged.n_averaged > 0)
+        mine, theirs = ([p.detach() for p in one.parameters()] for one in (self.network, network))
+        if self.begun:
+            self.follow(mine, theirs, None)
+        else:
+            torch._foreach_copy_(mine, theirs)
+            self.begun = True
+        self.averaged.n_averaged += 1
 
     @property
     def network(self) -> nn.Module:

@@ -14,8 +14,9 @@ from adlight.modules.base import DIVERGED
 from adlight.modules.inversion import InversionModule
 from adlight.networks.gan import Critic, Encoder, Generator
 from adlight.objectives.wgan import AdversarialObjective
+from adlight.ranges import whole, within
 from adlight.scoring.inversion import InversionScorer, feature_distance
-from adlight.seeds import mixed
+from adlight.seeds import mixed, sent
 from adlight.types import Batch, UserError
 
 MakesOptimizer = Callable[..., Optimizer]
@@ -81,16 +82,12 @@ class GANModule(InversionModule):
         self.automatic_optimization = False
         if encoder_images not in ("real", "generated"):
             raise ValueError(f"model.encoder_images {encoder_images!r} is unknown: real or generated")
-        if (
-            n_critic < 1
-            or encoder_epochs < 0
-            or min(kappa, clip) < 0
-            or (generator_steps is not None and generator_steps < 1)
-        ):
-            raise ValueError(
-                f"n_critic {n_critic} and generator_steps {generator_steps} of at least 1, encoder_epochs "
-                f"{encoder_epochs}, kappa {kappa} and clip {clip} of at least 0 are needed"
-            )
+        whole("n_critic", n_critic, 1)
+        whole("encoder_epochs", encoder_epochs, 0)
+        if generator_steps is not None:
+            whole("generator_steps", generator_steps, 1)
+        within("kappa", kappa)
+        within("clip", clip)
         if generator_from and not encoder_epochs:
             raise ValueError("model.generator_from with model.encoder_epochs=0 leaves nothing to train")
         self.objective = objective
@@ -98,6 +95,7 @@ class GANModule(InversionModule):
         self.n_critic, self.wanted_steps, self.generator_from = n_critic, generator_steps, generator_from
         self.encoder_epochs, self.encoder_images, self.kappa = encoder_epochs, encoder_images, kappa
         self.clip, self.seed, self.gan_epochs = clip, seed, 0
+        self.resumed: tuple[int, int] | None = None  # epochs of the GAN by the checkpoint, epochs done
         self.register_buffer("generator_steps", torch.tensor(0))
         self.register_buffer("diverged", torch.tensor(-1), persistent=False)  # the first batch whose loss is no number
 
@@ -120,17 +118,38 @@ class GANModule(InversionModule):
         images = len(data.records("train")) // trainer.world_size
         if data.batch_size > images:
             raise UserError(f"dataset.batch_size={data.batch_size} is larger than the {images} training images")
-        self.gan_epochs = 0 if self.generator_from else int(trainer.max_epochs or 1)
-        if self.wanted_steps and not self.generator_from:
-            self.gan_epochs = math.ceil(self.wanted_steps * self.n_critic / self.epoch_length())
-        total = self.gan_epochs + self.encoder_epochs
         self.validate_every = trainer.check_val_every_n_epoch or 1
+        self.gan_epochs = self.length_of_gan()
+        if self.resumed is not None and self.gan_epochs != self.resumed[0]:
+            was, done = self.resumed
+            if done > min(was, self.gan_epochs):
+                raise UserError(
+                    f"the GAN of this run has {was} epochs, and {done} epochs are done: {self.gan_epochs} is no length "
+                    "for it any more; train another run, or an encoder alone by model.generator_from"
+                )
+        total = self.gan_epochs + self.encoder_epochs
         if total // self.validate_every * self.validate_every <= (self.gan_epochs if self.encoder_epochs else 0):
             raise UserError(
                 f"the thresholds come from a validation, and none of epochs {self.gan_epochs + 1} to {total} would "
                 f"have one: lower trainer.check_val_every_n_epoch={self.validate_every}"
             )
         trainer.fit_loop.max_epochs = total
+
+    def length_of_gan(self) -> int:
+        """Epochs of the GAN; what does not count, is said."""
+        trainer = self.trainer
+        if self.generator_from:
+            return 0
+        epochs = int(trainer.max_epochs or 1)
+        if isinstance(trainer.limit_train_batches, int):  # trainer=debug: not thousands of epochs of two batches
+            self.encoder_epochs, self.validate_every = min(self.encoder_epochs, epochs), 1
+        elif self.wanted_steps:
+            epochs = math.ceil(self.wanted_steps * self.n_critic / self.epoch_length())
+            if trainer.is_global_zero:
+                print(
+                    f"{epochs} epochs make model.generator_steps={self.wanted_steps}, whatever trainer.max_epochs says"
+                )
+        return epochs
 
     def epoch_length(self) -> int:
         """Batches of an epoch and process; asked for before Lightning has looked at the data."""
@@ -186,19 +205,20 @@ class GANModule(InversionModule):
         with torch.no_grad():
             fake = self.generator(self.latents(len(real), draws))  # (B, C, H, W)
         terms = self.objective.critic_loss(self.critic, real, fake, draws)
-        self.descend(0, terms["loss"], self.critic)
+        length = self.descend(0, terms["loss"], self.critic)
         self.objective.after_critic_step(self.critic)
-        return {"critic" if name == "loss" else name: term for name, term in terms.items()}
+        terms["critic"] = terms.pop("loss")
+        return terms | {"critic_gradient": length}
 
     def generator_step(self, count: int, draws: Draws) -> dict[str, Tensor]:
         """Descend the generator's loss."""
         assert self.objective is not None
         loss = self.objective.generator_loss(self.critic(self.generator(self.latents(count, draws))).float())
-        self.descend(1, loss, self.generator)
+        length = self.descend(1, loss, self.generator)
         self.generator_steps += 1
         if self.average is not None:
             self.average.update(self.generator)
-        return {"generator": loss}
+        return {"generator": loss, "generator_gradient": length}
 
     def encoder_step(self, image: Tensor, draws: Draws) -> dict[str, Tensor]:
         """Descend |x - G(E(x))|^2 / N + kappa |f(x) - f(G(E(x)))|^2 / F (Schlegl 2019, izi_f)."""
@@ -211,8 +231,8 @@ class GANModule(InversionModule):
         residual = (image - made).float().square().mean()
         feature = feature_distance(critic, image, made).mean()
         loss = residual + self.kappa * feature
-        self.descend(-1, loss, encoder)
-        return {"encoder": loss, "residual": residual, "feature": feature}
+        length = self.descend(-1, loss, encoder)
+        return {"encoder": loss, "residual": residual, "feature": feature, "encoder_gradient": length}
 
     def lower_encoder_rate(self, batch_idx: int) -> None:
         """Half a cosine, by the place in the encoder's epochs: a resumed run may have other lengths."""
@@ -223,24 +243,26 @@ class GANModule(InversionModule):
 
     def latents(self, count: int, draws: Draws) -> Tensor:
         """Draw z ~ N(0, I). -> (B, Z)."""
-        return torch.randn(count, self.generator.latent, generator=draws).to(self.device)
+        return sent(torch.randn(count, self.generator.latent, generator=draws), self.device)
 
     @torch.no_grad()
     def sample(self, count: int) -> Tensor:
         """Images of latents that are the same at each call. -> (B, C, H, W)."""
         return self.networks.generator(self.latents(count, Draws().manual_seed(self.seed)))
 
-    def descend(self, which: int, loss: Tensor, network: nn.Module) -> None:
-        """One step of one network, by the gradient over all processes; the other networks are not touched."""
+    def descend(self, which: int, loss: Tensor, network: nn.Module) -> Tensor:
+        """One step of one network, by the gradient over all processes; the others stay. -> the gradient's norm."""
         parameters = list(network.parameters())
         gradients = averaged(torch.autograd.grad(loss, parameters))
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
+        norm = nn.utils.get_total_norm(gradients)
         if self.clip:
-            nn.utils.clip_grad_norm_(parameters, self.clip)
+            nn.utils.clip_grads_with_norm_(parameters, self.clip, norm)
         optimizer = self.optimizers()[which]  # type: ignore[index]
         optimizer.step()
         optimizer.zero_grad()
+        return norm
 
     def on_train_epoch_end(self) -> None:
         """Stop a run whose losses are no numbers any more; the checkpoints of earlier epochs are kept."""
@@ -264,7 +286,22 @@ class GANModule(InversionModule):
     def configure_optimizers(self) -> Any:
         """One optimiser a network: critic, generator, encoder."""
         networks = [self.critic, self.generator, *([self.encoder] if self.encoder else [])]
-        return [make(network.parameters()) for make, network in zip(self.makers, networks, strict=True)]
+        found = []
+        for name, make, network in zip(("critic", "generator", "encoder"), self.makers, networks, strict=False):
+            try:
+                found.append(make(network.parameters()))
+            except (ValueError, TypeError) as error:
+                raise UserError(f"model.{name}_optimizer: {error}") from error
+        return found
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note where the encoder's epochs begin."""
+        checkpoint["gan_epochs"] = self.gan_epochs
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remember it, and how many epochs are done."""
+        if "gan_epochs" in checkpoint:
+            self.resumed = checkpoint["gan_epochs"], checkpoint["epoch"] + 1
 
 
 def averaged(gradients: Sequence[Tensor]) -> Sequence[Tensor]:

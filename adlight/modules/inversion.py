@@ -85,6 +85,8 @@ class InversionModule(AnomalyModule):
         if self.scorer.score == "mixture":
             normal = torch.tensor([row.values for row in gathered(self.terms) if row.label == 0], dtype=torch.float64)
             mean, deviation = normal.mean(0), normal.std(0, unbiased=False)
+            if len(normal) == 1:  # a single image has no spread: its terms are shifted only
+                deviation = torch.ones_like(mean)
             constant = deviation <= 1e-6 * mean.abs()  # such a term says nothing: it is divided by infinity
             self.term_mean.copy_(mean)
             self.term_deviation.copy_(deviation.masked_fill(constant, math.inf))

@@ -93,8 +93,9 @@ class MAEModule(AnomalyModule):
     def on_train_start(self) -> None:
         """A resumed run has averaged its steps so far already, and its rates may have been changed."""
         super().on_train_start()
-        for schedule in (config.scheduler for config in self.trainer.lr_scheduler_configs):
-            groups = schedule.optimizer.param_groups
+        for config in self.trainer.lr_scheduler_configs:
+            schedule, groups = config.scheduler, config.scheduler.optimizer.param_groups
+            assert isinstance(schedule, LambdaLR)
             schedule.base_lrs = [group["lr"] for group in groups]
             for group, factor in zip(groups, schedule.lr_lambdas, strict=True):
                 group["lr"] *= factor(schedule.last_epoch)

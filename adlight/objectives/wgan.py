@@ -9,6 +9,8 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from adlight.networks.gan import Critic
+from adlight.ranges import within
+from adlight.seeds import sent
 
 
 class AdversarialObjective:
@@ -19,8 +21,7 @@ class AdversarialObjective:
     """
 
     def __init__(self, drift: float = 0.0) -> None:
-        if drift < 0:
-            raise ValueError(f"objective.drift {drift} must not be negative")
+        within("objective.drift", drift)
         self.drift = drift
 
     def critic_loss(self, critic: nn.Module, real: Tensor, fake: Tensor, generator: Generator) -> dict[str, Tensor]:
@@ -53,8 +54,7 @@ class WGANGP(AdversarialObjective):
 
     def __init__(self, penalty: float = 10.0, drift: float = 0.0) -> None:
         super().__init__(drift)
-        if penalty <= 0:
-            raise ValueError(f"objective.penalty {penalty} must be positive")
+        within("objective.penalty", penalty, above=True)
         self.penalty = penalty
 
     def critic_loss(self, critic: nn.Module, real: Tensor, fake: Tensor, generator: Generator) -> dict[str, Tensor]:
@@ -80,8 +80,7 @@ class WGAN(AdversarialObjective):
 
     def __init__(self, clip: float = 0.01, drift: float = 0.0) -> None:
         super().__init__(drift)
-        if clip <= 0:
-            raise ValueError(f"objective.clip {clip} must be positive")
+        within("objective.clip", clip, above=True)
         self.clip = clip
 
     @torch.no_grad()
@@ -117,7 +116,7 @@ class DCGAN(AdversarialObjective):
 
 def interpolate(real: Tensor, fake: Tensor, generator: Generator) -> Tensor:
     """x^ = e x + (1 - e) G(z) with one e ~ U[0, 1] an image, not a channel or pixel. -> (B, C, H, W)."""
-    e = torch.rand(len(real), 1, 1, 1, generator=generator).to(real.device, real.dtype)  # (B, 1, 1, 1)
+    e = sent(torch.rand(len(real), 1, 1, 1, generator=generator), real.device).to(real.dtype)  # (B, 1, 1, 1)
     return e * real + (1 - e) * fake
 
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from adlight.networks.gan import Critic, Encoder
 from adlight.networks.gan import Generator as ImageGenerator
+from adlight.ranges import whole, within
 from adlight.scoring.maps import MAPS, reduce_map, smooth
 from adlight.types import Scores
 
@@ -89,15 +90,17 @@ class InversionScorer:
                 raise ValueError(f"scorer.{name} {value!r} is unknown: {', '.join(known)}")
         if not any(weights.values()):
             raise ValueError(f"scorer.weights {weights} leave nothing to score by")
-        if not 0 <= balance <= 1 or smoothing < 0 or not 0 < topk <= 1:
-            raise ValueError(
-                f"0 <= balance {balance} <= 1, smoothing {smoothing} >= 0, 0 < topk {topk} <= 1 are needed"
-            )
-        if min(steps, restarts) < 1 or lr <= 0 or min(prior, kappa, patience) < 0:
-            raise ValueError(
-                f"steps {steps} and restarts {restarts} of at least 1, lr {lr} > 0, prior {prior}, kappa {kappa} and "
-                f"patience {patience} of at least 0 are needed"
-            )
+        for term, weight in weights.items():
+            within(f"scorer.weights.{term}", weight, -math.inf)
+        within("scorer.balance", balance, 0, 1)
+        within("scorer.topk", topk, 0, 1, above=True)
+        within("scorer.lr", lr, above=True)
+        within("scorer.smoothing", smoothing)
+        within("scorer.prior", prior)
+        within("scorer.kappa", kappa)
+        whole("scorer.steps", steps, 1)
+        whole("scorer.restarts", restarts, 1)
+        whole("scorer.patience", patience, 0)
         self.method, self.score, self.balance = method, score, balance
         self.weights = [float(weights.get(term, 0.0)) for term in TERMS]
         self.feature_distance = FEATURES[feature]

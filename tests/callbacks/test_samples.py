@@ -31,14 +31,14 @@ def test_every_few_epochs_and_at_the_end_of_the_gan(module, tmp_path):
     callback = Samples(str(tmp_path / "new"), every=3, count=4)
     for epoch in range(1, 11):  # the encoder's epochs 8 to 10 change no sample
         callback.on_train_epoch_end(at(epoch), module)
-    assert sorted(path.name for path in tmp_path.rglob("*.png")) == [f"samples-{n:04d}.png" for n in (3, 6, 7)]
+    assert sorted(path.name for path in tmp_path.rglob("*.png")) == [f"epoch-{n:04d}.png" for n in (3, 6, 7)]
 
 
 def test_the_picture_shows_the_generator_that_scores(module, tmp_path):
     with torch.no_grad():
         module.generator.project.weight.mul_(3)  # the one in training moves on; the average is what scores
     Samples(str(tmp_path), every=1, count=4).on_train_epoch_end(at(1), module)
-    picture = np.asarray(Image.open(tmp_path / "samples-0001.png"))
+    picture = np.asarray(Image.open(tmp_path / "epoch-0001.png"))
     assert picture.shape == (2 * 10 + 2, 2 * 10 + 2, 3)  # 2 x 2 images with a frame of 2 pixels
     z = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

@@ -197,6 +197,7 @@ def test_only_the_encoder_s_epochs_are_validated(trained):
     assert trained[4].validated == [GAN_EPOCHS, GAN_EPOCHS + 1]
     watch = trained[4]
     assert {"train/critic", "train/wasserstein", "train/penalty", "train/gradient_norm"} <= watch.metrics[0].keys()
+    assert all(watch.metrics[-1][f"train/{name}_gradient"] > 0 for name in NETWORKS)
     for metrics in watch.metrics[:GAN_EPOCHS]:
         assert metrics["train/critic"] == pytest.approx(
             10 * metrics["train/penalty"] - metrics["train/wasserstein"], rel=1e-4
@@ -259,7 +260,54 @@ def test_resume_with_more_epochs_of_the_encoder(trained, root, tmp_path):
     assert [rate[2] for rate in watch.rates] == pytest.approx(wanted)
 
 
+@pytest.mark.parametrize(("epochs", "refused"), [(GAN_EPOCHS + 1, True), (GAN_EPOCHS - 1, True), (GAN_EPOCHS, False)])
+def test_the_gan_s_length_stays_once_the_encoder_has_begun(trained, root, tmp_path, epochs, refused):
+    again = make(ema=0.8, encoder_epochs=3)
+    if refused:
+        with pytest.raises(UserError, match=f"has {GAN_EPOCHS} epochs, and 8 epochs are done: {epochs} is no length"):
+            fit(root, tmp_path, again, trained[3] / "last.ckpt", max_epochs=epochs)
+    else:
+        _, _, trainer = fit(root, tmp_path, again, trained[3] / "last.ckpt", max_epochs=epochs)
+        assert trainer.current_epoch == GAN_EPOCHS + 3
+
+
+def test_a_gan_that_was_stopped_may_have_another_length_and_rate(root, tmp_path):
+    class Stop(pl.Callback):
+        def on_train_epoch_start(self, trainer, module):
+            if trainer.current_epoch == 2:
+                raise KeyError("power cut")
+
+    with pytest.raises(KeyError):
+        fit(root, tmp_path, make(), callbacks=[Stop()])
+    watch, slower = Watch(), partial(torch.optim.Adam, lr=1e-3, betas=(0.5, 0.9))
+    module, _, trainer = fit(root, tmp_path, make(maker=slower), tmp_path / "last.ckpt", [watch], max_epochs=3)
+    assert trainer.current_epoch == 3 + ENCODER_EPOCHS and module.gan_epochs == 3
+    assert [rates[:2] for rates in watch.rates[:2]] == [[1e-3, 1e-3]] * 2  # not the checkpoint's
+
+
+def test_a_trial_of_few_batches_is_short(root, tmp_path, capsys):
+    module = make(generator_steps=1000, encoder_epochs=20)
+    _, _, trainer = fit(root, tmp_path, module, max_epochs=1, limit_train_batches=2, check_val_every_n_epoch=50)
+    assert trainer.current_epoch == 2 and module.thresholds.pooled.image is not None
+    assert "generator_steps" not in capsys.readouterr().out
+
+
+def test_generator_steps_overrule_epochs_and_say_so(root, tmp_path, capsys):
+    module, _, trainer = fit(root, tmp_path, make(generator_steps=1), max_epochs=50)
+    assert trainer.current_epoch == 3 + ENCODER_EPOCHS and int(module.generator_steps) == 1  # a step after 5 batches
+    assert "3 epochs make model.generator_steps=1, whatever trainer.max_epochs says" in capsys.readouterr().out
+
+
 # calibration
+
+
+def test_a_single_normal_image_leaves_the_terms_as_they_are(trained, root, tmp_path):
+    data = AnomalyDataModule(MVTecAD, root=root, image_size=SIZE, channels=1, val_fraction=0.05, num_workers=0)
+    module = make()
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
+    trainer.validate(module, data, verbose=False)
+    assert module.term_deviation.tolist() == [1, 1, 1] and len(data.stores["val"].images) == 1
+    assert len({float(module.mixture(torch.full((1, 3), value))) for value in (0.0, 1.0, 2.0)}) == 3
 
 
 def test_terms_of_the_normals_are_standardised(trained):
@@ -390,19 +438,21 @@ def test_diverged_critic_names_the_batch_and_leaves_the_last_good_epoch(root, tm
 
 
 def test_diverged_encoder_names_its_own_rate(root, tmp_path):
+    module = make()
+    module.kappa = math.inf
     said = r"not finite any more since batch 3 \(epoch 2\): .* smaller model\.encoder_optimizer\.lr or"
     with pytest.raises(UserError, match=said):  # from its first batch on, so also before it is validated
-        fit(root, tmp_path, make(kappa=math.inf), max_epochs=1)
+        fit(root, tmp_path, module, max_epochs=1)
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["epoch"] == 0
 
 
 REFUSED = {
     "encoder_images": ({"encoder_images": "fake"}, "'fake' is unknown: real or generated"),
     "n_critic": ({"n_critic": 0}, "n_critic 0"),
-    "generator_steps": ({"generator_steps": 0}, "generator_steps 0 of at least 1"),
-    "encoder_epochs": ({"encoder_epochs": -1}, "encoder_epochs -1"),
-    "kappa": ({"kappa": -1.0}, r"kappa -1\.0"),
-    "clip": ({"clip": -1.0}, r"clip -1\.0 of at least 0"),
+    "generator_steps": ({"generator_steps": 0}, "generator_steps 0 must be a whole number of at least 1"),
+    "encoder_epochs": ({"encoder_epochs": 1e1}, r"encoder_epochs 10\.0 must be a whole number"),
+    "kappa": ({"kappa": math.nan}, "kappa nan must be a number of at least 0"),
+    "clip": ({"clip": -1.0}, r"clip -1\.0 must be a number of at least 0"),
     "ema": ({"ema": 1.0}, r"ema 1\.0 must lie between"),
     "untrained encoder": ({"encoder_epochs": 0}, "leaves the encoder of model.scorer.method=encoder untrained"),
     "no encoder": ({"encoder": False}, "without an encoder use model.scorer.method=gradient"),

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -342,14 +344,16 @@ REFUSED = {
     "reduce": ({"reduce": "min"}, r"scorer\.reduce 'min' is unknown: mean, max, topk"),
     "no term": ({"weights": {"residual": 0.0}}, "leave nothing to score by"),
     "no weights": ({"weights": {}}, "leave nothing to score by"),
-    "balance": ({"balance": 1.5}, r"balance 1\.5 <= 1"),
-    "topk": ({"topk": 0.0}, r"topk 0\.0 <= 1"),
-    "smoothing": ({"smoothing": -1.0}, r"smoothing -1\.0 >= 0"),
-    "steps": ({"steps": 0}, "steps 0"),
-    "restarts": ({"restarts": 0}, "restarts 0 of at least 1"),
-    "lr": ({"lr": 0.0}, r"lr 0\.0 > 0"),
+    "balance": ({"balance": 1.5}, r"scorer\.balance 1\.5 must be a number of at least 0 and at most 1"),
+    "topk": ({"topk": 0.0}, r"scorer\.topk 0\.0 must be a number above 0 and at most 1"),
+    "smoothing": ({"smoothing": -1.0}, r"scorer\.smoothing -1\.0 must be a number of at least 0"),
+    "steps": ({"steps": 1e2}, r"scorer\.steps 100\.0 must be a whole number of at least 1"),
+    "restarts": ({"restarts": 0}, "restarts 0 must be a whole number of at least 1"),
+    "lr": ({"lr": 0.0}, r"scorer\.lr 0\.0 must be a number above 0"),
     "prior": ({"prior": -0.1}, r"prior -0\.1"),
-    "patience": ({"patience": -1}, "patience -1 of at least 0"),
+    "prior that is no number": ({"prior": math.nan}, "prior nan must be a number of at least 0"),
+    "kappa without end": ({"kappa": math.inf}, "kappa inf must be a number of at least 0"),
+    "patience": ({"patience": -1}, "patience -1 must be a whole number of at least 0"),
 }
 
 
