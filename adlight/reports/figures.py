@@ -1,6 +1,6 @@
 """Which runs belong into which drawing of the report."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from statistics import fmean, stdev
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from adlight.reports import plots
 from adlight.reports.collect import CLASS_KEYS, Row, Run
-from adlight.reports.groups import alike, common_label
+from adlight.reports.groups import alike, common_labels
 from adlight.reports.plots import Scored, Spread
 from adlight.reports.reference import cell
 from adlight.reports.summary import Report
@@ -32,7 +32,7 @@ def ablations(report: Report) -> list[Drawing]:
     groups = alike([run for run in report.runs if cell(run)], "seed", *CELL_KEYS)
     groups = [group for group in groups if len({cell(run) for run in group}) > 1]
     found: list[Drawing] = []
-    for group in groups:
+    for group, title in zip(groups, common_labels(groups, "seed", *CELL_KEYS), strict=True):
         values: dict[tuple[float, str], list[float]] = {}
         paper: plots.Grid = {}
         for run in group:
@@ -44,7 +44,6 @@ def ablations(report: Report) -> list[Drawing]:
         if values:
             ours = {place: fmean(of) for place, of in values.items()}
             figure = plots.heat_maps(ours, paper, report.tolerance)
-            title = common_label(group, groups, "seed", *CELL_KEYS)
             best = max(ours, key=lambda place: ours[place])
             note = f"{len(ours)} cells. Highest AUROC on the test: {ours[best]:.3f} at ratio {best[0]:g}, {best[1]}."
             alt = f"AUROC by mask ratio and depth, {title}"
@@ -53,9 +52,9 @@ def ablations(report: Report) -> list[Drawing]:
 
 
 def series_of(report: Report) -> dict[str, list[Run]]:
-    """Runs that differ at most in their images and their seed, by what they share."""
+    """Runs that differ at most in their seed and in the one category that each is about, by what they share."""
     groups = alike(report.runs, "seed", *CLASS_KEYS)
-    return {common_label(group, groups, "seed", *CLASS_KEYS): group for group in groups}
+    return dict(zip(common_labels(groups, "seed", *CLASS_KEYS), groups, strict=True))
 
 
 def by_category(report: Report, group: Sequence[Run], metric: str) -> tuple[dict[str, Spread], dict[str, float]]:
@@ -93,8 +92,13 @@ def categories(report: Report) -> list[Drawing]:
         return []
     figure = plots.bars(names, {"AUROC": panel}, {"AUROC": published})
     note = "Error bars: 95 % bootstrap interval, or the standard deviation where there are several seeds."
-    note += f" The first {SERIES} of {len(everything)} series are drawn." if len(everything) > SERIES else ""
-    return [Drawing("AUROC by category", plots.svg(figure, "categories", "Bars of AUROC by category"), note)]
+    svg = plots.svg(figure, "categories", "Bars of AUROC by category")
+    return [Drawing("AUROC by category", svg, note + left_out(everything))]
+
+
+def left_out(series: Sized) -> str:
+    """Of how many series only the first are drawn, where there are more than colours."""
+    return f" The first {SERIES} of {len(series)} series are drawn." if len(series) > SERIES else ""
 
 
 def classes(report: Report) -> list[Drawing]:
@@ -118,7 +122,7 @@ def classes(report: Report) -> list[Drawing]:
         return []
     svg = plots.svg(plots.bars(names, panels, published, as_bars=True), "classes", "Precision, recall, F1 by class")
     note = "At the threshold of the best F1, chosen with the test labels in hand: an oracle, as in the paper."
-    return [Drawing("Precision, recall and F1 by normal class", svg, note)]
+    return [Drawing("Precision, recall and F1 by normal class", svg, note + left_out(found))]
 
 
 def scored(run: Run, title: str, category: str) -> Scored:
@@ -137,12 +141,18 @@ def score_groups(report: Report) -> Iterator[tuple[str, list[Scored]]]:
             yield run.title, [scored(run, category, category) for category in run.predictions]
         elif run.predictions:
             single.append(run)
-    several = len({category for run in single for category in run.predictions}) > 1
+    known = [category for run in single for category in run.predictions]
     for start in range(0, len(single), CELLS):
         part = single[start : start + CELLS]
-        names = {id(run): f"{next(iter(run.predictions))} ({run.name})" if several else run.name for run in part}
-        cells = [scored(run, names[id(run)], category) for run in part for category in run.predictions]
+        cells = [scored(run, name_of(run, category, known), category) for run in part for category in run.predictions]
         yield part[0].title if len(part) == 1 else f"{part[0].name} to {part[-1].name}", cells
+
+
+def name_of(run: Run, category: str, known: Sequence[str]) -> str:
+    """What tells a run of one category from others, whose categories are `known`."""
+    if known.count(category) == 1:
+        return category
+    return f"{category} ({run.name})" if len(set(known)) > 1 else run.name
 
 
 def scores(report: Report, most: int) -> tuple[list[tuple[Drawing, Drawing | None]], int]:

@@ -8,6 +8,7 @@ from adlight.reports.collect import CLASS_KEYS, COUNTS, Run
 
 NO_SETTINGS = ("resume", "resume_sweep", "run_dir", "run")  # where a run lies, not what it does
 MISSING = "(not set)"
+WORDS = 6  # of a label
 
 
 def label(found: Sequence[Run]) -> None:
@@ -17,8 +18,7 @@ def label(found: Sequence[Run]) -> None:
         names = short_keys(list(differing))
         for i, run in enumerate(group):
             run.varying = {key: values[i] for key, values in differing.items()}
-            words = [f"{names[key]}={shown(value)}" for key, value in run.varying.items()]
-            run.label = ", ".join(words[:6]) + (f" and {len(words) - 6} more" if len(words) > 6 else "")
+            run.label = listed([f"{names[key]}={shown(value)}" for key, value in run.varying.items()])
 
 
 def shown(value: Any) -> str:
@@ -53,26 +53,61 @@ def grouped(found: Iterable[Run], key: Callable[[Run], Hashable]) -> list[list[R
 
 
 def alike(found: Iterable[Run], *ignored: str) -> list[list[Run]]:
-    """Finished runs whose settings agree but for some keys, together."""
+    """Finished runs whose settings agree but for some keys, together.
 
-    def rest(run: Run) -> tuple[Any, ...]:
-        keys = sorted(run.settings.keys() - {*ignored, *NO_SETTINGS})
-        return run.model, run.dataset, *((key, repr(run.settings[key])) for key in keys)
+    Where the keys that choose the images are ignored, a model for several categories still is apart from models of one
+    each, and from one for others: it is another model, not another draw of the same.
+    """
+    by_class = not set(ignored).isdisjoint(CLASS_KEYS)
+    return grouped(
+        (run for run in found if run.state == "finished"),
+        lambda run: (essence(run, *ignored), several_of(run) if by_class else ()),
+    )
 
-    return grouped((run for run in found if run.state == "finished"), rest)
+
+def essence(run: Run, *ignored: str) -> tuple[Any, ...]:
+    """Model, data set and all settings but some."""
+    keys = sorted(run.settings.keys() - {*ignored, *NO_SETTINGS})
+    return run.model, run.dataset, *((key, repr(run.settings[key])) for key in keys)
 
 
-def common_label(group: Sequence[Run], groups: Sequence[Sequence[Run]], *ignored: str) -> str:
-    """What sets a group of like runs apart from the other groups: its model and the settings that differ."""
-    several = {(run.model, run.dataset) for one in groups for run in one}
-    datasets = {dataset for _, dataset in several}
-    first = group[0]
-    peers = [one[0] for one in groups if (one[0].model, one[0].dataset) == (first.model, first.dataset)]
-    differing = {key: row for key, row in differences(peers).items() if key not in ignored}
-    names, place = short_keys(list(differing)), peers.index(first)
-    words = [f"{names[key]}={shown(row[place])}" for key, row in differing.items()][:4]
-    head = f"{first.model} on {first.dataset}" if len(datasets) > 1 else first.model
-    return ", ".join([head, *words]) if len(several) > 1 or not words else ", ".join(words)
+def several_of(run: Run) -> tuple[str, ...]:
+    """The categories of a finished run that is about several, none of a run about one."""
+    names = sorted(run.about["categories"])
+    return tuple(names) if len(names) > 1 else ()
+
+
+def common_labels(groups: Sequence[Sequence[Run]], *ignored: str) -> list[str]:
+    """What sets each group of like runs apart from the others, each in other words.
+
+    That is its model, the settings that differ, and whether it is one model for several categories.
+    """
+    first = [group[0] for group in groups]
+    kinds, sets = {(run.model, run.dataset) for run in first}, {run.dataset for run in first}
+    by_class, found = not set(ignored).isdisjoint(CLASS_KEYS), {}
+    for peers in grouped(first, lambda run: (run.model, run.dataset)):
+        differing = {key: row for key, row in differences(peers).items() if key not in ignored}
+        names = short_keys(list(differing))
+        scopes = by_class and len({several_of(run) for run in peers}) > 1
+        for i, run in enumerate(peers):
+            words = [f"{names[key]}={shown(row[i])}" for key, row in differing.items()]
+            words = [scope(run), *words] if scopes else words
+            head = f"{run.model} on {run.dataset}" if len(sets) > 1 else run.model
+            found[id(run)] = listed([head, *words] if len(kinds) > 1 or not words else words)
+    labels = [found[id(run)] for run in first]
+    return [f"{text} ({run.name})" if labels.count(text) > 1 else text for text, run in zip(labels, first, strict=True)]
+
+
+def scope(run: Run) -> str:
+    """For how many categories a run's model is, in words."""
+    chosen = run.settings.get("dataset.category", "all")
+    names = " + ".join(map(str, chosen)) if isinstance(chosen, list) else shown(chosen)
+    return f"one model for {names}" if several_of(run) else "a model each"
+
+
+def listed(words: Sequence[str]) -> str:
+    """Words in a row, no more than a label has room for."""
+    return ", ".join(words[:WORDS]) + (f" and {len(words) - WORDS} more" if len(words) > WORDS else "")
 
 
 class Mean(NamedTuple):
@@ -84,6 +119,7 @@ class Mean(NamedTuple):
         category: a category, or `mean of n`.
         of: the categories that it is a mean of.
         metrics: mean over the seeds and sample standard deviation, None for a single seed.
+        runs: what it was made of.
     """
 
     label: str
@@ -91,16 +127,22 @@ class Mean(NamedTuple):
     category: str
     of: list[str]
     metrics: dict[str, tuple[float, float | None]]
+    runs: Sequence[Run]
 
 
 def means(found: Sequence[Run]) -> list[Mean]:
-    """Means over seeds, a row a category; and over the categories of runs that are about one each."""
-    groups = alike(found, "seed", *CLASS_KEYS)
+    """Means over seeds, a row a category; and over the categories of runs that are about one each.
+
+    A single run has one too where it is compared: one model for all categories beside a model each.
+    """
+    ignored = ("seed", *CLASS_KEYS)
+    groups = alike(found, *ignored)
+    shared = [essence(group[0], *ignored) for group in groups]
     return [
         row
-        for group in groups
-        if len(group) > 1
-        for row in means_of(group, common_label(group, groups, "seed", *CLASS_KEYS))
+        for group, mine, label in zip(groups, shared, common_labels(groups, *ignored), strict=True)
+        if len(group) > 1 or shared.count(mine) > 1
+        for row in means_of(group, label)
     ]
 
 
@@ -125,5 +167,5 @@ def means_of(group: Sequence[Run], label: str) -> list[Mean]:
         values = {name: [fmean(one[name] for one in line) for line in lines] for name in names}
         spread = {name: (fmean(v), stdev(v) if len(v) > 1 else None) for name, v in values.items()}
         if seeds:
-            table.append(Mean(label, seeds, title, of, spread))
+            table.append(Mean(label, seeds, title, of, spread, group))
     return table

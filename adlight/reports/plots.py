@@ -3,6 +3,7 @@
 import io
 import math
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -35,6 +36,7 @@ BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, GREY = (
 )
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION)
 BINS = 30
+TITLE = 38  # letters above a histogram
 
 
 class Spread(NamedTuple):
@@ -95,9 +97,11 @@ def histograms(cells: Sequence[Scored]) -> Figure:
         if cell.threshold is not None and edges[0] <= cell.threshold <= edges[-1]:
             axes.axvline(cell.threshold, color=INK, ls="--", lw=1, label="threshold")
         shared = overlap(cell.score, cell.label)
-        outside = "" if cell.threshold is None or edges[0] <= cell.threshold <= edges[-1] else ", threshold outside"
-        axes.set_title(f"{cell.title}: " + ("one class only" if shared is None else f"overlap {shared:.2f}") + outside)
-        axes.title.set_fontsize(9)
+        words = "one class only" if shared is None else f"overlap {shared:.2f}"
+        if cell.threshold is not None and not edges[0] <= cell.threshold <= edges[-1]:
+            words += ", threshold outside"
+        gap = " " if len(cell.title) + len(words) < TITLE else "\n"  # two of them side by side must not meet
+        axes.set_title(f"{textwrap.fill(cell.title, TITLE)}:{gap}{words}", fontsize=9)
         axes.tick_params(labelsize=7)
         axes.locator_params(nbins=4)
     for axes in list(grid.flat)[len(cells) :]:
@@ -147,8 +151,11 @@ def bars(
     series = list(dict.fromkeys(name for panel in panels.values() for name in panel))
     slots = len(series) + (as_bars and any(reference.values()))
     width = 0.8 / slots
-    size = (max(5.5, min(14, 1.5 + len(categories) * (0.35 + 0.17 * slots))), 2.3 * len(panels) + 0.5)
-    figure = Figure(figsize=size, layout="constrained")
+    longest = 0.6 + 0.07 * max(map(len, series), default=0)  # inches that a name takes in the legend
+    wide = max(5.5, min(14, 1.5 + len(categories) * (0.35 + 0.17 * slots)), min(14, longest))
+    columns = max(1, min(4, int(wide / longest)))
+    tall = 2.3 * len(panels) + 0.35 + 0.17 * math.ceil((len(series) + 1) / columns)
+    figure = Figure(figsize=(wide, tall), layout="constrained")
     place = np.arange(len(categories))
     for axes, (title, panel) in zip(figure.subplots(len(panels), squeeze=False).flat, panels.items(), strict=True):
         for i, name in enumerate(series):
@@ -165,7 +172,7 @@ def bars(
         values = [spread.value for panel_of in panel.values() for spread in panel_of.values()]
         finish(axes, title, categories, [*values, *(value for value in published if not math.isnan(value))])
     handles, names = axes.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper right", ncols=min(4, len(names)), fontsize=8)
+    figure.legend(handles, names, loc="outside upper right", ncols=min(columns, len(names)), fontsize=8)
     return figure
 
 

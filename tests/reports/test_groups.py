@@ -1,12 +1,12 @@
-"""Means over seeds and over runs of a category each."""
+"""Runs that belong together, what they are called, and means over seeds and over runs of a category each."""
 
 from statistics import fmean, stdev
 
 import pytest
 from makers import fake_run
 
-from adlight.reports.collect import collect
-from adlight.reports.groups import MISSING, differences, means, short_keys, shown
+from adlight.reports.collect import CLASS_KEYS, collect
+from adlight.reports.groups import MISSING, alike, common_labels, differences, means, short_keys, shown
 
 
 def test_settings_that_differ(tmp_path):
@@ -55,3 +55,42 @@ def test_means_are_of_like_runs_only(tmp_path):
     assert means(collect([str(tmp_path)])) == []
     fake_run(tmp_path / "d", seed=2, finished=False)
     assert means(collect([str(tmp_path)])) == []
+
+
+def test_one_model_for_all_is_no_seed_of_a_model_each(tmp_path):
+    fake_run(tmp_path / "all", draw=9, dataset__category="all")
+    for i, category in enumerate(("bottle", "screw")):
+        fake_run(tmp_path / category, (category,), draw=i, dataset__category=category)
+    found = collect([str(tmp_path)])
+    auroc = {(run.name, row.category): row.metrics["auroc"] for run in found for row in run.rows}
+    together, each = means(found)
+    assert (together.label, together.category, together.seeds) == ("one model for all", "mean of 2", ["0"])
+    assert (each.label, each.category, each.seeds) == ("a model each", "mean of 2", ["0"])
+    assert together.metrics["auroc"] == (pytest.approx(auroc["all", "mean of 2"]), None)
+    assert each.metrics["auroc"] == (pytest.approx(fmean([auroc["bottle", "bottle"], auroc["screw", "screw"]])), None)
+    assert [[run.name for run in one.runs] for one in (together, each)] == [["all"], ["bottle", "screw"]]
+
+
+def test_models_for_different_choices_are_apart(tmp_path):
+    for i, choice in enumerate((["a", "b"], ["c", "d"], ["d", "c"], "all")):
+        names = tuple("abcd") if choice == "all" else choice
+        fake_run(tmp_path / str(i), names, dataset__category=choice, seed=i, model__x=1)
+    fake_run(tmp_path / "4", ("a",), dataset__category="a", model__x=2)
+    found = collect([str(tmp_path)])
+    ignored = ("seed", *CLASS_KEYS)
+    groups = alike(found, *ignored)
+    assert [[run.name for run in group] for group in groups] == [["0"], ["1", "2"], ["3"], ["4"]]
+    assert common_labels(groups, *ignored) == [
+        "one model for a + b, x=1",
+        "one model for c + d, x=1",
+        "one model for all, x=1",
+        "a model each, x=2",
+    ]
+    assert len(alike(found, "seed")) == 5  # where they are not ignored, the settings tell them apart
+
+
+def test_labels_are_never_equal(tmp_path):
+    for i, value in enumerate((1, "1", True)):
+        fake_run(tmp_path / str(i), model__x=value)
+    groups = alike(collect([str(tmp_path)]), "seed")
+    assert common_labels(groups, "seed") == ["x=1 (0)", "x=1 (1)", "x=true"]

@@ -47,10 +47,27 @@ def test_histograms_say_what_they_cannot_show():
         Scored("none", np.array([0, 0, 1]), score, None, None),
     ]
     shown = texts(plots.svg(plots.histograms(cells), "x", ""))
-    assert "normal only: one class only, threshold outside" in shown
-    assert "far threshold: overlap 0.00, threshold outside" in shown and "none: overlap 0.00" in shown
+    assert "one class only, threshold outside" in shown and "normal only:" in shown
+    assert "overlap 0.00, threshold outside" in shown and "far threshold:" in shown and "none: overlap 0.00" in shown
     assert plots.roc_curves(cells[:1]) is None
     assert plots.roc_curves(cells) is not None
+
+
+def test_long_titles_are_broken():
+    cells = [Scored(" ".join(["hazelnut"] * 10), np.array([0, 1]), np.array([0.0, 1.0]), None, None)]
+    lines = texts(plots.svg(plots.histograms(cells), "x", ""))
+    mine = [line for line in lines if "hazelnut" in line]
+    assert len(mine) == 3 and max(map(len, mine)) <= plots.TITLE and "overlap 0.00" in lines
+
+
+def test_a_legend_of_long_names_stays_on_its_figure():
+    for length in (8, 40, 90):
+        panel = {f"{i}" * length: {"bottle": Spread(0.5), "screw": Spread(0.7)} for i in range(6)}
+        figure = plots.bars(["bottle", "screw"], {"AUROC": panel}, {"AUROC": {"bottle": 0.6}})
+        figure.draw_without_rendering()
+        box = figure.legends[0].get_window_extent()
+        assert box.x0 >= 0 and box.width <= figure.bbox.width, length
+        assert figure.axes[0].get_window_extent().height > 80  # and leaves room for the bars
 
 
 def test_heat_maps_show_every_number():
