@@ -17,6 +17,10 @@ METRICS = {  # a column's name or its ending -> the metric it is compared with
     **{name: name for name in ("pixel_auroc", "pixel_ap", "aupro")},
     **{"f1": "f1_max", "precision": "precision_at_f1_max", "recall": "recall_at_f1_max"},  # a paper's: the oracle's
 }
+SWEPT = {  # a sweep, its model and data set -> the experiment whose published numbers are about the same
+    ("digits", "gan", "mnist"): "gan_mnist",
+    ("categories", "mae", "mvtec"): "mae_mvtec",
+}
 SHAPES = (
     f"wanted is a column {', '.join(map(repr, CLASS_COLUMNS))} beside methods or metrics "
     "(auroc, ap, f1, precision, recall, ...), or a column 'mask_ratio' beside depths (E2D4, ...)"
@@ -81,7 +85,7 @@ def find(named: Sequence[str] | None, found: Sequence[Run], column: str | None) 
     if named is not None:
         given = [read(path_of(name), column) for name in named]
         return dict.fromkeys(range(len(found)), given)
-    chosen = [[str(run.choices.get(group)) for group in ("sweep", "experiment")] for run in found]
+    chosen = [experiments(run) for run in found]
     tables: dict[str, list[Reference]] = {}
     for name in {name for names in chosen for name in names if (EXPERIMENTS / name / "expected.csv").is_file()}:
         try:
@@ -90,6 +94,14 @@ def find(named: Sequence[str] | None, found: Sequence[Run], column: str | None) 
             if column is not None:  # asked for; otherwise a table of another shape is passed over
                 raise
     return {i: [table for name in names for table in tables.get(name, [])] for i, names in enumerate(chosen)}
+
+
+def experiments(run: Run) -> list[str]:
+    """Names under which numbers may have been published for a run."""
+    names = [str(run.choices.get(group)) for group in ("sweep", "experiment")]
+    if not isinstance(run.settings.get("dataset.category"), list):  # nobody has published a choice of categories
+        names.append(SWEPT.get((names[0], run.model, run.dataset), ""))
+    return [name for name in dict.fromkeys(names) if name]
 
 
 def path_of(name: str) -> Path:

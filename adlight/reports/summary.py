@@ -30,6 +30,7 @@ ORDER = (  # of results.csv; others follow as they come
     *("pixel_auroc", "pixel_ap", "pixel_f1_max", "pixel_f1_max_threshold", "aupro", "pixel_iou_calibrated"),
 )
 SHORT = ("auroc", "f1_max", "f1_calibrated", "trivial_f1", "aupro")  # what a terminal has room for
+HEADINGS = ("run", "model", "category", "images", "epochs", "seconds")  # a setting's column needs another
 COMPARED = ("auroc", "f1_max")  # metrics with a column for the reference
 ABOUT = ("epochs", "generator_steps", "seconds")
 
@@ -52,7 +53,8 @@ class Report:
         self.differing = differences(runs)
         self.means: list[Mean] = means(runs)
         keys = list(dict.fromkeys(key for run in runs for key in run.varying))
-        self.varying = short_keys(keys) if len(keys) <= 6 else {}
+        names = short_keys(keys) if len(keys) <= 6 else {}
+        self.varying = {key: key if name in HEADINGS else name for key, name in names.items()}
 
     def reference(self, i: int, row: Row, metric: str) -> float | None:
         """The published number beside a row of run i, None where there is none."""
@@ -60,9 +62,9 @@ class Report:
         return next((value for value in values if value is not None), None)
 
     def mean_reference(self, mean: Mean, metric: str) -> float | None:
-        """The published number beside a mean."""
-        for of in self.references.values():
-            for reference in of:
+        """The published number beside a mean: from what its own runs are compared with."""
+        for run in mean.runs:
+            for reference in self.references[self.runs.index(run)]:
                 known = reference.classes.get(metric, {})
                 if set(mean.of) <= set(known):
                     return sum(known[name] for name in mean.of) / len(mean.of)

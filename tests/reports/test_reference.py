@@ -99,6 +99,25 @@ def test_a_run_is_beside_what_its_experiment_expects(tmp_path, monkeypatch):
     assert reference.find(["paper_a"], found, None)[3][0].shown.as_posix() == "experiments/paper_a/expected.csv"
 
 
+def test_a_sweep_is_beside_the_experiment_of_its_model(tmp_path):
+    digit = {"sweep": "digits", "dataset": "mnist", "dataset__normal": 3}
+    category = {"sweep": "categories", "dataset": "mvtec"}
+    words = [
+        ({**digit, "model": "gan"}, ["gan_mnist"]),
+        ({**digit, "model": "gan", "experiment": "gan_mnist"}, ["gan_mnist"]),  # once
+        ({**digit, "model": "knn"}, []),
+        ({**digit, "model": "gan", "dataset": "cifar10"}, []),
+        ({**category, "model": "mae", "dataset__category": "all"}, ["mae_mvtec"]),
+        ({**category, "model": "mae", "dataset__category": "screw"}, ["mae_mvtec"]),
+        ({**category, "model": "mae", "dataset__category": ["screw", "bottle"]}, []),  # the article has no such model
+        ({**category, "model": "mae_small", "dataset__category": "all"}, []),
+    ]
+    for i, (settings, _) in enumerate(words):
+        fake_run(tmp_path / str(i), finished=False, **settings)
+    tables = reference.find(None, collect([str(tmp_path)]), None)
+    assert [[one.path.parent.name for one in tables[i]] for i in range(len(words))] == [named for _, named in words]
+
+
 def test_the_projects_own_tables_can_be_read():
     cells = reference.read(reference.path_of("mae_ablation")).cells
     assert len(cells) == 24 and max(cells.values()) == cells[0.75, "E2D4"] == 0.895

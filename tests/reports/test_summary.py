@@ -9,7 +9,7 @@ from makers import fake_run
 
 from adlight.reports import reference
 from adlight.reports.collect import collect
-from adlight.reports.summary import ORDER, Report, figure, markdown, results_csv
+from adlight.reports.summary import ORDER, Report, figure, markdown, overview, results_csv
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +56,27 @@ def test_results_md(report):
     assert f"{row.metrics['trivial_f1']:.3f} | 0.750 |" in text  # the paper's mean of both
     assert "| 2 | 0.9 | failed |  |" in text and "* 2: failed. too, large" in text
     assert figure(row, "aupro") == ""
+
+
+def test_a_mean_is_beside_what_its_own_runs_are_beside(tmp_path):
+    for digit in (3, 7):
+        words = {"dataset": "mnist", "dataset__normal": digit}
+        fake_run(tmp_path / f"gan{digit}", (str(digit),), model="gan", experiment="gan_mnist", **words)
+        fake_run(tmp_path / f"knn{digit}", (str(digit),), model="knn", **words)
+    found = collect([str(tmp_path)])
+    whole = Report(found, reference.find(None, found, None), 0.02)
+    assert {one.label: whole.mean_reference(one, "f1_max") for one in whole.means} == {
+        "gan": pytest.approx((0.9909 + 0.9779) / 2),
+        "knn": None,
+    }
+
+
+def test_no_two_columns_have_one_name(tmp_path):
+    for category in ("bottle", "screw"):
+        fake_run(tmp_path / category, (category,), dataset__category=category)
+    found = collect([str(tmp_path)])
+    columns, lines = overview(Report(found, {0: [], 1: []}, 0.02), ("auroc",))
+    assert columns == ["run", "dataset.category", "category", "AUROC"] and lines[0][:3] == ["bottle"] * 3
 
 
 def test_names_with_bars_stay_in_their_column(tmp_path):
