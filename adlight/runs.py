@@ -297,8 +297,8 @@ def failure(run: Path) -> str | None:
 
 
 def pictures(run: Path) -> list[Path]:
-    """The run's panels, a file a category."""
-    return sorted((run / "panels").glob("*.png"))
+    """The run's panels, a file a category; older runs have a GAN's samples beside them."""
+    return sorted(path for path in (run / "panels").glob("*.png") if not path.name.startswith("samples-"))
 
 
 def find_unfinished(folders: list[Path], config: DictConfig) -> Path | None:

@@ -90,6 +90,14 @@ class Run:
                 found.append(self.row("pooled", "pooled", pooled))
         return found
 
+    @cached_property
+    def defects(self) -> list[tuple[str, str, dict[str, float]]]:
+        """Category, defect type and its metrics, against all normal images of the category."""
+        tables = self.about.get("defects")
+        found = tables.items() if isinstance(tables, dict) else ()
+        named = [(name, table) for name, table in found if isinstance(table, dict)]
+        return [(name, defect, numbers(of)) for name, table in named for defect, of in table.items()]
+
     def row(self, level: str, category: str, table: dict[str, float]) -> Row:
         """One row, with the intervals and the threshold that belong to it."""
         names = [category] if level == "category" else list(self.predictions)

@@ -15,7 +15,9 @@ MEANINGS = {
     "trivial_f1": "F1 of calling every image anomalous",
     "pixel_auroc": "area under the ROC curve of the pixels",
     "aupro": "area under the per-region-overlap curve up to a false positive rate of 0.3, normalised",
+    "recall_calibrated": "share of the defect's images called anomalous at that threshold",
 }
+DEFECTS = {"auroc": "AUROC", "ap": "AP", "recall_calibrated": "recall at threshold"}
 
 
 class Cell(NamedTuple):
@@ -91,7 +93,7 @@ def results(report: Report) -> Grid:
     for i, run in enumerate(report.runs):
         head = [Cell(run.name, title=str(run.path))]
         head += [Cell(run.model)] * (len(models) > 1) + [Cell(run.dataset)] * (len(sets) > 1)
-        head += [Cell(text) for text in differing(report, run)]
+        head += [Cell(text, kind="" if report.varying else "long") for text in differing(report, run)]
         rows: list[Row | None] = [*run.rows]
         for row in rows or [None]:
             category = Cell(row.category) if row else Cell(run.state, title=run.reason, kind="state")
@@ -165,6 +167,20 @@ def means(report: Report) -> Grid:
             if name in compared:
                 line += against(mean, report.mean_reference(one, name), report.tolerance)
         lines.append(Line(line, "mean" if len(one.of) > 1 else ""))
+    return Grid(columns, lines)
+
+
+def defects(report: Report) -> Grid:
+    """The runs' defect types, each against all normal images of its category."""
+    columns = [Column("run"), Column("category"), Column("defect")]
+    columns += [Column("images", True, "normal + anomalous test images")]
+    columns += [Column(title, True, MEANINGS[name]) for name, title in DEFECTS.items()]
+    lines = []
+    for run in report.runs:
+        for category, defect, found in run.defects:
+            head = [Cell(run.name, title=run.label), Cell(category), Cell(defect)]
+            counts = images(Row("defect", category, found, {}, None))
+            lines.append(Line([*head, counts, *(number(found.get(name)) for name in DEFECTS)]))
     return Grid(columns, lines)
 
 

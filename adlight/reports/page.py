@@ -16,6 +16,7 @@ from adlight.reports.collect import Run
 from adlight.reports.summary import TITLES, Report
 
 WIDEST, MEGABYTES = 1100, 11  # of a picture in pixels; of all of them
+DEFECTS = 1000  # rows of their table
 
 
 class Picture(NamedTuple):
@@ -72,6 +73,7 @@ def render(report: Report, title: str, detailed: int, each: int) -> str:
     )
     scores, scores_left = figures.scores(report, detailed)
     shown_of, pictures_left = pictures(report.runs, detailed, each)
+    defects = grids.defects(report)
     used = {reference.shown: reference.column for of in report.references.values() for reference in of}
     return environment.get_template("page.html.j2").render(
         title=title,
@@ -88,6 +90,8 @@ def render(report: Report, title: str, detailed: int, each: int) -> str:
         classes=figures.classes(report),
         scores=scores,
         scores_left=scores_left,
+        defects=defects._replace(lines=defects.lines[:DEFECTS]) if defects.lines else None,
+        defects_left=len(defects.lines[DEFECTS:]),
         pictures=shown_of,
         pictures_left=pictures_left,
         settings=grids.settings(report) if report.differing else None,

@@ -124,6 +124,32 @@ def test_pictures_are_limited_in_number_size_and_sum(tmp_path, monkeypatch):
     assert page.pictures([], 3, 3) == ([], 0)
 
 
+def test_samples_of_a_gan_take_no_panels_place(tmp_path):
+    run = fake_run(tmp_path / "0", ("toothbrush",))
+    for epoch in (5, 10):
+        write_image(run / "panels" / f"samples-{epoch:04d}.png")
+    ((_, shown),), left = page.pictures(collect([str(tmp_path)]), 1, 4)
+    assert [picture.alt for picture in shown] == ["0: toothbrush"] and left == 0
+
+
+def test_defect_types_have_a_table(tmp_path, monkeypatch):
+    hole = {"normal": 3, "anomalous": 2, "auroc": 0.75, "ap": 0.5, "recall_calibrated": 1.0}
+    alone = {"normal": 0, "anomalous": 1, "recall_calibrated": 0.25}
+    for name, defects in (("0", {"bottle": {"hole": hole, "<cut>": alone}}), ("1", None), ("2", {"bottle": "damaged"})):
+        path = fake_run(tmp_path / name) / "metrics.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"defects": defects}))
+    text = rendered(tmp_path)
+    head, *rows = Reader(text).tables["defect-types"]
+    assert [cell["text"] for cell in head][:4] == ["run", "category", "defect", "images"]
+    assert [[cell["text"] for cell in row] for row in rows] == [
+        ["0", "bottle", "hole", "3 + 2", "0.750", "0.500", "1.000"],
+        ["0", "bottle", "<cut>", "0 + 1", "", "", "0.250"],
+    ]
+    assert "<details open>\n<summary>2 rows</summary>" in text and "<cut>" not in text
+    monkeypatch.setattr(page, "DEFECTS", 1)
+    assert "1 more have no place here: see the runs' defects.csv" in rendered(tmp_path)
+
+
 def test_a_page_without_any_result(tmp_path):
     fake_run(tmp_path / "0", finished=False)
     reader = Reader(rendered(tmp_path))
