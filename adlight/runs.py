@@ -219,14 +219,13 @@ def find_runs(places: Sequence[str]) -> list[Path]:
             for folder, below, _ in os.walk(match):
                 below[:] = [] if is_run(Path(folder)) else [name for name in below if not name.startswith(".")]
                 found += [Path(folder)] if is_run(Path(folder)) else []
-    return sorted(
-        set(found), key=lambda run: [(len(part), part) if part.isdigit() else (0, part) for part in parts(run)]
-    )
+    return sorted(set(found), key=in_order)
 
 
-def parts(path: Path) -> list[str]:
-    """A path's text, cut before and after each number."""
-    return re.split(r"(\d+)", str(path))
+def in_order(path: Path) -> list[tuple[float, str]]:
+    """What sorts paths by their text, and by value where there are numbers: 0.75 before 0.8, 9 before 10."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", str(path))
+    return [(float(part), part) if i % 2 else (0.0, part) for i, part in enumerate(parts)]
 
 
 def settings(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -146,3 +146,12 @@ def test_weights_of_another_architecture(tmp_path):
     torch.save({"weights": 1}, path)
     with pytest.raises(UserError, match="cannot be read as a checkpoint"):
         runs.load_weights(layer, path)
+
+
+def test_runs_are_found_in_the_order_of_their_numbers(tmp_path):
+    names = ["e12d8_ratio-0.5", "e2d2_ratio-0.75", "e2d2_ratio-0.8", "e2d2_ratio-0.9", "e10d2_ratio-0.5"]
+    for name in names:
+        (tmp_path / name / ".hydra").mkdir(parents=True)
+        (tmp_path / name / ".hydra" / "config.yaml").write_text("{}")
+    found = [run.name for run in runs.find_runs([str(tmp_path)])]
+    assert found == [*names[1:4], names[4], names[0]]
