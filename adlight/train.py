@@ -50,7 +50,8 @@ def train(config: DictConfig) -> dict[str, float]:
     started = time.perf_counter()
     try:
         trainer.fit(module, data, ckpt_path=last, weights_only=True)
-        about |= {"epochs": trainer.current_epoch, "seconds": round(time.perf_counter() - started, 1)}
+        seconds = time.perf_counter() - started + getattr(trainer.checkpoint_callback, "earlier_seconds", 0.0)
+        about |= {"epochs": trainer.current_epoch, "seconds": round(seconds, 1)}
         validation = {name: float(value) for name, value in trainer.callback_metrics.items()}
         about |= {"validation": {"val/auroc": best_auroc(trainer)}}
         return validation | test(run, runs.checkpoint(run, config.ckpt), trainer, module, data, about)

@@ -1,6 +1,7 @@
 """The two checkpoints of a run: `best.ckpt` by `val/auroc` and `last.ckpt`, written whole or not at all."""
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,30 @@ class BestAndLast(Checkpoint):
         folder: where `best.ckpt` (weights) and `last.ckpt` (to resume from) go.
         monitor: what is best, larger is better.
         every_n_epochs: how often `last.ckpt` is written.
+
+    Attributes:
+        best: the best value so far.
+        earlier_seconds: how long the run had been trained when its checkpoint was written, if it is resumed.
     """
 
     def __init__(self, folder: str, monitor: str = "val/auroc", every_n_epochs: int = 1) -> None:
         self.folder, self.monitor, self.every_n_epochs = Path(folder), monitor, every_n_epochs
         self.best = float("-inf")
+        self.earlier_seconds, self.started = 0.0, time.perf_counter()
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Start the clock of a training."""
+        if stage == "fit":
+            self.started = time.perf_counter()
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know."""
-        return {"best": self.best}
+        return {"best": self.best, "seconds": self.earlier_seconds + time.perf_counter() - self.started}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it up again."""
         self.best = state_dict["best"]
+        self.earlier_seconds = state_dict.get("seconds", 0.0)  # unknown to checkpoints of earlier versions
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the weights if no earlier epoch was better."""

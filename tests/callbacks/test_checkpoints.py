@@ -42,6 +42,20 @@ def test_a_resumed_run_knows_the_best(tmp_path):
     assert (tmp_path / "last.ckpt").read_text() == "epoch 1"
 
 
+def test_a_resumed_run_knows_how_long_it_took_before(tmp_path, monkeypatch):
+    now, state, earlier = [100.0], {"best": 0.5}, []  # a checkpoint of an earlier version has no seconds
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    for seconds in (7, 5, 1):
+        callback = BestAndLast(str(tmp_path))
+        now[0] += 1000  # until the training starts
+        callback.setup(None, None, "fit")
+        callback.load_state_dict(state)
+        earlier.append(callback.earlier_seconds)
+        now[0] += seconds
+        state = callback.state_dict()
+    assert earlier == [0, 7, 12] and state == {"best": 0.5, "seconds": 13.0}
+
+
 def test_a_failed_write_leaves_the_earlier_file(tmp_path):
     callback = BestAndLast(str(tmp_path))
     epochs(callback, [0.5])
