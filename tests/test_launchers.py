@@ -12,6 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from adlight import launchers
+from adlight.configs import CONF
 
 TESTS = Path(__file__).parent
 CLUSTER = TESTS / "slurm" / "cluster.sh"
@@ -57,6 +63,41 @@ def check_same(sweep, other):
         assert row["status"] == two[name]["status"] == "finished", (row, two[name])
         assert [row[key] for key in NUMBERS] == [two[name][key] for key in NUMBERS]
         assert (sweep / name / "predictions.csv").read_bytes() == (other / name / "predictions.csv").read_bytes()
+
+
+@needs("hydra_submitit_launcher", "slurm")
+@pytest.mark.parametrize(
+    "words, tasks, gpus",
+    [("trainer=ddp_4gpu", 4, 4), ("trainer=gpu", 1, 1), ("", 1, 1), ("trainer=cpu trainer.devices=2", 2, None)],
+)
+def test_what_is_asked_of_slurm(words, tasks, gpus):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train", ["hydra/launcher=slurm", *words.split()], return_hydra_config=True)
+    GlobalHydra.instance().clear()
+    assert (config.hydra.launcher.tasks_per_node, config.hydra.launcher.gpus_per_node) == (tasks, gpus)
+
+
+@needs("hydra_submitit_launcher", "slurm")
+@pytest.mark.parametrize(
+    "word, said",
+    [
+        ("trainer=ddp", "trainer.devices=auto: hydra/launcher=slurm starts a process a device and must know how many"),
+        ("trainer=slurm", "trainer=slurm is for srun; hydra/launcher=slurm starts the processes itself"),
+    ],
+)
+def test_what_slurm_cannot_do(adlight, word, said):
+    outcome = adlight("train", "-m", *adlight.quick, "seed=0", "hydra/launcher=slurm", word)
+    assert outcome.code == 2 and outcome.err.startswith(f"error: {said}") and outcome.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("launcher, accelerator, count, warned", [
+    ("cores", "auto", 1, True), ("cores", "cpu", 1, False), ("cores", "auto", 0, False), ("basic", "auto", 1, False)
+])  # fmt: skip
+def test_cores_deal_out_no_gpus(monkeypatch, capsys, launcher, accelerator, count, warned):
+    monkeypatch.setattr(launchers, "gpus", lambda: count)
+    hydra = {"runtime": {"choices": {"hydra/launcher": launcher, "trainer": "default"}}}
+    launchers.check(OmegaConf.create({"trainer": {"accelerator": accelerator, "devices": 1}, "hydra": hydra}))
+    assert ("hydra/launcher=cores is for CPUs" in capsys.readouterr().out) == warned
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +154,21 @@ def test_a_process_that_fails_does_not_leave_the_others_waiting(adlight):
     assert "epoch 1/2" not in out and "epoch 2/2" in out  # goes on, in two processes again
 
 
+def study_of(sweep):
+    import optuna
+
+    return optuna.load_study(study_name="adlight", storage=f"sqlite:///{sweep}/study.db")
+
+
+def killed_trial(sweep):
+    """Leave a trial in a study as a search does that is killed in it: with parameters, and running for ever."""
+    study = study_of(sweep)
+    trial = study.ask()
+    for name, distribution in study.trials[0].distributions.items():
+        trial._suggest(name, distribution)
+    return trial
+
+
 @pytest.mark.slow
 @needs("hydra_optuna_sweeper", "optuna")
 def test_search(adlight):
@@ -127,8 +183,12 @@ def test_search(adlight):
     outcome = adlight("train", *adlight.quick, *words, "hydra.sweeper.n_trials=2")
     assert outcome.code == 0, outcome.err
     first = results(sweep)
+    killed = killed_trial(sweep)
     outcome = adlight("train", *adlight.quick, *words, "hydra.sweeper.n_trials=1", "resume_sweep=true")
     assert outcome.code == 0, outcome.err
+    trials = study_of(sweep).trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "COMPLETE", "FAIL", "COMPLETE"]
+    assert trials[-1].params == killed.params, "what was begun is done first"
     with sqlite3.connect(sweep / "study.db") as study:  # it remembers the trials from before
         values = [value for (value,) in study.execute("SELECT value FROM trial_values ORDER BY trial_id")]
     rows = results(sweep)

@@ -1,0 +1,46 @@
+"""What the launchers of conf/hydra/launcher/ need to know of a training, and which settings cannot work with them."""
+
+from omegaconf import DictConfig, OmegaConf
+
+from adlight.types import UserError
+
+
+def gpus_per_node(accelerator: str, devices: int) -> int | None:
+    """How many GPUs a node gives to a Slurm job: one for each of its processes, none for `trainer=cpu`."""
+    return devices if accelerator in ("auto", "cuda", "gpu") else None
+
+
+OmegaConf.register_new_resolver("gpus_per_node", gpus_per_node, replace=True)
+
+
+def check(config: DictConfig) -> None:
+    """Refuse what a launcher cannot do, and warn of what it does badly, before it starts a job.
+
+    Raises:
+        UserError: a setting that Slurm cannot make processes of.
+    """
+    choices, trainer = config.hydra.runtime.choices, config.trainer
+    launcher = choices.get("hydra/launcher")
+    if launcher == "slurm" and choices.get("trainer") == "slurm":  # it would ask the login node for its number of tasks
+        raise UserError(
+            "trainer=slurm is for srun; hydra/launcher=slurm starts the processes itself: leave trainer=slurm out and "
+            "give trainer.devices=<a node's> trainer.num_nodes=<nodes> trainer.strategy=ddp"
+        )
+    if launcher == "slurm" and not (isinstance(trainer.devices, int) and trainer.devices > 0):
+        raise UserError(
+            f"trainer.devices={trainer.devices}: hydra/launcher=slurm starts a process a device and must know how "
+            "many: trainer.devices=<number>"
+        )
+    if launcher == "cores" and trainer.accelerator != "cpu" and gpus():
+        print(
+            "hydra/launcher=cores is for CPUs: all its jobs share the first GPU. Choose trainer=cpu, or "
+            "hydra/launcher=ray_local hydra.launcher.ray.remote.num_gpus=1",
+            flush=True,
+        )
+
+
+def gpus() -> int:
+    """How many GPUs this process sees."""
+    import torch
+
+    return torch.cuda.device_count()
