@@ -1,12 +1,14 @@
 """What the entry points share: Hydra around a task, one clear line for every foreseeable error, exit codes.
 
-0 done; 2 something the user can mend (one line on stderr); 130 stopped by Ctrl-C; 1 and a traceback: our mistake.
+0 done; 2 something the user can mend (one line on stderr); 130 stopped by Ctrl-C or SIGTERM; 1 and a traceback: our
+mistake.
 """
 
 import difflib
 import errno
 import functools
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -30,6 +32,10 @@ from adlight.types import UserError
 
 UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 EXTRAS = {"optuna": "optuna", "joblib": "joblib", "ray": "ray", "submitit_slurm": "slurm"}  # plugins of Hydra
+FLAGS_WITH_VALUES = {"--cfg", "-c", "--info", "-i", "--package", "-p", "--experimental-rerun"}
+FLAGS_WITH_VALUES |= {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp"}
+FLAGS_THAT_SHOW = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i"}
+FLAGS_THAT_SHOW |= {"--shell-completion", "-sc"}
 NOISE = [
     ".*does not have many workers.*",
     "It is recommended to use .self.log.*sync_dist=True.*",
@@ -72,7 +78,8 @@ def run(task: Callable[[DictConfig], Any], config_name: str, prepare: Callable[[
             raise UserError("start it without torchrun: trainer=ddp starts the other processes itself")
         if "LOCAL_RANK" not in os.environ:  # the other processes of a run are given the words that we ended with
             sys.argv[1:] = prepare(sys.argv[1:])
-        program()
+        with terminated_as_by_ctrl_c():
+            program()
         if failures:
             stop("\n".join(f"error: {line}" for line in failures), 2)
     except (KeyboardInterrupt, SystemExit) as error:
@@ -84,6 +91,24 @@ def run(task: Callable[[DictConfig], Any], config_name: str, prepare: Callable[[
         if line is None:
             raise
         stop(f"error: {line}", 2)
+
+
+@contextmanager
+def terminated_as_by_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM (`kill`, `timeout`, a shutdown) stop this process as Ctrl-C does.
+
+    Lightning calls the handler that it finds after its own, which alone waits for the next batch and exits with 0.
+    """
+
+    def interrupt(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: what follows puts things in order
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -115,8 +140,9 @@ def stop(line: str, code: int) -> None:
 
 
 def interrupted(error: BaseException) -> bool:
-    """Whether an exit goes back to Ctrl-C: Lightning turns that into `sys.exit(1)`."""
-    return isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt)
+    """Whether an exception goes back to Ctrl-C or SIGTERM, of which Lightning makes exits with 1 and with 0."""
+    terminated = type(error).__name__ == "SIGTERMException"
+    return terminated or isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt)
 
 
 def explain(error: BaseException) -> str | None:
@@ -188,6 +214,19 @@ def top_level() -> list[str]:
     groups = [path.name for path in CONF.iterdir() if path.is_dir()]
     lines = (CONF / "train.yaml").read_text().splitlines()
     return groups + [line.partition(":")[0] for line in lines if line[:1].isalpha()]
+
+
+def overrides(argv: list[str]) -> list[bool]:
+    """Which words of a command line are overrides: neither Hydra's flags nor the values of these."""
+    return [
+        not word.startswith("-") and before not in FLAGS_WITH_VALUES
+        for before, word in zip(["", *argv], argv, strict=False)
+    ]
+
+
+def only_shows(argv: list[str]) -> bool:
+    """Whether a command line only asks Hydra to print something."""
+    return any(word.partition("=")[0] in FLAGS_THAT_SHOW for word in argv)
 
 
 def value_of(argv: list[str], key: str) -> str | None:

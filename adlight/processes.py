@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -87,3 +88,6 @@ def work(rank: int, config: DictConfig, hydra: DictConfig, environment: dict[str
         line = cli.explain(error)
         errors.put((line, None if line else f"process {rank}: {type(error).__name__}: {cli.first_line(error)}"))
         raise
+    except (KeyboardInterrupt, SystemExit):  # to the parent some of them would look like a good end
+        errors.put((None, f"process {rank} was stopped from outside"))
+        sys.exit(130)

@@ -2,22 +2,21 @@
 
 runs/<sweep>/
     sweep.json         the command's words, and the config that all jobs start from
-    results.csv        a row a job, rewritten after each of them
+    results.csv        a row a job, rewritten after each of them (see sweep_table.py)
+    sweep.log          what the launcher or the sweeper stumbled over, if one did
     <job>/             a run folder (see runs.py), named by what the sweep varies; besides a run's files
         job.json       number and overrides of the job
         error.txt      why it failed, if it did: one line
 """
 
-import csv
 import hashlib
 import json
-import logging
-import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +26,10 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from adlight import cli, configs, runs
+from adlight import cli, configs, launchers, runs
+from adlight.sweep_table import OBJECTIVE, locked, print_table, read_job, read_table, write_table
 from adlight.types import UserError
 
-OBJECTIVE = "val/auroc"  # what a search maximises: never a figure of the test split
-COUNTS = ("epochs", "seconds")
-MAIN = ("auroc", "ap", "f1_max", "f1_calibrated", "pixel_auroc", "aupro", *COUNTS)
-COLUMNS = ("job", "name", "status", OBJECTIVE, *MAIN, "error", "overrides", "folder")
 NOT_COMPARED = ("resume", "resume_sweep", "run_dir")  # they differ between the first time and the next
 OURS = ("resume_sweep=", "hydra.sweep.dir=", "hydra.output_subdir=", "hydra.job.config.override_dirname.")
 
@@ -84,8 +80,8 @@ def prepared(argv: list[str]) -> list[str]:
     note = Path(cli.value_of(argv, "hydra.sweep.dir") or "") / "sweep.json"
     varied = json.loads(note.read_text())["varied"] if note.exists() else []
     words, last = ["--multirun"], {}  # the flag first, wherever it stood
-    for word in argv:
-        if word.startswith(("-", "hydra.")):
+    for word, is_override in zip(argv, cli.overrides(argv), strict=True):
+        if not is_override or word.startswith("hydra."):
             words += [word] if word not in ("-m", "--multirun") else []
             continue
         (one,) = OverridesParser.create().parse_overrides([word])
@@ -109,7 +105,10 @@ class Begin(Callback):
         global current
         folder = Path(str(config.hydra.sweep.dir))
         try:
+            launchers.check(config)
             begin_sweep(folder, config)
+            if config.resume_sweep:
+                repeat_trials(config.hydra.sweeper)
         except UserError as error:
             cli.stop(f"error: {error}", 2)  # Hydra makes a warning of an exception here
         current = folder
@@ -119,7 +118,7 @@ def begin_sweep(folder: Path, config: DictConfig) -> None:
     """Write `sweep.json`, or compare with the one that is there.
 
     Raises:
-        UserError: the folder holds a sweep and nobody asked to go on with it, or one of another config.
+        UserError: the folder holds a sweep and nobody asked to go on with it, or one of another config, or none.
     """
     note = folder / "sweep.json"
     plain = comparable(config)
@@ -133,10 +132,29 @@ def begin_sweep(folder: Path, config: DictConfig) -> None:
             raise UserError(f"{folder} holds a sweep with other settings ({change}): choose another hydra.sweep.dir")
     elif config.resume_sweep and any(folder.glob("*")):
         raise UserError(f"{folder} holds no sweep: sweep.json is missing")
+    elif config.resume_sweep and not cli.value_of(list(config.hydra.overrides.hydra), "hydra.sweep.dir"):
+        raise UserError("resume_sweep=true does not say which: name the sweep's folder by hydra.sweep.dir=<the sweep>")
     words = [word for word in sys.argv[1:] if not word.startswith(OURS)]
     parsed = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
-    varied = [one.key_or_group for one in parsed if one.is_sweep_override()] + list(config.hydra.sweeper.params or {})
+    last = {one.key_or_group: one.is_sweep_override() for one in parsed}
+    varied = [key for key, sweeps in last.items() if sweeps]
+    varied += [key for key in config.hydra.sweeper.params or {} if key not in last]  # others the command line has fixed
     runs.write_json(note, {"words": words, "varied": varied, "config": plain})
+
+
+def repeat_trials(sweeper: DictConfig) -> None:
+    """Have a search begin with the trials in which it was killed, which Optuna would take for running for ever."""
+    if not isinstance(sweeper.get("storage"), str):
+        return
+    import optuna
+
+    try:
+        study = optuna.load_study(study_name=sweeper.study_name, storage=sweeper.storage)
+    except KeyError:  # killed before there was a study
+        return
+    for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
+        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        study.enqueue_trial(trial.params)  # the same parameters, so the same job's folder: it goes on there
 
 
 def comparable(config: DictConfig) -> dict[str, Any]:
@@ -184,26 +202,11 @@ def run(task: Callable[[DictConfig], Any], config: DictConfig) -> float | None:
             write_table(Path(hydra.sweep.dir))
 
 
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> AbstractContextManager[None]:
     """Wait while another process works in a folder: the sweep was given twice, or a search asked twice for a job."""
     if runs.rank() != 0:  # of several processes of a job
-        yield
-        return
-    import fcntl
-
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"another process works in {folder}: waiting for it", flush=True)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError:
-            pass  # a file system without locks
-        yield
-    finally:
-        os.close(handle)  # and with it the lock
+        return nullcontext()
+    return locked(folder / ".lock", f"another process works in {folder}: waiting for it")
 
 
 def begin_job(folder: Path, config: DictConfig) -> str:
@@ -235,75 +238,41 @@ def begin_job(folder: Path, config: DictConfig) -> str:
 
 
 def fail(folder: Path, error: Exception) -> None:
-    """Write why a job failed into its folder; an error that is ours goes into its log with the traceback."""
-    line = cli.explain(error)
-    if line is None:
-        logging.getLogger(__name__).error("the job failed", exc_info=error)
-        line = f"{type(error).__name__}: {cli.first_line(error)} (traceback in {HydraConfig.get().job.name}.log)"
+    """Write why a job failed into its folder, and the whole traceback into its log."""
+    job = HydraConfig.get().job
+    log = folder / f"{job.name}.log"
+    line = cli.explain(error) or f"{type(error).__name__}: {cli.first_line(error)} (traceback in {log.name})"
+    append_traceback(log, error)
     if runs.rank() == 0:
         (folder / "error.txt").write_text(line + "\n")
-        print(f"job {HydraConfig.get().job.num} ({folder.name}) failed: {line}", flush=True)
+        print(f"job {job.num} ({folder.name}) failed: {line}", flush=True)
 
 
-def read_job(folder: Path) -> dict[str, Any]:
-    """A job's row of the table; what is not known is left out."""
-    row: dict[str, Any] = json.loads((folder / "job.json").read_text())
-    row |= {
-        "name": folder.name,
-        "folder": str(folder),
-        "overrides": shlex.join(row["overrides"]),
-        "status": "unfinished",
-    }
-    if (folder / "error.txt").exists():
-        return row | {"status": "failed", "error": (folder / "error.txt").read_text().strip()}
-    if (folder / "metrics.json").exists():
-        content = json.loads((folder / "metrics.json").read_text())
-        row |= {"status": "finished", OBJECTIVE: content.get("validation", {}).get(OBJECTIVE)}
-        row |= {name: content[name] for name in MAIN if name in content}
-    return row
+def append_traceback(log: Path, error: Exception) -> None:
+    """Write an error's traceback where those look who do not believe its one line."""
+    with log.open("a") as file:
+        traceback.print_exception(error, file=file)
 
 
-def read_table(sweep: Path) -> list[dict[str, Any]]:
-    """The rows of all jobs that a sweep has begun, in their order."""
-    rows = [read_job(note.parent) for note in sweep.glob("*/job.json")]
-    return sorted(rows, key=lambda row: (row["job"], row["name"]))
+def broken_off(error: Exception) -> int:
+    """Say what ended this process's sweep between its jobs: a launcher's or a sweeper's error. -> the exit code.
 
-
-def write_table(sweep: Path) -> None:
-    """Write `results.csv` anew, whole or not at all; any process of a sweep may."""
-    partial = sweep / f".results.{os.getpid()}.part"
-    with partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(read_table(sweep))
-    os.replace(partial, sweep / "results.csv")
-
-
-def print_table(sweep: Path) -> None:
-    """Print the main columns of a sweep's table, and the errors below."""
-    from rich.console import Console
-    from rich.table import Table
-
-    rows = read_table(sweep)
-    names = [name for name in (OBJECTIVE, *MAIN) if any(row.get(name) is not None for row in rows)]
-    table = Table(title=f"sweep {sweep}", title_justify="left")
-    for name in ("job", "name", "status", *names):
-        table.add_column(name, justify="left" if name in ("name", "status") else "right", overflow="fold")
-    for row in rows:
-        figures = [
-            f"{row[name]:{'.3f' if name not in COUNTS else '.0f'}}" if row.get(name) is not None else "-"
-            for name in names
-        ]
-        table.add_row(str(row["job"]), row["name"], row["status"], *figures)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)  # a log file has no width of its own
-    console.print(table)
-    console.print(f"table: {sweep / 'results.csv'}", highlight=False, soft_wrap=True)
+    Raises:
+        Exception: the error itself, if no sweep was begun.
+    """
+    if current is None:
+        raise error
+    log = current / "sweep.log"
+    append_traceback(log, error)
+    print(
+        f"error: the sweep was broken off: {type(error).__name__}: {cli.first_line(error)} (traceback in {log})",
+        file=sys.stderr,
+    )
+    return 2
 
 
 def end(code: int | str | None) -> int | str | None:
-    """Print what has become of this process's sweep, if it began one. -> its exit code: 2 if a job failed.
+    """Print what has become of this process's sweep, if it began one. -> its exit code: 2 unless all jobs finished.
 
     Args:
         code: what the process would end with.
@@ -314,12 +283,12 @@ def end(code: int | str | None) -> int | str | None:
         return code
     write_table(sweep)
     print_table(sweep)
-    failed = [row for row in read_table(sweep) if row["status"] == "failed"]
-    for row in failed:
-        print(f"error: job {row['job']} ({row['name']}): {row['error']}", file=sys.stderr)
-    if code or failed:
+    missing = [row for row in read_table(sweep) if row["status"] != "finished"]
+    for row in missing:
+        print(f"error: job {row['job']} ({row['name']}): {row.get('error', 'unfinished')}", file=sys.stderr)
+    if code or missing:
         print(f"finished jobs and epochs are kept. Go on with: {go_on(sweep)}", file=sys.stderr, flush=True)
-    return code or (2 if failed else 0)
+    return code or (2 if missing else 0)
 
 
 def go_on(sweep: Path) -> str:

@@ -140,8 +140,8 @@ def arguments(argv: list[str]) -> list[str]:
     """
     wanted, folder = cli.value_of(argv, "resume"), cli.value_of(argv, "hydra.run.dir")
     multirun = {"-m", "--multirun"} & set(argv) or cli.value_of(argv, "sweep") not in (None, "null")
-    if {"-h", "--help", "--hydra-help", "--version"} & set(argv):
-        return argv
+    if cli.only_shows(argv):
+        return [word for word in argv if word not in ("-m", "--multirun")]  # Hydra does one thing at a time
     if wanted in (None, "null"):
         if not folder and not multirun and (step := slurm_step()):
             return slurm_arguments(argv, step)
@@ -158,7 +158,8 @@ def arguments(argv: list[str]) -> list[str]:
         if run is None:
             print("resume=auto: no unfinished run with this config; a new one starts", flush=True)
             return rest
-        rest = [word for word in rest if word.startswith("-")]  # the config is the run's own, word for word
+        flags = zip(rest, cli.overrides(rest), strict=True)
+        rest = [word for word, is_override in flags if not is_override]  # the config is the run's own, word for word
     else:
         run = Path(str(wanted))
         runs.checkpoint(run, "last")
@@ -189,7 +190,8 @@ def slurm_arguments(argv: list[str], step: str) -> list[str]:
 
 def newest_unfinished(overrides: list[str], folder: str | None) -> Path | None:
     """The newest unfinished run with the config that these overrides compose."""
-    words = [word for word in overrides if not word.startswith(("-", "hydra."))]
+    marked = zip(overrides, cli.overrides(overrides), strict=True)
+    words = [word for word, is_override in marked if is_override and not word.startswith("hydra.")]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("train", words)
     return runs.find_unfinished([Path(folder)] if folder else sorted(Path("runs").glob("*")), config)
@@ -202,6 +204,8 @@ def main() -> Any:
         cli.run(job, "train", arguments)
     except SystemExit as ending:
         code = ending.code
+    except Exception as error:
+        code = sweeps.broken_off(error)
     sys.exit(sweeps.end(code))
 
 

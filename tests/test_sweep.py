@@ -11,16 +11,20 @@ import sys
 import time
 from itertools import product
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 import pytorch_lightning as pl
+import torch
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from makers import fake_mnist
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from adlight import sweeps
+from adlight import cli, processes, sweep_table, sweeps
 from adlight.configs import CONF
 
 TESTS = Path(__file__).parent
@@ -79,7 +83,7 @@ def test_each_job_is_a_run_of_its_own(adlight, two_seeds, tiny_run):
     found = {str(path.relative_to(sweep / "seed-1")) for path in (sweep / "seed-1").rglob("*") if path.is_file()}
     assert found == {
         *(f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides")),
-        *("job.json", "run.json", "train.log", "checkpoints/best.ckpt", "checkpoints/last.ckpt"),
+        *(".lock", "job.json", "run.json", "train.log", "checkpoints/best.ckpt", "checkpoints/last.ckpt"),
         *("metrics.csv", "metrics.json", "predictions.csv", "defects.csv"),
     }
     assert same_numbers(sweep / "seed-0", tiny_run[0])  # the single run with the same settings
@@ -132,6 +136,64 @@ def test_finished_jobs_are_skipped_and_new_ones_added(adlight, copied):
     assert list(rows) == ["seed-1", "seed-7", "seed-0"] and {row["status"] for row in rows.values()} == {"finished"}
 
 
+def test_a_setting_fixed_on_the_command_line_stays_fixed(adlight):
+    """`sweep=seeds` would vary the seed; with `seed=3` nothing varies, the second time as little as the first."""
+    words = ("sweep=seeds", "seed=3", "trainer.max_epochs=1", "hydra.sweep.dir=runs/fixed")
+    assert adlight("train", *adlight.quick, *words).code == 0
+    sweep = adlight.folder / "runs" / "fixed"
+    assert list(results(sweep)) == ["job"] and json.loads((sweep / "sweep.json").read_text())["varied"] == []
+    outcome = adlight("train", *adlight.quick, *words, "resume_sweep=true")
+    assert outcome.code == 0 and "job 0 (job) is finished: skipped" in outcome.out, outcome.err
+    assert list(results(sweep)) == ["job"]
+
+
+def test_seconds_count_what_was_done_before_the_job_went_on(adlight, copied):
+    last = copied / "seed-1" / "checkpoints" / "last.ckpt"
+    content = torch.load(last, weights_only=True)
+    assert 0 < content["callbacks"]["BestAndLast"]["seconds"] < 1000
+    content["callbacks"]["BestAndLast"]["seconds"] = 100_000.0
+    torch.save(content, last)
+    (copied / "seed-1" / "metrics.json").unlink()
+    assert go_on(adlight, copied, "seed=0,1").code == 0
+    rows = results(copied)
+    assert float(rows["seed-1"]["seconds"]) >= 100_000 > float(rows["seed-0"]["seconds"])
+
+
+def test_a_job_left_unfinished_is_no_good_end(adlight, copied):
+    (copied / "seed-1" / "metrics.json").unlink()
+    outcome = go_on(adlight, copied, "seed=0")
+    assert outcome.code == 2 and outcome.err.startswith("error: job 1 (seed-1): unfinished\nfinished jobs and epochs")
+
+
+def test_a_launcher_that_breaks_down_costs_one_line(adlight, monkeypatch):
+    def launch(*_, **__):
+        raise RuntimeError("a worker was killed\nand more that nobody reads")
+
+    monkeypatch.setattr("hydra.core.plugins.Plugins.instantiate_launcher", launch)
+    outcome = adlight("train", "-m", *adlight.quick, "seed=0,1", "hydra.sweep.dir=runs/broken_off")
+    first, second = outcome.err.splitlines()
+    assert outcome.code == 2 and first == (
+        "error: the sweep was broken off: RuntimeError: a worker was killed (traceback in runs/broken_off/sweep.log)"
+    )
+    assert second.endswith("resume_sweep=true hydra.sweep.dir=runs/broken_off")
+    assert "Traceback" in (adlight.folder / "runs" / "broken_off" / "sweep.log").read_text()
+
+
+def test_to_go_on_needs_a_folder(adlight):
+    before = set((adlight.folder / "runs").glob("*"))
+    outcome = adlight("train", "-m", *adlight.quick, "seed=0,1", "resume_sweep=true")
+    assert outcome.code == 2 and "name the sweep's folder by hydra.sweep.dir=<the sweep>" in outcome.err
+    assert outcome.err.count("\n") == 1 and set((adlight.folder / "runs").glob("*")) == before
+
+
+def test_a_sweep_s_config_can_be_shown(adlight):
+    for flag in ("--cfg", "-c"):
+        outcome = adlight("train", "-m", "sweep=mae_ablation", flag, "job")
+        assert outcome.code == 0 and "mask_ratio: 0.75" in outcome.out, outcome.err
+    words = ["--config-dir", "more", "seed=0,1"]
+    assert sweeps.prepared(words)[:4] == ["--multirun", *words]
+
+
 def test_a_sweep_with_other_settings_is_refused(adlight, copied):
     outcome = go_on(adlight, copied, "seed=0,1", "trainer.max_epochs=3")
     assert outcome.code == 2 and "trainer.max_epochs was 2 and is 3 now" in outcome.err and outcome.err.count("\n") == 1
@@ -166,6 +228,8 @@ def test_a_failed_job_is_a_row_and_the_others_go_on(adlight):
     rows = results(sweep)
     assert [rows[name]["status"] for name in rows] == ["failed", "finished"]
     assert rows["category-botle"]["error"] == error.strip() and rows["category-botle"]["auroc"] == ""
+    assert rows["category-botle"]["log"] == "runs/failing/category-botle/train.log"
+    assert "did you mean bottle?" in (sweep / "category-botle" / "train.log").read_text()
 
 
 def test_our_own_mistake_ends_one_job_only_and_leaves_its_traceback(adlight, monkeypatch):
@@ -175,6 +239,7 @@ def test_our_own_mistake_ends_one_job_only_and_leaves_its_traceback(adlight, mon
     sweep = adlight.folder / "runs" / "broken"
     assert outcome.code == 2 and outcome.err.count("ZeroDivisionError: nothing left to divide by") == 2
     assert [row["status"] for row in results(sweep).values()] == ["failed", "failed"]
+    assert "Traceback" not in outcome.out + outcome.err
     assert "Traceback" in (sweep / "seed-0" / "train.log").read_text()
     assert not (sweep / "seed-0" / "metrics.json").exists()
     monkeypatch.delenv("ADLIGHT_TEST_TROUBLE")
@@ -185,27 +250,81 @@ def test_our_own_mistake_ends_one_job_only_and_leaves_its_traceback(adlight, mon
     assert outcome.out.count("epoch 1/2") == 0 and outcome.out.count("epoch 2/2") == 2
 
 
-def test_killed_and_on_as_if_nothing_had_happened(adlight, two_seeds):
-    words = [*adlight.quick, TROUBLE, "seed=0,1", "hydra.sweep.dir=runs/killed"]
+def begun(adlight, sweep, *words):
+    """A sweep in a process of its own that has done its first epoch, and does not end the second."""
     process = subprocess.Popen(
         [sys.executable, "-m", "adlight.train", "-m", *words],
         cwd=adlight.folder,
         env={**os.environ, "ADLIGHT_TEST_TROUBLE": "hold", "PYTHONPATH": path(TESTS), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    sweep = adlight.folder / "runs" / "killed"
     until = time.monotonic() + 120
     while not (sweep / "seed-0" / "checkpoints" / "last.ckpt").exists() and time.monotonic() < until:
         time.sleep(0.1)
         assert process.poll() is None
+    return process
+
+
+def test_killed_and_on_as_if_nothing_had_happened(adlight, two_seeds):
+    words = [*adlight.quick, TROUBLE, "seed=0,1", "hydra.sweep.dir=runs/killed"]
+    sweep = adlight.folder / "runs" / "killed"
+    process = begun(adlight, sweep, *words)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate()
     outcome = adlight("train", "-m", *words, "resume_sweep=true")
     assert outcome.code == 0, outcome.err
     assert outcome.out.count("epoch 1/2") == 1, "the finished epoch is not done again"
     for name in ("seed-0", "seed-1"):
         assert same_numbers(sweep / name, two_seeds[0] / name)
+
+
+def test_terminated_it_says_how_to_go_on(adlight):
+    sweep = adlight.folder / "runs" / "terminated"
+    process = begun(adlight, sweep, *adlight.quick, TROUBLE, "seed=0,1", "hydra.sweep.dir=runs/terminated")
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 130 and "Traceback" not in err, err
+    assert err.splitlines()[-1].endswith("resume_sweep=true hydra.sweep.dir=runs/terminated")
+    assert {name: row["status"] for name, row in results(sweep).items()} == {"seed-0": "unfinished"}
+
+
+def test_what_lightning_makes_of_sigterm_is_no_good_end(monkeypatch):
+    """Its exception is a SystemExit with 0, which of a spawned process looks like a job well done."""
+
+    def train(config):
+        raise SIGTERMException()
+
+    errors = SimpleQueue()
+    monkeypatch.setattr("adlight.train.train", train)
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(SystemExit) as ending:
+        processes.work(1, None, None, {}, errors)
+    assert ending.value.code == 130 and errors.get_nowait() == (None, "process 1 was stopped from outside")
+    assert cli.interrupted(SIGTERMException()) and not cli.interrupted(SystemExit(-1))
+
+
+HOLDER = "import fcntl, sys; file = open(sys.argv[1], 'a'); fcntl.lockf(file, fcntl.LOCK_EX); print(); sys.stdin.read()"
+
+
+def test_two_processes_wait_for_each_other(tmp_path, monkeypatch):
+    lock, said = tmp_path / ".lock", []
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+
+        def release(line, **_):
+            said.append(line)
+            holder.stdin.close()
+
+        monkeypatch.setattr(sweep_table, "print", release, raising=False)
+        holder.stdout.readline()  # it has the lock now
+        with sweep_table.locked(lock, "waiting"):
+            assert said == ["waiting"]
+    with sweep_table.locked(lock, "waiting"):
+        assert said == ["waiting"]
 
 
 def path(*folders):
