@@ -16,6 +16,7 @@ from adlight.data.mvtec import MVTecAD
 from adlight.metrics.ranking import auroc
 from adlight.modules.gan import GANModule, averaged
 from adlight.networks.gan import Critic, Encoder, Generator
+from adlight.objectives import wgan
 from adlight.objectives.wgan import WGAN, WGANGP, AdversarialObjective
 from adlight.scoring.inversion import InversionScorer, feature_distance
 from adlight.seeds import mixed
@@ -483,42 +484,113 @@ def test_networks_that_do_not_fit_each_other():
 # two processes
 
 
-def one_step_each(rank, world, folder):
-    """A step of each network on this process's share of a batch; the weights after it go into a file."""
+STEPPED = {
+    "plain": dict(objective=WGANGP()),
+    "clip, drift and average": dict(objective=WGANGP(drift=0.5), clip=1e-2, kappa=3.0, ema=0.5),
+    "bounded weights": dict(objective=WGAN(clip=0.05, drift=0.5)),
+    "encoder of generated images": dict(objective=WGANGP(), encoder_images="generated"),
+}
+
+
+def steps_of_all(rank, world, folder):
+    """Each network's own step on this process's share of a batch and of its draws; what came of it, into a file."""
     if world > 1:
         dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
     torch.set_num_threads(1)
-    module = make(maker=partial(torch.optim.SGD, lr=1.0))  # a step is the gradient itself
-    optimizers = [make(getattr(module, name).parameters()) for make, name in zip(module.makers, NETWORKS, strict=True)]
-    module.optimizers = lambda: optimizers
-    noise = torch.Generator().manual_seed(7)
-    real, e = (torch.rand(8, *shape, generator=noise).chunk(world)[rank] for shape in ((1, SIZE, SIZE), (1, 1, 1)))
-    z = torch.randn(8, LATENT, generator=noise).chunk(world)[rank]
-    with torch.no_grad():
-        fake = module.generator(z)
-    objective = WGANGP()
-    norm = module.critic.input_gradient(e * real + (1 - e) * fake).flatten(1).norm(dim=1)
-    score_real, score_fake = module.critic(torch.cat([real, fake])).chunk(2)
-    loss = objective.compare(score_real, score_fake) + 10 * (norm - 1).square().mean()
-    module.descend(0, loss, module.critic)
-    module.descend(1, objective.generator_loss(module.critic(module.generator(z))), module.generator)
-    made = module.generator(module.encoder(real))
-    module.descend(2, (real - made).square().mean(), module.encoder)
-    torch.save(weights(module), f"{folder}/{world}-{rank}.pt")
+
+    def share(whole):
+        return whole.chunk(world)[rank]
+
+    def mixture(real, fake, draws):
+        e = share(torch.rand(world * len(real), 1, 1, 1, generator=draws))
+        return e * real + (1 - e) * fake
+
+    def note(into, name, optimizer, *_):
+        into[name] = [p.grad.clone() for p in optimizer.param_groups[0]["params"]]
+
+    if world > 1:  # one process draws as it always does
+        wgan.interpolate = mixture
+    found = {}
+    for case, settings in STEPPED.items():
+        module, gradients, terms = make(maker=partial(torch.optim.SGD, lr=0.1), **settings), {}, {}
+        module.generator.up[-1].weight.data.mul_(30)  # images that differ, as a trained generator's do
+        if world > 1:
+            module.latents = lambda count, draws: share(torch.randn(world * count, LATENT, generator=draws))
+        optimizers = module.configure_optimizers()
+        module.optimizers = lambda made=optimizers: made
+        draws = torch.Generator().manual_seed(7)
+        real = share(torch.rand(8, 1, SIZE, SIZE, generator=draws))
+        for name, optimizer in zip(NETWORKS, optimizers, strict=True):
+            optimizer.register_step_pre_hook(partial(note, gradients, name))
+        terms["critic"] = module.critic_step(real, draws)
+        terms["generator"] = module.generator_step(len(real), draws)
+        terms["encoder"] = module.encoder_step(real, draws)
+        terms = {(step, name): float(term.detach()) for step, of in terms.items() for name, term in of.items()}
+        found[case] = gradients, terms, dict(module.named_parameters())
+    torch.save(found, f"{folder}/{world}-{rank}.pt")
     if world > 1:
         dist.destroy_process_group()
 
 
+def norm(tensors):
+    return float(torch.cat([tensor.flatten() for tensor in tensors]).norm())
+
+
 def test_two_processes_step_as_one_does_on_the_joined_batch(tmp_path):
-    mp.spawn(one_step_each, (2, tmp_path), nprocs=2)
-    one_step_each(0, 1, tmp_path)
-    alone, first, second = (torch.load(tmp_path / f"{name}.pt") for name in ("1-0", "2-0", "2-1"))
-    start = weights(make())
-    for name in NETWORKS:
-        for a, b, c in zip(alone[name], first[name], second[name], strict=True):
-            assert torch.equal(b, c)
-            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
-        assert not any(torch.equal(*pair) for pair in zip(alone[name][:-1], start[name][:-1], strict=True))
+    mp.spawn(steps_of_all, (2, tmp_path), nprocs=2)
+    steps_of_all(0, 1, tmp_path)
+    alone, *both = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("1-0", "2-0", "2-1"))
+    for case, settings in STEPPED.items():
+        wanted, terms, weights_after = alone[case]
+        assert list(wanted) == list(NETWORKS)
+        for gradients, _, its_weights in (found[case] for found in both):
+            for name in NETWORKS:
+                missed = [a - b for a, b in zip(gradients[name], wanted[name], strict=True)]
+                assert norm(missed) < 1e-5 * norm(wanted[name]), (case, name)
+            for name, weight in weights_after.items():
+                torch.testing.assert_close(its_weights[name], weight, atol=1e-5, rtol=1e-5)
+        assert all(torch.equal(both[0][case][2][name], both[1][case][2][name]) for name in weights_after), case
+        if "clip" in settings:
+            for name in NETWORKS:
+                assert norm(wanted[name]) == pytest.approx(settings["clip"], rel=1e-4), name
+        for name, term in terms.items():
+            mine, other = (found[case][1][name] for found in both)
+            assert (mine + other) / 2 == pytest.approx(term, rel=1e-4, abs=1e-5), (case, name)
+            assert mine != other, (case, name)  # their shares are not the same
+
+
+def test_each_process_and_step_has_its_own_draws(monkeypatch):
+    """Two processes with the same latents would learn from the same images twice."""
+    normal, between, noted = GANModule.latents, wgan.interpolate, []
+
+    def latents(module, count, draws):
+        noted.append(normal(module, count, draws))
+        return noted[-1]
+
+    def interpolate(real, fake, draws):
+        e = between(torch.ones_like(real), torch.zeros_like(fake), draws)
+        noted.append(e[:, 0, 0, 0])
+        return e * real + (1 - e) * fake
+
+    monkeypatch.setattr(GANModule, "latents", latents)
+    monkeypatch.setattr(wgan, "interpolate", interpolate)
+
+    def drawn(rank, count):
+        module, place = make(n_critic=1), SimpleNamespace(total_batch_idx=count)
+        optimizers, noted[:] = module.configure_optimizers(), []
+        module.optimizers, module.note = (lambda: optimizers), (lambda *_: None)
+        trainer = SimpleNamespace(global_rank=rank, current_epoch=0, fit_loop=place)
+        module.trainer, module.gan_epochs = trainer, 1
+        module.training_step({"image": torch.full((4, 1, SIZE, SIZE), 0.5)}, 0)
+        return noted[:]
+
+    first, again, second, later = drawn(0, 3), drawn(0, 3), drawn(1, 3), drawn(0, 4)
+    assert len(first) == 3  # the critic's latents and its penalty's places, the generator's latents
+    for mine, same_place, of_other_process, of_other_step in zip(first, again, second, later, strict=True):
+        assert torch.equal(mine, same_place)
+        assert not torch.isclose(mine, of_other_process).any()
+        assert not torch.isclose(mine, of_other_step).any()
+    assert not torch.isclose(first[0], first[2]).any()
 
 
 def test_one_process_has_nothing_to_average():

@@ -213,9 +213,18 @@ def test_images_leave_one_by_one(monkeypatch):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("kind", ["mixture", "thesis"])
 def test_alone_in_a_batch_and_in_another_order(method, kind):
-    networks, image = gan(), uniform(7, 1, 8, 8)
-    scorer = InversionScorer(method, kind, steps=40, restarts=2 if method == "gradient" else 1)
+    networks, image = gan(contrast=30), uniform(7, 1, 8, 8)
+    with torch.no_grad():  # some that the generator can show and some that it cannot take unlike numbers of steps
+        image[:3] = networks.generator(normal(3, 3, seed=5))
+    scorer = InversionScorer(method, kind, steps=120, patience=10, restarts=2 if method == "gradient" else 1)
+    sizes = []
+    counting = networks.generator.register_forward_hook(lambda _, __, made: sizes.append(len(made)))
     terms, scores = scorer.terms(networks, image)
+    counting.remove()
+    if method != "encoder":
+        searched = sizes[:-1]  # the last are all the reconstructions
+        assert searched[0] == 7 * scorer.restarts and searched == sorted(searched, reverse=True)
+        assert len(set(searched)) > 2  # images left the batch more than once while others stayed
     assert terms.shape == (7, 3) and scores["image"].shape == (7,)
     assert scores["pixel"].shape == (7, 8, 8) and scores["reconstruction"].shape == image.shape
     order = torch.randperm(7, generator=torch.Generator().manual_seed(1))
