@@ -60,14 +60,15 @@ def series_of(report: Report) -> dict[str, list[Run]]:
 def by_category(report: Report, group: Sequence[Run], metric: str) -> tuple[dict[str, Spread], dict[str, float]]:
     """A metric of each category, with the standard deviation over seeds or else its interval; and the paper's."""
     values: dict[str, list[tuple[Row, float]]] = {}
-    published = {}
+    published: dict[str, float] = {}
     for run in group:
+        tables = [one for one in report.references[report.runs.index(run)] if not one.cells]  # a cell is no category
         for row in run.rows:
             if row.level == "category" and metric in row.metrics:
                 values.setdefault(row.category, []).append((row, row.metrics[metric]))
-                reference = report.reference(report.runs.index(run), row, metric)
-                if reference is not None:
-                    published[row.category] = reference
+                for value in (table.value(run, row, metric) for table in tables):
+                    if value is not None:
+                        published.setdefault(row.category, value)
     spreads = {}
     for category, found in values.items():
         mean = fmean(value for _, value in found)

@@ -73,3 +73,5 @@ def test_an_ablation_has_a_heat_map_an_encoder(tmp_path, encoders):
     found = figures.ablations(report_of(tmp_path))
     assert [drawing.title for drawing in found] == (["encoder=joint", "encoder=separate"] if encoders[1:] else ["mae"])
     assert all(drawing.note.startswith("2 cells.") for drawing in found)
+    report = report_of(tmp_path)
+    assert figures.by_category(report, report.runs, "auroc")[1] == {}  # a cell's number is no category's
