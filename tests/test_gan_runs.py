@@ -201,13 +201,13 @@ def test_two_processes(adlight, two_gans):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("method", "score", "tolerance"), [("gradient", "thesis", 1e-5), ("encoder+gradient", "mixture", 1e-2)]
+    ("method", "score", "tolerance"), [("gradient", "thesis", 1e-5), ("encoder+gradient", "mixture", 1e-4)]
 )
 def test_two_processes_search_as_one_does(adlight, two_gans, method, score, tolerance):
     """Calibrated anew, tested on 10 and 9 images or on 19.
 
-    The mixture divides its terms by their deviations on two images, below 1e-3 for a GAN that has hardly begun: the
-    last bit of the cosine alone is 2e-4 of the score, whose deviation is 6.
+    The mixture divides its terms by their deviations on two images, below 1e-3 for a GAN that has hardly begun, and the
+    last bits of its terms with them.
     """
     run, folder = two_gans[0], f"runs/two search, {method}"
     words = [f"model.scorer.{word}" for word in (f"method={method}", f"score={score}", "steps=3", "lr=0.5")]

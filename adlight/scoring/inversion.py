@@ -173,10 +173,12 @@ def feature_distance(critic: Critic, x: Tensor, y: Tensor) -> Tensor:
 
 
 def cosine_distance(critic: Critic, x: Tensor, y: Tensor) -> Tensor:
-    """1 - cosine of the critic's features, mean over its layers. (B, C, H, W) twice -> (B,)."""
-    pairs = zip(critic.maps(x), critic.maps(y), strict=True)
-    cosines = [F.cosine_similarity(a.float().flatten(1), b.float().flatten(1)) for a, b in pairs]
-    return 1 - torch.stack(cosines).mean(0)
+    """1 - cosine of the critic's features, mean over its layers. (B, C, H, W) twice -> (B,).
+
+    Taken as half the square of the unit vectors' difference: 1 - cos would lose the digits that small angles need.
+    """
+    units = ([F.normalize(one.float().flatten(1)) for one in critic.maps(image)] for image in (x, y))
+    return torch.stack([(a - b).square().sum(1) / 2 for a, b in zip(*units, strict=True)]).mean(0)
 
 
 FEATURES = {"mse": feature_distance, "cosine": cosine_distance}
