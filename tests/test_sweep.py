@@ -306,7 +306,10 @@ def test_what_lightning_makes_of_sigterm_is_no_good_end(monkeypatch):
     assert cli.interrupted(SIGTERMException()) and not cli.interrupted(SystemExit(-1))
 
 
-HOLDER = "import fcntl, sys; file = open(sys.argv[1], 'a'); fcntl.lockf(file, fcntl.LOCK_EX); print(flush=True); sys.stdin.read()"
+HOLDER = (
+    "import fcntl, sys; file = open(sys.argv[1], 'a'); fcntl.lockf(file, fcntl.LOCK_EX); "
+    "print(flush=True); sys.stdin.read()"
+)
 
 
 def test_two_processes_wait_for_each_other(tmp_path, monkeypatch):
