@@ -99,16 +99,19 @@ def terminated_as_by_ctrl_c() -> Iterator[None]:
 
     Lightning calls the handler that it finds after its own, which alone waits for the next batch and exits with 0.
     """
+    stopped = False
 
     def interrupt(number: int, frame: Any) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: what follows puts things in order
-        raise KeyboardInterrupt
+        nonlocal stopped
+        if not stopped:  # once is enough: what follows puts things in order
+            stopped = True
+            raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if stopped else before)
 
 
 @contextmanager

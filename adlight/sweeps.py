@@ -97,6 +97,16 @@ def prepared(argv: list[str]) -> list[str]:
     return [*words, "hydra.output_subdir=null", f"hydra.job.config.override_dirname.exclude_keys=[{fixed_keys}]"]
 
 
+def without_sweep(argv: list[str]) -> list[str]:
+    """A command line whose config is only to be shown: without -m and what it would sweep, which has no one value."""
+    words = []
+    for word, is_override in zip(argv, cli.overrides(argv), strict=True):
+        if is_override and OverridesParser.create().parse_overrides([word])[0].is_sweep_override():
+            continue
+        words += [word] if word not in ("-m", "--multirun") else []
+    return words
+
+
 class Begin(Callback):
     """Hydra calls this before the first job of a multirun, in the process that starts the others."""
 
@@ -111,6 +121,8 @@ class Begin(Callback):
                 repeat_trials(config.hydra.sweeper)
         except UserError as error:
             cli.stop(f"error: {error}", 2)  # Hydra makes a warning of an exception here
+        except Exception as error:  # of Optuna and its storage
+            cli.stop(f"error: {folder} cannot go on: {type(error).__name__}: {cli.first_line(error)}", 2)
         current = folder
 
 

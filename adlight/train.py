@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     import pytorch_lightning as pl
 
 
+SPLIT = [  # what chooses the training images
+    *("source", "category", "seed", "val_fraction", "train_limit"),
+    *("normal", "normal_dir", "test_normal_dir", "normal_test_fraction"),
+]
 GENERATOR = ("generator", "critic", "average.")  # tensors that `model.generator_from` brings
 
 
@@ -72,13 +76,13 @@ def job(config: DictConfig) -> Any:
 
 
 def refuse_other_images(config: DictConfig, giver: Path) -> None:
-    """A generator must come from a run with the same training images.
+    """A generator must come from a run that chose its training images alike; where they lie, may differ.
 
     Raises:
-        UserError: its GAN was trained on others, perhaps on those that are held out here and calibrate the thresholds.
+        UserError: its GAN may have been trained on images that are held out here for thresholds or test.
     """
     mine, its = config.dataset, runs.load_config(giver).dataset
-    for key in ("source", "normal", "category", "seed", "val_fraction", "train_limit"):
+    for key in SPLIT:
         if mine.get(key) != its.get(key):
             raise UserError(
                 f"dataset.{key} is {mine.get(key)}, and {its.get(key)} in model.generator_from={giver}: its GAN may "
@@ -141,7 +145,7 @@ def arguments(argv: list[str]) -> list[str]:
     wanted, folder = cli.value_of(argv, "resume"), cli.value_of(argv, "hydra.run.dir")
     multirun = {"-m", "--multirun"} & set(argv) or cli.value_of(argv, "sweep") not in (None, "null")
     if cli.only_shows(argv):
-        return [word for word in argv if word not in ("-m", "--multirun")]  # Hydra does one thing at a time
+        return sweeps.without_sweep(argv)  # Hydra does one thing at a time
     if wanted in (None, "null"):
         if not folder and not multirun and (step := slurm_step()):
             return slurm_arguments(argv, step)

@@ -188,7 +188,7 @@ def test_to_go_on_needs_a_folder(adlight):
 
 def test_a_sweep_s_config_can_be_shown(adlight):
     for flag in ("--cfg", "-c"):
-        outcome = adlight("train", "-m", "sweep=mae_ablation", flag, "job")
+        outcome = adlight("train", "-m", "sweep=mae_ablation", "seed=0,1", flag, "job")
         assert outcome.code == 0 and "mask_ratio: 0.75" in outcome.out, outcome.err
     words = ["--config-dir", "more", "seed=0,1"]
     assert sweeps.prepared(words)[:4] == ["--multirun", *words]
@@ -260,10 +260,10 @@ def begun(adlight, sweep, *words):
         stderr=subprocess.PIPE,
         text=True,
     )
-    until = time.monotonic() + 120
+    until = time.monotonic() + 600
     while not (sweep / "seed-0" / "checkpoints" / "last.ckpt").exists() and time.monotonic() < until:
         time.sleep(0.1)
-        assert process.poll() is None
+        assert process.poll() is None, process.stderr.read()
     return process
 
 

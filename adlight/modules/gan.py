@@ -125,7 +125,8 @@ class GANModule(InversionModule):
             if done > min(was, self.gan_epochs):
                 raise UserError(
                     f"the GAN of this run has {was} epochs, and {done} epochs are done: {self.gan_epochs} is no length "
-                    "for it any more; train another run, or an encoder alone by model.generator_from"
+                    "for it any more (processes and batch size count too); train another run, or an encoder alone by "
+                    "model.generator_from"
                 )
         total = self.gan_epochs + self.encoder_epochs
         if total // self.validate_every * self.validate_every <= (self.gan_epochs if self.encoder_epochs else 0):
@@ -141,14 +142,16 @@ class GANModule(InversionModule):
         if self.generator_from:
             return 0
         epochs = int(trainer.max_epochs or 1)
+        said = ""
         if isinstance(trainer.limit_train_batches, int):  # trainer=debug: not thousands of epochs of two batches
             self.encoder_epochs, self.validate_every = min(self.encoder_epochs, epochs), 1
+            said = f"trainer.limit_train_batches={trainer.limit_train_batches}: {epochs} GAN and {self.encoder_epochs} "
+            said += "encoder epochs, whatever model.generator_steps and model.encoder_epochs say"
         elif self.wanted_steps:
             epochs = math.ceil(self.wanted_steps * self.n_critic / self.epoch_length())
-            if trainer.is_global_zero:
-                print(
-                    f"{epochs} epochs make model.generator_steps={self.wanted_steps}, whatever trainer.max_epochs says"
-                )
+            said = f"{epochs} epochs make model.generator_steps={self.wanted_steps}, whatever trainer.max_epochs says"
+        if said and trainer.is_global_zero:
+            print(said, flush=True)
         return epochs
 
     def epoch_length(self) -> int:
