@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from adlight import runs
+from adlight.runs import folder as runs
 from adlight.data.source import READ_ERRORS, framed, read_image, resized, unknown
-from adlight.metrics.ranking import parse_rule
+from adlight.metrics.image import parse_rule
 from adlight.metrics.thresholds import Threshold, Thresholds
-from adlight.modules.base import AnomalyModule, all_finite
-from adlight.scoring.maps import regions
+from adlight.detection.module import AnomalyModule, all_finite
+from adlight.detection.maps import regions
 from adlight.types import Batch, UserError
 
 AnyImage = str | Path | Image.Image | np.ndarray | Tensor

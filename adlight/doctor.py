@@ -12,8 +12,9 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from adlight import cli, provenance
-from adlight.data.inspection import few_normals, inspect
+from adlight.cli import main as cli
+from adlight.runs import provenance
+from adlight.data.checks import few_normals, inspect
 from adlight.types import UserError
 
 
@@ -37,7 +38,7 @@ def doctor(config: DictConfig) -> list[str]:
 
 def machine() -> tuple[dict[str, str], list[str]]:
     """What the machine and the environment have, by name, and what is wrong with them."""
-    from adlight.callbacks.curves import has_wandb_key
+    from adlight.loggers.wandb import has_wandb_key
 
     problems = []
     versions = {name: installed(name) for name in provenance.PACKAGES}

@@ -8,15 +8,17 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from adlight import cli, provenance, runs
-from adlight.configs import CONF
+from adlight.cli import main as cli
+from adlight.runs import provenance
+from adlight.runs import folder as runs
+from adlight.runs.config import CONF
 from adlight.types import UserError
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
     from adlight.data.datamodule import AnomalyDataModule
-    from adlight.modules.base import AnomalyModule
+    from adlight.detection.module import AnomalyModule
 
 CHANGES_SCORES = ("model", "dataset", "threshold=", "pixel_threshold=", "trainer=", "trainer.precision")
 OWN = ("run", "ckpt")  # settings of this command; everything else changes the run's config
@@ -123,7 +125,7 @@ def remarks(folder: Path, module: "AnomalyModule", data: "AnomalyDataModule") ->
 
 def thresholds_in_words(module: "AnomalyModule") -> str:
     """The image thresholds that were used, and what they were calibrated on."""
-    from adlight.metrics.ranking import parse_rule
+    from adlight.metrics.image import parse_rule
 
     assert module.results is not None
     if parse_rule(module.rule).kind == "number":

@@ -20,9 +20,10 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from adlight import cli, runs
+from adlight.cli import main as cli
+from adlight.runs import folder as runs
 from adlight.data.source import IMAGE_SUFFIXES, contents, list_images, read_image, to_channels
-from adlight.reports.pictures import colour_ceiling, overlay, panel
+from adlight.detection.pictures import colour_ceiling, overlay, panel
 from adlight.types import UserError
 
 if TYPE_CHECKING:  # torch takes seconds: not for --help

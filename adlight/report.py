@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from adlight import cli
+from adlight.cli import main as cli
 from adlight.types import UserError
 
 

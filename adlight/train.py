@@ -12,8 +12,12 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from adlight import cli, processes, provenance, runs, sweeps
-from adlight.configs import CONF
+from adlight.cli import main as cli
+from adlight.cli import processes
+from adlight.runs import provenance
+from adlight.runs import folder as runs
+from adlight.cli import sweep as sweeps
+from adlight.runs.config import CONF
 from adlight.types import UserError
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ import torch
 from hydra.utils import instantiate
 from matplotlib.figure import Figure
 
-from adlight import runs
+from adlight.runs import folder as runs
 from adlight.detector import Detector
 
 METRICS = ["auroc", "ap", "f1_max", "precision_at_f1_max", "recall_at_f1_max", "f1_calibrated", "trivial_f1"]

@@ -92,8 +92,8 @@ def fake_run(
 
     `settings` are values of its config by dotted key with `__` for the dots; `model` and `dataset` are names.
     """
-    from adlight import runs
-    from adlight.metrics.ranking import image_metrics
+    from adlight.runs import folder as runs
+    from adlight.metrics.image import image_metrics
     from adlight.metrics.results import Results, macro_mean
 
     folder, generator = Path(folder), np.random.default_rng([seed, draw])

@@ -11,7 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from makers import fake_cifar10, fake_mnist, fake_mvtec, write_image
 
-from adlight.configs import CONF
+from adlight.runs.config import CONF
 from adlight.evaluate import built
 
 

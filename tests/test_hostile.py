@@ -10,11 +10,11 @@ import pytorch_lightning as pl
 from PIL import Image
 from sklearn import metrics as reference
 
-from adlight import runs
+from adlight.runs import folder as runs
 from adlight.data.datamodule import AnomalyDataModule
 from adlight.data.source import Source
 from adlight.evaluate import remarks
-from adlight.modules.base import AnomalyModule
+from adlight.detection.module import AnomalyModule
 from adlight.reports.tables import print_defects, print_results
 from adlight.types import Record, UserError
 

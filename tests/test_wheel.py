@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from adlight.configs import CONF
+from adlight.runs.config import CONF
 
 ROOT = Path(__file__).parents[1]
 
@@ -38,7 +38,7 @@ def test_a_wheel_works_in_an_empty_folder(tmp_path):
     program = (
         f"import sys, runpy; sys.path.insert(0, {str(unpacked)!r}); sys.argv[1:] = ['--help']\n"
         "try: runpy.run_module('adlight.train', run_name='__main__')\n"
-        "finally: import adlight.configs; print(adlight.configs.CONF)\n"
+        "finally: import adlight.runs.config; print(adlight.runs.config.CONF)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=empty, capture_output=True, text=True, check=True)
     assert "mae_small" in done.stdout and done.stdout.strip().endswith(str(unpacked / "adlight" / "conf"))

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from adlight.modules.base import AnomalyModule, Prediction
-from adlight.reports.pictures import colour_ceiling
+from adlight.detection.module import AnomalyModule, Prediction
+from adlight.detection.pictures import colour_ceiling
 from adlight.types import Batch, Record, Scores
 
 

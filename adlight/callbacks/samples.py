@@ -5,8 +5,8 @@ from pathlib import Path
 import pytorch_lightning as pl
 from torchvision.utils import make_grid, save_image
 
-from adlight.callbacks.dashboard import log_picture
-from adlight.modules.gan import GANModule
+from adlight.callbacks.wandb_media import log_picture
+from adlight.gan.module import GANModule
 
 
 class Samples(pl.Callback):

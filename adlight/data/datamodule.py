@@ -8,11 +8,11 @@ import torch
 from torch import Generator
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
-from adlight.data.augment import Augmentation
+from adlight.data.augmentation import Augmentation
 from adlight.data.sampler import ExactSampler
 from adlight.data.source import Source
-from adlight.data.store import ImageStore, PastedDefects
-from adlight.seeds import mixed
+from adlight.data.dataset import ImageStore, PastedDefects
+from adlight.rng import mixed
 from adlight.types import Batch, Record, UserError
 
 

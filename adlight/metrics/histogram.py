@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from adlight.metrics.curve import Curve
-from adlight.metrics.ranking import F1Max, parse_rule
-from adlight.metrics.regions import aupro
+from adlight.metrics.image import F1Max, parse_rule
+from adlight.metrics.aupro import aupro
 
 
 class Histogram(NamedTuple):

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from adlight.metrics.bootstrap import bootstrap, interval
 from adlight.metrics.histogram import iou, pixel_metrics
-from adlight.metrics.pixels import PixelHistogram
-from adlight.metrics.ranking import image_metrics
+from adlight.metrics.pixel import PixelHistogram
+from adlight.metrics.image import image_metrics
 from adlight.metrics.thresholds import Thresholds
-from adlight.seeds import mixed
+from adlight.rng import mixed
 from adlight.types import Record, UserError
 
 Metrics = dict[str, float]

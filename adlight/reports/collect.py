@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from adlight import runs
+from adlight.runs import folder as runs
 from adlight.types import UserError
 
 Prediction = tuple[int, float, float]  # label, score, threshold

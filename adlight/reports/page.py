@@ -10,7 +10,8 @@ from typing import NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from adlight import __version__, runs
+from adlight import __version__
+from adlight.runs import folder as runs
 from adlight.reports import figures, grids
 from adlight.reports.collect import Run
 from adlight.reports.summary import TITLES, Report

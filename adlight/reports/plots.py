@@ -15,7 +15,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from adlight.metrics.ranking import roc_curve
+from adlight.metrics.image import roc_curve
 
 INK = "#010203"  # becomes the page's text colour
 STYLE: dict[Any, Any] = {

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from adlight.configs import CONF
+from adlight.runs.config import CONF
 from adlight.reports.collect import Row, Run
 from adlight.types import UserError
 

@@ -13,8 +13,8 @@ import torch
 from scipy import ndimage
 from sklearn import metrics as sk
 
-from adlight.metrics.pixels import PixelHistogram
-from adlight.metrics.ranking import image_metrics
+from adlight.metrics.pixel import PixelHistogram
+from adlight.metrics.image import image_metrics
 
 HERE = Path(__file__).parent
 COLUMNS = ("set", "metric", "other", "adlight", "value", "difference")
@@ -61,7 +61,7 @@ def with_image_scores(pixel: np.ndarray, mask: np.ndarray) -> Maps:
 
 def of_run(run: Path) -> Maps:
     """The maps of a finished run's own test."""
-    from adlight import runs
+    from adlight.runs import folder as runs
     from adlight.evaluate import built
 
     config = runs.load_config(run)

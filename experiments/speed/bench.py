@@ -60,7 +60,7 @@ def about(names: list[str]) -> str:
     """Machine, versions, commit, date, command."""
     import torch
 
-    from adlight.provenance import git_commit
+    from adlight.runs.provenance import git_commit
 
     try:
         text = Path("/proc/cpuinfo").read_text()

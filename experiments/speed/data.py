@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from timing import Row, memory, row
 
-from adlight.data.augment import Augmentation
+from adlight.data.augmentation import Augmentation
 from adlight.data.datamodule import AnomalyDataModule
 from adlight.data.mvtec import MVTecAD
 from adlight.data.source import Source

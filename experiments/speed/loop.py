@@ -14,10 +14,10 @@ from torch.optim import Optimizer
 
 from adlight.data.datamodule import AnomalyDataModule
 from adlight.evaluate import built
-from adlight.masking import draw_masks
-from adlight.modules.mae import MAEModule, warmup_cosine
-from adlight.scoring.multimask import reconstruct
-from adlight.seeds import mixed
+from adlight.mae.masking import draw_masks
+from adlight.mae.module import MAEModule, warmup_cosine
+from adlight.mae.scorer import reconstruct
+from adlight.rng import mixed
 
 EPOCHS = 10  # the first one is not counted
 
@@ -103,7 +103,7 @@ def measure() -> list[Row]:
             "logger=none",
             f"dataset.root={folder}/data",
             "dataset.batch_size=16",
-            "dataset.augmentation={_target_:adlight.data.augment.Augmentation}",
+            "dataset.augmentation={_target_:adlight.data.augmentation.Augmentation}",
             f"trainer.max_epochs={EPOCHS}",
             "trainer.limit_val_batches=0",
             "trainer.enable_progress_bar=false",

@@ -9,9 +9,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
-from adlight.masking import draw_masks
-from adlight.modules.mae import MAEModule
-from adlight.networks.mae import Block, MaskedAutoencoder
+from adlight.mae.masking import draw_masks
+from adlight.mae.module import MAEModule
+from adlight.mae.network import Block, MaskedAutoencoder
 
 BATCH = 16 if DEVICE.type == "cuda" else 4  # the article's is 16
 SQUARE = 8192 if DEVICE.type == "cuda" else 4096  # of the matrices that show the peak

@@ -33,7 +33,7 @@ class Ours:
     """All metrics: AUROC, AP, best F1, AUPRO."""
 
     def __init__(self) -> None:
-        from adlight.metrics.pixels import PixelHistogram
+        from adlight.metrics.pixel import PixelHistogram
 
         self.metric = PixelHistogram()
 

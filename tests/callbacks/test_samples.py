@@ -8,10 +8,10 @@ from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from adlight.callbacks.samples import Samples
-from adlight.modules.gan import GANModule
-from adlight.networks.gan import Critic, Encoder, Generator
-from adlight.objectives.wgan import WGANGP
-from adlight.scoring.inversion import InversionScorer
+from adlight.gan.module import GANModule
+from adlight.gan.networks import Critic, Encoder, Generator
+from adlight.gan.objectives import WGANGP
+from adlight.gan.inversion import InversionScorer
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ import pytest
 import torch
 from makers import fake_mvtec, write_image, write_mask
 
-from adlight.data.augment import Augmentation
+from adlight.data.augmentation import Augmentation
 from adlight.data.datamodule import AnomalyDataModule, split_normals
-from adlight.data.defects import paste_defect
+from adlight.data.pseudo_anomalies import paste_defect
 from adlight.data.mvtec import MVTecAD, Synthetic
-from adlight.seeds import mixed
+from adlight.rng import mixed
 from adlight.types import Record, UserError
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from adlight.metrics.bootstrap import bootstrap, interval
-from adlight.metrics.ranking import auroc, average_precision, f1_max
+from adlight.metrics.image import auroc, average_precision, f1_max
 
 
 def made(count=500, seed=0, shift=1.0):

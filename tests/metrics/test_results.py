@@ -7,7 +7,7 @@ import torch
 from sklearn import metrics as sk
 
 from adlight.metrics.bootstrap import bootstrap
-from adlight.metrics.pixels import PixelHistogram
+from adlight.metrics.pixel import PixelHistogram
 from adlight.metrics.results import summarise
 from adlight.metrics.thresholds import ALL, NOT_CALIBRATED, Threshold, Thresholds, calibrate_all
 from adlight.types import Record, UserError

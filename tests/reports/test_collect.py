@@ -5,7 +5,7 @@ import json
 import pytest
 from makers import fake_run
 
-from adlight import runs
+from adlight.runs import folder as runs
 from adlight.reports.collect import collect, intervals, numbers
 from adlight.reports.groups import label
 from adlight.types import UserError

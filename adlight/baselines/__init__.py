@@ -1,0 +1,1 @@
+"""What any detector has to beat: nearest neighbours and principal components."""

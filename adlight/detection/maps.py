@@ -1,0 +1,102 @@
+"""Anomaly maps: from two images to a map, from a map to a score, and from a map to regions."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional as F
+
+from adlight.detection.ssim import gaussian_blur, ssim_map
+
+
+def mse_map(x: Tensor, y: Tensor) -> Tensor:
+    """Squared difference, mean over channels (article eq. 1). (B, C, H, W) twice -> (B, H, W)."""
+    return (x - y).square().mean(1)
+
+
+def l1_map(x: Tensor, y: Tensor) -> Tensor:
+    """Absolute difference, mean over channels. (B, C, H, W) twice -> (B, H, W)."""
+    return (x - y).abs().mean(1)
+
+
+def ssim_distance_map(x: Tensor, y: Tensor) -> Tensor:
+    """1 - SSIM (Wang 2004), mean over channels. (B, C, H, W) twice -> (B, H, W)."""
+    return 1 - ssim_map(x, y).mean(1)
+
+
+def msgms_map(x: Tensor, y: Tensor, scales: int = 4, c: float = 0.0026) -> Tensor:
+    """Multi-scale gradient magnitude dissimilarity (Zavrtanik 2021, RIAD eq. 4 to 7). (B, C, H, W) twice -> (B, H, W).
+
+    1 - GMS with Prewitt filters on each of `scales` halvings (fewer where the image gets smaller than 8 pixels),
+    brought back to full size and averaged.
+    """
+    size = x.shape[-2:]
+    total = torch.zeros(len(x), *size, dtype=x.dtype, device=x.device)
+    count = 0
+    for _ in range(scales):
+        gx, gy = gradient_magnitude(x), gradient_magnitude(y)  # (B, H', W')
+        similarity = (2 * gx * gy + c) / (gx.square() + gy.square() + c)
+        scale_map = F.interpolate((1 - similarity)[:, None], size, mode="bilinear", align_corners=False)
+        total = total + scale_map[:, 0]
+        count += 1
+        if min(x.shape[-2:]) < 16:
+            break
+        x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
+    return total / count
+
+
+def gradient_magnitude(x: Tensor) -> Tensor:
+    """Prewitt gradient magnitude of the mean over channels. (B, C, H, W) -> (B, H, W)."""
+    grey = F.pad(x.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
+    prewitt = x.new_tensor([[1.0, 0.0, -1.0]]).expand(3, 3) / 3
+    kernels = torch.stack([prewitt, prewitt.T])[:, None]  # (2, 1, 3, 3)
+    return F.conv2d(grey, kernels).square().sum(1).sqrt()
+
+
+MAPS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mse": mse_map,
+    "l1": l1_map,
+    "ssim": ssim_distance_map,
+    "msgms": msgms_map,
+}
+
+
+def smooth(pixel: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur with `sigma` pixels, reflected at the borders; 0 leaves the map as it is. (B, H, W) -> same."""
+    if sigma == 0:
+        return pixel
+    radius = min(int(4 * sigma + 0.5), min(pixel.shape[-2:]) - 1)
+    return gaussian_blur(pixel, sigma, radius)
+
+
+def reduce_map(pixel: Tensor, how: str, topk: float = 0.01) -> Tensor:
+    """One score an image. (B, H, W) -> (B,).
+
+    Args:
+        pixel: the maps.
+        how: `mean`, `max`, or `topk`: the mean of the largest values.
+        topk: their share of all pixels.
+
+    Raises:
+        ValueError: an unknown reduction.
+    """
+    flat = pixel.flatten(1)
+    if how == "mean":
+        return flat.mean(1)
+    if how == "max":
+        return flat.amax(1)
+    if how == "topk":
+        return flat.topk(max(1, round(topk * flat.shape[1])), dim=1).values.mean(1)
+    raise ValueError(f"reduce {how!r} is unknown: mean, max or topk")
+
+
+def regions(mask: np.ndarray) -> list[tuple[int, int, int, int]]:
+    """Boxes (left, top, right, bottom), right and bottom exclusive, of a mask's 8-connected regions, largest first.
+
+    mask: (H, W) bool -> list in pixels of the mask.
+    """
+    labelled, _ = ndimage.label(mask, structure=np.ones((3, 3)))
+    boxes = [(columns.start, rows.start, columns.stop, rows.stop) for rows, columns in ndimage.find_objects(labelled)]
+    return sorted(boxes, key=lambda box: (box[0] - box[2]) * (box[3] - box[1]))

@@ -1,0 +1,1 @@
+"""The thesis, in reading order: networks, objectives, module, inversion."""

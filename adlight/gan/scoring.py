@@ -1,0 +1,98 @@
+"""Scoring by latent inversion within Lightning: the score's terms are standardised by what validation finds."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from adlight.detection.module import AnomalyModule, Averaged, gathered
+from adlight.gan.networks import Critic, Encoder, Generator
+from adlight.gan.inversion import TERMS, InversionScorer, Networks
+from adlight.types import Batch, Scores
+
+
+class Terms(NamedTuple):
+    """The score terms of one validation image."""
+
+    number: int  # its index in the split
+    label: int
+    values: list[float]  # (T,)
+
+
+class InversionModule(AnomalyModule):
+    """A detector that asks how far an image is from what a generator can show.
+
+    Args:
+        generator, critic: the GAN.
+        encoder: finds the latent of an image; None where gradients alone do.
+        scorer: inverts the generator and scores.
+        ema: decay of the average of the generator's weights that scores; 0 = the generator itself does.
+        threshold, pixel_threshold, threshold_per: rules of calibration, see `AnomalyModule`.
+    """
+
+    term_mean: Tensor
+    term_deviation: Tensor
+
+    def __init__(
+        self,
+        generator: Generator,
+        critic: Critic,
+        encoder: Encoder | None,
+        scorer: InversionScorer,
+        ema: float = 0.0,
+        threshold: str | float = "quantile:0.95",
+        pixel_threshold: str | float = "quantile:0.995",
+        threshold_per: str = "category",
+    ) -> None:
+        super().__init__(threshold, pixel_threshold, threshold_per)
+        self.generator, self.critic, self.encoder, self.scorer = generator, critic, encoder, scorer
+        self.average = Averaged(generator, ema) if ema else None
+        self.register_buffer("term_mean", torch.zeros(len(TERMS)))
+        self.register_buffer("term_deviation", torch.ones(len(TERMS)))
+        self.terms: list[Terms] = []
+
+    @property
+    def networks(self) -> Networks:
+        """What scores: the averaged generator if there is one."""
+        generator = self.generator if self.average is None else self.average.network
+        return Networks(generator, self.critic, self.encoder)  # type: ignore[arg-type]
+
+    def score(self, batch: Batch) -> Scores:
+        """Score a batch: the thesis's equation, or the standardised mixture."""
+        self.last_terms, scores = self.scorer.terms(self.networks, batch["image"])
+        if self.scorer.score == "mixture":
+            scores["image"] = self.mixture(self.last_terms)
+        return scores
+
+    def mixture(self, terms: Tensor) -> Tensor:
+        """Mix terms (B, T) by what validation found out about normal images. -> (B,)."""
+        return self.scorer.mix(terms, self.term_mean, self.term_deviation)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last validation."""
+        super().on_validation_epoch_start()
+        self.terms = []
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Scores:
+        """Keep the terms, which can be standardised only when all are there."""
+        scores = super().validation_step(batch, batch_idx)
+        self.terms += map(Terms, batch["index"].tolist(), batch["label"].tolist(), self.last_terms.tolist())
+        return scores
+
+    def on_validation_epoch_end(self) -> None:
+        """Standardise by the normal images of all processes, then calibrate as every detector does."""
+        if self.scorer.score == "mixture":
+            normal = torch.tensor([row.values for row in gathered(self.terms) if row.label == 0], dtype=torch.float64)
+            mean, deviation = normal.mean(0), normal.std(0, unbiased=False)
+            if len(normal) == 1:  # a single image has no spread: its terms are shifted only
+                deviation = torch.ones_like(mean)
+            constant = deviation <= 1e-6 * mean.abs()  # such a term says nothing: it is divided by infinity
+            self.term_mean.copy_(mean)
+            self.term_deviation.copy_(deviation.masked_fill(constant, math.inf))
+            mine = torch.tensor([row.values for row in self.terms], device=self.device)
+            self.predictions = [
+                row._replace(score=score)
+                for row, score in zip(self.predictions, self.mixture(mine).tolist(), strict=True)
+            ]
+        super().on_validation_epoch_end()

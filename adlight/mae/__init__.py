@@ -1,0 +1,1 @@
+"""The article, in reading order: masking, tokens, network, objective, scorer, module."""

@@ -1,1 +1,0 @@
-"""Training objectives: pure functions to a scalar."""

@@ -1,1 +1,0 @@
-"""Scorers: a network and images in, scores and maps out."""

@@ -1,0 +1,254 @@
+"""Every foreseeable mistake, through the command line: one clear line on stderr, exit code 2, no traceback."""
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from makers import fake_mvtec, write_mask
+
+
+@pytest.fixture(scope="module")
+def place(adlight, tiny_run):
+    """The commands' folder, with damaged copies of the data and of the tiny run."""
+    folder = adlight.folder
+    for name in ("truncated", "small_mask"):
+        fake_mvtec(folder / name)
+    image = folder / "truncated" / "bottle" / "train" / "good" / "001.png"
+    image.write_bytes(image.read_bytes()[:100])
+    write_mask(folder / "small_mask" / "bottle" / "ground_truth" / "hole" / "001_mask.png", 5)
+    (folder / "empty" / "bottle" / "train" / "good").mkdir(parents=True)
+    (folder / "file").write_text("")
+    corrupt = folder / "runs" / "corrupt"
+    shutil.copytree(tiny_run[0], corrupt)
+    for path in (corrupt / "checkpoints").iterdir():
+        path.write_bytes(path.read_bytes()[:1000])
+    return folder
+
+
+def check(outcome, *said):
+    """One line, the exit code of a user's mistake, and every fragment in the line."""
+    assert outcome.code == 2, outcome
+    assert outcome.err.startswith("error: ") and outcome.err.count("\n") == 1, outcome.err
+    assert "Traceback" not in outcome.err + outcome.out
+    for fragment in said:
+        assert fragment in outcome.err
+
+
+TRAIN = {
+    "unknown model": ("model=mea", "unknown model 'mea'", "did you mean mae?", "mae_small"),
+    "unknown dataset": ("dataset=mnst", "unknown dataset 'mnst'", "did you mean mnist?", "labelled_folder"),
+    "unknown trainer": ("trainer=gpus", "unknown trainer 'gpus'", "did you mean gpu?", "ddp_4gpu"),
+    "unknown logger": ("logger=tensorbord", "did you mean tensorboard?"),
+    "unknown depth": ("model/depth=e2d5", "unknown model/depth 'e2d5'", "e2d4"),
+    "unknown experiment": ("experiment=mae_mvtek", "did you mean mae_mvtec?"),
+    "unknown group": ("datset=mvtec", "'datset'", "did you mean dataset?"),
+    "unknown setting": ("model.mask_ration=0.5", "unknown setting in model 'mask_ration'", "did you mean mask_ratio?"),
+    "unknown deep setting": ("model.network.encoder_dpth=3", "model.network", "did you mean encoder_depth?"),
+    "unparsable override": ("dataset.root=a(b", "cannot read the override 'dataset.root=a(b'", "quotes"),
+    "missing root": ("dataset.root=nowhere", "nowhere", "{train/good", "no such folder", "dataset.download=true"),
+    "unknown category": ("dataset.category=botle", "'botle'", "did you mean bottle?", "there are: bottle, screw"),
+    "empty training folder": ("dataset.root=empty", "no images in empty/bottle/train/good"),
+    "unreadable image": ("dataset.root=truncated", "truncated/bottle/train/good/001.png", "dataset.on_bad_image=skip"),
+    "patch does not fit": ("dataset.image_size=33", "image_size 33 is not a multiple of patch_size 16"),
+    "n is not whole": ("model.mask_ratio=0.6", "mask_ratio 0.6", "2.5", "0.5 (n = 2)", "0.666667 (n = 3)"),
+    "more masks than patches": ("model.mask_ratio=0.9", "2..4", "0.75 (n = 4)"),
+    "ratio beyond 1": ("model.mask_ratio=1.5", "mask_ratio 1.5 is not between 0 and 1"),
+    "run folder under a file": ("hydra.run.dir=file/run", "file/run", "hydra.run.dir"),
+    "run folder holds a run": ("hydra.run.dir=runs/tiny", "runs/tiny holds a run already", "resume=runs/tiny"),
+    "resume of nothing": ("resume=runs/nothing", "runs/nothing", "none"),
+    "resume of a corrupt checkpoint": ("resume=runs/corrupt", "runs/corrupt/checkpoints/last.ckpt", "cannot be read"),
+    "bad threshold rule": ("threshold=quantil:3", "'quantil:3'", "quantile:0.99"),
+    "bad threshold_per": ("threshold_per=image", "threshold_per 'image' is unknown: category or all"),
+    "bad pixel threshold rule": ("pixel_threshold=quantile:3", "'quantile:3'"),
+    "epochs that are no number": ("trainer.max_epochs=abc", "trainer.max_epochs=abc"),
+    "no epochs": ("trainer.max_epochs=0", "trainer.max_epochs=0"),
+    "negative seed": ("seed=-3", "seed=-3"),
+    "seed that is no number": ("seed=one", "seed=one"),
+    "seed too large": ("seed=4294967296", "seed=4294967296"),
+    "empty batches": ("dataset.batch_size=0", "batch_size 0"),
+    "unknown strategy": ("trainer.strategy=foo", "foo"),
+    "objective without a term": ("model.objective={ssim: 0, l1: 0}", "not all 0"),
+    "unknown score": ("model.scorer.score=mae", "score 'mae' is unknown", "msgms"),
+    "unknown scheme of masks": ("model.masks=double", "'double'", "single"),
+    "no normal images named": ("dataset=folder", "dataset.normal_dir"),
+    "bad rule for bad images": ("dataset.on_bad_image=ignore", "'ignore'", "skip"),
+}
+
+
+@pytest.mark.parametrize("case", TRAIN.values(), ids=TRAIN.keys())
+def test_train_refuses(adlight, place, case):
+    word, *said = case
+    words = [word] if word.startswith("resume=") else [*adlight.quick, word]
+    check(adlight("train", *words), *said)
+
+
+GAN = {
+    "no layers for the size": ("dataset.image_size=29", "no layers for images of 29 pixels", "nearest: 28, 30, 32"),
+    "unknown digit": ("dataset.normal=12", "12"),
+    "batch larger than the set": ("dataset.batch_size=500", "dataset.batch_size=500 is larger than the 18 training"),
+    "latents that do not fit": ("model.encoder.latent=9", "model.encoder.latent=9 does not fit", "latent=4"),
+    "unknown objective": ("model/objective=wgn", "unknown model/objective 'wgn'", "did you mean wgan"),
+    "unknown method": ("model.scorer.method=encodr", "'encodr'", "encoder, gradient, encoder+gradient"),
+    "unknown score of a GAN": ("model.scorer.score=sum", "scorer.score 'sum' is unknown: mixture, thesis"),
+    "unknown term": ("+model.scorer.weights.residul=1", "scorer.weights 'residul' is unknown", "residual"),
+    "negative penalty": ("model.objective.penalty=-1", "objective.penalty -1 must be a number above 0"),
+    "no generator steps": ("model.generator_steps=0", "generator_steps 0 must be a whole number of at least 1"),
+    "negative rate": ("model.critic_optimizer.lr=-1", "model.critic_optimizer: Invalid learning rate: -1"),
+    "no width": ("model.generator.ngf=0", "generator.ngf 0 must be a whole number of at least 1"),
+    "untrained encoder": ("model.encoder_epochs=0", "leaves the encoder of model.scorer.method=encoder untrained"),
+    "missing encoder": ("model.encoder=null", "without an encoder use model.scorer.method=gradient"),
+    "generator of no run": ("model.generator_from=nowhere", "nowhere/checkpoints/last.ckpt does not exist"),
+    "generator of another model": ("model.generator_from=runs/tiny", "runs/tiny", "another architecture", "critic"),
+    "precision": ("trainer.precision=bf16-true", "trainer.precision=bf16-true: the GAN trains in 32-true or bf16"),
+    "validation after the encoder": ("trainer.check_val_every_n_epoch=5", "lower trainer.check_val_every_n_epoch"),
+    "validation in the GAN's epochs alone": (
+        "trainer.max_epochs=3 model.encoder_epochs=2 trainer.check_val_every_n_epoch=3",
+        "none of epochs 4 to 5 would have one: lower trainer.check_val_every_n_epoch=3",
+    ),
+    "clipping by the trainer": ("trainer.gradient_clip_val=1", "trainer: ", "manual optimization"),
+}
+
+
+@pytest.mark.parametrize("case", GAN.values(), ids=GAN.keys())
+def test_a_gan_refuses(adlight, place, case):
+    words, *said = case
+    check(adlight("train", *adlight.gan, *words.split(), "hydra.run.dir=runs/refused_gan"), *said)
+    assert not (place / "runs" / "refused_gan" / "checkpoints").exists()
+
+
+@pytest.fixture(scope="module")
+def giver(adlight, place):
+    """The words of a finished GAN in runs/giver."""
+    words = [*adlight.gan, "trainer.max_epochs=1", "model.encoder_epochs=1", "dataset.train_limit=8"]
+    assert adlight("train", *words, "hydra.run.dir=runs/giver").code == 0
+    return words
+
+
+def test_generator_of_other_images(adlight, giver):
+    for word, said in (
+        ("seed=1", "dataset.seed is 1, and 0 in"),
+        ("dataset.train_limit=9", "dataset.train_limit is 9"),
+    ):
+        check(adlight("train", *giver, "model.generator_from=runs/giver", word), said, "held out")
+
+
+def test_generator_of_another_width(adlight, giver):
+    for word, name in (
+        ("model.generator.ngf=8", "generator"),
+        ("model.critic.ndf=8", "critic"),
+        ("model.ema=0.5", "set model.ema as it was there"),
+    ):
+        check(adlight("train", *giver, "model.generator_from=runs/giver", word), "is of another architecture", name)
+
+
+EVALUATE = {
+    "no run named": ("", "run=<run folder>"),
+    "no such run": ("run=runs/nothing", "runs/nothing is no run folder"),
+    "no such checkpoint": ("run=runs/tiny ckpt=nix.ckpt", "nix.ckpt does not exist", "best.ckpt, last.ckpt"),
+    "unknown setting": ("run=runs/tiny model.scorer.reduc=max", "model.scorer", "did you mean reduce?"),
+    "unknown setting of another data set": ("run=runs/tiny dataset=mvtec dataset.catgory=bottle", "mean category?"),
+    "unknown callback": ("run=runs/tiny ~callbacks.panel", "did you mean panels?"),
+    "unknown top setting": ("run=runs/tiny thresold=0.5", "did you mean threshold?"),
+    "unknown value": ("run=runs/tiny model.scorer.reduce=maximum", "'maximum'", "mean, max or topk"),
+    "unknown group": ("run=runs/tiny trainer=cpus", "unknown trainer 'cpus'", "did you mean cpu?"),
+    "bad threshold rule": ("run=runs/tiny threshold=quantil:3", "'quantil:3'"),
+    "corrupt checkpoint": ("run=runs/corrupt", "runs/corrupt/checkpoints/best.ckpt cannot be read as a checkpoint"),
+    "another architecture": ("run=runs/tiny model.network.encoder_width=64", "is of another architecture", "shape"),
+    "other layers": ("run=runs/tiny model.network.encoder_depth=3", "is of another architecture", "is missing"),
+}
+
+
+@pytest.mark.parametrize("case", EVALUATE.values(), ids=EVALUATE.keys())
+def test_evaluate_refuses(adlight, place, case):
+    words, *said = case
+    check(adlight("evaluate", *words.split()), *said)
+
+
+def test_a_mistake_leaves_no_checkpoint_behind(adlight, place):
+    check(adlight("train", *adlight.quick, "dataset.image_size=33", "hydra.run.dir=runs/refused"))
+    assert not (place / "runs" / "refused" / "checkpoints").exists()
+    assert adlight("train", *adlight.quick, "hydra.run.dir=runs/refused", "trainer.max_epochs=1").code == 0
+
+
+def test_resume_with_another_architecture(adlight, place):
+    check(
+        adlight("train", "resume=runs/tiny", "model.network.encoder_width=64", "trainer.max_epochs=3"),
+        "runs/tiny/checkpoints/last.ckpt is of another architecture",
+    )
+    assert "encoder_width: 32" in (place / "runs" / "tiny" / ".hydra" / "config.yaml").read_text()
+
+
+def test_resume_of_many_runs(adlight, place):
+    check(adlight("train", "-m", "resume=auto", "seed=1,2"), "resume", "-m")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_no_gpu(adlight, place):
+    check(adlight("train", *adlight.quick, "trainer=gpu"), "trainer: ")
+
+
+def test_lpips_weights_are_missing(adlight, place, monkeypatch):
+    def unreachable(*args, **settings):
+        raise OSError("no network")
+
+    monkeypatch.setattr("lpips.LPIPS", unreachable)
+    check(
+        adlight("train", *adlight.quick, "model.objective.lpips=1"),
+        "AlexNet's weights",
+        "alexnet-owt-7be5be79.pth",
+        "model.objective.lpips=0",
+    )
+
+
+def test_unreadable_images_are_skipped_and_counted(adlight, place):
+    words = [*adlight.quick, "dataset.root=truncated", "dataset.on_bad_image=skip", "trainer.max_epochs=1"]
+    outcome = adlight("train", *words, "hydra.run.dir=runs/skipped")
+    assert outcome.code == 0
+    assert "skipped 1 unreadable image(s), the first: cannot read image truncated/bottle" in outcome.out
+    (skipped,) = json.loads((place / "runs" / "skipped" / "metrics.json").read_text())["skipped"]
+    assert "truncated/bottle/train/good/001.png" in skipped
+
+
+def test_mask_of_another_size_keeps_the_training(adlight, place):
+    outcome = adlight("train", *adlight.quick, "dataset.root=small_mask", "hydra.run.dir=runs/small_mask")
+    run = place / "runs" / "small_mask"
+    command = f"python -m adlight.train resume={run}"
+    check(outcome, "small_mask/bottle/ground_truth/hole/001_mask.png is 5x5", "32x32", "is done and kept", command)
+    trained = (run / "checkpoints" / "last.ckpt").read_bytes()
+    write_mask(place / "small_mask" / "bottle" / "ground_truth" / "hole" / "001_mask.png")
+    assert adlight("train", f"resume={run}").code == 0
+    assert (run / "checkpoints" / "last.ckpt").read_bytes() == trained
+    assert (run / "metrics.json").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_no_permission_for_the_run_folder(adlight, place):
+    (place / "closed").mkdir(mode=0o500)
+    check(adlight("train", *adlight.quick, "hydra.run.dir=closed/run"), "closed/run", "Permission denied")
+
+
+def test_no_space_leaves_the_earlier_checkpoint_whole(adlight, place, tiny_run):
+    run = place / "runs" / "no_space"
+    shutil.copytree(tiny_run[0], run)
+    before = {path: path.read_bytes() for path in (run / "checkpoints").iterdir()}
+    words = [f"resume={run}", "trainer.max_epochs=3"]
+    full = subprocess.run(
+        [sys.executable, "-m", "adlight.train", *words],
+        cwd=place,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)),
+    )
+    assert full.returncode == 2, full.stderr
+    assert "error: a file of the run: File too large" in full.stderr and "Traceback" not in full.stderr
+    for path, content in before.items():
+        assert path.read_bytes() == content
+        torch.load(path, weights_only=True)
+    assert adlight("train", *words).code == 0  # with space again it goes on
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 2

@@ -1,0 +1,352 @@
+import math
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from makers import fake_mvtec
+from pytorch_lightning import Trainer
+from torch import nn
+
+from adlight.runs.checkpoints import BestAndLast
+from adlight.data.augmentation import Augmentation
+from adlight.data.datamodule import AnomalyDataModule
+from adlight.data.mvtec import MVTecAD
+from adlight.mae.masking import draw_masks
+from adlight.metrics.image import auroc
+from adlight.detection.module import Averaged
+from adlight.mae.module import MAEModule, warmup_cosine
+from adlight.mae.network import MaskedAutoencoder
+from adlight.mae.objective import ReconstructionLoss
+from adlight.mae.scorer import MultiMaskScorer, reconstruct
+from adlight.types import UserError
+
+EPOCHS, BATCHES = 2, 3  # 16 images in 2 categories, 4 of them held out; batches of 4
+
+
+def make(seed=0, lr=1e-3, weight_decay=0.05, **settings):
+    torch.manual_seed(seed)
+    network = MaskedAutoencoder(32, 3, 8, 1, 16, 2, 1, 16, 2)
+    optimizer = partial(torch.optim.AdamW, lr=lr, betas=(0.9, 0.95), weight_decay=weight_decay)
+    objective = ReconstructionLoss(lpips=0)
+    defaults = dict(objective=objective, scorer=MultiMaskScorer(smoothing=1.0), optimizer=optimizer, warmup_epochs=1)
+    return MAEModule(network, **(defaults | settings))
+
+
+def fit(root, folder, module=None, ckpt=None, callbacks=(), **settings):
+    """Train for two epochs as `adlight.train` does; returns module, data and trainer."""
+    pl.seed_everything(0, verbose=False)
+    module = make() if module is None else module
+    sizes = dict(image_size=32, batch_size=4, eval_batch_size=3, val_fraction=0.25, num_workers=0)
+    data = AnomalyDataModule(MVTecAD, root=root, augmentation=Augmentation(), **sizes)
+    trainer = Trainer(
+        max_epochs=EPOCHS,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        default_root_dir=folder,
+        callbacks=[BestAndLast(str(folder)), *callbacks],
+        **settings,
+    )
+    trainer.fit(module, data, ckpt_path=ckpt, weights_only=True)
+    return module, data, trainer
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return fake_mvtec(tmp_path_factory.mktemp("data"), train=8, test=2)
+
+
+class Watch(pl.Callback):
+    """Notes the learning rate before and the weights after each step, and the metrics of each epoch."""
+
+    def __init__(self):
+        self.rates, self.weights, self.metrics = [], [], []
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.weights.append({name: p.detach().clone() for name, p in module.network.named_parameters()})
+
+    def on_train_epoch_end(self, trainer, module):
+        self.metrics.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+
+
+@pytest.fixture(scope="module")
+def trained(root, tmp_path_factory):
+    """One run that several tests look at: module, data, trainer, folder, watch."""
+    folder, watch = tmp_path_factory.mktemp("run"), Watch()
+    return *fit(root, folder, make(ema=0.8), callbacks=[watch]), folder, watch
+
+
+def same(one, other):
+    one, other = one.state_dict(), other.state_dict()
+    assert one.keys() == other.keys()
+    assert one.pop("_extra_state") == other.pop("_extra_state")  # the thresholds
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+# a run
+
+
+def test_training_lowers_the_loss_and_moves_every_weight(trained):
+    watch = trained[4]
+    assert watch.metrics[1]["train/loss"] < watch.metrics[0]["train/loss"]
+    assert len(watch.weights) == EPOCHS * BATCHES
+    for name, start in make().network.named_parameters():
+        assert not torch.equal(start, watch.weights[-1][name]), name
+
+
+def test_logged_loss_is_the_sum_of_its_terms(trained):
+    for metrics in trained[4].metrics:
+        assert metrics["train/loss"] == pytest.approx(metrics["train/ssim"] + metrics["train/l1"], rel=1e-6)
+        assert "train/lpips" not in metrics
+    assert trained[0].describe() == ["loss: 1 ssim + 1 l1"]
+
+
+@pytest.mark.parametrize("name", ["best.ckpt", "last.ckpt"])
+def test_checkpoints_hold_tensors_only(trained, name):
+    module, _, _, folder, watch = trained
+    content = torch.load(folder / name, weights_only=True)
+    assert content["epoch"] in range(EPOCHS) and ("optimizer_states" in content) == (name == "last.ckpt")
+    fresh = make(seed=1, ema=0.8)
+    fresh.load_state_dict(content["state_dict"])
+    for found in (fresh.thresholds.pooled, *fresh.thresholds.categories.values()):
+        assert found.normals > 0 and found.image > 0 and found.pixel > 0
+    if name == "last.ckpt":
+        assert same(fresh, module)
+    first, second = (metrics["val/auroc"] for metrics in watch.metrics)
+    assert name == "last.ckpt" or content["epoch"] == int(second >= first)
+
+
+def test_thresholds_come_from_the_validation_normals(trained):
+    module, data, trainer, _, _ = trained
+    with torch.no_grad():
+        normal = data.stores["val"].images.float() / 255
+        scores = module.scorer(module.average.network.eval(), normal)
+        pasted = torch.stack(
+            [b["image"] for b in map(data.val_dataloader().dataset.__getitems__, [[1], [3], [5], [7]])]
+        )
+        anomalous = module.scorer(module.average.network, pasted[:, 0].float() / 255)["image"]
+    image, pixel = scores["image"].double().numpy(), scores["pixel"].flatten().double().numpy()
+    assert module.thresholds.pooled.image == pytest.approx(np.quantile(image, 0.95), rel=1e-5)
+    assert module.thresholds.pooled.pixel == pytest.approx(np.quantile(pixel, 0.995, method="inverted_cdf"), rel=1e-4)
+    values = torch.cat([scores["image"], anomalous])
+    wanted = auroc(values, torch.tensor([0] * 4 + [1] * 4))
+    assert float(trainer.callback_metrics["val/auroc"]) == pytest.approx(wanted)
+    assert float(trainer.callback_metrics["val/score_normal"]) == pytest.approx(image.mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rules", "statistics"),
+    [(("max", "max"), (np.max, np.max)), ((0.25, 0.5), (lambda _: 0.25, lambda _: 0.5))],
+)
+def test_other_threshold_rules(trained, root, tmp_path, rules, statistics):
+    module, data = make(threshold=rules[0], pixel_threshold=rules[1]), trained[1]
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
+    trainer.validate(module, data, verbose=False)
+    scores = module.scorer(module.network.eval(), data.stores["val"].images.float() / 255)
+    assert module.thresholds.pooled.image == pytest.approx(statistics[0](scores["image"].numpy()), rel=1e-5)
+    assert module.thresholds.pooled.pixel == pytest.approx(statistics[1](scores["pixel"].numpy()), rel=1e-5)
+
+
+def test_learning_rate_follows_the_schedule_by_the_step(trained):
+    rates = [1e-3 * warmup_cosine(step, BATCHES, EPOCHS * BATCHES) for step in range(EPOCHS * BATCHES)]
+    assert trained[4].rates == pytest.approx(rates)
+
+
+def test_ema_follows_by_its_decay(trained):
+    module, _, _, _, watch = trained
+    for name, average in module.average.network.named_parameters():
+        wanted = watch.weights[0][name]
+        for weights in watch.weights[1:]:
+            wanted = 0.8 * wanted + 0.2 * weights[name]
+        torch.testing.assert_close(average, wanted)
+    assert all(not p.requires_grad for p in module.average.parameters())
+
+
+def test_test_results_are_those_of_the_scorer(trained, tmp_path):
+    module, data, _, _, _ = trained
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
+    trainer.test(module, data, verbose=False)
+    assert [row.number for row in module.predictions] == list(range(12))
+    assert [row.label for row in module.predictions] == [record.label for record in data.records("test")]
+    images = data.stores["test"].images.float() / 255
+    for row in module.predictions:
+        with torch.no_grad():
+            scores = module.scorer(module.average.network, images[row.number : row.number + 1])
+        assert row.score == pytest.approx(float(scores["image"][0]), rel=1e-5)
+        flagged = scores["pixel"][0] > module.thresholds.of(data.categories[row.category]).pixel
+        assert row.area == pytest.approx(float(flagged.float().mean()), abs=2 / 1024)
+        assert bool(row.boxes) == (row.area > 0)
+
+
+# determinism
+
+
+def test_same_seed_same_weights(trained, root, tmp_path):
+    torch.manual_seed(99)
+    assert same(fit(root, tmp_path, make(ema=0.8))[0], trained[0])
+
+
+def test_resumed_run_ends_with_the_same_weights(trained, root, tmp_path):
+    class Stop(pl.Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            if trainer.current_epoch == 1 and batch_idx == 1:  # in the middle of the second epoch
+                raise KeyError("power cut")
+
+    with pytest.raises(KeyError):
+        fit(root, tmp_path, make(ema=0.8), callbacks=[Stop()])
+    checkpoint = tmp_path / "last.ckpt"
+    assert torch.load(checkpoint, weights_only=True)["global_step"] == BATCHES
+    watch = Watch()
+    resumed, _, trainer = fit(root, tmp_path / "resumed", make(seed=5, ema=0.8), checkpoint, [watch])
+    assert same(resumed, trained[0])  # the average and the thresholds too
+    assert trainer.current_epoch == EPOCHS and watch.metrics == trained[4].metrics[1:]
+
+
+# bad luck
+
+
+class NaNAfter:
+    """A loss that is no number from its third call on."""
+
+    def __init__(self):
+        self.calls, self.weights = 0, {"l1": 1.0}
+
+    def __call__(self, x, y):
+        self.calls += 1
+        loss = (x - y).abs().mean() * (float("nan") if self.calls > 2 else 1.0)
+        return {"l1": loss, "loss": loss}
+
+
+@pytest.mark.parametrize("settings", [{}, {"limit_val_batches": 0}], ids=["validated", "not validated"])
+def test_diverged_run_says_so(root, tmp_path, settings):
+    with pytest.raises(UserError, match="in epoch 0: the training has diverged; try a smaller"):
+        fit(root, tmp_path, make(objective=NaNAfter()), **settings)
+    assert not (tmp_path / "last.ckpt").exists()
+
+
+def test_impossible_settings_fail_when_built():
+    with pytest.raises(ValueError, match=r"mask_ratio 0\.7 gives n"):
+        make(mask_ratio=0.7)
+    with pytest.raises(ValueError, match=r"2\.\.16 \(the number of patches\)"):
+        make(mask_ratio=0.95)
+    with pytest.raises(ValueError, match="'both' is unknown"):
+        make(masks="both")
+    with pytest.raises(ValueError, match=r"ema 1\.5 must lie between 0 and 1"):
+        make(ema=1.5)
+    with pytest.raises(ValueError, match="median"):
+        make(threshold="median")
+    assert make(masks="single", mask_ratio=0.7).masks == "single"
+
+
+# one step
+
+
+class FakeTrainer:
+    """What `training_step` and `configure_optimizers` ask of a trainer."""
+
+    world_size, estimated_stepping_batches, max_epochs = 1, 100, 10
+    global_step = global_rank = 0
+    fit_loop = SimpleNamespace(total_batch_idx=0)
+
+
+def attached(module, monkeypatch, **state):
+    fake = FakeTrainer()
+    for name, value in state.items():
+        setattr(fake, name, value)
+    monkeypatch.setattr(MAEModule, "trainer", fake)
+    monkeypatch.setattr(MAEModule, "global_step", fake.global_step)
+    monkeypatch.setattr(MAEModule, "global_rank", fake.global_rank)
+    monkeypatch.setattr(module, "log", lambda *args, **settings: None)
+    return module
+
+
+def test_a_step_is_the_loss_of_the_reconstruction(monkeypatch):
+    module = attached(make(seed=0), monkeypatch, global_step=7)
+    image = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    loss = module.training_step({"image": image}, 0)
+    mask = draw_masks("complementary", 0.75, 16, module.step_generator())
+    y = reconstruct(module.network, image, mask)
+    torch.testing.assert_close(loss, ReconstructionLoss(lpips=0)(image, y)["loss"])
+    loss.backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in module.network.parameters())
+
+
+def test_masks_depend_on_seed_batch_and_process(monkeypatch):
+    drawn = []
+    for seed in (0, 1):
+        for batch in (0, 1, 2):
+            for rank in (0, 1):
+                place = dict(fit_loop=SimpleNamespace(total_batch_idx=batch), global_rank=rank, world_size=2)
+                module = attached(make(seed=0), monkeypatch, **place)
+                module.seed = seed
+                masks = [draw_masks("complementary", 0.75, 196, module.step_generator()) for _ in range(2)]
+                assert torch.equal(*masks)
+                drawn.append(masks[0])
+    assert all(not torch.equal(drawn[i], drawn[j]) for i in range(len(drawn)) for j in range(i))
+
+
+def test_weight_decay_is_for_matrices_only(monkeypatch):
+    module = attached(make(), monkeypatch)
+    found = module.configure_optimizers()
+    decayed, free = found["optimizer"].param_groups
+    assert (decayed["weight_decay"], free["weight_decay"]) == (0.05, 0.0)
+    assert found["lr_scheduler"]["interval"] == "step"
+    names = {id(p): name for name, p in module.network.named_parameters()}
+    kinds = {name: type(child) for name, child in module.network.named_modules()}
+    for name in (names[id(p)] for p in decayed["params"]):
+        owner, _, kind = name.rpartition(".")
+        assert kind == "weight" and kinds[owner] is nn.Linear
+    rest = {names[id(p)] for p in free["params"]}
+    assert "mask_token" in rest and "encoder.0.norm1.weight" in rest and "predict.bias" in rest
+    assert len(decayed["params"]) + len(rest) == len(names)
+
+
+def test_averaged_weights_are_neither_trained_nor_decayed(monkeypatch):
+    module = attached(make(ema=0.9), monkeypatch)
+    groups = module.configure_optimizers()["optimizer"].param_groups
+    trained = {id(p) for group in groups for p in group["params"]}
+    assert trained == {id(p) for p in module.network.parameters()}
+
+
+def test_schedule_known_values():
+    assert [warmup_cosine(step, 4, 12) for step in range(5)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert warmup_cosine(8, 4, 12) == pytest.approx(0.5)
+    assert warmup_cosine(6, 4, 12) == pytest.approx(0.5 + 0.5 * math.sqrt(0.5))
+    assert warmup_cosine(12, 4, 12) == pytest.approx(0) and warmup_cosine(99, 4, 12) == pytest.approx(0)
+    assert warmup_cosine(0, 0, 10) == 1.0  # no warm-up
+    assert warmup_cosine(5, 20, 10) == pytest.approx(6 / 21)  # a run shorter than its warm-up
+
+
+def test_schedule_rises_then_falls():
+    factors = [warmup_cosine(step, 2.5, 40) for step in range(41)]
+    assert factors[0] > 0 and factors[:3] == sorted(factors[:3]) and factors[3:] == sorted(factors[3:], reverse=True)
+
+
+def test_average_known_values():
+    network = nn.Linear(1, 1, bias=False)
+    average = Averaged(network, 0.75)
+    for value, wanted in [(4.0, 4.0), (8.0, 5.0), (1.0, 4.0)]:  # the first is taken as it is
+        network.weight.data.fill_(value)
+        average.update(network)
+        assert float(average.network.weight) == pytest.approx(wanted)
+    assert network.weight.requires_grad and not average.network.weight.requires_grad
+
+
+def test_scores_use_the_average_if_there_is_one():
+    image = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    plain, averaged = make().eval(), make(ema=0.9).eval()
+    before = plain.score({"image": image})["image"]
+    for module in (plain, averaged):
+        for parameter in module.network.parameters():
+            parameter.data.mul_(1.5)
+    assert torch.equal(averaged.score({"image": image})["image"], before)
+    assert not torch.equal(plain.score({"image": image})["image"], before)
