@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from adlight.runs import folder as runs
-from adlight.data.source import READ_ERRORS, framed, read_image, resized, unknown
+from adlight.data.source import READ_ERRORS, pad_center, read_image, to_input_array, unknown
+from adlight.detection.maps import bounding_boxes
+from adlight.detection.module import AnomalyModule, all_finite
 from adlight.metrics.image import parse_rule
 from adlight.metrics.thresholds import Threshold, Thresholds
-from adlight.detection.module import AnomalyModule, all_finite
-from adlight.detection.maps import regions
+from adlight.runs import folder as runs
 from adlight.types import Batch, UserError
 
 AnyImage = str | Path | Image.Image | np.ndarray | Tensor
@@ -199,8 +199,8 @@ class Detector:
         """
         name = image if isinstance(image, str | Path) else f"({type(image).__name__})"
         try:
-            picture = opened(image)
-            pixels = resized(picture, self.channels, self.image_size, self.side).copy()
+            picture = to_pil(image)
+            pixels = to_input_array(picture, self.channels, self.image_size, self.side).copy()
             return Ready(pixels, picture.size, str(name), self.category_of(image))
         except READ_ERRORS as error:
             raise UserError(f"cannot read image {name}: {error}") from error
@@ -227,19 +227,21 @@ class Detector:
             level = scores["pixel"].new_tensor([one.pixel for one in used])[:, None, None]
             found = (scores["pixel"] > level).cpu().numpy()
             area = found.mean((1, 2))  # (B,)
-            found = framed(found, self.side)  # (B, S, S)
+            found = pad_center(found, self.side)  # (B, S, S)
         if not (finite := all_finite(scores)).all():
             name = batch[finite.tolist().index(False)].name
             raise UserError(f"the scores of {name} are not finite: this checkpoint's training has diverged")
         values = scores["image"].tolist()
-        maps, pictures = (framed(scores[key].float().cpu().numpy(), self.side) for key in ("pixel", "reconstruction"))
+        maps, pictures = (
+            pad_center(scores[key].float().cpu().numpy(), self.side) for key in ("pixel", "reconstruction")
+        )
         return [
             Answer(
                 score=values[i],
                 threshold=used[i].image,
                 anomalous=values[i] > used[i].image,
                 area=float(area[i]),
-                boxes=[scaled(box, found[i].shape, one.size) for box in regions(found[i])],
+                boxes=[scaled(box, found[i].shape, one.size) for box in bounding_boxes(found[i])],
                 mask=np.asarray(Image.fromarray(found[i]).resize(one.size, Image.Resampling.NEAREST)),
                 pixel=maps[i],
                 reconstruction=pictures[i],
@@ -250,7 +252,7 @@ class Detector:
         ]
 
 
-def opened(image: AnyImage) -> Image.Image:
+def to_pil(image: AnyImage) -> Image.Image:
     """Make a PIL image of whatever holds one.
 
     Raises:

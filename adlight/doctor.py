@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from adlight.cli import main as cli
-from adlight.runs import provenance
 from adlight.data.checks import few_normals, inspect
+from adlight.runs import provenance
 from adlight.types import UserError
 
 

@@ -9,8 +9,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from adlight.cli import main as cli
-from adlight.runs import provenance
 from adlight.runs import folder as runs
+from adlight.runs import provenance
 from adlight.runs.config import CONF
 from adlight.types import UserError
 

@@ -21,9 +21,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from adlight.cli import main as cli
-from adlight.runs import folder as runs
-from adlight.data.source import IMAGE_SUFFIXES, contents, list_images, read_image, to_channels
+from adlight.data.source import IMAGE_SUFFIXES, describe_folder, list_images, read_image, to_channels
 from adlight.detection.pictures import colour_ceiling, overlay, panel
+from adlight.runs import folder as runs
 from adlight.types import UserError
 
 if TYPE_CHECKING:  # torch takes seconds: not for --help
@@ -178,7 +178,7 @@ def find_images(text: str) -> list[Path]:
             folder = folder.parent
         raise UserError(
             f"no images in {path.absolute()}: looked for files with {', '.join(sorted(IMAGE_SUFFIXES))}; "
-            f"{folder.absolute()} holds {contents(folder)}"
+            f"{folder.absolute()} holds {describe_folder(folder)}"
         )
     return found
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 
-def mixed(purpose: str, *numbers: int) -> int:
+def derive_seed(purpose: str, *numbers: int) -> int:
     """Mix numbers >= 0 into a seed for torch, below 2^32: its CPU generator ignores all higher bits.
 
     Args:
@@ -17,6 +17,6 @@ def mixed(purpose: str, *numbers: int) -> int:
     return int(np.random.SeedSequence([crc32(purpose.encode()), *numbers]).generate_state(1)[0])
 
 
-def sent(drawn: Tensor, device: torch.device) -> Tensor:
+def to_device(drawn: Tensor, device: torch.device) -> Tensor:
     """Bring what the CPU has drawn, and every device would see alike, to a device; the host waits for no GPU."""
     return drawn.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else drawn.to(device)

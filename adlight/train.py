@@ -14,9 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from adlight.cli import main as cli
 from adlight.cli import processes
-from adlight.runs import provenance
-from adlight.runs import folder as runs
 from adlight.cli import sweep as sweeps
+from adlight.runs import folder as runs
+from adlight.runs import provenance
 from adlight.runs.config import CONF
 from adlight.types import UserError
 
@@ -28,7 +28,7 @@ SPLIT = [  # what chooses the training images
     *("source", "category", "seed", "val_fraction", "train_limit"),
     *("normal", "normal_dir", "test_normal_dir", "normal_test_fraction"),
 ]
-GENERATOR = ("generator", "critic", "average.")  # tensors that `model.generator_from` brings
+GENERATOR = ("generator", "critic", "ema.")  # tensors that `model.generator_from` brings
 
 
 def train(config: DictConfig) -> dict[str, float]:

@@ -24,8 +24,8 @@ import torch
 from hydra.utils import instantiate
 from matplotlib.figure import Figure
 
-from adlight.runs import folder as runs
 from adlight.detector import Detector
+from adlight.runs import folder as runs
 
 METRICS = ["auroc", "ap", "f1_max", "precision_at_f1_max", "recall_at_f1_max", "f1_calibrated", "trivial_f1"]
 COLUMNS = ["model", "normal", "seed", *METRICS, "generator_steps", "seconds"]

@@ -92,9 +92,9 @@ def fake_run(
 
     `settings` are values of its config by dotted key with `__` for the dots; `model` and `dataset` are names.
     """
-    from adlight.runs import folder as runs
     from adlight.metrics.image import image_metrics
     from adlight.metrics.results import Results, macro_mean
+    from adlight.runs import folder as runs
 
     folder, generator = Path(folder), np.random.default_rng([seed, draw])
     choices = {"model": settings.pop("model", "mae"), "dataset": settings.pop("dataset", "mvtec")}

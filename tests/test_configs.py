@@ -11,15 +11,15 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from makers import fake_cifar10, fake_mnist, fake_mvtec, write_image
 
-from adlight.runs.config import CONF
 from adlight.evaluate import built
+from adlight.runs.config import CONF
 
 
 def names(group):
     return sorted(path.stem for path in (CONF / group).glob("*.yaml") if not path.name.startswith("_"))
 
 
-MODELS = [name for name in names("model") if name.startswith("mae")]  # yardsticks: modules/test_yardsticks.py
+MODELS = [name for name in names("model") if name.startswith("mae")]  # baselines: modules/test_baselines.py
 DATASETS = names("dataset")
 PAIRS = [(model, dataset) for model in MODELS for dataset in DATASETS]
 ARTICLE_DEPTHS = [(2, 2), (2, 4), (4, 2), (6, 6), (8, 12), (12, 8)]

@@ -10,12 +10,12 @@ import pytorch_lightning as pl
 from PIL import Image
 from sklearn import metrics as reference
 
-from adlight.runs import folder as runs
 from adlight.data.datamodule import AnomalyDataModule
 from adlight.data.source import Source
-from adlight.evaluate import remarks
 from adlight.detection.module import AnomalyModule
+from adlight.evaluate import remarks
 from adlight.reports.tables import print_defects, print_results
+from adlight.runs import folder as runs
 from adlight.types import Record, UserError
 
 SIZE = 32

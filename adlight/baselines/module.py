@@ -1,17 +1,17 @@
-"""Yardsticks as detectors: one epoch collects the training images, its end fits them, the rest is as for all."""
+"""Baselines as detectors: one epoch collects the training images, its end fits them, the rest is as for all."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from adlight.detection.module import AnomalyModule
 from adlight.baselines.networks import PCA, NearestNeighbours
 from adlight.baselines.scorer import ResidualScorer
+from adlight.detection.module import AnomalyModule
 from adlight.types import Batch, Scores
 
 
-class YardstickModule(AnomalyModule):
+class BaselineModule(AnomalyModule):
     """Fits nearest neighbours or principal components to the training images: no gradient, no optimiser.
 
     All processes fit the same images in the same order. An epoch more than one fits them anew.
@@ -41,7 +41,7 @@ class YardstickModule(AnomalyModule):
 
     def describe(self) -> list[str]:
         """What was fitted."""
-        return [f"yardstick: {self.network.summary()}"]
+        return [f"baseline: {self.network.summary()}"]
 
     def on_train_start(self) -> None:
         """Refuse what cannot be fitted before any of it is collected."""

@@ -1,4 +1,4 @@
-"""Yardsticks: nearest neighbours and principal components of pixels, which any detector has to beat.
+"""Baselines: nearest neighbours and principal components of pixels, which any detector has to beat.
 
 They are fitted to the training images in one go, by no gradient. Called with images (B, C, H, W) in [0, 1], both
 answer with the closest image that they can make, (B, C, H, W), and with its distance, (B,).

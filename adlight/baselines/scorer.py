@@ -1,4 +1,4 @@
-"""The score of a yardstick: how far an image is from the closest one that it can make."""
+"""The score of a baseline: how far an image is from the closest one that it can make."""
 
 from collections.abc import Callable
 

@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
-from adlight.runs import folder as runs
 from adlight.callbacks.panels import Case, Panels
+from adlight.detection.module import AnomalyModule
 from adlight.metrics.image import roc_curve
 from adlight.metrics.thresholds import Threshold
-from adlight.detection.module import AnomalyModule
+from adlight.runs import folder as runs
 from adlight.types import Record
 
 COUNTER = "generator_steps"  # a module that counts them has its training curves drawn against them

@@ -26,11 +26,11 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from adlight.cli import main as cli
-from adlight.runs import config as configs
 from adlight.cli import launchers
-from adlight.runs import folder as runs
+from adlight.cli import main as cli
 from adlight.cli.sweep_table import OBJECTIVE, locked, print_table, read_job, read_table, write_table
+from adlight.runs import config as configs
+from adlight.runs import folder as runs
 from adlight.types import UserError
 
 NOT_COMPARED = ("resume", "resume_sweep", "run_dir")  # they differ between the first time and the next

@@ -9,10 +9,10 @@ from torch import Generator
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 from adlight.data.augmentation import Augmentation
+from adlight.data.dataset import CachedImageDataset, PseudoAnomalyDataset
 from adlight.data.sampler import ExactSampler
 from adlight.data.source import Source
-from adlight.data.dataset import ImageStore, PastedDefects
-from adlight.rng import mixed
+from adlight.rng import derive_seed
 from adlight.types import Batch, Record, UserError
 
 
@@ -103,7 +103,7 @@ class AnomalyDataModule(pl.LightningDataModule):
         self.cache_gb, self.num_workers, self.on_bad_image = cache_gb, num_workers, on_bad_image
         self.categories: list[str] = []
         self.normals: list[Record] = []
-        self.stores: dict[str, ImageStore] = {}
+        self.stores: dict[str, CachedImageDataset] = {}
 
     def prepare_data(self) -> None:
         """Download or generate what the source needs; Lightning calls this on one process of a machine."""
@@ -126,10 +126,10 @@ class AnomalyDataModule(pl.LightningDataModule):
             self.categories += seen
             self.stores["test"] = self.store("test", records)
 
-    def store(self, split: str, records: list[Record]) -> ImageStore:
+    def store(self, split: str, records: list[Record]) -> CachedImageDataset:
         """Make the store of a split's records, cached if they fit `cache_gb`."""
         pixels = len(records) * self.image_size**2
-        store = ImageStore(
+        store = CachedImageDataset(
             self.source,
             records,
             self.categories,
@@ -161,7 +161,7 @@ class AnomalyDataModule(pl.LightningDataModule):
     def val_dataloader(self) -> DataLoader:
         """Held-out normals, plain and with pasted defects."""
         store = self.stores["val"]
-        return self.exact_loader(PastedDefects(store, self.seed), store.cache, 2 * len(store))
+        return self.exact_loader(PseudoAnomalyDataset(store, self.seed), store.cache, 2 * len(store))
 
     def test_dataloader(self) -> DataLoader:
         """The labelled test split."""
@@ -195,7 +195,9 @@ class AnomalyDataModule(pl.LightningDataModule):
         """Turn uint8 into [0, 1] on the device; augment while training, by a seed of the batch and process."""
         batch["image"] = batch["image"].float().div_(255)
         if self.trainer and self.trainer.training and self.augmentation is not None:
-            seed = mixed("augmentation", self.seed, self.trainer.fit_loop.total_batch_idx + 1, self.trainer.global_rank)
+            seed = derive_seed(
+                "augmentation", self.seed, self.trainer.fit_loop.total_batch_idx + 1, self.trainer.global_rank
+            )
             batch["image"] = self.augmentation(batch["image"], seed)
         return batch
 

@@ -12,12 +12,12 @@ from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
 from adlight.data.pseudo_anomalies import paste_defect
-from adlight.data.source import Source, centre, resized
-from adlight.rng import mixed
+from adlight.data.source import Source, center_crop, to_input_array
+from adlight.rng import derive_seed
 from adlight.types import Batch, Record, UserError
 
 
-class ImageStore(Dataset):
+class CachedImageDataset(Dataset):
     """The images of a split at one size. `store[[3, 1]]`-style fetches give whole batches, not single samples.
 
     With `cache` all images are decoded once, by all cores, into (N, C, size, size) uint8; later epochs touch no file.
@@ -102,7 +102,7 @@ class ImageStore(Dataset):
         """Decode one record: (C, size, size) uint8, and (size, size) bool or None."""
         try:
             image = self.source.read(record)
-            pixels = resized(image, self.channels, self.image_size, self.resize)
+            pixels = to_input_array(image, self.channels, self.image_size, self.resize)
         except UserError:
             raise
         except Exception as error:  # whatever a decoder throws, the user needs the file's name
@@ -112,7 +112,7 @@ class ImageStore(Dataset):
             return pixels.copy(), None
         side = self.resize or self.image_size
         small = np.asarray(mask.resize((side, side), Image.Resampling.NEAREST))
-        return pixels.copy(), centre(small, self.image_size) > 0
+        return pixels.copy(), center_crop(small, self.image_size) > 0
 
     def __len__(self) -> int:
         return len(self.records)
@@ -133,14 +133,14 @@ class ImageStore(Dataset):
         return Batch(image=image, label=self.labels[index], mask=mask, index=index, category=self.category[index])
 
 
-class PastedDefects(Dataset):
+class PseudoAnomalyDataset(Dataset):
     """Each normal image of a store twice, plain and with a defect pasted on: labelled, without any real anomaly.
 
     Item 2i is image i of the store, item 2i + 1 its copy with a defect, so that any part of them has both labels.
     The defect depends on the seed and on i only; `data/defects.py` says what it looks like.
     """
 
-    def __init__(self, store: ImageStore, seed: int) -> None:
+    def __init__(self, store: CachedImageDataset, seed: int) -> None:
         self.store, self.seed = store, seed
         self.pasted: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -150,7 +150,7 @@ class PastedDefects(Dataset):
     def paste(self, i: int, image: Tensor) -> tuple[Tensor, Tensor]:
         """Paste image i's own defect. (C, H, W) uint8 -> the same with a defect, and its mask (H, W) bool."""
         if i not in self.pasted:
-            result = paste_defect(image, Generator().manual_seed(mixed("defect", self.seed, i)))
+            result = paste_defect(image, Generator().manual_seed(derive_seed("defect", self.seed, i)))
             if not self.store.cache:
                 return result
             self.pasted[i] = result

@@ -10,11 +10,11 @@ from adlight.data.source import (
     Source,
     balanced,
     check_limits,
-    contents,
-    limited,
+    describe_folder,
     limits_note,
     list_images,
     subfolders,
+    subsample,
     unknown,
 )
 from adlight.types import Record, UserError
@@ -115,11 +115,11 @@ class Folder(Source):
         """Images of one of the folders, without those of the others that lie in it."""
         folder = self.dirs[key]
         if not folder.is_dir():
-            raise UserError(f"dataset.{key}: no folder {folder} (in its place: {contents(folder.parent)})")
+            raise UserError(f"dataset.{key}: no folder {folder} (in its place: {describe_folder(folder.parent)})")
         others = [path for other, path in self.dirs.items() if other != key and folder in path.parents]
         images = [image for image in list_images(folder) if not any(path in image.parents for path in others)]
         if not images:
-            raise UserError(f"dataset.{key}: no PNG, JPEG, BMP or TIFF in {folder}, found: {contents(folder)}")
+            raise UserError(f"dataset.{key}: no PNG, JPEG, BMP or TIFF in {folder}, found: {describe_folder(folder)}")
         return images
 
     def _masks(self, images: list[Path]) -> dict[Path, str]:
@@ -193,13 +193,15 @@ class LabelledFolder(Source):
         classes = subfolders(self.root / "train")
         if not classes:
             expected = f"{self.root}/{{train,test}}/<class>/*.png"
-            raise UserError(f"no classes in {self.root / 'train'}: expected {expected}, found {contents(self.root)}")
+            raise UserError(
+                f"no classes in {self.root / 'train'}: expected {expected}, found {describe_folder(self.root)}"
+            )
         if self.normal not in classes:
             raise unknown(f"class in {self.root / 'train'}:", self.normal, classes)
         images = list_images(self.root / "train" / self.normal)
         if not images:
             raise UserError(f"no PNG, JPEG, BMP or TIFF in {self.root / 'train' / self.normal}")
-        return limited([Record(str(image), self.normal) for image in images], self.train_limit, self.seed)
+        return subsample([Record(str(image), self.normal) for image in images], self.train_limit, self.seed)
 
     def test(self) -> list[Record]:
         """List the images in `test` by class and name; the defect of an anomalous image is its class."""
@@ -210,4 +212,4 @@ class LabelledFolder(Source):
             records += [Record(str(image), self.normal, *kind) for image in images]
         if self.balanced_test:
             records = balanced(records, self.seed)
-        return limited(records, self.test_limit, self.seed)
+        return subsample(records, self.test_limit, self.seed)

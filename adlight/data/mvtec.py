@@ -13,11 +13,11 @@ from pathlib import Path
 from adlight.data.source import (
     Source,
     check_limits,
-    contents,
-    limited,
+    describe_folder,
     limits_note,
     list_images,
     subfolders,
+    subsample,
     unknown,
 )
 from adlight.types import Record, UserError
@@ -107,14 +107,14 @@ class MVTecAD(Source):
             images = list_images(folder)
             if not images:
                 raise UserError(f"no images in {folder}: expected {self._expected(name)} (PNG, JPEG, BMP or TIFF)")
-            records += limited([Record(str(image), name) for image in images], self.train_limit, self.seed)
+            records += subsample([Record(str(image), name) for image in images], self.train_limit, self.seed)
         return records
 
     def test(self) -> list[Record]:
         """List the test images; one without a mask file has mask None."""
         records = []
         for name in self.categories():
-            records += limited(_test_records(self.root / name), self.test_limit, self.seed)
+            records += subsample(_test_records(self.root / name), self.test_limit, self.seed)
         return records
 
     def _expected(self, category: str = "<category>") -> str:
@@ -127,7 +127,7 @@ class MVTecAD(Source):
             return f"{root} looks like one category: use {use}"
         inner = [name for name in subfolders(root) if MVTecAD(root / name).found()]
         hint = f"did you mean dataset.root={root / inner[0]}? otherwise " if inner else ""
-        found = f"expected {self._expected()}, found {contents(root)}"
+        found = f"expected {self._expected()}, found {describe_folder(root)}"
         return f"no categories in {root}: {found}; {hint}{self.remedy}"
 
 

@@ -77,7 +77,7 @@ class Source:
         return Image.fromarray(((grey > (127 if mask.format == "JPEG" else 0)) * 255).astype(np.uint8))
 
 
-def limited(records: Sequence[Record], limit: int | None, seed: int) -> list[Record]:
+def subsample(records: Sequence[Record], limit: int | None, seed: int) -> list[Record]:
     """Draw at most `limit` records, mixed: normal and anomalous ones in the share that the whole list has.
 
     The draw depends on the list and the seed alone; the order is kept. With a limit of 2 or more, each label
@@ -148,7 +148,7 @@ def subfolders(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def contents(folder: Path) -> str:
+def describe_folder(folder: Path) -> str:
     """What lies in a folder, for error messages."""
     if not folder.is_dir():
         return "a file" if folder.exists() else "no such folder"
@@ -188,7 +188,7 @@ def to_channels(image: Image.Image, channels: int) -> Image.Image:
     return image.convert("L" if channels == 1 else "RGB")
 
 
-def resized(image: Image.Image, channels: int, size: int, resize: int | None = None) -> np.ndarray:
+def to_input_array(image: Image.Image, channels: int, size: int, resize: int | None = None) -> np.ndarray:
     """Bring an image to (C, size, size) uint8, antialiased; the aspect ratio is not kept.
 
     With `resize` it is brought to that side, of which the centre of `size` is kept.
@@ -196,18 +196,18 @@ def resized(image: Image.Image, channels: int, size: int, resize: int | None = N
     image, side = to_channels(image, channels), resize or size
     if image.size != (side, side):
         image = image.resize((side, side), Image.Resampling.BILINEAR, reducing_gap=3.0)
-    array = centre(np.asarray(image), size)
+    array = center_crop(np.asarray(image), size)
     return array[None] if channels == 1 else array.transpose(2, 0, 1)
 
 
-def centre(array: np.ndarray, size: int) -> np.ndarray:
+def center_crop(array: np.ndarray, size: int) -> np.ndarray:
     """The centre (size, size, ...) of a square (H, H, ...)."""
     before = (len(array) - size) // 2
     return array[before : before + size, before : before + size]
 
 
-def framed(maps: np.ndarray, side: int) -> np.ndarray:
-    """Put (..., size, size) back in the centre of (..., side, side), where `centre` took it from; the rest is 0."""
+def pad_center(maps: np.ndarray, side: int) -> np.ndarray:
+    """Put (..., size, size) back in the centre of (..., side, side), where `center_crop` took it; the rest is 0."""
     before = (side - maps.shape[-1]) // 2
     after = side - maps.shape[-1] - before
     return np.pad(maps, [(0, 0)] * (maps.ndim - 2) + [(before, after)] * 2)

@@ -6,7 +6,7 @@ from typing import Any
 
 from PIL import Image
 
-from adlight.data.source import Source, balanced, check_limits, limited, limits_note, unknown
+from adlight.data.source import Source, balanced, check_limits, limits_note, subsample, unknown
 from adlight.types import Record, UserError
 
 
@@ -68,14 +68,14 @@ class OneVsRest(Source):
     def train(self) -> list[Record]:
         """List the normal class's training images."""
         records = [record for record in self._records("train") if record.label == 0]
-        return limited(records, self.train_limit, self.seed)
+        return subsample(records, self.train_limit, self.seed)
 
     def test(self) -> list[Record]:
         """List the test images in torchvision's order."""
         records = self._records("test")
         if self.balanced_test:
             records = balanced(records, self.seed)
-        return limited(records, self.test_limit, self.seed)
+        return subsample(records, self.test_limit, self.seed)
 
     def read(self, record: Record) -> Image.Image:
         """Read one image: mode L (MNIST) or RGB (CIFAR-10)."""

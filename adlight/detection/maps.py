@@ -92,7 +92,7 @@ def reduce_map(pixel: Tensor, how: str, topk: float = 0.01) -> Tensor:
     raise ValueError(f"reduce {how!r} is unknown: mean, max or topk")
 
 
-def regions(mask: np.ndarray) -> list[tuple[int, int, int, int]]:
+def bounding_boxes(mask: np.ndarray) -> list[tuple[int, int, int, int]]:
     """Boxes (left, top, right, bottom), right and bottom exclusive, of a mask's 8-connected regions, largest first.
 
     mask: (H, W) bool -> list in pixels of the mask.

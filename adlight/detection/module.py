@@ -10,11 +10,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from adlight.metrics.pixel import PixelHistogram
+from adlight.detection.maps import bounding_boxes
 from adlight.metrics.image import auroc, parse_rule
+from adlight.metrics.pixel import PixelHistogram
 from adlight.metrics.results import Results, refuse_non_finite, summarise
 from adlight.metrics.thresholds import Thresholds, calibrate_all
-from adlight.detection.maps import regions
 from adlight.types import Batch, Scores, UserError
 
 
@@ -122,7 +122,7 @@ class AnomalyModule(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Calibrate the thresholds and log `val/auroc`, from the scores of all processes."""
-        rows = gathered(self.predictions)
+        rows = gather_rows(self.predictions)
         score = torch.tensor([row.score for row in rows], dtype=torch.float64)
         label = torch.tensor([row.label for row in rows])
         category = torch.tensor([row.category for row in rows])
@@ -131,7 +131,7 @@ class AnomalyModule(pl.LightningModule):
             *(score[label == 0], category[label == 0], self.normal_pixels),
             *(self.categories, self.rule, self.pixel_rule),
         )
-        means = {f"val/score_{name}": score[label == i].mean() for i, name in enumerate(("normal", "pasted"))}
+        means = {f"val/score_{name}": score[label == i].mean() for i, name in enumerate(("normal", "pseudo_anomaly"))}
         self.log("val/auroc", mean_auroc(score, label, category), prog_bar=True)
         self.log_dict(means)  # like it, the same on all processes: nothing to sync
 
@@ -154,7 +154,7 @@ class AnomalyModule(pl.LightningModule):
     def on_test_epoch_end(self) -> None:
         """Compute every result from all processes' predictions; a callback or the entry point writes them."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.predictions = gathered(self.predictions)
+        self.predictions = gather_rows(self.predictions)
         assert self.test_pixels is not None
         self.results = summarise(
             [data.records("test")[row.number] for row in self.predictions],
@@ -171,7 +171,7 @@ class AnomalyModule(pl.LightningModule):
         if with_regions:
             own = [self.thresholds.of(self.categories[i]).pixel for i in batch["category"].tolist()]
             mask = (scores["pixel"] > scores["pixel"].new_tensor(own)[:, None, None]).cpu().numpy()  # (B, H, W)
-            found = [(float(one.mean()), regions(one)) for one in mask]
+            found = [(float(one.mean()), bounding_boxes(one)) for one in mask]
         numbers, categories, labels = (batch[key].tolist() for key in ("index", "category", "label"))
         rows = zip(numbers, categories, labels, scores["image"].tolist(), found, strict=True)
         return [Prediction(*row[:4], *row[4]) for row in rows]
@@ -202,7 +202,7 @@ class Numbered(Protocol):
 Row = TypeVar("Row", bound=Numbered)
 
 
-def gathered(rows: list[Row]) -> list[Row]:
+def gather_rows(rows: list[Row]) -> list[Row]:
     """All processes' rows in the order of their indices, each index once."""
     if dist.is_available() and dist.is_initialized():
         parts: list[list[Row]] = [[] for _ in range(dist.get_world_size())]
@@ -211,7 +211,7 @@ def gathered(rows: list[Row]) -> list[Row]:
     return list({row.number: row for row in sorted(rows, key=lambda row: row.number)}.values())
 
 
-class Averaged(nn.Module):
+class EMA(nn.Module):
     """Exponential moving average of a network's weights (Polyak 1992), kept beside it in the checkpoint.
 
     The first update copies them.

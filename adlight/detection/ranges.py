@@ -3,7 +3,7 @@
 import math
 
 
-def within(name: str, value: float, least: float = 0.0, most: float = math.inf, *, above: bool = False) -> None:
+def check_range(name: str, value: float, least: float = 0.0, most: float = math.inf, *, above: bool = False) -> None:
     """Refuse a number that is less than `least` (or not above it) or greater than `most`.
 
     Raises:
@@ -15,7 +15,7 @@ def within(name: str, value: float, least: float = 0.0, most: float = math.inf, 
         raise ValueError(f"{name} {value} must be a number {'above' if above else 'of at least'} {least:g}{end}")
 
 
-def whole(name: str, value: int, least: int) -> None:
+def check_integer(name: str, value: int, least: int) -> None:
     """Refuse what is not a whole number of at least `least`.
 
     Raises:

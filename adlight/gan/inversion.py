@@ -12,10 +12,10 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from adlight.detection.maps import MAPS, reduce_map, smooth
+from adlight.detection.ranges import check_integer, check_range
 from adlight.gan.networks import Critic, Encoder
 from adlight.gan.networks import Generator as ImageGenerator
-from adlight.detection.ranges import whole, within
-from adlight.detection.maps import MAPS, reduce_map, smooth
 from adlight.types import Scores
 
 TERMS = ("residual", "origin", "feature")
@@ -91,16 +91,16 @@ class InversionScorer:
         if not any(weights.values()):
             raise ValueError(f"scorer.weights {weights} leave nothing to score by")
         for term, weight in weights.items():
-            within(f"scorer.weights.{term}", weight, -math.inf)
-        within("scorer.balance", balance, 0, 1)
-        within("scorer.topk", topk, 0, 1, above=True)
-        within("scorer.lr", lr, above=True)
-        within("scorer.smoothing", smoothing)
-        within("scorer.prior", prior)
-        within("scorer.kappa", kappa)
-        whole("scorer.steps", steps, 1)
-        whole("scorer.restarts", restarts, 1)
-        whole("scorer.patience", patience, 0)
+            check_range(f"scorer.weights.{term}", weight, -math.inf)
+        check_range("scorer.balance", balance, 0, 1)
+        check_range("scorer.topk", topk, 0, 1, above=True)
+        check_range("scorer.lr", lr, above=True)
+        check_range("scorer.smoothing", smoothing)
+        check_range("scorer.prior", prior)
+        check_range("scorer.kappa", kappa)
+        check_integer("scorer.steps", steps, 1)
+        check_integer("scorer.restarts", restarts, 1)
+        check_integer("scorer.patience", patience, 0)
         self.method, self.score, self.balance = method, score, balance
         self.weights = [float(weights.get(term, 0.0)) for term in TERMS]
         self.feature_distance = FEATURES[feature]

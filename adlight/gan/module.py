@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from adlight.detection.module import DIVERGED
-from adlight.gan.scoring import InversionModule
+from adlight.detection.ranges import check_integer, check_range
+from adlight.gan.inversion import InversionScorer, feature_distance
 from adlight.gan.networks import Critic, Encoder, Generator
 from adlight.gan.objectives import AdversarialObjective
-from adlight.detection.ranges import whole, within
-from adlight.gan.inversion import InversionScorer, feature_distance
-from adlight.rng import mixed, sent
+from adlight.gan.scoring import InversionModule
+from adlight.rng import derive_seed, to_device
 from adlight.types import Batch, UserError
 
 MakesOptimizer = Callable[..., Optimizer]
@@ -82,12 +82,12 @@ class GANModule(InversionModule):
         self.automatic_optimization = False
         if encoder_images not in ("real", "generated"):
             raise ValueError(f"model.encoder_images {encoder_images!r} is unknown: real or generated")
-        whole("n_critic", n_critic, 1)
-        whole("encoder_epochs", encoder_epochs, 0)
+        check_integer("n_critic", n_critic, 1)
+        check_integer("encoder_epochs", encoder_epochs, 0)
         if generator_steps is not None:
-            whole("generator_steps", generator_steps, 1)
-        within("kappa", kappa)
-        within("clip", clip)
+            check_integer("generator_steps", generator_steps, 1)
+        check_range("kappa", kappa)
+        check_range("clip", clip)
         if generator_from and not encoder_epochs:
             raise ValueError("model.generator_from with model.encoder_epochs=0 leaves nothing to train")
         self.objective = objective
@@ -175,7 +175,7 @@ class GANModule(InversionModule):
         """One critic step and, after every n_critic-th, one generator step; or one encoder step."""
         assert self.objective is not None
         image, count = batch["image"], self.trainer.fit_loop.total_batch_idx  # over the whole run
-        draws = Draws().manual_seed(mixed("gan", self.seed, count, self.global_rank))
+        draws = Draws().manual_seed(derive_seed("gan", self.seed, count, self.global_rank))
         if self.encoding:
             self.lower_encoder_rate(batch_idx)
             terms = self.encoder_step(image, draws)
@@ -219,8 +219,8 @@ class GANModule(InversionModule):
         loss = self.objective.generator_loss(self.critic(self.generator(self.latents(count, draws))).float())
         length = self.descend(1, loss, self.generator)
         self.generator_steps += 1
-        if self.average is not None:
-            self.average.update(self.generator)
+        if self.ema is not None:
+            self.ema.update(self.generator)
         return {"generator": loss, "generator_gradient": length}
 
     def encoder_step(self, image: Tensor, draws: Draws) -> dict[str, Tensor]:
@@ -246,7 +246,7 @@ class GANModule(InversionModule):
 
     def latents(self, count: int, draws: Draws) -> Tensor:
         """Draw z ~ N(0, I). -> (B, Z)."""
-        return sent(torch.randn(count, self.generator.latent, generator=draws), self.device)
+        return to_device(torch.randn(count, self.generator.latent, generator=draws), self.device)
 
     @torch.no_grad()
     def sample(self, count: int) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adlight.detection.ranges import whole
+from adlight.detection.ranges import check_integer
 
 THESIS_PADDING = {28: 1, 30: 0}  # kernel 8, stride 2 makes 30 of 12 pixels, or 28 with padding 1
 
@@ -54,8 +54,8 @@ class Generator(nn.Module):
 
     def __init__(self, image_size: int = 28, channels: int = 1, latent: int = 128, ngf: int = 64) -> None:
         super().__init__()
-        whole("generator.latent", latent, 1)
-        whole("generator.ngf", ngf, 1)
+        check_integer("generator.latent", latent, 1)
+        check_integer("generator.ngf", ngf, 1)
         self.latent, self.channels, self.image_size = latent, channels, image_size
         self.side, stages = ladder(image_size)
         steps = widths(ngf, stages)[::-1]  # such as 4 ngf, 2 ngf, ngf
@@ -81,7 +81,7 @@ class Trunk(nn.Module):
 
     def __init__(self, image_size: int, channels: int, ndf: int) -> None:
         super().__init__()
-        whole(f"{type(self).__name__.lower()}.ndf", ndf, 1)
+        check_integer(f"{type(self).__name__.lower()}.ndf", ndf, 1)
         self.image_size, self.channels = image_size, channels
         self.side, stages = ladder(image_size)
         steps = [channels, *widths(ndf, stages)]
@@ -163,7 +163,7 @@ class Encoder(Trunk):
         self, image_size: int = 28, channels: int = 1, latent: int = 128, ndf: int = 64, on_sphere: bool = False
     ) -> None:
         super().__init__(image_size, channels, ndf)
-        whole("encoder.latent", latent, 1)
+        check_integer("encoder.latent", latent, 1)
         self.latent, self.on_sphere = latent, on_sphere
         self.head = nn.Linear(self.num_features, latent)
 

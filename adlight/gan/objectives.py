@@ -8,9 +8,9 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from adlight.detection.ranges import check_range
 from adlight.gan.networks import Critic
-from adlight.detection.ranges import within
-from adlight.rng import sent
+from adlight.rng import to_device
 
 
 class AdversarialObjective:
@@ -21,7 +21,7 @@ class AdversarialObjective:
     """
 
     def __init__(self, drift: float = 0.0) -> None:
-        within("objective.drift", drift)
+        check_range("objective.drift", drift)
         self.drift = drift
 
     def critic_loss(self, critic: nn.Module, real: Tensor, fake: Tensor, generator: Generator) -> dict[str, Tensor]:
@@ -54,7 +54,7 @@ class WGANGP(AdversarialObjective):
 
     def __init__(self, penalty: float = 10.0, drift: float = 0.0) -> None:
         super().__init__(drift)
-        within("objective.penalty", penalty, above=True)
+        check_range("objective.penalty", penalty, above=True)
         self.penalty = penalty
 
     def critic_loss(self, critic: nn.Module, real: Tensor, fake: Tensor, generator: Generator) -> dict[str, Tensor]:
@@ -80,7 +80,7 @@ class WGAN(AdversarialObjective):
 
     def __init__(self, clip: float = 0.01, drift: float = 0.0) -> None:
         super().__init__(drift)
-        within("objective.clip", clip, above=True)
+        check_range("objective.clip", clip, above=True)
         self.clip = clip
 
     @torch.no_grad()
@@ -116,7 +116,7 @@ class DCGAN(AdversarialObjective):
 
 def interpolate(real: Tensor, fake: Tensor, generator: Generator) -> Tensor:
     """x^ = e x + (1 - e) G(z) with one e ~ U[0, 1] an image, not a channel or pixel. -> (B, C, H, W)."""
-    e = sent(torch.rand(len(real), 1, 1, 1, generator=generator), real.device).to(real.dtype)  # (B, 1, 1, 1)
+    e = to_device(torch.rand(len(real), 1, 1, 1, generator=generator), real.device).to(real.dtype)  # (B, 1, 1, 1)
     return e * real + (1 - e) * fake
 
 

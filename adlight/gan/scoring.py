@@ -6,9 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from adlight.detection.module import AnomalyModule, Averaged, gathered
-from adlight.gan.networks import Critic, Encoder, Generator
+from adlight.detection.module import EMA, AnomalyModule, gather_rows
 from adlight.gan.inversion import TERMS, InversionScorer, Networks
+from adlight.gan.networks import Critic, Encoder, Generator
 from adlight.types import Batch, Scores
 
 
@@ -47,7 +47,7 @@ class InversionModule(AnomalyModule):
     ) -> None:
         super().__init__(threshold, pixel_threshold, threshold_per)
         self.generator, self.critic, self.encoder, self.scorer = generator, critic, encoder, scorer
-        self.average = Averaged(generator, ema) if ema else None
+        self.ema = EMA(generator, ema) if ema else None
         self.register_buffer("term_mean", torch.zeros(len(TERMS)))
         self.register_buffer("term_deviation", torch.ones(len(TERMS)))
         self.terms: list[Terms] = []
@@ -55,7 +55,7 @@ class InversionModule(AnomalyModule):
     @property
     def networks(self) -> Networks:
         """What scores: the averaged generator if there is one."""
-        generator = self.generator if self.average is None else self.average.network
+        generator = self.generator if self.ema is None else self.ema.network
         return Networks(generator, self.critic, self.encoder)  # type: ignore[arg-type]
 
     def score(self, batch: Batch) -> Scores:
@@ -83,7 +83,9 @@ class InversionModule(AnomalyModule):
     def on_validation_epoch_end(self) -> None:
         """Standardise by the normal images of all processes, then calibrate as every detector does."""
         if self.scorer.score == "mixture":
-            normal = torch.tensor([row.values for row in gathered(self.terms) if row.label == 0], dtype=torch.float64)
+            normal = torch.tensor(
+                [row.values for row in gather_rows(self.terms) if row.label == 0], dtype=torch.float64
+            )
             mean, deviation = normal.mean(0), normal.std(0, unbiased=False)
             if len(normal) == 1:  # a single image has no spread: its terms are shifted only
                 deviation = torch.ones_like(mean)

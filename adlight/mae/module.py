@@ -9,12 +9,12 @@ from torch import Generator, Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from adlight.detection.module import DIVERGED, EMA, AnomalyModule
 from adlight.mae.masking import draw_masks
-from adlight.detection.module import DIVERGED, AnomalyModule, Averaged
 from adlight.mae.network import MaskedAutoencoder
 from adlight.mae.objective import ReconstructionLoss
 from adlight.mae.scorer import MultiMaskScorer, reconstruct
-from adlight.rng import mixed
+from adlight.rng import derive_seed
 from adlight.types import Batch, Scores, UserError
 
 
@@ -56,7 +56,7 @@ class MAEModule(AnomalyModule):
         draw_masks(masks, mask_ratio, network.num_patches, Generator())  # an impossible ratio fails here
         self.network, self.objective, self.scorer, self.optimizer = network, objective, scorer, optimizer
         self.mask_ratio, self.masks, self.warmup_epochs, self.seed = mask_ratio, masks, warmup_epochs, seed
-        self.average = Averaged(network, ema) if ema else None
+        self.ema = EMA(network, ema) if ema else None
         self.averaged_step = 0
 
     def describe(self) -> list[str]:
@@ -88,7 +88,7 @@ class MAEModule(AnomalyModule):
     def step_generator(self) -> Generator:
         """Generator of this batch's masks: a resumed run draws what the uninterrupted one would have drawn."""
         batch = self.trainer.fit_loop.total_batch_idx  # not the step, which stands still while gradients accumulate
-        return Generator().manual_seed(mixed("masks", self.seed, batch, self.global_rank))
+        return Generator().manual_seed(derive_seed("masks", self.seed, batch, self.global_rank))
 
     def on_train_start(self) -> None:
         """A resumed run has averaged its steps so far already, and its rates may have been changed."""
@@ -103,8 +103,8 @@ class MAEModule(AnomalyModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Follow the weights with their average, once a step however many batches it takes."""
-        if self.average is not None and self.global_step > self.averaged_step:
-            self.average.update(self.network)
+        if self.ema is not None and self.global_step > self.averaged_step:
+            self.ema.update(self.network)
             self.averaged_step = self.global_step
 
     def on_train_epoch_end(self) -> None:
@@ -128,7 +128,7 @@ class MAEModule(AnomalyModule):
 
     def score(self, batch: Batch) -> Scores:
         """Score a batch with the averaged weights if there are any."""
-        network = self.network if self.average is None else self.average.network
+        network = self.network if self.ema is None else self.ema.network
         return self.scorer(network, batch["image"])  # type: ignore[arg-type]
 
 

@@ -3,11 +3,11 @@
 import torch
 from torch import Generator, Tensor
 
+from adlight.detection.maps import MAPS, reduce_map, smooth
 from adlight.mae.masking import draw_masks
 from adlight.mae.network import MaskedAutoencoder
-from adlight.mae.tokens import patchify, unpatchify
 from adlight.mae.objective import PerceptualDistance
-from adlight.detection.maps import MAPS, reduce_map, smooth
+from adlight.mae.tokens import patchify, unpatchify
 from adlight.types import Scores
 
 

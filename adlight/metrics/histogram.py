@@ -6,9 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from adlight.metrics.aupro import aupro
 from adlight.metrics.curve import Curve
 from adlight.metrics.image import F1Max, parse_rule
-from adlight.metrics.aupro import aupro
 
 
 class Histogram(NamedTuple):

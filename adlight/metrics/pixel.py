@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from adlight.metrics.aupro import region_weights
 from adlight.metrics.curve import NonFiniteScore
 from adlight.metrics.histogram import Histogram, pixel_metrics
-from adlight.metrics.aupro import region_weights
 
 BINS = 2**20  # occupied bins at most, over all groups
 ZERO = 2**31  # the key of score 0

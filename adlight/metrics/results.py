@@ -10,10 +10,10 @@ from torch import Tensor
 
 from adlight.metrics.bootstrap import bootstrap, interval
 from adlight.metrics.histogram import iou, pixel_metrics
-from adlight.metrics.pixel import PixelHistogram
 from adlight.metrics.image import image_metrics
+from adlight.metrics.pixel import PixelHistogram
 from adlight.metrics.thresholds import Thresholds
-from adlight.rng import mixed
+from adlight.rng import derive_seed
 from adlight.types import Record, UserError
 
 Metrics = dict[str, float]
@@ -152,11 +152,13 @@ def add_intervals(results: Results, score: Tensor, label: Tensor, of_category: T
     for name, group in groups.items():
         if "auroc" in results.categories[name]:
             chosen = of_category == group  # a seed of its own: equal draws would not average out in the mean
-            draws[name] = bootstrap(score[chosen], label[chosen], seed=mixed(f"bootstrap {name}"))
+            draws[name] = bootstrap(score[chosen], label[chosen], seed=derive_seed(f"bootstrap {name}"))
             results.categories[name] |= interval(draws[name])
     if draws:
         first = next(iter(draws.values()))
         results.mean |= interval({key: torch.stack([d[key] for d in draws.values()]).mean(0) for key in first})
     if "auroc" in results.pooled:
         alone = len(groups) == 1
-        results.pooled |= interval(first if alone else bootstrap(score, label, of_category, seed=mixed("bootstrap")))
+        results.pooled |= interval(
+            first if alone else bootstrap(score, label, of_category, seed=derive_seed("bootstrap"))
+        )

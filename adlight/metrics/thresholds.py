@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from adlight.metrics.pixel import PixelHistogram
 from adlight.metrics.image import calibrate
+from adlight.metrics.pixel import PixelHistogram
 
 ALL = "all categories"
 

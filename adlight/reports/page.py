@@ -11,10 +11,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from adlight import __version__
-from adlight.runs import folder as runs
 from adlight.reports import figures, grids
 from adlight.reports.collect import Run
 from adlight.reports.summary import TITLES, Report
+from adlight.runs import folder as runs
 
 WIDEST, MEGABYTES = 1100, 11  # of a picture in pixels; of all of them
 DEFECTS = 1000  # rows of their table

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from adlight.runs.config import CONF
 from adlight.reports.collect import Row, Run
+from adlight.runs.config import CONF
 from adlight.types import UserError
 
 EXPERIMENTS = CONF.parent / "experiments"  # of a checkout; an installed package has none

@@ -32,9 +32,9 @@ from adlight.runs.config import CONF, SEEN, changed, leaves, plain
 from adlight.types import Record, UserError
 
 if TYPE_CHECKING:  # torch takes seconds: not for --help
+    from adlight.detection.module import AnomalyModule, Prediction
     from adlight.metrics.results import Results
     from adlight.metrics.thresholds import Thresholds
-    from adlight.detection.module import AnomalyModule, Prediction
 
 
 def holds_results(folder: Path) -> bool:
@@ -359,7 +359,7 @@ def load_weights(module: "AnomalyModule", path: Path, only: tuple[str, ...] = ("
         shapes = [tuple(getattr(found[name], "shape", ())) if name in found else None for found in (state, mine)]
         if shapes[0] != shapes[1]:
             theirs, ours = (f"has shape {shape}" if shape is not None else "is missing" for shape in shapes)
-            advice = "; set model.ema as it was there" if name.startswith("average.") else ""
+            advice = "; set model.ema as it was there" if name.startswith("ema.") else ""
             raise UserError(
                 f"checkpoint {path} is of another architecture: {name} {theirs} in it and {ours} in the model of this "
                 f"config{advice}"

@@ -13,8 +13,8 @@ import torch
 from scipy import ndimage
 from sklearn import metrics as sk
 
-from adlight.metrics.pixel import PixelHistogram
 from adlight.metrics.image import image_metrics
+from adlight.metrics.pixel import PixelHistogram
 
 HERE = Path(__file__).parent
 COLUMNS = ("set", "metric", "other", "adlight", "value", "difference")
@@ -61,8 +61,8 @@ def with_image_scores(pixel: np.ndarray, mask: np.ndarray) -> Maps:
 
 def of_run(run: Path) -> Maps:
     """The maps of a finished run's own test."""
-    from adlight.runs import folder as runs
     from adlight.evaluate import built
+    from adlight.runs import folder as runs
 
     config = runs.load_config(run)
     config.run_dir, config.model.objective = str(run), None

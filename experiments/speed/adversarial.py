@@ -17,9 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from adlight.evaluate import built
+from adlight.gan.inversion import InversionScorer, Networks
 from adlight.gan.networks import Critic, Encoder, Generator
 from adlight.gan.objectives import WGANGP
-from adlight.gan.inversion import InversionScorer, Networks
 from adlight.types import Batch
 
 BATCH, CYCLES, REPEATS = 50, 2, 7

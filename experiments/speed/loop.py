@@ -17,7 +17,7 @@ from adlight.evaluate import built
 from adlight.mae.masking import draw_masks
 from adlight.mae.module import MAEModule, warmup_cosine
 from adlight.mae.scorer import reconstruct
-from adlight.rng import mixed
+from adlight.rng import derive_seed
 
 EPOCHS = 10  # the first one is not counted
 
@@ -57,10 +57,10 @@ def bare_epochs(module: MAEModule, data: AnomalyDataModule, epochs: int, dtype: 
         loader.sampler.set_epoch(epoch)
         for batch in loader:
             image = batch["image"].to(DEVICE).float() / 255
-            image = data.augmentation(image, mixed("augmentation", data.seed, done, 0))
+            image = data.augmentation(image, derive_seed("augmentation", data.seed, done, 0))
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * warmup_cosine(done, warmup, total)
-            masks = Generator().manual_seed(mixed("masks", module.seed, done, 0))
+            masks = Generator().manual_seed(derive_seed("masks", module.seed, done, 0))
             step(module, optimizer, image, masks, dtype)
             done += 1
         yield

@@ -12,13 +12,13 @@ from sklearn import decomposition, neighbors
 from test_configs import composed, names
 from test_train import in_processes
 
+from adlight.baselines import networks as baselines
+from adlight.baselines.networks import PCA, NearestNeighbours
+from adlight.baselines.scorer import ResidualScorer
 from adlight.data.torchvision_sets import MNIST
 from adlight.detector import Detector
 from adlight.metrics.image import auroc, f1_max
-from adlight.networks import yardsticks
-from adlight.baselines.networks import PCA, NearestNeighbours
 from adlight.runs.folder import build_module, load_weights
-from adlight.baselines.scorer import ResidualScorer
 from adlight.types import UserError
 
 SIZE = 8
@@ -45,8 +45,8 @@ def test_neighbours_are_scikit_learns(k, monkeypatch):
     bank, query = noise(40), noise(9, seed=1)
     reference = neighbors.NearestNeighbors(n_neighbors=k, algorithm="brute").fit(flat(bank) / 255)
     wanted, number = reference.kneighbors(flat(query) / 255)
-    for chunk in (yardsticks.CHUNK, 7 * bank[0].numel()):  # the bank in one part, and in six
-        monkeypatch.setattr(yardsticks, "CHUNK", chunk)
+    for chunk in (baselines.CHUNK, 7 * bank[0].numel()):  # the bank in one part, and in six
+        monkeypatch.setattr(baselines, "CHUNK", chunk)
         nearest, distance = fitted(NearestNeighbours(SIZE, k=k), bank)(query / 255)
         assert distance.numpy() == pytest.approx(wanted.mean(1), rel=1e-6)
         assert torch.equal((nearest * 255).round().to(torch.uint8), bank[torch.from_numpy(number[:, 0])])
@@ -144,7 +144,7 @@ MODELS = {"knn": ["model=knn", "model.network.k=2"], "pca": ["model=pca", "model
 
 @pytest.fixture(scope="module", params=MODELS)
 def run(request, adlight):
-    """A complete run of each yardstick, to be looked at and evaluated but not changed."""
+    """A complete run of each baseline, to be looked at and evaluated but not changed."""
     return adlight.train(*MODELS[request.param], *WORDS, f"hydra.run.dir=runs/{request.param}")
 
 

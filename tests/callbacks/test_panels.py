@@ -6,10 +6,10 @@ from PIL import Image
 
 from adlight.callbacks import panels
 from adlight.callbacks.panels import Panels, draw
-from adlight.metrics.pixel import PixelHistogram
-from adlight.metrics.thresholds import Threshold, Thresholds
 from adlight.detection.module import AnomalyModule, Prediction
 from adlight.detection.pictures import colour_ceiling
+from adlight.metrics.pixel import PixelHistogram
+from adlight.metrics.thresholds import Threshold, Thresholds
 from adlight.types import Record
 
 SIZE = 8

@@ -8,10 +8,10 @@ from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from adlight.callbacks.samples import Samples
+from adlight.gan.inversion import InversionScorer
 from adlight.gan.module import GANModule
 from adlight.gan.networks import Critic, Encoder, Generator
 from adlight.gan.objectives import WGANGP
-from adlight.gan.inversion import InversionScorer
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_the_picture_shows_the_generator_that_scores(module, tmp_path):
     assert picture.shape == (2 * 10 + 2, 2 * 10 + 2, 3)  # 2 x 2 images with a frame of 2 pixels
     z = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        first = module.average.network(z)[0, 0]
+        first = module.ema.network(z)[0, 0]
     np.testing.assert_allclose(picture[2:10, 2:10, 0] / 255, first.numpy(), atol=1 / 255)
     assert torch.equal(module.sample(4), module.sample(4))
 

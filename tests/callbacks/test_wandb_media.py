@@ -109,7 +109,7 @@ def tree(items, into=None):
     return into
 
 
-def sent(run):
+def to_device(run):
     """All that a run folder holds for W&B, oldest first; `finish` may return before wandb's service has written it."""
     until = time.monotonic() + 120
     while True:
@@ -147,7 +147,7 @@ def run(adlight, outcome):
 
 @pytest.fixture(scope="module")
 def first(run):
-    (found,) = sent(run)
+    (found,) = to_device(run)
     return found
 
 
@@ -297,7 +297,7 @@ def test_a_resumed_run_keeps_its_id(adlight, run, first):
     shutil.copytree(run, again, ignore=shutil.ignore_patterns("evaluations"))
     outcome = adlight("train", 'resume="runs/dashboard again"', "trainer.max_epochs=3", "~callbacks.panels")
     assert outcome.code == 0, outcome.err
-    old, new = sent(again)
+    old, new = to_device(again)
     assert new.run.run_id == old.run.run_id == first.run.run_id and new.run.resume
     assert [row["epoch"] for row in new.history if "train/loss" in row] == [2]
     assert "test/auroc" in new.summary and not any(key.startswith("cases/") for key in new.summary)
@@ -308,7 +308,7 @@ def test_every_job_of_a_multirun_is_a_run_and_a_failed_one_is_marked(adlight):
     words += ["+callbacks.count._target_=test_dashboard.Counts", "+callbacks.count.ends=badly,well"]
     outcome = adlight("train", "-m", *words)
     assert outcome.code == 2 and "(ends-badly): told to fail" in outcome.err
-    (bad,), (good,) = (sent(adlight.folder / "runs" / "two" / job) for job in ("ends-badly", "ends-well"))
+    (bad,), (good,) = (to_device(adlight.folder / "runs" / "two" / job) for job in ("ends-badly", "ends-well"))
     assert bad.run.run_id != good.run.run_id
     assert {bad.run.run_group, good.run.run_group} == {"two"}
     assert [one.run.display_name for one in (bad, good)] == ["two/ends-badly", "two/ends-well"]
@@ -324,13 +324,13 @@ def test_ctrl_c_closes_the_run(adlight):
     words = [*adlight.quick, "logger=wandb", "hydra.run.dir=runs/interrupted"]
     words += ["+callbacks.count._target_=test_dashboard.Counts", "+callbacks.count.ends=interrupted"]
     assert adlight("train", *words).code == 130
-    (found,) = sent(adlight.folder / "runs" / "interrupted")
+    (found,) = to_device(adlight.folder / "runs" / "interrupted")
     assert found.exit_code == 130
 
 
 def test_an_evaluation_is_a_run_of_its_own(adlight, tiny_run):
     folder = adlight.evaluate(tiny_run[0], "logger=wandb", "model.scorer.reduce=max", "~callbacks.panels")
-    (found,) = sent(folder)
+    (found,) = to_device(folder)
     assert found.run.job_type == "evaluate" and found.config["model"]["scorer"]["reduce"] == "max"
     assert len(found.table("predictions")[1]) == 18
     assert not (folder / "metrics.csv").exists()

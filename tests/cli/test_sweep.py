@@ -25,8 +25,7 @@ from makers import fake_mnist
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from adlight.cli import main as cli
-from adlight.cli import processes
-from adlight.cli import sweep_table
+from adlight.cli import processes, sweep_table
 from adlight.cli import sweep as sweeps
 from adlight.runs.config import CONF
 

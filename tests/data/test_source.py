@@ -6,15 +6,15 @@ from PIL import Image
 from adlight.data.source import (
     Source,
     balanced,
-    centre,
+    center_crop,
     check_limits,
     count_unmasked,
-    framed,
-    limited,
     list_images,
+    pad_center,
     read_image,
-    resized,
+    subsample,
     to_channels,
+    to_input_array,
     unknown,
 )
 from adlight.types import Record, UserError
@@ -80,7 +80,7 @@ def test_truncated_or_foreign_file_is_named(tmp_path, suffix):
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_resized_has_channels_first(channels):
-    array = resized(Image.fromarray(RGB), channels, 8)
+    array = to_input_array(Image.fromarray(RGB), channels, 8)
     assert array.shape == (channels, 8, 8)
     assert array.dtype == np.uint8
 
@@ -127,18 +127,18 @@ RECORDS = [Record(f"{i}", "c", "good" if i % 5 == 0 else "bad", int(i % 5 > 0)) 
 
 @pytest.mark.parametrize("limit", [2, 10, 33, 99])
 def test_limited_keeps_order_and_shares_under_the_seed(limit):
-    drawn = limited(RECORDS, limit, 3)
+    drawn = subsample(RECORDS, limit, 3)
     assert len(drawn) == limit
     assert drawn == [record for record in RECORDS if record in set(drawn)]
-    assert drawn == limited(RECORDS, limit, 3)
+    assert drawn == subsample(RECORDS, limit, 3)
     assert abs(sum(record.label for record in drawn) - 0.8 * limit) <= 1
     assert {record.label for record in drawn} == {0, 1}
 
 
 def test_limited_depends_on_the_seed_and_a_large_limit_keeps_all():
-    assert limited(RECORDS, 10, 3) != limited(RECORDS, 10, 4)
-    assert limited(RECORDS, 100, 3) == limited(RECORDS, None, 3) == RECORDS
-    assert [record.path for record in limited(RECORDS, 5, 0)] == ["16", "20", "36", "82", "93"]  # for good
+    assert subsample(RECORDS, 10, 3) != subsample(RECORDS, 10, 4)
+    assert subsample(RECORDS, 100, 3) == subsample(RECORDS, None, 3) == RECORDS
+    assert [record.path for record in subsample(RECORDS, 5, 0)] == ["16", "20", "36", "82", "93"]  # for good
 
 
 def test_balanced_keeps_all_normals():
@@ -170,12 +170,12 @@ def test_a_centre_crop_and_back(side, size):
     image = np.random.default_rng(0).integers(1, 256, (side, side, 3), dtype=np.uint8)
     before = (side - size) // 2
     wanted = image[before : before + size, before : before + size]
-    assert np.array_equal(resized(Image.fromarray(image), 3, size, side), wanted.transpose(2, 0, 1))
-    back = framed(wanted.transpose(2, 0, 1), side)
+    assert np.array_equal(to_input_array(Image.fromarray(image), 3, size, side), wanted.transpose(2, 0, 1))
+    back = pad_center(wanted.transpose(2, 0, 1), side)
     assert back.shape == (3, side, side) and np.count_nonzero(back) == 3 * size**2
-    assert np.array_equal(centre(back.transpose(1, 2, 0), size), wanted)
+    assert np.array_equal(center_crop(back.transpose(1, 2, 0), size), wanted)
 
 
 def test_a_crop_is_cut_after_resizing():
     image = Image.fromarray(RGB)
-    assert np.array_equal(resized(image, 3, 8, 12), resized(image, 3, 12)[:, 2:10, 2:10])
+    assert np.array_equal(to_input_array(image, 3, 8, 12), to_input_array(image, 3, 12)[:, 2:10, 2:10])

@@ -3,18 +3,18 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from adlight.detection.ssim import ssim_map
 from adlight.detection.maps import (
     MAPS,
+    bounding_boxes,
     gradient_magnitude,
     l1_map,
     mse_map,
     msgms_map,
     reduce_map,
-    regions,
     smooth,
     ssim_distance_map,
 )
+from adlight.detection.ssim import ssim_map
 
 
 def random(*shape, seed=0):
@@ -139,12 +139,12 @@ def test_regions_are_8_connected_and_the_largest_comes_first():
         "#.......",
     ]
     mask = np.array([[letter == "#" for letter in row] for row in rows])
-    boxes = regions(mask)
+    boxes = bounding_boxes(mask)
     # left, top, right, bottom; the two diagonal pixels are one region, and so is (4, 3) on its own
     assert boxes == [(6, 0, 8, 3), (0, 0, 2, 2), (4, 3, 5, 4), (0, 4, 1, 5)]
-    assert regions(mask[:, ::-1].T)[0] == (0, 0, 3, 2)
+    assert bounding_boxes(mask[:, ::-1].T)[0] == (0, 0, 3, 2)
 
 
 def test_no_regions_and_one_of_everything():
-    assert regions(np.zeros((4, 6), bool)) == []
-    assert regions(np.ones((4, 6), bool)) == [(0, 0, 6, 4)]
+    assert bounding_boxes(np.zeros((4, 6), bool)) == []
+    assert bounding_boxes(np.ones((4, 6), bool)) == [(0, 0, 6, 4)]

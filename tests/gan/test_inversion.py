@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from adlight.gan.networks import Critic, Encoder, Generator
-from adlight.scoring import inversion
+from adlight.gan import inversion
 from adlight.gan.inversion import (
     InversionScorer,
     Networks,
@@ -17,6 +16,7 @@ from adlight.gan.inversion import (
     origin_distance,
     unit_range,
 )
+from adlight.gan.networks import Critic, Encoder, Generator
 
 METHODS = inversion.METHODS
 

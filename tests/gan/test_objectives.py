@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from adlight.gan import objectives as wgan
 from adlight.gan.networks import Critic
-from adlight.objectives import wgan
 from adlight.gan.objectives import DCGAN, LSGAN, WGAN, WGANGP, AdversarialObjective, gradient_norm, interpolate
 
 

@@ -14,11 +14,11 @@ from PIL import Image
 
 from adlight.data.datamodule import AnomalyDataModule
 from adlight.data.source import Source
-from adlight.metrics.image import auroc
+from adlight.gan.inversion import InversionScorer
 from adlight.gan.module import GANModule
 from adlight.gan.networks import Critic, Encoder, Generator
 from adlight.gan.objectives import WGANGP
-from adlight.gan.inversion import InversionScorer
+from adlight.metrics.image import auroc
 from adlight.types import Record
 
 SIZE, LATENT, WIDTH = 8, 2, 16

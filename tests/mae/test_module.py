@@ -10,17 +10,17 @@ from makers import fake_mvtec
 from pytorch_lightning import Trainer
 from torch import nn
 
-from adlight.runs.checkpoints import BestAndLast
 from adlight.data.augmentation import Augmentation
 from adlight.data.datamodule import AnomalyDataModule
 from adlight.data.mvtec import MVTecAD
+from adlight.detection.module import EMA
 from adlight.mae.masking import draw_masks
-from adlight.metrics.image import auroc
-from adlight.detection.module import Averaged
 from adlight.mae.module import MAEModule, warmup_cosine
 from adlight.mae.network import MaskedAutoencoder
 from adlight.mae.objective import ReconstructionLoss
 from adlight.mae.scorer import MultiMaskScorer, reconstruct
+from adlight.metrics.image import auroc
+from adlight.runs.checkpoints import BestAndLast
 from adlight.types import UserError
 
 EPOCHS, BATCHES = 2, 3  # 16 images in 2 categories, 4 of them held out; batches of 4
@@ -129,11 +129,11 @@ def test_thresholds_come_from_the_validation_normals(trained):
     module, data, trainer, _, _ = trained
     with torch.no_grad():
         normal = data.stores["val"].images.float() / 255
-        scores = module.scorer(module.average.network.eval(), normal)
+        scores = module.scorer(module.ema.network.eval(), normal)
         pasted = torch.stack(
             [b["image"] for b in map(data.val_dataloader().dataset.__getitems__, [[1], [3], [5], [7]])]
         )
-        anomalous = module.scorer(module.average.network, pasted[:, 0].float() / 255)["image"]
+        anomalous = module.scorer(module.ema.network, pasted[:, 0].float() / 255)["image"]
     image, pixel = scores["image"].double().numpy(), scores["pixel"].flatten().double().numpy()
     assert module.thresholds.pooled.image == pytest.approx(np.quantile(image, 0.95), rel=1e-5)
     assert module.thresholds.pooled.pixel == pytest.approx(np.quantile(pixel, 0.995, method="inverted_cdf"), rel=1e-4)
@@ -163,12 +163,12 @@ def test_learning_rate_follows_the_schedule_by_the_step(trained):
 
 def test_ema_follows_by_its_decay(trained):
     module, _, _, _, watch = trained
-    for name, average in module.average.network.named_parameters():
+    for name, average in module.ema.network.named_parameters():
         wanted = watch.weights[0][name]
         for weights in watch.weights[1:]:
             wanted = 0.8 * wanted + 0.2 * weights[name]
         torch.testing.assert_close(average, wanted)
-    assert all(not p.requires_grad for p in module.average.parameters())
+    assert all(not p.requires_grad for p in module.ema.parameters())
 
 
 def test_test_results_are_those_of_the_scorer(trained, tmp_path):
@@ -180,7 +180,7 @@ def test_test_results_are_those_of_the_scorer(trained, tmp_path):
     images = data.stores["test"].images.float() / 255
     for row in module.predictions:
         with torch.no_grad():
-            scores = module.scorer(module.average.network, images[row.number : row.number + 1])
+            scores = module.scorer(module.ema.network, images[row.number : row.number + 1])
         assert row.score == pytest.approx(float(scores["image"][0]), rel=1e-5)
         flagged = scores["pixel"][0] > module.thresholds.of(data.categories[row.category]).pixel
         assert row.area == pytest.approx(float(flagged.float().mean()), abs=2 / 1024)
@@ -333,7 +333,7 @@ def test_schedule_rises_then_falls():
 
 def test_average_known_values():
     network = nn.Linear(1, 1, bias=False)
-    average = Averaged(network, 0.75)
+    average = EMA(network, 0.75)
     for value, wanted in [(4.0, 4.0), (8.0, 5.0), (1.0, 4.0)]:  # the first is taken as it is
         network.weight.data.fill_(value)
         average.update(network)

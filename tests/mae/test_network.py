@@ -5,11 +5,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from adlight.runs.config import CONF
 from adlight.mae.masking import draw_masks
 from adlight.mae.network import MaskedAutoencoder
-from adlight.mae.tokens import patchify
 from adlight.mae.scorer import reconstruct
+from adlight.mae.tokens import patchify
+from adlight.runs.config import CONF
 
 RATIOS = [0.5, 0.75, 0.8, 0.9]  # 2, 4, 5 and 10 views; 196 is not a multiple of 5 or 10
 

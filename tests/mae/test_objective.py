@@ -8,10 +8,10 @@ import torch
 import torchvision
 from torch.nn import functional as F
 
+from adlight.detection.ssim import ssim_map
 from adlight.mae.module import MAEModule
 from adlight.mae.network import MaskedAutoencoder
 from adlight.mae.objective import PerceptualDistance, ReconstructionLoss, l1_loss, ssim_loss
-from adlight.detection.ssim import ssim_map
 from adlight.mae.scorer import MultiMaskScorer
 from adlight.types import UserError
 

@@ -1,11 +1,11 @@
 import pytest
 import torch
 
+from adlight.detection.maps import MAPS, reduce_map, smooth
 from adlight.mae.masking import draw_masks
 from adlight.mae.network import MaskedAutoencoder
-from adlight.mae.tokens import patchify, unpatchify
-from adlight.detection.maps import MAPS, reduce_map, smooth
 from adlight.mae.scorer import MultiMaskScorer, aggregate, reconstruct
+from adlight.mae.tokens import patchify, unpatchify
 
 SIZE, PATCH, LENGTH = 16, 4, 16
 

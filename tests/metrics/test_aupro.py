@@ -3,8 +3,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from adlight.metrics.pixel import PixelHistogram
 from adlight.metrics.aupro import UNITS, aupro, region_weights
+from adlight.metrics.pixel import PixelHistogram
 
 
 def score_of(pixel, mask, limit=0.3):

@@ -5,9 +5,9 @@ import json
 import pytest
 from makers import fake_run
 
-from adlight.runs import folder as runs
 from adlight.reports.collect import collect, intervals, numbers
 from adlight.reports.groups import label
+from adlight.runs import folder as runs
 from adlight.types import UserError
 
 

@@ -120,8 +120,8 @@ def test_a_run_that_goes_on_is_unfinished_again(tmp_path, capsys):
 
 
 def test_predictions_keep_every_digit(tmp_path):
-    from adlight.metrics.thresholds import Threshold, Thresholds
     from adlight.detection.module import Prediction
+    from adlight.metrics.thresholds import Threshold, Thresholds
 
     score = torch.tensor(1 / 3).item()
     rows = [Prediction(1, 0, 1, score, 0.25, [(0, 1, 2, 3), (4, 5, 6, 7)]), Prediction(0, 0, 0, 0.1, 0.0, [])]
