@@ -15,9 +15,8 @@ from adlight.data.source import (
     list_images,
     subfolders,
     subsample,
-    unknown,
 )
-from adlight.types import Record, UserError
+from adlight.types import Record, UserError, unknown_name
 
 NO_CATEGORY = {
     "good",
@@ -197,7 +196,7 @@ class LabelledFolder(Source):
                 f"no classes in {self.root / 'train'}: expected {expected}, found {describe_folder(self.root)}"
             )
         if self.normal not in classes:
-            raise unknown(f"class in {self.root / 'train'}:", self.normal, classes)
+            raise UserError(unknown_name(f"class in {self.root / 'train'}:", self.normal, classes))
         images = list_images(self.root / "train" / self.normal)
         if not images:
             raise UserError(f"no PNG, JPEG, BMP or TIFF in {self.root / 'train' / self.normal}")

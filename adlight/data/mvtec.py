@@ -18,9 +18,8 @@ from adlight.data.source import (
     list_images,
     subfolders,
     subsample,
-    unknown,
 )
-from adlight.types import Record, UserError
+from adlight.types import Record, UserError, unknown_name
 
 
 class MVTecAD(Source):
@@ -75,7 +74,7 @@ class MVTecAD(Source):
         missing = [name for name in self.wanted or official if name not in found]
         for name in missing:
             if name not in official:
-                raise unknown("MVTec AD category", name, sorted({*official, *found}))
+                raise UserError(unknown_name("MVTec AD category", name, sorted({*official, *found})))
         if missing:
             download.download(self.root, missing)
 
@@ -96,7 +95,7 @@ class MVTecAD(Source):
             if name not in found:
                 if (self.root / name).is_dir():
                     raise UserError(f"{self.root / name} has no folder train/good: expected {self._expected(name)}")
-                raise UserError(f"{unknown(f'category in {self.root}:', name, found)}; {self.remedy}")
+                raise UserError(f"{unknown_name(f'category in {self.root}:', name, found)}; {self.remedy}")
         return self.wanted or found
 
     def train(self) -> list[Record]:

@@ -15,7 +15,6 @@ from adlight.data.source import (
     subsample,
     to_channels,
     to_input_array,
-    unknown,
 )
 from adlight.types import Record, UserError
 
@@ -151,13 +150,6 @@ def test_limit_below_one_is_refused():
     check_limits(train_limit=None, test_limit=1)
     with pytest.raises(UserError, match="test_limit=0"):
         check_limits(train_limit=5, test_limit=0)
-
-
-def test_unknown_names_the_nearest_and_all():
-    assert str(unknown("class", "botle", ["bottle", "cat"])) == (
-        "no class 'botle'; did you mean bottle? (there are: bottle, cat)"
-    )
-    assert "did you mean" not in str(unknown("class", "zzz", ["bottle"]))
 
 
 def test_unmasked_counts_anomalies_only():
