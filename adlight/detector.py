@@ -13,15 +13,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from adlight.data.source import READ_ERRORS, pad_center, read_image, to_input_array
+from adlight.data.images import READ_ERRORS, AnyImage, pad_center, scale_box, to_input_array, to_pil
 from adlight.detection.maps import bounding_boxes
 from adlight.detection.module import AnomalyModule, all_finite
 from adlight.metrics.image import parse_rule
 from adlight.metrics.thresholds import Threshold, Thresholds
 from adlight.runs import folder as runs
-from adlight.types import Batch, Box, Prediction, UserError, unknown_name
+from adlight.types import Batch, Prediction, UserError, unknown_name
 
-AnyImage = str | Path | Image.Image | np.ndarray | Tensor
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
@@ -221,7 +220,7 @@ class Detector:
                 score=values[i],
                 threshold=used[i].image,
                 area=float(area[i]),
-                boxes=[scaled(box, found[i].shape, one.size) for box in bounding_boxes(found[i])],
+                boxes=[scale_box(box, found[i].shape, one.size) for box in bounding_boxes(found[i])],
                 mask=np.asarray(Image.fromarray(found[i]).resize(one.size, Image.Resampling.NEAREST)),
                 anomaly_map=maps[i],
                 reconstruction=pictures[i],
@@ -230,32 +229,6 @@ class Detector:
             )
             for i, one in enumerate(batch)
         ]
-
-
-def to_pil(image: AnyImage) -> Image.Image:
-    """Make a PIL image of whatever holds one.
-
-    Raises:
-        UserError: the file cannot be read, or the array is no image.
-    """
-    if isinstance(image, str | Path):
-        return read_image(str(image))
-    if isinstance(image, Image.Image):
-        return image
-    array: np.ndarray[Any, Any] = np.asarray(image.permute(1, 2, 0).cpu() if isinstance(image, Tensor) else image)
-    if array.dtype not in (np.uint8, np.uint16):
-        raise UserError(f"{array.dtype} values have no known range: give uint8 (0 to 255) or uint16")
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or not array.size:
-        raise UserError(f"shape {array.shape} is no image (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)")
-    array = (array >> 8).astype(np.uint8) if array.dtype == np.uint16 else array
-    return Image.fromarray(array[..., 0] if array.shape[2:] == (1,) else array)
-
-
-def scaled(box: Box, side: tuple[int, ...], size: tuple[int, int]) -> Box:
-    """Take a box from a map of (height, width) `side` to an image of (width, height) `size`, rounded outwards."""
-    left, top, right, bottom = box
-    (height, width), (w, h) = side, size
-    return left * w // width, top * h // height, -(-right * w // width), -(-bottom * h // height)
 
 
 def number(name: str, value: float | str) -> float:

@@ -21,7 +21,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from adlight.cli import main as cli
-from adlight.data.source import IMAGE_SUFFIXES, describe_folder, list_images, read_image, to_channels
+from adlight.data.images import IMAGE_SUFFIXES, describe_folder, list_images, read_image, to_channels
 from adlight.detection.pictures import colour_ceiling, overlay, panel
 from adlight.runs import folder as runs
 from adlight.types import UserError
@@ -113,7 +113,7 @@ def read_ahead(
         try:
             return detector.read(path)
         except UserError as error:
-            return str(error).replace("dataset.on_bad_image", "on_bad_image")  # the setting's name in training
+            return str(error)
 
     waiting: list[tuple[Path, Future[Ready | str]]] = []
     for start in range(0, len(paths) + detector.batch_size, detector.batch_size):

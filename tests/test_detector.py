@@ -215,10 +215,10 @@ def test_loads_for_scoring_only(run, detector):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (np.zeros((8, 8)), "float64 values have no known range"),
-        (np.zeros((8, 8, 2), np.uint8), r"shape \(8, 8, 2\) is no image"),
-        (np.zeros((0, 8), np.uint8), r"shape \(0, 8\) is no image"),
-        (torch.zeros(3, 8, 8), "float32 values have no known range"),
+        (np.zeros((8, 8)), "float64"),
+        (np.zeros((8, 8, 2), np.uint8), r"shape \(8, 8, 2\)"),
+        (np.zeros((0, 8), np.uint8), r"shape \(0, 8\)"),
+        (torch.zeros(3, 8, 8), "float32"),
         ("nowhere.png", "nowhere.png"),
     ],
 )

@@ -153,7 +153,7 @@ def test_unreadable_image(trained, ask, tmp_path, capsys):
     bad.write_bytes(bad.read_bytes()[:200])
     code, out = ask("images=images", "batch_size=1")
     error = capsys.readouterr().err
-    assert code == 2 and "001.png" in error and "or on_bad_image=skip" in error and error.count("\n") == 1
+    assert code == 2 and "001.png" in error and "on_bad_image=skip" in error and error.count("\n") == 1
     assert not (out / "predictions.csv").exists()
     code, out = ask("images=images", "batch_size=1", "on_bad_image=skip")
     assert code == 0 and [row["path"] for row in table(out)] == ["images/000.png", "images/002.png"]

@@ -10,15 +10,8 @@ Bergmann et al., "MVTec AD: A Comprehensive Real-World Dataset for Unsupervised 
 from collections.abc import Sequence
 from pathlib import Path
 
-from adlight.data.source import (
-    Source,
-    check_limits,
-    describe_folder,
-    limits_note,
-    list_images,
-    subfolders,
-    subsample,
-)
+from adlight.data.images import describe_folder, list_folders, list_images
+from adlight.data.source import Source, check_limits, limits_note, subsample
 from adlight.types import Record, UserError, unknown_name
 
 
@@ -80,7 +73,7 @@ class MVTecAD(Source):
 
     def found(self) -> list[str]:
         """Names of the category folders in the root (those with a train/good), sorted."""
-        return [name for name in subfolders(self.root) if _is_category(self.root / name)]
+        return [name for name in list_folders(self.root) if _is_category(self.root / name)]
 
     def categories(self) -> list[str]:
         """Names of the categories in use, in the order asked for.
@@ -124,7 +117,7 @@ class MVTecAD(Source):
         if _is_category(root):
             use = f"dataset.root={root.parent} dataset.category={root.name}"
             return f"{root} looks like one category: use {use}"
-        inner = [name for name in subfolders(root) if MVTecAD(root / name).found()]
+        inner = [name for name in list_folders(root) if MVTecAD(root / name).found()]
         hint = f"did you mean dataset.root={root / inner[0]}? otherwise " if inner else ""
         found = f"expected {self._expected()}, found {describe_folder(root)}"
         return f"no categories in {root}: {found}; {hint}{self.remedy}"
@@ -185,7 +178,7 @@ def _is_category(folder: Path) -> bool:
 def _test_records(category: Path) -> list[Record]:
     """Test records of one category folder, by defect and file name."""
     records = []
-    for defect in subfolders(category / "test"):
+    for defect in list_folders(category / "test"):
         masks = {path.stem: path for path in list_images(category / "ground_truth" / defect)}
         for image in list_images(category / "test" / defect):
             # official masks are called <stem>_mask, those of some sets in the same layout <stem>

@@ -53,7 +53,7 @@ TRAIN = {
     "missing root": ("dataset.root=nowhere", "nowhere", "{train/good", "no such folder", "dataset.download=true"),
     "unknown category": ("dataset.category=botle", "'botle'", "did you mean bottle?", "there are: bottle, screw"),
     "empty training folder": ("dataset.root=empty", "no images in empty/bottle/train/good"),
-    "unreadable image": ("dataset.root=truncated", "truncated/bottle/train/good/001.png", "dataset.on_bad_image=skip"),
+    "unreadable image": ("dataset.root=truncated", "truncated/bottle/train/good/001.png", "on_bad_image=skip"),
     "patch does not fit": ("dataset.image_size=33", "image_size 33 is not a multiple of patch_size 16"),
     "n is not whole": ("model.mask_ratio=0.6", "mask_ratio 0.6", "2.5", "0.5 (n = 2)", "0.666667 (n = 3)"),
     "more masks than patches": ("model.mask_ratio=0.9", "2..4", "0.75 (n = 4)"),

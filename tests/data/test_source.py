@@ -3,19 +3,8 @@ import pytest
 from makers import write_image, write_mask
 from PIL import Image
 
-from adlight.data.source import (
-    Source,
-    balanced,
-    center_crop,
-    check_limits,
-    count_unmasked,
-    list_images,
-    pad_center,
-    read_image,
-    subsample,
-    to_channels,
-    to_input_array,
-)
+from adlight.data.images import center_crop, list_images, pad_center, read_image, to_channels, to_input_array
+from adlight.data.source import Source, balanced, check_limits, count_unmasked, subsample
 from adlight.types import Record, UserError
 
 RGB = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)

@@ -118,7 +118,7 @@ def test_checkpoints_hold_tensors_only(trained, name):
     fresh = make(seed=1, ema=0.8)
     fresh.load_state_dict(content["state_dict"])
     for found in (fresh.thresholds.pooled, *fresh.thresholds.categories.values()):
-        assert found.normals > 0 and found.image > 0 and found.pixel > 0
+        assert found.num_normals > 0 and found.image > 0 and found.pixel > 0
     if name == "last.ckpt":
         assert same(fresh, module)
     first, second = (metrics["val/auroc"] for metrics in watch.metrics)
