@@ -169,7 +169,7 @@ class RunFolder:
     def write_results(self, module: "AnomalyModule", records: list[Record], metadata: dict[str, Any]) -> None:
         """Write the tables, then `metrics.json`, whose presence marks the run as finished."""
         assert module.results is not None
-        predictions = prediction_rows(records, module.predictions, module.thresholds)
+        predictions = prediction_rows(records, module.predictions)
         write_atomically(self.predictions_path, to_csv(PREDICTIONS, predictions))
         write_atomically(self.path / _DEFECTS, to_csv(DEFECTS, defect_rows(module.results)))
         pooled, categories = module.calibrated.state().values()

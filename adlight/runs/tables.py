@@ -11,13 +11,12 @@ from adlight.types import Record
 if TYPE_CHECKING:  # they take seconds: not for --help
     from pandas import DataFrame
 
-    from adlight.detection.module import Prediction
+    from adlight.detection.module import TestedImage
     from adlight.metrics.results import Results
-    from adlight.metrics.thresholds import Thresholds
 
 PREDICTIONS = (
     *("path", "category", "defect", "label", "score", "threshold", "anomalous"),
-    *("threshold_of", "pixel_threshold", "area", "boxes"),
+    *("threshold_source", "pixel_threshold", "area", "boxes"),
 )
 DEFECTS = ("category", "defect", "normal", "anomalous", "auroc", "ap", "recall_calibrated")
 
@@ -31,16 +30,13 @@ def to_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return file.getvalue()
 
 
-def prediction_rows(
-    records: list[Record], predictions: list["Prediction"], thresholds: "Thresholds"
-) -> Iterator[tuple[Any, ...]]:
+def prediction_rows(records: list[Record], predictions: list["TestedImage"]) -> Iterator[tuple[Any, ...]]:
     """Give one row per test image, with the columns `PREDICTIONS`: the detector's answers beside the truth."""
     for row in predictions:
-        record = records[row.number]
-        used = thresholds.of(record.category)
-        boxes = " ".join(",".join(map(str, box)) for box in row.boxes)
-        decision = row.label, row.score, used.image, int(row.score > used.image)
-        yield (*record[:3], *decision, used.of, used.pixel, row.area, boxes)
+        one = row.prediction
+        boxes = " ".join(",".join(map(str, box)) for box in one.boxes)
+        decision = row.label, one.score, one.threshold, int(one.anomalous)
+        yield (*records[row.index][:3], *decision, one.threshold_source, one.pixel_threshold, one.area, boxes)
 
 
 def defect_rows(results: "Results") -> Iterator[tuple[Any, ...]]:

@@ -160,14 +160,14 @@ def test_wandb_keeps_its_identity(tmp_path):
 
 
 def test_predictions_keep_every_digit(tmp_path):
-    from adlight.detection.module import Prediction
-    from adlight.metrics.thresholds import Threshold, Thresholds
+    from adlight.detection.module import TestedImage
+    from adlight.types import Prediction
 
     score = torch.tensor(1 / 3).item()
-    rows = [Prediction(1, 0, 1, score, 0.25, [(0, 1, 2, 3), (4, 5, 6, 7)]), Prediction(0, 0, 0, 0.1, 0.0, [])]
+    found = Prediction(score, 0.5, 0.75, "all categories", 0.25, [(0, 1, 2, 3), (4, 5, 6, 7)])
+    rows = [TestedImage(1, 0, 1, found), TestedImage(0, 0, 0, Prediction(0.1, 0.1, 0.2, "007", 0.0, []))]
     records = [Record("007", "007"), Record("c.png", "screw", "hole, NA", 1)]
-    thresholds = Thresholds(Threshold(0.5, 0.75, 9), {"007": Threshold(0.1, 0.2, 4, "007")})
-    text = to_csv(PREDICTIONS, prediction_rows(records, rows, thresholds))
+    text = to_csv(PREDICTIONS, prediction_rows(records, rows))
     assert text.splitlines()[1:] == [
         f'c.png,screw,"hole, NA",1,{score!r},0.5,0,all categories,0.75,0.25,"0,1,2,3 4,5,6,7"',
         "007,007,good,0,0.1,0.1,0,007,0.2,0.0,",  # a score at the threshold is normal
