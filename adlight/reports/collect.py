@@ -8,10 +8,21 @@ from typing import Any
 
 import pandas as pd
 
-from adlight.reports.rows import CONFIG, HEAD, METRICS, REFERENCE, TAIL, defect_rows, read_results, setting_row, status_row
+from adlight.reports.rows import (
+    CONFIG,
+    HEAD,
+    METRICS,
+    REFERENCE,
+    TAIL,
+    defect_rows,
+    read_results,
+    setting_row,
+    status_row,
+)
 from adlight.runs.find import find_runs
 from adlight.types import UserError
 
+_TEXT = ["model", "dataset", "level", "category", "sweep", "experiment", "categories", "error", "log"]
 _INTEGERS = ["normal_images", "anomalous_images", "num_categories", "epochs", "generator_steps"]
 
 
@@ -48,9 +59,12 @@ class Runs:
     @property
     def problems(self) -> dict[str, str]:
         """What went wrong, by run: its status, the error and, if it failed, its log."""
-        wrong = self.headlines[self.headlines["error"].notna()].fillna({"log": ""})
-        logs = (" (log: " + wrong["log"] + ")").where((wrong["status"] == "failed") & (wrong["log"] != ""), "")
-        return dict(zip(wrong["name"], wrong["status"] + ". " + wrong["error"] + logs, strict=True))
+        found = self.headlines.dropna(subset="error").fillna({"log": ""})
+        return {
+            run["name"]: f"{run['status']}. {run['error']}"
+            + (f" (log: {run['log']})" if run["log"] and run["status"] == "failed" else "")
+            for _, run in found.iterrows()
+        }
 
 
 def collect(places: Sequence[str]) -> Runs:
@@ -77,7 +91,9 @@ def collect(places: Sequence[str]) -> Runs:
         tables += [] if table is None else [table.assign(name=str(run))]
         defects += [{"name": str(run), **row} for row in defect_rows(content)]
     if not rows:
-        raise UserError(f"no runs in {', '.join(places)}: a run folder holds .hydra/config.yaml, written by adlight.train")
+        raise UserError(
+            f"no runs in {', '.join(places)}: a run folder holds .hydra/config.yaml, written by adlight.train"
+        )
     names = _short_names(list(dict.fromkeys(row["folder"] for row in rows)))
     frames = [_in_order(pd.DataFrame(rows)), pd.concat(tables, ignore_index=True), pd.DataFrame(defects)]
     return Runs(*(of.assign(name=of["name"].map(names)) if len(of) else of for of in frames))
@@ -105,7 +121,8 @@ def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
         for one in (name, f"{name}_lower", f"{name}_upper")
         if one in frame
     ]
-    return frame[[*HEAD, *metrics, *TAIL, *config_columns(frame)]].astype(dict.fromkeys(_INTEGERS, "Int64"))
+    types = dict.fromkeys(_TEXT, object) | dict.fromkeys(_INTEGERS, "Int64")  # also where nothing is known
+    return frame[[*HEAD, *metrics, *TAIL, *config_columns(frame)]].astype(types)
 
 
 def _short_names(folders: Sequence[str]) -> dict[str, str]:

@@ -1,17 +1,18 @@
 """In what runs differ, which of them differ in their seed or category alone, and the means over those."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from adlight.reports.collect import config_columns, metric_columns
+from adlight.reports.collect import Runs, config_columns, metric_columns
 from adlight.reports.rows import CONFIG, REFERENCE
 
 SEED = f"{CONFIG}seed"
 CLASS_KEYS = (f"{CONFIG}dataset.category", f"{CONFIG}dataset.normal")  # which images a run is about
 UNSET = "(not set)"
 WORDS = 6  # of a label
+CELLS = 16  # histograms in one drawing
 
 
 def differing(runs: pd.DataFrame) -> list[str]:
@@ -24,9 +25,7 @@ def short_names(columns: Sequence[str]) -> dict[str, str]:
     """Give the last word of each setting's dotted key, or all of it where two end in the same."""
     keys = [name.removeprefix(CONFIG) for name in columns]
     last = [key.rpartition(".")[2] for key in keys]
-    return {
-        name: word if last.count(word) == 1 else key for name, key, word in zip(columns, keys, last, strict=True)
-    }
+    return {name: word if last.count(word) == 1 else key for name, key, word in zip(columns, keys, last, strict=True)}
 
 
 def varied(runs: pd.DataFrame) -> pd.DataFrame:
@@ -42,7 +41,15 @@ def varied(runs: pd.DataFrame) -> pd.DataFrame:
 def labels(settings: pd.DataFrame) -> pd.Series:
     """Write each row's settings in one line."""
     names = short_names(list(settings))
-    return settings.apply(lambda row: join_words(f"{names[key]}={value}" for key, value in row.dropna().items()), axis=1)
+    return settings.apply(
+        lambda row: join_words(f"{names[key]}={value}" for key, value in row.dropna().items()), axis=1
+    )
+
+
+def run_titles(runs: pd.DataFrame) -> dict[str, str]:
+    """Give each run's name with what it has set differently from others of its model and data set."""
+    found = labels(varied(runs))
+    return {name: f"{name} ({label})" if label else name for name, label in zip(runs["name"], found, strict=True)}
 
 
 def join_words(words: Iterable[str]) -> str:
@@ -90,6 +97,49 @@ def means(results: pd.DataFrame) -> pd.DataFrame:
             mine = results[results["name"].isin(of["name"]) & (results["level"] == "category")]
             rows += [{"label": label, **row} for row in _means_of(mine)]
     return pd.DataFrame(rows)
+
+
+def spreads(found: Runs, series: Mapping[str, pd.DataFrame], metric: str) -> pd.DataFrame:
+    """Average a metric over the seeds of each series, by category.
+
+    Returns:
+        `series`, `category`, `value`, `lower` and `upper` (one standard deviation away, or of a single seed the ends of
+        its interval), and `paper`, the published number.
+    """
+    parts = [pd.DataFrame(columns=["series", "category", "value", "lower", "upper", "paper"])]
+    results = found.results.reindex(columns=[*found.results, *({metric} - {*found.results})])
+    for label, of in series.items():
+        rows = results[results["name"].isin(of["name"]) & (results["level"] == "category")].dropna(subset=metric)
+        groups = rows.groupby("category", sort=False)
+        value, deviation = groups[metric].mean(), groups[metric].std()
+        ends = {
+            end: groups[f"{metric}_{end}"].first() if f"{metric}_{end}" in rows else value for end in ("lower", "upper")
+        }
+        table = pd.DataFrame({"value": value, "lower": value - deviation, "upper": value + deviation}).fillna(ends)
+        published = found.published[found.published["name"].isin(of["name"]) & (found.published["metric"] == metric)]
+        paper = published.dropna(subset="category").drop_duplicates("category").set_index("category")["value"]
+        parts.append(table.assign(series=label, paper=paper.reindex(table.index)).reset_index())
+    return pd.concat([one for one in parts if len(one)] or parts, ignore_index=True)
+
+
+def group_scores(found: Runs) -> Iterator[tuple[str, dict[str, pd.DataFrame]]]:
+    """Give the predictions that share a drawing, by title: the categories of one run, or runs of one category each."""
+    if found.predictions.empty:
+        return
+    single = []
+    for name, mine in found.predictions.groupby("name", sort=False):
+        parts = [(category, of) for category, of in mine.groupby("category", sort=False)]
+        if len(parts) > 1:
+            yield name, dict(parts)
+        else:
+            single.append((name, *parts[0]))
+    known = [category for _, category, _ in single]
+    for start in range(0, len(single), CELLS):
+        part = single[start : start + CELLS]
+        several = len(set(known)) > 1
+        titles = [c if known.count(c) == 1 else f"{c} ({name})" if several else name for name, c, _ in part]
+        title = part[0][0] if len(part) == 1 else f"{part[0][0]} to {part[-1][0]}"
+        yield title, {name: of for name, (_, _, of) in zip(titles, part, strict=True)}
 
 
 def _means_of(rows: pd.DataFrame) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ SWEPT = {  # a sweep, its model and data set -> the experiment whose published n
     ("digits", "gan", "mnist"): "gan_mnist",
     ("categories", "mae", "mvtec"): "mae_mvtec",
 }
+CELL_KEYS = tuple(f"{CONFIG}model.{key}" for key in ("mask_ratio", "network.encoder_depth", "network.decoder_depth"))
 _KEYS = ["metric", "category", "mask_ratio", "depth"]
 _SHAPES = (
     f"it needs a column {', '.join(map(repr, CLASS_COLUMNS))} beside methods or metrics "
@@ -65,8 +66,7 @@ def compare(found: Runs, named: Sequence[str] | None, column: str | None) -> Run
 
 def cells(results: pd.DataFrame) -> pd.DataFrame:
     """Give each row's place in an ablation: `mask_ratio`, and `depth` such as E2D4; missing where it has none."""
-    keys = ("model.mask_ratio", "model.network.encoder_depth", "model.network.decoder_depth")
-    columns = [results.get(f"{CONFIG}{key}", pd.Series(index=results.index, dtype=object)) for key in keys]
+    columns = [results.get(key, pd.Series(index=results.index, dtype=object)) for key in CELL_KEYS]
     ratio, encoder, decoder = (pd.to_numeric(column, errors="coerce") for column in columns)
     is_cell = ratio.notna() & encoder.notna() & decoder.notna()
     depth = "E" + columns[1].astype(str) + "D" + columns[2].astype(str)

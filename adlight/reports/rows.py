@@ -1,4 +1,4 @@
-"""One run as rows: what it is, how it ended, and what it measured. No pandas here: a sweep writes its table with this."""
+"""One run as rows: what it is, how it ended, what it measured. No pandas here: a sweep writes its table with this."""
 
 import json
 import math

@@ -4,8 +4,8 @@ The upper heading names what is shown. The lower one says what a column is of it
 with the ends `LOW` and `HIGH` of its interval beside it; `PAPER`, the published number, and `DIFFERENCE`, ours from it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.console import Console
@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from adlight.reports import grouping
-from adlight.reports.collect import Runs
-from adlight.reports.rows import OBJECTIVE, REFERENCE, result_rows
+from adlight.reports.collect import Runs, config_columns
+from adlight.reports.rows import CONFIG, OBJECTIVE, REFERENCE, defect_rows, result_rows
 
 if TYPE_CHECKING:
     from adlight.metrics.results import Results
@@ -36,14 +36,16 @@ DEFECTS = {"auroc": "AUROC", "ap": "AP", "recall_calibrated": "recall at thresho
 SETTINGS = 6  # columns at most for settings that differ
 
 
-def by_run(found: Runs, metrics: Sequence[str] = tuple(TITLES)) -> pd.DataFrame:
-    """Make the result table: a row per run, that of its mean or its only category."""
+def by_run(found: Runs, short: bool = False) -> pd.DataFrame:
+    """Make the result table: a row per run, that of its mean or its only category; `short` leaves out what can wait."""
     rows = found.headlines
     columns = _run_columns(found, rows)
     if (rows["status"] != "finished").any():
         columns["status", TEXT] = rows["status"]
-    columns |= {("category", TEXT): rows["category"], **_metrics(rows, metrics)}
-    return pd.DataFrame(columns | {(name, COUNT): rows[name] for name in ("epochs", "seconds")})
+    columns["category", TEXT] = rows["category"]
+    if short:
+        return pd.DataFrame(columns | _metrics(rows, SHORT))
+    return pd.DataFrame(columns | _images(rows) | _metrics(rows) | _counts(rows))
 
 
 def by_category(found: Runs) -> pd.DataFrame:
@@ -55,9 +57,7 @@ def by_category(found: Runs) -> pd.DataFrame:
 
 def by_defect(found: Runs) -> pd.DataFrame:
     """Make the table of the runs' defect types."""
-    rows = found.defects
-    columns = {(name, TEXT): rows[name] for name in ("name", "category", "defect") if name in rows}
-    return pd.DataFrame(columns | _images(rows) | _metrics(rows, DEFECTS, DEFECTS))
+    return _by_defect(found.defects)
 
 
 def by_mean(means: pd.DataFrame) -> pd.DataFrame:
@@ -66,15 +66,23 @@ def by_mean(means: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns | _metrics(means))
 
 
+def by_job(rows: list[dict[str, Any]], metrics: Iterable[str]) -> pd.DataFrame:
+    """Make the table of a sweep: a row per job."""
+    jobs = pd.DataFrame(rows, columns=[*dict.fromkeys(name for row in rows for name in row)])
+    columns = {(name, TEXT): jobs[name].astype(str) for name in ("name", "job", "status")}
+    return pd.DataFrame(columns | _metrics(jobs, (OBJECTIVE, *metrics)) | _counts(jobs))
+
+
 def by_setting(found: Runs) -> pd.DataFrame:
     """Make the table of the settings that differ between runs, the longer side downwards."""
     runs = found.headlines
-    columns = grouping.differing(runs)
+    if not (columns := grouping.differing(runs)):
+        return pd.DataFrame()
     table = runs[columns].fillna(grouping.UNSET).set_index(runs["name"])
     if len(runs) >= len(columns):
         table = table.rename(columns=grouping.short_names(columns)).reset_index()
     else:
-        table = table.rename(columns=lambda name: name.removeprefix("config.")).T.reset_index(names="setting")
+        table = table.rename(columns=lambda name: name.removeprefix(CONFIG)).T.reset_index(names="setting")
     return table.set_axis(pd.MultiIndex.from_product([table.columns, [TEXT]]), axis=1)
 
 
@@ -89,9 +97,11 @@ def as_text(table: pd.DataFrame) -> pd.DataFrame:
     text = {}
     for (title, kind), column in table.items():
         if kind == VALUE:
-            low, high = (table.get((title, end), column * float("nan")) for end in (LOW, HIGH))
-            spread = ((high - low) / 2).map(" ± {:.3f}".format, na_action="ignore").fillna("")
-            text[title] = column.map("{:.3f}".format, na_action="ignore") + spread
+            ends = (table.get((title, end), column * float("nan")) for end in (LOW, HIGH))
+            text[title] = [
+                "" if pd.isna(value) else f"{value:.3f}" + ("" if pd.isna(high - low) else f" ± {(high - low) / 2:.3f}")
+                for value, low, high in zip(column, *ends, strict=True)
+            ]
         elif kind == PAPER:
             text[f"paper's {title}"] = column.map("{:.3f}".format, na_action="ignore")
         elif kind == COUNT:
@@ -108,6 +118,13 @@ def as_markdown(table: pd.DataFrame) -> str:
     rule = ["---" if name in words else "--:" for name in text]
     lines = [[cell.replace("|", "\\|") for cell in line] for line in (text.columns, rule, *text.to_numpy())]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def report_csv(found: Runs) -> str:
+    """Write `results.csv`: `Runs.results` at full precision, without the settings that do not differ."""
+    kept = {*grouping.differing(found.headlines), *grouping.CLASS_KEYS, grouping.SEED}
+    dropped = [name for name in config_columns(found.results) if name not in kept]
+    return found.results.drop(columns=dropped).to_csv(index=False, lineterminator="\n")
 
 
 def report_markdown(found: Runs, means: pd.DataFrame, title: str) -> str:
@@ -141,8 +158,7 @@ def print_table(table: pd.DataFrame, title: str, footnotes: Iterable[str] = ()) 
         block = Table(title=None if i else title, title_justify="left")
         block.add_column(text.columns[0], width=first, overflow="fold")
         for name in names:
-            justify = "left" if name in words else "right"
-            block.add_column(name, width=widths[name], justify=justify, overflow="fold")
+            block.add_column(name, width=widths[name], justify="left" if name in words else "right", overflow="fold")
         for _, line in text.iterrows():
             cells = [line[name] or ("" if name in words else "-") for name in names]  # left out is not zero
             block.add_row(*map(Text, [line.iloc[0], *cells]))
@@ -167,11 +183,12 @@ def print_results(results: "Results", threshold: str, footnotes: list[str]) -> N
 def print_defects(results: "Results") -> None:
     """Print a row per defect type: its images against all normal ones of its category."""
     if rows := defect_rows(results.as_dict()):
-        table = by_defect(pd.DataFrame(rows))
+        table = _by_defect(pd.DataFrame(rows))
         print_table(table, "by defect type, against all normal images of the category")
 
 
 _MEANS = {"label": "runs", "seeds": "seeds", "category": "category"}
+_HEADINGS = ("name", "model", "dataset", "status", "category", "images", "epochs", "seconds")
 
 
 def _run_columns(found: Runs, rows: pd.DataFrame) -> dict[tuple[str, str], pd.Series]:
@@ -179,9 +196,43 @@ def _run_columns(found: Runs, rows: pd.DataFrame) -> dict[tuple[str, str], pd.Se
     runs = found.headlines
     columns = {(name, TEXT): rows[name] for name in ("model", "dataset") if runs[name].nunique() > 1}
     settings = grouping.varied(runs).set_axis(runs["name"])
-    names = {name: short for name, short in grouping.short_names(list(settings)).items()}
-    if len(names) > SETTINGS:
+    if 0 < len(settings.columns) <= SETTINGS:
+        for name, short in grouping.short_names(list(settings)).items():
+            title = name.removeprefix(CONFIG) if short in _HEADINGS else short
+            columns[title, TEXT] = rows["name"].map(settings[name])
+    elif len(runs) > 1:
         columns["differs in", TEXT] = rows["name"].map(grouping.labels(settings))
-    else:
-        columns |= {(names[name], TEXT): rows["name"].map(settings[name]) for name in settings}
     return {("name", TEXT): rows["name"], **columns}
+
+
+def _by_defect(rows: pd.DataFrame) -> pd.DataFrame:
+    columns = {(name, TEXT): rows[name] for name in ("name", "category", "defect") if name in rows}
+    return pd.DataFrame(columns | _images(rows) | _metrics(rows, DEFECTS, DEFECTS))
+
+
+def _images(rows: pd.DataFrame) -> dict[tuple[str, str], pd.Series]:
+    if "normal_images" not in rows or rows["normal_images"].isna().all():
+        return {}
+    counts = rows[["normal_images", "anomalous_images"]].astype("Int64").astype("string")
+    return {("images", TEXT): counts["normal_images"] + " + " + counts["anomalous_images"]}
+
+
+def _counts(rows: pd.DataFrame) -> dict[tuple[str, str], pd.Series]:
+    names = [name for name in ("epochs", "seconds") if name in rows and rows[name].notna().any()]
+    return {(name, COUNT): rows[name].astype(float) for name in names}
+
+
+def _metrics(
+    rows: pd.DataFrame, metrics: Iterable[str] = tuple(TITLES), titles: Mapping[str, str] = TITLES
+) -> dict[tuple[str, str], pd.Series]:
+    """Columns of the metrics that some row has: the value, and what is known of its spread and what was published."""
+    columns = {}
+    for name in metrics:
+        if name in rows and rows[name].notna().any():
+            title, reference = titles[name], f"{REFERENCE}{name}"
+            columns[title, VALUE] = rows[name].astype(float)
+            if f"{name}_lower" in rows:
+                columns |= {(title, LOW): rows[f"{name}_lower"], (title, HIGH): rows[f"{name}_upper"]}
+            if reference in rows and rows[reference].notna().any():
+                columns |= {(title, PAPER): rows[reference], (title, DIFFERENCE): rows[name] - rows[reference]}
+    return columns
