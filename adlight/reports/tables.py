@@ -68,8 +68,9 @@ def by_mean(means: pd.DataFrame) -> pd.DataFrame:
 
 def by_job(rows: list[dict[str, Any]], metrics: Iterable[str]) -> pd.DataFrame:
     """Make the table of a sweep: a row per job."""
-    jobs = pd.DataFrame(rows, columns=[*dict.fromkeys(name for row in rows for name in row)])
-    columns = {(name, TEXT): jobs[name].astype(str) for name in ("name", "job", "status")}
+    words = ("name", "job", "status")
+    jobs = pd.DataFrame(rows, columns=[*dict.fromkeys((*words, *(name for row in rows for name in row)))])
+    columns = {(name, TEXT): jobs[name].astype(str) for name in words}
     return pd.DataFrame(columns | _metrics(jobs, (OBJECTIVE, *metrics)) | _counts(jobs))
 
 

@@ -152,6 +152,11 @@ def test_defects_have_a_row_each(capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_a_sweep_before_its_first_job(capsys):
+    tables.print_table(tables.by_job([], ["auroc"]), "sweep x", ["table: x"])
+    assert "table: x" in capsys.readouterr().out
+
+
 def test_tables_fit_a_terminal_of_80_columns(found, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("FORCE_COLOR", "1")  # as if it were a terminal
