@@ -6,6 +6,7 @@ from pathlib import Path
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from adlight.cli import main as cli
+from adlight.cli.arguments import quote_values, shows_help, value_of
 from adlight.runs.files import write_atomically
 from adlight.types import UserError, check_range
 
@@ -65,16 +66,11 @@ def arguments(argv: list[str]) -> list[str]:
     Raises:
         UserError: `runs` is missing.
     """
-    if {"-h", "--help", "--hydra-help", "--version"} & set(argv):
+    if shows_help(argv):
         return argv
-    if cli.value_of(argv, "runs") is None:
+    if value_of(argv, "runs") is None:
         raise UserError("say which runs: python -m adlight.report runs=<folder, or a glob in quotes>")
-    words = []
-    for word in argv:
-        key, _, value = word.partition("=")
-        quotable = key in ("runs", "out", "reference", "title") and value[:1] not in ("[", "'", '"') and value != "null"
-        words.append(cli.quoted(key, value) if quotable else word)
-    return words
+    return quote_values(argv, "runs", "out", "reference", "title", lists=True)
 
 
 def main() -> None:

@@ -45,9 +45,10 @@ def draw_ablations(found: Runs, tolerance: float) -> list[Picture]:
         )
         if ours.size and len(of[["mask_ratio", "depth"]].drop_duplicates()) > 1:
             ratio, depth = ours.stack().idxmax()
-            note = f"{ours.size - ours.isna().sum().sum()} cells. Highest AUROC on the test: {ours.loc[ratio, depth]:.3f} at ratio "
+            cells_of = f"{int(ours.notna().sum().sum())} cells. Highest AUROC on the test: "
+            note = f"{cells_of}{ours.loc[ratio, depth]:.3f} at ratio {ratio:g}, {depth}."
             figure = figures.heat_maps(ours, theirs, tolerance)
-            drawings.append(embed_figure(figure, title, f"{note}{ratio:g}, {depth}."))
+            drawings.append(embed_figure(figure, title, note))
     return drawings
 
 

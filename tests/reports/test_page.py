@@ -33,7 +33,10 @@ def rendered(root, detailed=8, each=4, named=None):
 def table(text, name):
     """The headings and rows that the browser gets for a table; words that sort in an order of ours as these."""
     options = text[text.index(f'document.querySelectorAll("#{name}:not') :]
-    line = {key: re.search(rf'^ *"{key}": (.*?),?$', options, re.MULTILINE) for key in ("data_json", "table_html", "columnDefs")}
+    line = {
+        key: re.search(rf'^ *"{key}": (.*?),?$', options, re.MULTILINE)
+        for key in ("data_json", "table_html", "columnDefs")
+    }
     headings = re.findall(r"<th>(.*?)</th>", json.loads(line["table_html"][1]))
     rows = json.loads(json.loads(line["data_json"][1]))
     for one in json.loads(line["columnDefs"][1]) if line["columnDefs"] else ():

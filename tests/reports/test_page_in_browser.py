@@ -45,19 +45,25 @@ addEventListener("load", async () => {
     await redrawn();
   };
   const cell = table.tBodies[0].rows[0].cells[column("AUROC")];
-  const seen = { tables: document.querySelectorAll("table.dataTable").length, names: values("name"), title: cell.title };
+  const seen = { names: values("name"), title: cell.title };
+  seen.tables = document.querySelectorAll("table.dataTable").length;
   seen.difference = table.tBodies[0].rows[0].cells[column("ours - paper")].className;
   seen.failed = getComputedStyle(table.querySelector("td.failed")).backgroundColor;
-  await click("AUROC"); seen.falling = values("AUROC"); seen.sorted = heading("AUROC").getAttribute("aria-sort");
-  await click("AUROC"); seen.rising = values("AUROC"); seen.turned = heading("AUROC").getAttribute("aria-sort");
-  await click("mask_ratio"); seen.ratios = values("mask_ratio"); seen.before = heading("AUROC").getAttribute("aria-sort");
+  await click("AUROC"); seen.falling = values("AUROC");
+  seen.sorted = heading("AUROC").getAttribute("aria-sort");
+  await click("AUROC"); seen.rising = values("AUROC");
+  seen.turned = heading("AUROC").getAttribute("aria-sort");
+  await click("mask_ratio"); seen.ratios = values("mask_ratio");
+  seen.before = heading("AUROC").getAttribute("aria-sort");
   await click("name"); seen.named = values("name");
-  await type("FAILED"); seen.found = values("name"); seen.count = tools.querySelector(".dt-info").textContent;
+  await type("FAILED"); seen.found = values("name");
+  seen.count = tools.querySelector(".dt-info").textContent;
   await type("finished 0.25"); seen.both = values("mask_ratio");
   await type("nothing has this"); seen.none = values("name").length;
   await type(""); seen.all = values("name").length;
   seen.images = [...document.images].map((image) => [image.complete, image.naturalWidth]);
-  seen.drawings = [...document.querySelectorAll("#ablation-section img, details[open] img")].map((one) => one.clientWidth);
+  const drawings = document.querySelectorAll("#ablation-section img, details[open] img");
+  seen.drawings = [...drawings].map((one) => one.clientWidth);
   seen.wide = document.documentElement.scrollWidth <= innerWidth;
   seen.fetched = performance.getEntriesByType("resource").map((one) => one.name)
     .filter((name) => !/^(data|blob):/.test(name));
@@ -127,7 +133,9 @@ def test_the_table_filters(seen):
 
 
 def test_pictures_and_drawings_are_shown(seen):
-    assert len(seen["images"]) == 3 * 2 + 2 + 3 * 2 and all(complete and width > 0 for complete, width in seen["images"])
+    assert len(seen["images"]) == 3 * 2 + 2 + 3 * 2 and all(
+        complete and width > 0 for complete, width in seen["images"]
+    )
     assert len(seen["drawings"]) >= 7 and all(width > 40 for width in seen["drawings"])
     assert seen["wide"], "the page itself must not scroll sideways"
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -39,7 +40,7 @@ def test_results_csv(found):
             ("category", "bottle"), ("category", "screw"), ("mean", "mean of 2"), ("pooled", "pooled"))),
         ("2", "failed", "", ""),
     ]  # fmt: skip
-    content = json.loads(open(f"{rows[4]['folder']}/metrics.json").read())
+    content = json.loads(Path(rows[4]["folder"], "metrics.json").read_text())
     for row, table in zip(rows[4:7], [*content["categories"].values(), content], strict=True):
         for name in ("auroc", "auroc_lower", "auroc_upper", "f1_calibrated", "precision_at_f1_max"):
             assert row[name] == repr(table[name])
@@ -128,7 +129,9 @@ def test_several_categories(capsys):
 
 
 def test_one_category_needs_no_mean_and_shows_half_its_intervals(capsys):
-    out = printed(capsys, Results(FIGURES, FIGURES, {"a[b]c": {**FIGURES, **COUNTS, **ENDS}}), ["numbers: /" + "a" * 300])
+    out = printed(
+        capsys, Results(FIGURES, FIGURES, {"a[b]c": {**FIGURES, **COUNTS, **ENDS}}), ["numbers: /" + "a" * 300]
+    )
     assert lines_of(out) == {"a[b]c": ["3 + 6", "0.988 ± 0.050", "0.500 ± 0.050", "0.250 ± 0.050", "0.125", "0.750"]}
     assert "numbers: /" + "a" * 300 in out  # long lines are not broken
 
