@@ -50,7 +50,7 @@ TRAIN = {
     "unknown setting": ("model.mask_ration=0.5", "unknown setting in model 'mask_ration'", "did you mean mask_ratio?"),
     "unknown deep setting": ("model.network.encoder_dpth=3", "model.network", "did you mean encoder_depth?"),
     "unparsable override": ("dataset.root=a(b", "cannot read the override 'dataset.root=a(b'", "quotes"),
-    "missing root": ("dataset.root=nowhere", "nowhere", "{train/good", "no such folder", "dataset.download=true"),
+    "missing root": ("dataset.root=nowhere", "nowhere", "{train/good", "no such folder", "download=true"),
     "unknown category": ("dataset.category=botle", "'botle'", "did you mean bottle?", "there are: bottle, screw"),
     "empty training folder": ("dataset.root=empty", "no images in empty/bottle/train/good"),
     "unreadable image": ("dataset.root=truncated", "truncated/bottle/train/good/001.png", "on_bad_image=skip"),
