@@ -70,7 +70,7 @@ TRAIN = {
     "negative seed": ("seed=-3", "seed=-3"),
     "seed that is no number": ("seed=one", "seed=one"),
     "seed too large": ("seed=4294967296", "seed=4294967296"),
-    "empty batches": ("dataset.batch_size=0", "batch_size 0"),
+    "empty batches": ("dataset.batch_size=0", "batch_size", "got 0"),
     "unknown strategy": ("trainer.strategy=foo", "foo"),
     "objective without a term": ("model.objective={ssim: 0, l1: 0}", "not all 0"),
     "unknown score": ("model.scorer.score=mae", "score 'mae' is unknown", "msgms"),
