@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from adlight.cli import main as cli
+from adlight.cli.arguments import value_of
 from adlight.data.checks import check_source, check_split
 from adlight.runs import provenance
 from adlight.types import UserError
@@ -118,7 +119,7 @@ def arguments(argv: list[str]) -> list[str]:
         UserError: it is missing.
     """
     settings = [word for word in argv if word.startswith("dataset.")]
-    if settings and cli.value_of(argv, "dataset") is None:
+    if settings and value_of(argv, "dataset") is None:
         raise UserError(f"{settings[0]} belongs to which data set? add dataset=mvtec, dataset=folder or another")
     return argv
 
