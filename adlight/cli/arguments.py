@@ -124,7 +124,8 @@ def _resume(argv: list[str], which: str, folder: str | None) -> list[str]:
     words = [word for word in argv if not word.startswith("resume=")]
     if which != "auto":
         run = RunFolder(which)
-        run.checkpoint("last")
+        if not run.can_resume:
+            run.checkpoint("last")  # says what there is
         return _continue(words, run)
     overrides = [word for word, is_override in mark_overrides(words) if is_override]
     with initialize_config_dir(str(CONF), version_base="1.3"):
