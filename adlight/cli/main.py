@@ -46,6 +46,7 @@ def run(task: Callable[[DictConfig], Any], config_name: str, prepare: Callable[[
             line = explain(error)
             if line is None:
                 raise
+            note_failure(error)
             failures.append(line)  # the other jobs of a multirun go on, and Hydra adds no lines of its own
             return None
 

@@ -209,9 +209,8 @@ def test_runs_are_found_at_any_depth_but_not_in_runs(tmp_path, composer):
 
 
 def test_a_run_of_0_1_is_refused(tmp_path):
-    run = RunFolder(
-        write_run(tmp_path / "old", OmegaConf.create({"model": {"_target_": "adlight.modules.mae.MAEModule"}}))
-    )
+    config = OmegaConf.create({"model": {"_target_": "adlight.modules.mae.MAEModule"}})
+    run = RunFolder(write_run(tmp_path / "old", config))
     for read in (run.config, run.settings):
         with pytest.raises(UserError, match=r"0\.1"):
             read()
