@@ -110,7 +110,7 @@ def finish(code: int | str | None) -> int | str | None:
         return code
     write_table(sweep)
     print_table(sweep)
-    missing = [row for row in read_table(sweep) if row["status"] != "finished" or "error" in row]
+    missing = [row for row in read_table(sweep) if row["status"] != "finished"]
     for row in missing:
         print(f"error: job {row['job']} ({row['name']}): {row.get('error', 'unfinished')}", file=sys.stderr)
     if code or missing:

@@ -55,7 +55,7 @@ def result_rows(content: dict[str, Any]) -> list[dict[str, Any]]:
 def status_row(run: RunFolder) -> dict[str, Any]:
     """Give what is known of any run: whether it has finished, its error, its log."""
     error = run.failure()
-    status = "finished" if run.is_finished else "unfinished" if error is None else "failed"
+    status = "failed" if error is not None else "finished" if run.is_finished else "unfinished"
     row = {"name": str(run), "folder": str(run), "status": status, "headline": True}
     return row | ({} if error is None else {"error": error}) | ({"log": str(run.log)} if run.log.exists() else {})
 

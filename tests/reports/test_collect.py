@@ -44,10 +44,12 @@ def test_every_run_has_a_row_with_its_status(sweep):
     assert pd.isna(runs["category"]["sweep/3"])
 
 
-def test_results_beside_an_old_error_are_results(tmp_path):
-    run = fake_run(tmp_path / "0", error="failed before it was resumed")
-    rows, _ = read_results(RunFolder(run))
-    assert {row["status"] for row in rows} == {"finished"} and rows[0]["error"] == "failed before it was resumed"
+def test_a_failed_run_keeps_its_numbers_until_it_begins_anew(tmp_path):
+    run = RunFolder(fake_run(tmp_path / "0", error="the results are another job's"))
+    rows, _ = read_results(run)
+    assert {row["status"] for row in rows} == {"failed"} and rows[0]["auroc"] >= 0
+    run.begin({})
+    assert [row["status"] for row in read_results(run)[0]] == ["unfinished"]
 
 
 def test_numbers_are_those_of_the_run_to_the_digit(sweep):
