@@ -48,7 +48,7 @@ class RunFolder(HydraFolder):
 
     @property
     def can_resume(self) -> bool:
-        """Whether there is a checkpoint to go on from."""
+        """Whether there is a checkpoint to resume from."""
         return self.last_checkpoint.exists() or self.stage_checkpoint.exists()
 
     @property
@@ -165,9 +165,9 @@ class RunFolder(HydraFolder):
         write_atomically(self.path / name, json.dumps(content, indent=2) + "\n")
 
     def lock(self) -> AbstractContextManager[None]:
-        """Wait while another process works in the folder: a sweep was given twice, or a search asked twice for a job.
+        """Wait while another process works in the folder: a sweep was started twice, or a search repeats a job.
 
-        Of several processes of one job, the first holds the lock for all.
+        Of the processes of one job, the first holds the lock for all.
         """
         if rank() != 0:
             return nullcontext()
