@@ -156,7 +156,7 @@ def _run_command(run: RunFolder) -> None:
 
 
 def note_failure(error: BaseException) -> None:
-    """Write why this process fails into its job's folder, if it belongs to a job's own command; the first one counts."""
+    """Write why a job's own command fails into its folder; the first of its processes to fail counts."""
     if FOLDER not in os.environ:
         return
     run = RunFolder(os.environ[FOLDER])
