@@ -110,16 +110,7 @@ def write_results(folder: Path, module: "AnomalyModule", records: list[Record], 
     assert module.results is not None
     write_predictions(folder / "predictions.csv", records, module.predictions)
     write_defects(folder / "defects.csv", module.results)
-    pooled, categories = module.calibrated.state().values()
-    content = module.results.as_dict() | {
-        "threshold_rule": str(module.rule),
-        "pixel_threshold_rule": str(module.pixel_rule),
-        "threshold_per": module.threshold_per,
-        "threshold": pooled["image"],  # of all categories together; what decided is in `categories`
-        "pixel_threshold": pooled["pixel"],
-        "thresholds": categories,
-    }
-    write_json(folder / "metrics.json", content | about)
+    write_json(folder / "metrics.json", module.results.as_dict() | module.calibration.as_dict() | about)
     return module.results
 
 
@@ -170,7 +161,9 @@ def build_module(run: Path, overrides: list[str] | None = None) -> tuple["Anomal
     config.model.objective = None
     settings = {name: config.dataset.get(name) for name in SEEN}
     settings |= {"precision": str(config.trainer.precision), "ckpt": config.ckpt}
-    return instantiate(config.model, _convert_="all"), settings
+    module = instantiate(config.model, _convert_="all")
+    module.calibration = instantiate(config.calibration)
+    return module, settings
 
 
 def read_yaml(run: Path, name: str) -> DictConfig:
