@@ -32,7 +32,8 @@ class EMA(nn.Module):
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
         """Move the average towards the network's present weights."""
-        averages, weights = list(self.network.parameters()), list(network.parameters())
+        averages: list[Tensor] = list(self.network.parameters())
+        weights: list[Tensor] = list(network.parameters())
         self.started = self.started or bool(self.num_updates > 0)  # once a process: it makes the host wait for the GPU
         if self.started:
             torch._foreach_lerp_(averages, weights, 1 - self.decay)

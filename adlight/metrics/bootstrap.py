@@ -37,7 +37,7 @@ def bootstrap(
         ValueError: a class is missing, or a score is not finite.
     """
     score, label = check_scores(score, label)
-    if missing := missing_class((~label).sum(), label.sum()):
+    if missing := missing_class(int((~label).sum()), int(label.sum())):
         raise ValueError(f"an interval needs both classes: {missing}")
     stratum = torch.zeros(len(label), dtype=torch.long) if stratum is None else stratum
     value, place = (-score).unique(return_inverse=True)  # falling scores, and each image's step among them

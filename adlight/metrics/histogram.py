@@ -65,10 +65,11 @@ def pixel_metrics(histogram: Histogram, flagged: Tensor | None) -> tuple[dict[st
     Returns:
         The metrics by name, and for each name that is left out the reason why. No value is ever NaN.
     """
+    normal, defective = histogram.pixels.sum(1).tolist()
     found: dict[str, float | None] = dict.fromkeys(
         ("pixel_auroc", "pixel_ap", "pixel_f1_max", "pixel_f1_max_threshold", "aupro", "pixel_iou_calibrated")
     )
-    missing = missing_class(*histogram.pixels.sum(1), "pixels")
+    missing = missing_class(normal, defective, "pixels")
     if missing is None:
         fp, tp = histogram.pixels.flip(1).cumsum(1).double()
         counts = ConfusionCounts(tp, fp)
@@ -76,7 +77,6 @@ def pixel_metrics(histogram: Histogram, flagged: Tensor | None) -> tuple[dict[st
         found["pixel_auroc"], found["pixel_ap"] = counts.auroc().item(), counts.average_precision().item()
         found["pixel_f1_max"], found["pixel_f1_max_threshold"] = best.f1, best.threshold
         found["aupro"] = aupro(fp, histogram.overlap.flip(0).cumsum(0))
-    defective = int(histogram.pixels[1].sum())
     if flagged is not None and defective:
         found["pixel_iou_calibrated"] = int(flagged[1]) / (defective + int(flagged[0]))
     reasons = {name: missing or "" for name, value in found.items() if value is None}

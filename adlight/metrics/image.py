@@ -98,7 +98,7 @@ def count_confusion(score: Tensor, label: Tensor) -> tuple[Tensor, ConfusionCoun
         ValueError: a class is missing, a score is not finite, a label is neither 0 nor 1, or shapes differ.
     """
     score, label = check_scores(score, label)
-    if missing := missing_class((~label).sum(), label.sum()):
+    if missing := missing_class(int((~label).sum()), int(label.sum())):
         raise ValueError(f"ranking needs both classes: {missing}")
     value, place = score.unique(return_inverse=True)
     tp, fp = (torch.bincount(place[c], minlength=len(value)).flip(0).cumsum(0).double() for c in (label, ~label))
@@ -163,14 +163,14 @@ def image_metrics(
         NonFiniteScore: some scores are NaN or infinite.
     """
     score, label = check_scores(score, label)
-    missing = missing_class((~label).sum(), label.sum())
+    missing = missing_class(int((~label).sum()), int(label.sum()))
     found: dict[str, float | None] = {}
     if missing is None:
         thresholds, counts = count_confusion(score, label)
         share = label.double().mean().item()
-        values = counts.auroc().item(), counts.average_precision().item(), *counts.f1_max(thresholds)
-        values = *values, counts.fpr_at_tpr(0.95).item(), 2 * share / (1 + share)
-        found = dict(zip(RANKING, values, strict=True))
+        areas = counts.auroc().item(), counts.average_precision().item()
+        rest = counts.fpr_at_tpr(0.95).item(), 2 * share / (1 + share)
+        found = dict(zip(RANKING, (*areas, *counts.f1_max(thresholds), *rest), strict=True))
     if threshold is not None:
         found |= zip(CALIBRATED, binary_metrics(score, label, threshold), strict=True)
     reasons = dict.fromkeys(RANKING, missing or "")
@@ -196,7 +196,7 @@ def check_scores(score: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     return score, label.bool()
 
 
-def missing_class(normal: Tensor, anomalous: Tensor, unit: str = "images") -> str | None:
+def missing_class(normal: int, anomalous: int, unit: str = "images") -> str | None:
     """Say which class is empty by the two counts, None where neither is."""
     if normal and anomalous:
         return None

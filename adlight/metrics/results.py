@@ -133,9 +133,7 @@ def _counts(label: Tensor) -> Metrics:
     return {"normal": int((label == 0).sum()), "anomalous": int(label.sum())}
 
 
-def _add_intervals(
-    results: Results, score: Tensor, label: Tensor, category: Tensor, groups: dict[str, int]
-) -> None:
+def _add_intervals(results: Results, score: Tensor, label: Tensor, category: Tensor, groups: dict[str, int]) -> None:
     draws = {}
     for name, group in groups.items():
         if "auroc" in results.categories[name]:

@@ -51,7 +51,11 @@ class Calibration:
         if per not in ("category", "all"):
             raise ValueError(f"calibration: per={per!r} is unknown: category or all")
         self.image, self.pixel, self.per = Method.parse(image), Method.parse(pixel), per
-        self.pooled = Threshold()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was found; thresholds given as numbers stay."""
+        self.pooled = self._apply_numbers(Threshold())
         self.categories: dict[str, Threshold] = {}
 
     def fit(self, score: Tensor, category: Tensor, pixels: PixelHistogram, names: Sequence[str]) -> None:
@@ -85,10 +89,15 @@ class Calibration:
     def _threshold(self, score: Tensor, pixels: Histogram, source: str) -> Threshold:
         return Threshold(self.image.of_images(score), self.pixel.of_pixels(pixels), len(score), source)
 
+    def _apply_numbers(self, found: Threshold) -> Threshold:
+        image = self.image.value if self.image.name == "number" else found.image
+        pixel = self.pixel.value if self.pixel.name == "number" else found.pixel
+        return found._replace(image=image, pixel=pixel)
+
     @property
     def is_fitted(self) -> bool:
         """Whether there are thresholds."""
-        return not math.isnan(self.pooled.image)
+        return not math.isnan(self.pooled.image + self.pooled.pixel)
 
     @property
     def by_category(self) -> dict[str, Threshold]:
@@ -131,9 +140,10 @@ class Calibration:
         return {"pooled": self.pooled._asdict(), "categories": named}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take thresholds from `state_dict`; the methods and `per` stay."""
-        self.pooled = Threshold(**state["pooled"])
-        self.categories = {name: Threshold(**values) for name, values in state["categories"].items()}
+        """Take thresholds from `state_dict`, but not those given as numbers; the methods and `per` stay."""
+        self.pooled = self._apply_numbers(Threshold(**state["pooled"]))
+        named = state["categories"].items()
+        self.categories = {name: self._apply_numbers(Threshold(**values)) for name, values in named}
 
 
 class Method(NamedTuple):
