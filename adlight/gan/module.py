@@ -159,6 +159,12 @@ class GANModule(InversionModule):
         """Whether this epoch is the encoder's."""
         return self.current_epoch >= self.gan_epochs
 
+    def on_train_start(self) -> None:
+        """A resumed run goes on with the learning rates of its config, not with those that the checkpoint brought."""
+        for optimizer in self.trainer.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = optimizer.defaults["lr"]
+
     def on_train_epoch_start(self) -> None:
         """Validate only where there is something to calibrate."""
         useless = self.encoder_epochs > 0 and not self.encoding

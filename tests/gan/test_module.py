@@ -430,7 +430,7 @@ class NaNAfter(AdversarialObjective):
 
 
 def test_diverged_critic_names_the_batch_and_leaves_the_last_good_epoch(root, tmp_path):
-    said = r"not finite any more since batch 3 \(epoch 2\): .* smaller model\.critic_optimizer\.lr or"
+    said = r"batch 3 \(epoch 2\): .*critic_optimizer\.lr"
     with pytest.raises(UserError, match=said):
         fit(root, tmp_path, make(objective=NaNAfter()))
     content = torch.load(tmp_path / "last.ckpt", weights_only=True)
@@ -441,7 +441,7 @@ def test_diverged_critic_names_the_batch_and_leaves_the_last_good_epoch(root, tm
 def test_diverged_encoder_names_its_own_rate(root, tmp_path):
     module = make()
     module.kappa = math.inf
-    said = r"not finite any more since batch 3 \(epoch 2\): .* smaller model\.encoder_optimizer\.lr or"
+    said = r"batch 3 \(epoch 2\): .*encoder_optimizer\.lr"
     with pytest.raises(UserError, match=said):  # from its first batch on, so also before it is validated
         fit(root, tmp_path, module, max_epochs=1)
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["epoch"] == 0
@@ -454,7 +454,7 @@ REFUSED = {
     "encoder_epochs": ({"encoder_epochs": 1e1}, r"encoder_epochs.*10\.0"),
     "kappa": ({"kappa": math.nan}, r"kappa.*nan"),
     "clip": ({"clip": -1.0}, r"clip.*-1\.0"),
-    "ema": ({"ema": 1.0}, r"ema 1\.0 must lie between"),
+    "ema": ({"ema": 1.0}, r"ema.*1\.0"),
     "untrained encoder": ({"encoder_epochs": 0}, "leaves the encoder of model.scorer.method=encoder untrained"),
     "no encoder": ({"encoder": False}, "without an encoder use model.scorer.method=gradient"),
     "nothing to train": (

@@ -13,7 +13,7 @@ from torch import nn
 from adlight.data.augmentation import Augmentation
 from adlight.data.datamodule import AnomalyDataModule
 from adlight.data.mvtec import MVTecAD
-from adlight.detection.module import EMA
+from adlight.detection.ema import EMA
 from adlight.mae.masking import draw_masks
 from adlight.mae.module import MAEModule, warmup_cosine
 from adlight.mae.network import MaskedAutoencoder
