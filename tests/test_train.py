@@ -96,7 +96,7 @@ def test_predictions(tiny_run):
         assert row["label"] == str(int(row["defect"] != "good"))
         used = found["categories"][row["category"]]
         assert float(row["threshold"]) == used["threshold"] == found["thresholds"][row["category"]]["image"]
-        assert float(row["pixel_threshold"]) == used["pixel_threshold"] and row["threshold_of"] == row["category"]
+        assert float(row["pixel_threshold"]) == used["pixel_threshold"] and row["threshold_source"] == row["category"]
         assert row["anomalous"] == str(int(float(row["score"]) > float(row["threshold"])))
         assert float(np.float32(row["score"])) == float(row["score"])  # all digits of a float32
 
@@ -226,7 +226,7 @@ def test_ctrl_c_and_on_as_if_nothing_had_happened(adlight):
     assert process.returncode == 130, err
     lines = [line for line in err.splitlines() if line.startswith("stopped. ")]
     assert lines == [
-        f"stopped. The state of the last finished epoch is saved. Go on with: python -m adlight.train resume={run}"
+        f"stopped. The state of the last finished epoch is saved. Continue with: python -m adlight.train resume={run}"
     ]
     assert "Traceback" not in err
     assert not (run / "metrics.json").exists()

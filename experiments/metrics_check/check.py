@@ -13,6 +13,7 @@ import torch
 from scipy import ndimage
 from sklearn import metrics as sk
 
+from adlight.metrics.histogram import pixel_metrics
 from adlight.metrics.image import image_metrics
 from adlight.metrics.pixel import PixelHistogram
 
@@ -62,13 +63,14 @@ def with_image_scores(pixel: np.ndarray, mask: np.ndarray) -> Maps:
 def of_run(run: Path) -> Maps:
     """The maps of a finished run's own test."""
     from adlight.evaluate import built
-    from adlight.runs import folder as runs
+    from adlight.runs.folder import RunFolder
+    from adlight.runs.restore import load_weights
 
-    config = runs.load_config(run)
+    config = RunFolder(run).config()
     config.run_dir, config.model.objective = str(run), None
     config.callbacks, config.logger = {}, {}
     data, module, _ = built(config)
-    runs.load_weights(module, runs.checkpoint(run, config.ckpt))
+    load_weights(module, RunFolder(run).checkpoint(config.ckpt))
     data.setup("test")
     parts = []
     with torch.inference_mode():
@@ -84,7 +86,7 @@ def ours(maps: Maps) -> dict[str, float]:
     for pixel, mask in zip(np.array_split(maps.pixel, 5), np.array_split(maps.mask, 5), strict=True):
         histogram.update(torch.tensor(pixel), torch.tensor(mask), torch.zeros(len(pixel), dtype=torch.long))
     label = torch.tensor(maps.mask.any((1, 2))).long()
-    return image_metrics(torch.tensor(maps.image), label, None)[0] | histogram.metrics()
+    return image_metrics(torch.tensor(maps.image), label, None)[0] | pixel_metrics(histogram.histogram(), None)[0]
 
 
 def scikit_learn(score: np.ndarray, label: np.ndarray, prefix: str = "") -> dict[str, float]:
