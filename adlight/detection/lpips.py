@@ -29,7 +29,10 @@ class PerceptualDistance:
         import lpips  # imports torchvision, which takes a second: only when the term is on
 
         try:
-            self.network: nn.Module = lpips.LPIPS(net="alex", lpips=layers == "calibrated", spatial=True, verbose=False)
+            with torch.random.fork_rng(devices=[]):  # it draws weights before it loads them: not from the run's stream
+                self.network: nn.Module = lpips.LPIPS(
+                    net="alex", lpips=layers == "calibrated", spatial=True, verbose=False
+                )
         except (OSError, RuntimeError, EOFError, UnpicklingError) as error:  # from urllib, and from damaged files
             folder, reason = Path(torch.hub.get_dir()) / "checkpoints", " ".join(str(error).split())
             raise UserError(

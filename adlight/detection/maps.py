@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from adlight.detection.lpips import PerceptualDistance
-from adlight.detection.ranges import check_range
 from adlight.detection.ssim import gaussian_blur, ssim_map
+from adlight.types import Box, check_range, unknown_name
 
 
 def mse_map(x: Tensor, y: Tensor) -> Tensor:
@@ -99,15 +99,12 @@ class ReconstructionError:
         UserError: `lpips`, and AlexNet's weights are missing.
     """
 
-    def __init__(
-        self, score: str = "mse", reduce: str = "mean", smoothing: float = 4.0, topk: float = 0.01
-    ) -> None:
-        if score not in {*MAPS, "lpips"}:
-            raise ValueError(f"score must be one of {', '.join(MAPS)}, lpips, got {score!r}")
-        if reduce not in ("mean", "max", "topk"):
-            raise ValueError(f"reduce must be one of mean, max, topk, got {reduce!r}")
+    def __init__(self, score: str = "mse", reduce: str = "mean", smoothing: float = 4.0, topk: float = 0.01) -> None:
+        for kind, name, known in (("score", score, [*MAPS, "lpips"]), ("reduce", reduce, ["mean", "max", "topk"])):
+            if name not in known:
+                raise ValueError(unknown_name(kind, name, known))
         check_range("smoothing", smoothing)
-        check_range("topk", topk, 0, 1, above=True)
+        check_range("topk", topk, 0, 1, exclusive=True)
         self.error = PerceptualDistance() if score == "lpips" else MAPS[score]
         self.reduce, self.smoothing, self.topk = reduce, smoothing, topk
 
@@ -120,7 +117,7 @@ class ReconstructionError:
         return score, pixel
 
 
-def bounding_boxes(mask: np.ndarray) -> list[tuple[int, int, int, int]]:
+def bounding_boxes(mask: np.ndarray) -> list[Box]:
     """Find the boxes (left, top, right, bottom; the last two exclusive) of 8-connected regions, largest first.
 
     mask: (H, W) bool -> boxes in pixels of the mask.

@@ -97,6 +97,11 @@ class AnomalyModule(pl.LightningModule):
         self.calibrated = Thresholds.from_state(state)
 
     @property
+    def datamodule(self) -> Any:
+        """The trainer's data module."""
+        return self.trainer.datamodule  # type: ignore[attr-defined]
+
+    @property
     def categories(self) -> list[str]:
         """The data module's categories; a batch's `category` is a place in this list."""
         return self.trainer.datamodule.categories  # type: ignore[attr-defined]

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from adlight.baselines.scorer import ResidualScorer
 from sklearn import decomposition, neighbors
 from test_configs import composed, names
 from test_train import in_processes
 
 from adlight.baselines import networks as baselines
 from adlight.baselines.networks import PCA, NearestNeighbours
-from adlight.baselines.scorer import ResidualScorer
 from adlight.data.torchvision_sets import MNIST
 from adlight.detector import Detector
 from adlight.metrics.image import auroc, f1_max
