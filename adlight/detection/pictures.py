@@ -58,9 +58,8 @@ def draw_panel(
         (f"{verdict}: {prediction.score:.4g}, threshold {prediction.threshold:.4g}", _mark(image, prediction, side)),
     ]
     panel = Image.new("RGB", (len(parts) * (side + GAP) - GAP, side + TITLE), "white")
-    pen = ImageDraw.Draw(panel)
     for i, (text, part) in enumerate(parts):
-        pen.text((i * (side + GAP) + 2, 3), text, fill=colour if i == len(parts) - 1 else "black")
+        panel.paste(_write(text, side, colour if i == len(parts) - 1 else "black"), (i * (side + GAP), 0))
         panel.paste(part.resize((side, side), Image.Resampling.BILINEAR), (i * (side + GAP), TITLE))
     return panel
 
@@ -69,10 +68,16 @@ def stack_panels(panels: list[Image.Image], title: str) -> Image.Image:
     """Put panels of one width below one another, under a title."""
     width, height = panels[0].size
     picture = Image.new("RGB", (width, TITLE + len(panels) * (height + GAP) - GAP), "white")
-    ImageDraw.Draw(picture).text((2, 3), title, fill="black")
+    picture.paste(_write(title, width), (0, 0))
     for i, panel in enumerate(panels):
         picture.paste(panel, (0, TITLE + i * (height + GAP)))
     return picture
+
+
+def _write(text: str, width: int, colour: str = "black") -> Image.Image:
+    strip = Image.new("RGB", (width, TITLE), "white")  # of its own, so that a long name is cut off
+    ImageDraw.Draw(strip).text((2, 3), text, fill=colour)
+    return strip
 
 
 def _heatmap(prediction: Prediction) -> Image.Image:
