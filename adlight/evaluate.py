@@ -4,13 +4,12 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from adlight.cli import main as cli
+from adlight.cli.arguments import OWN_OF_EVALUATE, evaluate_arguments, task_overrides
 from adlight.runs import provenance
-from adlight.runs.config import CONF
+from adlight.runs.config import instantiate_node
 from adlight.runs.folder import RunFolder
 from adlight.runs.restore import load_weights
 from adlight.types import UserError
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from adlight.detection.module import AnomalyModule
 
 CHANGES_SCORES = ("model", "dataset", "threshold=", "pixel_threshold=", "trainer=", "trainer.precision")
-OWN = ("run", "ckpt")  # settings of this command; everything else changes the run's config
 
 
 def evaluate(config: DictConfig) -> dict[str, float]:
@@ -35,8 +33,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     from adlight.reports.tables import print_defects
 
     run = RunFolder(config.run)
-    overrides = [word.lstrip("+") for word in HydraConfig.get().overrides.task]
-    overrides = [word for word in overrides if word.partition("=")[0] not in OWN]
+    overrides = task_overrides(*OWN_OF_EVALUATE)
     saved = run.config(overrides)
     OmegaConf.set_struct(saved, False)
     if "objective" in saved.model:
@@ -66,20 +63,16 @@ def built(config: DictConfig) -> tuple["AnomalyDataModule", "AnomalyModule", "pl
         if not isinstance(value, int) or not least <= value < 2**32:
             raise UserError(f"{name}={value} is no whole number from {least} up to 2^32 - 1")
     pl.seed_everything(config.seed, workers=True, verbose=False)
-    data = instantiate(config.dataset, _convert_="all")
-    module = instantiate(config.model, _convert_="all")
+    data = instantiate_node(config.dataset)
+    module = instantiate_node(config.model)
     unwanted = () if config.trainer.enable_progress_bar else ("progress",)  # Lightning refuses one beside that
     parts = {
         group: [
-            instantiate(node, _convert_="all")
-            for name, node in (config.get(group) or {}).items()
-            if node and name not in unwanted
+            instantiate_node(node) for name, node in (config.get(group) or {}).items() if node and name not in unwanted
         ]
         for group in ("callbacks", "logger")
     }
-    trainer = instantiate(
-        config.trainer, callbacks=parts["callbacks"], logger=parts["logger"] or False, _convert_="all"
-    )
+    trainer = instantiate_node(config.trainer, callbacks=parts["callbacks"], logger=parts["logger"] or False)
     return data, module, trainer
 
 
@@ -143,32 +136,9 @@ def thresholds_in_words(module: "AnomalyModule") -> str:
     return f"{one.image:.6g} ({module.rule} of {one.num_normals} held-out normal images of {one.source})"
 
 
-def arguments(argv: list[str]) -> list[str]:
-    """Mark overrides of the run's config as additions for Hydra, whose own config here knows only `run` and `ckpt`.
-
-    Raises:
-        UserError: `run` is missing or no run folder.
-    """
-    if {"-h", "--help", "--hydra-help", "--version"} & set(argv):
-        return argv
-    run = cli.value_of(argv, "run")
-    if run is None:
-        raise UserError("say which run: python -m adlight.evaluate run=<run folder>")
-    RunFolder(run).config()
-    words = []
-    for word in argv:
-        if word.startswith("~"):  # there is nothing yet that Hydra could delete
-            word = f"{word[1:].partition('=')[0]}=null"
-        key = word.partition("=")[0]
-        own = key in OWN or word.startswith(("-", "+", "hydra."))
-        group = (CONF / key).is_dir()
-        words.append(word if own else f"+{word}" if group else f"++{word}")
-    return words
-
-
 def main() -> None:
     """Entry point."""
-    cli.run(evaluate, "evaluate", arguments)
+    cli.run(evaluate, "evaluate", evaluate_arguments)
 
 
 if __name__ == "__main__":
