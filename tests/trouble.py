@@ -33,3 +33,13 @@ class Counter(pl.Callback):
     def on_train_epoch_end(self, trainer, pl_module):
         if self.ends != "well":
             raise UserError("told to fail") if self.ends == "badly" else KeyboardInterrupt
+
+
+class Bug(pl.Callback):
+    """Has a bug in its constructor."""
+
+    def __init__(self):
+        self.number = self.add_one(None)
+
+    def add_one(self, number):
+        return number + 1

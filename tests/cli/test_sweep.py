@@ -326,7 +326,7 @@ def test_each_digit_in_turn(adlight):
     words = [word for word in adlight.quick if not word.startswith("dataset")]
     outcome = adlight(
         *("train", *words, "sweep=digits", "dataset.root=digits", "dataset.normal=2,7", "trainer.max_epochs=1"),
-        *("model.network.patch_size=14", "hydra.sweep.dir=runs/digits"),
+        *("model.tokenizer.patch_size=14", "hydra.sweep.dir=runs/digits"),
     )
     assert outcome.code == 0, outcome.err
     assert list(results(adlight.folder / "runs" / "digits")) == ["normal-2", "normal-7"]
@@ -407,5 +407,5 @@ def test_a_missing_plugin_is_named(adlight):
     ],
 )
 def test_strategies_that_cannot_work_are_refused(adlight, words, said):
-    outcome = adlight("train", "-m", *adlight.quick, "seed=0", *words.split())
+    outcome = adlight("train", *adlight.quick, *words.split())
     assert outcome.code == 2 and said in outcome.err and "Traceback" not in outcome.err

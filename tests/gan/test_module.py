@@ -307,14 +307,14 @@ def test_a_single_normal_image_leaves_the_terms_as_they_are(trained, root, tmp_p
     module = make()
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
     trainer.validate(module, data, verbose=False)
-    assert module.term_deviation.tolist() == [1, 1, 1] and len(data.stores["val"].images) == 1
+    assert module.term_deviation.tolist() == [1, 1, 1] and len(data.datasets["val"].images) == 1
     assert len({float(module.mixture(torch.full((1, 3), value))) for value in (0.0, 1.0, 2.0)}) == 3
 
 
 def test_terms_of_the_normals_are_standardised(trained):
     module, data, trainer, _, _ = trained
     with torch.no_grad():
-        normal = data.stores["val"].images.float() / 255
+        normal = data.datasets["val"].images.float() / 255
         terms, _ = module.scorer.terms(module.networks, normal)
         pasted = torch.cat([data.val_dataloader().dataset.__getitems__([i])["image"] for i in (1, 3, 5, 7)])
         others, _ = module.scorer.terms(module.networks, pasted.float() / 255)
@@ -336,7 +336,7 @@ def test_constant_terms_say_nothing(trained, root):
     trainer.validate(module, data, verbose=False)
     assert module.term_deviation.isinf().tolist() == [False, True, False]
     with torch.no_grad():
-        terms, _ = module.scorer.terms(module.networks, data.stores["val"].images.float() / 255)
+        terms, _ = module.scorer.terms(module.networks, data.datasets["val"].images.float() / 255)
     standard = (terms[:, 0] - module.term_mean[0]) / module.term_deviation[0]
     torch.testing.assert_close(module.mixture(terms), standard.float(), atol=1e-4, rtol=1e-4)
 
@@ -347,7 +347,7 @@ def test_every_method_runs_under_the_test_loop(trained, method, monkeypatch):
     monkeypatch.setattr(module, "scorer", InversionScorer(method, steps=4, restarts=2 if method == "gradient" else 1))
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
     trainer.test(module, data, verbose=False)
-    images = data.stores["test"].images.float() / 255
+    images = data.datasets["test"].images.float() / 255
     terms, _ = module.scorer.terms(module.networks, images)
     found = torch.tensor([row.prediction.score for row in module.predictions])
     assert len(found) == 6 and found.unique().numel() == 6
@@ -358,7 +358,7 @@ def test_every_method_runs_under_the_test_loop(trained, method, monkeypatch):
 def test_thesis_score_is_not_standardised(trained, monkeypatch):
     module, data = trained[:2]
     monkeypatch.setattr(module, "scorer", InversionScorer(score="thesis", balance=0.3))
-    image = data.stores["val"].images.float() / 255
+    image = data.datasets["val"].images.float() / 255
     with torch.no_grad():
         wanted = module.scorer.terms(module.networks, image)[1]["image"]
         assert torch.equal(module.score({"image": image})["image"], wanted)

@@ -141,7 +141,7 @@ def test_checkpoints_hold_tensors_only(trained, name):
 def test_thresholds_come_from_the_validation_normals(trained):
     module, data, trainer, _, _ = trained
     with torch.no_grad():
-        normal = data.stores["val"].images.float() / 255
+        normal = data.datasets["val"].images.float() / 255
         scores = module.scorer(module.ema.network.eval(), PIXELS, normal)
         pasted = torch.stack(
             [b["image"] for b in map(data.val_dataloader().dataset.__getitems__, [[1], [3], [5], [7]])]
@@ -164,7 +164,7 @@ def test_other_threshold_rules(trained, root, tmp_path, rules, statistics):
     module, data = make(threshold=rules[0], pixel_threshold=rules[1]), trained[1]
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
     trainer.validate(module, data, verbose=False)
-    scores = module.scorer(module.network.eval(), PIXELS, data.stores["val"].images.float() / 255)
+    scores = module.scorer(module.network.eval(), PIXELS, data.datasets["val"].images.float() / 255)
     assert module.thresholds.pooled.image == pytest.approx(statistics[0](scores["image"].numpy()), rel=1e-5)
     assert module.thresholds.pooled.pixel == pytest.approx(statistics[1](scores["pixel"].numpy()), rel=1e-5)
 
@@ -190,7 +190,7 @@ def test_test_results_are_those_of_the_scorer(trained, tmp_path):
     trainer.test(module, data, verbose=False)
     assert [row.index for row in module.predictions] == list(range(12))
     assert [row.label for row in module.predictions] == [record.label for record in data.records("test")]
-    images = data.stores["test"].images.float() / 255
+    images = data.datasets["test"].images.float() / 255
     for row in module.predictions:
         with torch.no_grad():
             scores = module.scorer(module.ema.network, PIXELS, images[row.index : row.index + 1])
