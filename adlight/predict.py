@@ -28,7 +28,8 @@ from adlight.runs.folder import RunFolder
 from adlight.types import UserError
 
 if TYPE_CHECKING:  # torch takes seconds: not for --help
-    from adlight.detector import Detector, PreparedImage
+    from adlight.data.images import PreparedImage
+    from adlight.detector import Detector
     from adlight.types import Prediction
 
 PICTURES = ("masks", "maps", "panels")

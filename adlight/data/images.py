@@ -6,6 +6,7 @@ alpha is dropped, 16-bit values are divided by 256, and the image becomes 3 chan
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
@@ -89,6 +90,31 @@ def to_pil(image: AnyImage) -> Image.Image:
         )
     array = (array >> 8).astype(np.uint8) if array.dtype == np.uint16 else array
     return Image.fromarray(array[..., 0] if array.shape[2:] == (1,) else array)
+
+
+@dataclass(frozen=True)
+class PreparedImage:
+    """An image on its way to a model."""
+
+    pixels: np.ndarray  # (channels, size, size) uint8
+    size: tuple[int, int]  # its own width and height
+    path: Path | None  # None where it was not read from a file
+
+
+def prepare_image(image: AnyImage, channels: int, size: int, resize: int | None = None) -> PreparedImage:
+    """Decode and resize an image, as in training; see `to_pil` and `to_input_array`.
+
+    Raises:
+        UserError: it cannot be read; the text names the file, or says what is wrong with the array.
+    """
+    path = Path(image) if isinstance(image, str | Path) else None
+    try:
+        picture = to_pil(image)
+        return PreparedImage(to_input_array(picture, channels, size, resize).copy(), picture.size, path)
+    except (*READ_ERRORS, UserError) as error:
+        if isinstance(error, UserError) and path is not None and str(path) in str(error):
+            raise
+        raise UserError(f"cannot read image {path or f'({type(image).__name__})'}: {error}") from error
 
 
 def to_channels(image: Image.Image, channels: int) -> Image.Image:
