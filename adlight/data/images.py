@@ -6,6 +6,7 @@ alpha is dropped, 16-bit values are divided by 256, and the image becomes 3 chan
 
 from __future__ import annotations
 
+import glob
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
@@ -33,6 +34,26 @@ def list_images(folder: Path) -> list[Path]:
         for path in folder.rglob("*")
         if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
     )
+
+
+def find_images(text: str) -> list[Path]:
+    """List the images that a file, a folder or a glob names, sorted.
+
+    Raises:
+        UserError: there are none; the message says where and for what it looked.
+    """
+    path = Path(text).expanduser()
+    if path.is_file():
+        return [path]
+    matches = list_images(path) if path.is_dir() else sorted(map(Path, glob.glob(str(path), recursive=True)))
+    found = [match for match in matches if match.suffix.lower() in IMAGE_SUFFIXES and match.is_file()]
+    if not found:
+        folder = next(place for place in (path, *path.parents) if place.is_dir())  # the part of a glob that exists
+        raise UserError(
+            f"no images in {path.absolute()}: looked for files with {', '.join(sorted(IMAGE_SUFFIXES))}; "
+            f"{folder.absolute()} holds {describe_folder(folder)}"
+        )
+    return found
 
 
 def list_folders(folder: Path) -> list[str]:

@@ -34,7 +34,7 @@ class Trained(Grey):
 
 
 def fit(folder, module, **settings):
-    """Train on grey images, four of which are held out; validation has one image per batch, each normal before its copy."""
+    """Train on grey images, four held out; validation has one image per batch, each normal before its copy."""
     shown = [Shown(i % 2, 20 + i) for i in range(4)]
     sizes = dict(image_size=SIZE, channels=1, batch_size=6, eval_batch_size=1, val_fraction=0.4)
     data = AnomalyDataModule(lambda: Made(shown), **sizes)
@@ -65,6 +65,7 @@ def test_a_whole_validation_has_both(tmp_path, capsys):
     assert "val/auroc" not in capsys.readouterr().out
 
 
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
 def test_a_validation_without_normals_needs_thresholds_that_are_numbers(tmp_path, monkeypatch):
     class OnlyAnomalies(Trained):
         def validation_step(self, batch, batch_idx):

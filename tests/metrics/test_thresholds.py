@@ -117,6 +117,7 @@ def test_a_number_holds_for_every_category():
     assert {(one.image, one.pixel) for one in (found.pooled, *found.categories.values())} == {(0.25, 0.5)}
 
 
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
 def test_a_number_needs_no_scores():
     found = fit([], [], image=0.25, pixel=0.5)
     assert found.of("a")[:2] == Calibration(0.25, 0.5).of("a")[:2] == (0.25, 0.5)
