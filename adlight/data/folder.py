@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from adlight.data.images import describe_folder, list_folders, list_images
-from adlight.data.source import Source, balanced, check_limits, limits_note, subsample, unknown
-from adlight.types import Record, UserError
+from adlight.data.source import Source, balanced, check_limits, limits_note, subsample
+from adlight.types import Record, UserError, unknown_name
 
 NO_CATEGORY = {
     "good",
@@ -188,7 +188,7 @@ class LabelledFolder(Source):
                 f"no classes in {self.root / 'train'}: expected {expected}, found {describe_folder(self.root)}"
             )
         if self.normal not in classes:
-            raise unknown(f"class in {self.root / 'train'}:", self.normal, classes)
+            raise UserError(unknown_name(f"class in {self.root / 'train'}:", self.normal, classes))
         images = list_images(self.root / "train" / self.normal)
         if not images:
             raise UserError(f"no PNG, JPEG, BMP or TIFF in {self.root / 'train' / self.normal}")

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from adlight.data.images import describe_folder, list_folders, list_images
-from adlight.data.source import Source, check_limits, limits_note, subsample, unknown
-from adlight.types import Record, UserError
+from adlight.data.source import Source, check_limits, limits_note, subsample
+from adlight.types import Record, UserError, unknown_name
 
 
 class MVTecAD(Source):
@@ -67,7 +67,7 @@ class MVTecAD(Source):
         missing = [name for name in self.wanted or official if name not in found]
         for name in missing:
             if name not in official:
-                raise unknown("MVTec AD category", name, sorted({*official, *found}))
+                raise UserError(unknown_name("MVTec AD category", name, sorted({*official, *found})))
         if missing:
             download.download(self.root, missing)
 
@@ -88,7 +88,7 @@ class MVTecAD(Source):
             if name not in found:
                 if (self.root / name).is_dir():
                     raise UserError(f"{self.root / name} has no folder train/good: expected {self._expected(name)}")
-                raise UserError(f"{unknown(f'category in {self.root}:', name, found)}; {self.remedy}")
+                raise UserError(f"{unknown_name(f'category in {self.root}:', name, found)}; {self.remedy}")
         return self.wanted or found
 
     def train(self) -> list[Record]:

@@ -1,6 +1,5 @@
 """What a data set is: a list of normal records to train on, a labelled list to test on, and how to read one."""
 
-import difflib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -111,10 +110,3 @@ def limits_note(train_limit: int | None, test_limit: int | None, seed: int) -> s
 def count_unmasked(records: Iterable[Record]) -> int:
     """Count the anomalous records without a mask, which pixel metrics cannot use."""
     return sum(record.label == 1 and record.mask is None for record in records)
-
-
-def unknown(what: str, name: str, choices: Sequence[str]) -> UserError:
-    """The error for a name that does not exist: the nearest one and all that do exist."""
-    near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5) if len(name) > 2 else []
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return UserError(f"no {what} {name!r}{hint} (there are: {', '.join(choices) or 'none'})")
