@@ -41,8 +41,11 @@ def invert(
         networks: generator and critic.
         image: (B, C, H, W) in [0, 1].
         start: (R, B, Z).
-        steps, lr, patience: see `adam_search`.
-        latent_penalty, kappa: weights, see above.
+        steps: of Adam.
+        lr: its learning rate.
+        latent_penalty: weight, see above.
+        kappa: weight, see above.
+        patience: steps without an improvement of 1 % after which an image is done; 0 = all steps are made.
 
     Returns:
         (B, Z), the best of each image's R searches.

@@ -91,7 +91,7 @@ class AdversarialModule(pl.LightningModule):
 
     def update(self, name: str, loss: Tensor) -> Tensor:
         """Take a step of the named network's optimizer. -> the gradient's norm."""
-        optimizers = dict(zip(self.optimizer_factories, self.optimizers(), strict=True))  # type: ignore[arg-type]
+        optimizers = dict(zip(self.optimizer_factories, self.optimizers(), strict=True))
         return optimizer_step(optimizers[name], loss, self.clip)
 
     def draw_latents(self, count: int, rng: torch.Generator) -> Tensor:

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
 from adlight.gan.networks import Critic
 from adlight.rng import to_device
 from adlight.types import check_range
