@@ -9,9 +9,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from adlight.cli import main as cli
-from adlight.runs import folder as runs
 from adlight.runs import provenance
 from adlight.runs.config import CONF
+from adlight.runs.folder import RunFolder
+from adlight.runs.restore import load_weights
 from adlight.types import UserError
 
 if TYPE_CHECKING:
@@ -33,21 +34,21 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     """
     from adlight.reports.tables import print_defects
 
-    run = Path(config.run)
+    run = RunFolder(config.run)
     overrides = [word.lstrip("+") for word in HydraConfig.get().overrides.task]
     overrides = [word for word in overrides if word.partition("=")[0] not in OWN]
-    saved = runs.load_config(run, overrides)
+    saved = run.config(overrides)
     OmegaConf.set_struct(saved, False)
     saved.model.objective = None  # nothing is trained: no LPIPS weights are needed
     saved.callbacks = {name: node for name, node in (saved.get("callbacks") or {}).items() if name != "checkpoints"}
     asked = any(word.startswith("logger=") for word in overrides)  # a dashboard has a run for each evaluation
     saved.logger = {name: node for name, node in saved.logger.items() if asked and name != "csv"}
     data, module, trainer = built(saved)
-    path = runs.checkpoint(run, config.ckpt or saved.ckpt)
+    path = run.checkpoint(config.ckpt or saved.ckpt)
     about = provenance.describe(saved.seed) | {"run": str(run)}
     log_config(trainer, saved)
     calibrate = any(word.startswith(CHANGES_SCORES) for word in overrides)
-    metrics = test(Path(saved.run_dir), path, trainer, module, data, about, calibrate)
+    metrics = test(RunFolder(saved.run_dir), path, trainer, module, data, about, calibrate)
     if trainer.is_global_zero and module.results is not None:
         print_defects(module.results)
     return metrics
@@ -88,7 +89,7 @@ def log_config(trainer: "pl.Trainer", config: DictConfig) -> None:
 
 
 def test(
-    folder: Path,
+    folder: RunFolder,
     checkpoint: Path,
     trainer: "pl.Trainer",
     module: "AnomalyModule",
@@ -99,7 +100,7 @@ def test(
     """Test a checkpoint, write the results into a folder and print the table. -> every metric, by name."""
     from adlight.reports.tables import print_results
 
-    runs.load_weights(module, checkpoint)
+    load_weights(module, checkpoint)
     if calibrate:
         about |= {"validation": dict(trainer.validate(module, data, verbose=False)[0])}
     trainer.test(module, data, verbose=False)
@@ -107,19 +108,19 @@ def test(
     if trainer.is_global_zero:
         about |= module.facts()
         about |= {"checkpoint": str(checkpoint), "protocol": data.source.protocol, "skipped": data.skipped()}
-        runs.write_results(folder, module, data.records("test"), about)
+        folder.write_results(module, data.records("test"), about)
         print_results(module.results, *remarks(folder, module, data))
     return dict(module.results.mean)
 
 
-def remarks(folder: Path, module: "AnomalyModule", data: "AnomalyDataModule") -> tuple[str, list[str]]:
+def remarks(folder: RunFolder, module: "AnomalyModule", data: "AnomalyDataModule") -> tuple[str, list[str]]:
     """How the thresholds came about, and the lines below the table."""
     notes = [f"data: {data.source.protocol}", *module.describe()]
     if data.skipped():
         notes.append(f"skipped {len(data.skipped())} unreadable image(s), the first: {data.skipped()[0]}")
-    if (folder / "panels").is_dir():
-        notes.append(f"pictures: {folder / 'panels'}")
-    files = ", ".join(str(folder / name) for name in ("metrics.json", "predictions.csv", "defects.csv"))
+    if folder.panels.is_dir():
+        notes.append(f"pictures: {folder.panels}")
+    files = ", ".join(map(str, folder.result_paths))
     return thresholds_in_words(module), [*notes, f"numbers: {files}"]
 
 
@@ -152,7 +153,7 @@ def arguments(argv: list[str]) -> list[str]:
     run = cli.value_of(argv, "run")
     if run is None:
         raise UserError("say which run: python -m adlight.evaluate run=<run folder>")
-    runs.load_config(Path(run))
+    RunFolder(run).config()
     words = []
     for word in argv:
         if word.startswith("~"):  # there is nothing yet that Hydra could delete

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from adlight.cli import main as cli
 from adlight.cli import processes
 from adlight.cli import sweep as sweeps
-from adlight.runs import folder as runs
 from adlight.runs import provenance
 from adlight.runs.config import CONF
+from adlight.runs.find import find_unfinished
+from adlight.runs.folder import RunFolder
+from adlight.runs.restore import load_weights
 from adlight.types import UserError
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ def train(config: DictConfig) -> dict[str, float]:
     """Fit and test what `config` describes, in its run folder. -> every metric, by name."""
     from adlight.evaluate import built, log_config, test
 
-    run, resumed, sweep = Path(config.run_dir), bool(config.resume), sweeps.is_sweep()
+    run, resumed, sweep = RunFolder(config.run_dir), bool(config.resume), sweeps.is_sweep()
     if resumed and not sweep:  # a sweep's job has the run's own config
         config = resumed_config(run)
     data, module, trainer = built(config)
@@ -43,17 +45,17 @@ def train(config: DictConfig) -> dict[str, float]:
     if sweep and processes.must_be_spawned(trainer):
         print(f"{trainer.world_size} devices in a sweep: the job runs in as many spawned processes", flush=True)
         processes.spawn(config, trainer.world_size)
-        return runs.metrics(run)
-    last = run / "checkpoints" / "last.ckpt" if resumed else None
+        return {}
+    last = run.last_checkpoint if resumed else None
     if last is not None:
-        runs.load_weights(module, last)  # Lightning's own words for a damaged or foreign file fill a screen
+        load_weights(module, last)  # Lightning's own words for a damaged or foreign file fill a screen
         if trainer.is_global_zero and not sweep:
-            OmegaConf.save(config, run / ".hydra" / "config.yaml")  # overrides are part of the run from now on
+            run.write_config(config)  # overrides are part of the run from now on
     elif giver := config.model.get("generator_from"):
-        runs.load_weights(module, runs.checkpoint(Path(giver), "last"), GENERATOR)
+        load_weights(module, RunFolder(giver).checkpoint("last"), GENERATOR)
         refuse_other_images(config, Path(giver))
     about = provenance.describe(config.seed) | ({"command": sweeps.job_command()} if sweep else {})
-    runs.start(run, about)
+    run.begin(about)
     log_config(trainer, config)
     started = time.perf_counter()
     try:
@@ -62,7 +64,7 @@ def train(config: DictConfig) -> dict[str, float]:
         about |= {"epochs": trainer.current_epoch, "seconds": round(seconds, 1)}
         validation = {name: float(value) for name, value in trainer.callback_metrics.items()}
         about |= {"validation": {"val/auroc": best_auroc(trainer)}}
-        return validation | test(run, runs.checkpoint(run, config.ckpt), trainer, module, data, about)
+        return validation | test(run, run.checkpoint(config.ckpt), trainer, module, data, about)
     except (KeyboardInterrupt, SystemExit) as error:
         if not cli.interrupted(error):
             raise
@@ -85,7 +87,7 @@ def refuse_other_images(config: DictConfig, giver: Path) -> None:
     Raises:
         UserError: its GAN may have been trained on images that are held out here for thresholds or test.
     """
-    mine, its = config.dataset, runs.load_config(giver).dataset
+    mine, its = config.dataset, RunFolder(giver).config().dataset
     for key in SPLIT:
         if mine.get(key) != its.get(key):
             raise UserError(
@@ -121,23 +123,23 @@ def check(config: DictConfig, trainer: "pl.Trainer") -> None:
         raise UserError("several nodes need Slurm: srun and trainer=slurm, or hydra/launcher=slurm for a sweep")
 
 
-def resumed_config(run: Path) -> DictConfig:
+def resumed_config(run: RunFolder) -> DictConfig:
     """The run's own config with the command line's other overrides."""
     overrides = [word for word in HydraConfig.get().overrides.task if not word.startswith("resume=")]
-    return runs.load_config(run, overrides)
+    return run.config(overrides)
 
 
-def how_to_go_on(run: Path) -> str:
+def how_to_go_on(run: RunFolder) -> str:
     """What to say after Ctrl-C."""
-    if not (run / "checkpoints" / "last.ckpt").exists():
+    if not run.can_resume:
         return f"No epoch was finished, so there is nothing to resume in {run}."
     return f"The state of the last finished epoch is saved. Go on with: {go_on(run)}"
 
 
-def go_on(run: Path) -> str:
+def go_on(run: RunFolder) -> str:
     """The command that continues a run, to be pasted into a shell."""
     plain = re.fullmatch(r"[\w./-]+", str(run), re.ASCII)
-    return f"python -m adlight.train {f'resume={run}' if plain else shlex.quote(cli.quoted('resume', run))}"
+    return f"python -m adlight.train {f'resume={run}' if plain else shlex.quote(cli.quoted('resume', run.path))}"
 
 
 def arguments(argv: list[str]) -> list[str]:
@@ -153,7 +155,7 @@ def arguments(argv: list[str]) -> list[str]:
     if wanted in (None, "null"):
         if not folder and not multirun and (step := slurm_step()):
             return slurm_arguments(argv, step)
-        if folder and not multirun and runs.holds_results(Path(folder)):
+        if folder and not multirun and RunFolder(folder).has_results:
             raise UserError(
                 f"{folder} holds a run already: go on with it by resume={folder}, or choose another hydra.run.dir"
             )
@@ -169,10 +171,10 @@ def arguments(argv: list[str]) -> list[str]:
         flags = zip(rest, cli.overrides(rest), strict=True)
         rest = [word for word, is_override in flags if not is_override]  # the config is the run's own, word for word
     else:
-        run = Path(str(wanted))
-        runs.checkpoint(run, "last")
+        run = RunFolder(str(wanted))
+        run.checkpoint("last")
     rest = [word for word in rest if not word.startswith("hydra.run.dir=")]
-    return [*rest, cli.quoted("resume", run), cli.quoted("hydra.run.dir", run), "hydra.output_subdir=null"]
+    return [*rest, cli.quoted("resume", run.path), cli.quoted("hydra.run.dir", run.path), "hydra.output_subdir=null"]
 
 
 def slurm_step() -> str | None:
@@ -190,19 +192,20 @@ def slurm_step() -> str | None:
 
 def slurm_arguments(argv: list[str], step: str) -> list[str]:
     """Give all processes of an srun step one run folder: a new one, or the one it has left when it is queued again."""
-    run = Path("runs") / step
-    words = [*argv, cli.quoted("hydra.run.dir", run)]
-    begun = (run / "checkpoints" / "last.ckpt").exists() and (run / ".hydra" / "config.yaml").exists()
-    return [*words, cli.quoted("resume", run), "hydra.output_subdir=null"] if begun else words
+    run = RunFolder(Path("runs") / step)
+    words = [*argv, cli.quoted("hydra.run.dir", run.path)]
+    begun = run.is_run and run.can_resume
+    return [*words, cli.quoted("resume", run.path), "hydra.output_subdir=null"] if begun else words
 
 
-def newest_unfinished(overrides: list[str], folder: str | None) -> Path | None:
+def newest_unfinished(overrides: list[str], folder: str | None) -> RunFolder | None:
     """The newest unfinished run with the config that these overrides compose."""
     marked = zip(overrides, cli.overrides(overrides), strict=True)
     words = [word for word, is_override in marked if is_override and not word.startswith("hydra.")]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("train", words)
-    return runs.find_unfinished([Path(folder)] if folder else sorted(Path("runs").glob("*")), config)
+    folders = [Path(folder)] if folder else sorted(Path("runs").glob("*"))
+    return find_unfinished(list(map(RunFolder, folders)), config)
 
 
 def main() -> Any:

@@ -26,7 +26,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from adlight.runs.config import CONF
-from adlight.runs.folder import rank
+from adlight.runs.files import rank
 from adlight.types import UserError, unknown_name
 
 UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

@@ -10,14 +10,10 @@ runs/<sweep>/
 """
 
 import hashlib
-import json
 import re
 import shlex
 import sys
-import traceback
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -28,15 +24,17 @@ from omegaconf import DictConfig, OmegaConf
 
 from adlight.cli import launchers
 from adlight.cli import main as cli
-from adlight.cli.sweep_table import OBJECTIVE, locked, print_table, read_job, read_table, write_table
+from adlight.cli.sweep_table import OBJECTIVE, print_table, read_job, read_table, write_table
 from adlight.runs import config as configs
-from adlight.runs import folder as runs
+from adlight.runs.files import append_traceback, rank
+from adlight.runs.folder import RunFolder
+from adlight.runs.sweep_folder import SweepFolder
 from adlight.types import UserError
 
 NOT_COMPARED = ("resume", "resume_sweep", "run_dir")  # they differ between the first time and the next
 OURS = ("resume_sweep=", "hydra.sweep.dir=", "hydra.output_subdir=", "hydra.job.config.override_dirname.")
 
-current: Path | None = None  # this process's sweep, once Hydra has begun it
+current: SweepFolder | None = None  # this process's sweep, once Hydra has begun it
 
 
 def job_name(overrides: Sequence[str], fixed: Sequence[str]) -> str:
@@ -80,8 +78,8 @@ def prepared(argv: list[str]) -> list[str]:
     Hydra must not write a job's config, as it would write over that of an earlier job before anyone could compare;
     and names of folders leave out what is the same for all jobs.
     """
-    note = Path(cli.value_of(argv, "hydra.sweep.dir") or "") / "sweep.json"
-    varied = json.loads(note.read_text())["varied"] if note.exists() else []
+    sweep = SweepFolder(cli.value_of(argv, "hydra.sweep.dir") or "")
+    varied = sweep.note()["varied"] if sweep.is_sweep else []
     words, last = ["--multirun"], {}  # the flag first, wherever it stood
     for word, is_override in zip(argv, cli.overrides(argv), strict=True):
         if not is_override or word.startswith("hydra."):
@@ -116,7 +114,7 @@ class Begin(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse a folder that holds another sweep, or this one unless it is to go on; else note what begins."""
         global current
-        folder = Path(str(config.hydra.sweep.dir))
+        folder = SweepFolder(str(config.hydra.sweep.dir))
         try:
             launchers.check(config)
             begin_sweep(folder, config)
@@ -129,23 +127,22 @@ class Begin(Callback):
         current = folder
 
 
-def begin_sweep(folder: Path, config: DictConfig) -> None:
+def begin_sweep(folder: SweepFolder, config: DictConfig) -> None:
     """Write `sweep.json`, or compare with the one that is there.
 
     Raises:
         UserError: the folder holds a sweep and nobody asked to go on with it, or one of another config, or none.
     """
-    note = folder / "sweep.json"
     plain = comparable(config)
-    if note.exists():
+    if folder.is_sweep:
         if not config.resume_sweep:
             raise UserError(
                 f"{folder} holds a sweep already: go on with it by resume_sweep=true, or choose another hydra.sweep.dir"
             )
-        change = difference(json.loads(note.read_text())["config"], plain)
+        change = difference(folder.note()["config"], plain)
         if change:
             raise UserError(f"{folder} holds a sweep with other settings ({change}): choose another hydra.sweep.dir")
-    elif config.resume_sweep and any(folder.glob("*")):
+    elif config.resume_sweep and not folder.is_empty:
         raise UserError(f"{folder} holds no sweep: sweep.json is missing")
     elif config.resume_sweep and not cli.value_of(list(config.hydra.overrides.hydra), "hydra.sweep.dir"):
         raise UserError("resume_sweep=true does not say which: name the sweep's folder by hydra.sweep.dir=<the sweep>")
@@ -154,7 +151,7 @@ def begin_sweep(folder: Path, config: DictConfig) -> None:
     last = {one.key_or_group: one.is_sweep_override() for one in parsed}
     varied = [key for key, sweeps in last.items() if sweeps]
     varied += [key for key in config.hydra.sweeper.params or {} if key not in last]  # others the command line has fixed
-    runs.write_json(note, {"words": words, "varied": varied, "config": plain})
+    folder.write_note(words, varied, plain)
 
 
 def repeat_trials(sweeper: DictConfig) -> None:
@@ -174,15 +171,15 @@ def repeat_trials(sweeper: DictConfig) -> None:
 
 def comparable(config: DictConfig) -> dict[str, Any]:
     """What two configs are compared by: plain values, interpolations as they are written."""
-    return {key: value for key, value in configs.plain(config).items() if key not in (*NOT_COMPARED, "hydra")}
+    return {key: value for key, value in configs.to_dict(config).items() if key not in (*NOT_COMPARED, "hydra")}
 
 
 def difference(before: dict[str, Any], now: dict[str, Any]) -> str:
     """Name the first setting in which two configs differ; nothing if there is none."""
-    old, new = configs.leaves(before), configs.leaves(now)
+    old, new = configs.flatten(before), configs.flatten(now)
     for path in sorted(old.keys() | new.keys()):
         if old.get(path) != new.get(path):
-            return f"{path.removeprefix('.')} was {old.get(path)!r} and is {new.get(path)!r} now"
+            return f"{path} was {old.get(path)!r} and is {new.get(path)!r} now"
     return ""
 
 
@@ -196,12 +193,12 @@ def run(task: Callable[[DictConfig], Any], config: DictConfig) -> float | None:
         config: the job's config.
     """
     hydra = HydraConfig.get()
-    folder = Path(hydra.runtime.output_dir)
+    folder = RunFolder(hydra.runtime.output_dir)
     try:
-        with alone(folder):
+        with folder.lock():
             state = begin_job(folder, config)
             if state == "finished":
-                print(f"job {hydra.job.num} ({folder.name}) is finished: skipped", flush=True)
+                print(f"job {hydra.job.num} ({folder.path.name}) is finished: skipped", flush=True)
             else:
                 config.resume = str(folder) if state == "unfinished" else None
                 with cli.dashboard_finished():  # here the job's error is still to be seen
@@ -213,18 +210,11 @@ def run(task: Callable[[DictConfig], Any], config: DictConfig) -> float | None:
         fail(folder, error)
         return None
     finally:
-        if runs.rank() == 0:
-            write_table(Path(hydra.sweep.dir))
+        if rank() == 0:
+            write_table(SweepFolder(hydra.sweep.dir))
 
 
-def alone(folder: Path) -> AbstractContextManager[None]:
-    """Wait while another process works in a folder: the sweep was given twice, or a search asked twice for a job."""
-    if runs.rank() != 0:  # of several processes of a job
-        return nullcontext()
-    return locked(folder / ".lock", f"another process works in {folder}: waiting for it")
-
-
-def begin_job(folder: Path, config: DictConfig) -> str:
+def begin_job(folder: RunFolder, config: DictConfig) -> str:
     """Write a job's config, number and overrides, or compare them with what is there.
 
     Returns:
@@ -236,37 +226,29 @@ def begin_job(folder: Path, config: DictConfig) -> str:
     hydra = HydraConfig.get()
     if hydra.output_subdir is not None:
         raise UserError("start a multirun by -m or sweep=<name>")
-    saved = folder / ".hydra" / "config.yaml"
-    if saved.exists():
-        change = difference(comparable(runs.load_config(folder)), comparable(config))
+    if folder.is_run:
+        change = difference(comparable(folder.config()), comparable(config))
         if change:
             raise UserError(f"{folder} holds a job with other settings ({change}): choose another hydra.sweep.dir")
-    if runs.rank() == 0:
-        (folder / "error.txt").unlink(missing_ok=True)
-        if not saved.exists():
-            runs.save_config(folder, config)
+    if rank() == 0:
+        if not folder.is_run:
+            folder.write_hydra_files(config)
         overrides = [word for word in hydra.overrides.task if not word.startswith(OURS)]
-        runs.write_json(folder / "job.json", {"job": hydra.job.num, "overrides": overrides})
-    if (folder / "metrics.json").exists():
+        folder.write_job(hydra.job.num, overrides)
+    if folder.is_finished:
         return "finished"
-    return "unfinished" if (folder / "checkpoints" / "last.ckpt").exists() else "new"
+    return "unfinished" if folder.can_resume else "new"
 
 
-def fail(folder: Path, error: Exception) -> None:
+def fail(folder: RunFolder, error: Exception) -> None:
     """Write why a job failed into its folder, and the whole traceback into its log."""
     job = HydraConfig.get().job
-    log = folder / f"{job.name}.log"
+    log = folder.log
     line = cli.explain(error) or f"{type(error).__name__}: {cli.first_line(error)} (traceback in {log.name})"
     append_traceback(log, error)
-    if runs.rank() == 0:
-        (folder / "error.txt").write_text(line + "\n")
-        print(f"job {job.num} ({folder.name}) failed: {line}", flush=True)
-
-
-def append_traceback(log: Path, error: Exception) -> None:
-    """Write an error's traceback where those look who do not believe its one line."""
-    with log.open("a") as file:
-        traceback.print_exception(error, file=file)
+    if rank() == 0:
+        folder.write_failure(line)
+        print(f"job {job.num} ({folder.path.name}) failed: {line}", flush=True)
 
 
 def broken_off(error: Exception) -> int:
@@ -277,7 +259,7 @@ def broken_off(error: Exception) -> int:
     """
     if current is None:
         raise error
-    log = current / "sweep.log"
+    log = current.log
     append_traceback(log, error)
     print(
         f"error: the sweep was broken off: {type(error).__name__}: {cli.first_line(error)} (traceback in {log})",
@@ -306,9 +288,9 @@ def end(code: int | str | None) -> int | str | None:
     return code or (2 if missing else 0)
 
 
-def go_on(sweep: Path) -> str:
+def go_on(sweep: SweepFolder) -> str:
     """The command that continues a sweep, to be pasted into a shell."""
-    words = json.loads((sweep / "sweep.json").read_text())["words"]
+    words = sweep.note()["words"]
     plain = re.fullmatch(r"[\w./-]+", str(sweep), re.ASCII)
-    folder = f"hydra.sweep.dir={sweep}" if plain else cli.quoted("hydra.sweep.dir", sweep)
+    folder = f"hydra.sweep.dir={sweep}" if plain else cli.quoted("hydra.sweep.dir", sweep.path)
     return shlex.join(["python", "-m", "adlight.train", *words, "resume_sweep=true", folder])

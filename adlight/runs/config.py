@@ -1,11 +1,15 @@
-"""Where the configs lie, and how overrides are laid over the config of a run."""
+"""Where the configs lie, and how overrides are applied to the config of a run."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
+
+from adlight.types import UserError
 
 CONF = next(
     folder
@@ -13,15 +17,30 @@ CONF = next(
     if (folder / "train.yaml").exists()
 )
 
-SEEN = ("image_size", "resize", "channels")  # settings of a data set that say what a network gets to see
+INPUT_KEYS = ("image_size", "resize", "channels")  # settings of a data set that say what a network gets to see
 
 
-def changed(config: DictConfig, choices: DictConfig, overrides: list[str]) -> DictConfig:
-    """Lay overrides over a run's config; needs Hydra to be initialised with our conf/.
+def read_yaml(path: Path) -> DictConfig:
+    """Read a config file.
 
-    A value goes to its key, which must exist. A group (`trainer=gpu`, `dataset=mvtec`) is composed anew beside the
-    run's other choices, and values that the run had set itself stay; of a data set only the image size, centre crop
-    and channels do, as the run's network is made for them.
+    Raises:
+        UserError: it holds something else.
+    """
+    try:
+        content = OmegaConf.load(path)
+    except (YAMLError, OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged: it cannot be read ({type(error).__name__})") from error
+    if not isinstance(content, DictConfig):
+        raise UserError(f"{path} is damaged: it holds no settings")
+    return content
+
+
+def apply_overrides(config: DictConfig, choices: Mapping[str, Any], overrides: Sequence[str]) -> DictConfig:
+    """Apply overrides to a run's config; Hydra must have been initialised with our conf/.
+
+    A value goes to its key, which must exist. A group (`trainer=gpu`, `dataset=mvtec`) is composed anew with the
+    run's other choices, and values that the run had set itself stay; of a data set only `INPUT_KEYS` do, as the run's
+    network is made for them.
 
     Args:
         config: the run's config.
@@ -33,39 +52,44 @@ def changed(config: DictConfig, choices: DictConfig, overrides: list[str]) -> Di
     """
     config = config.copy()
     OmegaConf.set_struct(config, True)
-    groups = {name for name in config if (CONF / str(name)).is_dir()}
-    parsed = OverridesParser.create().parse_overrides(overrides)
+    groups = {str(name) for name in config if (CONF / str(name)).is_dir()}
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
     for override in sorted(parsed, key=lambda one: one.key_or_group not in groups):  # groups first, as Hydra does
         key, value = override.key_or_group, override.value()
         if key in groups:
+            chosen = {name: which for name, which in choices.items() if name in groups}
             before, node = (
-                compose("train", [f"{name!s}={which}" for name, which in chosen.items() if name in groups])[key]
-                for chosen in (choices, {**choices, key: value})
+                compose("train", [f"{name}={which}" for name, which in found.items()])[key]
+                for found in (chosen, {**chosen, key: value})
             )
             if key == "dataset":
-                node.update({name: config.dataset.get(name) for name in SEEN})
-            else:  # what the run had set itself, stays
-                new, old = leaves(node), leaves(before)
-                for path, mine in leaves(config[key]).items():
-                    if path in new and mine != old.get(path):
-                        OmegaConf.update(node, path.removeprefix("."), mine)
+                node.update({name: config.dataset.get(name) for name in INPUT_KEYS})
+            else:
+                new, old = flatten(node), flatten(before)
+                for path, mine in flatten(config[key]).items():
+                    if path in new and mine != old.get(path):  # the run had set it itself
+                        OmegaConf.update(node, path, mine)
             OmegaConf.update(config, key, node, merge=False, force_add=True)
         else:
             OmegaConf.update(config, key, value)
     return config
 
 
-def leaves(node: Any, path: str = "") -> dict[str, Any]:
-    """The values of nested dicts by their dotted paths, interpolations as they are written."""
+def flatten(node: Any) -> dict[str, Any]:
+    """Give the values of nested dicts by dotted key, interpolations as they are written."""
     if isinstance(node, DictConfig):
         node = OmegaConf.to_container(node)
     if not isinstance(node, dict):
-        return {path: node}
-    return {key: value for name, below in node.items() for key, value in leaves(below, f"{path}.{name}").items()}
+        return {"": node}
+    return {
+        f"{name}.{below}" if below else str(name): value
+        for name, inner in node.items()
+        for below, value in flatten(inner).items()
+    }
 
 
-def plain(config: DictConfig) -> dict[str, Any]:
-    """The config as plain dicts, interpolations as they are written."""
+def to_dict(config: DictConfig) -> dict[str, Any]:
+    """Give a config as plain dicts, interpolations as they are written."""
     container = OmegaConf.to_container(config)
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}

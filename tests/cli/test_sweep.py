@@ -25,8 +25,9 @@ from makers import fake_mnist
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from adlight.cli import main as cli
-from adlight.cli import processes, sweep_table
+from adlight.cli import processes
 from adlight.cli import sweep as sweeps
+from adlight.runs import files
 from adlight.runs.config import CONF
 
 TESTS = Path(__file__).parents[1]
@@ -324,11 +325,11 @@ def test_two_processes_wait_for_each_other(tmp_path, monkeypatch):
             said.append(line)
             holder.stdin.close()
 
-        monkeypatch.setattr(sweep_table, "print", release, raising=False)
+        monkeypatch.setattr(files, "print", release, raising=False)
         holder.stdout.readline()  # it has the lock now
-        with sweep_table.locked(lock, "waiting"):
+        with files.hold_lock(lock, "waiting"):
             assert said == ["waiting"]
-    with sweep_table.locked(lock, "waiting"):
+    with files.hold_lock(lock, "waiting"):
         assert said == ["waiting"]
 
 
