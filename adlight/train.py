@@ -1,105 +1,97 @@
 """Train and test a detector: `python -m adlight.train model=mae dataset=mvtec`."""
 
+import logging
+import math
 import os
 import re
 import shlex
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
 
 from adlight.cli import main as cli
 from adlight.cli import processes
 from adlight.cli import sweep as sweeps
 from adlight.runs import provenance
-from adlight.runs.config import CONF
+from adlight.runs.config import CONF, check_same_split
 from adlight.runs.find import find_unfinished
 from adlight.runs.folder import RunFolder
 from adlight.runs.restore import load_weights
 from adlight.types import UserError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # torch takes seconds: not for --help
     import pytorch_lightning as pl
 
-
-SPLIT = [  # what chooses the training images
-    *("source", "category", "seed", "val_fraction", "train_limit"),
-    *("normal", "normal_dir", "test_normal_dir", "normal_test_fraction"),
-]
-GENERATOR = ("generator", "critic", "ema.")  # tensors that `model.generator_from` brings
+    from adlight.data.datamodule import AnomalyDataModule
+    from adlight.detection.module import AnomalyModule
 
 
 def train(config: DictConfig) -> dict[str, float]:
     """Fit and test what `config` describes, in its run folder. -> every metric, by name."""
-    from adlight.evaluate import built, log_config, test
-
-    run, resumed, sweep = RunFolder(config.run_dir), bool(config.resume), sweeps.is_sweep()
-    if resumed and not sweep:  # a sweep's job has the run's own config
+    run, sweep = RunFolder(config.run_dir), sweeps.is_sweep()
+    if config.resume and not sweep:  # a sweep's job has the run's own config
         config = resumed_config(run)
-    data, module, trainer = built(config)
+    data, module, trainer = build(config)
     check(config, trainer)
     if sweep and processes.must_be_spawned(trainer):
         print(f"{trainer.world_size} devices in a sweep: the job runs in as many spawned processes", flush=True)
         processes.spawn(config, trainer.world_size)
         return {}
-    last = run.last_checkpoint if resumed else None
-    if last is not None:
-        load_weights(module, last)  # Lightning's own words for a damaged or foreign file fill a screen
-        if trainer.is_global_zero and not sweep:
-            run.write_config(config)  # overrides are part of the run from now on
-    elif giver := config.model.get("generator_from"):
-        load_weights(module, RunFolder(giver).checkpoint("last"), GENERATOR)
-        refuse_other_images(config, Path(giver))
-    about = provenance.describe(config.seed) | ({"command": sweeps.job_command()} if sweep else {})
-    run.begin(about)
+    restore(config, run, module)
+    if config.resume and trainer.is_global_zero and not sweep:
+        run.write_config(config)  # overrides are part of the run from now on
+    metadata = provenance.describe(config.seed) | ({"command": sweeps.job_command()} if sweep else {})
+    run.begin(metadata)
     log_config(trainer, config)
-    started = time.perf_counter()
     try:
-        trainer.fit(module, data, ckpt_path=last, weights_only=True)
-        seconds = time.perf_counter() - started + getattr(trainer.checkpoint_callback, "earlier_seconds", 0.0)
-        about |= {"epochs": trainer.current_epoch, "seconds": round(seconds, 1)}
-        validation = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        about |= {"validation": {"val/auroc": best_auroc(trainer)}}
-        return validation | test(run, run.checkpoint(config.ckpt), trainer, module, data, about)
+        trainer, trained = fit(config, run, data, module, trainer)
+        metadata |= trained
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        return metrics | test(run, run.checkpoint(config.ckpt), trainer, module, data, metadata)
     except (KeyboardInterrupt, SystemExit) as error:
         if not cli.interrupted(error):
             raise
         raise KeyboardInterrupt(how_to_go_on(run)) from error
     except UserError as error:
-        if "epochs" not in about:
+        if "epochs" not in metadata:
             raise
         advice = "then go on with the sweep" if sweep else f"then: {go_on(run)}"
-        raise UserError(f"{error}. The training is done and kept; mend this, {advice}") from error
+        raise UserError(f"{error}. The training is done and kept; fix this, {advice}") from error
 
 
-def job(config: DictConfig) -> Any:
-    """What Hydra runs: one training, or a job of a sweep."""
-    return sweeps.run(train, config) if sweeps.is_sweep() else train(config)
+def build(config: DictConfig) -> tuple["AnomalyDataModule", "AnomalyModule", "pl.Trainer"]:
+    """Build what a config describes, under its seed: its nodes are constructor calls."""
+    import pytorch_lightning as pl  # here and not above: --help must not wait for torch
+    import torch
+
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # after the import, which sets its own level
+    torch.set_float32_matmul_precision("high")  # GPUs may use TF32 where 32 bits are asked for; CPUs do not change
+    for name, value, minimum in (("seed", config.seed, 0), ("trainer.max_epochs", config.trainer.max_epochs, 1)):
+        if not isinstance(value, int) or not minimum <= value < 2**32:
+            raise UserError(f"{name} must be an integer in [{minimum}, 2**32), got {value}")
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    data = instantiate(config.dataset, _convert_="all")
+    module = instantiate(config.model, _convert_="all")
+    unwanted = () if config.trainer.enable_progress_bar else ("progress",)  # Lightning refuses one beside that
+    callbacks, loggers = (
+        [
+            instantiate(node, _convert_="all")
+            for name, node in (config.get(group) or {}).items()
+            if node and name not in unwanted
+        ]
+        for group in ("callbacks", "logger")
+    )
+    return data, module, make_trainer(config, callbacks, loggers, enable_checkpointing=False)
 
 
-def refuse_other_images(config: DictConfig, giver: Path) -> None:
-    """A generator must come from a run that chose its training images alike; where they lie, may differ.
-
-    Raises:
-        UserError: its GAN may have been trained on images that are held out here for thresholds or test.
-    """
-    mine, its = config.dataset, RunFolder(giver).config().dataset
-    for key in SPLIT:
-        if mine.get(key) != its.get(key):
-            raise UserError(
-                f"dataset.{key} is {mine.get(key)}, and {its.get(key)} in model.generator_from={giver}: its GAN may "
-                "know the images that are held out here"
-            )
-
-
-def best_auroc(trainer: "pl.Trainer") -> float | None:
-    """Validation AUROC of the best epoch, or of the last one where no callback keeps the best."""
-    value = getattr(trainer.checkpoint_callback, "best", trainer.callback_metrics.get("val/auroc"))
-    return None if value is None else float(value)
+def make_trainer(config: DictConfig, callbacks: list[Any], loggers: list[Any], **settings: Any) -> "pl.Trainer":
+    """Build a Trainer; `settings` go before those of the config."""
+    return instantiate(config.trainer, callbacks=callbacks, logger=loggers or False, **settings, _convert_="all")
 
 
 def check(config: DictConfig, trainer: "pl.Trainer") -> None:
@@ -110,17 +102,154 @@ def check(config: DictConfig, trainer: "pl.Trainer") -> None:
     """
     if config.ckpt not in ("best", "last") and not Path(config.ckpt).is_file():
         raise UserError(f"ckpt={config.ckpt} is neither best nor last nor an existing file")
-    every = config.trainer.check_val_every_n_epoch
-    epochs = config.trainer.max_epochs + (config.model.get("encoder_epochs") or 0)
-    if trainer.limit_val_batches == 0 or every > epochs:
-        raise UserError(
-            "the thresholds come from a validation, and there would be none: lower trainer.check_val_every_n_epoch "
-            f"(now {every}) or raise trainer.limit_val_batches"
-        )
+    if trainer.limit_val_batches == 0:
+        raise UserError("the thresholds come from a validation: raise trainer.limit_val_batches (now 0)")
     if str(config.trainer.strategy).endswith(("_spawn", "_fork", "_notebook")):
         raise UserError(f"trainer.strategy={config.trainer.strategy}: use ddp, which a sweep spawns by itself")
     if config.trainer.num_nodes > 1 and processes.must_be_spawned(trainer):
         raise UserError("several nodes need Slurm: srun and trainer=slurm, or hydra/launcher=slurm for a sweep")
+
+
+def stages(run: RunFolder, module: "AnomalyModule") -> list[tuple["pl.LightningModule", Path]]:
+    """List what is trained, in its order, each with the checkpoint of its last epoch."""
+    before = [] if module.pretraining is None else [(module.pretraining, run.stage_checkpoint)]
+    return [*before, (module, run.last_checkpoint)]
+
+
+def restore(config: DictConfig, run: RunFolder, module: "AnomalyModule") -> None:
+    """Load the weights of a resumed run, or the GAN of another run.
+
+    Lightning loads a resumed run's again, with all else, but its own words for a damaged or foreign file fill a screen.
+    """
+    if config.resume:
+        for stage, path in stages(run, module):
+            if path.exists():
+                load_weights(stage, path)
+    elif source := config.model.get("pretrained_gan"):
+        load_weights(module, RunFolder(source).checkpoint("last"), ("gan.",))
+        check_same_split(config, RunFolder(source).config(), f"model.pretrained_gan={source}")
+
+
+def fit(
+    config: DictConfig, run: RunFolder, data: "AnomalyDataModule", module: "AnomalyModule", trainer: "pl.Trainer"
+) -> tuple["pl.Trainer", dict[str, Any]]:
+    """Fit the detector's stages in turn, each with its own Trainer that has the callbacks and loggers of `trainer`.
+
+    A stage without epochs is only validated, which calibrates it.
+
+    Returns:
+        The last Trainer, and what the results say of the training.
+    """
+    from adlight.runs.checkpoints import trained_epochs
+
+    callbacks, loggers, every = trainer.callbacks, trainer.loggers, config.trainer.check_val_every_n_epoch or 1  # type: ignore[attr-defined]
+    seconds = 0.0
+    for stage, path in stages(run, module):
+        is_detector, resumed = stage is module, bool(config.resume) and path.exists()
+        epochs, done = num_epochs(config, run, data, stage, trainer), trained_epochs(path) if resumed else 0
+        if done > epochs or (resumed and done < epochs and not is_detector and run.last_checkpoint.exists()):
+            raise UserError(f"{done} epochs of {type(stage).__name__} are done: it can no longer have {epochs}")
+        best = run.best_checkpoint if is_detector else None
+        checkpoint = instantiate(config.checkpoint, last=path, best=best, seconds=seconds)
+        trainer = make_trainer(
+            config,
+            [*callbacks, checkpoint],
+            loggers if is_detector else [getattr(logger, "pretraining", logger) for logger in loggers],
+            max_epochs=epochs,
+            check_val_every_n_epoch=max(1, min(every, epochs)),  # thresholds come from a validation
+            limit_val_batches=config.trainer.limit_val_batches if is_detector else 0,
+        )
+        if epochs:  # Lightning trains those that are not done yet
+            trainer.fit(stage, data, ckpt_path=path if resumed else None, weights_only=True)
+        else:
+            trainer.validate(module, data, verbose=False)
+        data.first_epoch, seconds = data.first_epoch + trainer.current_epoch, checkpoint.seconds
+    validation = {"val/auroc": checkpoint.best_value}
+    return trainer, {"epochs": data.first_epoch, "seconds": round(seconds, 1), "validation": validation}
+
+
+def num_epochs(config: DictConfig, run: RunFolder, data: "AnomalyDataModule", stage: Any, trainer: "pl.Trainer") -> int:
+    """Ask a stage for its length; a trial of a few batches has no more epochs than it asks for."""
+
+    def batches_per_epoch() -> int:
+        with run.data_lock():  # the stage's Trainer, which orders this among processes, is not there yet
+            data.prepare_data()
+        data.setup("fit")
+        images = math.ceil(len(data.records("train")) / trainer.world_size)
+        return int(math.ceil(images / data.batch_size) * (1.0 if is_trial else limit))
+
+    default, limit = config.trainer.max_epochs, config.trainer.limit_train_batches
+    is_trial = isinstance(limit, int)
+    epochs = stage.num_epochs(default, batches_per_epoch)
+    epochs = min(epochs, default) if is_trial else epochs
+    if epochs != default and trainer.is_global_zero:
+        print(f"{type(stage).__name__}: {epochs} epochs, whatever trainer.max_epochs={default} says", flush=True)
+    return epochs
+
+
+def test(
+    run: RunFolder,
+    checkpoint: Path,
+    trainer: "pl.Trainer",
+    module: "AnomalyModule",
+    data: "AnomalyDataModule",
+    metadata: dict[str, Any],
+    calibrate: bool = False,
+) -> dict[str, float]:
+    """Test a checkpoint, write the results into a folder and print the table. -> every metric, by name."""
+    from adlight.reports.tables import print_results
+
+    load_weights(module, checkpoint)
+    if calibrate:
+        metadata |= {"validation": dict(trainer.validate(module, data, verbose=False)[0])}
+    trainer.test(module, data, verbose=False)
+    assert module.results is not None
+    if trainer.is_global_zero:
+        metadata |= module.facts()
+        metadata |= {"checkpoint": str(checkpoint), "protocol": data.source.protocol, "skipped": data.skipped()}
+        run.write_results(module, data.records("test"), metadata)
+        thresholds = thresholds_in_words(module)
+        print_results(module.results, thresholds, footnotes(run, module, data))
+    return dict(module.results.mean)
+
+
+def footnotes(run: RunFolder, module: "AnomalyModule", data: "AnomalyDataModule") -> list[str]:
+    """Say below the table what was trained and tested, and where the results lie."""
+    notes = [f"data: {data.source.protocol}", *module.describe()]
+    if data.skipped():
+        notes.append(f"skipped {len(data.skipped())} unreadable image(s), the first: {data.skipped()[0]}")
+    if run.panels.is_dir():
+        notes.append(f"pictures: {run.panels}")
+    return [*notes, f"numbers: {', '.join(map(str, run.result_paths))}"]
+
+
+def thresholds_in_words(module: "AnomalyModule") -> str:
+    """The image thresholds that were used, and what they were calibrated on."""
+    from adlight.metrics.image import parse_rule
+
+    assert module.results is not None
+    if parse_rule(module.rule).kind == "number":
+        return f"{module.rule} (as given)"
+    used = {name: module.thresholds.of(name) for name in module.results.categories}
+    if len(used) > 1 and len(set(used.values())) > 1:
+        each = ", ".join(
+            f"{name} {one.image:.6g} (of {one.num_normals}{'' if one.source == name else ' of ' + one.source})"
+            for name, one in used.items()
+        )
+        return f"{module.rule} of each category's held-out normal images: {each}"
+    one = next(iter(used.values()))
+    return f"{one.image:.6g} ({module.rule} of {one.num_normals} held-out normal images of {one.source})"
+
+
+def log_config(trainer: "pl.Trainer", config: DictConfig) -> None:
+    """Give the whole config, interpolations resolved, to the loggers."""
+    for logger in trainer.loggers:
+        logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+
+
+def job(config: DictConfig) -> Any:
+    """What Hydra runs: one training, or a job of a sweep."""
+    return sweeps.run(train, config) if sweeps.is_sweep() else train(config)
 
 
 def resumed_config(run: RunFolder) -> DictConfig:
@@ -172,7 +301,8 @@ def arguments(argv: list[str]) -> list[str]:
         rest = [word for word, is_override in flags if not is_override]  # the config is the run's own, word for word
     else:
         run = RunFolder(str(wanted))
-        run.checkpoint("last")
+        if not run.can_resume:
+            run.checkpoint("last")
     rest = [word for word in rest if not word.startswith("hydra.run.dir=")]
     return [*rest, cli.quoted("resume", run.path), cli.quoted("hydra.run.dir", run.path), "hydra.output_subdir=null"]
 

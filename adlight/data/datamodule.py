@@ -101,6 +101,7 @@ class AnomalyDataModule(pl.LightningDataModule):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.val_fraction, self.seed, self.augmentation = val_fraction, seed, augmentation
         self.cache_gb, self.num_workers, self.on_bad_image = cache_gb, num_workers, on_bad_image
+        self.first_epoch = 0  # epochs of earlier stages of a training: the order of the images goes on after theirs
         self.categories: list[str] = []
         self.normals: list[Record] = []
         self.stores: dict[str, CachedImageDataset] = {}
@@ -155,7 +156,8 @@ class AnomalyDataModule(pl.LightningDataModule):
         """Shuffled by seed and epoch; Lightning tells the sampler the epoch, so a resumed run sees the same order."""
         store = self.stores["train"]
         rank, world = self.place()
-        sampler: Sampler[int] = DistributedSampler(store, num_replicas=world, rank=rank, shuffle=True, seed=self.seed)
+        seed = self.seed + self.first_epoch  # to which the sampler adds the epoch
+        sampler: Sampler[int] = DistributedSampler(store, num_replicas=world, rank=rank, shuffle=True, seed=seed)
         return self.loader(store, store.cache, self.batch_size, sampler)
 
     def val_dataloader(self) -> DataLoader:

@@ -28,10 +28,15 @@ class CurveFile(Logger):
 
     Args:
         path: the file.
+        pretraining: file of the stage before the detector.
+
+    Attributes:
+        pretraining: the logger of that stage.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, pretraining: str | None = None) -> None:
         super().__init__()
+        self.pretraining = CurveFile(pretraining) if pretraining else self
         self.path = Path(path)
         self.rows: dict[int, dict[str, Any]] = {}
         if self.path.exists():
