@@ -10,7 +10,7 @@ from adlight.runs.folder import RunFolder
 from adlight.train import build, log_config, test
 from adlight.types import UserError
 
-CHANGES_SCORES = ("model", "dataset", "threshold=", "pixel_threshold=", "trainer=", "trainer.precision")
+CHANGES_SCORES = ("model", "dataset", "calibration.image", "calibration.pixel", "trainer=", "trainer.precision")
 OWN = ("run", "ckpt")  # settings of this command; everything else changes the run's config
 
 

@@ -77,6 +77,7 @@ def build(config: DictConfig) -> tuple["AnomalyDataModule", "AnomalyModule", "pl
     pl.seed_everything(config.seed, workers=True, verbose=False)
     data = instantiate(config.dataset, _convert_="all")
     module = instantiate(config.model, _convert_="all")
+    module.calibration = instantiate(config.calibration)
     unwanted = () if config.trainer.enable_progress_bar else ("progress",)  # Lightning refuses one beside that
     callbacks, loggers = (
         [
@@ -112,8 +113,8 @@ def check(config: DictConfig, trainer: "pl.Trainer") -> None:
 
 def stages(run: RunFolder, module: "AnomalyModule") -> list[tuple["pl.LightningModule", Path]]:
     """List what is trained, in its order, each with the checkpoint of its last epoch."""
-    before = [] if module.pretraining is None else [(module.pretraining, run.stage_checkpoint)]
-    return [*before, (module, run.last_checkpoint)]
+    detector = module, run.last_checkpoint
+    return [detector] if module.pretraining is None else [(module.pretraining, run.stage_checkpoint), detector]
 
 
 def restore(config: DictConfig, run: RunFolder, module: "AnomalyModule") -> None:
@@ -164,7 +165,7 @@ def fit(
         else:
             trainer.validate(module, data, verbose=False)
         data.first_epoch, seconds = data.first_epoch + trainer.current_epoch, checkpoint.seconds
-    validation = {"val/auroc": checkpoint.best_value}
+    validation = {"val/auroc": checkpoint.best_value if math.isfinite(checkpoint.best_value) else None}
     return trainer, {"epochs": data.first_epoch, "seconds": round(seconds, 1), "validation": validation}
 
 
@@ -205,10 +206,10 @@ def test(
     trainer.test(module, data, verbose=False)
     assert module.results is not None
     if trainer.is_global_zero:
-        metadata |= module.facts()
+        metadata |= module.metadata()
         metadata |= {"checkpoint": str(checkpoint), "protocol": data.source.protocol, "skipped": data.skipped()}
         run.write_results(module, data.records("test"), metadata)
-        thresholds = thresholds_in_words(module)
+        thresholds = module.calibration.describe(list(module.results.categories))
         print_results(module.results, thresholds, footnotes(run, module, data))
     return dict(module.results.mean)
 
@@ -221,24 +222,6 @@ def footnotes(run: RunFolder, module: "AnomalyModule", data: "AnomalyDataModule"
     if run.panels.is_dir():
         notes.append(f"pictures: {run.panels}")
     return [*notes, f"numbers: {', '.join(map(str, run.result_paths))}"]
-
-
-def thresholds_in_words(module: "AnomalyModule") -> str:
-    """The image thresholds that were used, and what they were calibrated on."""
-    from adlight.metrics.image import parse_rule
-
-    assert module.results is not None
-    if parse_rule(module.rule).kind == "number":
-        return f"{module.rule} (as given)"
-    used = {name: module.thresholds.of(name) for name in module.results.categories}
-    if len(used) > 1 and len(set(used.values())) > 1:
-        each = ", ".join(
-            f"{name} {one.image:.6g} (of {one.num_normals}{'' if one.source == name else ' of ' + one.source})"
-            for name, one in used.items()
-        )
-        return f"{module.rule} of each category's held-out normal images: {each}"
-    one = next(iter(used.values()))
-    return f"{one.image:.6g} ({module.rule} of {one.num_normals} held-out normal images of {one.source})"
 
 
 def log_config(trainer: "pl.Trainer", config: DictConfig) -> None:

@@ -105,7 +105,7 @@ class GANDetector(AnomalyModule):
         """Say how long the GAN was trained, and how it is inverted."""
         return [f"GAN: {int(self.gan.generator_steps)} generator steps; inversion: {self.scorer.method}"]
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """Return what belongs into a result besides the metrics."""
         return {"generator_steps": int(self.gan.generator_steps)}
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from adlight.detection.module import EMA
+from adlight.detection.ema import EMA
 from adlight.gan.networks import Critic, Generator
 from adlight.gan.objectives import AdversarialObjective
 from adlight.gan.optimization import (

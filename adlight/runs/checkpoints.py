@@ -25,7 +25,7 @@ class BestAndLast(Checkpoint):
         seconds: how long earlier stages were trained.
 
     Attributes:
-        best_value: the best value so far; None before the first validation.
+        best_value: the best value so far; -inf as long as there is none.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class BestAndLast(Checkpoint):
         seconds: float = 0.0,
     ) -> None:
         self.last, self.best, self.monitor, self.every_n_epochs = last, best, monitor, every_n_epochs
-        self.best_value: float | None = None
+        self.best_value = float("-inf")
         self.earlier_seconds, self.started = seconds, time.perf_counter()
 
     @property
@@ -55,9 +55,9 @@ class BestAndLast(Checkpoint):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the weights if no earlier epoch was better; a module that has no epochs is kept whole too."""
-        value = trainer.callback_metrics.get(self.monitor)
-        if self.best is not None and value is not None and (self.best_value is None or value >= self.best_value):
-            self.best_value = float(value)
+        value = float(trainer.callback_metrics.get(self.monitor, self.best_value))  # without one the latest is the best
+        if self.best is not None and value >= self.best_value:
+            self.best_value = value
             save(trainer, self.best, weights_only=True)
         if trainer.state.fn == "validate":
             save(trainer, self.last)

@@ -184,15 +184,7 @@ class RunFolder:
         predictions = prediction_rows(records, module.predictions)
         write_atomically(self.predictions_path, to_csv(PREDICTIONS, predictions))
         write_atomically(self.path / _DEFECTS, to_csv(DEFECTS, defect_rows(module.results)))
-        pooled, categories = module.calibrated.state().values()
-        content = module.results.as_dict() | {
-            "threshold_rule": str(module.rule),
-            "pixel_threshold_rule": str(module.pixel_rule),
-            "threshold_per": module.threshold_per,
-            "threshold": pooled["image"],  # of all categories together; what decided is in `categories`
-            "pixel_threshold": pooled["pixel"],
-            "thresholds": categories,
-        }
+        content = module.results.as_dict() | module.calibration.as_dict()
         self._write_json(_METRICS, content | metadata)
 
     def read_results(self) -> dict[str, Any] | None:

@@ -40,7 +40,9 @@ def build_module(run: RunFolder, overrides: Sequence[str] = ()) -> tuple["Anomal
             config.model.objective = None
     settings = {name: config.dataset.get(name) for name in INPUT_KEYS}
     settings |= {"precision": str(config.trainer.precision), "ckpt": config.ckpt}
-    return instantiate(config.model, _convert_="all"), settings
+    module = instantiate(config.model, _convert_="all")
+    module.calibration = instantiate(config.calibration)
+    return module, settings
 
 
 def load_weights(module: "nn.Module", path: Path, prefixes: tuple[str, ...] = ("",)) -> None:
