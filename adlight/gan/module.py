@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -20,7 +21,7 @@ from adlight.gan.optimization import (
     stop_if_diverged,
 )
 from adlight.rng import derive_seed, to_device
-from adlight.types import Batch, check_integer, check_range
+from adlight.types import Batch, UserError, check_integer, check_range
 
 
 class AdversarialModule(pl.LightningModule):
@@ -115,8 +116,12 @@ class AdversarialModule(pl.LightningModule):
         return math.ceil(self.max_generator_steps * self.n_critic / batches_per_epoch())
 
     def on_fit_start(self) -> None:
-        """Refuse a precision that the gradient penalty does not stand."""
+        """Refuse a precision that the gradient penalty does not stand, and batches that no epoch can fill."""
         check_precision(self.trainer)
+        data = cast(Any, self.trainer).datamodule
+        images = len(data.records("train")) // self.trainer.world_size
+        if data.batch_size > images:
+            raise UserError(f"batch_size={data.batch_size} is larger than the {images} training images")
 
     def configure_optimizers(self) -> list[Optimizer]:
         """Make the critic's optimizer and the generator's."""

@@ -148,7 +148,11 @@ def test_penalty_stays_in_float32_under_autocast():
 
 @pytest.mark.parametrize(
     ("make", "name"),
-    [*((make, "drift") for make in (AdversarialObjective, WGANGP, WGAN, LSGAN, DCGAN)), (WGANGP, "penalty"), (WGAN, "clip")],
+    [
+        *((make, "drift") for make in (AdversarialObjective, WGANGP, WGAN, LSGAN, DCGAN)),
+        (WGANGP, "penalty"),
+        (WGAN, "clip"),
+    ],
 )
 def test_numbers_out_of_range(make, name):
     with pytest.raises(ValueError, match=f"{name} .* -1"):
