@@ -21,6 +21,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from adlight.cli import main as cli
+from adlight.cli.arguments import quote_values, shows_help, value_of
 from adlight.data.images import IMAGE_SUFFIXES, describe_folder, list_images, read_image, to_channels
 from adlight.detection.pictures import colour_ceiling, overlay, panel
 from adlight.runs.folder import RunFolder
@@ -214,20 +215,18 @@ def arguments(argv: list[str]) -> list[str]:
     Raises:
         UserError: `run` or `images` is missing or holds nothing.
     """
-    if {"-h", "--help", "--hydra-help", "--version"} & set(argv):
+    if shows_help(argv):
         return argv
-    run, images, pictures = (cli.value_of(argv, key) for key in ("run", "images", "save"))
+    run, images, pictures = (value_of(argv, key) for key in ("run", "images", "save"))
     if run is None or images is None:
         raise UserError(
             "say which run and which images: python -m adlight.predict run=<folder> images=<file or folder>"
         )
     RunFolder(run).config()
     find_images(images)
-    quoted = {"run": cli.quoted("run", Path(run)), "images": cli.quoted("images", Path(images))}
     if pictures is not None:
         wanted(pictures)
-        quoted["save"] = f"save='{pictures}'"
-    return [quoted.get(word.partition("=")[0], word) for word in argv]
+    return quote_values(argv, "run", "images", "save")
 
 
 def main() -> None:

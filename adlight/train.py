@@ -2,24 +2,18 @@
 
 import logging
 import math
-import os
-import re
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from adlight.cli import main as cli
-from adlight.cli import processes
-from adlight.cli import sweep as sweeps
+from adlight.cli.arguments import resume_command, task_overrides, train_arguments
+from adlight.cli.errors import interrupted
+from adlight.cli.job import is_job, job_command, run_job
+from adlight.cli.launchers import check_strategy
 from adlight.runs import provenance
-from adlight.runs.config import CONF, check_same_split
-from adlight.runs.find import find_unfinished
+from adlight.runs.config import check_same_split, instantiate_node
 from adlight.runs.folder import RunFolder
 from adlight.runs.restore import load_weights
 from adlight.types import UserError
@@ -33,34 +27,30 @@ if TYPE_CHECKING:  # torch takes seconds: not for --help
 
 def train(config: DictConfig) -> dict[str, float]:
     """Fit and test what `config` describes, in its run folder. -> every metric, by name."""
-    run, sweep = RunFolder(config.run_dir), sweeps.is_sweep()
+    run, sweep = RunFolder(config.run_dir), is_job()
     if config.resume and not sweep:  # a sweep's job has the run's own config
-        config = resumed_config(run)
+        config = run.config(task_overrides("resume"))
     data, module, trainer = build(config)
     check(config, trainer)
-    if sweep and processes.must_be_spawned(trainer):
-        print(f"{trainer.world_size} devices in a sweep: the job runs in as many spawned processes", flush=True)
-        processes.spawn(config, trainer.world_size)
-        return {}
     restore(config, run, module)
     if config.resume and trainer.is_global_zero and not sweep:
         run.write_config(config)  # overrides are part of the run from now on
-    metadata = provenance.describe(config.seed) | ({"command": sweeps.job_command()} if sweep else {})
+    metadata = provenance.describe(config.seed) | ({"command": job_command()} if sweep else {})
     run.begin(metadata)
     log_config(trainer, config)
     try:
-        trainer, trained = fit(config, run, data, module, trainer)
-        metadata |= trained
+        trainer, training = fit(config, run, data, module, trainer)
+        metadata |= training
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         return metrics | test(run, run.checkpoint(config.ckpt), trainer, module, data, metadata)
     except (KeyboardInterrupt, SystemExit) as error:
-        if not cli.interrupted(error):
+        if not interrupted(error):
             raise
-        raise KeyboardInterrupt(how_to_go_on(run)) from error
+        raise KeyboardInterrupt(resume_advice(run)) from error
     except UserError as error:
         if "epochs" not in metadata:
             raise
-        advice = "then go on with the sweep" if sweep else f"then: {go_on(run)}"
+        advice = "then go on with the sweep" if sweep else f"then: {resume_command(run)}"
         raise UserError(f"{error}. The training is done and kept; fix this, {advice}") from error
 
 
@@ -75,16 +65,12 @@ def build(config: DictConfig) -> tuple["AnomalyDataModule", "AnomalyModule", "pl
         if not isinstance(value, int) or not minimum <= value < 2**32:
             raise UserError(f"{name} must be an integer in [{minimum}, 2**32), got {value}")
     pl.seed_everything(config.seed, workers=True, verbose=False)
-    data = instantiate(config.dataset, _convert_="all")
-    module = instantiate(config.model, _convert_="all")
-    module.calibration = instantiate(config.calibration)
+    data = instantiate_node(config.dataset)
+    module = instantiate_node(config.model)
+    module.calibration = instantiate_node(config.calibration)
     unwanted = () if config.trainer.enable_progress_bar else ("progress",)  # Lightning refuses one beside that
     callbacks, loggers = (
-        [
-            instantiate(node, _convert_="all")
-            for name, node in (config.get(group) or {}).items()
-            if node and name not in unwanted
-        ]
+        [instantiate_node(node) for name, node in (config.get(group) or {}).items() if node and name not in unwanted]
         for group in ("callbacks", "logger")
     )
     return data, module, make_trainer(config, callbacks, loggers, enable_checkpointing=False)
@@ -92,7 +78,7 @@ def build(config: DictConfig) -> tuple["AnomalyDataModule", "AnomalyModule", "pl
 
 def make_trainer(config: DictConfig, callbacks: list[Any], loggers: list[Any], **settings: Any) -> "pl.Trainer":
     """Build a Trainer; `settings` go before those of the config."""
-    return instantiate(config.trainer, callbacks=callbacks, logger=loggers or False, **settings, _convert_="all")
+    return instantiate_node(config.trainer, callbacks=callbacks, logger=loggers or False, **settings)
 
 
 def check(config: DictConfig, trainer: "pl.Trainer") -> None:
@@ -105,10 +91,7 @@ def check(config: DictConfig, trainer: "pl.Trainer") -> None:
         raise UserError(f"ckpt={config.ckpt} is neither best nor last nor an existing file")
     if trainer.limit_val_batches == 0:
         raise UserError("the thresholds come from a validation: raise trainer.limit_val_batches (now 0)")
-    if str(config.trainer.strategy).endswith(("_spawn", "_fork", "_notebook")):
-        raise UserError(f"trainer.strategy={config.trainer.strategy}: use ddp, which a sweep spawns by itself")
-    if config.trainer.num_nodes > 1 and processes.must_be_spawned(trainer):
-        raise UserError("several nodes need Slurm: srun and trainer=slurm, or hydra/launcher=slurm for a sweep")
+    check_strategy(trainer, str(config.trainer.strategy))
 
 
 def stages(run: RunFolder, module: "AnomalyModule") -> list[tuple["pl.LightningModule", Path]]:
@@ -151,7 +134,7 @@ def fit(
         if done > epochs or (resumed and done < epochs and not is_detector and run.last_checkpoint.exists()):
             raise UserError(f"{done} epochs of {type(stage).__name__} are done: it can no longer have {epochs}")
         best = run.best_checkpoint if is_detector else None
-        checkpoint = instantiate(config.checkpoint, last=path, best=best, seconds=seconds)
+        checkpoint = instantiate_node(config.checkpoint, last=path, best=best, seconds=seconds)
         trainer = make_trainer(
             config,
             [*callbacks, checkpoint],
@@ -230,107 +213,21 @@ def log_config(trainer: "pl.Trainer", config: DictConfig) -> None:
         logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
 
 
-def job(config: DictConfig) -> Any:
-    """What Hydra runs: one training, or a job of a sweep."""
-    return sweeps.run(train, config) if sweeps.is_sweep() else train(config)
-
-
-def resumed_config(run: RunFolder) -> DictConfig:
-    """The run's own config with the command line's other overrides."""
-    overrides = [word for word in HydraConfig.get().overrides.task if not word.startswith("resume=")]
-    return run.config(overrides)
-
-
-def how_to_go_on(run: RunFolder) -> str:
-    """What to say after Ctrl-C."""
+def resume_advice(run: RunFolder) -> str:
+    """Say how to go on after Ctrl-C."""
     if not run.can_resume:
         return f"No epoch was finished, so there is nothing to resume in {run}."
-    return f"The state of the last finished epoch is saved. Go on with: {go_on(run)}"
+    return f"The state of the last finished epoch is saved. Go on with: {resume_command(run)}"
 
 
-def go_on(run: RunFolder) -> str:
-    """The command that continues a run, to be pasted into a shell."""
-    plain = re.fullmatch(r"[\w./-]+", str(run), re.ASCII)
-    return f"python -m adlight.train {f'resume={run}' if plain else shlex.quote(cli.quoted('resume', run.path))}"
+def run_or_job(config: DictConfig) -> Any:
+    """Do what Hydra runs: one training, or a job of a sweep."""
+    return run_job(train, config) if is_job() else train(config)
 
 
-def arguments(argv: list[str]) -> list[str]:
-    """Turn `resume=auto` or `resume=<run>` into the words that continue that run in its own folder.
-
-    Raises:
-        UserError: no such run, or `hydra.run.dir` names a folder that holds one already.
-    """
-    wanted, folder = cli.value_of(argv, "resume"), cli.value_of(argv, "hydra.run.dir")
-    multirun = {"-m", "--multirun"} & set(argv) or cli.value_of(argv, "sweep") not in (None, "null")
-    if cli.only_shows(argv):
-        return sweeps.without_sweep(argv)  # Hydra does one thing at a time
-    if wanted in (None, "null"):
-        if not folder and not multirun and (step := slurm_step()):
-            return slurm_arguments(argv, step)
-        if folder and not multirun and RunFolder(folder).has_results:
-            raise UserError(
-                f"{folder} holds a run already: go on with it by resume={folder}, or choose another hydra.run.dir"
-            )
-        return sweeps.prepared(argv) if multirun else argv
-    if multirun:
-        raise UserError("resume= continues a single run; leave out -m, or go on with a sweep by resume_sweep=true")
-    rest = [word for word in argv if not word.startswith("resume=")]
-    if wanted == "auto":
-        run = newest_unfinished(rest, folder)
-        if run is None:
-            print("resume=auto: no unfinished run with this config; a new one starts", flush=True)
-            return rest
-        flags = zip(rest, cli.overrides(rest), strict=True)
-        rest = [word for word, is_override in flags if not is_override]  # the config is the run's own, word for word
-    else:
-        run = RunFolder(str(wanted))
-        if not run.can_resume:
-            run.checkpoint("last")
-    rest = [word for word in rest if not word.startswith("hydra.run.dir=")]
-    return [*rest, cli.quoted("resume", run.path), cli.quoted("hydra.run.dir", run.path), "hydra.output_subdir=null"]
-
-
-def slurm_step() -> str | None:
-    """Name of the srun step that this process is one of several in; None if it is not.
-
-    Raises:
-        UserError: what Lightning needs to know is missing.
-    """
-    if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) < 2:
-        return None
-    if "SLURM_NTASKS_PER_NODE" not in os.environ:
-        raise UserError("srun with several processes needs --ntasks-per-node, and trainer=slurm")
-    return f"slurm-{os.environ['SLURM_JOB_ID']}.{os.environ['SLURM_STEP_ID']}"
-
-
-def slurm_arguments(argv: list[str], step: str) -> list[str]:
-    """Give all processes of an srun step one run folder: a new one, or the one it has left when it is queued again."""
-    run = RunFolder(Path("runs") / step)
-    words = [*argv, cli.quoted("hydra.run.dir", run.path)]
-    begun = run.is_run and run.can_resume
-    return [*words, cli.quoted("resume", run.path), "hydra.output_subdir=null"] if begun else words
-
-
-def newest_unfinished(overrides: list[str], folder: str | None) -> RunFolder | None:
-    """The newest unfinished run with the config that these overrides compose."""
-    marked = zip(overrides, cli.overrides(overrides), strict=True)
-    words = [word for word, is_override in marked if is_override and not word.startswith("hydra.")]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("train", words)
-    folders = [Path(folder)] if folder else sorted(Path("runs").glob("*"))
-    return find_unfinished(list(map(RunFolder, folders)), config)
-
-
-def main() -> Any:
+def main() -> None:
     """Entry point."""
-    code: Any = 0
-    try:
-        cli.run(job, "train", arguments)
-    except SystemExit as ending:
-        code = ending.code
-    except Exception as error:
-        code = sweeps.broken_off(error)
-    sys.exit(sweeps.end(code))
+    cli.run(run_or_job, "train", train_arguments)
 
 
 if __name__ == "__main__":

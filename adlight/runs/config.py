@@ -1,15 +1,17 @@
 """Where the configs lie, and how overrides are applied to the config of a run."""
 
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
-from adlight.types import UserError
+from adlight.types import UserError, unknown_name
 
 CONF = next(
     folder
@@ -17,6 +19,7 @@ CONF = next(
     if (folder / "train.yaml").exists()
 )
 
+NOT_COMPARED = ("resume", "resume_sweep", "run_dir", "hydra")  # they differ between the first time and the next
 INPUT_KEYS = ("image_size", "resize", "channels")  # settings of a data set that say what a network gets to see
 
 SPLIT_KEYS = (  # settings of a data set that choose its training images
@@ -113,3 +116,47 @@ def to_dict(config: DictConfig) -> dict[str, Any]:
     container = OmegaConf.to_container(config)
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
+
+
+def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what two configs of a job or sweep are compared by, interpolations as they are written."""
+    plain = to_dict(config) if isinstance(config, DictConfig) else config
+    return {key: value for key, value in plain.items() if key not in NOT_COMPARED}
+
+
+def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Name the first setting in which two configs differ; nothing if there is none."""
+    old, new = flatten(comparable(before)), flatten(comparable(now))
+    for path in sorted(old.keys() | new.keys()):
+        if old.get(path) != new.get(path):
+            return f"{path} was {old.get(path)!r} and is {new.get(path)!r} now"
+    return ""
+
+
+def instantiate_node(node: DictConfig, **more: Any) -> Any:
+    """Make what a node describes, with plain lists and dicts as arguments.
+
+    Raises:
+        UserError: an argument that its target, or that of a node in it, does not take.
+    """
+    _check_arguments(OmegaConf.to_container(node), str(node._get_full_key(None)))
+    return instantiate(node, **more, _convert_="all")
+
+
+def _check_arguments(node: Any, path: str) -> None:
+    if isinstance(node, list):
+        node = dict(enumerate(node))
+    if not isinstance(node, dict):
+        return
+    if "_target_" in node:
+        try:
+            parameters = signature(get_object(node["_target_"])).parameters.values()
+        except Exception:  # no such target, or none with a signature: instantiate says so
+            return
+        takes_any = any(one.kind == one.VAR_KEYWORD for one in parameters)
+        names = [one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+        for name in node:
+            if not takes_any and name not in names and not name.startswith("_"):
+                raise UserError(unknown_name(f"setting in {path}", name, names))
+    for name, below in node.items():
+        _check_arguments(below, f"{path}.{name}" if path else str(name))

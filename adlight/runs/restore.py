@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.utils import instantiate
 
-from adlight.runs.config import CONF, INPUT_KEYS
+from adlight.runs.config import CONF, INPUT_KEYS, instantiate_node
 from adlight.runs.folder import RunFolder
 from adlight.types import UserError
 
@@ -40,8 +39,8 @@ def build_module(run: RunFolder, overrides: Sequence[str] = ()) -> tuple["Anomal
             config.model.objective = None
     settings = {name: config.dataset.get(name) for name in INPUT_KEYS}
     settings |= {"precision": str(config.trainer.precision), "ckpt": config.ckpt}
-    module = instantiate(config.model, _convert_="all")
-    module.calibration = instantiate(config.calibration)
+    module = instantiate_node(config.model)
+    module.calibration = instantiate_node(config.calibration)
     return module, settings
 
 

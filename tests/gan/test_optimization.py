@@ -48,7 +48,7 @@ def steps_of_all(rank, world, folder):
         for stage in (module.gan, module):
             stage.trainer, optimizers = trainer, stage.configure_optimizers()
             stage.optimizers = lambda made=optimizers: made
-            stage.log = lambda name, value, **_: terms.__setitem__(name, float(value))
+            stage.log = lambda name, value, into=terms, **_: into.__setitem__(name, float(value))
             stage.training_step({"image": real}, 0)
         found[case] = terms, dict(module.named_parameters())
     torch.save(found, f"{folder}/{world}-{rank}.pt")
