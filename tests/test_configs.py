@@ -145,7 +145,7 @@ def trained(roots, tmp_path, monkeypatch):
             trainer, _ = fit(config, RunFolder(tmp_path), data, module, trainer)
             trainer.test(module, data, verbose=False)
         side = config.dataset.image_size
-        assert data.stores["train"].images.shape[1:] == (config.dataset.channels, side, side)
+        assert data.datasets["train"].images.shape[1:] == (config.dataset.channels, side, side)
         assert math.isfinite(module.calibration.pooled.image) and module.results.mean
         return config, module, trainer, before
 

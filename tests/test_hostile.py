@@ -210,7 +210,7 @@ def test_a_score_that_is_no_number_names_its_image(tmp_path, capsys, bad, where)
             return scores
 
     shown = [Shown(0, 20), Shown(1, 20, spot=255), Shown(0, 21), Shown(0, 22)]
-    with pytest.raises(UserError, match=r"1 image\(s\) have a score that is no finite number: test/1$"):
+    with pytest.raises(UserError, match=r"1 image.*test/1$"):
         results_of(tmp_path, capsys, shown, Broken())
 
 

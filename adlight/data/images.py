@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # torch takes seconds to import: not for --help
 
 AnyImage: TypeAlias = Union[str, Path, Image.Image, np.ndarray, "Tensor"]
 
+
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
 # everything Pillow raises on damaged files (20,000 truncated or altered files of these formats were tried)
 READ_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)

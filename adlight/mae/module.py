@@ -89,13 +89,12 @@ class MAEModule(AnomalyModule):
 
     def on_train_start(self) -> None:
         """A resumed run has averaged its steps so far already, and its rates may have been changed."""
-        super().on_train_start()
         for config in self.trainer.lr_scheduler_configs:
-            schedule, groups = config.scheduler, config.scheduler.optimizer.param_groups
+            schedule, optimizer = config.scheduler, config.scheduler.optimizer
             assert isinstance(schedule, LambdaLR)
-            schedule.base_lrs = [group["lr"] for group in groups]
-            for group, factor in zip(groups, schedule.lr_lambdas, strict=True):
-                group["lr"] *= factor(schedule.last_epoch)
+            schedule.base_lrs = [optimizer.defaults["lr"] for _ in optimizer.param_groups]
+            for group, factor in zip(optimizer.param_groups, schedule.lr_lambdas, strict=True):
+                group["lr"] = optimizer.defaults["lr"] * factor(schedule.last_epoch)
         self.averaged_step = self.global_step
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:

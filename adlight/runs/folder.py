@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # they take seconds: not for --help
     from adlight.detection.module import AnomalyModule
 
 _HYDRA = ".hydra"
+_TARGETS_OF_0_1 = "adlight.modules."
 _RUN = "run.json"
 _CHECKPOINTS = "checkpoints"
 _BEST, _LAST, _PRETRAINING = (f"{_CHECKPOINTS}/{name}.ckpt" for name in ("best", "last", "pretraining"))
@@ -91,9 +92,11 @@ class RunFolder:
         """Read the composed config, and lay overrides over it.
 
         Raises:
-            UserError: the folder holds no run.
+            UserError: the folder holds no run, or one of adlight 0.1.
         """
         config = self._read_yaml("config")
+        if str(OmegaConf.select(config, "model._target_")).startswith(_TARGETS_OF_0_1):
+            raise UserError(f"{self} is a run of adlight 0.1: evaluate it with that version (0.1.0), or train it again")
         if not overrides:
             return config
         return apply_overrides(config, self._read_yaml("hydra").hydra.runtime.choices, overrides)

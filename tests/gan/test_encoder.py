@@ -32,7 +32,7 @@ def trained(root, tmp_path_factory):
 
 
 def images(data, split):
-    return data.stores[split].images.float() / 255
+    return data.datasets[split].images.float() / 255
 
 
 # training
@@ -136,7 +136,7 @@ def test_terms_of_the_normals_are_standardised(trained):
 def test_a_single_normal_image_leaves_the_terms_as_they_are(root):
     module, data = make(), make_data(root, val_fraction=0.05)
     make_trainer().validate(module, data, verbose=False)
-    assert module.term_deviation.tolist() == [1, 1, 1] and len(data.stores["val"].images) == 1
+    assert module.term_deviation.tolist() == [1, 1, 1] and len(data.datasets["val"].images) == 1
     assert len({float(module.mix(torch.full((1, 3), value))) for value in (0.0, 1.0, 2.0)}) == 3
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from adlight.data.augmentation import Augmentation
 from adlight.data.datamodule import AnomalyDataModule
 from adlight.data.mvtec import MVTecAD
-from adlight.detection.module import EMA
+from adlight.detection.ema import EMA
 from adlight.mae.masking import draw_masks
 from adlight.mae.module import MAEModule, warmup_cosine
 from adlight.mae.network import MaskedAutoencoder
@@ -129,7 +129,7 @@ def test_checkpoints_hold_tensors_only(trained, name):
 def test_thresholds_come_from_the_validation_normals(trained):
     module, data, trainer, _, _ = trained
     with torch.no_grad():
-        normal = data.stores["val"].images.float() / 255
+        normal = data.datasets["val"].images.float() / 255
         scores = module.scorer(module.ema.network.eval(), normal)
         pasted = torch.stack(
             [b["image"] for b in map(data.val_dataloader().dataset.__getitems__, [[1], [3], [5], [7]])]
@@ -153,7 +153,7 @@ def test_other_threshold_rules(trained, root, tmp_path, rules, statistics):
     module.calibration = Calibration(*rules)
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
     trainer.validate(module, data, verbose=False)
-    scores = module.scorer(module.network.eval(), data.stores["val"].images.float() / 255)
+    scores = module.scorer(module.network.eval(), data.datasets["val"].images.float() / 255)
     assert module.calibration.pooled.image == pytest.approx(statistics[0](scores["image"].numpy()), rel=1e-5)
     assert module.calibration.pooled.pixel == pytest.approx(statistics[1](scores["pixel"].numpy()), rel=1e-5)
 
@@ -179,7 +179,7 @@ def test_test_results_are_those_of_the_scorer(trained, tmp_path):
     trainer.test(module, data, verbose=False)
     assert [row.index for row in module.predictions] == list(range(12))
     assert [row.label for row in module.predictions] == [record.label for record in data.records("test")]
-    images = data.stores["test"].images.float() / 255
+    images = data.datasets["test"].images.float() / 255
     for row in module.predictions:
         with torch.no_grad():
             scores = module.scorer(module.ema.network, images[row.index : row.index + 1])
