@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from adlight.cli import main as cli
-from adlight.cli.arguments import resume_command, task_overrides, train_arguments
+from adlight.cli.arguments import resume_advice, resume_command, task_overrides, train_arguments
 from adlight.cli.errors import interrupted
 from adlight.cli.job import is_job, job_command, run_job
 from adlight.cli.launchers import check_strategy
 from adlight.runs import provenance
-from adlight.runs.config import check_same_split, instantiate_node
+from adlight.runs.config import instantiate_node
 from adlight.runs.folder import RunFolder
 from adlight.runs.restore import load_weights
+from adlight.runs.stages import Stage, plan_stages
 from adlight.types import UserError
 
 if TYPE_CHECKING:  # torch takes seconds: not for --help
@@ -32,14 +33,14 @@ def train(config: DictConfig) -> dict[str, float]:
         config = run.config(task_overrides("resume"))
     data, module, trainer = build(config)
     check(config, trainer)
-    restore(config, run, module)
+    stages = plan_stages(config, run, data, module, trainer)
     if config.resume and trainer.is_global_zero and not sweep:
         run.write_config(config)  # overrides are part of the run from now on
     metadata = provenance.describe(config.seed) | ({"command": job_command()} if sweep else {})
     run.begin(metadata)
     log_config(trainer, config)
     try:
-        trainer, training = fit(config, run, data, module, trainer)
+        trainer, training = fit(config, stages, data, trainer)
         metadata |= training
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         return metrics | test(run, run.checkpoint(config.ckpt), trainer, module, data, metadata)
@@ -94,81 +95,34 @@ def check(config: DictConfig, trainer: "pl.Trainer") -> None:
     check_strategy(trainer, str(config.trainer.strategy))
 
 
-def stages(run: RunFolder, module: "AnomalyModule") -> list[tuple["pl.LightningModule", Path]]:
-    """List what is trained, in its order, each with the checkpoint of its last epoch."""
-    detector = module, run.last_checkpoint
-    return [detector] if module.pretraining is None else [(module.pretraining, run.stage_checkpoint), detector]
-
-
-def restore(config: DictConfig, run: RunFolder, module: "AnomalyModule") -> None:
-    """Load the weights of a resumed run, or the GAN of another run.
-
-    Lightning loads a resumed run's again, with all else, but its own words for a damaged or foreign file fill a screen.
-    """
-    if config.resume:
-        for stage, path in stages(run, module):
-            if path.exists():
-                load_weights(stage, path)
-    elif source := config.model.get("pretrained_gan"):
-        load_weights(module, RunFolder(source).checkpoint("last"), ("gan.",))
-        check_same_split(config, RunFolder(source).config(), f"model.pretrained_gan={source}")
-
-
 def fit(
-    config: DictConfig, run: RunFolder, data: "AnomalyDataModule", module: "AnomalyModule", trainer: "pl.Trainer"
+    config: DictConfig, stages: list[Stage], data: "AnomalyDataModule", observers: "pl.Trainer"
 ) -> tuple["pl.Trainer", dict[str, Any]]:
-    """Fit the detector's stages in turn, each with its own Trainer that has the callbacks and loggers of `trainer`.
-
-    A stage without epochs is only validated, which calibrates it.
+    """Fit the stages in turn, each with its own Trainer, which has the callbacks and loggers of `observers`.
 
     Returns:
         The last Trainer, and what the results say of the training.
     """
-    from adlight.runs.checkpoints import trained_epochs
-
-    callbacks, loggers, every = trainer.callbacks, trainer.loggers, config.trainer.check_val_every_n_epoch or 1  # type: ignore[attr-defined]
+    callbacks, every = observers.callbacks, config.trainer.check_val_every_n_epoch or 1  # type: ignore[attr-defined]
     seconds = 0.0
-    for stage, path in stages(run, module):
-        is_detector, resumed = stage is module, bool(config.resume) and path.exists()
-        epochs, done = num_epochs(config, run, data, stage, trainer), trained_epochs(path) if resumed else 0
-        if done > epochs or (resumed and done < epochs and not is_detector and run.last_checkpoint.exists()):
-            raise UserError(f"{done} epochs of {type(stage).__name__} are done: it can no longer have {epochs}")
-        best = run.best_checkpoint if is_detector else None
-        checkpoint = instantiate_node(config.checkpoint, last=path, best=best, seconds=seconds)
+    for stage in stages:
+        is_detector = stage is stages[-1]
+        checkpoint = instantiate_node(config.checkpoint, last=stage.last, best=stage.best, seconds=seconds)
         trainer = make_trainer(
             config,
             [*callbacks, checkpoint],
-            loggers if is_detector else [getattr(logger, "pretraining", logger) for logger in loggers],
-            max_epochs=epochs,
-            check_val_every_n_epoch=max(1, min(every, epochs)),  # thresholds come from a validation
+            [one if is_detector else getattr(one, "pretraining", one) for one in observers.loggers],
+            max_epochs=stage.epochs,
+            check_val_every_n_epoch=max(1, min(every, stage.epochs)),  # thresholds come from a validation
             limit_val_batches=config.trainer.limit_val_batches if is_detector else 0,
         )
-        if epochs:  # Lightning trains those that are not done yet
-            trainer.fit(stage, data, ckpt_path=path if resumed else None, weights_only=True)
+        if stage.epochs:
+            trainer.fit(stage.module, data, ckpt_path=stage.last if stage.resumed else None, weights_only=True)
         else:
-            trainer.validate(module, data, verbose=False)
+            trainer.validate(stage.module, data, verbose=False)
         data.first_epoch, seconds = data.first_epoch + trainer.current_epoch, checkpoint.seconds
     validation = {"val/auroc": checkpoint.best_value if math.isfinite(checkpoint.best_value) else None}
     return trainer, {"epochs": data.first_epoch, "seconds": round(seconds, 1), "validation": validation}
-
-
-def num_epochs(config: DictConfig, run: RunFolder, data: "AnomalyDataModule", stage: Any, trainer: "pl.Trainer") -> int:
-    """Ask a stage for its length; a trial of a few batches has no more epochs than it asks for."""
-
-    def batches_per_epoch() -> int:
-        with run.data_lock():  # the stage's Trainer, which orders this among processes, is not there yet
-            data.prepare_data()
-        data.setup("fit")
-        images = math.ceil(len(data.records("train")) / trainer.world_size)
-        return int(math.ceil(images / data.batch_size) * (1.0 if is_trial else limit))
-
-    default, limit = config.trainer.max_epochs, config.trainer.limit_train_batches
-    is_trial = isinstance(limit, int)
-    epochs = stage.num_epochs(default, batches_per_epoch)
-    epochs = min(epochs, default) if is_trial else epochs
-    if epochs != default and trainer.is_global_zero:
-        print(f"{type(stage).__name__}: {epochs} epochs, whatever trainer.max_epochs={default} says", flush=True)
-    return epochs
 
 
 def test(
@@ -211,13 +165,6 @@ def log_config(trainer: "pl.Trainer", config: DictConfig) -> None:
     """Give the whole config, interpolations resolved, to the loggers."""
     for logger in trainer.loggers:
         logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
-
-
-def resume_advice(run: RunFolder) -> str:
-    """Say how to go on after Ctrl-C."""
-    if not run.can_resume:
-        return f"No epoch was finished, so there is nothing to resume in {run}."
-    return f"The state of the last finished epoch is saved. Go on with: {resume_command(run)}"
 
 
 def run_or_job(config: DictConfig) -> Any:

@@ -13,6 +13,7 @@ from makers import fake_cifar10, fake_mnist, fake_mvtec, write_image
 
 from adlight.runs.config import CONF
 from adlight.runs.folder import RunFolder
+from adlight.runs.stages import plan_stages
 from adlight.train import build, fit
 
 
@@ -142,7 +143,8 @@ def trained(roots, tmp_path, monkeypatch):
         before = {name: value.clone() for name, value in module.named_parameters()}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            trainer, _ = fit(config, RunFolder(tmp_path), data, module, trainer)
+            stages = plan_stages(config, RunFolder(tmp_path), data, module, trainer)
+            trainer, _ = fit(config, stages, data, trainer)
             trainer.test(module, data, verbose=False)
         side = config.dataset.image_size
         assert data.datasets["train"].images.shape[1:] == (config.dataset.channels, side, side)
