@@ -51,7 +51,7 @@ def train(config: DictConfig) -> dict[str, float]:
     except UserError as error:
         if "epochs" not in metadata:
             raise
-        advice = "then go on with the sweep" if sweep else f"then: {resume_command(run)}"
+        advice = "then resume the sweep" if sweep else f"then: {resume_command(run)}"
         raise UserError(f"{error}. The training is done and kept; fix this, {advice}") from error
 
 
