@@ -80,9 +80,10 @@ class RunFolder(HydraFolder):
         return path
 
     def begin(self, metadata: dict[str, Any]) -> None:
-        """Write `run.json`. Results of an earlier part of the run are set aside: it counts as unfinished again."""
+        """Write `run.json`. What an earlier part of the run ended with is set aside: it counts as unfinished again."""
         if rank() != 0:
             return
+        (self.path / _ERROR).unlink(missing_ok=True)
         if self.is_finished:
             os.replace(self.path / _METRICS, self.path / _PREVIOUS)
         self._write_json(_RUN, metadata)
