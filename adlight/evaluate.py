@@ -36,7 +36,8 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     overrides = task_overrides(*OWN_OF_EVALUATE)
     saved = run.config(overrides)
     OmegaConf.set_struct(saved, False)
-    saved.model.objective = None  # nothing is trained: no LPIPS weights are needed
+    if "objective" in saved.model:
+        saved.model.objective = None  # nothing is trained: no LPIPS weights are needed
     saved.callbacks = {name: node for name, node in (saved.get("callbacks") or {}).items() if name != "checkpoints"}
     asked = any(word.startswith("logger=") for word in overrides)  # a dashboard has a run for each evaluation
     saved.logger = {name: node for name, node in saved.logger.items() if asked and name != "csv"}
