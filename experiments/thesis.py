@@ -83,7 +83,7 @@ def column(run):
     pictures = []
     for name, batch in (("normal", normal), ("anomalous", drawn(data, "test", 1))):
         scores = module.score(batch)
-        mask = scores["pixel"] > module.thresholds.of(None).pixel
+        mask = scores["pixel"] > module.calibration.of(None).pixel
         residual = (batch["image"] - scores["reconstruction"]).abs().mean(1)
         pictures += [(name, batch["image"]), ("reconstruction", scores["reconstruction"])]
         pictures += [("residual", residual), ("mask", mask)]

@@ -47,18 +47,14 @@ class BaselineModule(AnomalyModule):
     Args:
         network: what is fitted.
         scorer: scores images with it.
-        threshold, pixel_threshold, threshold_per: rules of calibration, see `AnomalyModule`.
     """
 
     def __init__(
         self,
         network: NearestNeighbours | PCA,
         scorer: ResidualScorer,
-        threshold: str | float = "quantile:0.95",
-        pixel_threshold: str | float = "quantile:0.995",
-        threshold_per: str = "category",
     ) -> None:
-        super().__init__(threshold, pixel_threshold, threshold_per)
+        super().__init__()
         self.automatic_optimization = False
         self.network, self.scorer = network, scorer
         self.unused = nn.Parameter(torch.zeros(()))  # DDP refuses a module without parameters

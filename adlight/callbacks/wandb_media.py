@@ -62,7 +62,7 @@ class WandbMedia(pl.Callback):
             run.log(_tables(pl_module, records) | _score_histograms(pl_module, records) | _cases(shown, records))
             if chart := _roc_chart(pl_module, records):
                 run.log(chart)  # after the masks, which write wandb's config anew without the charts' part of it
-            pooled = pl_module.calibrated.pooled
+            pooled = pl_module.calibration.pooled
             run.summary.update({"threshold": pooled.image, "pixel_threshold": pooled.pixel})
 
 

@@ -9,7 +9,8 @@ from torch import Generator, Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from adlight.detection.module import DIVERGED, EMA, AnomalyModule
+from adlight.detection.ema import EMA
+from adlight.detection.module import DIVERGED, AnomalyModule
 from adlight.mae.masking import draw_masks
 from adlight.mae.network import MaskedAutoencoder
 from adlight.mae.objective import ReconstructionLoss
@@ -33,7 +34,6 @@ class MAEModule(AnomalyModule):
         warmup_epochs: length of the linear warm-up; a half cosine to 0 follows, both per step.
         ema: decay of the averaged weights that score; 0 = none.
         seed: of the masks, which depend on it, the batch and the process only.
-        threshold, pixel_threshold, threshold_per: rules of calibration, see `AnomalyModule`.
 
     Raises:
         ValueError: a mask ratio that the scheme does not allow, or a number out of range.
@@ -51,11 +51,8 @@ class MAEModule(AnomalyModule):
         warmup_epochs: float = 10,
         ema: float = 0.0,
         seed: int = 0,
-        threshold: str | float = "quantile:0.95",
-        pixel_threshold: str | float = "quantile:0.995",
-        threshold_per: str = "category",
     ) -> None:
-        super().__init__(threshold, pixel_threshold, threshold_per)
+        super().__init__()
         self.network = network(grid=tokenizer.grid, token_dim=tokenizer.dim, token_mean=tokenizer.mean)
         draw_masks(masks, mask_ratio, self.network.num_patches, Generator())  # an impossible ratio fails here
         self.tokenizer, self.objective, self.scorer, self.optimizer = tokenizer, objective, scorer, optimizer

@@ -64,8 +64,10 @@ def test_the_newest_unfinished_run_with_the_config_is_found(tmp_path, composer):
 
 def test_values_are_laid_over_a_config(composer):
     config = composer()
-    found = apply_overrides(config, CHOICES, ["model.scorer.reduce=max", "trainer.devices=2", "threshold=sigma:3"])
-    assert (found.model.scorer.reduce, found.trainer.devices, found.threshold) == ("max", 2, "sigma:3")
+    found = apply_overrides(
+        config, CHOICES, ["model.scorer.reduce=max", "trainer.devices=2", "calibration.image=sigma:3"]
+    )
+    assert (found.model.scorer.reduce, found.trainer.devices, found.calibration.image) == ("max", 2, "sigma:3")
     assert config.model.scorer.reduce == "mean"  # the original is left alone
     for key in ("model.scorer.reduc=max", "nonsense=1", "trainer.fancy=1"):
         with pytest.raises(OmegaConfBaseException, match="is not in struct"):
