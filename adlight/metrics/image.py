@@ -11,10 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-RANKING = (  # they need both classes
-    *("auroc", "ap", "f1_max", "f1_max_threshold", "precision_at_f1_max", "recall_at_f1_max"),
-    *("fpr_at_95_tpr", "trivial_f1"),
-)
+RANKING: tuple[str, ...] = ("auroc", "ap", "f1_max", "f1_max_threshold", "precision_at_f1_max", "recall_at_f1_max")
+RANKING += ("fpr_at_95_tpr", "trivial_f1")  # all of them need both classes
 CALIBRATED = ("precision_calibrated", "recall_calibrated", "f1_calibrated", "fpr_calibrated")
 
 
@@ -45,9 +43,9 @@ class BinaryMetrics(NamedTuple):
 
 
 class ConfusionCounts(NamedTuple):
-    """True and false positives as the threshold falls, one step per distinct score; leading dimensions are resamples.
+    """True and false positives as the threshold falls, a step per distinct score: every ranking metric is read from it.
 
-    Every ranking metric is read from them.
+    Leading dimensions are resamples.
     """
 
     tp: Tensor  # (..., K) float64, anomalous ones at or above the step's score
@@ -114,8 +112,7 @@ def auroc(score: Tensor, label: Tensor) -> float:
 def roc_curve(score: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     """Give false and true positive rates (K + 1,) from (0, 0) to (1, 1), one point per distinct score."""
     _, counts = count_confusion(score, label)
-    fpr, tpr = (pad(count / count[-1], (1, 0)) for count in (counts.fp, counts.tp))
-    return fpr, tpr
+    return pad(counts.fp / counts.fp[-1], (1, 0)), pad(counts.tp / counts.tp[-1], (1, 0))
 
 
 def binary_metrics(score: Tensor, label: Tensor, threshold: float | Tensor) -> BinaryMetrics:

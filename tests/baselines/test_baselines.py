@@ -257,7 +257,7 @@ KNOWN = {  # AUROC and best F1 of 3 neighbours and of 40 components, measured by
 @pytest.mark.parametrize("digit", KNOWN)
 def test_known_values_on_the_whole_mnist(digit):
     source = MNIST(DATA, normal=0)
-    train, test = (source._open(split) for split in ("train", "test"))
+    train, test = (source._load(split) for split in ("train", "test"))
     images, label = train.data[train.targets == digit][:, None], (test.targets != digit).long()
     found = []
     for network in (NearestNeighbours(28, 1), PCA(28, 1)):
