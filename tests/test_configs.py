@@ -88,8 +88,8 @@ def test_there_are_no_other_depths():
 def test_the_article_s_model():
     config = composed("model=mae", "dataset=mvtec", "dataset.root=x")
     model = config.model
-    assert (model.network.encoder_depth, model.network.decoder_depth, model.network.patch_size) == (2, 4, 16)
-    assert (model.network.image_size, config.dataset.batch_size, model.mask_ratio) == (224, 16, 0.75)
+    assert (model.network.encoder_depth, model.network.decoder_depth, model.tokenizer.patch_size) == (2, 4, 16)
+    assert (model.tokenizer.image_size, config.dataset.batch_size, model.mask_ratio) == (224, 16, 0.75)
     assert (model.objective.ssim, model.objective.l1, model.objective.lpips) == (1, 1, 1)
     assert (model.optimizer.lr, list(model.optimizer.betas)) == (1e-3, [0.9, 0.95])
     assert (model.optimizer.weight_decay, model.warmup_epochs) == (0.05, 10)
@@ -109,7 +109,8 @@ def test_the_article_s_experiment():
 def test_the_small_model_is_small_and_fetches_nothing(dataset):
     config = composed("model=mae_small", f"dataset={dataset}")
     assert config.model.objective.lpips == 0
-    network = instantiate(config.model.network)
+    tokenizer = instantiate(config.model.tokenizer)
+    network = instantiate(config.model.network)(tokenizer.grid, tokenizer.dim)
     assert sum(parameter.numel() for parameter in network.parameters()) <= 3e6
 
 
@@ -118,9 +119,9 @@ def test_sizes_of_the_pairs():
         config = composed(f"model={model}", f"dataset={dataset}")
         side = SIZES.get(dataset, 224 if model == "mae" and dataset != "synthetic" else 128)
         assert config.dataset.image_size == side, (model, dataset)
-        assert config.model.network.image_size == side
-        assert config.model.network.patch_size == (4 if dataset in SIZES else 16)
-        assert config.dataset.channels == config.model.network.channels == (1 if dataset == "mnist" else 3)
+        assert config.model.tokenizer.image_size == side
+        assert config.model.tokenizer.patch_size == (4 if dataset in SIZES else 16)
+        assert config.dataset.channels == config.model.tokenizer.channels == (1 if dataset == "mnist" else 3)
         plain = dataset in SIZES or (model, dataset) == ("mae_small", "synthetic")  # a flipped digit is another digit
         assert (config.dataset.augmentation is None) == plain
 
@@ -159,7 +160,7 @@ def test_every_pair_trains_a_batch(model, dataset, trained):
     shrunken = [f"model.network.{part}_{key}" for part in ("encoder", "decoder") for key in ("width=16", "heads=2")]
     depths = ("model.network.encoder_depth=1", "model.network.decoder_depth=1")
     config, module, trainer, before = trained(dataset, f"model={model}", *shrunken, *depths, "model.objective.lpips=0")
-    assert module.network.num_patches == (config.dataset.image_size // module.network.patch_size) ** 2
+    assert module.network.num_patches == (config.dataset.image_size // module.tokenizer.patch_size) ** 2
     assert trainer.global_step == 1
     assert any(not torch.equal(value, before[name]) for name, value in module.named_parameters())
 

@@ -39,7 +39,7 @@ def step(
     """One training step as one writes it by hand; float32, or autocast to another type."""
     mask = draw_masks(module.masks, module.mask_ratio, module.network.num_patches, generator)
     with autocast(dtype):
-        loss = module.objective(image, reconstruct(module.network, image, mask))["loss"]
+        loss = module.objective(image, reconstruct(module.network, module.tokenizer, image, mask))["loss"]
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
