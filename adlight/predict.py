@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,7 +63,7 @@ def predict(config: DictConfig) -> None:
 def write_predictions(
     detector: "Detector", names: dict[Path, str], folder: Path, pictures: list[str], skip: bool
 ) -> tuple[Counter[Decision], list[str]]:
-    """Predict for every image and write it down. -> counts of decisions, and messages of unreadable images.
+    """Predict for every image and write it down. -> counts of decisions, messages of unreadable images.
 
     Args:
         detector: predicts.
@@ -82,28 +83,23 @@ def write_predictions(
         writer = csv.writer(file)
         writer.writerow(("path", *ANSWERS))
         batches = read_ahead(detector, list(names), pool)
-        steps = -(-len(names) // detector.batch_size)
-        quiet = not console.is_terminal
+        steps, quiet = -(-len(names) // detector.batch_size), not console.is_terminal
         for batch in track(batches, "predicting", steps, console=console, transient=True, disable=quiet):
-            messages = [found for _, found in batch if isinstance(found, str)]
-            if messages and not skip:
-                raise UserError(messages[0])
-            skipped += messages
-            good = [(path, found) for path, found in batch if not isinstance(found, str)]
-            found = detector.predict([image for _, image in good]) if good else []
-            predictions = {path: one for (path, _), one in zip(good, found, strict=True)}
-            writer.writerows((path, *answer_cells(one)) for path, one in predictions.items())
+            skipped += [found for found in batch.values() if isinstance(found, str)]
+            if skipped and not skip:
+                raise UserError(skipped[0])
+            images = {path: found for path, found in batch.items() if not isinstance(found, str)}
+            found = detector.predict(list(images.values())) if images else []
+            writer.writerows((path, *answer_cells(one)) for path, one in zip(images, found, strict=True))
             counts.update((one.threshold_source, one.threshold, one.pixel_threshold, one.anomalous) for one in found)
-            saved = [pool.submit(save, *item, folder, names[item[0]], pictures) for item in predictions.items()]
-            for future in saved:
-                future.result()
+            list(pool.map(partial(save, folder, pictures), images, found, [names[path] for path in images]))
     os.replace(part, whole)
     return counts, skipped
 
 
 def read_ahead(
     detector: "Detector", paths: list[Path], pool: ThreadPoolExecutor
-) -> Iterator[list[tuple[Path, "PreparedImage | str"]]]:
+) -> Iterator[dict[Path, "PreparedImage | str"]]:
     """Decode images batch by batch on all cores, the next batch while this one is scored; a message if unreadable."""
 
     def prepare(path: Path) -> "PreparedImage | str":
@@ -112,15 +108,15 @@ def read_ahead(
         except UserError as error:
             return str(error)
 
-    waiting: list[tuple[Path, Future[PreparedImage | str]]] = []
+    waiting: dict[Path, Future[PreparedImage | str]] = {}
     for start in range(0, len(paths) + detector.batch_size, detector.batch_size):
-        coming = [(path, pool.submit(prepare, path)) for path in paths[start : start + detector.batch_size]]
+        coming = {path: pool.submit(prepare, path) for path in paths[start : start + detector.batch_size]}
         if waiting:
-            yield [(path, future.result()) for path, future in waiting]
+            yield {path: future.result() for path, future in waiting.items()}
         waiting = coming
 
 
-def save(path: Path, prediction: Prediction, folder: Path, name: str, pictures: list[str]) -> None:
+def save(folder: Path, pictures: list[str], path: Path, prediction: Prediction, name: str) -> None:
     """Write an image's pictures, each kind into a folder of its own."""
     assert prediction.mask is not None
     for kind in pictures:
@@ -147,9 +143,8 @@ def print_summary(
         table.add_row(escape(source), f"{threshold:.6g}", str(normal + anomalous), str(anomalous))
     console = Console()
     console.print(table)
-    lines = [f"skipped: {message}" for message in skipped]
-    lines.append(f"{counts.total()} images, {len(skipped)} skipped, {rate:.1f} images/s")
-    lines.append(f"predictions: {RunFolder(folder).predictions_path}")
+    found = f"{counts.total()} images, {len(skipped)} skipped, {rate:.1f} images/s"
+    lines = [*(f"skipped: {one}" for one in skipped), found, f"predictions: {RunFolder(folder).predictions_path}"]
     if pictures:
         scale = ", ".join(dict.fromkeys(f"{colour_ceiling(one[2]):.3g}" for one in used))
         folders = ", ".join(str(folder / kind) for kind in pictures)
@@ -165,8 +160,8 @@ def name_pictures(paths: list[Path], base: Path) -> dict[Path, str]:
     """
     if not base.is_dir():
         base = Path(os.path.commonpath([path.parent for path in paths]))
-    count = Counter(path.with_suffix("") for path in paths)
     short = {path: path.with_suffix("") for path in paths}
+    count = Counter(short.values())
     return {path: str((short[path] if count[short[path]] == 1 else path).relative_to(base)) for path in paths}
 
 
@@ -189,9 +184,7 @@ def arguments(argv: list[str]) -> list[str]:
         return argv
     run, images, pictures = (value_of(argv, key) for key in ("run", "images", "save"))
     if run is None or images is None:
-        raise UserError(
-            "say which run and which images: python -m adlight.predict run=<folder> images=<file or folder>"
-        )
+        raise UserError("say which: python -m adlight.predict run=<run folder> images=<file, folder or glob>")
     RunFolder(run).config()
     find_images(images)
     parse_pictures(pictures or "none")
