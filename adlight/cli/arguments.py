@@ -42,8 +42,7 @@ def shows_help(argv: Sequence[str]) -> bool:
 
 def value_of(argv: Sequence[str], key: str) -> str | None:
     """Value of the last `key=value` among the words, without its quotes."""
-    values = [word.partition("=")[2].strip("'\"") for word in argv if word.startswith(f"{key}=")]
-    return values[-1] if values else None
+    return next((word.partition("=")[2].strip("'\"") for word in argv[::-1] if word.startswith(f"{key}=")), None)
 
 
 def quote(key: str, value: Path | str) -> str:
@@ -64,8 +63,7 @@ def quote_values(argv: Sequence[str], *keys: str, lists: bool = False) -> list[s
 
 def shell_word(key: str, path: Path) -> str:
     """Make an override with a path, to be pasted into a shell."""
-    plain = re.fullmatch(r"[\w./-]+", str(path), re.ASCII)
-    return f"{key}={path}" if plain else shlex.quote(quote(key, path))
+    return f"{key}={path}" if re.fullmatch(r"(?a)[\w./-]+", str(path)) else shlex.quote(quote(key, path))
 
 
 def resume_command(run: RunFolder) -> str:
@@ -94,8 +92,7 @@ def evaluate_arguments(argv: list[str]) -> list[str]:
     """
     if shows_help(argv):
         return argv
-    run = value_of(argv, "run")
-    if run is None:
+    if (run := value_of(argv, "run")) is None:
         raise UserError("say which run: python -m adlight.evaluate run=<run folder>")
     RunFolder(run).config()
     words = []
@@ -128,9 +125,7 @@ def train_arguments(argv: list[str]) -> list[str]:
     if multirun:
         return multirun_argv(argv)
     if folder and RunFolder(folder).has_results:
-        raise UserError(
-            f"{folder} already holds a run: continue it with resume={folder}, or choose another hydra.run.dir"
-        )
+        raise UserError(f"{folder} already holds a run: use resume={folder} or another hydra.run.dir")
     return argv if folder else _share_folder_of_step(argv)
 
 
@@ -164,7 +159,7 @@ def _continue(words: list[str], run: RunFolder) -> list[str]:
 
 
 def _share_folder_of_step(argv: list[str]) -> list[str]:
-    """Give all processes of an srun step one run folder: a new one, or the one it has left when it is queued again."""
+    # all processes of an srun step share one run folder: a new one, or the one it has left when it is queued again
     if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) < 2:
         return argv
     if "SLURM_NTASKS_PER_NODE" not in os.environ:  # Lightning needs it
@@ -197,8 +192,7 @@ def multirun_argv(argv: list[str]) -> list[str]:
 
 
 def _without_sweep(argv: list[str]) -> list[str]:
-    """Drop -m and what it would sweep, which has no one value to be shown."""
-    parse = OverridesParser.create().parse_overrides
+    parse = OverridesParser.create().parse_overrides  # what -m would sweep has no one value to be shown
     return [
         word
         for word, is_override in mark_overrides(argv)
