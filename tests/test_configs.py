@@ -11,8 +11,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from makers import fake_cifar10, fake_mnist, fake_mvtec, write_image
 
-from adlight.evaluate import built
 from adlight.runs.config import CONF
+from adlight.runs.folder import RunFolder
+from adlight.runs.stages import plan_stages
+from adlight.train import build, fit
 
 
 def names(group):
@@ -138,11 +140,12 @@ def trained(roots, tmp_path, monkeypatch):
             *("trainer.limit_train_batches=1", "trainer.limit_test_batches=1", "trainer.enable_progress_bar=false"),
         )
         config.run_dir = str(tmp_path)
-        data, module, trainer = built(config)
+        data, module, trainer = build(config)
         before = {name: value.clone() for name, value in module.named_parameters()}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            trainer.fit(module, data)
+            stages = plan_stages(config, RunFolder(tmp_path), data, module, trainer)
+            trainer, _ = fit(config, stages, data, trainer)
             trainer.test(module, data, verbose=False)
         side = config.dataset.image_size
         assert data.datasets["train"].images.shape[1:] == (config.dataset.channels, side, side)
@@ -164,11 +167,11 @@ def test_every_pair_trains_a_batch(model, dataset, trained):
 
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_the_gan_trains_on_every_data_set(dataset, trained):
-    widths = ("model.generator.ngf=4", "model.critic.ndf=4", "model.encoder.ndf=4", "dataset.batch_size=2")
+    widths = ("model.gan.generator.ngf=4", "model.gan.critic.ndf=4", "model.encoder.ndf=4", "dataset.batch_size=2")
     _, module, trainer, before = trained(
-        dataset, "model=gan", *widths, "model.n_critic=1", "model.generator_steps=1", "model.encoder_epochs=1"
+        dataset, "model=gan", *widths, "model.gan.n_critic=1", "model.gan.generator_steps=1", "model.encoder_epochs=1"
     )
-    assert trainer.global_step == 3  # of critic, generator, encoder
-    for network in ("generator", "critic", "encoder"):
+    assert trainer.global_step == 1 and int(module.gan.generator_steps) == 1
+    for network in ("gan.generator", "gan.critic", "encoder"):
         mine = {name: value for name, value in module.named_parameters() if name.startswith(network)}
         assert any(not torch.equal(value, before[name]) for name, value in mine.items()), network

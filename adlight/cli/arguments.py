@@ -73,6 +73,13 @@ def resume_command(run: RunFolder) -> str:
     return f"python -m adlight.train {shell_word('resume', run.path)}"
 
 
+def resume_advice(run: RunFolder) -> str:
+    """Say how to go on after Ctrl-C."""
+    if not run.can_resume:
+        return f"No epoch was finished, so there is nothing to resume in {run}."
+    return f"The state of the last finished epoch is saved. Continue with: {resume_command(run)}"
+
+
 def task_overrides(*but: str) -> list[str]:
     """Give the overrides that Hydra has read, without those of some keys and without the marks of additions."""
     words = [word.lstrip("+") for word in HydraConfig.get().overrides.task]

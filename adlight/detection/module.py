@@ -1,5 +1,6 @@
 """What every detector does after training: score, calibrate thresholds on validation normals, test."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, cast
 
@@ -79,6 +80,10 @@ class AnomalyModule(pl.LightningModule):
     def pretraining(self) -> pl.LightningModule | None:
         """The stage that is trained before this module, if there is one."""
         return None
+
+    def num_epochs(self, default: int, batches_per_epoch: Callable[[], int]) -> int:
+        """Say how long the training is, where that does not follow from the trainer's setting."""
+        return default
 
     @property
     def datamodule(self) -> AnomalyDataModule:

@@ -21,12 +21,17 @@ class CSVLogger(Logger):
 
     Args:
         path: the file.
+        pretraining: the file of the stage before the detector, if there is one.
+
+    Attributes:
+        pretraining: the logger of that stage.
     """
 
     name, version = "csv", ""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, pretraining: str | None = None) -> None:
         super().__init__()
+        self.pretraining = CSVLogger(pretraining) if pretraining else self
         self.path = Path(path)
         self.rows: dict[int, dict[str, Any]] = {}
         if self.path.exists():

@@ -71,7 +71,7 @@ def load_weights(module: "nn.Module", path: Path, prefixes: tuple[str, ...] = ("
     for name in sorted(expected.keys() | found.keys()):
         there, here = (_describe_shape(tensors, name) for tensors in (found, expected))
         if there != here:
-            advice = "; set model.ema as it was there" if name.startswith("ema.") else ""
+            advice = "; set ema as it was there" if "ema." in name else ""
             raise UserError(
                 f"checkpoint {path} is of another architecture: {name} {there} in it and {here} in the model of this "
                 f"config{advice}"
