@@ -13,35 +13,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from adlight.data.source import READ_ERRORS, pad_center, read_image, to_input_array, unknown
+from adlight.data.images import READ_ERRORS, AnyImage, pad_center, scale_box, to_input_array, to_pil
 from adlight.detection.maps import bounding_boxes
 from adlight.detection.module import AnomalyModule, all_finite
 from adlight.metrics.image import parse_rule
 from adlight.metrics.thresholds import Threshold, Thresholds
 from adlight.runs import folder as runs
-from adlight.types import Batch, UserError
+from adlight.types import Batch, Prediction, UserError, unknown_name
 
-AnyImage = str | Path | Image.Image | np.ndarray | Tensor
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-
-
-class Answer(NamedTuple):
-    """The three answers for one image, and what they were drawn from.
-
-    H x W is the image's own size in pixels, S the side of the square that it is resized to. Where a centre crop
-    leaves a border out, nothing is found there, and maps are 0.
-    """
-
-    score: float
-    threshold: float
-    anomalous: bool  # score > threshold
-    area: float  # share of the pixels looked at above the pixel threshold, 0..1
-    boxes: list[tuple[int, int, int, int]]  # left, top, right, bottom of their regions in H x W, largest first
-    mask: np.ndarray  # (H, W) bool, those pixels
-    pixel: np.ndarray  # (S, S) float32, larger is more anomalous
-    reconstruction: np.ndarray  # (C, S, S) float32, about 0..1
-    pixel_threshold: float
-    threshold_of: str  # the category whose thresholds these are, `all categories`, or `given` where both were set
 
 
 class Ready(NamedTuple):
@@ -96,7 +76,7 @@ class Detector:
         self.given: dict[str, Any] = {}
         known = list(self.calibrated.categories)
         if category is not None and known and category not in known:
-            raise unknown("thresholds of category", category, known)
+            raise UserError(unknown_name("category", category, known))
         self.category = category or (known[0] if len(known) == 1 else None)
 
     @classmethod
@@ -161,7 +141,7 @@ class Detector:
     def used(self, category: str | None) -> Threshold:
         """The thresholds for images of a category; None = not known."""
         found = self.calibrated.of(category)._replace(**self.given)
-        return found._replace(of="given") if len(self.given) == 2 else found
+        return found._replace(source="given") if len(self.given) == 2 else found
 
     def category_of(self, image: AnyImage) -> str | None:
         """The category whose thresholds an image is compared with, None where it cannot be known."""
@@ -170,7 +150,7 @@ class Detector:
         folders = Path(image).absolute().parent.parts[::-1]  # the nearest first
         return next((name for name in folders if name in self.calibrated.categories), None)
 
-    def __call__(self, images: AnyImage | Iterable[AnyImage]) -> list[Answer]:
+    def __call__(self, images: AnyImage | Iterable[AnyImage]) -> list[Prediction]:
         """Answer for each image, in order. The list holds every map and mask: give many images part by part.
 
         Args:
@@ -185,7 +165,7 @@ class Detector:
         ):
             images = [images]
         rest = iter(images)
-        answers: list[Answer] = []
+        answers: list[Prediction] = []
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes and resizes without the GIL
             while batch := list(islice(rest, self.batch_size)):
                 answers += self.answer(list(pool.map(self.read, batch)))
@@ -207,7 +187,7 @@ class Detector:
         except UserError as error:
             raise error if str(name) in str(error) else UserError(f"cannot read image {name}: {error}") from error
 
-    def answer(self, batch: list[Ready]) -> list[Answer]:
+    def answer(self, batch: list[Ready]) -> list[Prediction]:
         """Answer for one batch of images that were read.
 
         Raises:
@@ -236,46 +216,19 @@ class Detector:
             pad_center(scores[key].float().cpu().numpy(), self.side) for key in ("pixel", "reconstruction")
         )
         return [
-            Answer(
+            Prediction(
                 score=values[i],
                 threshold=used[i].image,
-                anomalous=values[i] > used[i].image,
                 area=float(area[i]),
-                boxes=[scaled(box, found[i].shape, one.size) for box in bounding_boxes(found[i])],
+                boxes=[scale_box(box, found[i].shape, one.size) for box in bounding_boxes(found[i])],
                 mask=np.asarray(Image.fromarray(found[i]).resize(one.size, Image.Resampling.NEAREST)),
-                pixel=maps[i],
+                anomaly_map=maps[i],
                 reconstruction=pictures[i],
                 pixel_threshold=used[i].pixel,
-                threshold_of=used[i].of,
+                threshold_source=used[i].source,
             )
             for i, one in enumerate(batch)
         ]
-
-
-def to_pil(image: AnyImage) -> Image.Image:
-    """Make a PIL image of whatever holds one.
-
-    Raises:
-        UserError: the file cannot be read, or the array is no image.
-    """
-    if isinstance(image, str | Path):
-        return read_image(str(image))
-    if isinstance(image, Image.Image):
-        return image
-    array: np.ndarray[Any, Any] = np.asarray(image.permute(1, 2, 0).cpu() if isinstance(image, Tensor) else image)
-    if array.dtype not in (np.uint8, np.uint16):
-        raise UserError(f"{array.dtype} values have no known range: give uint8 (0 to 255) or uint16")
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or not array.size:
-        raise UserError(f"shape {array.shape} is no image (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)")
-    array = (array >> 8).astype(np.uint8) if array.dtype == np.uint16 else array
-    return Image.fromarray(array[..., 0] if array.shape[2:] == (1,) else array)
-
-
-def scaled(box: tuple[int, int, int, int], side: tuple[int, ...], size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Take a box from a map of (height, width) `side` to an image of (width, height) `size`, rounded outwards."""
-    left, top, right, bottom = box
-    (height, width), (w, h) = side, size
-    return left * w // width, top * h // height, -(-right * w // width), -(-bottom * h // height)
 
 
 def number(name: str, value: float | str) -> float:

@@ -133,12 +133,12 @@ def thresholds_in_words(module: "AnomalyModule") -> str:
     used = {name: module.thresholds.of(name) for name in module.results.categories}
     if len(used) > 1 and len(set(used.values())) > 1:
         each = ", ".join(
-            f"{name} {one.image:.6g} (of {one.normals}{'' if one.of == name else ' of ' + one.of})"
+            f"{name} {one.image:.6g} (of {one.num_normals}{'' if one.source == name else ' of ' + one.source})"
             for name, one in used.items()
         )
         return f"{module.rule} of each category's held-out normal images: {each}"
     one = next(iter(used.values()))
-    return f"{one.image:.6g} ({module.rule} of {one.normals} held-out normal images of {one.of})"
+    return f"{one.image:.6g} ({module.rule} of {one.num_normals} held-out normal images of {one.source})"
 
 
 def arguments(argv: list[str]) -> list[str]:

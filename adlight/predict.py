@@ -21,16 +21,17 @@ from rich.progress import Progress
 from rich.table import Table
 
 from adlight.cli import main as cli
-from adlight.data.source import IMAGE_SUFFIXES, describe_folder, list_images, read_image, to_channels
+from adlight.data.images import IMAGE_SUFFIXES, describe_folder, list_images, read_image, to_channels
 from adlight.detection.pictures import colour_ceiling, overlay, panel
 from adlight.runs import folder as runs
 from adlight.types import UserError
 
 if TYPE_CHECKING:  # torch takes seconds: not for --help
-    from adlight.detector import Answer, Detector, Ready
+    from adlight.detector import Detector, Ready
+    from adlight.types import Prediction
 
 PICTURES = ("masks", "maps", "panels")
-COLUMNS = ("path", "score", "threshold", "anomalous", "threshold_of", "pixel_threshold", "area", "boxes")
+COLUMNS = ("path", "score", "threshold", "anomalous", "threshold_source", "pixel_threshold", "area", "boxes")
 Decision = tuple[str, float, float, bool]  # whose thresholds, that of images, that of pixels, anomalous
 
 
@@ -93,9 +94,9 @@ def answer_all(
                 answers = detector.answer([found for _, found in good]) if good else []
                 for (path, _), answer in zip(good, answers, strict=True):
                     boxes = " ".join(",".join(map(str, box)) for box in answer.boxes)
-                    decision = answer.score, answer.threshold, int(answer.anomalous), answer.threshold_of
+                    decision = answer.score, answer.threshold, int(answer.anomalous), answer.threshold_source
                     writer.writerow([path, *decision, answer.pixel_threshold, answer.area, boxes])
-                    counts[answer.threshold_of, answer.threshold, answer.pixel_threshold, answer.anomalous] += 1
+                    counts[answer.threshold_source, answer.threshold, answer.pixel_threshold, answer.anomalous] += 1
                 if pictures:
                     list(pool.map(draw, [path for path, _ in good], [names[path] for path, _ in good], answers))
                 progress.advance(bar, len(batch))
@@ -112,7 +113,7 @@ def read_ahead(
         try:
             return detector.read(path)
         except UserError as error:
-            return str(error).replace("dataset.on_bad_image", "on_bad_image")  # the setting's name in training
+            return str(error)
 
     waiting: list[tuple[Path, Future[Ready | str]]] = []
     for start in range(0, len(paths) + detector.batch_size, detector.batch_size):
@@ -122,8 +123,9 @@ def read_ahead(
         waiting = coming
 
 
-def save(path: Path, name: str, answer: "Answer", folder: Path, pictures: list[str]) -> None:
+def save(path: Path, name: str, answer: "Prediction", folder: Path, pictures: list[str]) -> None:
     """Write an image's pictures, each kind into a folder of its own."""
+    assert answer.mask is not None
     ceiling = colour_ceiling(answer.pixel_threshold)
     for kind in pictures:
         if kind == "masks":

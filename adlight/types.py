@@ -1,19 +1,26 @@
-"""The words that every room shares: what a dataset yields and what a detector answers.
+"""The words that every room shares: what a dataset yields, what a detector answers, what a user is told.
 
-Letters used in shapes, here and everywhere: B images, C channels, H x W pixels, L patches, P values a patch,
+Letters used in shapes, here and everywhere: B images, C channels, H x W pixels, L patches, P values per patch,
 D width, n masks (views), Z latent size.
 """
 
 from __future__ import annotations
 
+import difflib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 if TYPE_CHECKING:  # torch takes seconds: not for --help
+    import numpy as np
     from torch import Tensor
+
+Box = tuple[int, int, int, int]  # left, top, right, bottom; right and bottom exclusive
 
 
 class UserError(Exception):
-    """Something the user can mend; its text is the one line that is shown, without a traceback."""
+    """An error the user can fix; shown as one line, without a traceback."""
 
 
 class Record(NamedTuple):
@@ -41,7 +48,7 @@ class Batch(TypedDict):
     label: Tensor  # (B,) int64, 0 normal, 1 anomalous
     mask: Tensor  # (B, H, W) bool, True = defective
     index: Tensor  # (B,) int64
-    category: Tensor  # (B,) int64, place in the data module's `categories`
+    category: Tensor  # (B,) int64, position in the data module's `categories`
 
 
 class Scores(TypedDict):
@@ -50,3 +57,59 @@ class Scores(TypedDict):
     image: Tensor  # (B,)
     pixel: Tensor  # (B, H, W)
     reconstruction: Tensor  # (B, C, H, W)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The three answers for one image: anomalous or not (score), where (boxes), how much (area).
+
+    H x W is the image's own size in pixels, S the side of the square that it is resized to. In a test the boxes are in
+    pixels of the resized image, and the arrays are None.
+    """
+
+    score: float
+    threshold: float
+    pixel_threshold: float
+    threshold_source: str  # the category whose thresholds these are, `all categories`, or `given`
+    area: float  # share of the pixels looked at above the pixel threshold, 0..1
+    boxes: list[Box]  # around their regions in H x W, largest first
+    mask: np.ndarray | None = None  # (H, W) bool, those pixels
+    anomaly_map: np.ndarray | None = None  # (S, S) float32, larger is more anomalous
+    reconstruction: np.ndarray | None = None  # (C, S, S) float32, about 0..1
+
+    @property
+    def anomalous(self) -> bool:
+        """Whether the score is above the threshold."""
+        return self.score > self.threshold
+
+
+def check_range(
+    name: str, value: float, minimum: float = 0.0, maximum: float = math.inf, *, exclusive: bool = False
+) -> None:
+    """Refuse a number outside [minimum, maximum], or at an exclusive minimum; NaN and infinity never pass.
+
+    Raises:
+        ValueError: it is outside, or not a number.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or not minimum <= value <= maximum or (exclusive and value == minimum):
+        limits = f"{'>' if exclusive else '>='} {minimum:g}" if minimum > -math.inf else "finite"
+        limits += f" and <= {maximum:g}" if maximum < math.inf else ""
+        raise ValueError(f"{name} must be a number {limits}, got {value}")
+
+
+def check_integer(name: str, value: int, minimum: int) -> None:
+    """Refuse what is not an integer of at least `minimum`.
+
+    Raises:
+        ValueError: it is not; nor is 10.0, which `1e1` on a command line makes.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+        raise ValueError(f"{name} must be an integer >= {minimum}, got {value}")
+
+
+def unknown_name(kind: str, name: str, known: Sequence[str]) -> str:
+    """Say that a name is unknown, which one comes nearest, and which there are."""
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5) if len(name) > 2 else []
+    hint = f"; did you mean {nearest[0]}?" if nearest else ""
+    return f"unknown {kind} {name!r}{hint} (there are: {', '.join(known) or 'none'})"

@@ -52,7 +52,7 @@ def damage(bottle):
     (bottle / "ground_truth" / "scratch" / "001_mask.png").unlink()
     write_mask(bottle / "ground_truth" / "hole" / "nix_mask.png")
     return [
-        ("cannot read image data/bottle/train/good/001.png", "mend or remove it"),
+        ("cannot read image data/bottle/train/good/001.png", "fix or remove the file"),
         ("data/bottle/test/good/zz.bmp", "data/bottle/train/good/002.png", "remove one"),
         ("mask data/bottle/ground_truth/hole/001_mask.png is 5x5", "data/bottle/test/hole/001.png is 32x32"),
         ("data/bottle/ground_truth/hole/002_mask.png marks nothing",),

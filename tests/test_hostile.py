@@ -181,7 +181,7 @@ def test_a_category_without_test_images_and_one_without_normal_ones(tmp_path, ca
     assert_right(found["categories"]["a"], [row for row in rows if row["category"] == "a"])
     assert_right(found["pooled"], rows)
     assert "that of all categories is used" in found["left_out"]["new/threshold"]
-    assert {row["category"]: row["threshold_of"] for row in rows} == {"a": "a", "c": "c", "new": "all categories"}
+    assert {row["category"]: row["threshold_source"] for row in rows} == {"a": "a", "c": "c", "new": "all categories"}
     assert found["categories"]["new"]["threshold"] == found["threshold"]
     assert "of all categories" in out and " - " in out
 
@@ -237,7 +237,7 @@ def test_categories_of_different_scale_are_judged_each_by_its_own_threshold(tmp_
         tmp_path / "all", capsys, shown, Raised(threshold="max", threshold_per="all"), ("a", "b")
     )
     assert shared["categories"]["a"]["recall_calibrated"] == 0 and shared["categories"]["b"]["f1_calibrated"] == 1
-    assert {row["threshold_of"] for row in rows} == {"all categories"} and "images of all categories" in out
+    assert {row["threshold_source"] for row in rows} == {"all categories"} and "images of all categories" in out
     assert shared["thresholds"] == own["thresholds"] and shared["auroc"] == own["auroc"]
     tp, fp, missed = 0, 0, 0  # IoU of everything, each pixel at its category's threshold
     for s in shown:

@@ -34,7 +34,7 @@ def scores(root, run):
     with (run / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     hashes = [hashlib.sha256((root.parent / row["path"]).read_bytes()).hexdigest() for row in rows]
-    kept = ("score", "threshold", "anomalous", "threshold_of", "pixel_threshold", "area", "boxes")
+    kept = ("score", "threshold", "anomalous", "threshold_source", "pixel_threshold", "area", "boxes")
     return {h: [row[key] for key in kept] for h, row in zip(hashes, rows, strict=True)}, dict(
         zip(hashes, (row["label"] for row in rows), strict=True)
     )

@@ -40,9 +40,9 @@ def test_writes_answers_and_pictures(trained, ask, capsys):
     assert code == 0
     rows = table(out)
     answers = Detector.load(run, device="cpu")([row["path"] for row in rows])
-    columns = ["path", "score", "threshold", "anomalous", "threshold_of", "pixel_threshold", "area", "boxes"]
+    columns = ["path", "score", "threshold", "anomalous", "threshold_source", "pixel_threshold", "area", "boxes"]
     assert list(rows[0]) == columns and len(rows) == 9
-    assert {row["threshold_of"] for row in rows} == {"bottle"}
+    assert {row["threshold_source"] for row in rows} == {"bottle"}
     for row, answer in zip(rows, answers, strict=True):
         assert float(row["score"]) == pytest.approx(answer.score, rel=1e-6)
         assert (int(row["anomalous"]), float(row["threshold"])) == (answer.anomalous, answer.threshold)
@@ -92,14 +92,14 @@ def test_thresholds_of_several_categories(tiny_run, adlight, tmp_path):
     for row in rows:
         of = expected[row["path"].split("/")[-2]]
         used = known["categories"].get(of, known["pooled"])
-        assert row["threshold_of"] == of
+        assert row["threshold_source"] == of
         assert (float(row["threshold"]), float(row["pixel_threshold"])) == (used["image"], used["pixel"])
         assert row["anomalous"] == str(int(float(row["score"]) > used["image"]))
         assert f"{used['image']:.6g}" in out and f"│ {of} " in out
     rows, _ = answers("save=none", "category=screw")
-    assert {row["threshold_of"] for row in rows} == {"screw"}
+    assert {row["threshold_source"] for row in rows} == {"screw"}
     rows, _ = answers("save=none", "threshold=0.5", "pixel_threshold=0.5")
-    assert {(row["threshold_of"], row["threshold"]) for row in rows} == {("given", "0.5")}
+    assert {(row["threshold_source"], row["threshold"]) for row in rows} == {("given", "0.5")}
     outcome = adlight(
         "predict",
         f"run={run}",
@@ -108,7 +108,7 @@ def test_thresholds_of_several_categories(tiny_run, adlight, tmp_path):
         "save=none",
         f"hydra.run.dir={tmp_path}/out",
     )
-    assert outcome.code == 2 and outcome.err.startswith("error: no thresholds of category 'scrw'; did you mean screw?")
+    assert outcome.code == 2 and outcome.err.startswith("error: unknown category 'scrw'; did you mean screw?")
 
 
 def test_globs_and_alike_names(ask, tmp_path):
@@ -153,7 +153,7 @@ def test_unreadable_image(trained, ask, tmp_path, capsys):
     bad.write_bytes(bad.read_bytes()[:200])
     code, out = ask("images=images", "batch_size=1")
     error = capsys.readouterr().err
-    assert code == 2 and "001.png" in error and "or on_bad_image=skip" in error and error.count("\n") == 1
+    assert code == 2 and "001.png" in error and "on_bad_image=skip" in error and error.count("\n") == 1
     assert not (out / "predictions.csv").exists()
     code, out = ask("images=images", "batch_size=1", "on_bad_image=skip")
     assert code == 0 and [row["path"] for row in table(out)] == ["images/000.png", "images/002.png"]

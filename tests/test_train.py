@@ -96,7 +96,7 @@ def test_predictions(tiny_run):
         assert row["label"] == str(int(row["defect"] != "good"))
         used = found["categories"][row["category"]]
         assert float(row["threshold"]) == used["threshold"] == found["thresholds"][row["category"]]["image"]
-        assert float(row["pixel_threshold"]) == used["pixel_threshold"] and row["threshold_of"] == row["category"]
+        assert float(row["pixel_threshold"]) == used["pixel_threshold"] and row["threshold_source"] == row["category"]
         assert row["anomalous"] == str(int(float(row["score"]) > float(row["threshold"])))
         assert float(np.float32(row["score"])) == float(row["score"])  # all digits of a float32
 

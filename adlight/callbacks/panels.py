@@ -1,7 +1,8 @@
 """Pictures of a test: the best and the worst cases of each category, on one colour scale a category."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -10,14 +11,16 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from adlight.detection.module import AnomalyModule, Prediction
+from adlight.detection.module import AnomalyModule, TestedImage
 from adlight.detection.pictures import colour_ceiling
-from adlight.types import Batch, Record, Scores
+from adlight.types import Batch, Prediction, Record, Scores
 
 
-class Case(NamedTuple):
+@dataclass(frozen=True)
+class Case:
     """What a panel shows of one image, on the CPU."""
 
+    index: int  # in the test split
     prediction: Prediction
     image: Tensor  # (C, H, W) in [0, 1]
     reconstruction: Tensor  # (C, H, W)
@@ -63,12 +66,13 @@ class Panels(pl.Callback):
         for i, row in enumerate(rows):
             kept = self.kept.setdefault((int(batch["category"][i]), row.label), [])
             scores = [case.prediction.score for case in kept]  # highest first
-            if len(kept) < 2 * self.cases or row.score > scores[self.cases - 1] or row.score < scores[self.cases]:
+            score = row.prediction.score
+            if len(kept) < 2 * self.cases or score > scores[self.cases - 1] or score < scores[self.cases]:
                 kept[:] = self.extremes([*kept, case_of(row, batch, outputs, i)])
 
     def extremes(self, cases: list[Case]) -> list[Case]:
         """The highest and the lowest scores among some cases, highest first; ties in the order of the test."""
-        cases = sorted(cases, key=lambda case: (-case.prediction.score, case.prediction.number))
+        cases = sorted(cases, key=lambda case: (-case.prediction.score, case.index))
         return cases if len(cases) <= 2 * self.cases else cases[: self.cases] + cases[-self.cases :]
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -91,16 +95,16 @@ class Panels(pl.Callback):
             if shown:
                 self.shown[category] = shown
                 used = pl_module.thresholds.of(category)
-                records = [data.records("test")[case.prediction.number] for case in shown]
+                records = [data.records("test")[case.index] for case in shown]
                 figure = draw(shown, records, used.image, used.pixel, colour_ceiling(used.pixel))
                 figure.suptitle(category, fontsize=11)
                 figure.savefig(self.folder / f"{category}.png", dpi=100)
 
 
-def case_of(row: Prediction, batch: Batch, scores: Scores, i: int) -> Case:
+def case_of(row: TestedImage, batch: Batch, scores: Scores, i: int) -> Case:
     """Copy image i of a batch to the CPU."""
     tensors = (batch["image"][i], scores["reconstruction"][i], scores["pixel"][i], batch["mask"][i])
-    return Case(row, *(tensor.detach().cpu().clone() for tensor in tensors))
+    return Case(row.index, row.prediction, *(tensor.detach().cpu().clone() for tensor in tensors))
 
 
 def draw(cases: list[Case], records: list[Record], threshold: float, pixel_threshold: float, ceiling: float) -> Figure:

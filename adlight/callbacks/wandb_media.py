@@ -91,7 +91,7 @@ def tables(module: AnomalyModule, records: list[Record]) -> dict[str, Any]:
     rows = {**found.categories, "mean of categories": found.mean, "pooled": found.pooled}
     names = list(dict.fromkeys(name for metrics in rows.values() for name in metrics))
     results = [[title, *(metrics.get(name) for name in names)] for title, metrics in rows.items()]
-    predictions = runs.prediction_rows(records, module.predictions, module.thresholds)
+    predictions = runs.prediction_rows(records, module.predictions)
     return {
         "results": wandb.Table(columns=["category", *names], data=results),
         "predictions": wandb.Table(columns=list(runs.PREDICTIONS), data=[list(row) for row in predictions]),
@@ -102,7 +102,7 @@ def scores_by_category(module: AnomalyModule, records: list[Record]) -> dict[str
     """Scores (N,) float64 and labels (N,) of each category's images."""
     found: dict[str, list[tuple[float, int]]] = {}
     for row in module.predictions:
-        found.setdefault(records[row.number].category, []).append((row.score, row.label))
+        found.setdefault(records[row.index].category, []).append((row.prediction.score, row.label))
     return {name: (np.array([s for s, _ in rows]), np.array([y for _, y in rows])) for name, rows in found.items()}
 
 
@@ -143,9 +143,7 @@ def roc(score: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def overlays(shown: dict[str, list[Case]], records: list[Record], module: AnomalyModule) -> dict[str, Any]:
     """The images of the panels, each with two masks and the predicted boxes that W&B draws over it."""
     return {
-        f"cases/{category}": [
-            overlay(case, records[case.prediction.number], module.thresholds.of(category)) for case in cases
-        ]
+        f"cases/{category}": [overlay(case, records[case.index], module.thresholds.of(category)) for case in cases]
         for category, cases in shown.items()
     }
 

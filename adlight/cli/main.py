@@ -4,7 +4,6 @@
 mistake.
 """
 
-import difflib
 import errno
 import functools
 import os
@@ -28,7 +27,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from adlight.runs.config import CONF
 from adlight.runs.folder import rank
-from adlight.types import UserError
+from adlight.types import UserError, unknown_name
 
 UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 EXTRAS = {"optuna": "optuna", "joblib": "joblib", "ray": "ray", "submitit_slurm": "slurm"}  # plugins of Hydra
@@ -205,11 +204,8 @@ def explain_config(error: BaseException) -> str:
 
 
 def unknown(kind: str, name: str, known: list[str]) -> str:
-    """Say that a name is unknown, which one comes nearest, and what there is."""
-    known = sorted(choice for choice in known if not choice.startswith("_"))  # parts that others are made of
-    nearest = difflib.get_close_matches(name, known, 1, 0.5)
-    hint = f": did you mean {nearest[0]}?" if nearest else ":"
-    return f"unknown {kind} {name!r}{hint} there is {', '.join(known) or 'nothing'}"
+    """`unknown_name` without the parts that others are made of."""
+    return unknown_name(kind, name, sorted(choice for choice in known if not choice.startswith("_")))
 
 
 def top_level() -> list[str]:

@@ -12,8 +12,9 @@ from typing import NamedTuple
 from rich.progress import track
 from rich.table import Table
 
+from adlight.data.images import IMAGE_SUFFIXES, list_folders, list_images, to_channels
 from adlight.data.mvtec import MVTecAD
-from adlight.data.source import IMAGE_SUFFIXES, Source, list_images, subfolders, to_channels
+from adlight.data.source import Source
 from adlight.types import Record, UserError
 
 
@@ -58,7 +59,9 @@ def look(source: Source, record: Record) -> Look:
         digest = hashlib.blake2b(to_channels(image, 3).tobytes(), digest_size=16, key=str(image.size).encode()).digest()
     except Exception as error:  # whatever a decoder throws, the user needs the file's name
         named = record.path in str(error)
-        return Look(problem=str(error) if named else f"cannot read image {record.path}: {error}; mend or remove it")
+        return Look(
+            problem=str(error) if named else f"cannot read image {record.path}: {error}; fix or remove the file"
+        )
     kind, problem = f"{image.size[0]}x{image.size[1]} {image.mode}", None
     try:
         mask = source.read_mask(record, image.size)
@@ -142,7 +145,7 @@ def orphans(source: MVTecAD) -> list[str]:
     problems = []
     for category in source.found() if source.wanted is None else source.wanted:
         folder = source.root / category
-        for defect in subfolders(folder / "ground_truth"):
+        for defect in list_folders(folder / "ground_truth"):
             stems = {path.stem for path in list_images(folder / "test" / defect)}
             for mask in list_images(folder / "ground_truth" / defect):
                 if not {mask.stem, mask.stem.removesuffix("_mask")} & stems:

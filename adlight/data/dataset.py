@@ -11,8 +11,9 @@ from rich.progress import track
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
+from adlight.data.images import center_crop, to_input_array
 from adlight.data.pseudo_anomalies import paste_defect
-from adlight.data.source import Source, center_crop, to_input_array
+from adlight.data.source import Source
 from adlight.rng import derive_seed
 from adlight.types import Batch, Record, UserError
 

@@ -25,7 +25,7 @@ from pathlib import Path, PurePosixPath
 from rich.console import Console
 from rich.progress import DownloadColumn, Progress, TaskID, TransferSpeedColumn
 
-from adlight.data.source import list_images
+from adlight.data.images import list_images
 from adlight.types import UserError
 
 LICENCE = (

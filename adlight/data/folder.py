@@ -6,18 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from adlight.data.source import (
-    Source,
-    balanced,
-    check_limits,
-    describe_folder,
-    limits_note,
-    list_images,
-    subfolders,
-    subsample,
-    unknown,
-)
-from adlight.types import Record, UserError
+from adlight.data.images import describe_folder, list_folders, list_images
+from adlight.data.source import Source, balanced, check_limits, limits_note, subsample
+from adlight.types import Record, UserError, unknown_name
 
 NO_CATEGORY = {
     "good",
@@ -190,14 +181,14 @@ class LabelledFolder(Source):
         Raises:
             UserError: no such folder or class, or no images in it; the text lists the classes that exist.
         """
-        classes = subfolders(self.root / "train")
+        classes = list_folders(self.root / "train")
         if not classes:
             expected = f"{self.root}/{{train,test}}/<class>/*.png"
             raise UserError(
                 f"no classes in {self.root / 'train'}: expected {expected}, found {describe_folder(self.root)}"
             )
         if self.normal not in classes:
-            raise unknown(f"class in {self.root / 'train'}:", self.normal, classes)
+            raise UserError(unknown_name(f"class in {self.root / 'train'}:", self.normal, classes))
         images = list_images(self.root / "train" / self.normal)
         if not images:
             raise UserError(f"no PNG, JPEG, BMP or TIFF in {self.root / 'train' / self.normal}")
@@ -206,7 +197,7 @@ class LabelledFolder(Source):
     def test(self) -> list[Record]:
         """List the images in `test` by class and name; the defect of an anomalous image is its class."""
         records = []
-        for name in subfolders(self.root / "test"):
+        for name in list_folders(self.root / "test"):
             kind = ("good", 0) if name == self.normal else (name, 1)
             images = list_images(self.root / "test" / name)
             records += [Record(str(image), self.normal, *kind) for image in images]

@@ -10,17 +10,9 @@ Bergmann et al., "MVTec AD: A Comprehensive Real-World Dataset for Unsupervised 
 from collections.abc import Sequence
 from pathlib import Path
 
-from adlight.data.source import (
-    Source,
-    check_limits,
-    describe_folder,
-    limits_note,
-    list_images,
-    subfolders,
-    subsample,
-    unknown,
-)
-from adlight.types import Record, UserError
+from adlight.data.images import describe_folder, list_folders, list_images
+from adlight.data.source import Source, check_limits, limits_note, subsample
+from adlight.types import Record, UserError, unknown_name
 
 
 class MVTecAD(Source):
@@ -75,13 +67,13 @@ class MVTecAD(Source):
         missing = [name for name in self.wanted or official if name not in found]
         for name in missing:
             if name not in official:
-                raise unknown("MVTec AD category", name, sorted({*official, *found}))
+                raise UserError(unknown_name("MVTec AD category", name, sorted({*official, *found})))
         if missing:
             download.download(self.root, missing)
 
     def found(self) -> list[str]:
         """Names of the category folders in the root (those with a train/good), sorted."""
-        return [name for name in subfolders(self.root) if _is_category(self.root / name)]
+        return [name for name in list_folders(self.root) if _is_category(self.root / name)]
 
     def categories(self) -> list[str]:
         """Names of the categories in use, in the order asked for.
@@ -96,7 +88,7 @@ class MVTecAD(Source):
             if name not in found:
                 if (self.root / name).is_dir():
                     raise UserError(f"{self.root / name} has no folder train/good: expected {self._expected(name)}")
-                raise UserError(f"{unknown(f'category in {self.root}:', name, found)}; {self.remedy}")
+                raise UserError(f"{unknown_name(f'category in {self.root}:', name, found)}; {self.remedy}")
         return self.wanted or found
 
     def train(self) -> list[Record]:
@@ -125,7 +117,7 @@ class MVTecAD(Source):
         if _is_category(root):
             use = f"dataset.root={root.parent} dataset.category={root.name}"
             return f"{root} looks like one category: use {use}"
-        inner = [name for name in subfolders(root) if MVTecAD(root / name).found()]
+        inner = [name for name in list_folders(root) if MVTecAD(root / name).found()]
         hint = f"did you mean dataset.root={root / inner[0]}? otherwise " if inner else ""
         found = f"expected {self._expected()}, found {describe_folder(root)}"
         return f"no categories in {root}: {found}; {hint}{self.remedy}"
@@ -186,7 +178,7 @@ def _is_category(folder: Path) -> bool:
 def _test_records(category: Path) -> list[Record]:
     """Test records of one category folder, by defect and file name."""
     records = []
-    for defect in subfolders(category / "test"):
+    for defect in list_folders(category / "test"):
         masks = {path.stem: path for path in list_images(category / "ground_truth" / defect)}
         for image in list_images(category / "test" / defect):
             # official masks are called <stem>_mask, those of some sets in the same layout <stem>

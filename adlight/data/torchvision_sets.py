@@ -6,8 +6,8 @@ from typing import Any
 
 from PIL import Image
 
-from adlight.data.source import Source, balanced, check_limits, limits_note, subsample, unknown
-from adlight.types import Record, UserError
+from adlight.data.source import Source, balanced, check_limits, limits_note, subsample
+from adlight.types import Record, UserError, unknown_name
 
 
 class OneVsRest(Source):
@@ -123,7 +123,7 @@ class OneVsRest(Source):
             if str(normal) in choices:
                 return list(choices).index(str(normal))
         raise UserError(
-            f"dataset.normal, a name or 0 to 9: {unknown(f'{self.title} class', str(normal), self.classes)}"
+            f"dataset.normal, a name or 0 to 9: {unknown_name(f'{self.title} class', str(normal), self.classes)}"
         )
 
 

@@ -1,8 +1,8 @@
 """What every detector does after training: score, calibrate a threshold on validation normals, test."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -15,18 +15,28 @@ from adlight.metrics.image import auroc, parse_rule
 from adlight.metrics.pixel import PixelHistogram
 from adlight.metrics.results import Results, refuse_non_finite, summarise
 from adlight.metrics.thresholds import Thresholds, calibrate_all
-from adlight.types import Batch, Scores, UserError
+from adlight.types import Batch, Prediction, Scores, UserError
 
 
-class Prediction(NamedTuple):
-    """The three answers for one image: anomalous or not (score against threshold), where (boxes), how much (area)."""
+@dataclass(frozen=True)
+class ScoredImage:
+    """A validation image's score beside the truth."""
 
-    number: int  # the image's index in its split
-    category: int  # its place in the data module's categories
+    index: int  # of the image in its split
+    category: int  # position in the data module's categories
     label: int
     score: float
-    area: float  # share of the pixels above the pixel threshold, 0..1
-    boxes: list[tuple[int, int, int, int]]  # left, top, right, bottom of their regions, in pixels
+
+
+@dataclass(frozen=True)
+class TestedImage:
+    """A test image's prediction beside the truth."""
+
+    __test__ = False  # pytest: no test case
+    index: int  # of the image in its split
+    category: int  # position in the data module's categories
+    label: int
+    prediction: Prediction
 
 
 class AnomalyModule(pl.LightningModule):
@@ -63,7 +73,8 @@ class AnomalyModule(pl.LightningModule):
         self.calibrated = Thresholds()
         self.normal_pixels: PixelHistogram | None = None
         self.test_pixels: PixelHistogram | None = None
-        self.predictions: list[Prediction] = []
+        self.validation_scores: list[ScoredImage] = []
+        self.predictions: list[TestedImage] = []
         self.results: Results | None = None
 
     @property
@@ -104,7 +115,7 @@ class AnomalyModule(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last validation."""
-        self.predictions = []
+        self.validation_scores = []
         self.normal_pixels = PixelHistogram(len(self.categories)).to(self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Scores:
@@ -112,7 +123,8 @@ class AnomalyModule(pl.LightningModule):
         scores = self.score(batch)
         if not all_finite(scores).all():  # before the pixels, which would be refused without advice
             raise UserError(f"scores of validation images are not finite in epoch {self.current_epoch}: {DIVERGED}")
-        self.predictions += self.predict_batch(batch, scores, with_regions=False)
+        columns = *(batch[key].tolist() for key in ("index", "category", "label")), scores["image"].tolist()
+        self.validation_scores += map(ScoredImage, *columns)
         normal = batch["label"] == 0
         pixel = scores["pixel"][normal]
         if len(pixel):
@@ -122,7 +134,7 @@ class AnomalyModule(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Calibrate the thresholds and log `val/auroc`, from the scores of all processes."""
-        rows = gather_rows(self.predictions)
+        rows = gather_rows(self.validation_scores)
         score = torch.tensor([row.score for row in rows], dtype=torch.float64)
         label = torch.tensor([row.label for row in rows])
         category = torch.tensor([row.category for row in rows])
@@ -157,24 +169,25 @@ class AnomalyModule(pl.LightningModule):
         self.predictions = gather_rows(self.predictions)
         assert self.test_pixels is not None
         self.results = summarise(
-            [data.records("test")[row.number] for row in self.predictions],
-            torch.tensor([row.score for row in self.predictions], dtype=torch.float64),
+            [data.records("test")[row.index] for row in self.predictions],
+            torch.tensor([row.prediction.score for row in self.predictions], dtype=torch.float64),
             self.thresholds,
             self.test_pixels,
             data.categories,
         )
         self.log_dict({f"test/{name}": value for name, value in self.results.mean.items()})
 
-    def predict_batch(self, batch: Batch, scores: Scores, with_regions: bool = True) -> list[Prediction]:
-        """Turn a batch's scores into predictions."""
-        found: Sequence[tuple[float, Any]] = [(0.0, [])] * len(scores["image"])
-        if with_regions:
-            own = [self.thresholds.of(self.categories[i]).pixel for i in batch["category"].tolist()]
-            mask = (scores["pixel"] > scores["pixel"].new_tensor(own)[:, None, None]).cpu().numpy()  # (B, H, W)
-            found = [(float(one.mean()), bounding_boxes(one)) for one in mask]
-        numbers, categories, labels = (batch[key].tolist() for key in ("index", "category", "label"))
-        rows = zip(numbers, categories, labels, scores["image"].tolist(), found, strict=True)
-        return [Prediction(*row[:4], *row[4]) for row in rows]
+    def predict_batch(self, batch: Batch, scores: Scores) -> list[TestedImage]:
+        """Turn a batch's scores into predictions beside the truth."""
+        used = [self.thresholds.of(self.categories[i]) for i in batch["category"].tolist()]
+        level = scores["pixel"].new_tensor([one.pixel for one in used])[:, None, None]
+        masks = (scores["pixel"] > level).cpu().numpy()  # (B, H, W)
+        predictions = [
+            Prediction(score, one.image, one.pixel, one.source, float(mask.mean()), bounding_boxes(mask))
+            for score, one, mask in zip(scores["image"].tolist(), used, masks, strict=True)
+        ]
+        columns = (batch[key].tolist() for key in ("index", "category", "label"))
+        return [TestedImage(*row) for row in zip(*columns, predictions, strict=True)]
 
 
 DIVERGED = "the training has diverged; try a smaller model.optimizer.lr or trainer.precision=32-true"
@@ -191,15 +204,15 @@ def mean_auroc(score: Tensor, label: Tensor, category: Tensor) -> float:
     return fmean(auroc(*part) for part in parts if part[1].unique().numel() == 2)
 
 
-class Numbered(Protocol):
+class Indexed(Protocol):
     """A row that says which image it is of."""
 
     @property
-    def number(self) -> int:
+    def index(self) -> int:
         """The image's index in its split."""
 
 
-Row = TypeVar("Row", bound=Numbered)
+Row = TypeVar("Row", bound=Indexed)
 
 
 def gather_rows(rows: list[Row]) -> list[Row]:
@@ -208,7 +221,7 @@ def gather_rows(rows: list[Row]) -> list[Row]:
         parts: list[list[Row]] = [[] for _ in range(dist.get_world_size())]
         dist.all_gather_object(parts, rows)
         rows = [row for part in parts for row in part]
-    return list({row.number: row for row in sorted(rows, key=lambda row: row.number)}.values())
+    return list({row.index: row for row in sorted(rows, key=lambda row: row.index)}.values())
 
 
 class EMA(nn.Module):

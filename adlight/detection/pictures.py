@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 if TYPE_CHECKING:  # torch takes seconds: not for --help
-    from adlight.detector import Answer
+    from adlight.types import Prediction
 
 
 def colour_ceiling(pixel_threshold: float) -> float:
@@ -21,24 +21,26 @@ def heat(pixel: np.ndarray, ceiling: float) -> Image.Image:
     return Image.fromarray((colormaps["inferno"](np.clip(pixel / ceiling, 0, 1))[..., :3] * 255).astype(np.uint8))
 
 
-def overlay(image: Image.Image, answer: "Answer", ceiling: float) -> Image.Image:
+def overlay(image: Image.Image, answer: "Prediction", ceiling: float) -> Image.Image:
     """The map's colours over the darkened grey image, in the image's size; the stronger, the less shines through."""
-    strength = 0.35 + 0.55 * np.clip(answer.pixel / ceiling, 0, 1)
+    assert answer.anomaly_map is not None
+    strength = 0.35 + 0.55 * np.clip(answer.anomaly_map / ceiling, 0, 1)
     alpha = Image.fromarray((strength * 255).astype(np.uint8)).resize(image.size, Image.Resampling.BILINEAR)
-    colours = heat(answer.pixel, ceiling).resize(image.size, Image.Resampling.BILINEAR)
+    colours = heat(answer.anomaly_map, ceiling).resize(image.size, Image.Resampling.BILINEAR)
     grey = image.convert("L").point(lambda value: value * 0.6)  # on white the colours would look pale
     return Image.composite(colours, grey.convert("RGB"), alpha)
 
 
-def panel(image: Image.Image, answer: "Answer", ceiling: float, side: int = 256) -> Image.Image:
+def panel(image: Image.Image, answer: "Prediction", ceiling: float, side: int = 256) -> Image.Image:
     """Image, reconstruction, error and decision side by side, each `side` pixels, with the decision in words."""
+    assert answer.reconstruction is not None and answer.mask is not None and answer.anomaly_map is not None
     made = np.clip(answer.reconstruction.transpose(1, 2, 0), 0, 1) * 255  # (S, S, C)
     made = np.broadcast_to(made.astype(np.uint8), (*made.shape[:2], 3))
     decided = image.copy()
     decided.paste((255, 0, 0), mask=Image.fromarray(answer.mask.astype(np.uint8) * 128))
     parts = [
         part.resize((side, side), Image.Resampling.BILINEAR)
-        for part in (image, Image.fromarray(made), heat(answer.pixel, ceiling), decided)
+        for part in (image, Image.fromarray(made), heat(answer.anomaly_map, ceiling), decided)
     ]
     (width, height), pen = image.size, ImageDraw.Draw(parts[3])
     for left, top, right, bottom in answer.boxes:

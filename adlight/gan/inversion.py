@@ -13,10 +13,9 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from adlight.detection.maps import MAPS, reduce_map, smooth
-from adlight.detection.ranges import check_integer, check_range
 from adlight.gan.networks import Critic, Encoder
 from adlight.gan.networks import Generator as ImageGenerator
-from adlight.types import Scores
+from adlight.types import Scores, check_integer, check_range
 
 TERMS = ("residual", "origin", "feature")
 METHODS = ("encoder", "gradient", "encoder+gradient")
@@ -93,8 +92,8 @@ class InversionScorer:
         for term, weight in weights.items():
             check_range(f"scorer.weights.{term}", weight, -math.inf)
         check_range("scorer.balance", balance, 0, 1)
-        check_range("scorer.topk", topk, 0, 1, above=True)
-        check_range("scorer.lr", lr, above=True)
+        check_range("scorer.topk", topk, 0, 1, exclusive=True)
+        check_range("scorer.lr", lr, exclusive=True)
         check_range("scorer.smoothing", smoothing)
         check_range("scorer.prior", prior)
         check_range("scorer.kappa", kappa)

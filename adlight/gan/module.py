@@ -11,13 +11,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from adlight.detection.module import DIVERGED
-from adlight.detection.ranges import check_integer, check_range
 from adlight.gan.inversion import InversionScorer, feature_distance
 from adlight.gan.networks import Critic, Encoder, Generator
 from adlight.gan.objectives import AdversarialObjective
 from adlight.gan.scoring import InversionModule
 from adlight.rng import derive_seed, to_device
-from adlight.types import Batch, UserError
+from adlight.types import Batch, UserError, check_integer, check_range
 
 MakesOptimizer = Callable[..., Optimizer]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adlight.detection.ranges import check_integer
+from adlight.types import check_integer
 
 THESIS_PADDING = {28: 1, 30: 0}  # kernel 8, stride 2 makes 30 of 12 pixels, or 28 with padding 1
 

@@ -8,9 +8,9 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from adlight.detection.ranges import check_range
 from adlight.gan.networks import Critic
 from adlight.rng import to_device
+from adlight.types import check_range
 
 
 class AdversarialObjective:
@@ -54,7 +54,7 @@ class WGANGP(AdversarialObjective):
 
     def __init__(self, penalty: float = 10.0, drift: float = 0.0) -> None:
         super().__init__(drift)
-        check_range("objective.penalty", penalty, above=True)
+        check_range("objective.penalty", penalty, exclusive=True)
         self.penalty = penalty
 
     def critic_loss(self, critic: nn.Module, real: Tensor, fake: Tensor, generator: Generator) -> dict[str, Tensor]:
@@ -80,7 +80,7 @@ class WGAN(AdversarialObjective):
 
     def __init__(self, clip: float = 0.01, drift: float = 0.0) -> None:
         super().__init__(drift)
-        check_range("objective.clip", clip, above=True)
+        check_range("objective.clip", clip, exclusive=True)
         self.clip = clip
 
     @torch.no_grad()

@@ -1,7 +1,7 @@
 """Scoring by latent inversion within Lightning: the score's terms are standardised by what validation finds."""
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,10 +12,11 @@ from adlight.gan.networks import Critic, Encoder, Generator
 from adlight.types import Batch, Scores
 
 
-class Terms(NamedTuple):
+@dataclass(frozen=True)
+class Terms:
     """The score terms of one validation image."""
 
-    number: int  # its index in the split
+    index: int  # in the split
     label: int
     values: list[float]  # (T,)
 
@@ -93,8 +94,8 @@ class InversionModule(AnomalyModule):
             self.term_mean.copy_(mean)
             self.term_deviation.copy_(deviation.masked_fill(constant, math.inf))
             mine = torch.tensor([row.values for row in self.terms], device=self.device)
-            self.predictions = [
-                row._replace(score=score)
-                for row, score in zip(self.predictions, self.mixture(mine).tolist(), strict=True)
+            self.validation_scores = [
+                replace(row, score=score)
+                for row, score in zip(self.validation_scores, self.mixture(mine).tolist(), strict=True)
             ]
         super().on_validation_epoch_end()

@@ -18,8 +18,8 @@ class Threshold(NamedTuple):
 
     image: float = math.nan
     pixel: float = math.nan
-    normals: int = 0  # validation images that both were calibrated on
-    of: str = ALL  # the category that those images are of, or ALL
+    num_normals: int = 0  # validation images that both were calibrated on
+    source: str = ALL  # the category that those images are of, or ALL
 
 
 NOT_CALIBRATED = Threshold()

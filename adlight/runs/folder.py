@@ -32,9 +32,8 @@ from adlight.runs.config import CONF, SEEN, changed, leaves, plain
 from adlight.types import Record, UserError
 
 if TYPE_CHECKING:  # torch takes seconds: not for --help
-    from adlight.detection.module import AnomalyModule, Prediction
+    from adlight.detection.module import AnomalyModule, TestedImage
     from adlight.metrics.results import Results
-    from adlight.metrics.thresholds import Thresholds
 
 
 def holds_results(folder: Path) -> bool:
@@ -75,31 +74,26 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 PREDICTIONS = (
     *("path", "category", "defect", "label", "score", "threshold", "anomalous"),
-    *("threshold_of", "pixel_threshold", "area", "boxes"),
+    *("threshold_source", "pixel_threshold", "area", "boxes"),
 )
 DEFECTS = ("category", "defect", "normal", "anomalous", "auroc", "ap", "recall_calibrated")
 
 
-def prediction_rows(
-    records: list[Record], predictions: list["Prediction"], thresholds: "Thresholds"
-) -> Iterator[tuple[Any, ...]]:
+def prediction_rows(records: list[Record], predictions: list["TestedImage"]) -> Iterator[tuple[Any, ...]]:
     """Give a row a test image, with the columns `PREDICTIONS`: its three answers beside the truth."""
     for row in predictions:
-        record = records[row.number]
-        used = thresholds.of(record.category)
-        boxes = " ".join(",".join(map(str, box)) for box in row.boxes)
-        decision = row.label, row.score, used.image, int(row.score > used.image)
-        yield (*record[:3], *decision, used.of, used.pixel, row.area, boxes)
+        one = row.prediction
+        boxes = " ".join(",".join(map(str, box)) for box in one.boxes)
+        decision = row.label, one.score, one.threshold, int(one.anomalous)
+        yield (*records[row.index][:3], *decision, one.threshold_source, one.pixel_threshold, one.area, boxes)
 
 
-def write_predictions(
-    path: Path, records: list[Record], predictions: list["Prediction"], thresholds: "Thresholds"
-) -> None:
+def write_predictions(path: Path, records: list[Record], predictions: list["TestedImage"]) -> None:
     """Write `prediction_rows` as CSV, at full precision."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(PREDICTIONS)
-        writer.writerows(prediction_rows(records, predictions, thresholds))
+        writer.writerows(prediction_rows(records, predictions))
 
 
 def write_defects(path: Path, results: "Results") -> None:
@@ -114,7 +108,7 @@ def write_defects(path: Path, results: "Results") -> None:
 def write_results(folder: Path, module: "AnomalyModule", records: list[Record], about: dict[str, Any]) -> "Results":
     """Write the tables, then `metrics.json`, whose presence marks the run as finished. -> the results."""
     assert module.results is not None
-    write_predictions(folder / "predictions.csv", records, module.predictions, module.thresholds)
+    write_predictions(folder / "predictions.csv", records, module.predictions)
     write_defects(folder / "defects.csv", module.results)
     pooled, categories = module.calibrated.state().values()
     content = module.results.as_dict() | {

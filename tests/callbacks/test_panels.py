@@ -6,20 +6,21 @@ from PIL import Image
 
 from adlight.callbacks import panels
 from adlight.callbacks.panels import Panels, draw
-from adlight.detection.module import AnomalyModule, Prediction
+from adlight.detection.module import AnomalyModule, TestedImage
 from adlight.detection.pictures import colour_ceiling
 from adlight.metrics.pixel import PixelHistogram
 from adlight.metrics.thresholds import Threshold, Thresholds
-from adlight.types import Record
+from adlight.types import Prediction, Record
 
 SIZE = 8
 
 
 def case(number, label, score, level=0.5):
-    prediction = Prediction(number, 0, label, score, 0.0, [(1, 2, 5, 7)] if label else [])
+    prediction = Prediction(score, 0.5, 0.2, "bottle", 0.0, [(1, 2, 5, 7)] if label else [])
     mask = torch.zeros(SIZE, SIZE, dtype=torch.bool)
     mask[2:4, 2:4] = bool(label)
     return panels.Case(
+        number,
         prediction,
         torch.full((1, SIZE, SIZE), 0.5),
         torch.full((1, SIZE, SIZE), 0.25),
@@ -33,9 +34,9 @@ def test_the_highest_and_the_lowest_are_shown():
     kept = Panels("x", cases=2).extremes([case(i, 0, score) for i, score in enumerate(scores)])
     assert [one.prediction.score for one in kept] == [0.9, 0.8, 0.2, 0.1]
     few = Panels("x", cases=2).extremes([case(i, 0, score) for i, score in enumerate(scores[:3])])
-    assert [one.prediction.number for one in few] == [1, 0, 2]  # none is shown twice
+    assert [one.index for one in few] == [1, 0, 2]  # none is shown twice
     tied = Panels("x", cases=1).extremes([case(i, 0, 0.5) for i in (3, 1, 2)])
-    assert [one.prediction.number for one in tied] == [1, 3]
+    assert [one.index for one in tied] == [1, 3]
 
 
 def test_keeping_them_batch_by_batch_gives_the_same():
@@ -89,10 +90,12 @@ def test_a_picture_a_category(tmp_path):
             torch.zeros(4, SIZE, SIZE),
         )
         batch = {"image": torch.rand(4, 3, SIZE, SIZE), "mask": mask.bool(), "index": index, "category": index % 2}
-        module.predictions += [Prediction(i, i % 2, int(i > 3), i / 8, 0.0, []) for i in index.tolist()]
+        module.predictions += [
+            TestedImage(i, i % 2, int(i > 3), Prediction(i / 8, 0.25, 0.25, "a", 0.0, [])) for i in index.tolist()
+        ]
         module.test_pixels.update(pixel, batch["mask"], batch["category"])
         callback.on_test_batch_end(trainer, module, {"pixel": pixel, "reconstruction": batch["image"]}, batch, 0)
-    assert {key: [one.prediction.number for one in kept] for key, kept in callback.kept.items()} == {
+    assert {key: [one.index for one in kept] for key, kept in callback.kept.items()} == {
         **{(0, 0): [2, 0], (1, 0): [3, 1], (0, 1): [6, 4], (1, 1): [7, 5]}
     }
     callback.on_test_end(trainer, module)

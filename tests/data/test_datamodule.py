@@ -307,7 +307,7 @@ def test_bad_image_is_named(root):
     path = damage(root)
     with pytest.raises(UserError, match="cannot read image") as caught:
         module(root).setup("fit")
-    assert str(path) in str(caught.value) and "dataset.on_bad_image=skip" in str(caught.value)
+    assert str(path) in str(caught.value) and "on_bad_image=skip" in str(caught.value)
 
 
 def test_bad_image_is_named_without_a_cache(root):

@@ -3,20 +3,8 @@ import pytest
 from makers import write_image, write_mask
 from PIL import Image
 
-from adlight.data.source import (
-    Source,
-    balanced,
-    center_crop,
-    check_limits,
-    count_unmasked,
-    list_images,
-    pad_center,
-    read_image,
-    subsample,
-    to_channels,
-    to_input_array,
-    unknown,
-)
+from adlight.data.images import center_crop, list_images, pad_center, read_image, to_channels, to_input_array
+from adlight.data.source import Source, balanced, check_limits, count_unmasked, subsample
 from adlight.types import Record, UserError
 
 RGB = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
@@ -151,13 +139,6 @@ def test_limit_below_one_is_refused():
     check_limits(train_limit=None, test_limit=1)
     with pytest.raises(UserError, match="test_limit=0"):
         check_limits(train_limit=5, test_limit=0)
-
-
-def test_unknown_names_the_nearest_and_all():
-    assert str(unknown("class", "botle", ["bottle", "cat"])) == (
-        "no class 'botle'; did you mean bottle? (there are: bottle, cat)"
-    )
-    assert "did you mean" not in str(unknown("class", "zzz", ["bottle"]))
 
 
 def test_unmasked_counts_anomalies_only():

@@ -160,12 +160,12 @@ def test_penalty_stays_in_float32_under_autocast(wrap):
 
 @pytest.mark.parametrize("make", [AdversarialObjective, WGANGP, WGAN, LSGAN, DCGAN])
 def test_numbers_out_of_range(make):
-    with pytest.raises(ValueError, match=r"objective\.drift -1 must be a number of at least 0"):
+    with pytest.raises(ValueError, match=r"objective\.drift.*-1"):
         make(drift=-1)
 
 
 def test_more_numbers_out_of_range():
-    with pytest.raises(ValueError, match=r"objective\.penalty 0 must be a number above 0"):
+    with pytest.raises(ValueError, match=r"objective\.penalty.*0"):
         WGANGP(penalty=0)
-    with pytest.raises(ValueError, match=r"objective\.clip 0 must be a number above 0"):
+    with pytest.raises(ValueError, match=r"objective\.clip.*0"):
         WGAN(clip=0)

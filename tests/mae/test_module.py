@@ -118,7 +118,7 @@ def test_checkpoints_hold_tensors_only(trained, name):
     fresh = make(seed=1, ema=0.8)
     fresh.load_state_dict(content["state_dict"])
     for found in (fresh.thresholds.pooled, *fresh.thresholds.categories.values()):
-        assert found.normals > 0 and found.image > 0 and found.pixel > 0
+        assert found.num_normals > 0 and found.image > 0 and found.pixel > 0
     if name == "last.ckpt":
         assert same(fresh, module)
     first, second = (metrics["val/auroc"] for metrics in watch.metrics)
@@ -175,16 +175,16 @@ def test_test_results_are_those_of_the_scorer(trained, tmp_path):
     module, data, _, _, _ = trained
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
     trainer.test(module, data, verbose=False)
-    assert [row.number for row in module.predictions] == list(range(12))
+    assert [row.index for row in module.predictions] == list(range(12))
     assert [row.label for row in module.predictions] == [record.label for record in data.records("test")]
     images = data.stores["test"].images.float() / 255
     for row in module.predictions:
         with torch.no_grad():
-            scores = module.scorer(module.ema.network, images[row.number : row.number + 1])
-        assert row.score == pytest.approx(float(scores["image"][0]), rel=1e-5)
+            scores = module.scorer(module.ema.network, images[row.index : row.index + 1])
+        assert row.prediction.score == pytest.approx(float(scores["image"][0]), rel=1e-5)
         flagged = scores["pixel"][0] > module.thresholds.of(data.categories[row.category]).pixel
-        assert row.area == pytest.approx(float(flagged.float().mean()), abs=2 / 1024)
-        assert bool(row.boxes) == (row.area > 0)
+        assert row.prediction.area == pytest.approx(float(flagged.float().mean()), abs=2 / 1024)
+        assert bool(row.prediction.boxes) == (row.prediction.area > 0)
 
 
 # determinism

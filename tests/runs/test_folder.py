@@ -120,16 +120,16 @@ def test_a_run_that_goes_on_is_unfinished_again(tmp_path, capsys):
 
 
 def test_predictions_keep_every_digit(tmp_path):
-    from adlight.detection.module import Prediction
-    from adlight.metrics.thresholds import Threshold, Thresholds
+    from adlight.detection.module import TestedImage
+    from adlight.types import Prediction
 
     score = torch.tensor(1 / 3).item()
-    rows = [Prediction(1, 0, 1, score, 0.25, [(0, 1, 2, 3), (4, 5, 6, 7)]), Prediction(0, 0, 0, 0.1, 0.0, [])]
+    found = Prediction(score, 0.5, 0.75, "all categories", 0.25, [(0, 1, 2, 3), (4, 5, 6, 7)])
+    rows = [TestedImage(1, 0, 1, found), TestedImage(0, 0, 0, Prediction(0.1, 0.1, 0.2, "bottle", 0.0, []))]
     records = [Record("a, b.png", "bottle"), Record("c.png", "screw", "hole", 1)]
-    thresholds = Thresholds(Threshold(0.5, 0.75, 9), {"bottle": Threshold(0.1, 0.2, 4, "bottle")})
-    runs.write_predictions(tmp_path / "p.csv", records, rows, thresholds)
+    runs.write_predictions(tmp_path / "p.csv", records, rows)
     assert (tmp_path / "p.csv").read_text().splitlines() == [
-        "path,category,defect,label,score,threshold,anomalous,threshold_of,pixel_threshold,area,boxes",
+        "path,category,defect,label,score,threshold,anomalous,threshold_source,pixel_threshold,area,boxes",
         f'c.png,screw,hole,1,{score!r},0.5,0,all categories,0.75,0.25,"0,1,2,3 4,5,6,7"',
         '"a, b.png",bottle,good,0,0.1,0.1,0,bottle,0.2,0.0,',  # a score at the threshold is normal
     ]

@@ -1,0 +1,148 @@
+"""Image files and arrays: list, decode, convert, resize, crop and pad.
+
+PNG, JPEG, BMP and TIFF are read in any common mode (grey, RGB, RGBA, palette, 16-bit) and converted by one rule:
+alpha is dropped, 16-bit values are divided by 256, and the image becomes 3 channels, or 1 where `channels` is 1.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
+
+import numpy as np
+from PIL import Image
+
+from adlight.types import UserError
+
+if TYPE_CHECKING:  # torch takes seconds to import: not for --help
+    from torch import Tensor
+
+AnyImage: TypeAlias = Union[str, Path, Image.Image, np.ndarray, "Tensor"]
+Box = tuple[int, int, int, int]  # left, top, right, bottom
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
+# everything Pillow raises on damaged files (20,000 truncated or altered files of these formats were tried)
+READ_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
+
+def list_images(folder: Path) -> list[Path]:
+    """List the image files in a folder and its sub-folders, sorted; hidden files are skipped."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
+
+
+def list_folders(folder: Path) -> list[str]:
+    """List the names of the visible sub-folders, sorted; empty if `folder` does not exist."""
+    if not folder.is_dir():
+        return []
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def describe_folder(folder: Path) -> str:
+    """Describe the contents of a folder, for error messages."""
+    if not folder.is_dir():
+        return "a file" if folder.exists() else "no such folder"
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "") or "an empty folder"
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """Decode an image file completely.
+
+    Raises:
+        UserError: the file is missing, truncated or not an image.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except READ_ERRORS as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"cannot read image {path}: {reason} (fix or remove the file, or set on_bad_image=skip)"
+        ) from error
+
+
+def to_pil(image: AnyImage) -> Image.Image:
+    """Convert a path, a PIL image, an array (H, W) or (H, W, C) or a tensor (H, W) or (C, H, W) to a PIL image.
+
+    Raises:
+        UserError: the file cannot be read, or the array is not an image of type uint8 or uint16.
+    """
+    if isinstance(image, str | Path):
+        return read_image(image)
+    if isinstance(image, Image.Image):
+        return image
+    dtype = str(image.dtype).removeprefix("torch.")
+    if dtype not in ("uint8", "uint16"):
+        raise UserError(f"{dtype} pixels have no known range: convert them to uint8 (0 to 255) or uint16")
+    if isinstance(image, np.ndarray):
+        array: np.ndarray[Any, Any] = image
+    else:
+        array = image.permute(1, 2, 0).numpy(force=True) if image.ndim == 3 else image.numpy(force=True)
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or not array.size:
+        raise UserError(
+            f"shape {tuple(image.shape)} is not (H, W), (H, W, C) or a tensor's (C, H, W) with 1, 3 or 4 channels"
+        )
+    array = (array >> 8).astype(np.uint8) if array.dtype == np.uint16 else array
+    return Image.fromarray(array[..., 0] if array.shape[2:] == (1,) else array)
+
+
+def to_channels(image: Image.Image, channels: int) -> Image.Image:
+    """Convert an image of any mode to 8 bits and 1 or 3 channels, by the rule at the top of this file.
+
+    Raises:
+        UserError: floating-point pixels, whose range is unknown.
+    """
+    if image.mode == "F":
+        raise UserError("floating-point pixels have no known range: save the image with 8 or 16 bits per channel")
+    if image.mode.startswith("I"):  # 16-bit grey; Pillow opens some of them as 32-bit integers
+        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA"):
+        image = image.convert("RGBA").convert("RGB")
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def to_input_array(image: Image.Image, channels: int, size: int, resize: int | None = None) -> np.ndarray:
+    """Convert an image to (channels, size, size) uint8, antialiased; the aspect ratio is not kept.
+
+    With `resize` the image is scaled to that side and its centre of side `size` is kept.
+    """
+    image, side = to_channels(image, channels), resize or size
+    if image.size != (side, side):
+        image = image.resize((side, side), Image.Resampling.BILINEAR, reducing_gap=3.0)
+    array = center_crop(np.asarray(image), size)
+    return array[None] if channels == 1 else array.transpose(2, 0, 1)
+
+
+def to_mask(image: Image.Image) -> np.ndarray:
+    """Convert a mask image to (H, W) bool: what is not black, in a JPEG what is brighter than 127, is a defect.
+
+    A JPEG's compression leaves grey pixels beside every edge. 16-bit masks are not divided by 256, as many tools
+    write 1 or 255 into them.
+    """
+    grey = image.mode != "LA" and image.mode[0] in "L1I"
+    return np.asarray(image if grey else to_channels(image, 1)) > (127 if image.format == "JPEG" else 0)
+
+
+def center_crop(array: np.ndarray, size: int) -> np.ndarray:
+    """Cut the centre (size, size, ...) out of a square (H, H, ...)."""
+    before = (len(array) - size) // 2
+    return array[before : before + size, before : before + size]
+
+
+def pad_center(maps: np.ndarray, side: int) -> np.ndarray:
+    """Pad (..., size, size) with zeros to (..., side, side): the inverse of `center_crop`."""
+    before = (side - maps.shape[-1]) // 2
+    after = side - maps.shape[-1] - before
+    return np.pad(maps, [(0, 0)] * (maps.ndim - 2) + [(before, after)] * 2)
+
+
+def scale_box(box: Box, shape: tuple[int, ...], size: tuple[int, int]) -> Box:
+    """Scale a box from a map of `shape` (H, W) to an image of `size` (width, height), rounded outwards."""
+    left, top, right, bottom = box
+    (height, width), (w, h) = shape, size
+    return left * w // width, top * h // height, -(-right * w // width), -(-bottom * h // height)
