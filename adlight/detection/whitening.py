@@ -1,12 +1,35 @@
-"""Residuals to anomaly scores: Mahalanobis lengths by covariances of held-out normal residuals, one a cluster.
+"""Residuals to anomaly scores: Mahalanobis lengths by covariances of normal residuals, one a cluster of images.
 
-Letters: N images, L cells an image, C features of a cell, K clusters.
+Letters: B, N images, L cells an image, C features of a cell, K clusters.
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
 
-RIDGE = 0.02  # of the mean variance, added to every variance
+RIDGE = 0.1  # of the mean variance, added to every variance
+
+
+class Moments(NamedTuple):
+    """Second moments of normal residuals: (K, C, C) sums over images of each image's mean outer product, in float64."""
+
+    total: Tensor
+    count: Tensor  # (K,) images
+
+    def plus(self, other: "Moments", sign: int = 1) -> "Moments":
+        """Join two sets of images, or take one out of a set."""
+        return Moments(self.total + sign * other.total, self.count + sign * other.count)
+
+
+def second_moments(mean: Tensor, residual: Tensor, centers: Tensor) -> Moments:
+    """Sum up residuals by cluster. (N, C), (N, L, C), (K, C) -> moments."""
+    cluster, channels = nearest_center(mean, centers), residual.shape[-1]
+    total = residual.new_zeros(len(centers), channels, channels, dtype=torch.float64)
+    for k in cluster.unique().tolist():
+        flat = residual[cluster == k].flatten(0, 1)  # (n L, C)
+        total[k] = (flat.T @ flat).double() / residual.shape[1]
+    return Moments(total, torch.bincount(cluster, minlength=len(centers)).double())
 
 
 class Whitening(nn.Module):
@@ -14,7 +37,7 @@ class Whitening(nn.Module):
 
     Images are put in clusters by their mean features, without labels. Cluster k has the covariance
     S'_k = w_k S_k + (1 - w_k) S of its own and all residuals, w_k = n_k / (n_k + prior) of n_k normal images; a cell's
-    score is sqrt(mean_c (U^T r)_c^2 / (l_c + 0.02 mean l)) with S'_k = U diag(l) U^T.
+    score is sqrt(mean_c (U^T r)_c^2 / (l_c + 0.1 mean l)) with S'_k = U diag(l) U^T.
 
     Args:
         channels: C.
@@ -34,23 +57,16 @@ class Whitening(nn.Module):
         self.register_buffer("centers", torch.empty(0, channels))
         self.register_buffer("weight", torch.empty(0, channels, channels))
 
-    def fit(self, centers: Tensor, mean: Tensor, residual: Tensor) -> "Whitening":
-        """Estimate covariances.
-
-        Args:
-            centers: (K, C) of the clusters.
-            mean: (N, C) mean features of normal images that nothing was trained on.
-            residual: (N, L, C) what was wrong with the predictions of their cells.
-        """
-        cluster = nearest_center(mean, centers)  # (N,)
-        second = torch.stack([_second_moment(residual[cluster == k]) for k in range(len(centers))])  # (K, C, C)
-        count = torch.bincount(cluster, minlength=len(centers)).to(second)  # (K,)
-        pooled = (second * count[:, None, None]).sum(0) / count.sum()  # (C, C)
+    def fit(self, centers: Tensor, moments: Moments) -> "Whitening":
+        """Estimate the covariances of clusters with centres (K, C)."""
+        total, count = moments
+        pooled = total.sum(0) / count.sum()  # (C, C)
+        own = total / count.clamp(min=1)[:, None, None]  # (K, C, C)
         share = (count / (count + self.prior))[:, None, None]  # (K, 1, 1)
-        variance, basis = torch.linalg.eigh(share * second + (1 - share) * pooled)  # (K, C), (K, C, C)
+        variance, basis = torch.linalg.eigh(share * own + (1 - share) * pooled)  # (K, C), (K, C, C)
         variance = variance.clamp(min=0) + RIDGE * variance.mean(1, keepdim=True) + 1e-12
         self.centers = centers
-        self.weight = (basis * variance.rsqrt()[:, None, :]).to(residual)
+        self.weight = (basis * variance.rsqrt()[:, None, :]).to(centers.dtype)
         return self
 
     def forward(self, mean: Tensor, residual: Tensor) -> Tensor:
@@ -91,9 +107,3 @@ def _spread(points: Tensor, count: int, rng: Generator) -> Tensor:
             break
         chosen.append(int(torch.multinomial(distance, 1, generator=rng)))
     return points[chosen]
-
-
-def _second_moment(residual: Tensor) -> Tensor:
-    """Mean outer product of residuals, in float64. (n, L, C) -> (C, C)."""
-    flat = residual.flatten(0, 1).double()
-    return flat.T @ flat / max(len(flat), 1)

@@ -29,7 +29,9 @@ def build_network(name: str, weights: str, **settings: Any) -> nn.Module:
     """
     if not timm.is_model(name):
         near = timm.list_models(f"*{name[:8]}*")[:5]
-        raise UserError(f"backbone {name!r} is unknown to timm{': did you mean ' + ', '.join(near) + '?' if near else ''}")
+        raise UserError(
+            f"backbone {name!r} is unknown to timm{': did you mean ' + ', '.join(near) + '?' if near else ''}"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         network = timm.create_model(name, pretrained=False, num_classes=0, **settings)

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from adlight.features.predictor import Predictor
 from adlight.types import UserError
 
 
-class NeighbourMaskedNetwork(nn.Module):
+class NeighbourMaskedNetwork(Predictor):
     """Predicts each cell of a feature map from the cells that are not near it.
 
     A token's own encoding mixes nothing: y_j = e_j + MLP(LN e_j), e_j = Linear(x_j) + p_j. Queries q_i = m + p_i attend
@@ -34,7 +35,9 @@ class NeighbourMaskedNetwork(nn.Module):
         if width % heads or width % 4:
             raise ValueError(f"width {width} must be a multiple of heads {heads} and of 4")
         if min(depth, fold, heads) < 1 or radius < 0:
-            raise ValueError(f"depth {depth}, fold {fold} and heads {heads} must be at least 1, radius {radius} at least 0")
+            raise ValueError(
+                f"depth {depth}, fold {fold} and heads {heads} must be at least 1, radius {radius} at least 0"
+            )
         self.fold, self.radius, self.width = fold, radius, width
         values = channels * fold**2
         self.patch_embed = nn.Linear(values, width)

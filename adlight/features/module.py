@@ -1,0 +1,239 @@
+"""Detectors in feature space: cells of normal images are predicted, and what is mispredicted is anomalous."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from adlight.detection.module import DIVERGED, AnomalyModule
+from adlight.detection.whitening import k_means
+from adlight.features.backbones import Backbone
+from adlight.features.cache import FeatureCache, Images
+from adlight.features.pictures import PatchPictures
+from adlight.features.predictor import Predictor, TrainingCells, channel_statistics, standardize
+from adlight.features.residuals import ResidualMap
+from adlight.features.scorer import CellScorer
+from adlight.mae.module import warmup_cosine
+from adlight.types import Batch, Scores, UserError, check_integer, check_range
+
+
+class FeatureModule(AnomalyModule):
+    """Predicts the feature map of a frozen backbone, cell by cell, with one predictor or several.
+
+    What is not trained by gradient is fitted before the first epoch. Every validation measures the residuals of the
+    held-out normal images, whose covariances are a part of the detector; a held-out image itself is scored with those
+    of the others (cross-fitting), as an unseen image is.
+
+    Args:
+        backbone: makes the features; frozen.
+        predictors: by name; each is made from the number of channels.
+        scorer: from cells to images and pixels.
+        optimizer: makes the optimiser of what is trained; None where nothing is.
+        objective: none; the loss belongs to the predictors.
+        warmup: share of the steps in which the learning rate rises; a half cosine to 0 follows.
+        cache: folder in which features are kept from run to run; None: in memory.
+        clusters: of images, each with its own covariance of residuals.
+        folds: of the held-out images in cross-fitting.
+        training_residuals: so many training images join the held-out ones in the covariances.
+
+    Raises:
+        ValueError: a number out of range, or something is trained without an optimiser.
+    """
+
+    mean: Tensor
+    std: Tensor
+    centers: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        predictors: dict[str, Callable[..., Predictor]],
+        scorer: CellScorer,
+        optimizer: Callable[..., Optimizer] | None = None,
+        objective: None = None,
+        warmup: float = 0.05,
+        cache: str | None = None,
+        clusters: int = 8,
+        folds: int = 5,
+        training_residuals: int = 1000,
+    ) -> None:
+        super().__init__()
+        check_integer("clusters", clusters, 1)
+        check_integer("folds", folds, 2)
+        check_integer("training_residuals", training_residuals, 0)
+        check_range("warmup", warmup, 0, 1)
+        channels = backbone.channels
+        made = {name: make(channels=channels) for name, make in predictors.items() if make is not None}
+        self.backbone, self.predictors, self.scorer = backbone, nn.ModuleDict(made), scorer
+        self.automatic_optimization = any(one.trained for one in made.values())
+        if self.automatic_optimization and optimizer is None:
+            raise ValueError("optimizer is missing, and a predictor is trained by gradient")
+        self.optimizer, self.warmup = optimizer, warmup
+        self.clusters, self.num_folds, self.training_residuals = clusters, folds, training_residuals
+        self.residual_map, self.folds = ResidualMap(made, channels), list[ResidualMap]()
+        self.pictures = PatchPictures(channels)
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("std", torch.ones(channels))
+        self.register_buffer("centers", torch.empty(0, channels))
+        self.unused = nn.Parameter(torch.zeros(()))  # DDP refuses a module without parameters
+        self.cache, self.cached = FeatureCache(backbone, cache), dict[str, Tensor]()
+        self.split: str | None = None  # whose cached features are scored
+
+    def describe(self) -> list[str]:
+        """The backbone, and what was fitted or trained."""
+        parts = "; ".join(one.summary() for one in self.predictors.values())  # type: ignore[operator]
+        return [f"features: {self.backbone.name} ({', '.join(self.backbone.layers)}); {parts}"]
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The backbone's fingerprint in the place of its weights."""
+        return {**super().get_extra_state(), "backbone": self.backbone.fingerprint}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another backbone.
+
+        Raises:
+            UserError: weights, layers or input size are not those of the checkpoint.
+        """
+        rest = dict(state)
+        if (theirs := rest.pop("backbone", None)) != self.backbone.fingerprint:
+            raise UserError(
+                f"the checkpoint was made with other features of {self.backbone.name} ({theirs}, here "
+                f"{self.backbone.fingerprint}): its weights, layers, stride and input_size must be those of the training"
+            )
+        super().set_extra_state(rest)
+
+    def on_fit_start(self) -> None:
+        """Fit what is not trained: statistics of channels, clusters of images, memories."""
+        images, features = self._images("train"), self._features("train")
+        self.mean, self.std = (one.to(self.device) for one in channel_statistics(features))
+        cells = self._training_cells()
+        self.centers = k_means(torch.cat([part.mean((1, 2)) for part in cells.batches()]), self.clusters)
+        for predictor in self.predictors.values():
+            predictor.fit(cells)  # type: ignore[operator]
+        self.pictures.fit(cells, images)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        """One step of all that is trained; augmented images pass the backbone, others have done so before."""
+        if not self.automatic_optimization:
+            return None
+        if self.trainer.datamodule.augmentation is not None:  # type: ignore[attr-defined]
+            cells = standardize(self.backbone(batch["image"]), self.mean, self.std)  # (B, h, w, C)
+        else:
+            cells = self._training_cells()[batch["index"].cpu()]  # (B, h, w, C)
+        losses = [one.loss(cells) for one in self.predictors.values() if one.trained]  # type: ignore[operator]
+        loss = torch.stack(losses).sum()
+        self.log(
+            "train/loss",
+            loss.detach(),
+            prog_bar=True,
+            on_step=False,
+            on_epoch=True,
+            batch_size=len(cells),
+            sync_dist=self.trainer.world_size > 1,
+        )
+        return loss + 0 * self.unused
+
+    def on_train_epoch_end(self) -> None:
+        """Stop a run whose loss became non-finite; the checkpoints of earlier epochs are kept."""
+        loss = self.trainer.callback_metrics.get("train/loss")
+        if loss is not None and not torch.isfinite(loss):
+            raise UserError(f"loss became {float(loss)} in epoch {self.current_epoch}: {DIVERGED}")
+
+    def configure_optimizers(self) -> Any:
+        """Matrices of the predictors' choice apart, weight decay on matrices only; warm-up and half cosine by step."""
+        if self.optimizer is None or not self.automatic_optimization:
+            return []
+        trained = [one for one in self.predictors.values() if one.trained]
+        special = [p for one in trained for p in one.matrices()]  # type: ignore[operator]
+        chosen = {id(p) for p in special}
+        rest = [p for one in trained for p in one.parameters() if id(p) not in chosen]
+        groups = [
+            {"params": special, "muon": True},
+            {"params": [p for p in rest if p.ndim >= 2]},
+            {"params": [*(p for p in rest if p.ndim < 2), self.unused], "weight_decay": 0.0},
+        ]
+        optimizer = self.optimizer(groups)
+        total = int(self.trainer.estimated_stepping_batches)
+        schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, self.warmup * total, total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_validation_epoch_start(self) -> None:
+        """Measure the residuals of the held-out normal images, fold by fold."""
+        super().on_validation_epoch_start()
+        features, images = self._features("val"), self._images("val")
+        label = torch.cat([images.__getitems__([i])["label"] for i in range(len(images))])
+        normal = (label == 0).nonzero()[:, 0]  # (N,) rows; a normal image stands beside its defective copies
+        number = torch.arange(len(images)) * len(normal) // len(images)
+        self.fold_of = number % min(self.num_folds, len(normal))
+        held_out = [
+            standardize(features[normal[self.fold_of[normal] == fold]].to(self.device), self.mean, self.std)
+            for fold in self.fold_of.unique()
+        ]
+        with torch.no_grad():
+            predictors: Any = dict(self.predictors.items())
+            self.folds = self.residual_map.fit(predictors, self.centers, held_out, self._training_sample())
+        self.split = "val"
+
+    def on_validation_epoch_end(self) -> None:
+        """Calibrate; images are scored as unseen ones from now on."""
+        super().on_validation_epoch_end()
+        self.split, self.folds = None, []
+
+    def on_test_epoch_start(self) -> None:
+        """Compute or load the test images' features."""
+        super().on_test_epoch_start()
+        self._features("test")
+        self.split = "test"
+
+    def on_test_epoch_end(self) -> None:
+        """Compute the results."""
+        super().on_test_epoch_end()
+        self.split = None
+
+    def score(self, batch: Batch) -> Scores:
+        """Score a batch."""
+        image = batch["image"]
+        with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
+            index = batch["index"].cpu()
+            features = self.backbone(image) if self.split is None else self.cached[self.split][index].to(image.device)
+            cells = standardize(features, self.mean, self.std)  # (B, h, w, C)
+            residuals = {name: one.residual(cells) for name, one in self.predictors.items()}  # type: ignore[operator]
+            maps = self._maps(cells, residuals, index)  # (B, h, w)
+            score, pixel = self.scorer(maps, image.shape[-2:])  # (B,), (B, H, W)
+            (first, predictor), *others = self.predictors.items()
+            own = None if others else predictor.image_score(cells, maps)  # type: ignore[operator]
+            shown = self.pictures(cells - residuals[first], image)  # (B, 1 or 3, H, W)
+        return Scores(image=score if own is None else own, pixel=pixel, reconstruction=shown)
+
+    def _maps(self, cells: Tensor, residuals: dict[str, Tensor], index: Tensor) -> Tensor:
+        if self.split != "val":
+            return self.residual_map(cells, residuals)
+        maps = cells.new_empty(cells.shape[:3])
+        for fold in self.fold_of[index].unique().tolist():
+            rows = (self.fold_of[index] == fold).to(cells.device)
+            maps[rows] = self.folds[fold](cells[rows], {name: one[rows] for name, one in residuals.items()})
+        return maps
+
+    def _images(self, split: str) -> Images:
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        data.setup({"train": "fit", "val": "validate", "test": "test"}[split])  # does nothing where it is done
+        return getattr(data, f"{split}_dataloader")().dataset
+
+    def _features(self, split: str) -> Tensor:
+        if split not in self.cached:
+            self.cached[split] = self.cache(self._images(split), self.device)
+        return self.cached[split]
+
+    def _training_cells(self) -> TrainingCells:
+        return TrainingCells(self._features("train"), self.mean, self.std)
+
+    def _training_sample(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Cells of training images, evenly spaced, with their places."""
+        if self.training_residuals:
+            cells = self._training_cells()
+            step = max(1, len(cells) // self.training_residuals)
+            for place in torch.arange(0, len(cells), step)[: self.training_residuals].split(64):
+                yield cells[place], place.to(self.device)
