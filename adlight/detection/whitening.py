@@ -15,11 +15,11 @@ class Moments(NamedTuple):
     """Second moments of normal residuals: (K, C, C) sums over images of each image's mean outer product, in float64."""
 
     total: Tensor
-    count: Tensor  # (K,) images
+    images: Tensor  # (K,), how many
 
     def plus(self, other: "Moments", sign: int = 1) -> "Moments":
         """Join two sets of images, or take one out of a set."""
-        return Moments(self.total + sign * other.total, self.count + sign * other.count)
+        return Moments(self.total + sign * other.total, self.images + sign * other.images)
 
 
 def second_moments(mean: Tensor, residual: Tensor, centers: Tensor) -> Moments:

@@ -44,8 +44,8 @@ class Backbone:
         stride: int | None = None,
     ) -> None:
         settings = {"dynamic_img_size": True} if name.startswith(TRANSFORMERS) else {}
-        network = build_network(name, weights, **settings)
-        self.network: Any = network.to(memory_format=torch.channels_last)  # a third faster on CPUs
+        self.network: Any = build_network(name, weights, **settings)
+        self.network.to(memory_format=torch.channels_last)  # a third faster on CPUs
         self.layers = [self._layer_name(layer) for layer in layers]
         if not self.layers:
             raise UserError("layers is empty: name at least one layer of the backbone")
@@ -137,7 +137,7 @@ class Backbone:
         calls: list[tuple[bool, str]] = []  # whether all wanted layers had ended, and the module that began
         handles = [
             module.register_forward_pre_hook(
-                lambda *_, name=name: calls.append((len(self.outputs) == len(self.layers), name))  # type: ignore[misc]
+                lambda *_, name=name: calls.append((len(self.outputs) == len(self.layers), name))
             )
             for name, module in self.network.named_modules()
         ]
@@ -151,8 +151,8 @@ class Backbone:
                 setattr(self.network.get_submodule(parent), child, nn.Identity())
 
 
-def _to_grid(maps: Tensor, grid: torch.Size) -> Tensor:
+def _to_grid(maps: Tensor, grid: Sequence[int]) -> Tensor:
     """Pool what is finer than the grid, interpolate what is coarser. (B, C, h', w') -> (B, C, h, w)."""
     if maps.shape[-2] >= grid[0] and maps.shape[-1] >= grid[1]:
-        return F.adaptive_avg_pool2d(maps, grid)
-    return F.interpolate(maps, grid, mode="bilinear", align_corners=False)
+        return F.adaptive_avg_pool2d(maps, (grid[0], grid[1]))
+    return F.interpolate(maps, (grid[0], grid[1]), mode="bilinear", align_corners=False)

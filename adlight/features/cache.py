@@ -56,9 +56,9 @@ class FeatureCache:
                 self._write(images, path, device)
             except OSError as error:
                 raise UserError(
-                    f"features cannot be kept in {self.folder} ({error}): set cache to another folder, or to null"
+                    f"features cannot be kept in {self.folder} ({error}): name another folder as cache, or null"
                 ) from error
-        return torch.from_numpy(np.load(path, mmap_mode="c"))  # a copy is made of what is written to: nothing is
+        return torch.from_numpy(np.load(path, mmap_mode="c"))  # copy-on-write, and nothing is written to it
 
     def _key(self, images: Images) -> str:
         found = hashlib.blake2b(self.backbone.fingerprint.encode(), digest_size=12)

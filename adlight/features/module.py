@@ -101,7 +101,7 @@ class FeatureModule(AnomalyModule):
         if (theirs := rest.pop("backbone", None)) != self.backbone.fingerprint:
             raise UserError(
                 f"the checkpoint was made with other features of {self.backbone.name} ({theirs}, here "
-                f"{self.backbone.fingerprint}): its weights, layers, stride and input_size must be those of the training"
+                f"{self.backbone.fingerprint}): weights, layers, stride and input_size must be those of the training"
             )
         super().set_extra_state(rest)
 

