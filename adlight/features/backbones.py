@@ -44,7 +44,7 @@ class Backbone:
         stride: int | None = None,
     ) -> None:
         settings = {"dynamic_img_size": True} if name.startswith(TRANSFORMERS) else {}
-        self.network: Any = build_network(name, weights, **settings)
+        self.network = build_network(name, weights, **settings)
         self.network.to(memory_format=torch.channels_last)  # a third faster on CPUs
         self.layers = [self._layer_name(layer) for layer in layers]
         if not self.layers:

@@ -38,6 +38,7 @@ class FeatureModule(AnomalyModule):
         clusters: of images, each with its own covariance of residuals.
         folds: of the held-out images in cross-fitting.
         training_residuals: so many training images join the held-out ones in the covariances.
+        clip: largest norm of all gradients together.
 
     Raises:
         ValueError: a number out of range, or something is trained without an optimiser.
@@ -58,22 +59,24 @@ class FeatureModule(AnomalyModule):
         cache: str | None = None,
         clusters: int = 8,
         folds: int = 5,
-        training_residuals: int = 1000,
+        training_residuals: int = 300,
+        clip: float = 1.0,
     ) -> None:
         super().__init__()
         check_integer("clusters", clusters, 1)
         check_integer("folds", folds, 2)
         check_integer("training_residuals", training_residuals, 0)
         check_range("warmup", warmup, 0, 1)
+        check_range("clip", clip, exclusive=True)
         channels = backbone.channels
         made = {name: make(channels=channels) for name, make in predictors.items() if make is not None}
         self.backbone, self.predictors, self.scorer = backbone, nn.ModuleDict(made), scorer
         self.automatic_optimization = any(one.trained for one in made.values())
         if self.automatic_optimization and optimizer is None:
             raise ValueError("optimizer is missing, and a predictor is trained by gradient")
-        self.optimizer, self.warmup = optimizer, warmup
+        self.optimizer, self.warmup, self.clip = optimizer, warmup, clip
         self.clusters, self.num_folds, self.training_residuals = clusters, folds, training_residuals
-        self.residual_map, self.folds = ResidualMap(made, channels), list[ResidualMap]()
+        self.residual_map = ResidualMap(made, channels)
         self.pictures = PatchPictures(channels)
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))
@@ -114,6 +117,7 @@ class FeatureModule(AnomalyModule):
         for predictor in self.predictors.values():
             predictor.fit(cells)  # type: ignore[operator]
         self.pictures.fit(cells, images)
+        self.residual_map.folds = []
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         """One step of all that is trained; augmented images pass the backbone, others have done so before."""
@@ -135,6 +139,10 @@ class FeatureModule(AnomalyModule):
             sync_dist=self.trainer.world_size > 1,
         )
         return loss + 0 * self.unused
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clip the gradients."""
+        nn.utils.clip_grad_norm_(self.parameters(), self.clip)
 
     def on_train_epoch_end(self) -> None:
         """Stop a run whose loss became non-finite; the checkpoints of earlier epochs are kept."""
@@ -174,13 +182,15 @@ class FeatureModule(AnomalyModule):
         ]
         with torch.no_grad():
             predictors: Any = dict(self.predictors.items())
-            self.folds = self.residual_map.fit(predictors, self.centers, held_out, self._training_sample())
+            self.residual_map.fit(predictors, self.centers, held_out, self._training_sample())
         self.split = "val"
 
     def on_validation_epoch_end(self) -> None:
         """Calibrate; images are scored as unseen ones from now on."""
         super().on_validation_epoch_end()
-        self.split, self.folds = None, []
+        self.split = None
+        if self.trainer.state.fn != "fit":
+            self.residual_map.folds = []
 
     def on_test_epoch_start(self) -> None:
         """Compute or load the test images' features."""
@@ -214,7 +224,9 @@ class FeatureModule(AnomalyModule):
         maps = cells.new_empty(cells.shape[:3])
         for fold in self.fold_of[index].unique().tolist():
             rows = (self.fold_of[index] == fold).to(cells.device)
-            maps[rows] = self.folds[fold](cells[rows], {name: one[rows] for name, one in residuals.items()})
+            maps[rows] = self.residual_map.folds[fold](
+                cells[rows], {name: one[rows] for name, one in residuals.items()}
+            )
         return maps
 
     def _images(self, split: str) -> Images:

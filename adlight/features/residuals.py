@@ -32,6 +32,7 @@ class ResidualMap(nn.Module):
         self.channels = channels
         self.whitening = nn.ModuleDict({name: Whitening(channels) for name, one in predictors.items() if one.whitened})
         self.register_buffer("scale", torch.ones(len(predictors)))
+        self.folds: list[ResidualMap] = []
 
     def fit(
         self,
@@ -39,40 +40,39 @@ class ResidualMap(nn.Module):
         centers: Tensor,
         held_out: list[Tensor],
         training: Iterator[tuple[Tensor, Tensor]],
-    ) -> list["ResidualMap"]:
-        """Measure normal residuals.
+    ) -> None:
+        """Measure normal residuals; of what is not trained only the first time, until `folds` are emptied.
 
         Args:
             predictors: those of the constructor.
             centers: (K, C) of clusters of images.
             held_out: standardised cells (n, h, w, C) of the held-out normal images, a part a fold.
             training: standardised cells of training images with their places, (n, h, w, C) and (n,), to join them.
-
-        Returns:
-            A map for each fold, which knows nothing of its images.
         """
         parts = list(training)
-        folds = [ResidualMap(predictors, self.channels).to(centers.device) for _ in held_out]
+        known = {name for name, one in predictors.items() if self.folds and not one.trained}
+        self.folds = self.folds or [ResidualMap(predictors, self.channels).to(centers.device) for _ in held_out]
         for number, (name, predictor) in enumerate(predictors.items()):
+            if name in known:
+                continue
             residuals = [_residual(predictor, cells) for cells in held_out]
             means = [cells.mean((1, 2)) for cells in held_out]
             if predictor.whitened:
                 own = [second_moments(*pair, centers) for pair in zip(means, residuals, strict=True)]
-                known = [second_moments(x.mean((1, 2)), _residual(predictor, x, i), centers) for x, i in parts]
-                self._whiten(name, centers, own, known, folds)
-            lengths = [fold.length(name, *pair).flatten() for fold, *pair in zip(folds, means, residuals, strict=True)]
-            for one in (self, *folds):
+                more = [second_moments(x.mean((1, 2)), _residual(predictor, x, i), centers) for x, i in parts]
+                self._whiten(name, centers, own, more)
+            lengths = [
+                fold.length(name, *pair).flatten() for fold, *pair in zip(self.folds, means, residuals, strict=True)
+            ]
+            for one in (self, *self.folds):
                 one.scale[number] = torch.cat(lengths).mean().clamp(min=1e-12)
-        return folds
 
-    def _whiten(
-        self, name: str, centers: Tensor, own: list[Moments], known: list[Moments], folds: list["ResidualMap"]
-    ) -> None:
+    def _whiten(self, name: str, centers: Tensor, own: list[Moments], more: list[Moments]) -> None:
         whole = own[0]
-        for one in (*own[1:], *known):
+        for one in (*own[1:], *more):
             whole = whole.plus(one)
         self.whitening[name].fit(centers, whole)
-        for fold, mine in zip(folds, own, strict=True):
+        for fold, mine in zip(self.folds, own, strict=True):
             fold.whitening[name].fit(centers, whole.plus(mine, -1))
 
     def length(self, name: str, mean: Tensor, residual: Tensor) -> Tensor:
