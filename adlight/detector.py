@@ -18,7 +18,8 @@ from adlight.detection.maps import bounding_boxes
 from adlight.detection.module import AnomalyModule, all_finite
 from adlight.metrics.image import parse_rule
 from adlight.metrics.thresholds import Threshold, Thresholds
-from adlight.runs import folder as runs
+from adlight.runs.folder import RunFolder
+from adlight.runs.restore import build_module, load_weights
 from adlight.types import Batch, Prediction, UserError, unknown_name
 
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -105,9 +106,10 @@ class Detector:
             UserError: no run, no checkpoint, one of another architecture, no such device, or no such category.
         """
         changes = list(overrides)
-        module, settings = runs.build_module(Path(run), changes)
+        folder = RunFolder(run)
+        module, settings = build_module(folder, changes)
         tested = settings.pop("ckpt")
-        runs.load_weights(module, runs.checkpoint(Path(run), str(ckpt or tested)))
+        load_weights(module, folder.checkpoint(str(ckpt or tested)))
         if any(word.lstrip("+").startswith(("model", "dataset")) for word in changes):
             module.calibrated = Thresholds()
         detector = cls(module, **settings, device=usable(device), batch_size=batch_size, category=category)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from adlight.cli import main as cli
+from adlight.cli.arguments import value_of
 from adlight.data.checks import few_normals, inspect
 from adlight.runs import provenance
 from adlight.types import UserError
@@ -124,7 +125,7 @@ def arguments(argv: list[str]) -> list[str]:
         UserError: they do not.
     """
     settings = [word for word in argv if word.startswith("dataset.")]
-    if settings and cli.value_of(argv, "dataset") is None:
+    if settings and value_of(argv, "dataset") is None:
         raise UserError(f"{settings[0]} belongs to which data set? add dataset=mvtec, dataset=folder or another")
     return argv
 

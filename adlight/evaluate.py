@@ -4,14 +4,14 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from adlight.cli import main as cli
-from adlight.runs import folder as runs
+from adlight.cli.arguments import OWN_OF_EVALUATE, evaluate_arguments, task_overrides
 from adlight.runs import provenance
-from adlight.runs.config import CONF
+from adlight.runs.config import instantiate_node
+from adlight.runs.folder import RunFolder
+from adlight.runs.restore import load_weights
 from adlight.types import UserError
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from adlight.detection.module import AnomalyModule
 
 CHANGES_SCORES = ("model", "dataset", "threshold=", "pixel_threshold=", "trainer=", "trainer.precision")
-OWN = ("run", "ckpt")  # settings of this command; everything else changes the run's config
 
 
 def evaluate(config: DictConfig) -> dict[str, float]:
@@ -33,21 +32,20 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     """
     from adlight.reports.tables import print_defects
 
-    run = Path(config.run)
-    overrides = [word.lstrip("+") for word in HydraConfig.get().overrides.task]
-    overrides = [word for word in overrides if word.partition("=")[0] not in OWN]
-    saved = runs.load_config(run, overrides)
+    run = RunFolder(config.run)
+    overrides = task_overrides(*OWN_OF_EVALUATE)
+    saved = run.config(overrides)
     OmegaConf.set_struct(saved, False)
     saved.model.objective = None  # nothing is trained: no LPIPS weights are needed
     saved.callbacks = {name: node for name, node in (saved.get("callbacks") or {}).items() if name != "checkpoints"}
     asked = any(word.startswith("logger=") for word in overrides)  # a dashboard has a run for each evaluation
     saved.logger = {name: node for name, node in saved.logger.items() if asked and name != "csv"}
     data, module, trainer = built(saved)
-    path = runs.checkpoint(run, config.ckpt or saved.ckpt)
+    path = run.checkpoint(config.ckpt or saved.ckpt)
     about = provenance.describe(saved.seed) | {"run": str(run)}
     log_config(trainer, saved)
     calibrate = any(word.startswith(CHANGES_SCORES) for word in overrides)
-    metrics = test(Path(saved.run_dir), path, trainer, module, data, about, calibrate)
+    metrics = test(RunFolder(saved.run_dir), path, trainer, module, data, about, calibrate)
     if trainer.is_global_zero and module.results is not None:
         print_defects(module.results)
     return metrics
@@ -64,20 +62,16 @@ def built(config: DictConfig) -> tuple["AnomalyDataModule", "AnomalyModule", "pl
         if not isinstance(value, int) or not least <= value < 2**32:
             raise UserError(f"{name}={value} is no whole number from {least} up to 2^32 - 1")
     pl.seed_everything(config.seed, workers=True, verbose=False)
-    data = instantiate(config.dataset, _convert_="all")
-    module = instantiate(config.model, _convert_="all")
+    data = instantiate_node(config.dataset)
+    module = instantiate_node(config.model)
     unwanted = () if config.trainer.enable_progress_bar else ("progress",)  # Lightning refuses one beside that
     parts = {
         group: [
-            instantiate(node, _convert_="all")
-            for name, node in (config.get(group) or {}).items()
-            if node and name not in unwanted
+            instantiate_node(node) for name, node in (config.get(group) or {}).items() if node and name not in unwanted
         ]
         for group in ("callbacks", "logger")
     }
-    trainer = instantiate(
-        config.trainer, callbacks=parts["callbacks"], logger=parts["logger"] or False, _convert_="all"
-    )
+    trainer = instantiate_node(config.trainer, callbacks=parts["callbacks"], logger=parts["logger"] or False)
     return data, module, trainer
 
 
@@ -88,7 +82,7 @@ def log_config(trainer: "pl.Trainer", config: DictConfig) -> None:
 
 
 def test(
-    folder: Path,
+    folder: RunFolder,
     checkpoint: Path,
     trainer: "pl.Trainer",
     module: "AnomalyModule",
@@ -99,7 +93,7 @@ def test(
     """Test a checkpoint, write the results into a folder and print the table. -> every metric, by name."""
     from adlight.reports.tables import print_results
 
-    runs.load_weights(module, checkpoint)
+    load_weights(module, checkpoint)
     if calibrate:
         about |= {"validation": dict(trainer.validate(module, data, verbose=False)[0])}
     trainer.test(module, data, verbose=False)
@@ -107,19 +101,19 @@ def test(
     if trainer.is_global_zero:
         about |= module.facts()
         about |= {"checkpoint": str(checkpoint), "protocol": data.source.protocol, "skipped": data.skipped()}
-        runs.write_results(folder, module, data.records("test"), about)
+        folder.write_results(module, data.records("test"), about)
         print_results(module.results, *remarks(folder, module, data))
     return dict(module.results.mean)
 
 
-def remarks(folder: Path, module: "AnomalyModule", data: "AnomalyDataModule") -> tuple[str, list[str]]:
+def remarks(folder: RunFolder, module: "AnomalyModule", data: "AnomalyDataModule") -> tuple[str, list[str]]:
     """How the thresholds came about, and the lines below the table."""
     notes = [f"data: {data.source.protocol}", *module.describe()]
     if data.skipped():
         notes.append(f"skipped {len(data.skipped())} unreadable image(s), the first: {data.skipped()[0]}")
-    if (folder / "panels").is_dir():
-        notes.append(f"pictures: {folder / 'panels'}")
-    files = ", ".join(str(folder / name) for name in ("metrics.json", "predictions.csv", "defects.csv"))
+    if folder.panels.is_dir():
+        notes.append(f"pictures: {folder.panels}")
+    files = ", ".join(map(str, folder.result_paths))
     return thresholds_in_words(module), [*notes, f"numbers: {files}"]
 
 
@@ -141,32 +135,9 @@ def thresholds_in_words(module: "AnomalyModule") -> str:
     return f"{one.image:.6g} ({module.rule} of {one.num_normals} held-out normal images of {one.source})"
 
 
-def arguments(argv: list[str]) -> list[str]:
-    """Mark overrides of the run's config as additions for Hydra, whose own config here knows only `run` and `ckpt`.
-
-    Raises:
-        UserError: `run` is missing or no run folder.
-    """
-    if {"-h", "--help", "--hydra-help", "--version"} & set(argv):
-        return argv
-    run = cli.value_of(argv, "run")
-    if run is None:
-        raise UserError("say which run: python -m adlight.evaluate run=<run folder>")
-    runs.load_config(Path(run))
-    words = []
-    for word in argv:
-        if word.startswith("~"):  # there is nothing yet that Hydra could delete
-            word = f"{word[1:].partition('=')[0]}=null"
-        key = word.partition("=")[0]
-        own = key in OWN or word.startswith(("-", "+", "hydra."))
-        group = (CONF / key).is_dir()
-        words.append(word if own else f"+{word}" if group else f"++{word}")
-    return words
-
-
 def main() -> None:
     """Entry point."""
-    cli.run(evaluate, "evaluate", arguments)
+    cli.run(evaluate, "evaluate", evaluate_arguments)
 
 
 if __name__ == "__main__":

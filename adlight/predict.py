@@ -21,9 +21,10 @@ from rich.progress import Progress
 from rich.table import Table
 
 from adlight.cli import main as cli
+from adlight.cli.arguments import quote_values, shows_help, value_of
 from adlight.data.images import IMAGE_SUFFIXES, describe_folder, list_images, read_image, to_channels
 from adlight.detection.pictures import colour_ceiling, overlay, panel
-from adlight.runs import folder as runs
+from adlight.runs.folder import RunFolder
 from adlight.types import UserError
 
 if TYPE_CHECKING:  # torch takes seconds: not for --help
@@ -100,7 +101,7 @@ def answer_all(
                 if pictures:
                     list(pool.map(draw, [path for path, _ in good], [names[path] for path, _ in good], answers))
                 progress.advance(bar, len(batch))
-    os.replace(part, folder / "predictions.csv")
+    os.replace(part, RunFolder(folder).predictions_path)
     return counts, skipped
 
 
@@ -151,7 +152,7 @@ def summarise(folder: Path, pictures: list[str], counts: Counter[Decision], rate
     console.print(table)
     lines = [f"skipped: {message}" for message in skipped]
     lines.append(f"{counts.total()} images, {len(skipped)} skipped, {rate:.1f} images/s")
-    lines.append(f"answers: {folder / 'predictions.csv'}")
+    lines.append(f"answers: {RunFolder(folder).predictions_path}")
     if pictures:
         scale = ", ".join(dict.fromkeys(f"{colour_ceiling(one[2]):.3g}" for one in used))
         folders = ", ".join(str(folder / kind) for kind in pictures)
@@ -214,20 +215,18 @@ def arguments(argv: list[str]) -> list[str]:
     Raises:
         UserError: `run` or `images` is missing or holds nothing.
     """
-    if {"-h", "--help", "--hydra-help", "--version"} & set(argv):
+    if shows_help(argv):
         return argv
-    run, images, pictures = (cli.value_of(argv, key) for key in ("run", "images", "save"))
+    run, images, pictures = (value_of(argv, key) for key in ("run", "images", "save"))
     if run is None or images is None:
         raise UserError(
             "say which run and which images: python -m adlight.predict run=<folder> images=<file or folder>"
         )
-    runs.load_config(Path(run))
+    RunFolder(run).config()
     find_images(images)
-    quoted = {"run": cli.quoted("run", Path(run)), "images": cli.quoted("images", Path(images))}
     if pictures is not None:
         wanted(pictures)
-        quoted["save"] = f"save='{pictures}'"
-    return [quoted.get(word.partition("=")[0], word) for word in argv]
+    return quote_values(argv, "run", "images", "save")
 
 
 def main() -> None:

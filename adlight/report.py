@@ -1,12 +1,13 @@
 """Tables and one page over any runs: `python -m adlight.report runs=<folder or quoted glob>`."""
 
-import os
 import time
 from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from adlight.cli import main as cli
+from adlight.cli.arguments import quote_values, shows_help, value_of
+from adlight.runs.files import write_atomically
 from adlight.types import UserError
 
 
@@ -51,19 +52,15 @@ def default_folder(places: list[str]) -> Path:
 
 
 def write(path: Path, text: str) -> Path:
-    """Write a file whole or not at all. -> its path.
+    """Write a file. -> its path.
 
     Raises:
         UserError: the folder cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.part")
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
+        return write_atomically(path, text)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror} (out=<folder> chooses another folder)") from error
-    return path
 
 
 def arguments(argv: list[str]) -> list[str]:
@@ -72,16 +69,11 @@ def arguments(argv: list[str]) -> list[str]:
     Raises:
         UserError: `runs` is missing.
     """
-    if {"-h", "--help", "--hydra-help", "--version"} & set(argv):
+    if shows_help(argv):
         return argv
-    if cli.value_of(argv, "runs") is None:
+    if value_of(argv, "runs") is None:
         raise UserError("say which runs: python -m adlight.report runs=<folder, or a glob in quotes>")
-    words = []
-    for word in argv:
-        key, _, value = word.partition("=")
-        quotable = key in ("runs", "out", "reference", "title") and value[:1] not in ("[", "'", '"') and value != "null"
-        words.append(cli.quoted(key, value) if quotable else word)
-    return words
+    return quote_values(argv, "runs", "out", "reference", "title", lists=True)
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from hydra.utils import instantiate
 from matplotlib.figure import Figure
 
 from adlight.detector import Detector
-from adlight.runs import folder as runs
+from adlight.runs.folder import RunFolder
 
 METRICS = ["auroc", "ap", "f1_max", "precision_at_f1_max", "recall_at_f1_max", "f1_calibrated", "trivial_f1"]
 COLUMNS = ["model", "normal", "seed", *METRICS, "generator_steps", "seconds"]
@@ -42,7 +42,7 @@ def run_of(folder):
 
 
 def normal_class(run):
-    dataset = runs.load_config(run).dataset
+    dataset = RunFolder(run).config().dataset
     return str(dataset.get("normal", dataset.get("category")))
 
 
@@ -50,7 +50,7 @@ def row(folder):
     run = run_of(folder)
     found = content(run) | content(folder)
     return {name: found.get(name, "") for name in COLUMNS} | {  # generator_steps: of a GAN
-        "model": runs.settings(run)[1]["model"],
+        "model": RunFolder(run).settings()[1]["model"],
         "normal": normal_class(run),
     }
 
@@ -75,7 +75,7 @@ def drawn(data, split, label, seed=0):
 @torch.no_grad()
 def column(run):
     """The pictures of a run and their names, top to bottom."""
-    module, config = Detector.load(run).module, runs.load_config(run).dataset
+    module, config = Detector.load(run).module, RunFolder(run).config().dataset
     data = instantiate(config, _convert_="all")
     data.prepare_data()
     data.setup()

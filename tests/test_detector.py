@@ -229,7 +229,7 @@ def test_bad_images(detector, image, message):
 
 def test_bad_arguments(run, tmp_path):
     for arguments, message in (
-        ({"run": tmp_path}, "no run folder"),
+        ({"run": tmp_path}, "not a run folder"),
         ({"run": run, "ckpt": "nix"}, "does not exist"),
         ({"run": run, "device": "cuda:99"}, "device=cuda:99"),
         ({"run": run, "batch_size": 0}, "batch_size=0"),

@@ -15,7 +15,7 @@ from adlight.data.source import Source
 from adlight.detection.module import AnomalyModule
 from adlight.evaluate import remarks
 from adlight.reports.tables import print_defects, print_results
-from adlight.runs import folder as runs
+from adlight.runs.folder import RunFolder
 from adlight.types import Record, UserError
 
 SIZE = 32
@@ -101,9 +101,8 @@ def results_of(folder, capsys, shown, module=None, categories=("a",)):
     )
     trainer.validate(module, data, verbose=False)
     trainer.test(module, data, verbose=False)
-    folder.mkdir(exist_ok=True)
-    runs.write_results(folder, module, data.records("test"), {})
-    print_results(module.results, *remarks(folder, module, data))
+    RunFolder(folder).write_results(module, data.records("test"), {})
+    print_results(module.results, *remarks(RunFolder(folder), module, data))
     print_defects(module.results)
     out = capsys.readouterr().out
     assert "nan" not in out.lower() and "inf" not in out.lower()

@@ -129,7 +129,7 @@ def test_globs_and_alike_names(ask, tmp_path):
         (["images=empty"], "empty: looked for files with"),
         (["images=*.gif"], "no images in"),
         ([], "say which run and which images"),
-        (["images=good", "run=empty"], "empty is no run folder"),
+        (["images=good", "run=empty"], "empty is not a run folder"),
         (["images=good", "threshold=quantile:0.99"], "adlight.evaluate"),
         (["images=good", "threshold=high"], "'high' is not understood"),
         (["images=good", "save=movies"], "movies is unknown"),

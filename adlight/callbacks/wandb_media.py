@@ -13,7 +13,7 @@ from adlight.callbacks.panels import Case, Panels
 from adlight.detection.module import AnomalyModule
 from adlight.metrics.image import roc_curve
 from adlight.metrics.thresholds import Threshold
-from adlight.runs import folder as runs
+from adlight.runs.tables import PREDICTIONS, prediction_rows
 from adlight.types import Record
 
 COUNTER = "generator_steps"  # a module that counts them has its training curves drawn against them
@@ -91,10 +91,10 @@ def tables(module: AnomalyModule, records: list[Record]) -> dict[str, Any]:
     rows = {**found.categories, "mean of categories": found.mean, "pooled": found.pooled}
     names = list(dict.fromkeys(name for metrics in rows.values() for name in metrics))
     results = [[title, *(metrics.get(name) for name in names)] for title, metrics in rows.items()]
-    predictions = runs.prediction_rows(records, module.predictions)
+    predictions = prediction_rows(records, module.predictions)
     return {
         "results": wandb.Table(columns=["category", *names], data=results),
-        "predictions": wandb.Table(columns=list(runs.PREDICTIONS), data=[list(row) for row in predictions]),
+        "predictions": wandb.Table(columns=list(PREDICTIONS), data=[list(row) for row in predictions]),
     }
 
 

@@ -1,19 +1,26 @@
 """What the launchers of conf/hydra/launcher/ need to know of a training, and which settings cannot work with them."""
 
+import logging
+from typing import TYPE_CHECKING
+
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from adlight.types import UserError
 
+if TYPE_CHECKING:  # it takes seconds: not for --help
+    import pytorch_lightning as pl
+
 
 def gpus_per_node(accelerator: str, devices: int) -> int | None:
-    """How many GPUs a node gives to a Slurm job: one for each of its processes, none for `trainer=cpu`."""
+    """Tell how many GPUs a node gives to a Slurm job: one for each of its processes, none for `trainer=cpu`."""
     return devices if accelerator in ("auto", "cuda", "gpu") else None
 
 
 OmegaConf.register_new_resolver("gpus_per_node", gpus_per_node, replace=True)
 
 
-def check(config: DictConfig) -> None:
+def check_launcher(config: DictConfig) -> None:
     """Refuse what a launcher cannot do, and warn of what it does badly, before it starts a job.
 
     Raises:
@@ -28,10 +35,10 @@ def check(config: DictConfig) -> None:
         )
     if launcher == "slurm" and not (isinstance(trainer.devices, int) and trainer.devices > 0):
         raise UserError(
-            f"trainer.devices={trainer.devices}: hydra/launcher=slurm starts a process a device and must know how "
+            f"trainer.devices={trainer.devices}: hydra/launcher=slurm starts one process per device and must know how "
             "many: trainer.devices=<number>"
         )
-    if launcher == "cores" and trainer.accelerator != "cpu" and gpus():
+    if launcher == "cores" and trainer.accelerator != "cpu" and _count_gpus():
         print(
             "hydra/launcher=cores is for CPUs: all its jobs share the first GPU. Choose trainer=cpu, or "
             "hydra/launcher=ray_local hydra.launcher.ray.remote.num_gpus=1",
@@ -39,8 +46,41 @@ def check(config: DictConfig) -> None:
         )
 
 
-def gpus() -> int:
-    """How many GPUs this process sees."""
+def check_strategy(trainer: "pl.Trainer", strategy: str) -> None:
+    """Refuse ways to start processes that cannot work here.
+
+    Raises:
+        UserError: a strategy that does not repeat the command, or several nodes without Slurm.
+    """
+    if strategy.endswith(("_spawn", "_fork", "_notebook")):
+        raise UserError(f"trainer.strategy={strategy}: use ddp, also in a sweep")
+    if trainer.num_nodes > 1 and _repeats_command(trainer):
+        raise UserError("several nodes need Slurm: srun and trainer=slurm, or hydra/launcher=slurm for a sweep")
+
+
+def starts_processes(node: DictConfig) -> bool:
+    """Whether Lightning would start a training's other processes itself, from the config of its trainer.
+
+    Raises:
+        UserError: it could not do so here.
+    """
+    if node.devices == node.num_nodes == 1:
+        return False
+    import pytorch_lightning  # noqa: F401  (it sets its logger's level when it is imported)
+
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = instantiate(node, **quiet, _convert_="all")
+    check_strategy(trainer, str(node.strategy))
+    return trainer.world_size > 1 and _repeats_command(trainer)
+
+
+def _repeats_command(trainer: "pl.Trainer") -> bool:
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    return environment is None or not environment.creates_processes_externally
+
+
+def _count_gpus() -> int:
     import torch
 
     return torch.cuda.device_count()

@@ -1,14 +1,11 @@
-"""The table of a sweep: a row a job, read from what the jobs' folders hold; any process of a sweep may write it."""
+"""The table of a sweep: one row per job, read from what the jobs' folders hold; any process of a sweep may write it."""
 
-import csv
-import json
-import os
 import shlex
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
+
+from adlight.runs.folder import RunFolder
+from adlight.runs.sweep_folder import SweepFolder
+from adlight.runs.tables import to_csv
 
 OBJECTIVE = "val/auroc"  # what a search maximises: never a figure of the test split
 COUNTS = ("epochs", "seconds")
@@ -16,76 +13,37 @@ MAIN = ("auroc", "ap", "f1_max", "f1_calibrated", "pixel_auroc", "aupro", *COUNT
 COLUMNS = ("job", "name", "status", OBJECTIVE, *MAIN, "error", "log", "overrides", "folder")
 
 
-@contextmanager
-def locked(path: Path, waiting: str = "") -> Iterator[None]:
-    """Hold a lock file, which whatever ends this process gives free; file systems without locks go without.
-
-    lockf works over NFS too. The lock is the process's, and gone when it closes the file: never open it twice.
-
-    Args:
-        path: the file, which stays there.
-        waiting: what to print if another process holds it.
-    """
-    import fcntl
-
-    with path.open("a") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):  # which of them depends on the system
-            if waiting:
-                print(waiting, flush=True)
-            fcntl.lockf(file, fcntl.LOCK_EX)
-        except OSError:
-            pass
-        yield
-
-
-def read_job(folder: Path) -> dict[str, Any]:
-    """A job's row of the table; what is not known is left out."""
-    row: dict[str, Any] = json.loads((folder / "job.json").read_text())
+def read_job(run: RunFolder) -> dict[str, Any]:
+    """Give a job's row of the table; what is not known is left out."""
+    row = run.job() or {}
     row |= {
-        "name": folder.name,
-        "folder": str(folder),
+        "name": run.path.name,
+        "folder": str(run),
         "overrides": shlex.join(row["overrides"]),
         "status": "unfinished",
     }
-    if log := next(iter(sorted(folder.glob("*.log"))), None):
-        row["log"] = str(log)
-    if (error := text_of(folder / "error.txt")) is not None:
-        return row | {"status": "failed", "error": error.strip()}
-    if (found := text_of(folder / "metrics.json")) is not None:
-        content = json.loads(found)
+    if run.log.exists():
+        row["log"] = str(run.log)
+    if (error := run.failure()) is not None:
+        return row | {"status": "failed", "error": error}
+    if (content := run.read_results()) is not None:
         row |= {"status": "finished", OBJECTIVE: content.get("validation", {}).get(OBJECTIVE)}
         row |= {name: content[name] for name in MAIN if name in content}
     return row
 
 
-def text_of(path: Path) -> str | None:
-    """What a file holds; None if there is none (any more: another process may go on with the job just now)."""
-    try:
-        return path.read_text()
-    except FileNotFoundError:
-        return None
+def read_table(sweep: SweepFolder) -> list[dict[str, Any]]:
+    """Give the rows of all jobs that a sweep has begun, in their order."""
+    return list(map(read_job, sweep.jobs()))
 
 
-def read_table(sweep: Path) -> list[dict[str, Any]]:
-    """The rows of all jobs that a sweep has begun, in their order."""
-    rows = [read_job(note.parent) for note in sweep.glob("*/job.json")]
-    return sorted(rows, key=lambda row: (row["job"], row["name"]))
+def write_table(sweep: SweepFolder) -> None:
+    """Write the table anew; of several processes the last has seen what all have done."""
+    with sweep.lock():
+        sweep.write_table(to_csv(COLUMNS, ([row.get(name) for name in COLUMNS] for row in read_table(sweep))))
 
 
-def write_table(sweep: Path) -> None:
-    """Write `results.csv` anew, whole or not at all; of several processes the last has seen what all have done."""
-    partial = sweep / f".results.{uuid.uuid4().hex}.part"  # two nodes may have processes of the same number
-    with locked(sweep / ".lock"):
-        with partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(read_table(sweep))
-        os.replace(partial, sweep / "results.csv")
-
-
-def print_table(sweep: Path) -> None:
+def print_table(sweep: SweepFolder) -> None:
     """Print the main columns of a sweep's table, and the errors below."""
     from rich.console import Console
     from rich.table import Table
@@ -105,4 +63,4 @@ def print_table(sweep: Path) -> None:
     if not console.is_terminal:
         console = Console(width=160)  # a log file has no width of its own
     console.print(table)
-    console.print(f"table: {sweep / 'results.csv'}", highlight=False, soft_wrap=True)
+    console.print(f"table: {sweep.table_path}", highlight=False, soft_wrap=True)

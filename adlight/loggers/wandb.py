@@ -16,7 +16,7 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from adlight.runs import folder as runs
+from adlight.runs.folder import RunFolder
 from adlight.types import UserError
 
 
@@ -109,7 +109,7 @@ class WandbRun(WandbLogger):
             check_writable(folder / "wandb")
             if group is None and sweep_dir and folder.is_relative_to(Path(sweep_dir).absolute()):
                 group = Path(sweep_dir).name
-            known = runs.dashboard(folder, {"id": secrets.token_hex(4), "group": group})
+            known = RunFolder(folder).wandb_identity({"id": secrets.token_hex(4), "group": group})
             group = group or known["group"]
             name = name or (f"{group}/{folder.name}" if group else folder.name)
             settings |= {"id": known["id"], "settings": limits()}

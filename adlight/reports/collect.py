@@ -7,7 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from adlight.runs import folder as runs
+from adlight.runs.find import find_runs
+from adlight.runs.folder import RunFolder
 from adlight.types import UserError
 
 Prediction = tuple[int, float, float]  # label, score, threshold
@@ -140,7 +141,7 @@ def collect(places: Sequence[str]) -> list[Run]:
     Raises:
         UserError: there are none.
     """
-    found = [run for folder in runs.find_runs(places) if (run := read(folder)) is not None]
+    found = [run for folder in find_runs(places) if (run := read(folder)) is not None]
     if not found:
         raise UserError(
             f"no runs in {', '.join(places)}: a run's folder holds .hydra/config.yaml, as adlight.train leaves it"
@@ -150,29 +151,34 @@ def collect(places: Sequence[str]) -> list[Run]:
     return found
 
 
-def read(folder: Path) -> Run | None:
+def read(folder: RunFolder) -> Run | None:
     """Read a run's folder; None where it is something else that Hydra left behind."""
-    run = Run(folder, "finished")
+    run = Run(folder.path, "finished")
     try:
-        run.settings, run.choices = runs.settings(folder)
+        found = folder.settings()
     except UserError as error:
-        if "holds no training" in str(error):
-            return None
-        return Run(folder, "damaged", reason=str(error))
+        return Run(folder.path, "damaged", reason=str(error))
+    if found is None:
+        return None
+    run.settings, run.choices = found
     try:
-        results = runs.read_results(folder)
+        results = folder.read_results()
     except UserError as error:
         run.state, run.reason = "damaged", str(error)
         return run
     if results is None:
-        why = runs.failure(folder)
-        run.state, run.reason = ("failed", why) if why else ("unfinished", "")
+        why = folder.failure()
+        log = f" (log: {folder.log})" if folder.log.exists() else ""
+        run.state, run.reason = ("failed", why + log) if why else ("unfinished", "")
         return run
     run.about = results
     try:
-        run.predictions = runs.read_predictions(folder)
+        table = folder.predictions()
     except UserError as error:
         run.reason = str(error)
+        return run
+    for category, rows in () if table is None else table.groupby("category", sort=False):
+        run.predictions[category] = list(zip(rows["label"], rows["score"], rows["threshold"], strict=True))
     return run
 
 

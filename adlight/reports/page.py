@@ -14,7 +14,7 @@ from adlight import __version__
 from adlight.reports import figures, grids
 from adlight.reports.collect import Run
 from adlight.reports.summary import TITLES, Report
-from adlight.runs import folder as runs
+from adlight.runs.folder import RunFolder
 
 WIDEST, MEGABYTES = 1100, 11  # of a picture in pixels; of all of them
 DEFECTS = 1000  # rows of their table
@@ -31,7 +31,7 @@ class Picture(NamedTuple):
 
 def pictures(found: Sequence[Run], detailed: int, each: int) -> tuple[list[tuple[str, list[Picture]]], int]:
     """Panels of up to `detailed` runs, `each` of them; -> them by run, and how many had no place."""
-    having = [(run, runs.pictures(run.path)) for run in found]
+    having = [(run, RunFolder(run.path).panel_paths()) for run in found]
     shown_of, room = [], MEGABYTES * 1_000_000
     for run, paths in [(run, paths) for run, paths in having if paths][:detailed]:
         mine = []

@@ -1,11 +1,17 @@
-"""Where the configs lie, and how overrides are laid over the config of a run."""
+"""Where the configs lie, and how overrides are applied to the config of a run."""
 
+from collections.abc import Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
+
+from adlight.types import UserError, unknown_name
 
 CONF = next(
     folder
@@ -13,15 +19,31 @@ CONF = next(
     if (folder / "train.yaml").exists()
 )
 
-SEEN = ("image_size", "resize", "channels")  # settings of a data set that say what a network gets to see
+NOT_COMPARED = ("resume", "resume_sweep", "run_dir", "hydra")  # they differ between the first time and the next
+INPUT_KEYS = ("image_size", "resize", "channels")  # settings of a data set that say what a network gets to see
 
 
-def changed(config: DictConfig, choices: DictConfig, overrides: list[str]) -> DictConfig:
-    """Lay overrides over a run's config; needs Hydra to be initialised with our conf/.
+def read_yaml(path: Path) -> DictConfig:
+    """Read a config file.
 
-    A value goes to its key, which must exist. A group (`trainer=gpu`, `dataset=mvtec`) is composed anew beside the
-    run's other choices, and values that the run had set itself stay; of a data set only the image size, centre crop
-    and channels do, as the run's network is made for them.
+    Raises:
+        UserError: it holds something else.
+    """
+    try:
+        content = OmegaConf.load(path)
+    except (YAMLError, OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged: it cannot be read ({type(error).__name__})") from error
+    if not isinstance(content, DictConfig):
+        raise UserError(f"{path} is damaged: it holds no settings")
+    return content
+
+
+def apply_overrides(config: DictConfig, choices: Mapping[str, Any], overrides: Sequence[str]) -> DictConfig:
+    """Apply overrides to a run's config; Hydra must have been initialised with our conf/.
+
+    A value goes to its key, which must exist. A group (`trainer=gpu`, `dataset=mvtec`) is composed anew with the
+    run's other choices, and values that the run had set itself stay; of a data set only `INPUT_KEYS` do, as the run's
+    network is made for them.
 
     Args:
         config: the run's config.
@@ -33,39 +55,88 @@ def changed(config: DictConfig, choices: DictConfig, overrides: list[str]) -> Di
     """
     config = config.copy()
     OmegaConf.set_struct(config, True)
-    groups = {name for name in config if (CONF / str(name)).is_dir()}
-    parsed = OverridesParser.create().parse_overrides(overrides)
+    groups = {str(name) for name in config if (CONF / str(name)).is_dir()}
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
     for override in sorted(parsed, key=lambda one: one.key_or_group not in groups):  # groups first, as Hydra does
         key, value = override.key_or_group, override.value()
         if key in groups:
+            chosen = {name: which for name, which in choices.items() if name in groups}
             before, node = (
-                compose("train", [f"{name!s}={which}" for name, which in chosen.items() if name in groups])[key]
-                for chosen in (choices, {**choices, key: value})
+                compose("train", [f"{name}={which}" for name, which in found.items()])[key]
+                for found in (chosen, {**chosen, key: value})
             )
             if key == "dataset":
-                node.update({name: config.dataset.get(name) for name in SEEN})
-            else:  # what the run had set itself, stays
-                new, old = leaves(node), leaves(before)
-                for path, mine in leaves(config[key]).items():
-                    if path in new and mine != old.get(path):
-                        OmegaConf.update(node, path.removeprefix("."), mine)
+                node.update({name: config.dataset.get(name) for name in INPUT_KEYS})
+            else:
+                new, old = flatten(node), flatten(before)
+                for path, mine in flatten(config[key]).items():
+                    if path in new and mine != old.get(path):  # the run had set it itself
+                        OmegaConf.update(node, path, mine)
             OmegaConf.update(config, key, node, merge=False, force_add=True)
         else:
             OmegaConf.update(config, key, value)
     return config
 
 
-def leaves(node: Any, path: str = "") -> dict[str, Any]:
-    """The values of nested dicts by their dotted paths, interpolations as they are written."""
+def flatten(node: Any) -> dict[str, Any]:
+    """Give the values of nested dicts by dotted key, interpolations as they are written."""
     if isinstance(node, DictConfig):
         node = OmegaConf.to_container(node)
     if not isinstance(node, dict):
-        return {path: node}
-    return {key: value for name, below in node.items() for key, value in leaves(below, f"{path}.{name}").items()}
+        return {"": node}
+    return {
+        f"{name}.{below}" if below else str(name): value
+        for name, inner in node.items()
+        for below, value in flatten(inner).items()
+    }
 
 
-def plain(config: DictConfig) -> dict[str, Any]:
-    """The config as plain dicts, interpolations as they are written."""
+def to_dict(config: DictConfig) -> dict[str, Any]:
+    """Give a config as plain dicts, interpolations as they are written."""
     container = OmegaConf.to_container(config)
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
+
+
+def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what two configs of a job or sweep are compared by, interpolations as they are written."""
+    plain = to_dict(config) if isinstance(config, DictConfig) else config
+    return {key: value for key, value in plain.items() if key not in NOT_COMPARED}
+
+
+def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Name the first setting in which two configs differ; nothing if there is none."""
+    old, new = flatten(comparable(before)), flatten(comparable(now))
+    for path in sorted(old.keys() | new.keys()):
+        if old.get(path) != new.get(path):
+            return f"{path} was {old.get(path)!r} and is {new.get(path)!r} now"
+    return ""
+
+
+def instantiate_node(node: DictConfig, **more: Any) -> Any:
+    """Make what a node describes, with plain lists and dicts as arguments.
+
+    Raises:
+        UserError: an argument that its target, or that of a node in it, does not take.
+    """
+    _check_arguments(OmegaConf.to_container(node), str(node._get_full_key(None)))
+    return instantiate(node, **more, _convert_="all")
+
+
+def _check_arguments(node: Any, path: str) -> None:
+    if isinstance(node, list):
+        node = dict(enumerate(node))
+    if not isinstance(node, dict):
+        return
+    if "_target_" in node:
+        try:
+            parameters = signature(get_object(node["_target_"])).parameters.values()
+        except Exception:  # no such target, or none with a signature: instantiate says so
+            return
+        takes_any = any(one.kind == one.VAR_KEYWORD for one in parameters)
+        names = [one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+        for name in node:
+            if not takes_any and name not in names and not name.startswith("_"):
+                raise UserError(unknown_name(f"setting in {path}", name, names))
+    for name, below in node.items():
+        _check_arguments(below, f"{path}.{name}" if path else str(name))

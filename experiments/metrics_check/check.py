@@ -62,13 +62,14 @@ def with_image_scores(pixel: np.ndarray, mask: np.ndarray) -> Maps:
 def of_run(run: Path) -> Maps:
     """The maps of a finished run's own test."""
     from adlight.evaluate import built
-    from adlight.runs import folder as runs
+    from adlight.runs.folder import RunFolder
+    from adlight.runs.restore import load_weights
 
-    config = runs.load_config(run)
+    config = RunFolder(run).config()
     config.run_dir, config.model.objective = str(run), None
     config.callbacks, config.logger = {}, {}
     data, module, _ = built(config)
-    runs.load_weights(module, runs.checkpoint(run, config.ckpt))
+    load_weights(module, RunFolder(run).checkpoint(config.ckpt))
     data.setup("test")
     parts = []
     with torch.inference_mode():

@@ -18,7 +18,8 @@ from adlight.baselines.scorer import ResidualScorer
 from adlight.data.torchvision_sets import MNIST
 from adlight.detector import Detector
 from adlight.metrics.image import auroc, f1_max
-from adlight.runs.folder import build_module, load_weights
+from adlight.runs.folder import RunFolder
+from adlight.runs.restore import build_module, load_weights
 from adlight.types import UserError
 
 SIZE = 8
@@ -218,7 +219,7 @@ def test_two_processes_fit_the_same(adlight):
 
 
 def test_a_checkpoint_of_another_size_is_refused(run):
-    module, _ = build_module(run, ["dataset.image_size=16"])
+    module, _ = build_module(RunFolder(run), ["dataset.image_size=16"])
     with pytest.raises(UserError, match=r"another architecture: network\.\w+ has shape \(.* in the model"):
         load_weights(module, run / "checkpoints" / "best.ckpt")
 

@@ -148,7 +148,7 @@ def test_generator_of_another_width(adlight, giver):
 
 EVALUATE = {
     "no run named": ("", "run=<run folder>"),
-    "no such run": ("run=runs/nothing", "runs/nothing is no run folder"),
+    "no such run": ("run=runs/nothing", "runs/nothing is not a run folder"),
     "no such checkpoint": ("run=runs/tiny ckpt=nix.ckpt", "nix.ckpt does not exist", "best.ckpt, last.ckpt"),
     "unknown setting": ("run=runs/tiny model.scorer.reduc=max", "model.scorer", "did you mean reduce?"),
     "unknown setting of another data set": ("run=runs/tiny dataset=mvtec dataset.catgory=bottle", "mean category?"),

@@ -81,7 +81,10 @@ def test_what_is_asked_of_slurm(words, tasks, gpus):
 @pytest.mark.parametrize(
     "word, said",
     [
-        ("trainer=ddp", "trainer.devices=auto: hydra/launcher=slurm starts a process a device and must know how many"),
+        (
+            "trainer=ddp",
+            "trainer.devices=auto: hydra/launcher=slurm starts one process per device",
+        ),
         ("trainer=slurm", "trainer=slurm is for srun; hydra/launcher=slurm starts the processes itself"),
     ],
 )
@@ -94,9 +97,9 @@ def test_what_slurm_cannot_do(adlight, word, said):
     ("cores", "auto", 1, True), ("cores", "cpu", 1, False), ("cores", "auto", 0, False), ("basic", "auto", 1, False)
 ])  # fmt: skip
 def test_cores_deal_out_no_gpus(monkeypatch, capsys, launcher, accelerator, count, warned):
-    monkeypatch.setattr(launchers, "gpus", lambda: count)
+    monkeypatch.setattr(launchers, "_count_gpus", lambda: count)
     hydra = {"runtime": {"choices": {"hydra/launcher": launcher, "trainer": "default"}}}
-    launchers.check(OmegaConf.create({"trainer": {"accelerator": accelerator, "devices": 1}, "hydra": hydra}))
+    launchers.check_launcher(OmegaConf.create({"trainer": {"accelerator": accelerator, "devices": 1}, "hydra": hydra}))
     assert ("hydra/launcher=cores is for CPUs" in capsys.readouterr().out) == warned
 
 
@@ -133,7 +136,7 @@ def test_several_devices_in_a_sweep(adlight):
     """Two jobs of two gloo processes each: as two single runs of two processes, to the digit."""
     devices = ("dataset.category=bottle", "trainer.devices=2")
     out = well(command(adlight, "-m", *devices, "seed=0,1", "hydra.sweep.dir=runs/by_two"))
-    assert out.count("2 devices in a sweep: the job runs in as many spawned processes") == 2
+    assert out.count("has several devices: it runs by its own command") == 2
     assert out.count("test results") == 2, "one process of each job reports"
     for seed in (0, 1):
         well(command(adlight, *devices, "trainer.strategy=ddp", f"seed={seed}", f"hydra.run.dir=runs/two_{seed}"))
@@ -145,7 +148,7 @@ def test_several_devices_in_a_sweep(adlight):
 
 @pytest.mark.slow
 def test_a_process_that_fails_does_not_leave_the_others_waiting(adlight):
-    words = ("-m", "seed=0", "trainer.devices=2", "+callbacks.trouble._target_=test_sweep.Trouble")
+    words = ("-m", "seed=0", "trainer.devices=2", "+callbacks.trouble._target_=trouble.Trouble")
     done = command(adlight, *words, "hydra.sweep.dir=runs/one_breaks", ADLIGHT_TEST_TROUBLE="break 1")
     assert done.returncode == 2, done.stderr
     (row,) = results(adlight.folder / "runs" / "one_breaks").values()
@@ -245,7 +248,7 @@ def test_slurm_sweeps(adlight, slurm):
 @needs("hydra_submitit_launcher", "slurm")
 def test_a_job_whose_time_is_up_is_queued_again_and_goes_on(adlight, slurm):
     sweep = adlight.folder / "runs" / "requeued"
-    trouble = "+callbacks.trouble._target_=test_sweep.Trouble"
+    trouble = "+callbacks.trouble._target_=trouble.Trouble"
     words = ("-m", "seed=0", trouble, "hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1")
     process = subprocess.Popen(
         [sys.executable, "-m", "adlight.train", *adlight.quick, *words, f"hydra.sweep.dir={sweep}"],

@@ -11,39 +11,24 @@ import sys
 import time
 from itertools import product
 from pathlib import Path
-from queue import SimpleQueue
 
 import pytest
-import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from makers import fake_mnist
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from adlight.cli import main as cli
-from adlight.cli import processes, sweep_table
-from adlight.cli import sweep as sweeps
+from adlight.cli.arguments import multirun_argv
+from adlight.cli.job import job_name
+from adlight.runs import files
 from adlight.runs.config import CONF
 
 TESTS = Path(__file__).parents[1]
 
 
-class Trouble(pl.Callback):
-    """Breaks a training in its second epoch, or holds it until there is a file, as the environment says."""
-
-    def on_train_batch_end(self, trainer, *_):
-        trouble, _, where = os.environ.get("ADLIGHT_TEST_TROUBLE", "").partition(" ")
-        if trainer.current_epoch == 1 and trouble == "break" and where == str(trainer.global_rank):
-            raise ZeroDivisionError("nothing left to divide by")
-        if trainer.current_epoch == 1 and trouble == "hold" and not (where and Path(where).exists()):
-            time.sleep(120)
-
-
-TROUBLE = "+callbacks.trouble._target_=test_sweep.Trouble"
+TROUBLE = "+callbacks.trouble._target_=trouble.Trouble"
 
 
 def table(path):
@@ -193,7 +178,7 @@ def test_a_sweep_s_config_can_be_shown(adlight):
         outcome = adlight("train", "-m", "sweep=mae_ablation", "seed=0,1", flag, "job")
         assert outcome.code == 0 and "mask_ratio: 0.75" in outcome.out, outcome.err
     words = ["--config-dir", "more", "seed=0,1"]
-    assert sweeps.prepared(words)[:4] == ["--multirun", *words]
+    assert multirun_argv(words)[:4] == ["--multirun", *words]
 
 
 def test_a_sweep_with_other_settings_is_refused(adlight, copied):
@@ -213,7 +198,7 @@ def test_no_folder_is_taken_for_another_job_s(adlight, copied):
 
 def test_a_folder_without_a_sweep_cannot_go_on(adlight, tiny_run):
     outcome = go_on(adlight, tiny_run[0], "seed=0,1")
-    assert outcome.code == 2 and "holds no sweep: sweep.json is missing" in outcome.err
+    assert outcome.code == 2 and "holds no sweep" in outcome.err
 
 
 def test_a_failed_job_is_a_row_and_the_others_go_on(adlight):
@@ -292,22 +277,6 @@ def test_terminated_it_says_how_to_go_on(adlight):
     assert {name: row["status"] for name, row in results(sweep).items()} == {"seed-0": "unfinished"}
 
 
-def test_what_lightning_makes_of_sigterm_is_no_good_end(monkeypatch):
-    """Its exception is a SystemExit with 0, which of a spawned process looks like a job well done."""
-
-    def train(config):
-        raise SIGTERMException()
-
-    errors = SimpleQueue()
-    monkeypatch.setattr("adlight.train.train", train)
-    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
-    monkeypatch.setenv("LOCAL_RANK", "0")
-    with pytest.raises(SystemExit) as ending:
-        processes.work(1, None, None, {}, errors)
-    assert ending.value.code == 130 and errors.get_nowait() == (None, "process 1 was stopped from outside")
-    assert cli.interrupted(SIGTERMException()) and not cli.interrupted(SystemExit(-1))
-
-
 HOLDER = (
     "import fcntl, sys; file = open(sys.argv[1], 'a'); fcntl.lockf(file, fcntl.LOCK_EX); "
     "print(flush=True); sys.stdin.read()"
@@ -324,11 +293,11 @@ def test_two_processes_wait_for_each_other(tmp_path, monkeypatch):
             said.append(line)
             holder.stdin.close()
 
-        monkeypatch.setattr(sweep_table, "print", release, raising=False)
+        monkeypatch.setattr(files, "print", release, raising=False)
         holder.stdout.readline()  # it has the lock now
-        with sweep_table.locked(lock, "waiting"):
+        with files.hold_lock(lock, "waiting"):
             assert said == ["waiting"]
-    with sweep_table.locked(lock, "waiting"):
+    with files.hold_lock(lock, "waiting"):
         assert said == ["waiting"]
 
 
@@ -375,19 +344,17 @@ NAMES = {
 @pytest.mark.parametrize("case", NAMES.values(), ids=NAMES.keys())
 def test_names(case):
     overrides, fixed, name = case
-    assert sweeps.job_name(overrides.split(), fixed.split()) == name
+    assert job_name(overrides.split(), fixed.split()) == name
 
 
 def test_names_of_values_that_folders_cannot_have():
-    names = [
-        sweeps.job_name([f"dataset.category={value}"], []) for value in ("[a,b]", "[a,c]", "'a b'", "a/b", "x" * 200)
-    ]
+    names = [job_name([f"dataset.category={value}"], []) for value in ("[a,b]", "[a,c]", "'a b'", "a/b", "x" * 200)]
     assert all(re.fullmatch(r"[A-Za-z0-9._-]{1,120}", name) for name in names), names
     assert len(set(names)) == len(names)
 
 
 def test_the_last_word_on_a_key_says_whether_it_varies():
-    *words, keys = sweeps.prepared(["seed=0", "-m", "seed=1,2", "ckpt=last"])
+    *words, keys = multirun_argv(["seed=0", "-m", "seed=1,2", "ckpt=last"])
     assert words == ["--multirun", "seed=0", "seed=1,2", "ckpt=last", "hydra.output_subdir=null"]
     assert keys.endswith("exclude_keys=['ckpt']")
 

@@ -11,7 +11,8 @@ from makers import write_image
 from test_train import in_processes, numbers, table
 
 from adlight.detector import Detector
-from adlight.runs.folder import build_module
+from adlight.runs.folder import RunFolder
+from adlight.runs.restore import build_module
 
 
 class CtrlC(pl.Callback):
@@ -148,7 +149,7 @@ def test_every_objective_trains(adlight, objective):
     (row, _) = table(run / "metrics.csv")
     assert np.isfinite([float(row["train/critic"]), float(row["train/generator"])]).all()
     assert bool(row.get("train/penalty")) == (objective == "wgan_gp")
-    module, _ = build_module(run)
+    module, _ = build_module(RunFolder(run))
     assert module.objective is None  # nothing of it is needed to score
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +12,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from adlight.runs import config as configs
-from adlight.runs import folder as runs
+from adlight.runs.config import CONF, apply_overrides
+from adlight.runs.files import write_atomically
+from adlight.runs.find import find_runs, find_unfinished, natural_key
+from adlight.runs.folder import RunFolder
+from adlight.runs.restore import load_weights
+from adlight.runs.tables import PREDICTIONS, prediction_rows, to_csv
 from adlight.types import Record, UserError
 
 WORDS = ["model=mae_small", "dataset=mvtec", "dataset.image_size=64", "run_dir=nowhere"]
@@ -24,7 +29,7 @@ CHOICES = OmegaConf.create(
 
 @pytest.fixture
 def composer():
-    with initialize_config_dir(str(configs.CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         yield lambda *words: compose("train", [*WORDS, *words])
     GlobalHydra.instance().clear()
 
@@ -49,26 +54,26 @@ def test_the_newest_unfinished_run_with_the_config_is_found(tmp_path, composer):
     nothing = write_run(tmp_path / "no checkpoint", config)
     (nothing / "checkpoints" / "last.ckpt").unlink()
     (tmp_path / "no run").mkdir()
-    folders = sorted(tmp_path.glob("*"))
-    assert runs.find_unfinished(folders, config) == newer
-    assert runs.find_unfinished([older], config) == older
-    assert runs.find_unfinished(folders, composer("seed=3")) is None
+    folders = [RunFolder(path) for path in sorted(tmp_path.glob("*"))]
+    assert find_unfinished(folders, config).path == newer
+    assert find_unfinished([RunFolder(older)], config).path == older
+    assert find_unfinished(folders, composer("seed=3")) is None
     resumed = composer("seed=1", "resume=auto")
-    assert runs.find_unfinished(folders, resumed) == newer  # the same config but for `resume`
+    assert find_unfinished(folders, resumed).path == newer  # the same config but for `resume`
 
 
 def test_values_are_laid_over_a_config(composer):
     config = composer()
-    found = configs.changed(config, CHOICES, ["model.scorer.reduce=max", "trainer.devices=2", "threshold=sigma:3"])
+    found = apply_overrides(config, CHOICES, ["model.scorer.reduce=max", "trainer.devices=2", "threshold=sigma:3"])
     assert (found.model.scorer.reduce, found.trainer.devices, found.threshold) == ("max", 2, "sigma:3")
     assert config.model.scorer.reduce == "mean"  # the original is left alone
     for key in ("model.scorer.reduc=max", "nonsense=1", "trainer.fancy=1"):
         with pytest.raises(OmegaConfBaseException, match="is not in struct"):
-            configs.changed(config, CHOICES, [key])
+            apply_overrides(config, CHOICES, [key])
 
 
 def test_a_group_is_composed_anew(composer):
-    found = configs.changed(
+    found = apply_overrides(
         composer(), CHOICES, ["trainer=debug", "trainer.limit_test_batches=1", "callbacks.panels=null"]
     )
     assert (found.trainer.limit_train_batches, found.trainer.limit_test_batches) == (2, 1)
@@ -78,45 +83,80 @@ def test_a_group_is_composed_anew(composer):
 
 def test_what_a_run_had_set_itself_survives_a_group_switch(composer):
     config = composer("trainer.max_epochs=7", "trainer.accumulate_grad_batches=2")
-    found = configs.changed(config, CHOICES, ["trainer=gpu"])
+    found = apply_overrides(config, CHOICES, ["trainer=gpu"])
     assert (found.trainer.max_epochs, found.trainer.accumulate_grad_batches) == (7, 2)
     assert (found.trainer.accelerator, found.trainer.precision) == ("gpu", "bf16-mixed")
-    both = configs.changed(config, CHOICES, ["trainer.devices=3", "trainer=ddp"])  # in any order, as on a first run
+    both = apply_overrides(config, CHOICES, ["trainer.devices=3", "trainer=ddp"])  # in any order, as on a first run
     assert (both.trainer.devices, both.trainer.strategy) == (3, "ddp")
 
 
 def test_a_data_set_switch_keeps_what_the_network_is_made_for(composer):
-    found = configs.changed(composer(), CHOICES, ["dataset=mnist", "dataset.root=elsewhere"])
+    found = apply_overrides(composer(), CHOICES, ["dataset=mnist", "dataset.root=elsewhere"])
     assert found.dataset.source._target_.endswith("MNIST") and found.dataset.root == "elsewhere"
     assert (found.dataset.image_size, found.dataset.channels) == (64, 3)
     assert found.model.network.image_size == 64 and found.model.network.patch_size == 16
     with pytest.raises(OmegaConfBaseException, match="is not in struct"):
-        configs.changed(composer(), CHOICES, ["dataset=mnist", "dataset.category=bottle"])
+        apply_overrides(composer(), CHOICES, ["dataset=mnist", "dataset.category=bottle"])
 
 
 def test_a_folder_without_a_run(tmp_path):
-    with pytest.raises(UserError, match=r"is no run folder: .*config.yaml is missing"):
-        runs.load_config(tmp_path)
-    with pytest.raises(UserError, match=r"best.ckpt does not exist .*: none"):
-        runs.checkpoint(tmp_path, "best")
-    assert not runs.holds_results(tmp_path)
+    run = RunFolder(tmp_path)
+    with pytest.raises(UserError, match=r"config.yaml"):
+        run.config()
+    with pytest.raises(UserError, match=r"best.ckpt .*: none"):
+        run.checkpoint("best")
+    assert not run.is_run and not run.has_results and not run.is_finished and not run.can_resume
+    assert run.read_results() is run.predictions() is run.job() is run.failure() is None and not run.panel_paths()
 
 
-def test_json_is_written_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "deep" / "metrics.json"
-    runs.write_json(path, {"auroc": 0.5})
-    with pytest.raises(TypeError):
-        runs.write_json(path, {"auroc": object()})
-    assert json.loads(path.read_text()) == {"auroc": 0.5}
-    assert [found.name for found in path.parent.iterdir()] == ["metrics.json"]
+@pytest.mark.parametrize("name, method", [
+    (".hydra/config.yaml", "config"), ("metrics.json", "read_results"), ("predictions.csv", "predictions")
+])  # fmt: skip
+def test_damaged_files_are_named(tmp_path, name, method):
+    (tmp_path / ".hydra").mkdir()
+    for content in ("a: [1", "[1, 2]"):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(UserError, match=name):
+            getattr(RunFolder(tmp_path), method)()
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "deep" / "results.csv"
+    write_atomically(path, "a\r\n")
+    assert path.read_bytes() == b"a\r\n"
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(path, b"b")
+    assert path.read_bytes() == b"a\r\n" and [found.name for found in path.parent.iterdir()] == ["results.csv"]
 
 
 def test_a_run_that_goes_on_is_unfinished_again(tmp_path, capsys):
-    runs.write_json(tmp_path / "metrics.json", {"auroc": 0.5})
-    runs.start(tmp_path, {"seed": 1})
+    (tmp_path / "metrics.json").write_text('{"auroc": 0.5}')
+    RunFolder(tmp_path).begin({"seed": 1})
     assert not (tmp_path / "metrics.json").exists()
     assert json.loads((tmp_path / "metrics.previous.json").read_text()) == {"auroc": 0.5}
+    assert json.loads((tmp_path / "run.json").read_text()) == {"seed": 1}
     assert capsys.readouterr().out == f"run folder: {tmp_path}\n"
+
+
+def test_a_job_that_begins_again_has_not_failed(tmp_path):
+    run = RunFolder(tmp_path)
+    run.write_job(3, ["seed=1"])
+    run.write_failure("ValueError: too small")
+    assert run.job() == {"job": 3, "overrides": ["seed=1"]} and run.failure() == "ValueError: too small"
+    (tmp_path / "error.txt").write_text("Traceback ...\n\nValueError: last line\n")
+    assert run.failure() == "ValueError: last line"
+    run.write_job(3, [])
+    assert run.failure() is None
+
+
+def test_wandb_keeps_its_identity(tmp_path):
+    run = RunFolder(tmp_path)
+    assert run.wandb_identity({"id": "a"}) == run.wandb_identity({"id": "b"}) == {"id": "a"}
 
 
 def test_predictions_keep_every_digit(tmp_path):
@@ -125,34 +165,44 @@ def test_predictions_keep_every_digit(tmp_path):
 
     score = torch.tensor(1 / 3).item()
     found = Prediction(score, 0.5, 0.75, "all categories", 0.25, [(0, 1, 2, 3), (4, 5, 6, 7)])
-    rows = [TestedImage(1, 0, 1, found), TestedImage(0, 0, 0, Prediction(0.1, 0.1, 0.2, "bottle", 0.0, []))]
-    records = [Record("a, b.png", "bottle"), Record("c.png", "screw", "hole", 1)]
-    runs.write_predictions(tmp_path / "p.csv", records, rows)
-    assert (tmp_path / "p.csv").read_text().splitlines() == [
-        "path,category,defect,label,score,threshold,anomalous,threshold_source,pixel_threshold,area,boxes",
-        f'c.png,screw,hole,1,{score!r},0.5,0,all categories,0.75,0.25,"0,1,2,3 4,5,6,7"',
-        '"a, b.png",bottle,good,0,0.1,0.1,0,bottle,0.2,0.0,',  # a score at the threshold is normal
+    rows = [TestedImage(1, 0, 1, found), TestedImage(0, 0, 0, Prediction(0.1, 0.1, 0.2, "007", 0.0, []))]
+    records = [Record("007", "007"), Record("c.png", "screw", "hole, NA", 1)]
+    text = to_csv(PREDICTIONS, prediction_rows(records, rows))
+    assert text.splitlines()[1:] == [
+        f'c.png,screw,"hole, NA",1,{score!r},0.5,0,all categories,0.75,0.25,"0,1,2,3 4,5,6,7"',
+        "007,007,good,0,0.1,0.1,0,007,0.2,0.0,",  # a score at the threshold is normal
     ]
+    (tmp_path / "predictions.csv").write_text(text)
+    table = RunFolder(tmp_path).predictions()
+    assert list(table.columns) == list(PREDICTIONS)
+    assert list(table["category"]) == ["screw", "007"] and list(table["defect"]) == ["hole, NA", "good"]
+    assert list(table["score"]) == [score, 0.1] and list(table["boxes"]) == ["0,1,2,3 4,5,6,7", ""]
 
 
 def test_weights_of_another_architecture(tmp_path):
     path = tmp_path / "x.ckpt"
     torch.save({"state_dict": nn.Linear(2, 3).state_dict()}, path)
     layer = nn.Linear(2, 3)
-    runs.load_weights(layer, path)
-    with pytest.raises(UserError, match=r"architecture: weight has shape \(3, 2\) in it and has shape \(3, 4\)"):
-        runs.load_weights(nn.Linear(4, 3), path)
-    with pytest.raises(UserError, match=r"architecture: bias has shape .* in it and is missing"):
-        runs.load_weights(nn.Linear(2, 3, bias=False), path)
+    load_weights(layer, path)
+    with pytest.raises(UserError, match=r"architecture: weight .*\(3, 2\) .*\(3, 4\)"):
+        load_weights(nn.Linear(4, 3), path)
+    with pytest.raises(UserError, match=r"architecture: bias .*\(3,\) in it and is missing"):
+        load_weights(nn.Linear(2, 3, bias=False), path)
+    load_weights(nn.Linear(4, 3), path, ("bias",))
     torch.save({"weights": 1}, path)
-    with pytest.raises(UserError, match="cannot be read as a checkpoint"):
-        runs.load_weights(layer, path)
+    with pytest.raises(UserError, match="KeyError"):
+        load_weights(layer, path)
 
 
-def test_runs_are_found_in_the_order_of_their_numbers(tmp_path):
-    names = ["e12d8_ratio-0.5", "e2d2_ratio-0.75", "e2d2_ratio-0.8", "e2d2_ratio-0.9", "e10d2_ratio-0.5"]
-    for name in names:
-        (tmp_path / name / ".hydra").mkdir(parents=True)
-        (tmp_path / name / ".hydra" / "config.yaml").write_text("{}")
-    found = [run.name for run in runs.find_runs([str(tmp_path)])]
-    assert found == [*names[1:4], names[4], names[0]]
+def test_natural_order():
+    names = ["ratio-0.75", "ratio-0.8", "seed-9", "seed-10"]
+    assert [path.name for path in sorted(map(Path, reversed(names)), key=natural_key)] == names
+
+
+def test_runs_are_found_at_any_depth_but_not_in_runs(tmp_path, composer):
+    for name in ("a/10", "a/9", "a/9/evaluations/1", ".trash/b"):
+        write_run(tmp_path / name, composer())
+    found = find_runs([str(tmp_path), str(tmp_path / "a" / "*")])
+    assert [run.path.relative_to(tmp_path).as_posix() for run in found] == ["a/9", "a/10"]
+    with pytest.raises(UserError, match="nowhere"):
+        find_runs([str(tmp_path / "nowhere*")])

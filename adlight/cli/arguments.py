@@ -1,0 +1,185 @@
+"""The words of a command line before Hydra reads them: the one place that looks into them and rewrites them."""
+
+import os
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from adlight.runs.config import CONF
+from adlight.runs.find import find_unfinished
+from adlight.runs.folder import RunFolder
+from adlight.runs.sweep_folder import SweepFolder
+from adlight.types import UserError
+
+FLAGS_WITH_VALUES = {"--cfg", "-c", "--info", "-i", "--package", "-p", "--experimental-rerun"}
+FLAGS_WITH_VALUES |= {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp"}
+FLAGS_OF_HELP = {"--help", "-h", "--hydra-help", "--version"}
+FLAGS_THAT_SHOW = FLAGS_OF_HELP | {"--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
+MULTIRUN = ("-m", "--multirun")
+OWN_OF_EVALUATE = ("run", "ckpt")  # everything else changes the run's config
+
+
+def mark_overrides(argv: Sequence[str]) -> list[tuple[str, bool]]:
+    """Pair each word with whether it is an override: neither one of Hydra's flags nor the value of one."""
+    pairs = zip(["", *argv], argv, strict=False)
+    return [(word, not word.startswith("-") and before not in FLAGS_WITH_VALUES) for before, word in pairs]
+
+
+def shows_help(argv: Sequence[str]) -> bool:
+    """Whether a command line only asks for help."""
+    return not FLAGS_OF_HELP.isdisjoint(argv)
+
+
+def value_of(argv: Sequence[str], key: str) -> str | None:
+    """Value of the last `key=value` among the words, without its quotes."""
+    values = [word.partition("=")[2].strip("'\"") for word in argv if word.startswith(f"{key}=")]
+    return values[-1] if values else None
+
+
+def quote(key: str, value: Path | str) -> str:
+    """Make an override that Hydra's grammar takes whatever characters are in the value."""
+    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    return f"{key}='{text}'"
+
+
+def quote_values(argv: Sequence[str], *keys: str, lists: bool = False) -> list[str]:
+    """Quote the values of some keys unless they are quoted, null or (with `lists`) a list in brackets."""
+    words = []
+    for word in argv:
+        key, _, value = word.partition("=")
+        literal = value == "null" or value[:1] in ("'", '"') or (lists and value[:1] == "[")
+        words.append(quote(key, value) if key in keys and not literal else word)
+    return words
+
+
+def shell_word(key: str, path: Path) -> str:
+    """Make an override with a path, to be pasted into a shell."""
+    plain = re.fullmatch(r"[\w./-]+", str(path), re.ASCII)
+    return f"{key}={path}" if plain else shlex.quote(quote(key, path))
+
+
+def resume_command(run: RunFolder) -> str:
+    """Give the command that continues a run, to be pasted into a shell."""
+    return f"python -m adlight.train {shell_word('resume', run.path)}"
+
+
+def task_overrides(*but: str) -> list[str]:
+    """Give the overrides that Hydra has read, without those of some keys and without the marks of additions."""
+    words = [word.lstrip("+") for word in HydraConfig.get().overrides.task]
+    return [word for word in words if word.partition("=")[0] not in but]
+
+
+def evaluate_arguments(argv: list[str]) -> list[str]:
+    """Mark overrides of the run's config as additions for Hydra, whose own config here knows only `run` and `ckpt`.
+
+    Raises:
+        UserError: `run` is missing or not a run folder.
+    """
+    if shows_help(argv):
+        return argv
+    run = value_of(argv, "run")
+    if run is None:
+        raise UserError("say which run: python -m adlight.evaluate run=<run folder>")
+    RunFolder(run).config()
+    words = []
+    for word, is_override in mark_overrides(argv):
+        if is_override and word.startswith("~"):  # there is nothing yet that Hydra could delete
+            word = f"{word[1:].partition('=')[0]}=null"
+        key = word.partition("=")[0]
+        if is_override and key not in OWN_OF_EVALUATE and not word.startswith(("+", "hydra.")):
+            word = f"+{word}" if (CONF / key).is_dir() else f"++{word}"
+        words.append(word)
+    return words
+
+
+def train_arguments(argv: list[str]) -> list[str]:
+    """Add what a resumed run, a sweep or a step of srun needs to the words of `adlight.train`.
+
+    Raises:
+        UserError: no such run, or `hydra.run.dir` names a folder that holds one already.
+    """
+    if any(word.partition("=")[0] in FLAGS_THAT_SHOW for word in argv):
+        return _without_sweep(argv)  # Hydra does one thing at a time
+    resume, folder = value_of(argv, "resume"), value_of(argv, "hydra.run.dir")
+    multirun = not set(MULTIRUN).isdisjoint(argv) or value_of(argv, "sweep") not in (None, "null")
+    if resume not in (None, "null"):
+        if multirun:
+            raise UserError("resume= continues a single run; leave out -m, or go on with a sweep by resume_sweep=true")
+        return _resume(argv, str(resume), folder)
+    if multirun:
+        return multirun_argv(argv)
+    if folder and RunFolder(folder).has_results:
+        raise UserError(
+            f"{folder} holds a run already: go on with it by resume={folder}, or choose another hydra.run.dir"
+        )
+    return argv if folder else _share_folder_of_step(argv)
+
+
+def _resume(argv: list[str], which: str, folder: str | None) -> list[str]:
+    words = [word for word in argv if not word.startswith("resume=")]
+    if which != "auto":
+        run = RunFolder(which)
+        run.checkpoint("last")
+        return _continue(words, run)
+    overrides = [word for word, is_override in mark_overrides(words) if is_override]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train", [word for word in overrides if not word.startswith("hydra.")])
+    places = [Path(folder)] if folder else sorted(Path("runs").glob("*"))
+    found = find_unfinished(list(map(RunFolder, places)), config)
+    if found is None:
+        print("resume=auto: no unfinished run with this config; a new one starts", flush=True)
+        return words
+    return _continue([word for word in words if word not in overrides], found)  # the config is the run's own
+
+
+def _continue(words: list[str], run: RunFolder) -> list[str]:
+    words = [word for word in words if not word.startswith("hydra.run.dir=")]
+    return [*words, quote("resume", run.path), quote("hydra.run.dir", run.path), "hydra.output_subdir=null"]
+
+
+def _share_folder_of_step(argv: list[str]) -> list[str]:
+    """Give all processes of an srun step one run folder: a new one, or the one it has left when it is queued again."""
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) < 2:
+        return argv
+    if "SLURM_NTASKS_PER_NODE" not in os.environ:  # Lightning needs it
+        raise UserError("srun with several processes needs --ntasks-per-node, and trainer=slurm")
+    run = RunFolder(Path("runs") / f"slurm-{os.environ['SLURM_JOB_ID']}.{os.environ['SLURM_STEP_ID']}")
+    return _continue(argv, run) if run.is_run and run.can_resume else [*argv, quote("hydra.run.dir", run.path)]
+
+
+def multirun_argv(argv: list[str]) -> list[str]:
+    """Add what a multirun needs to the words of its command line.
+
+    Hydra must not write a job's config, as it would write over that of an earlier job before anyone could compare;
+    and names of folders leave out what is the same for all jobs.
+    """
+    sweep = SweepFolder(value_of(argv, "hydra.sweep.dir") or "")
+    varied = sweep.note()["varied"] if sweep.is_sweep else []
+    words, last = ["--multirun"], {}  # the flag first, wherever it stood
+    for word, is_override in mark_overrides(argv):
+        if is_override and not word.startswith("hydra."):
+            (one,) = OverridesParser.create().parse_overrides([word])
+            last[one.key_or_group] = one, len(words)  # the last word on a setting counts
+        words += [word] if word not in MULTIRUN else []
+    fixed = []
+    for key, (one, place) in last.items():
+        if not one.is_sweep_override() and key in varied:  # one more job of a sweep that goes on, not another sweep
+            words[place] = f"{one.get_key_element()}=choice({one.get_value_element_as_str()})"
+        elif not one.is_sweep_override():
+            fixed.append(f"'{key}'")
+    return [*words, "hydra.output_subdir=null", f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]"]
+
+
+def _without_sweep(argv: list[str]) -> list[str]:
+    """Drop -m and what it would sweep, which has no one value to be shown."""
+    parse = OverridesParser.create().parse_overrides
+    return [
+        word
+        for word, is_override in mark_overrides(argv)
+        if word not in MULTIRUN and not (is_override and parse([word])[0].is_sweep_override())
+    ]

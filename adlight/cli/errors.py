@@ -1,0 +1,95 @@
+"""One line for every error that a user can fix; the others are ours, and keep their traceback."""
+
+import errno
+import warnings
+from collections.abc import Sequence
+
+from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from adlight.runs.config import CONF
+from adlight.types import UserError, unknown_name
+
+UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+EXTRAS = {"optuna": "optuna", "joblib": "joblib", "ray": "ray", "submitit_slurm": "slurm"}  # plugins of Hydra
+NOISE = [
+    ".*does not have many workers.*",
+    "It is recommended to use .self.log.*sync_dist=True.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*The number of training batches .* is smaller than the logging interval.*",
+    ".*srun.*command is available.*",
+    ".*LeafSpec.*",
+    "The parameter .pretrained. is deprecated.*",  # lpips asks torchvision in the old way
+    "Arguments other than a weight enum.*",
+]
+
+
+def filter_warnings() -> None:
+    """Silence warnings that tell a user nothing."""
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message)
+
+
+def interrupted(error: BaseException) -> bool:
+    """Whether an exception goes back to Ctrl-C or SIGTERM, of which Lightning makes exits with 1 and with 0."""
+    terminated = type(error).__name__ == "SIGTERMException"
+    return terminated or isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt)
+
+
+def first_line(error: BaseException) -> str:
+    """First line of an error's text."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def explain(error: BaseException) -> str | None:
+    """Give one line for an error that a user can fix; None for one that is ours."""
+    if isinstance(error, InstantiationException) and error.__cause__ is not None:
+        # a constructor's refusal of a value or a missing package; names of arguments were checked before
+        refusal = isinstance(error.__cause__, ValueError | ImportError)
+        return explain(error.__cause__) or (first_line(error.__cause__) if refusal else None)
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return _explain_config(error)
+    if isinstance(error, OSError) and error.strerror is not None:
+        hint = " (hydra.run.dir=<folder> chooses another run folder)" if error.errno in UNWRITABLE else ""
+        return f"{error.filename or 'a file of the run'}: {error.strerror}{hint}"
+    if type(error).__name__ == "MisconfigurationException":  # Lightning's word for a bad trainer setting
+        return f"trainer: {first_line(error)}"
+    if type(error).__name__ == "OutOfMemoryError":
+        return f"the device's memory is full: try a smaller dataset.batch_size ({first_line(error)})"
+    return None
+
+
+def describe(error: BaseException) -> str:
+    """Give one line for any error."""
+    return explain(error) or f"{type(error).__name__}: {first_line(error)}"
+
+
+def _explain_config(error: BaseException) -> str:
+    """Give one line for an unknown name, a missing value or an override that cannot be read."""
+    if isinstance(error, OverrideParseException):
+        return (
+            f"cannot read the override {error.override!r}: values with any of = # ~ ( ) [ ] {{ }} or spaces need "
+            "quotes inside quotes, such as 'dataset.root=\"my folder\"'"
+        )
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        if name in EXTRAS:
+            return f"{group}/{name} is not installed: pip install 'adlight[{EXTRAS[name]}]'"
+        return _unknown(group or "config", name, error.options or [])
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} has no value: give one with {error.full_key}=<value>"
+    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    if isinstance(cause, OmegaConfBaseException) and isinstance(cause.parent_node, DictConfig):
+        key, known = str(cause.key), list(map(str, cause.parent_node))
+        parent, _, _ = (cause.full_key or key).rpartition(".")
+        if not parent and "model" in known:  # groups that leave no key of their name, such as `experiment`
+            known += [path.name for path in CONF.iterdir() if path.is_dir()]
+        return _unknown(f"setting in {parent}" if parent else "setting", key, known)
+    return first_line(error)
+
+
+def _unknown(kind: str, name: str, known: Sequence[str]) -> str:
+    return unknown_name(kind, name, sorted({choice for choice in known if not choice.startswith("_")}))

@@ -1,0 +1,177 @@
+"""One job of a sweep: its folder's name, what is done with a folder that is there, and what a failure costs."""
+
+import hashlib
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from adlight.cli.arguments import quote
+from adlight.cli.errors import describe, explain, interrupted
+from adlight.cli.launchers import starts_processes
+from adlight.cli.sweep_table import OBJECTIVE, write_table
+from adlight.runs.config import difference
+from adlight.runs.files import append_traceback, rank
+from adlight.runs.folder import RunFolder
+from adlight.runs.sweep_folder import SweepFolder
+from adlight.types import UserError
+
+OURS = ("resume_sweep=", "hydra.sweep.dir=", "hydra.output_subdir=", "hydra.job.config.override_dirname.")
+FOLDER = "ADLIGHT_JOB"  # tells a job's own command for which run folder of a sweep it works
+PATIENCE = 30  # seconds that a job's command has to stop by itself
+
+
+def job_name(overrides: Sequence[str], fixed: Sequence[str]) -> str:
+    """Name a job's folder by what the sweep varies: `depth-e2d4_mask_ratio-0.75`, in [A-Za-z0-9._-] only.
+
+    Args:
+        overrides: all of the job's overrides.
+        fixed: keys that are the same for all jobs of the sweep.
+    """
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    values = {one.key_or_group: one.get_value_element_as_str() for one in parsed if one.key_or_group not in fixed}
+    last = [re.split(r"[./]", key)[-1] for key in values]
+    short = len(set(last)) == len(last)
+    words = sorted(f"{name if short else key}-{value}" for name, (key, value) in zip(last, values.items(), strict=True))
+    name = "_".join(words) or "job"
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name)
+    digest = hashlib.sha1(name.encode()).hexdigest()[:8]
+    return name if plain == name and len(name) <= 120 else f"{plain[:110]}-{digest}"
+
+
+OmegaConf.register_new_resolver("job_name", job_name, replace=True)
+
+
+def is_job() -> bool:
+    """Whether this process does a job of a multirun."""
+    return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def job_words() -> list[str]:
+    """The words of the command that does this job alone."""
+    hydra = HydraConfig.get()
+    chosen = [f"{group}={hydra.runtime.choices[group]}" for group in ("model", "dataset")]  # by sweep=<name>, perhaps
+    return [*chosen, *(word for word in hydra.overrides.task if not word.startswith(("sweep=", *OURS)))]
+
+
+def job_command() -> str:
+    """The command that does this job alone, to be pasted into a shell."""
+    return shlex.join(["python", "-m", "adlight.train", *job_words()])
+
+
+def run_job(task: Callable[[DictConfig], Any], config: DictConfig) -> float | None:
+    """Do a job of a sweep unless it is done; go on with it if it was begun. -> `val/auroc`, or None if it failed.
+
+    Whatever goes wrong in it is written into its folder, and the other jobs go on.
+
+    Args:
+        task: trains in `config.run_dir`; goes on from its checkpoint if `config.resume` is set.
+        config: the job's config.
+    """
+    hydra = HydraConfig.get()
+    run = RunFolder(hydra.runtime.output_dir)
+    try:
+        with run.lock():
+            _begin(run, config)
+            if run.is_finished:
+                print(f"job {hydra.job.num} ({run.path.name}) is finished: skipped", flush=True)
+            elif starts_processes(config.trainer):
+                print(f"job {hydra.job.num} ({run.path.name}) has several devices: it runs by its own command")
+                _run_command(run)
+            else:
+                config.resume = str(run) if run.can_resume else None
+                with finish_wandb():  # here the job's error is still to be seen
+                    task(config)
+        return (run.read_results() or {}).get("validation", {}).get(OBJECTIVE)
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt() from error  # the sweep goes on by another command than its job
+    except Exception as error:
+        append_traceback(run.log, error)
+        if rank() == 0:
+            line = describe(error) + ("" if explain(error) else f" (traceback in {run.log.name})")
+            run.write_failure(line)
+            print(f"job {hydra.job.num} ({run.path.name}) failed: {line}", flush=True)
+        return None
+    finally:
+        if rank() == 0:
+            write_table(SweepFolder(hydra.sweep.dir))
+
+
+def _begin(run: RunFolder, config: DictConfig) -> None:
+    """Write a job's config, number and overrides, or compare them with what is there.
+
+    Raises:
+        UserError: the folder is another job's.
+    """
+    hydra = HydraConfig.get()
+    if hydra.output_subdir is not None:
+        raise UserError("start a multirun by -m or sweep=<name>")
+    if run.is_run and (change := difference(run.config(), config)):
+        raise UserError(f"{run} holds a job with other settings ({change}): choose another hydra.sweep.dir")
+    if rank() == 0:
+        if not run.is_run:
+            run.write_hydra_files(config)
+        run.write_job(hydra.job.num, [word for word in hydra.overrides.task if not word.startswith(OURS)])
+
+
+def _run_command(run: RunFolder) -> None:
+    """Do a job by its own command, in a process in which Lightning can start those of the other devices.
+
+    Lightning's ddp starts them by repeating the command line, which would start the whole sweep again in each.
+
+    Raises:
+        UserError: why the job failed.
+    """
+    words = [*job_words(), quote("hydra.run.dir", run.path), "hydra.output_subdir=null"]
+    if run.can_resume:
+        words = [quote("resume", run.path)]
+    words.append(quote("hydra.sweep.dir", HydraConfig.get().sweep.dir))  # by it W&B groups the jobs
+    environment = {**os.environ, FOLDER: str(run)}
+    with subprocess.Popen([sys.executable, "-m", "adlight.train", *words], env=environment) as process:
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGINT)  # Ctrl-C reaches it by itself from a terminal only
+            try:
+                process.wait(PATIENCE)
+            finally:
+                process.kill()
+            raise
+    if code:
+        raise UserError(run.failure() or f"the job's command ended with {code}")
+
+
+def note_failure(error: BaseException) -> None:
+    """Leave to the sweep why the command of its job ends, if this process is one of it; the first to fail counts."""
+    if FOLDER not in os.environ:
+        return
+    run = RunFolder(os.environ[FOLDER])
+    if explain(error) is None:
+        append_traceback(run.log, error)
+    if run.failure() is None:
+        run.write_failure((f"process {rank()}: " if rank() else "") + describe(error))
+
+
+@contextmanager
+def finish_wandb() -> Iterator[None]:
+    """Close a job's run of W&B, if there is one: each job of a multirun has its own, and failed ones are marked."""
+    code = 1
+    try:
+        yield
+        code = 0
+    except BaseException as error:
+        code = 130 if interrupted(error) else 1 if explain(error) is None else 2
+        raise
+    finally:
+        if "wandb" in sys.modules:
+            sys.modules["wandb"].finish(exit_code=code)

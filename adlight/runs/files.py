@@ -1,0 +1,63 @@
+"""Files that several processes may write or wait for: whole or not at all, and one at a time."""
+
+import os
+import traceback
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def rank() -> int:
+    """Return this process's number among those of a run (set by Lightning's ddp or Slurm's srun); 0 writes."""
+    return int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_PROCID") or 0)
+
+
+def write_atomically(path: Path, content: str | bytes) -> Path:
+    """Write a file whole or not at all, with its folder. -> its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")  # two machines may write the same file
+    try:
+        partial.write_bytes(content if isinstance(content, bytes) else content.encode())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def read_if_exists(path: Path) -> str | None:
+    """Return a file's text; None if there is no such file (any more: another process may have deleted it)."""
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return None
+
+
+def append_traceback(log: Path, error: BaseException) -> None:
+    """Append an error's full traceback to a log."""
+    with log.open("a") as file:
+        traceback.print_exception(error, file=file)
+
+
+@contextmanager
+def hold_lock(path: Path, waiting: str = "") -> Iterator[None]:
+    """Hold an advisory file lock; the OS releases it when the process ends. File systems without locks go without.
+
+    lockf works over NFS too. The lock belongs to the process and is gone when it closes the file: never open it twice.
+
+    Args:
+        path: the lock file, which is left behind.
+        waiting: what to print if another process holds it.
+    """
+    import fcntl
+
+    with path.open("a") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):  # which of them depends on the system
+            if waiting:
+                print(waiting, flush=True)
+            fcntl.lockf(file, fcntl.LOCK_EX)
+        except OSError:
+            pass
+        yield

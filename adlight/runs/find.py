@@ -1,0 +1,55 @@
+"""Find run folders."""
+
+import glob
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from adlight.runs.config import to_dict
+from adlight.runs.folder import RunFolder
+from adlight.types import UserError
+
+
+def find_runs(places: Sequence[str]) -> list[RunFolder]:
+    """Find run folders at or below `places`, in natural sort order.
+
+    What lies in a run's own folder (evaluations, predictions) belongs to that run: it is found where it is named.
+
+    Args:
+        places: folders or globs.
+
+    Raises:
+        UserError: one of them does not exist or matches nothing.
+    """
+    found = set[Path]()
+    for place in places:
+        path = Path(place).expanduser()
+        matches = [path] if path.exists() else list(map(Path, glob.glob(str(path), recursive=True)))
+        if not matches:
+            raise UserError(f"runs={place}: there is no such folder, and as a glob it matches nothing")
+        for match in matches:
+            for folder, below, _ in os.walk(match):
+                is_run = RunFolder(folder).is_run
+                below[:] = [] if is_run else [name for name in below if not name.startswith(".")]
+                found |= {Path(folder)} if is_run else set()
+    return [RunFolder(path) for path in sorted(found, key=natural_key)]
+
+
+def natural_key(path: Path) -> list[tuple[float, str]]:
+    """Sort key of paths by their text, and by value where there are numbers: 0.75 before 0.8, 9 before 10."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", str(path))
+    return [(float(part), part) if i % 2 else (0.0, part) for i, part in enumerate(parts)]
+
+
+def find_unfinished(runs: Sequence[RunFolder], config: DictConfig) -> RunFolder | None:
+    """Find the newest unfinished run with a checkpoint and the same config, but for `resume`."""
+    wanted = {**to_dict(config), "resume": None}
+    matches = [
+        run
+        for run in runs
+        if run.is_run and run.can_resume and not run.is_finished and {**to_dict(run.config()), "resume": None} == wanted
+    ]
+    return max(matches, key=lambda run: run.last_checkpoint.stat().st_mtime, default=None)

@@ -1,0 +1,82 @@
+"""Build a finished run's module again, and load its weights."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from adlight.runs.config import CONF, INPUT_KEYS, instantiate_node
+from adlight.runs.folder import RunFolder
+from adlight.types import UserError
+
+if TYPE_CHECKING:  # torch takes seconds: not for --help
+    from torch import nn
+
+    from adlight.detection.module import AnomalyModule
+
+
+def build_module(run: RunFolder, overrides: Sequence[str] = ()) -> tuple["AnomalyModule", dict[str, Any]]:
+    """Build a run's module without weights, and without its objective: nothing is trained, no LPIPS is needed.
+
+    Args:
+        run: the run folder.
+        overrides: changes of its config, as on the command line.
+
+    Returns:
+        The module, and the settings that an image needs on its way to it: `image_size`, `resize`, `channels`,
+        `precision`, and `ckpt`, the checkpoint that the run itself tested.
+
+    Raises:
+        UserError: the folder holds no run.
+    """
+    initialized = GlobalHydra.instance().is_initialized()
+    with nullcontext() if initialized else initialize_config_dir(str(CONF), version_base="1.3"):
+        config = run.config(overrides)  # a changed group is composed anew, which needs our conf/
+        config.model.objective = None
+    settings = {name: config.dataset.get(name) for name in INPUT_KEYS}
+    settings |= {"precision": str(config.trainer.precision), "ckpt": config.ckpt}
+    return instantiate_node(config.model), settings
+
+
+def load_weights(module: "nn.Module", path: Path, prefixes: tuple[str, ...] = ("",)) -> None:
+    """Load a checkpoint's tensors into a module built from the run's config.
+
+    Args:
+        module: the module.
+        path: the checkpoint.
+        prefixes: of the names of the tensors to load; the others stay as they are.
+
+    Raises:
+        UserError: no checkpoint, or one of another architecture.
+    """
+    import torch
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    except Exception as error:  # pickle, zip and key errors alike: the file is no checkpoint of ours
+        raise UserError(
+            f"{path} cannot be read as a checkpoint ({type(error).__name__}): train anew or name another"
+        ) from error
+    for name, buffer in module.named_buffers():
+        if buffer.shape[:1] == (0,) and name in state and state[name].shape[1:] == buffer.shape[1:]:
+            buffer.resize_(state[name].shape)  # empty until fitted: as many rows as there were training images
+    expected = {name: value for name, value in module.state_dict().items() if name.startswith(prefixes)}
+    found = {name: value for name, value in state.items() if name.startswith(prefixes)}
+    for name in sorted(expected.keys() | found.keys()):
+        there, here = (_describe_shape(tensors, name) for tensors in (found, expected))
+        if there != here:
+            advice = "; set model.ema as it was there" if name.startswith("ema.") else ""
+            raise UserError(
+                f"checkpoint {path} is of another architecture: {name} {there} in it and {here} in the model of this "
+                f"config{advice}"
+            )
+    module.load_state_dict({**module.state_dict(), **found})
+
+
+def _describe_shape(tensors: dict[str, Any], name: str) -> str:
+    if name not in tensors:
+        return "is missing"
+    return f"has shape {tuple(getattr(tensors[name], 'shape', ()))}"  # the thresholds beside the weights have none
