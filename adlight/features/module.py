@@ -12,11 +12,11 @@ from adlight.detection.module import DIVERGED, AnomalyModule
 from adlight.detection.whitening import k_means
 from adlight.features.backbones import Backbone
 from adlight.features.cache import FeatureCache, Images
+from adlight.features.optimizer import warmup_cosine
 from adlight.features.pictures import PatchPictures
 from adlight.features.predictor import Predictor, TrainingCells, channel_statistics, standardize
 from adlight.features.residuals import ResidualMap
 from adlight.features.scorer import CellScorer
-from adlight.mae.module import warmup_cosine
 from adlight.types import Batch, Scores, UserError, check_integer, check_range
 
 

@@ -1,5 +1,6 @@
 """Muon for matrices and AdamW for the rest, as one optimiser."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -75,3 +76,10 @@ def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
     return (x.T if matrix.shape[0] > matrix.shape[1] else x).to(matrix.dtype)
+
+
+def warmup_cosine(step: int, warmup: float, total: int) -> float:
+    """Factor of the learning rate at a step: linear to 1 over `warmup` steps, then half a cosine to 0 at `total`."""
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1.0, total - warmup))))
