@@ -1,4 +1,4 @@
-"""What this machine has, and what is wrong with a data set: `python -m adlight.doctor [dataset=mvtec ...]`."""
+"""Check this machine and a data set: `python -m adlight.doctor [dataset=mvtec ...]`."""
 
 import os
 import platform
@@ -14,115 +14,109 @@ from rich.table import Table
 
 from adlight.cli import main as cli
 from adlight.cli.arguments import value_of
-from adlight.data.checks import few_normals, inspect
+from adlight.data.checks import check_source, check_split
 from adlight.runs import provenance
 from adlight.types import UserError
 
 
 def doctor(config: DictConfig) -> list[str]:
-    """Print what there is. -> what is wrong with it, a line each that says what to do."""
+    """Print what was found. -> the problems, one line each that says what to do."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)  # a log file has no width of its own
-    facts, problems = machine()
+    found, problems = check_machine()
     table = Table(show_header=False, title="this machine", title_justify="left")
-    for name, value in facts.items():
+    for name, value in found.items():
         table.add_row(name, value)
     console.print(table)
     if config.get("dataset") is not None:
-        problems += check_data(config, console)
+        problems += check_dataset(config, console)
     for problem in problems:
         console.print(f"problem: {problem}", highlight=False, soft_wrap=True, markup=False)
     console.print(f"{len(problems)} problem(s)" if problems else "all fine", highlight=False)
     return problems
 
 
-def machine() -> tuple[dict[str, str], list[str]]:
-    """What the machine and the environment have, by name, and what is wrong with them."""
+def check_machine() -> tuple[dict[str, str], list[str]]:
+    """List what the machine and the environment have, by name. -> the facts, and the problems."""
     from adlight.loggers.wandb import has_wandb_key
 
-    problems = []
-    versions = {name: installed(name) for name in provenance.PACKAGES}
-    problems += [f"package {name} is missing: pip install adlight" for name, found in versions.items() if not found]
-    facts = {"python": f"{platform.python_version()} ({sys.executable})", "system": platform.platform()}
-    facts |= {"cores": str(os.cpu_count()), "memory": memory(), "disk": f"{free_gb('.'):.0f} GB free in {Path.cwd()}"}
-    if free_gb(".") < 1:
-        problems.append(
-            f"{Path.cwd()} has less than 1 GB free: make room, or choose another with hydra.run.dir=<folder>"
-        )
-    facts["GPU"], wrong = gpu()
-    problems += wrong
+    free_gb = shutil.disk_usage(".").free / 1e9
+    versions = {name: _version(name) for name in provenance.PACKAGES}
+    problems = [f"package {name} is missing: pip install adlight" for name, found in versions.items() if not found]
+    if free_gb < 1:
+        problems.append(f"{Path.cwd()} has less than 1 GB free: make room, or set hydra.run.dir=<folder>")
+    gpu, gpu_problems = check_gpu()
     try:
         import torchvision  # noqa: F401  (it checks on import whether its operators fit this torch)
     except (ImportError, RuntimeError) as error:
         problems.append(f"torchvision does not fit torch ({error}): install both from the same index in one command")
-    facts["packages"] = ", ".join(f"{name} {found or 'missing'}" for name, found in versions.items())
-    facts["AlexNet's weights"] = alexnet()
-    facts["W&B key"] = "set" if has_wandb_key() else "none: logger=wandb stays offline"
-    facts["data_root"] = os.environ.get("ADLIGHT_DATA") or "data (the environment's ADLIGHT_DATA is not set)"
-    return facts, problems
+    facts = {
+        "python": f"{platform.python_version()} ({sys.executable})",
+        "system": platform.platform(),
+        "cores": str(os.cpu_count()),
+        "memory": _memory(),
+        "disk": f"{free_gb:.0f} GB free in {Path.cwd()}",
+        "GPU": gpu,
+        "packages": ", ".join(f"{name} {found or 'missing'}" for name, found in versions.items()),
+        "AlexNet's weights": _alexnet(),
+        "W&B key": "set" if has_wandb_key() else "none: logger=wandb stays offline",
+        "data_root": os.environ.get("ADLIGHT_DATA") or "data (the environment's ADLIGHT_DATA is not set)",
+    }
+    return facts, problems + gpu_problems
 
 
-def installed(package: str) -> str | None:
-    """A package's version, None where it is missing."""
+def check_gpu() -> tuple[str, list[str]]:
+    """Describe the GPUs, and what keeps torch from using one that is there."""
+    import torch
+
+    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
+    if torch.cuda.is_available():
+        found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+        return ", ".join(f"{gpu.name} {gpu.total_memory / 1e9:.0f} GB" for gpu in found) + f" ({build})", []
+    unused = f"torch {torch.__version__} ({build}) cannot use the NVIDIA GPU of this machine: see pytorch.org"
+    problems = [unused] if Path("/dev/nvidia0").exists() else []
+    return f"none (torch built with {build}): trainer=cpu, model=mae_small", problems
+
+
+def _version(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:
         return None
 
 
-def memory() -> str:
-    """The machine's memory."""
+def _memory() -> str:
     try:
         return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.0f} GB"
     except (AttributeError, ValueError, OSError):  # not on every system
         return "unknown"
 
 
-def free_gb(folder: str) -> float:
-    """Free space, in GB."""
-    return shutil.disk_usage(folder).free / 1e9
-
-
-def gpu() -> tuple[str, list[str]]:
-    """The GPUs, and what keeps torch from using one that is there."""
+def _alexnet() -> str:
     import torch
 
-    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
-    if torch.cuda.is_available():
-        found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-        return ", ".join(f"{one.name} {one.total_memory / 1e9:.0f} GB" for one in found) + f" ({build})", []
-    wrong = []
-    if Path("/dev/nvidia0").exists():
-        wrong.append(f"an NVIDIA GPU is there, but torch {torch.__version__} ({build}) cannot use it: see pytorch.org")
-    return f"none (torch built with {build}): trainer=cpu, model=mae_small", wrong
-
-
-def alexnet() -> str:
-    """Whether the weights that LPIPS needs are there."""
-    import torch
-
-    path = Path(torch.hub.get_dir()) / "checkpoints" / "alexnet-owt-7be5be79.pth"
+    path = Path(torch.hub.get_dir()) / "checkpoints" / "alexnet-owt-7be5be79.pth"  # for LPIPS
     return str(path) if path.exists() else "none: model=mae fetches them once; model.objective.lpips=0 does without"
 
 
-def check_data(config: DictConfig, console: Console) -> list[str]:
-    """Read all of a data set and print what was found. -> what is wrong with it."""
+def check_dataset(config: DictConfig, console: Console) -> list[str]:
+    """Read a whole data set and print what was found. -> the problems."""
     for name in ("train_limit", "test_limit"):
         if name in config.dataset:
             config.dataset[name] = None  # all of it
     data = instantiate(config.dataset, _convert_="all")
-    found, problems = inspect(data.source)
+    found, problems = check_source(data.source)
     for part in found:
         console.print(part, highlight=False, soft_wrap=True, markup=False)
-    return list(dict.fromkeys(problems + few_normals(data.source, data.val_fraction, data.seed)))
+    return list(dict.fromkeys(problems + check_split(data.source, data.val_fraction, data.seed)))
 
 
 def arguments(argv: list[str]) -> list[str]:
-    """Check that settings of a data set come with its name.
+    """Require the data set's name beside its settings.
 
     Raises:
-        UserError: they do not.
+        UserError: it is missing.
     """
     settings = [word for word in argv if word.startswith("dataset.")]
     if settings and value_of(argv, "dataset") is None:

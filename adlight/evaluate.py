@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from adlight.data.datamodule import AnomalyDataModule
     from adlight.detection.module import AnomalyModule
 
-CHANGES_SCORES = ("model", "dataset", "threshold=", "pixel_threshold=", "trainer=", "trainer.precision")
+CHANGES_SCORES = ("model", "dataset", "calibration.image", "calibration.pixel", "trainer=", "trainer.precision")
 
 
 def evaluate(config: DictConfig) -> dict[str, float]:
@@ -64,6 +64,7 @@ def built(config: DictConfig) -> tuple["AnomalyDataModule", "AnomalyModule", "pl
     pl.seed_everything(config.seed, workers=True, verbose=False)
     data = instantiate_node(config.dataset)
     module = instantiate_node(config.model)
+    module.calibration = instantiate_node(config.calibration)
     unwanted = () if config.trainer.enable_progress_bar else ("progress",)  # Lightning refuses one beside that
     parts = {
         group: [
@@ -99,7 +100,7 @@ def test(
     trainer.test(module, data, verbose=False)
     assert module.results is not None
     if trainer.is_global_zero:
-        about |= module.facts()
+        about |= module.metadata()
         about |= {"checkpoint": str(checkpoint), "protocol": data.source.protocol, "skipped": data.skipped()}
         folder.write_results(module, data.records("test"), about)
         print_results(module.results, *remarks(folder, module, data))
@@ -114,25 +115,8 @@ def remarks(folder: RunFolder, module: "AnomalyModule", data: "AnomalyDataModule
     if folder.panels.is_dir():
         notes.append(f"pictures: {folder.panels}")
     files = ", ".join(map(str, folder.result_paths))
-    return thresholds_in_words(module), [*notes, f"numbers: {files}"]
-
-
-def thresholds_in_words(module: "AnomalyModule") -> str:
-    """The image thresholds that were used, and what they were calibrated on."""
-    from adlight.metrics.image import parse_rule
-
     assert module.results is not None
-    if parse_rule(module.rule).kind == "number":
-        return f"{module.rule} (as given)"
-    used = {name: module.thresholds.of(name) for name in module.results.categories}
-    if len(used) > 1 and len(set(used.values())) > 1:
-        each = ", ".join(
-            f"{name} {one.image:.6g} (of {one.num_normals}{'' if one.source == name else ' of ' + one.source})"
-            for name, one in used.items()
-        )
-        return f"{module.rule} of each category's held-out normal images: {each}"
-    one = next(iter(used.values()))
-    return f"{one.image:.6g} ({module.rule} of {one.num_normals} held-out normal images of {one.source})"
+    return module.calibration.describe(list(module.results.categories)), [*notes, f"numbers: {files}"]
 
 
 def main() -> None:

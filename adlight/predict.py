@@ -28,7 +28,7 @@ from adlight.runs.folder import RunFolder
 from adlight.types import UserError
 
 if TYPE_CHECKING:  # torch takes seconds: not for --help
-    from adlight.detector import Detector, Ready
+    from adlight.detector import Detector, PreparedImage
     from adlight.types import Prediction
 
 PICTURES = ("masks", "maps", "panels")
@@ -92,7 +92,7 @@ def answer_all(
                     raise UserError(messages[0])
                 skipped += messages
                 good = [(path, found) for path, found in batch if not isinstance(found, str)]
-                answers = detector.answer([found for _, found in good]) if good else []
+                answers = detector.predict([found for _, found in good]) if good else []
                 for (path, _), answer in zip(good, answers, strict=True):
                     boxes = " ".join(",".join(map(str, box)) for box in answer.boxes)
                     decision = answer.score, answer.threshold, int(answer.anomalous), answer.threshold_source
@@ -107,16 +107,16 @@ def answer_all(
 
 def read_ahead(
     detector: "Detector", paths: list[Path], pool: ThreadPoolExecutor
-) -> Iterator[list[tuple[Path, "Ready | str"]]]:
+) -> Iterator[list[tuple[Path, "PreparedImage | str"]]]:
     """Decode images batch by batch on all cores, the next batch while this one is scored; a message if unreadable."""
 
-    def read(path: Path) -> "Ready | str":
+    def read(path: Path) -> "PreparedImage | str":
         try:
-            return detector.read(path)
+            return detector.prepare(path)
         except UserError as error:
             return str(error)
 
-    waiting: list[tuple[Path, Future[Ready | str]]] = []
+    waiting: list[tuple[Path, Future[PreparedImage | str]]] = []
     for start in range(0, len(paths) + detector.batch_size, detector.batch_size):
         coming = [(path, pool.submit(read, path)) for path in paths[start : start + detector.batch_size]]
         if waiting:

@@ -89,7 +89,7 @@ def refuse_other_images(config: DictConfig, giver: Path) -> None:
 def best_auroc(trainer: "pl.Trainer") -> float | None:
     """Validation AUROC of the best epoch, or of the last one where no callback keeps the best."""
     value = getattr(trainer.checkpoint_callback, "best", trainer.callback_metrics.get("val/auroc"))
-    return None if value is None else float(value)
+    return None if value in (None, float("-inf")) else float(value)
 
 
 def check(config: DictConfig, trainer: "pl.Trainer") -> None:

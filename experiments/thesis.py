@@ -68,7 +68,7 @@ def markdown(rows):
 def drawn(data, split, label, seed=0):
     """One image of a split, as its test or training had it, as a batch."""
     numbers = [i for i, record in enumerate(data.records(split)) if record.label == label]
-    batch = data.stores[split].__getitems__([random.Random(seed).choice(numbers)])
+    batch = data.datasets[split].__getitems__([random.Random(seed).choice(numbers)])
     return batch | {"image": batch["image"].float() / 255}
 
 
@@ -83,7 +83,7 @@ def column(run):
     pictures = []
     for name, batch in (("normal", normal), ("anomalous", drawn(data, "test", 1))):
         scores = module.score(batch)
-        mask = scores["pixel"] > module.thresholds.of(None).pixel
+        mask = scores["pixel"] > module.calibration.of(None).pixel
         residual = (batch["image"] - scores["reconstruction"]).abs().mean(1)
         pictures += [(name, batch["image"]), ("reconstruction", scores["reconstruction"])]
         pictures += [("residual", residual), ("mask", mask)]

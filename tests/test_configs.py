@@ -68,7 +68,7 @@ def roots(tmp_path_factory):
 def test_every_choice_composes(group):
     for name in names(group):
         config = composed(f"{group}={name}")
-        assert set(config) >= {"model", "dataset", "trainer", "callbacks", "seed", "threshold", "ckpt"}, name
+        assert set(config) >= {"model", "dataset", "trainer", "callbacks", "seed", "calibration", "ckpt"}, name
     assert names(group), group
 
 
@@ -144,8 +144,8 @@ def trained(roots, tmp_path, monkeypatch):
             trainer.fit(module, data)
             trainer.test(module, data, verbose=False)
         side = config.dataset.image_size
-        assert data.stores["train"].images.shape[1:] == (config.dataset.channels, side, side)
-        assert math.isfinite(module.thresholds.pooled.image) and module.results.mean
+        assert data.datasets["train"].images.shape[1:] == (config.dataset.channels, side, side)
+        assert math.isfinite(module.calibration.pooled.image) and module.results.mean
         return config, module, trainer, before
 
     return train

@@ -21,8 +21,8 @@ TINY = [
         "dataset.batch_size=4",
         "trainer.max_epochs=1",
     ),
-    *("model.network.encoder_width=32", "model.network.encoder_heads=2", "pixel_threshold=quantile:0.9"),
-    *("model.network.decoder_width=32", "model.network.decoder_heads=2", "threshold=quantile:0.5"),
+    *("model.network.encoder_width=32", "model.network.encoder_heads=2", "calibration.pixel=quantile:0.9"),
+    *("model.network.decoder_width=32", "model.network.decoder_heads=2", "calibration.image=quantile:0.5"),
 ]
 
 
@@ -158,7 +158,7 @@ def test_whose_thresholds(tiny_run, adlight):
     """A model of two categories: by name, by folder, and those of all where the category cannot be known."""
     run, image = tiny_run[0], adlight.folder / "data" / "screw" / "test" / "hole" / "000.png"
     several, bottle = Detector.load(run, device="cpu"), Detector.load(run, device="cpu", category="bottle")
-    known = several.calibrated
+    known = several.module.calibration
     assert list(known.categories) == ["bottle", "screw"] and several.category is None
     answers = several([image, Image.open(image)]) + bottle([image])
     assert [answer.threshold_source for answer in answers] == ["screw", "all categories", "bottle"]
@@ -170,7 +170,7 @@ def test_whose_thresholds(tiny_run, adlight):
     several.threshold = 0.5
     answer = several(image)[0]
     assert (answer.threshold, answer.pixel_threshold) == (0.5, known.categories["screw"].pixel)
-    pooled = Detector.load(run, device="cpu", overrides=["threshold_per=all"])
+    pooled = Detector.load(run, device="cpu", overrides=["calibration.per=all"])
     assert pooled(image)[0].threshold == known.pooled.image
     with pytest.raises(UserError, match=r"unknown category 'nut' \(there are: bottle, screw\)"):
         Detector.load(run, device="cpu", category="nut")
@@ -196,7 +196,8 @@ def test_a_changed_model_needs_thresholds_of_its_own(run, rows):
     changed.threshold, changed.pixel_threshold = 0.5, 0.5
     answer = changed(rows[0]["path"])[0]
     assert answer.score == pytest.approx(answer.anomaly_map.max())
-    assert Detector.load(run, overrides=["threshold=0.25"]).threshold == 0.25
+    numbers = Detector.load(run, overrides=["calibration.image=0.25", "calibration.pixel=0.5"])
+    assert (numbers.threshold, numbers.pixel_threshold) == (0.25, 0.5) and numbers(rows[0]["path"])
 
 
 def test_scores_with_the_runs_precision(run, detector, rows):
@@ -232,7 +233,7 @@ def test_bad_arguments(run, tmp_path):
         ({"run": tmp_path}, "not a run folder"),
         ({"run": run, "ckpt": "nix"}, "does not exist"),
         ({"run": run, "device": "cuda:99"}, "device=cuda:99"),
-        ({"run": run, "batch_size": 0}, "batch_size=0"),
+        ({"run": run, "batch_size": 0}, "batch_size.*0"),
     ):
         with pytest.raises(UserError, match=message):
             Detector.load(**arguments)

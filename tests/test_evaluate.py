@@ -50,22 +50,22 @@ def test_another_reduction_changes_scores_and_threshold(adlight, run):
 
 
 def test_thresholds(adlight, run):
-    by_number = adlight.evaluate(run, "threshold=0.125", "~callbacks.panels")
+    by_number = adlight.evaluate(run, "calibration.image=0.125", "~callbacks.panels")
     assert content(by_number)["threshold"] == 0.125 and content(by_number)["threshold_rule"] == "0.125"
-    by_quantile = adlight.evaluate(run, "threshold=quantile:0.5", "~callbacks.panels")
+    by_quantile = adlight.evaluate(run, "calibration.image=quantile:0.5", "~callbacks.panels")
     assert content(by_quantile)["threshold"] < content(run)["threshold"]
     assert scores(by_number) == scores(by_quantile) == scores(run)
     assert content(by_number)["auroc"] == content(run)["auroc"]
 
 
 def test_the_run_s_own_rule_gives_its_threshold_again(adlight, run):
-    again = adlight.evaluate(run, "threshold=quantile:0.95", "~callbacks.panels")
+    again = adlight.evaluate(run, "calibration.image=quantile:0.95", "~callbacks.panels")
     assert content(again)["threshold"] == content(run)["threshold"]
     assert content(again)["pixel_threshold"] == content(run)["pixel_threshold"]
 
 
 def test_one_threshold_for_all_categories(adlight, run):
-    shared = adlight.evaluate(run, "threshold_per=all", "~callbacks.panels")
+    shared = adlight.evaluate(run, "calibration.per=all", "~callbacks.panels")
     own, found = content(run), content(shared)
     assert (own["threshold_per"], found["threshold_per"]) == ("category", "all")
     assert "validation" not in found and found["thresholds"] == own["thresholds"]  # the checkpoint holds both ways

@@ -133,7 +133,7 @@ def test_globs_and_alike_names(ask, tmp_path):
         (["images=good", "threshold=quantile:0.99"], "adlight.evaluate"),
         (["images=good", "threshold=high"], "'high' is not understood"),
         (["images=good", "save=movies"], "movies is unknown"),
-        (["images=good", "batch_size=0"], "batch_size=0"),
+        (["images=good", "batch_size=0"], "batch_size"),
         (["images=good", "on_bad_image=ignore"], "on_bad_image=ignore is unknown"),
         (["images=good", "ckpt=nix"], "checkpoint nix does not exist"),
         (["images=good", "treshold=1"], "treshold"),

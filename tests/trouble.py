@@ -16,3 +16,13 @@ class Trouble(pl.Callback):
             raise ZeroDivisionError("nothing left to divide by")
         if trainer.current_epoch == 1 and trouble == "hold" and not (where and Path(where).exists()):
             time.sleep(120)
+
+
+class Bug(pl.Callback):
+    """Has a bug in its constructor."""
+
+    def __init__(self):
+        self.number = self.add_one(None)
+
+    def add_one(self, number):
+        return number + 1

@@ -20,7 +20,6 @@ class BaselineModule(AnomalyModule):
         network: what is fitted.
         scorer: turns it into scores.
         objective: there is none.
-        threshold, pixel_threshold, threshold_per: rules of calibration, see `AnomalyModule`.
     """
 
     def __init__(
@@ -28,11 +27,8 @@ class BaselineModule(AnomalyModule):
         network: NearestNeighbours | PCA,
         scorer: ResidualScorer,
         objective: None = None,
-        threshold: str | float = "quantile:0.95",
-        pixel_threshold: str | float = "quantile:0.995",
-        threshold_per: str = "category",
     ) -> None:
-        super().__init__(threshold, pixel_threshold, threshold_per)
+        super().__init__()
         self.automatic_optimization = False
         self.network, self.scorer = network, scorer
         self.unused = nn.Parameter(torch.zeros(()))  # DDP refuses a module without parameters
@@ -45,7 +41,7 @@ class BaselineModule(AnomalyModule):
 
     def on_train_start(self) -> None:
         """Refuse what cannot be fitted before any of it is collected."""
-        self.network.check(len(self.trainer.datamodule.records("train")))  # type: ignore[attr-defined]
+        self.network.check(len(self.datamodule.records("train")))
 
     def on_train_epoch_start(self) -> None:
         """Forget the last epoch's images."""

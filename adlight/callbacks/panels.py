@@ -84,7 +84,7 @@ class Panels(pl.Callback):
             dist.all_gather_object(parts, self.kept)
         if not trainer.is_global_zero:
             return
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data = pl_module.datamodule
         self.folder.mkdir(parents=True, exist_ok=True)
         for number, category in enumerate(data.categories):
             shown = [
@@ -94,7 +94,7 @@ class Panels(pl.Callback):
             ]
             if shown:
                 self.shown[category] = shown
-                used = pl_module.thresholds.of(category)
+                used = pl_module.calibration.of(category)
                 records = [data.records("test")[case.index] for case in shown]
                 figure = draw(shown, records, used.image, used.pixel, colour_ceiling(used.pixel))
                 figure.suptitle(category, fontsize=11)

@@ -51,7 +51,7 @@ class Dashboard(pl.Callback):
         if not trainer.is_global_zero or not loggers(trainer, (WandbLogger, TensorBoardLogger)):
             return
         assert isinstance(pl_module, AnomalyModule)
-        records = trainer.datamodule.records("test")  # type: ignore[attr-defined]
+        records = pl_module.datamodule.records("test")
         cases: dict[str, Any] = {}
         for panels in (one for one in trainer.callbacks if isinstance(one, Panels)):  # type: ignore[attr-defined]
             cases = panels.shown
@@ -63,7 +63,7 @@ class Dashboard(pl.Callback):
             run.log(tables(pl_module, records) | histograms(pl_module, records) | overlays(cases, records, pl_module))
             if chart := roc_chart(pl_module, records):
                 run.log(chart)  # after the masks, which write wandb's config anew without the charts' part of it
-            pooled = pl_module.calibrated.pooled
+            pooled = pl_module.calibration.pooled
             run.summary.update({"threshold": pooled.image, "pixel_threshold": pooled.pixel})
 
 
@@ -143,7 +143,7 @@ def roc(score: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def overlays(shown: dict[str, list[Case]], records: list[Record], module: AnomalyModule) -> dict[str, Any]:
     """The images of the panels, each with two masks and the predicted boxes that W&B draws over it."""
     return {
-        f"cases/{category}": [overlay(case, records[case.index], module.thresholds.of(category)) for case in cases]
+        f"cases/{category}": [overlay(case, records[case.index], module.calibration.of(category)) for case in cases]
         for category, cases in shown.items()
     }
 

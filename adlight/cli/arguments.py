@@ -30,6 +30,11 @@ def mark_overrides(argv: Sequence[str]) -> list[tuple[str, bool]]:
     return [(word, not word.startswith("-") and before not in FLAGS_WITH_VALUES) for before, word in pairs]
 
 
+def flags_first(argv: Sequence[str]) -> list[str]:
+    """Put flags before overrides, as argparse takes no overrides on both sides of one."""
+    return [word for word, _ in sorted(mark_overrides(argv), key=lambda pair: pair[1])]
+
+
 def shows_help(argv: Sequence[str]) -> bool:
     """Whether a command line only asks for help."""
     return not FLAGS_OF_HELP.isdisjoint(argv)
@@ -124,7 +129,8 @@ def _resume(argv: list[str], which: str, folder: str | None) -> list[str]:
     words = [word for word in argv if not word.startswith("resume=")]
     if which != "auto":
         run = RunFolder(which)
-        run.checkpoint("last")
+        if not run.can_resume:
+            run.checkpoint("last")  # says what there is
         return _continue(words, run)
     overrides = [word for word, is_override in mark_overrides(words) if is_override]
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -160,7 +166,7 @@ def multirun_argv(argv: list[str]) -> list[str]:
     """
     sweep = SweepFolder(value_of(argv, "hydra.sweep.dir") or "")
     varied = sweep.note()["varied"] if sweep.is_sweep else []
-    words, last = ["--multirun"], {}  # the flag first, wherever it stood
+    words, last = ["--multirun"], {}
     for word, is_override in mark_overrides(argv):
         if is_override and not word.startswith("hydra."):
             (one,) = OverridesParser.create().parse_overrides([word])

@@ -18,7 +18,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from adlight.cli.arguments import quote
 from adlight.cli.errors import describe, explain, interrupted
-from adlight.cli.launchers import starts_processes
 from adlight.cli.sweep_table import OBJECTIVE, write_table
 from adlight.runs.config import difference
 from adlight.runs.files import append_traceback, rank
@@ -85,8 +84,7 @@ def run_job(task: Callable[[DictConfig], Any], config: DictConfig) -> float | No
             _begin(run, config)
             if run.is_finished:
                 print(f"job {hydra.job.num} ({run.path.name}) is finished: skipped", flush=True)
-            elif starts_processes(config.trainer):
-                print(f"job {hydra.job.num} ({run.path.name}) has several devices: it runs by its own command")
+            elif _has_processes(config.trainer):
                 _run_command(run)
             else:
                 config.resume = str(run) if run.can_resume else None
@@ -124,6 +122,11 @@ def _begin(run: RunFolder, config: DictConfig) -> None:
         run.write_job(hydra.job.num, [word for word in hydra.overrides.task if not word.startswith(OURS)])
 
 
+def _has_processes(trainer: DictConfig) -> bool:
+    """Whether Lightning may have to start processes for a job, which Slurm has not done."""
+    return not trainer.devices == trainer.num_nodes == 1 and int(os.environ.get("SLURM_NTASKS", "1")) < 2
+
+
 def _run_command(run: RunFolder) -> None:
     """Do a job by its own command, in a process in which Lightning can start those of the other devices.
 
@@ -135,6 +138,7 @@ def _run_command(run: RunFolder) -> None:
     words = [*job_words(), quote("hydra.run.dir", run.path), "hydra.output_subdir=null"]
     if run.can_resume:
         words = [quote("resume", run.path)]
+    print(f"job {HydraConfig.get().job.num} ({run.path.name}) runs by its own command", flush=True)
     words.append(quote("hydra.sweep.dir", HydraConfig.get().sweep.dir))  # by it W&B groups the jobs
     environment = {**os.environ, FOLDER: str(run)}
     with subprocess.Popen([sys.executable, "-m", "adlight.train", *words], env=environment) as process:

@@ -1,9 +1,7 @@
 """What the launchers of conf/hydra/launcher/ need to know of a training, and which settings cannot work with them."""
 
-import logging
 from typing import TYPE_CHECKING
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from adlight.types import UserError
@@ -54,30 +52,9 @@ def check_strategy(trainer: "pl.Trainer", strategy: str) -> None:
     """
     if strategy.endswith(("_spawn", "_fork", "_notebook")):
         raise UserError(f"trainer.strategy={strategy}: use ddp, also in a sweep")
-    if trainer.num_nodes > 1 and _repeats_command(trainer):
-        raise UserError("several nodes need Slurm: srun and trainer=slurm, or hydra/launcher=slurm for a sweep")
-
-
-def starts_processes(node: DictConfig) -> bool:
-    """Whether Lightning would start a training's other processes itself, from the config of its trainer.
-
-    Raises:
-        UserError: it could not do so here.
-    """
-    if node.devices == node.num_nodes == 1:
-        return False
-    import pytorch_lightning  # noqa: F401  (it sets its logger's level when it is imported)
-
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = instantiate(node, **quiet, _convert_="all")
-    check_strategy(trainer, str(node.strategy))
-    return trainer.world_size > 1 and _repeats_command(trainer)
-
-
-def _repeats_command(trainer: "pl.Trainer") -> bool:
     environment = getattr(trainer.strategy, "cluster_environment", None)
-    return environment is None or not environment.creates_processes_externally
+    if trainer.num_nodes > 1 and not (environment and environment.creates_processes_externally):
+        raise UserError("several nodes need Slurm: srun and trainer=slurm, or hydra/launcher=slurm for a sweep")
 
 
 def _count_gpus() -> int:

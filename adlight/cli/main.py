@@ -17,6 +17,7 @@ import hydra
 from omegaconf import DictConfig
 
 from adlight.cli import sweep
+from adlight.cli.arguments import flags_first
 from adlight.cli.errors import describe, explain, filter_warnings, interrupted
 from adlight.cli.job import finish_wandb, note_failure
 from adlight.runs.config import CONF
@@ -45,6 +46,7 @@ def run(task: Callable[[DictConfig], Any], config_name: str, prepare: Callable[[
             line = explain(error)
             if line is None:
                 raise
+            note_failure(error)
             failures.append(line)  # the other jobs of a multirun go on, and Hydra adds no lines of its own
             return None
 
@@ -54,7 +56,7 @@ def run(task: Callable[[DictConfig], Any], config_name: str, prepare: Callable[[
         if "TORCHELASTIC_RUN_ID" in os.environ:
             raise UserError("start it without torchrun: trainer=ddp starts the other processes itself")
         if "LOCAL_RANK" not in os.environ:  # the other processes of a run are given the words that we ended with
-            sys.argv[1:] = prepare(sys.argv[1:])
+            sys.argv[1:] = flags_first(prepare(sys.argv[1:]))
         with sigterm_as_keyboard_interrupt():
             program()
     except (KeyboardInterrupt, SystemExit) as error:

@@ -1,1 +1,1 @@
-"""Data sets, their data module, and defects pasted for validation."""
+"""Data sets, their data module, and pseudo-anomalies for validation."""

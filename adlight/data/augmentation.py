@@ -8,12 +8,13 @@ from torch import Tensor
 
 
 class Augmentation:
-    """Random resized crop, rotation and flips, each image on its own; what rotates in is filled from the border.
+    """Random rotation, flips and resized crop, drawn for each image; corners are filled from the border.
 
     Args:
         crop: smallest share of the area that a crop keeps; 1 = no crop.
         rotation: largest angle in degrees, either way; 0 = none.
-        horizontal_flip, vertical_flip: probability of each.
+        horizontal_flip: probability.
+        vertical_flip: probability.
     """
 
     def __init__(
@@ -32,14 +33,14 @@ class Augmentation:
             steps.append(K.RandomVerticalFlip(p=vertical_flip))
         self.crop = crop
         self.steps = steps
-        self.built: dict[int, K.AugmentationSequential] = {}
+        self.pipelines: dict[int, K.AugmentationSequential] = {}
 
     def __call__(self, image: Tensor, seed: int) -> Tensor:
-        """Augment (B, C, H, W) in [0, 1]; the same seed gives the same result and leaves torch's own state alone."""
+        """Augment (B, C, H, W) in [0, 1]; determined by the seed; torch's own state is left alone."""
         size = image.shape[-1]
-        if size not in self.built:
+        if size not in self.pipelines:
             crop = [K.RandomResizedCrop((size, size), scale=(self.crop, 1.0), p=1.0)] if self.crop < 1 else []
-            self.built[size] = K.AugmentationSequential(*self.steps, *crop, data_keys=["input"])
+            self.pipelines[size] = K.AugmentationSequential(*self.steps, *crop, data_keys=["input"])
         with torch.random.fork_rng(devices=[]):  # kornia draws its parameters on the CPU
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs too, for good
-            return self.built[size](image)
+            return self.pipelines[size](image)

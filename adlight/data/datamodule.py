@@ -9,57 +9,35 @@ from torch import Generator
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 from adlight.data.augmentation import Augmentation
-from adlight.data.dataset import CachedImageDataset, PseudoAnomalyDataset
-from adlight.data.sampler import ExactSampler
+from adlight.data.dataset import CachedImageDataset, ExactSampler, PseudoAnomalyDataset
 from adlight.data.source import Source
 from adlight.rng import derive_seed
-from adlight.types import Batch, Record, UserError
-
-
-def split_normals(records: list[Record], fraction: float, seed: int) -> tuple[list[Record], list[Record]]:
-    """Part normal records into training and validation, category by category. -> (train, validation).
-
-    Raises:
-        UserError: a category with a single image, which cannot be parted.
-    """
-    train: list[Record] = []
-    held_out: list[Record] = []
-    for category in sorted({record.category for record in records}):
-        mine = [record for record in records if record.category == category]
-        count = max(1, round(fraction * len(mine)))
-        if count >= len(mine):
-            raise UserError(
-                f"category {category} has {len(mine)} normal training image(s): too few to hold out "
-                f"{count} for validation (dataset.val_fraction={fraction})"
-            )
-        order = torch.randperm(len(mine), generator=Generator().manual_seed(seed)).tolist()
-        held_out += [mine[i] for i in sorted(order[:count])]
-        train += [mine[i] for i in sorted(order[count:])]
-    return train, held_out
+from adlight.types import Batch, Record, UserError, check_integer
 
 
 class AnomalyDataModule(pl.LightningDataModule):
     """Loaders over a `Source`. Training and validation are built without a look at the test split.
 
-    Validation is held-out normal training images, plain (label 0) and with pasted defects (label 1).
+    Validation is held-out normal training images, plain (label 0) and with pseudo-anomalies (label 1).
 
     Args:
         source: makes the data set's `Source` from `source_settings`.
         image_size: side in pixels to which all images are resized.
         resize: side to resize to instead, of which the centre of `image_size` is kept (a centre crop); None = no crop.
         channels: 3, or 1 for grey.
-        batch_size: images a process and training step.
-        eval_batch_size: images a process and validation or test step.
+        batch_size: images per process and training step.
+        eval_batch_size: images per process and validation or test step.
         val_fraction: share of each category's normal training images that is held out.
-        seed: of the split, the shuffling, the augmentation and the pasted defects.
+        seed: of the split, the shuffling, the augmentation and the pseudo-anomalies.
         augmentation: applied to training batches on their device; None = none.
-        cache_gb: splits up to this size (decoded, in GB) are kept in memory; larger ones are decoded at every fetch.
+        cache_gb: splits up to this size (decoded, in GB) are kept in memory by every process; larger ones are decoded
+            at every fetch.
         num_workers: loader processes; used only where images are not cached.
-        on_bad_image: `error` or `skip`.
+        on_bad_image: `error`, or `skip` to leave out unreadable images.
         source_settings: the arguments of `source`, such as `root` and `category`.
 
     Raises:
-        ValueError: a number out of range.
+        ValueError: a setting out of range.
     """
 
     def __init__(
@@ -80,30 +58,25 @@ class AnomalyDataModule(pl.LightningDataModule):
         **source_settings: Any,
     ) -> None:
         super().__init__()
+        sizes = {"image_size": image_size, "batch_size": batch_size, "eval_batch_size": eval_batch_size}
+        for name, value in sizes.items():
+            check_integer(name, value, 1)
         if channels not in (1, 3):
-            raise ValueError(f"dataset.channels {channels} must be 1 or 3")
+            raise ValueError(f"channels must be 1 or 3, got {channels}")
         if not 0 < val_fraction < 1:
-            raise ValueError(f"dataset.val_fraction {val_fraction} must lie between 0 and 1")
-        if min(image_size, batch_size, eval_batch_size) < 1:
-            raise ValueError(
-                f"dataset.image_size {image_size}, batch_size {batch_size} and eval_batch_size {eval_batch_size} "
-                "must be positive"
-            )
+            raise ValueError(f"val_fraction must be a number > 0 and < 1, got {val_fraction}")
         if resize is not None and resize < image_size:
-            raise ValueError(
-                f"dataset.resize {resize} is smaller than dataset.image_size {image_size}, which is cut out of it: "
-                "raise it, or dataset.resize=null"
-            )
+            raise ValueError(f"resize {resize} is smaller than image_size {image_size}, which is cropped from it")
         if on_bad_image not in ("error", "skip"):
-            raise ValueError(f"dataset.on_bad_image {on_bad_image!r} is unknown: error or skip")
+            raise ValueError(f"on_bad_image must be error or skip, got {on_bad_image!r}")
         self.source = source(**source_settings)
         self.image_size, self.resize, self.channels = image_size, resize, channels
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.val_fraction, self.seed, self.augmentation = val_fraction, seed, augmentation
         self.cache_gb, self.num_workers, self.on_bad_image = cache_gb, num_workers, on_bad_image
         self.categories: list[str] = []
-        self.normals: list[Record] = []
-        self.stores: dict[str, CachedImageDataset] = {}
+        self.datasets: dict[str, CachedImageDataset] = {}  # by split
+        self.train_records: list[Record] = []
 
     def prepare_data(self) -> None:
         """Download or generate what the source needs; Lightning calls this on one process of a machine."""
@@ -111,97 +84,108 @@ class AnomalyDataModule(pl.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """List, split and decode what the stage needs; what is there already stays."""
-        if stage in ("fit", "validate", None) and "val" not in self.stores:
-            self.normals, held_out = split_normals(self.source.train(), self.val_fraction, self.seed)
-            self.categories = sorted({record.category for record in self.normals})
-            self.stores["val"] = self.store("validation", held_out)
-        if stage in ("fit", None) and "train" not in self.stores:
-            self.stores["train"] = self.store("training", self.normals)
-        if stage in ("test", None) and "test" not in self.stores:
+        if stage in ("fit", "validate", None) and "val" not in self.datasets:
+            self.train_records, held_out = split_normals(self.source.train(), self.val_fraction, self.seed)
+            self.categories = sorted({record.category for record in self.train_records})
+            self.datasets["val"] = self._load(held_out)
+        if stage in ("fit", None) and "train" not in self.datasets:
+            self.datasets["train"] = self._load(self.train_records)
+        if stage in ("test", None) and "test" not in self.datasets:
             records = self.source.test()
             if not records:
                 raise UserError(f"nothing to test: {self.source.protocol}")
             # training categories keep their numbers; those that only the test has come after them
-            seen = sorted({record.category for record in records} - set(self.categories))
-            self.categories += seen
-            self.stores["test"] = self.store("test", records)
+            self.categories += sorted({record.category for record in records} - set(self.categories))
+            self.datasets["test"] = self._load(records)
 
-    def store(self, split: str, records: list[Record]) -> CachedImageDataset:
-        """Make the store of a split's records, cached if they fit `cache_gb`."""
-        pixels = len(records) * self.image_size**2
-        store = CachedImageDataset(
+    def records(self, split: str) -> list[Record]:
+        """Return the records of `train`, `val` or `test` in the order of `Batch["index"]`, after `setup`."""
+        return self.datasets[split].records
+
+    def skipped(self) -> list[str]:
+        """Return the messages of the images that could not be read and were left out."""
+        return [message for dataset in self.datasets.values() for message in dataset.skipped]
+
+    def train_dataloader(self) -> DataLoader:
+        """Shuffle by seed and epoch; Lightning tells the sampler the epoch, so a resumed run sees the same order."""
+        dataset = self.datasets["train"]
+        rank, world_size = self._process()
+        sampler: DistributedSampler = DistributedSampler(
+            dataset, num_replicas=world_size, rank=rank, shuffle=True, seed=self.seed
+        )
+        return self._loader(dataset, dataset.cache, self.batch_size, sampler)
+
+    def val_dataloader(self) -> DataLoader:
+        """Load held-out normals, plain and with pseudo-anomalies."""
+        dataset = self.datasets["val"]
+        return self._exact_loader(PseudoAnomalyDataset(dataset, self.seed), dataset.cache, 2 * len(dataset))
+
+    def test_dataloader(self) -> DataLoader:
+        """Load the labelled test split."""
+        dataset = self.datasets["test"]
+        return self._exact_loader(dataset, dataset.cache, len(dataset))
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Turn uint8 into [0, 1] on the device; augment while training, by a seed of the batch and process."""
+        batch["image"] = batch["image"].float().div_(255)
+        if self.trainer and self.trainer.training and self.augmentation is not None:
+            batch_number = self.trainer.fit_loop.total_batch_idx + 1
+            seed = derive_seed("augmentation", self.seed, batch_number, self.trainer.global_rank)
+            batch["image"] = self.augmentation(batch["image"], seed)
+        return batch
+
+    def _load(self, records: list[Record]) -> CachedImageDataset:
+        num_values = len(records) * self.image_size**2 * (self.channels + 1)  # bytes of images and masks
+        dataset = CachedImageDataset(
             self.source,
             records,
             self.categories,
             image_size=self.image_size,
             resize=self.resize,
             channels=self.channels,
-            cache=pixels * (self.channels + 1) <= self.cache_gb * 1e9,
+            cache=num_values <= self.cache_gb * 1e9,
             on_bad_image=self.on_bad_image,
         )
-        if gone := {record.category for record in records} - {record.category for record in store.records}:
-            raise UserError(f"no readable {split} image of {min(gone)} is left; the first: {store.skipped[0]}")
-        return store
+        if lost := {record.category for record in records} - {record.category for record in dataset.records}:
+            raise UserError(f"no readable image of {min(lost)} is left, the first: {dataset.skipped[0]}")
+        return dataset
 
-    def records(self, split: str) -> list[Record]:
-        """Records of `train`, `val` or `test` in the order of `Batch["index"]`, after `setup`."""
-        return self.stores[split].records
+    def _exact_loader(self, dataset: Dataset, cached: bool, length: int) -> DataLoader:
+        rank, world_size = self._process()
+        if length < world_size:
+            raise UserError(f"{length} images cannot be shared by {world_size} processes: use fewer devices")
+        return self._loader(dataset, cached, self.eval_batch_size, ExactSampler(length, rank, world_size))
 
-    def skipped(self) -> list[str]:
-        """Messages of the images that could not be read and were left out."""
-        return [message for store in self.stores.values() for message in store.skipped]
+    def _loader(self, dataset: Dataset, cached: bool, batch_size: int, sampler: Sampler) -> DataLoader:
+        workers = 0 if cached else self.num_workers  # from memory one thread is enough, workers would only copy
+        settings: dict[str, Any] = {"num_workers": workers, "persistent_workers": workers > 0}
+        return DataLoader(dataset, batch_size=batch_size, sampler=sampler, collate_fn=_keep_batch, **settings)
 
-    def train_dataloader(self) -> DataLoader:
-        """Shuffled by seed and epoch; Lightning tells the sampler the epoch, so a resumed run sees the same order."""
-        store = self.stores["train"]
-        rank, world = self.place()
-        sampler: Sampler[int] = DistributedSampler(store, num_replicas=world, rank=rank, shuffle=True, seed=self.seed)
-        return self.loader(store, store.cache, self.batch_size, sampler)
-
-    def val_dataloader(self) -> DataLoader:
-        """Held-out normals, plain and with pasted defects."""
-        store = self.stores["val"]
-        return self.exact_loader(PseudoAnomalyDataset(store, self.seed), store.cache, 2 * len(store))
-
-    def test_dataloader(self) -> DataLoader:
-        """The labelled test split."""
-        store = self.stores["test"]
-        return self.exact_loader(store, store.cache, len(store))
-
-    def exact_loader(self, dataset: Dataset, cached: bool, length: int) -> DataLoader:
-        """Loader in order, each image once over all processes."""
-        rank, world = self.place()
-        if length < world:
-            raise UserError(f"{length} images cannot be shared by {world} processes: lower trainer.devices")
-        return self.loader(dataset, cached, self.eval_batch_size, ExactSampler(length, rank, world))
-
-    def loader(self, dataset: Dataset, cached: bool, batch_size: int, sampler: Sampler[int]) -> DataLoader:
-        """Loader of whole batches; from memory one thread is enough, worker processes would only copy."""
-        workers = 0 if cached else self.num_workers
-        return DataLoader(
-            dataset,
-            batch_size=batch_size,
-            sampler=sampler,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            collate_fn=as_it_is,
-        )
-
-    def place(self) -> tuple[int, int]:
-        """This process's rank, and the number of processes."""
+    def _process(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Turn uint8 into [0, 1] on the device; augment while training, by a seed of the batch and process."""
-        batch["image"] = batch["image"].float().div_(255)
-        if self.trainer and self.trainer.training and self.augmentation is not None:
-            seed = derive_seed(
-                "augmentation", self.seed, self.trainer.fit_loop.total_batch_idx + 1, self.trainer.global_rank
+
+def split_normals(records: list[Record], fraction: float, seed: int) -> tuple[list[Record], list[Record]]:
+    """Split normal records into training and validation, category by category. -> (train, validation).
+
+    Raises:
+        UserError: a category with too few images to split.
+    """
+    train: list[Record] = []
+    held_out: list[Record] = []
+    for category in sorted({record.category for record in records}):
+        members = [record for record in records if record.category == category]
+        count = max(1, round(fraction * len(members)))
+        if count >= len(members):
+            raise UserError(
+                f"category {category} has {len(members)} normal training image(s): too few to hold out {count} for "
+                f"validation (val_fraction={fraction})"
             )
-            batch["image"] = self.augmentation(batch["image"], seed)
-        return batch
+        order = torch.randperm(len(members), generator=Generator().manual_seed(seed)).tolist()
+        held_out += [members[i] for i in sorted(order[:count])]
+        train += [members[i] for i in sorted(order[count:])]
+    return train, held_out
 
 
-def as_it_is(batch: Any) -> Any:
-    """Collate nothing: the stores fetch whole batches."""
-    return batch
+def _keep_batch(batch: Any) -> Any:
+    return batch  # the data sets fetch whole batches

@@ -1,7 +1,7 @@
-"""Decoded once: a split's images as one uint8 tensor in memory, and its held-out normals with pasted defects."""
+"""Images decoded once: a split as one uint8 tensor in memory, and its held-out normals with pseudo-anomalies."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from rich.progress import track
 from torch import Generator, Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
 from adlight.data.images import center_crop, to_input_array
 from adlight.data.pseudo_anomalies import paste_defect
@@ -17,11 +17,13 @@ from adlight.data.source import Source
 from adlight.rng import derive_seed
 from adlight.types import Batch, Record, UserError
 
+PROGRESS_FROM = 500  # images; a bar over fewer would be gone before anyone could read it
+
 
 class CachedImageDataset(Dataset):
-    """The images of a split at one size. `store[[3, 1]]`-style fetches give whole batches, not single samples.
+    """The images of a split at one size, fetched as whole batches.
 
-    With `cache` all images are decoded once, by all cores, into (N, C, size, size) uint8; later epochs touch no file.
+    With `cache` all images are decoded once, on all cores, into (N, C, size, size) uint8; later epochs read no file.
     Without it they are decoded at every fetch.
 
     Args:
@@ -32,10 +34,10 @@ class CachedImageDataset(Dataset):
         resize: side to resize to instead, of which the centre of `image_size` is kept.
         channels: 1 or 3.
         cache: keep the decoded images in memory.
-        on_bad_image: `error`, or `skip`: an unreadable image is left out and its message kept in `skipped`.
+        on_bad_image: `error`, or `skip`: leave out an unreadable image and keep its message in `skipped`.
 
     Raises:
-        UserError: an unreadable image, or a mask of another size than its image.
+        UserError: an unreadable image, or a mask whose size differs from its image's.
     """
 
     def __init__(
@@ -50,18 +52,52 @@ class CachedImageDataset(Dataset):
         cache: bool = True,
         on_bad_image: str = "error",
     ) -> None:
-        self.source, self.records, self.categories = source, list(records), list(categories)
+        self.source, self.records = source, list(records)
         self.image_size, self.resize, self.channels, self.cache = image_size, resize, channels, cache
         self.skipped: list[str] = []
         self.images = self.masks = torch.empty(0)
         if cache or on_bad_image == "skip":
-            self.decode(skip=on_bad_image == "skip")
-        place = {name: i for i, name in enumerate(categories)}
+            self._decode(skip=on_bad_image == "skip")
+        position = {name: i for i, name in enumerate(categories)}
         self.labels = torch.tensor([record.label for record in self.records])
-        self.category = torch.tensor([place[record.category] for record in self.records])
+        self.category = torch.tensor([position[record.category] for record in self.records])
 
-    def decode(self, skip: bool) -> None:
-        """Read every record once: fills the cache and, with `skip`, drops the records that cannot be read."""
+    def read(self, record: Record) -> tuple[np.ndarray, np.ndarray | None]:
+        """Decode one record: (C, size, size) uint8, and its mask (size, size) bool or None."""
+        try:
+            image = self.source.read(record)
+            pixels = to_input_array(image, self.channels, self.image_size, self.resize).copy()
+        except UserError:
+            raise
+        except Exception as error:  # whatever a decoder raises, the user needs the file's name
+            raise UserError(f"cannot read image {record.path}: {error}") from error
+        mask = self.source.read_mask(record, image.size)
+        if mask is None:
+            return pixels, None
+        side = self.resize or self.image_size
+        resized = np.asarray(mask.resize((side, side), Image.Resampling.NEAREST))
+        return pixels, center_crop(resized, self.image_size) > 0
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """Fetch a whole batch at once, as uint8 images."""
+        index = torch.as_tensor(indices)
+        mask = torch.zeros(len(index), self.image_size, self.image_size, dtype=torch.bool)
+        if self.cache:
+            image = self.images.index_select(0, index)  # many times as fast as images[index]
+            mask = self.masks.index_select(0, index) if len(self.masks) else mask
+        else:
+            pairs = [self.read(self.records[i]) for i in indices]
+            image = torch.stack([torch.from_numpy(pixels) for pixels, _ in pairs])
+            for row, (_, found) in enumerate(pairs):
+                if found is not None:
+                    mask[row] = torch.from_numpy(found)
+        return Batch(image=image, label=self.labels[index], mask=mask, index=index, category=self.category[index])
+
+    def _decode(self, skip: bool) -> None:
+        """Read every record once: fill the cache and, with `skip`, drop the records that cannot be read."""
         size, count = self.image_size, len(self.records)
         if self.cache:
             masked = any(record.mask for record in self.records)
@@ -82,88 +118,61 @@ class CachedImageDataset(Dataset):
             return None
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes and resizes without the GIL
-            messages = list(
-                track(
-                    pool.map(read, range(count)),
-                    total=count,
-                    description="reading images",
-                    transient=True,
-                    disable=count < 500,  # gone before anyone could read it
-                )
-            )
+            done = pool.map(read, range(count))
+            messages = list(track(done, "reading images", count, transient=True, disable=count < PROGRESS_FROM))
         self.skipped = [message for message in messages if message]
         if self.skipped:
             kept = [i for i, message in enumerate(messages) if message is None]
             self.records = [self.records[i] for i in kept]
-            if self.cache:
-                self.images = self.images[kept]
-                self.masks = self.masks[kept] if len(self.masks) else self.masks
-
-    def read(self, record: Record) -> tuple[np.ndarray, np.ndarray | None]:
-        """Decode one record: (C, size, size) uint8, and (size, size) bool or None."""
-        try:
-            image = self.source.read(record)
-            pixels = to_input_array(image, self.channels, self.image_size, self.resize)
-        except UserError:
-            raise
-        except Exception as error:  # whatever a decoder throws, the user needs the file's name
-            raise UserError(f"cannot read image {record.path}: {error}") from error
-        mask = self.source.read_mask(record, image.size)
-        if mask is None:
-            return pixels.copy(), None
-        side = self.resize or self.image_size
-        small = np.asarray(mask.resize((side, side), Image.Resampling.NEAREST))
-        return pixels.copy(), center_crop(small, self.image_size) > 0
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """Fetch a whole batch at once, as uint8 images."""
-        index = torch.as_tensor(indices)
-        if self.cache:
-            image = self.images.index_select(0, index)  # many times as fast as images[index]
-            mask = self.masks.index_select(0, index) if len(self.masks) else None
-        else:
-            pairs = [self.read(self.records[i]) for i in indices]
-            image = torch.stack([torch.from_numpy(pixels) for pixels, _ in pairs])
-            blank = np.zeros((self.image_size, self.image_size), dtype=bool)
-            mask = torch.stack([torch.from_numpy(blank if found is None else found) for _, found in pairs])
-        if mask is None:
-            mask = torch.zeros(1, 1, 1, dtype=torch.bool).expand(len(index), self.image_size, self.image_size)
-        return Batch(image=image, label=self.labels[index], mask=mask, index=index, category=self.category[index])
+            self.images = self.images[kept] if self.cache else self.images
+            self.masks = self.masks[kept] if len(self.masks) else self.masks
 
 
 class PseudoAnomalyDataset(Dataset):
-    """Each normal image of a store twice, plain and with a defect pasted on: labelled, without any real anomaly.
+    """Each normal image twice, plain and with a synthetic defect: labelled data without any real anomaly.
 
-    Item 2i is image i of the store, item 2i + 1 its copy with a defect, so that any part of them has both labels.
-    The defect depends on the seed and on i only; `data/defects.py` says what it looks like.
+    Item 2i is image i of `dataset`, item 2i + 1 its copy with a defect, so that any part of them has both labels.
+    The defect depends on the seed and on i alone; `pseudo_anomalies.py` draws it.
     """
 
-    def __init__(self, store: CachedImageDataset, seed: int) -> None:
-        self.store, self.seed = store, seed
+    def __init__(self, dataset: CachedImageDataset, seed: int) -> None:
+        self.dataset, self.seed = dataset, seed
         self.pasted: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def __len__(self) -> int:
-        return 2 * len(self.store)
-
     def paste(self, i: int, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Paste image i's own defect. (C, H, W) uint8 -> the same with a defect, and its mask (H, W) bool."""
+        """Paste image i's own defect. (C, H, W) uint8 -> a copy with the defect, and its mask (H, W) bool."""
         if i not in self.pasted:
             result = paste_defect(image, Generator().manual_seed(derive_seed("defect", self.seed, i)))
-            if not self.store.cache:
+            if not self.dataset.cache:
                 return result
             self.pasted[i] = result
         return self.pasted[i]
 
+    def __len__(self) -> int:
+        return 2 * len(self.dataset)
+
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Fetch a whole batch at once, as uint8 images."""
-        batch = self.store.__getitems__([item // 2 for item in indices])
+        batch = self.dataset.__getitems__([item // 2 for item in indices])
         batch["index"] = torch.as_tensor(indices)
         batch["label"] = batch["index"] % 2
-        batch["mask"] = batch["mask"].clone()
         for row, item in enumerate(indices):
             if item % 2:
                 batch["image"][row], batch["mask"][row] = self.paste(item // 2, batch["image"][row])
         return batch
+
+
+class ExactSampler(Sampler[int]):
+    """Every index exactly once over all processes, in order; torch's `DistributedSampler` repeats some to pad.
+
+    Processes may get one index more or less than each other, so no step of an evaluation may wait for the others.
+    """
+
+    def __init__(self, length: int, rank: int = 0, world_size: int = 1) -> None:
+        self.indices = range(rank, length, world_size)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)

@@ -1,14 +1,10 @@
 """Download of MVTec AD: resumable, verified before use, its licence shown.
 
-Addresses. Those of single categories are the share links of MVTec's download page (`PAGE`) as several public
-download scripts of 2026 repeat them, all alike; MVTec renews the links now and then, and old ones answer 404.
-The SHA-256 of the whole archive is anomalib's (github.com/open-edge-platform/anomalib, in its file
-src/anomalib/data/datamodules/image/mvtecad.py); its link is the latest that public scripts use with it.
-
-Verification. The whole archive: by its published SHA-256. No hash is published for the archives of single
-categories: those must have the length that the server states, must unpack without an error of the xz
-checksums, and must hold as many images as the paper counts (Bergmann et al., CVPR 2019, table 1).
-Nothing is put in place before all of that is so.
+The addresses of single categories are the share links of MVTec's download page (`PAGE`) as public scripts of 2026
+repeat them; MVTec renews links now and then, and old ones answer 404. The SHA-256 of the whole archive is anomalib's
+(open-edge-platform/anomalib, src/anomalib/data/datamodules/image/mvtecad.py). None is published for single categories:
+their archives must unpack without an error of the xz checksums and hold as many images as the paper counts (Bergmann
+et al., CVPR 2019, table 1). Nothing is put in place before that.
 """
 
 import hashlib
@@ -18,9 +14,9 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.progress import DownloadColumn, Progress, TaskID, TransferSpeedColumn
@@ -40,24 +36,18 @@ PAUSE = 3.0  # seconds between them
 TIMEOUT = 60.0  # seconds without a byte
 
 
-@dataclass(frozen=True)
-class Archive:
-    """A file to fetch; sha256 is None where no hash is published."""
+class Archive(NamedTuple):
+    """A file to fetch; `sha256` is None where no hash is published."""
 
     url: str
     sha256: str | None = None
-
-    @property
-    def file(self) -> str:
-        """Name of the file."""
-        return self.url.rsplit("/", 1)[-1]
 
 
 WHOLE = Archive(
     f"{SHARES}/150996/b52ecdcbf521176e9db9c731f2304b27/download/420938113-1629960298/mvtec_anomaly_detection.tar.xz",
     sha256="cf4313b13603bec67abb49ca959488f7eedce2a9f7795ec54446c649ac98cd3d",
 )
-# name, share, file, and the images of train/good, of test/good and of the other test folders (as many masks)
+# name, share, file, and the number of images in train/good, in test/good and in the other test folders (as many masks)
 _TABLE = [
     ("bottle", "150452/132a93367fb17cdf968dfb5c4013f6e7", "420937370-1629958698", (209, 20, 63)),
     ("cable", "150453/10f960e07fec2838b2cd512586633a32", "420937413-1629958794", (224, 58, 92)),
@@ -85,14 +75,14 @@ def download(root: Path, categories: list[str]) -> None:
     An archive that already lies in `root`, put there by hand, is used and kept; one fetched here is removed.
 
     Raises:
-        UserError: a rest of the category is in the way, or fetching or verifying failed; the text says what to
+        UserError: a remnant of the category is in the way, or fetching or verifying failed; the message says what to
             fetch by hand and where to put it.
     """
     for category in categories:
         if (root / category).exists():
-            raise UserError(f"{root / category} has no folder train/good: move it away, and it is downloaded again")
+            raise UserError(f"{root / category} has no folder train/good: move it away to download the category again")
     Console(stderr=True).print(LICENCE, soft_wrap=True)
-    if len(categories) == len(COUNTS) or (root / WHOLE.file).exists():
+    if len(categories) == len(COUNTS) or (root / _file_name(WHOLE)).exists():
         install(WHOLE, root, categories)
     else:
         for category in categories:
@@ -103,30 +93,34 @@ def install(archive: Archive, root: Path, categories: list[str]) -> None:
     """Fetch, verify and unpack one archive; a category's folder appears in `root` only when it is complete.
 
     Raises:
-        UserError: as `download`.
+        UserError: see `download`.
     """
-    path = root / archive.file
+    path = root / _file_name(archive)
     by_hand = path.exists()
     try:
         root.mkdir(parents=True, exist_ok=True)
         if not by_hand:
             fetch(archive.url, path)
-        verify(path, archive.sha256)
+        if archive.sha256:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found != archive.sha256:
+                raise ValueError(f"refused, its SHA-256 is {found}, expected {archive.sha256}")
         unpack(path, root, categories)
-    except (OSError, HTTPException, tarfile.TarError, ValueError) as error:
+    except (OSError, HTTPException, lzma.LZMAError, tarfile.TarError, EOFError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if not by_hand:  # a complete but wrong file is not taken up again; what broke off lies in .part and is
-            path.unlink(missing_ok=True)
+        if not by_hand:
+            path.unlink(missing_ok=True)  # complete but wrong; what broke off lies in .part and is resumed
         raise UserError(
-            f"{path if by_hand else archive.url}: {reason}; fetch {archive.file} by hand from {PAGE} "
-            f"and put it into {root.absolute()}" + ("" if by_hand else ", or run again to resume the download")
+            f"{path if by_hand else archive.url}: {reason}; fetch {path.name} by hand from {PAGE} and put it into "
+            f"{root.absolute()}" + ("" if by_hand else ", or run again to resume the download")
         ) from error
     if not by_hand:
         path.unlink()
 
 
 def fetch(url: str, path: Path) -> None:
-    """Download `url` to `path` by way of `<path>.part`, going on where an earlier download broke off.
+    """Download `url` to `path` by way of `<path>.part`, resuming an earlier download.
 
     Raises:
         OSError: no connection, an HTTP error, no space, or broken off in every attempt.
@@ -145,7 +139,7 @@ def fetch(url: str, path: Path) -> None:
             except (ConnectionError, TimeoutError, HTTPException):
                 pass
             time.sleep(PAUSE)
-    raise OSError("the connection broke off again and again")
+    raise OSError(f"the connection broke off {ATTEMPTS} times")
 
 
 def _fetch_rest(url: str, part: Path, progress: Progress, task: TaskID) -> bool:
@@ -155,11 +149,11 @@ def _fetch_rest(url: str, part: Path, progress: Progress, task: TaskID) -> bool:
     try:
         response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code != 416:
+        if error.code != 416:  # range not satisfiable
             raise
         if error.headers.get("Content-Range") == f"bytes */{have}":  # nothing is left to fetch
             return True
-        part.unlink()  # longer than the file: rubbish of another one
+        part.unlink()  # longer than the file: remnant of another one
         return False
     if not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
         have = 0  # a server that ignores Range sends the whole file
@@ -173,32 +167,12 @@ def _fetch_rest(url: str, part: Path, progress: Progress, task: TaskID) -> bool:
     return total is None or part.stat().st_size == total
 
 
-def verify(path: Path, sha256: str | None) -> None:
-    """Check an archive by its published hash, or by xz's own checksums where none is published.
-
-    Raises:
-        ValueError: it is not what it should be.
-    """
-    if sha256 is not None:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != sha256:
-            raise ValueError(f"refused, its SHA-256 is {found}, expected {sha256}")
-        return
-    try:
-        with lzma.open(path) as stream:
-            while stream.read(CHUNK):
-                pass
-    except (lzma.LZMAError, EOFError) as error:
-        raise ValueError(f"refused, no complete xz archive ({error})") from error
-
-
 def unpack(path: Path, root: Path, categories: list[str]) -> None:
-    """Unpack categories beside `root`'s others, each put in place only when all its images are counted.
+    """Unpack categories into `root`, each put in place only when all its images are counted.
 
     Raises:
         ValueError: a category is not in the archive, or has other images than the paper says.
-        tarfile.TarError: a damaged archive, or a member that points outside of its folder.
+        lzma.LZMAError, EOFError, tarfile.TarError: a damaged archive, or a member that points outside of its folder.
     """
     with tempfile.TemporaryDirectory(dir=root, prefix=".unpack-") as staging:
         with tarfile.open(path, "r:xz") as archive:
@@ -209,16 +183,14 @@ def unpack(path: Path, root: Path, categories: list[str]) -> None:
             folder = next(iter([*Path(staging).glob(category), *Path(staging).glob(f"*/{category}")]), None)
             if folder is None:
                 raise ValueError(f"refused, it holds no folder {category}")
-            found = _counts(folder)
+            test = list_images(folder / "test")
+            good = sum(path.parent.name == "good" for path in test)
+            found = len(list_images(folder / "train" / "good")), good, len(test) - good
             if found != COUNTS[category]:
-                raise ValueError(
-                    f"refused, {category} has {found} images of train/good, test/good and defects, "
-                    f"expected {COUNTS[category]}"
-                )
+                counts = f"{found} images in train/good, test/good and defects, expected {COUNTS[category]}"
+                raise ValueError(f"refused, {category} has {counts}")
             folder.rename(root / category)
 
 
-def _counts(category: Path) -> tuple[int, int, int]:
-    test = list_images(category / "test")
-    good = sum(path.parent.name == "good" for path in test)
-    return len(list_images(category / "train" / "good")), good, len(test) - good
+def _file_name(archive: Archive) -> str:
+    return archive.url.rsplit("/", 1)[-1]

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 import numpy as np
 from PIL import Image
 
-from adlight.types import UserError
+from adlight.types import Box, UserError
 
 if TYPE_CHECKING:  # torch takes seconds to import: not for --help
     from torch import Tensor
 
 AnyImage: TypeAlias = Union[str, Path, Image.Image, np.ndarray, "Tensor"]
-Box = tuple[int, int, int, int]  # left, top, right, bottom
+
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
 # everything Pillow raises on damaged files (20,000 truncated or altered files of these formats were tried)

@@ -1,23 +1,23 @@
-"""What a data set is: a list of normal records to train on, a labelled list to test on, and how to read one."""
+"""What a data set is: normal records to train on, labelled records to test on, and how to read one."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from adlight.data.images import read_image, to_mask
-from adlight.types import Record, UserError
+from adlight.data.images import describe_folder, list_images, read_image, to_mask
+from adlight.types import Record, UserError, check_integer
 
 
 class Source:
     """Base of the data sets: `train()` and `test()` list records, `read` and `read_mask` read one.
 
     Attributes:
-        name: the data set's name, as in `dataset=<name>`.
         protocol: one line that says what counts as normal and what is tested; every result carries it.
     """
 
-    name = "images"
     protocol = ""
 
     def prepare(self) -> None:
@@ -27,7 +27,7 @@ class Source:
         """List the normal training images.
 
         Raises:
-            UserError: nothing there; the text says what was expected and what was found.
+            UserError: nothing there; the message says what was expected and what was found.
         """
         raise NotImplementedError
 
@@ -39,7 +39,7 @@ class Source:
         """Read one image, in any mode.
 
         Raises:
-            UserError: the file cannot be read as an image; the text names it.
+            UserError: the file cannot be read as an image; the message names it.
         """
         return read_image(record.path)
 
@@ -47,28 +47,66 @@ class Source:
         """Read a record's mask (mode L, 0 or 255), None where it has none.
 
         Args:
-            record: the image whose mask is wanted.
+            record: the image whose mask is read.
             size: the image's own (width, height), which the mask must share.
 
         Raises:
-            UserError: the mask cannot be read, or is of another size than its image.
+            UserError: the mask cannot be read, or its size differs from its image's.
         """
         if record.mask is None:
             return None
         mask = read_image(record.mask)
         if mask.size != size:
+            sizes = "x".join(map(str, mask.size)), "x".join(map(str, size))
             raise UserError(
-                f"mask {record.mask} is {mask.size[0]}x{mask.size[1]}, its image {record.path} is "
-                f"{size[0]}x{size[1]}: a mask must have its image's size"
+                f"mask {record.mask} is {sizes[0]}, its image {record.path} is {sizes[1]}: give both the same size"
             )
         return Image.fromarray(to_mask(mask).astype(np.uint8) * 255)
 
 
-def subsample(records: Sequence[Record], limit: int | None, seed: int) -> list[Record]:
-    """Draw at most `limit` records, mixed: normal and anomalous ones in the share that the whole list has.
+@dataclass(frozen=True)
+class Sampling:
+    """Which records of a split are used; drawn by the seed alone, the order is kept.
 
-    The draw depends on the list and the seed alone; the order is kept. With a limit of 2 or more, each label
-    that occurs is drawn.
+    Args:
+        train_limit: largest number of training images; None for all.
+        test_limit: largest number of test images, normal and anomalous in the ratio of the whole split; None for all.
+        balanced_test: test only as many anomalous images as normal ones.
+        seed: of these draws.
+
+    Raises:
+        ValueError: a limit below 1.
+    """
+
+    train_limit: int | None = None
+    test_limit: int | None = None
+    balanced_test: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("train_limit", "test_limit"):
+            if getattr(self, name) is not None:
+                check_integer(name, getattr(self, name), 1)
+
+    def train(self, records: Sequence[Record]) -> list[Record]:
+        """Select training records."""
+        return subsample(records, self.train_limit, self.seed)
+
+    def test(self, records: Sequence[Record]) -> list[Record]:
+        """Select test records."""
+        return subsample(balance(records, self.seed) if self.balanced_test else records, self.test_limit, self.seed)
+
+    def describe(self) -> str:
+        """Describe the limits for a protocol; empty without any."""
+        limits = {"training images": self.train_limit, "mixed test images": self.test_limit}
+        notes = [f"at most {limit:,} {what}" for what, limit in limits.items() if limit is not None]
+        return f"; drawn with seed {self.seed}: {', '.join(notes)}" if notes else ""
+
+
+def subsample(records: Sequence[Record], limit: int | None, seed: int) -> list[Record]:
+    """Draw at most `limit` records with the ratio of labels of the whole list.
+
+    With a limit of 2 or more, each label that occurs is drawn.
     """
     if limit is None or limit >= len(records):
         return list(records)
@@ -81,32 +119,24 @@ def subsample(records: Sequence[Record], limit: int | None, seed: int) -> list[R
     return [records[i] for i in sorted(normal[: limit - share] + anomalous[:share])]
 
 
-def balanced(records: Sequence[Record], seed: int) -> list[Record]:
-    """Keep all normal records and as many anomalous ones, drawn by seed; the order is kept."""
+def balance(records: Sequence[Record], seed: int) -> list[Record]:
+    """Keep all normal records and draw as many anomalous ones."""
     anomalous = [i for i, record in enumerate(records) if record.label == 1]
     normal = [i for i, record in enumerate(records) if record.label == 0]
     drawn = np.random.default_rng(seed).permutation(anomalous)[: len(normal)]
     return [records[i] for i in sorted(normal + drawn.tolist())]
 
 
-def check_limits(**limits: int | None) -> None:
-    """Refuse limits below 1.
+def require_images(folder: Path, setting: str, without: Sequence[Path] = ()) -> list[Path]:
+    """List the images of a folder that must hold some, without those of the folders in `without`.
 
     Raises:
-        UserError: names the first such limit and its value.
+        UserError: there are none; the message names the setting that led there and what is there instead.
     """
-    for name, limit in limits.items():
-        if limit is not None and limit < 1:
-            raise UserError(f"dataset.{name}={limit}: must be at least 1, or null for no limit")
-
-
-def limits_note(train_limit: int | None, test_limit: int | None, seed: int) -> str:
-    """What a protocol says of limits: empty without any."""
-    limits = {"training images": train_limit, "mixed test images": test_limit}
-    notes = [f"at most {limit:,} {what}" for what, limit in limits.items() if limit is not None]
-    return f"; drawn with seed {seed}: {', '.join(notes)}" if notes else ""
-
-
-def count_unmasked(records: Iterable[Record]) -> int:
-    """Count the anomalous records without a mask, which pixel metrics cannot use."""
-    return sum(record.label == 1 and record.mask is None for record in records)
+    if not folder.is_dir():
+        raise UserError(f"{setting}: no folder {folder} (in its parent: {describe_folder(folder.parent)})")
+    images = [image for image in list_images(folder) if not any(path in image.parents for path in without)]
+    if not images:
+        found = describe_folder(folder)
+        raise UserError(f"{setting}: no images in {folder}: expected PNG, JPEG, BMP or TIFF, found {found}")
+    return images

@@ -44,7 +44,6 @@ class GANModule(InversionModule):
         clip: largest norm of a network's gradient; 0 = any.
         generator_from: a finished run whose generator and critic are taken as they are; `train.py` loads them.
         seed: of latents and penalties, which depend on it, the step and the process only.
-        threshold, pixel_threshold, threshold_per: rules of calibration, see `AnomalyModule`.
 
     Raises:
         ValueError: networks that do not fit each other, or a number out of range.
@@ -72,12 +71,9 @@ class GANModule(InversionModule):
         clip: float = 0.0,
         generator_from: str | None = None,
         seed: int = 0,
-        threshold: str | float = "quantile:0.95",
-        pixel_threshold: str | float = "quantile:0.995",
-        threshold_per: str = "category",
     ) -> None:
         refuse_misfits(generator, critic, encoder, scorer, encoder_epochs)
-        super().__init__(generator, critic, encoder, scorer, ema, threshold, pixel_threshold, threshold_per)
+        super().__init__(generator, critic, encoder, scorer, ema)
         self.automatic_optimization = False
         if encoder_images not in ("real", "generated"):
             raise ValueError(f"model.encoder_images {encoder_images!r} is unknown: real or generated")
@@ -102,7 +98,7 @@ class GANModule(InversionModule):
         """How long the GAN was trained, and how it is inverted."""
         return [f"GAN: {int(self.generator_steps)} generator steps; inversion: {self.scorer.method}"]
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """What belongs into a result besides the metrics."""
         return {"generator_steps": int(self.generator_steps)}
 
@@ -113,7 +109,7 @@ class GANModule(InversionModule):
         trainer = self.trainer
         if trainer.precision not in ("32-true", "bf16-mixed"):
             raise UserError(f"trainer.precision={trainer.precision}: the GAN trains in 32-true or bf16-mixed")
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data = self.datamodule
         images = len(data.records("train")) // trainer.world_size
         if data.batch_size > images:
             raise UserError(f"dataset.batch_size={data.batch_size} is larger than the {images} training images")
@@ -162,6 +158,12 @@ class GANModule(InversionModule):
     def encoding(self) -> bool:
         """Whether this epoch is the encoder's."""
         return self.current_epoch >= self.gan_epochs
+
+    def on_train_start(self) -> None:
+        """A resumed run goes on with the learning rates of its config, not with those that the checkpoint brought."""
+        for optimizer in self.trainer.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = optimizer.defaults["lr"]
 
     def on_train_epoch_start(self) -> None:
         """Validate only where there is something to calibrate."""
@@ -279,10 +281,10 @@ class GANModule(InversionModule):
         """Raise a UserError on all processes if any of them met a loss that is no number."""
         first = int(self.trainer.strategy.reduce(self.diverged, reduce_op="max"))
         if first >= 0:
-            rate = f"model.{'encoder' if self.encoding else 'critic'}_optimizer.lr"
+            rate = f"{'encoder' if self.encoding else 'critic'}_optimizer.lr"
             raise UserError(
                 f"a loss is not finite any more since batch {first} (epoch {self.current_epoch + 1}): "
-                f"{DIVERGED.replace('model.optimizer.lr', rate)}"
+                f"{DIVERGED} ({rate})"
             )
 
     def configure_optimizers(self) -> Any:

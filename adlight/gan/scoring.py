@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from adlight.detection.module import EMA, AnomalyModule, gather_rows
+from adlight.detection.ema import EMA
+from adlight.detection.module import AnomalyModule, gather_rows
 from adlight.gan.inversion import TERMS, InversionScorer, Networks
 from adlight.gan.networks import Critic, Encoder, Generator
 from adlight.types import Batch, Scores
@@ -29,7 +30,6 @@ class InversionModule(AnomalyModule):
         encoder: finds the latent of an image; None where gradients alone do.
         scorer: inverts the generator and scores.
         ema: decay of the average of the generator's weights that scores; 0 = the generator itself does.
-        threshold, pixel_threshold, threshold_per: rules of calibration, see `AnomalyModule`.
     """
 
     term_mean: Tensor
@@ -42,11 +42,8 @@ class InversionModule(AnomalyModule):
         encoder: Encoder | None,
         scorer: InversionScorer,
         ema: float = 0.0,
-        threshold: str | float = "quantile:0.95",
-        pixel_threshold: str | float = "quantile:0.995",
-        threshold_per: str = "category",
     ) -> None:
-        super().__init__(threshold, pixel_threshold, threshold_per)
+        super().__init__()
         self.generator, self.critic, self.encoder, self.scorer = generator, critic, encoder, scorer
         self.ema = EMA(generator, ema) if ema else None
         self.register_buffer("term_mean", torch.zeros(len(TERMS)))

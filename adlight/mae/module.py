@@ -9,7 +9,8 @@ from torch import Generator, Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from adlight.detection.module import DIVERGED, EMA, AnomalyModule
+from adlight.detection.ema import EMA
+from adlight.detection.module import DIVERGED, AnomalyModule
 from adlight.mae.masking import draw_masks
 from adlight.mae.network import MaskedAutoencoder
 from adlight.mae.objective import ReconstructionLoss
@@ -31,7 +32,6 @@ class MAEModule(AnomalyModule):
         warmup_epochs: length of the linear warm-up; a half cosine to 0 follows, both by the step.
         ema: decay of an average of the weights that is used for scoring; 0 = none.
         seed: of the masks, which depend on it, the step and the process only.
-        threshold, pixel_threshold, threshold_per: rules of calibration, see `AnomalyModule`.
 
     Raises:
         ValueError: a mask ratio that the scheme does not allow, or a number out of range.
@@ -48,11 +48,8 @@ class MAEModule(AnomalyModule):
         warmup_epochs: float = 10,
         ema: float = 0.0,
         seed: int = 0,
-        threshold: str | float = "quantile:0.95",
-        pixel_threshold: str | float = "quantile:0.995",
-        threshold_per: str = "category",
     ) -> None:
-        super().__init__(threshold, pixel_threshold, threshold_per)
+        super().__init__()
         draw_masks(masks, mask_ratio, network.num_patches, Generator())  # an impossible ratio fails here
         self.network, self.objective, self.scorer, self.optimizer = network, objective, scorer, optimizer
         self.mask_ratio, self.masks, self.warmup_epochs, self.seed = mask_ratio, masks, warmup_epochs, seed
@@ -92,13 +89,12 @@ class MAEModule(AnomalyModule):
 
     def on_train_start(self) -> None:
         """A resumed run has averaged its steps so far already, and its rates may have been changed."""
-        super().on_train_start()
         for config in self.trainer.lr_scheduler_configs:
-            schedule, groups = config.scheduler, config.scheduler.optimizer.param_groups
+            schedule, optimizer = config.scheduler, config.scheduler.optimizer
             assert isinstance(schedule, LambdaLR)
-            schedule.base_lrs = [group["lr"] for group in groups]
-            for group, factor in zip(groups, schedule.lr_lambdas, strict=True):
-                group["lr"] *= factor(schedule.last_epoch)
+            schedule.base_lrs = [optimizer.defaults["lr"] for _ in optimizer.param_groups]
+            for group, factor in zip(optimizer.param_groups, schedule.lr_lambdas, strict=True):
+                group["lr"] = optimizer.defaults["lr"] * factor(schedule.last_epoch)
         self.averaged_step = self.global_step
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:

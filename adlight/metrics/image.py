@@ -1,32 +1,33 @@
-"""How well scores rank anomalous above normal: the image metrics, and thresholds from normal scores.
+"""Image metrics: how well scores rank anomalous above normal, and what one threshold does.
 
 Scores are any finite real numbers, larger is more anomalous, and nothing squashes them: torchmetrics' AUROC
 puts a sigmoid over scores outside [0, 1], which ties scores near 50 and 60 (torchmetrics #2337). Ties count
 as in scikit-learn. Everywhere, anomalous means `score > threshold`. Letters: N scores, K distinct scores.
 """
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from adlight.metrics.curve import Curve, NonFiniteScore, checked, missing_class
-
-BOTH_CLASSES = (  # in the order in which image_metrics computes them
+RANKING = (  # they need both classes
     *("auroc", "ap", "f1_max", "f1_max_threshold", "precision_at_f1_max", "recall_at_f1_max"),
     *("fpr_at_95_tpr", "trivial_f1"),
 )
-RULES = "a number, `quantile:0.99`, `sigma:3`, `fpr:0.05` or `max`"
 CALIBRATED = ("precision_calibrated", "recall_calibrated", "f1_calibrated", "fpr_calibrated")
 
 
-class F1Max(NamedTuple):
-    """Best F1 over all thresholds, chosen with the labels in hand: an oracle, not a result one can deploy.
+class NonFiniteScore(ValueError):
+    """Some scores are NaN or infinite; `positions` says which, counted from 0."""
 
-    The threshold is the largest score left out, so that `score > threshold` gives this F1 in float32 too.
-    """
+    def __init__(self, positions: list[int]) -> None:
+        super().__init__(f"scores at positions {positions} are not finite")
+        self.positions = positions
+
+
+class F1Max(NamedTuple):
+    """Best F1 over all thresholds, chosen with the labels in hand: an oracle, not a result one can deploy."""
 
     f1: float
     threshold: float
@@ -34,7 +35,7 @@ class F1Max(NamedTuple):
     recall: float
 
 
-class Decision(NamedTuple):
+class BinaryMetrics(NamedTuple):
     """What one threshold does; None where the images lack the class that the figure speaks of."""
 
     precision: float | None
@@ -43,74 +44,99 @@ class Decision(NamedTuple):
     fpr: float | None
 
 
-def _curve(score: Tensor, label: Tensor) -> tuple[Tensor, Curve]:
-    """Return the distinct scores, falling (K,), and their curve.
+class ConfusionCounts(NamedTuple):
+    """True and false positives as the threshold falls, one step per distinct score; leading dimensions are resamples.
+
+    Every ranking metric is read from them.
+    """
+
+    tp: Tensor  # (..., K) float64, anomalous ones at or above the step's score
+    fp: Tensor  # (..., K) float64, normal ones
+
+    def auroc(self) -> Tensor:
+        """Area under the ROC curve by trapezoids, so that a tie counts half (...,)."""
+        tp, fp = pad(self.tp, (1, 0)), pad(self.fp, (1, 0))
+        area = (fp.diff() * (tp[..., 1:] + tp[..., :-1])).sum(-1) / 2
+        return area / (tp[..., -1] * fp[..., -1])
+
+    def average_precision(self) -> Tensor:
+        """Precision summed over the steps in recall, without interpolation (...,)."""
+        precision = self.tp / (self.tp + self.fp).clamp(min=1)  # a resample may find nothing at first
+        return (pad(self.tp, (1, 0)).diff() * precision).sum(-1) / self.tp[..., -1]
+
+    def f1(self) -> Tensor:
+        """F1 at every step (..., K)."""
+        return 2 * self.tp / (self.tp + self.fp + self.tp[..., -1:])
+
+    def fpr_at_tpr(self, tpr: float) -> Tensor:
+        """Share of normal ones flagged at the first step that finds this share of the others (...,)."""
+        reached = self.tp / self.tp[..., -1:] >= tpr
+        return (self.fp / self.fp[..., -1:]).gather(-1, reached.int().argmax(-1, keepdim=True)).squeeze(-1)
+
+    def f1_max(self, threshold: Tensor) -> F1Max:
+        """Find the best F1, of equal ones at the highest threshold; no resamples.
+
+        threshold: (K,), `score > threshold[k]` flags what step k counts.
+        """
+        f1 = self.f1()
+        step = f1.argmax()  # the first of equal ones
+        tp, fp = self.tp[step], self.fp[step]
+        recall = tp / self.tp[-1]
+        return F1Max(f1[step].item(), threshold[step].item(), (tp / (tp + fp)).item(), recall.item())
+
+
+def count_confusion(score: Tensor, label: Tensor) -> tuple[Tensor, ConfusionCounts]:
+    """Count along the falling distinct scores of images. -> thresholds (K,) for `f1_max`, and the counts.
+
+    A threshold is the next lower score, so that it holds in float32 too.
+
+    Args:
+        score: (N,) any finite real numbers.
+        label: (N,) 0 normal, 1 anomalous.
 
     Raises:
         ValueError: a class is missing, a score is not finite, a label is neither 0 nor 1, or shapes differ.
     """
-    score, label = checked(score, label)
-    if missing := missing_class(label):
+    score, label = check_scores(score, label)
+    if missing := missing_class(int((~label).sum()), int(label.sum())):
         raise ValueError(f"ranking needs both classes: {missing}")
     value, place = score.unique(return_inverse=True)
     tp, fp = (torch.bincount(place[c], minlength=len(value)).flip(0).cumsum(0).double() for c in (label, ~label))
-    return value.flip(0), Curve(tp, fp)
-
-
-def roc_curve(score: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-    """False and true positive rates (K + 1,) from (0, 0) to (1, 1), a point a distinct score; as `auroc` takes them."""
-    curve = _curve(score, label)[1]
-    fpr, tpr = (pad(count / count[-1], (1, 0)) for count in (curve.fp, curve.tp))
-    return fpr, tpr
+    below_all = value[:1] - 1e-6 * value[:1].abs().clamp(min=1)
+    return torch.cat([below_all, value[:-1]]).flip(0), ConfusionCounts(tp, fp)
 
 
 def auroc(score: Tensor, label: Tensor) -> float:
-    """Area under the ROC curve of scores (N,) with labels 0/1 (N,)."""
-    return _curve(score, label)[1].auroc().item()
+    """Compute the area under the ROC curve of scores (N,) with labels 0/1 (N,)."""
+    return count_confusion(score, label)[1].auroc().item()
 
 
-def average_precision(score: Tensor, label: Tensor) -> float:
-    """Average precision of scores (N,) with labels 0/1 (N,); scikit-learn's, no interpolation."""
-    return _curve(score, label)[1].average_precision().item()
+def roc_curve(score: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    """Give false and true positive rates (K + 1,) from (0, 0) to (1, 1), one point per distinct score."""
+    _, counts = count_confusion(score, label)
+    fpr, tpr = (pad(count / count[-1], (1, 0)) for count in (counts.fp, counts.tp))
+    return fpr, tpr
 
 
-def fpr_at_tpr(score: Tensor, label: Tensor, tpr: float = 0.95) -> float:
-    """Smallest share of normal images flagged while a share `tpr` of the anomalous ones is found."""
-    return _curve(score, label)[1].fpr_at_tpr(tpr).item()
-
-
-def f1_max(score: Tensor, label: Tensor) -> F1Max:
-    """Best F1 over all thresholds (oracle); of equal ones the highest threshold."""
-    value, (tp, fp) = _curve(score, label)
-    f1 = Curve(tp, fp).f1()
-    step = f1.argmax()  # the first of equal ones
-    last = value[step].item()
-    below = value[step + 1].item() if step + 1 < len(value) else last - 1e-6 * max(abs(last), 1.0)
-    return F1Max(f1[step].item(), below, (tp[step] / (tp[step] + fp[step])).item(), (tp[step] / tp[-1]).item())
-
-
-def trivial_f1(label: Tensor) -> float:
-    """F1 of calling everything anomalous; high on a test set rich in anomalies, where less means little."""
-    share = label.double().mean().item()
-    return 2 * share / (1 + share)
-
-
-def at_threshold(score: Tensor, label: Tensor, threshold: float | Tensor) -> Decision:
-    """Precision, recall, F1, FPR of calling `score > threshold` anomalous; precision is 0 if nothing is.
+def binary_metrics(score: Tensor, label: Tensor, threshold: float | Tensor) -> BinaryMetrics:
+    """Compute precision, recall, F1, FPR of calling `score > threshold` anomalous; precision is 0 if nothing is.
 
     Args:
         score: (N,) any finite real numbers.
         label: (N,) 0 normal, 1 anomalous.
         threshold: one for all images, or each image's own (N,) float64.
+
+    Raises:
+        ValueError: a threshold is NaN, or as for `count_confusion`.
     """
-    score, label = checked(score, label)
+    score, label = check_scores(score, label)
     if torch.as_tensor(threshold).isnan().any():
         raise ValueError("the threshold is NaN: nothing has calibrated it")
     flagged = score > threshold
     tp, fp = (flagged & label).sum().item(), (flagged & ~label).sum().item()
     anomalous, normal = label.sum().item(), (~label).sum().item()
     both = anomalous and normal
-    return Decision(
+    return BinaryMetrics(
         precision=tp / max(tp + fp, 1) if both else None,
         recall=tp / anomalous if anomalous else None,
         f1=2 * tp / (tp + fp + anomalous) if both else None,
@@ -123,6 +149,8 @@ def image_metrics(
 ) -> tuple[dict[str, float], dict[str, str]]:
     """Compute every image metric that the images allow.
 
+    `trivial_f1` is that of calling everything anomalous: high on a test set rich in anomalies, where F1 means little.
+
     Args:
         score: (N,) any finite real numbers.
         label: (N,) 0 normal, 1 anomalous.
@@ -134,72 +162,42 @@ def image_metrics(
     Raises:
         NonFiniteScore: some scores are NaN or infinite.
     """
-    score, label = checked(score, label)
-    missing = missing_class(label)
+    score, label = check_scores(score, label)
+    missing = missing_class(int((~label).sum()), int(label.sum()))
     found: dict[str, float | None] = {}
     if missing is None:
-        areas = auroc(score, label), average_precision(score, label)
-        rest = *f1_max(score, label), fpr_at_tpr(score, label, 0.95), trivial_f1(label)
-        found = dict(zip(BOTH_CLASSES, (*areas, *rest), strict=True))
+        thresholds, counts = count_confusion(score, label)
+        share = label.double().mean().item()
+        areas = counts.auroc().item(), counts.average_precision().item()
+        rest = counts.fpr_at_tpr(0.95).item(), 2 * share / (1 + share)
+        found = dict(zip(RANKING, (*areas, *counts.f1_max(thresholds), *rest), strict=True))
     if threshold is not None:
-        found |= zip(CALIBRATED, at_threshold(score, label, threshold), strict=True)
-    values = {key: value for key, value in found.items() if value is not None}
-    reasons = dict.fromkeys(BOTH_CLASSES + CALIBRATED, missing or "")
-    if threshold is None:
-        reasons |= dict.fromkeys(CALIBRATED, "no calibrated threshold")
-    return values, {key: reason for key, reason in reasons.items() if key not in values}
+        found |= zip(CALIBRATED, binary_metrics(score, label, threshold), strict=True)
+    reasons = dict.fromkeys(RANKING, missing or "")
+    reasons |= dict.fromkeys(CALIBRATED, "no calibrated threshold" if threshold is None else missing or "")
+    metrics = {name: value for name, value in found.items() if value is not None}
+    return metrics, {name: reason for name, reason in reasons.items() if name not in metrics}
 
 
-class Rule(NamedTuple):
-    """A threshold rule taken apart: `kind` is number, quantile, sigma, fpr or max; `value` is 0 for max."""
-
-    kind: str
-    value: float
-
-
-def parse_rule(rule: float | str) -> Rule:
-    """Read a rule such as `quantile:0.99`.
-
-    Raises:
-        ValueError: the rule is none of the accepted forms; the text names both.
-    """
-    kind, colon, text = str(rule).strip().partition(":")
-    if (kind, colon) == ("max", ""):
-        return Rule("max", 0.0)
-    kind, text, known = (kind, text, kind in ("quantile", "sigma", "fpr")) if colon else ("number", kind, True)
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not known or not math.isfinite(value) or (kind in ("quantile", "fpr") and not 0 <= value <= 1):
-        raise ValueError(f"threshold rule {rule!r} is not understood; write {RULES} (shares lie in 0...1)")
-    return Rule(kind, value)
-
-
-def calibrate(normal_scores: Tensor, rule: float | str) -> float:
-    """Turn a rule into a threshold; anomalous then means `score > threshold`.
-
-    Args:
-        normal_scores: (N,) scores of normal images, any finite real numbers.
-        rule: a number (taken as it is, no score is needed); `quantile:q`, interpolated; `sigma:k`,
-            mean + k population standard deviations; `fpr:p`, the smallest score that at most a share p of the
-            scores exceeds; `max`.
-
-    Raises:
-        ValueError: the rule is not understood, or there are no scores to apply it to.
-        NonFiniteScore: some scores are NaN or infinite.
-    """
-    kind, value = parse_rule(rule)
-    if kind == "number":
-        return value
-    if normal_scores.numel() == 0:
-        raise ValueError(f"threshold rule {rule!r} needs normal scores, and there are none")
-    score = normal_scores.detach().flatten().cpu().double().sort().values
+def check_finite(score: Tensor) -> None:
+    """Raise `NonFiniteScore` if any score is NaN or infinite."""
     if not score.isfinite().all():
-        raise NonFiniteScore((~normal_scores.flatten().isfinite()).nonzero().flatten().tolist())
-    if kind == "quantile":
-        return score.quantile(value).item()
-    if kind == "sigma":
-        return (score.mean() + value * score.std(correction=0)).item()
-    above = math.floor(value * len(score) + 1e-9) if kind == "fpr" else 0  # 0.29 * 100 is 28.999...
-    return score[max(len(score) - 1 - above, 0)].item()
+        raise NonFiniteScore((~score.isfinite()).nonzero().flatten().tolist())
+
+
+def check_scores(score: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    """Give score as float64 and label as bool, both (N,) on the CPU; see `count_confusion` for what is refused."""
+    if score.ndim != 1 or score.shape != label.shape:
+        raise ValueError(f"score {tuple(score.shape)} and label {tuple(label.shape)} must be 1-D of one length")
+    score, label = score.detach().cpu().double(), label.detach().cpu()
+    check_finite(score)
+    if not ((label == 0) | (label == 1)).all():
+        raise ValueError(f"labels must be 0 or 1, got {label.unique().tolist()}")
+    return score, label.bool()
+
+
+def missing_class(normal: int, anomalous: int, unit: str = "images") -> str | None:
+    """Say which class is empty by the two counts, None where neither is."""
+    if normal and anomalous:
+        return None
+    return f"no {unit}" if normal == anomalous else f"no {'normal' if anomalous else 'anomalous'} {unit}"

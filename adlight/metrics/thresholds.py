@@ -1,84 +1,200 @@
-"""Calibrated thresholds: a pair a category, as scores of different categories differ in scale, and one for all."""
+"""Thresholds from the scores of held-out normal images: the methods, and what they gave.
+
+Everywhere, anomalous means `score > threshold`. Letters: N images.
+"""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from adlight.metrics.image import calibrate
+from adlight.metrics.histogram import Histogram
+from adlight.metrics.image import check_finite
 from adlight.metrics.pixel import PixelHistogram
+from adlight.types import UserError
 
 ALL = "all categories"
+METHODS = "a number, `quantile:0.99`, `sigma:3`, `fpr:0.05` or `max`"
 
 
 class Threshold(NamedTuple):
-    """Raw scores above which an image and a pixel are called anomalous; NaN where nothing has calibrated them."""
+    """Scores above which an image and a pixel are called anomalous; NaN until something calibrates them."""
 
     image: float = math.nan
     pixel: float = math.nan
     num_normals: int = 0  # validation images that both were calibrated on
-    source: str = ALL  # the category that those images are of, or ALL
+    source: str = ALL  # the category of those images, or ALL
 
 
-NOT_CALIBRATED = Threshold()
+class Calibration:
+    """Thresholds for each category, as scores of different categories differ in scale, and for all together.
 
-
-@dataclass(frozen=True)
-class Thresholds:
-    """The thresholds of a model.
+    Args:
+        image: method for the image thresholds. A number is taken as it is; of normal validation scores `quantile:q`
+            takes the interpolated quantile, `sigma:k` the mean plus k population standard deviations, `fpr:p` the
+            smallest score that at most a share p exceeds, `max` the largest.
+        pixel: likewise, of the scores of those images' pixels; quantiles are not interpolated.
+        per: `category` compares an image with its own category's thresholds, `all` with those of all together.
 
     Attributes:
-        pooled: calibrated on the normal images of all categories together.
-        categories: each on its category's own normal images; a category that had none is missing.
+        pooled: found on the normal images of all categories together.
+        categories: found on each category's own normal images; a category that had none is missing.
+
+    Raises:
+        ValueError: an unknown method or `per`.
     """
 
-    pooled: Threshold = NOT_CALIBRATED
-    categories: dict[str, Threshold] = field(default_factory=dict)
+    def __init__(
+        self, image: float | str = "quantile:0.95", pixel: float | str = "quantile:0.995", per: str = "category"
+    ) -> None:
+        if per not in ("category", "all"):
+            raise ValueError(f"calibration: per={per!r} is unknown: category or all")
+        self.image, self.pixel, self.per = Method.parse(image), Method.parse(pixel), per
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was found; thresholds given as numbers stay."""
+        self.pooled = self._apply_numbers(Threshold())
+        self.categories: dict[str, Threshold] = {}
+
+    def fit(self, score: Tensor, category: Tensor, pixels: PixelHistogram, names: Sequence[str]) -> None:
+        """Find the thresholds of each category, and the pooled ones.
+
+        Args:
+            score: (N,) scores of normal images.
+            category: (N,) their positions in `names`.
+            pixels: the scores of their pixels, one group per category.
+            names: the categories.
+
+        Raises:
+            UserError: there are no scores for a method to work on.
+            NonFiniteScore: some scores are NaN or infinite.
+        """
+        needs_scores = {self.image.name, self.pixel.name} != {"number"}
+        if needs_scores and not len(score):
+            raise UserError(
+                "no normal image was validated, so there is nothing to calibrate thresholds on: raise val_fraction or "
+                "limit_val_batches, or give both thresholds as numbers"
+            )
+        check_finite(score)
+        parts = {name: score[category == group] for group, name in enumerate(names)}
+        self.pooled = self._threshold(score, pixels.histogram(), ALL)
+        self.categories = {
+            name: self._threshold(part, pixels.histogram(group), name)
+            for group, (name, part) in enumerate(parts.items())
+            if len(part)
+        }
+
+    def _threshold(self, score: Tensor, pixels: Histogram, source: str) -> Threshold:
+        return Threshold(self.image.of_images(score), self.pixel.of_pixels(pixels), len(score), source)
+
+    def _apply_numbers(self, found: Threshold) -> Threshold:
+        image = self.image.value if self.image.name == "number" else found.image
+        pixel = self.pixel.value if self.pixel.name == "number" else found.pixel
+        return found._replace(image=image, pixel=pixel)
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether there are thresholds."""
+        return not math.isnan(self.pooled.image + self.pooled.pixel)
+
+    @property
+    def by_category(self) -> dict[str, Threshold]:
+        """The thresholds that decide for images of a known category; empty where the pooled ones do for all."""
+        return self.categories if self.per == "category" else {}
 
     def of(self, category: str | None) -> Threshold:
-        """A category's own threshold; the pooled one where it has none, or where the category is not known."""
-        return self.pooled if category is None else self.categories.get(category, self.pooled)
+        """Look up a category's threshold; the pooled one where it has none of its own, or is not known (None)."""
+        return self.pooled if category is None else self.by_category.get(category, self.pooled)
 
-    def state(self) -> dict[str, Any]:
-        """Plain dicts, strings and numbers, which a checkpoint and JSON can hold."""
+    def describe(self, names: Sequence[str]) -> str:
+        """Say what the image thresholds of these categories are, and what they were calibrated on."""
+        if self.image.name == "number":
+            return f"{self.image.text} (as given)"
+        effective = {name: self.of(name) for name in names}
+        first, *others = dict.fromkeys(effective.values())
+        if not others:
+            normals = f"{first.num_normals} held-out normal images of {first.source}"
+            return f"{first.image:.6g} ({self.image.text} of {normals})"
+        each = ", ".join(
+            f"{name} {one.image:.6g} (of {one.num_normals}{'' if one.source == name else ' of ' + one.source})"
+            for name, one in effective.items()
+        )
+        return f"{self.image.text} of each category's held-out normal images: {each}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give methods and thresholds as a result's file holds them; what decided stands beside each category."""
+        return {
+            "threshold_rule": self.image.text,
+            "pixel_threshold_rule": self.pixel.text,
+            "threshold_per": self.per,
+            "threshold": self.pooled.image,
+            "pixel_threshold": self.pooled.pixel,
+            "thresholds": self.state_dict()["categories"],
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the thresholds as plain dicts, strings and numbers, which a checkpoint and JSON can hold."""
         named = {name: threshold._asdict() for name, threshold in self.categories.items()}
         return {"pooled": self.pooled._asdict(), "categories": named}
 
-    @staticmethod
-    def from_state(state: dict[str, Any]) -> "Thresholds":
-        """The inverse of `state`."""
-        named = {name: Threshold(**values) for name, values in state["categories"].items()}
-        return Thresholds(Threshold(**state["pooled"]), named)
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take thresholds from `state_dict`, but not those given as numbers; the methods and `per` stay."""
+        self.pooled = self._apply_numbers(Threshold(**state["pooled"]))
+        named = state["categories"].items()
+        self.categories = {name: self._apply_numbers(Threshold(**values)) for name, values in named}
 
 
-def calibrate_all(
-    score: Tensor,
-    category: Tensor,
-    pixels: PixelHistogram,
-    names: Sequence[str],
-    rule: float | str,
-    pixel_rule: float | str,
-) -> Thresholds:
-    """Calibrate a threshold a category, and the pooled one.
+class Method(NamedTuple):
+    """How a threshold follows from normal scores.
 
-    Args:
-        score: (N,) scores of normal images.
-        category: (N,) their places in `names`.
-        pixels: the scores of their pixels, a group a category.
-        names: the categories.
-        rule: of the image thresholds, see `ranking.calibrate`.
-        pixel_rule: of the pixel thresholds.
-
-    Raises:
-        ValueError: no scores at all to apply a rule to.
+    Attributes:
+        name: `number`, `quantile`, `sigma` or `fpr`; `max` is `fpr:0`.
+        value: the number behind it.
+        text: what the user wrote.
     """
 
-    def threshold(mine: Tensor, group: int | None, name: str) -> Threshold:
-        pixel = pixels.histogram(group).threshold(pixel_rule)
-        return Threshold(calibrate(mine, rule), pixel, len(mine), name)
+    name: str
+    value: float
+    text: str
 
-    parts = {name: score[category == group] for group, name in enumerate(names)}
-    own = {name: threshold(mine, group, name) for group, (name, mine) in enumerate(parts.items()) if len(mine)}
-    return Thresholds(threshold(score, None, ALL), own)
+    @staticmethod
+    def parse(text: float | str) -> "Method":
+        """Read a method such as `quantile:0.99`.
+
+        Raises:
+            ValueError: the text is none of the accepted forms; the message names both.
+        """
+        name, colon, number = str(text).strip().partition(":")
+        if not colon:
+            name, number = ("fpr", "0") if name == "max" else ("number", name)
+        try:
+            value = float(number)
+        except ValueError:
+            value = math.nan
+        known = name in ("quantile", "sigma", "fpr") or not colon
+        if not known or not math.isfinite(value) or (name in ("quantile", "fpr") and not 0 <= value <= 1):
+            raise ValueError(f"threshold {text!r} is not understood; write {METHODS} (shares lie in 0...1)")
+        return Method(name, value, str(text))
+
+    def of_images(self, score: Tensor) -> float:
+        """Find the threshold of scores (N,)."""
+        if self.name == "number":
+            return self.value
+        score = score.detach().cpu().double().sort().values
+        if self.name == "quantile":
+            return score.quantile(self.value).item()
+        if self.name == "sigma":
+            return (score.mean() + self.value * score.std(correction=0)).item()
+        num_above = math.floor(self.value * len(score) + 1e-9)  # 0.29 * 100 is 28.999...
+        return score[max(len(score) - 1 - num_above, 0)].item()
+
+    def of_pixels(self, pixels: Histogram) -> float:
+        """Find the threshold of the normal pixels in a histogram."""
+        if self.name == "number":
+            return self.value
+        if self.name == "sigma":
+            mean, deviation = pixels.mean_and_deviation()
+            return mean + self.value * deviation
+        return pixels.quantile(self.value if self.name == "quantile" else 1 - self.value)

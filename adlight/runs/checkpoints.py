@@ -46,9 +46,9 @@ class BestAndLast(Checkpoint):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the weights if no earlier epoch was better."""
-        value = trainer.callback_metrics.get(self.monitor)
-        if trainer.state.fn == "fit" and value is not None and float(value) >= self.best:
-            self.best = float(value)
+        value = float(trainer.callback_metrics.get(self.monitor, self.best))  # without one the latest is the best
+        if trainer.state.fn == "fit" and value >= self.best:
+            self.best = value
             self.save(trainer, "best.ckpt", weights_only=True)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # they take seconds: not for --help
     from adlight.detection.module import AnomalyModule
 
 _HYDRA = ".hydra"
+_TARGETS_OF_0_1 = "adlight.modules."
 _RUN = "run.json"
 _CHECKPOINTS = "checkpoints"
 _LAST, _PRETRAINING = f"{_CHECKPOINTS}/last.ckpt", f"{_CHECKPOINTS}/pretraining.ckpt"
@@ -84,9 +85,11 @@ class RunFolder:
         """Read the composed config, and lay overrides over it.
 
         Raises:
-            UserError: the folder holds no run.
+            UserError: the folder holds no run, or one of adlight 0.1.
         """
         config = self._read_yaml("config")
+        if str(OmegaConf.select(config, "model._target_")).startswith(_TARGETS_OF_0_1):
+            raise UserError(f"{self} is a run of adlight 0.1: evaluate it with that version (0.1.0), or train it again")
         if not overrides:
             return config
         return apply_overrides(config, self._read_yaml("hydra").hydra.runtime.choices, overrides)
@@ -172,15 +175,7 @@ class RunFolder:
         predictions = prediction_rows(records, module.predictions)
         write_atomically(self.predictions_path, to_csv(PREDICTIONS, predictions))
         write_atomically(self.path / _DEFECTS, to_csv(DEFECTS, defect_rows(module.results)))
-        pooled, categories = module.calibrated.state().values()
-        content = module.results.as_dict() | {
-            "threshold_rule": str(module.rule),
-            "pixel_threshold_rule": str(module.pixel_rule),
-            "threshold_per": module.threshold_per,
-            "threshold": pooled["image"],  # of all categories together; what decided is in `categories`
-            "pixel_threshold": pooled["pixel"],
-            "thresholds": categories,
-        }
+        content = module.results.as_dict() | module.calibration.as_dict()
         self._write_json(_METRICS, content | metadata)
 
     def read_results(self) -> dict[str, Any] | None:

@@ -10,39 +10,37 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from adlight import __version__
+
 PACKAGES = (
-    "torch",
-    "torchvision",
-    "pytorch-lightning",
-    "torchmetrics",
-    "hydra-core",
-    "kornia",
-    "lpips",
-    "numpy",
+    *("torch", "torchvision", "pytorch-lightning", "torchmetrics"),
+    *("hydra-core", "kornia", "lpips", "numpy"),
 )
+FOLDERS = ("hydra.run.dir=", "hydra.sweep.dir=", "hydra.output_subdir=")  # words that say where, not what
 
 
 def describe(seed: int) -> dict[str, Any]:
-    """What it takes to do a run again: command, seed, commit, versions, machine."""
+    """Say what it takes to do a run again: command, seed, commit, versions, machine."""
     return {
-        "command": shlex.join(["python", "-m", main_module(), *sys.argv[1:]]),
+        "command": command(),
         "seed": seed,
         "commit": git_commit(),
-        "versions": {"adlight": version("adlight"), "python": platform.python_version()}
+        "versions": {"adlight": __version__, "python": platform.python_version()}
         | {name: version(name) for name in PACKAGES},
         "machine": machine(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 
 
-def main_module() -> str:
-    """Name of the entry point, such as `adlight.train`."""
+def command() -> str:
+    """Give the command that does the run again, in a folder of its own."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return spec.name if spec else "adlight.train"
+    words = [word for word in sys.argv[1:] if not word.startswith(FOLDERS)]
+    return shlex.join(["python", "-m", spec.name if spec else "adlight.train", *words])
 
 
 def git_commit() -> str | None:
-    """Commit of the code, with `+changes` if the working tree differs from it; None outside a checkout."""
+    """Give the code's commit, with `+changes` if the working tree differs from it; None outside a checkout."""
     try:
         words = ["describe", "--always", "--abbrev=12", "--dirty=+changes", "--exclude=*"]
         found = subprocess.run(
@@ -54,7 +52,7 @@ def git_commit() -> str | None:
 
 
 def machine() -> str:
-    """The device that does the work, and the number of cores."""
+    """Name the device that does the work, and the number of cores."""
     import torch
 
     if torch.cuda.is_available():

@@ -38,7 +38,9 @@ def build_module(run: RunFolder, overrides: Sequence[str] = ()) -> tuple["Anomal
         config.model.objective = None
     settings = {name: config.dataset.get(name) for name in INPUT_KEYS}
     settings |= {"precision": str(config.trainer.precision), "ckpt": config.ckpt}
-    return instantiate_node(config.model), settings
+    module = instantiate_node(config.model)
+    module.calibration = instantiate_node(config.calibration)
+    return module, settings
 
 
 def load_weights(module: "nn.Module", path: Path, prefixes: tuple[str, ...] = ("",)) -> None:

@@ -13,6 +13,7 @@ import torch
 from scipy import ndimage
 from sklearn import metrics as sk
 
+from adlight.metrics.histogram import pixel_metrics
 from adlight.metrics.image import image_metrics
 from adlight.metrics.pixel import PixelHistogram
 
@@ -85,7 +86,7 @@ def ours(maps: Maps) -> dict[str, float]:
     for pixel, mask in zip(np.array_split(maps.pixel, 5), np.array_split(maps.mask, 5), strict=True):
         histogram.update(torch.tensor(pixel), torch.tensor(mask), torch.zeros(len(pixel), dtype=torch.long))
     label = torch.tensor(maps.mask.any((1, 2))).long()
-    return image_metrics(torch.tensor(maps.image), label, None)[0] | histogram.metrics()
+    return image_metrics(torch.tensor(maps.image), label, None)[0] | pixel_metrics(histogram.histogram(), None)[0]
 
 
 def scikit_learn(score: np.ndarray, label: np.ndarray, prefix: str = "") -> dict[str, float]:

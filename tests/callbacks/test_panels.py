@@ -9,7 +9,7 @@ from adlight.callbacks.panels import Panels, draw
 from adlight.detection.module import AnomalyModule, TestedImage
 from adlight.detection.pictures import colour_ceiling
 from adlight.metrics.pixel import PixelHistogram
-from adlight.metrics.thresholds import Threshold, Thresholds
+from adlight.metrics.thresholds import Threshold
 from adlight.types import Prediction, Record
 
 SIZE = 8
@@ -79,8 +79,10 @@ def test_a_picture_a_category(tmp_path):
     data = SimpleNamespace(categories=["a", "b", "empty"], records=lambda split: records)
     trainer = SimpleNamespace(datamodule=data, is_global_zero=True)
     module = AnomalyModule()
-    module.calibrated = Thresholds(Threshold(0.5, 0.5), {"a": Threshold(0.25, 0.25, 1, "a")})
-    module.test_pixels = PixelHistogram(3)
+    module.trainer = trainer
+    module.calibration.pooled = Threshold(0.5, 0.5)
+    module.calibration.categories = {"a": Threshold(0.25, 0.25, 1, "a")}
+    module.pixels = PixelHistogram(3)
     callback = Panels(str(tmp_path / "panels"), cases=1)
     callback.on_test_epoch_start(trainer, module)
     for start in (0, 4):
@@ -93,7 +95,7 @@ def test_a_picture_a_category(tmp_path):
         module.predictions += [
             TestedImage(i, i % 2, int(i > 3), Prediction(i / 8, 0.25, 0.25, "a", 0.0, [])) for i in index.tolist()
         ]
-        module.test_pixels.update(pixel, batch["mask"], batch["category"])
+        module.pixels.update(pixel, batch["mask"], batch["category"])
         callback.on_test_batch_end(trainer, module, {"pixel": pixel, "reconstruction": batch["image"]}, batch, 0)
     assert {key: [one.index for one in kept] for key, kept in callback.kept.items()} == {
         **{(0, 0): [2, 0], (1, 0): [3, 1], (0, 1): [6, 4], (1, 1): [7, 5]}

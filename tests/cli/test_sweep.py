@@ -407,5 +407,5 @@ def test_a_missing_plugin_is_named(adlight):
     ],
 )
 def test_strategies_that_cannot_work_are_refused(adlight, words, said):
-    outcome = adlight("train", "-m", *adlight.quick, "seed=0", *words.split())
+    outcome = adlight("train", *adlight.quick, *words.split())
     assert outcome.code == 2 and said in outcome.err and "Traceback" not in outcome.err

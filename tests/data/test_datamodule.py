@@ -9,6 +9,7 @@ from makers import fake_mvtec, write_image, write_mask
 
 from adlight.data.augmentation import Augmentation
 from adlight.data.datamodule import AnomalyDataModule, split_normals
+from adlight.data.dataset import ExactSampler
 from adlight.data.mvtec import MVTecAD, Synthetic
 from adlight.data.pseudo_anomalies import paste_defect
 from adlight.rng import derive_seed
@@ -44,6 +45,28 @@ def hashes(images):
     return [hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in images]
 
 
+# the sampler
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+@pytest.mark.parametrize("length", [0, 1, 3, 10, 83])
+def test_processes_share_every_index_exactly_once(length, world):
+    parts = [ExactSampler(length, rank, world) for rank in range(world)]
+    assert sorted(i for part in parts for i in part) == list(range(length))
+    sizes = [len(part) for part in parts]
+    assert sizes == [len(list(part)) for part in parts] and max(sizes) - min(sizes) <= 1
+    assert all(list(part) == sorted(part) for part in parts)
+
+
+def test_one_process_has_all_in_order_every_time():
+    sampler = ExactSampler(5)
+    assert list(sampler) == list(sampler) == [0, 1, 2, 3, 4]
+
+
+def test_indices_are_dealt_in_turn():
+    assert [list(ExactSampler(7, rank, 3)) for rank in range(3)] == [[0, 3, 6], [1, 4], [2, 5]]
+
+
 # the split
 
 
@@ -68,7 +91,7 @@ def test_at_least_one_image_is_held_out(count, fraction, held_out):
 
 @pytest.mark.parametrize(("count", "fraction"), [(1, 0.1), (2, 0.9)])
 def test_category_that_cannot_be_parted_is_named(count, fraction):
-    with pytest.raises(UserError, match=rf"category b has {count} normal.*dataset.val_fraction={fraction}"):
+    with pytest.raises(UserError, match=rf"category b has {count} normal.*val_fraction={fraction}"):
         split_normals(records(10) + records(count, "b"), fraction, 0)
 
 
@@ -77,12 +100,12 @@ def test_splits_share_no_image_on_generated_data(tmp_path):
     data = AnomalyDataModule(Synthetic, image_size=32, batch_size=4, val_fraction=0.25, **settings)
     data.prepare_data()
     data.setup()
-    content = {name: hashes(data.stores[name].images) for name in ("train", "val", "test")}
+    content = {name: hashes(data.datasets[name].images) for name in ("train", "val", "test")}
     together = [one for part in content.values() for one in part]
     assert len(set(together)) == len(together)
     categories = len(data.categories)
     assert categories > 1 and len(content["train"]) == 6 * categories and len(content["val"]) == 2 * categories
-    assert sorted(data.stores["val"].category.tolist()) == sorted(list(range(categories)) * 2)
+    assert sorted(data.datasets["val"].category.tolist()) == sorted(list(range(categories)) * 2)
 
 
 # what is read, and when
@@ -131,17 +154,17 @@ def test_setup_decodes_once(root, monkeypatch):
     data.setup("fit")
     data.setup("test")
     monkeypatch.setattr(data.source, "read", lambda record: pytest.fail("read again"))
-    stores = dict(data.stores)
+    datasets = dict(data.datasets)
     for stage in ("fit", "validate", "test", None):
         data.setup(stage)
-    assert data.stores == stores
+    assert data.datasets == datasets
 
 
 def test_without_cache_batches_are_the_same(root):
     cached, fresh = module(root), module(root, cache_gb=0)
     for data in (cached, fresh):
         data.setup()
-    assert [store.cache for store in fresh.stores.values()] == [False] * 3
+    assert [dataset.cache for dataset in fresh.datasets.values()] == [False] * 3
     for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
         one, other = getattr(cached, name)(), getattr(fresh, name)()
         for number in range(2):
@@ -161,8 +184,8 @@ def test_worker_processes_give_the_same_batches(root):
 def test_splits_that_do_not_fit_are_not_cached(root, gigabytes, cached):
     data = module(root, cache_gb=gigabytes)
     data.setup("fit")
-    assert data.stores["train"].cache is cached
-    assert data.stores["val"].cache  # a quarter of the images
+    assert data.datasets["train"].cache is cached
+    assert data.datasets["val"].cache  # a quarter of the images
 
 
 # batches
@@ -205,7 +228,7 @@ def test_categories_of_the_test_alone_come_last(root):
     (root / "bottle" / "train" / "good").mkdir(parents=True)
     data.setup("test")
     assert data.categories == ["screw", "bottle"]
-    assert data.stores["test"].category.tolist() == [1] * 9 + [0] * 9
+    assert data.datasets["test"].category.tolist() == [1] * 9 + [0] * 9
 
 
 def test_batches_become_floats_between_0_and_1(root):
@@ -261,30 +284,30 @@ def test_grey_images(root):
     assert next(iter(data.train_dataloader()))["image"].shape == (4, 1, 28, 28)
 
 
-# pasted defects
+# pseudo-anomalies
 
 
 @pytest.mark.parametrize("cache_gb", [8.0, 0.0])
-def test_pasted_defects_are_labelled_and_leave_the_normals_alone(root, cache_gb):
+def test_pseudo_anomalies_are_labelled_and_leave_the_normals_alone(root, cache_gb):
     data = module(root, cache_gb=cache_gb, val_fraction=0.5, seed=2)
     data.setup("fit")
-    store = data.stores["val"]
-    kept = store.__getitems__(range(len(store)))["image"].clone()
+    dataset = data.datasets["val"]
+    kept = dataset.__getitems__(range(len(dataset)))["image"].clone()
     for _ in range(2):
         batches = epoch(data.val_dataloader())
         merged = {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
-        assert merged["index"].tolist() == list(range(2 * len(store)))
-        assert merged["label"].tolist() == [0, 1] * len(store)
-        assert merged["category"][::2].tolist() == merged["category"][1::2].tolist() == store.category.tolist()
+        assert merged["index"].tolist() == list(range(2 * len(dataset)))
+        assert merged["label"].tolist() == [0, 1] * len(dataset)
+        assert merged["category"][::2].tolist() == merged["category"][1::2].tolist() == dataset.category.tolist()
         assert torch.equal(merged["image"][::2], kept) and not merged["mask"][::2].any()
         changed = (merged["image"][1::2] != kept).any(1)
         assert torch.equal(changed, merged["mask"][1::2]) and changed.flatten(1).any(1).all()
     wanted = paste_defect(kept[1], torch.Generator().manual_seed(derive_seed("defect", 2, 1)))
     assert torch.equal(merged["image"][3], wanted[0]) and torch.equal(merged["mask"][3], wanted[1])
-    assert torch.equal(store.__getitems__(range(len(store)))["image"], kept)
+    assert torch.equal(dataset.__getitems__(range(len(dataset)))["image"], kept)
 
 
-def test_pasted_defects_depend_on_the_seed(root):
+def test_pseudo_anomalies_depend_on_the_seed(root):
     one, other = module(root, val_fraction=0.5), module(root, val_fraction=0.5)
     one.setup("fit")
     other.setup("fit")
@@ -341,7 +364,7 @@ def test_bad_images_are_left_out_and_recorded(root, cache_gb):
     for batch in data.test_dataloader():
         for image, label, mask, index in zip(*(batch[k] for k in ("image", "label", "mask", "index")), strict=True):
             record = data.records("test")[index]
-            pixels, _ = data.stores["test"].read(whole[record.path])
+            pixels, _ = data.datasets["test"].read(whole[record.path])
             assert torch.equal(image, torch.from_numpy(pixels))
             assert int(label) == record.label == int(mask.any())
 
@@ -359,21 +382,15 @@ def test_mask_of_another_size_is_named(root, how):
 
 
 @pytest.mark.parametrize(
-    ("settings", "text"),
+    ("name", "value"),
     [
-        (dict(channels=2), "dataset.channels 2"),
-        (dict(val_fraction=0), "dataset.val_fraction 0"),
-        (dict(val_fraction=1.0), "dataset.val_fraction 1.0"),
-        (dict(image_size=0), "dataset.image_size 0"),
-        (dict(resize=27), "dataset.resize 27 is smaller than dataset.image_size 28"),
-        (dict(batch_size=0), "batch_size 0"),
-        (dict(eval_batch_size=-1), "eval_batch_size -1"),
-        (dict(on_bad_image="ignore"), "'ignore' is unknown: error or skip"),
+        *(("channels", 2), ("val_fraction", 0), ("val_fraction", 1.0), ("image_size", 0), ("resize", 27)),
+        *(("batch_size", 0), ("eval_batch_size", -1), ("on_bad_image", "ignore")),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(tmp_path, settings, text):
-    with pytest.raises(ValueError, match=text):
-        module(tmp_path, **settings)
+def test_settings_out_of_range_are_named(tmp_path, name, value):
+    with pytest.raises(ValueError, match=rf"^{name} .*{value}"):
+        module(tmp_path, **{name: value})
 
 
 def test_images_of_any_size_become_one(tmp_path):
@@ -381,7 +398,7 @@ def test_images_of_any_size_become_one(tmp_path):
         write_image(tmp_path / "nut" / "train" / "good" / f"{i}.png", i, size, channels=1 if i else 3)
     data = module(tmp_path)
     data.setup("fit")
-    assert data.stores["train"].images.shape == (2, 3, 28, 28)
+    assert data.datasets["train"].images.shape == (2, 3, 28, 28)
     assert os.listdir(tmp_path) == ["nut"]  # nothing is written beside the data
 
 
@@ -391,6 +408,6 @@ def test_a_centre_crop_of_images_and_masks(root, cache_gb):
     batches = []
     for data in (whole, cropped):
         data.setup("test")
-        batches.append(data.stores["test"].__getitems__(range(18)))
+        batches.append(data.datasets["test"].__getitems__(range(18)))
     assert torch.equal(batches[0]["image"][..., 2:30, 2:30], batches[1]["image"])
     assert torch.equal(batches[0]["mask"][..., 2:30, 2:30], batches[1]["mask"]) and batches[1]["mask"].any()

@@ -2,7 +2,6 @@ import pytest
 from makers import write_image, write_mask
 
 from adlight.data.folder import Folder, LabelledFolder
-from adlight.data.source import count_unmasked
 from adlight.types import UserError
 
 
@@ -21,8 +20,8 @@ def own(root, **rest):
     return Folder(root, normal_dir="good", **rest)
 
 
-def fails(call, *parts):
-    with pytest.raises(UserError) as caught:
+def fails(call, *parts, error=UserError):
+    with pytest.raises(error) as caught:
         call()
     text = str(caught.value)
     assert "\n" not in text
@@ -69,7 +68,7 @@ def test_masks_in_sub_folders(root, names):
     for name in names:
         write_mask(root / "bad" / "masks" / f"{name}.bmp")  # masks may lie among the images
     test = own(root, abnormal_dir="bad", mask_dir="bad/masks").test()
-    assert count_unmasked(test) == 0
+    assert all(record.mask for record in test if record.label)
     assert [record.mask for record in test if record.defect == "cut"] == [f"{root}/bad/masks/{names[2]}.bmp"]
 
 
@@ -77,7 +76,7 @@ def test_flat_masks_and_images_without_one(root):
     write_mask(root / "masks" / "1_mask.png")
     test = own(root, abnormal_dir="bad", mask_dir="masks").test()
     assert [record.path[-10:] for record in test if record.mask] == ["hole/1.png"]
-    assert count_unmasked(test) == 2
+    assert sum(record.mask is None for record in test if record.label) == 2
 
 
 def test_ambiguous_and_unmatched_masks(root):
@@ -92,17 +91,18 @@ def test_ambiguous_and_unmatched_masks(root):
 
 
 def test_folders_that_are_missing_empty_or_the_same(root):
-    fails(Folder(root, normal_dir="god").train, "dataset.normal_dir", root / "god", "bad, good")
+    fails(Folder(root, normal_dir="god").train, "normal_dir", root / "god", "bad, good")
     (root / "empty").mkdir()
-    fails(own(root, abnormal_dir="empty").test, "dataset.abnormal_dir", "an empty folder")
-    fails(lambda: own(root, abnormal_dir="good"), "the same folder")
-    fails(lambda: own(root, mask_dir="bad"), "needs dataset.abnormal_dir")
-    fails(lambda: own(root, normal_test_fraction=1.0), "normal_test_fraction=1.0")
+    fails(own(root, abnormal_dir="empty").test, "abnormal_dir", "an empty folder")
+    fails(lambda: own(root, abnormal_dir="good"), "the same folder", error=ValueError)
+    fails(lambda: own(root, mask_dir="bad"), "needs abnormal_dir", error=ValueError)
+    fails(lambda: own(root, normal_test_fraction=1.0), "normal_test_fraction 1", error=ValueError)
+    fails(lambda: own(root, normal_test_fraction=-0.1), "normal_test_fraction", "-0.1", error=ValueError)
 
 
 def test_good_images_among_the_abnormal_ones(root):
     write_image(root / "bad" / "good" / "0.png")
-    fails(own(root, abnormal_dir="bad").test, f"dataset.test_normal_dir={root / 'bad' / 'good'}")
+    fails(own(root, abnormal_dir="bad").test, f"test_normal_dir={root / 'bad' / 'good'}")
     test = own(root, abnormal_dir="bad", test_normal_dir="bad/good").test()
     assert [record.label for record in test] == [0, 1, 1, 1]
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from adlight.data import pseudo_anomalies as defects
+from adlight.data import pseudo_anomalies
 from adlight.data.pseudo_anomalies import paste_defect
 from adlight.data.synthetic import draw
 
@@ -55,12 +55,12 @@ def test_mask_is_exact_visible_and_of_sensible_size(name):
         change = (pasted.float() - image.float()).abs().amax(dim=0)
         assert torch.equal(mask, change > 0)
         assert max(6, 0.001 * mask.numel()) <= mask.sum() <= 0.4 * mask.numel()
-        assert change[mask].min() >= defects.LEAST_CHANGE and change[mask].mean() >= 8
+        assert change[mask].min() >= pseudo_anomalies.MIN_CHANGE and change[mask].mean() >= 8
 
 
 @pytest.mark.parametrize("name", ["28x28 grey", "128x128", "black", "digit"])
 def test_last_resort_works_on_every_image(name, monkeypatch):
-    monkeypatch.setattr(defects, "ATTEMPTS", 0)
+    monkeypatch.setattr(pseudo_anomalies, "ATTEMPTS", 0)
     image, draws = IMAGES[name], generator(3)
     for _ in range(100):
         pasted, mask = paste_defect(image, draws)
@@ -87,17 +87,17 @@ def test_noise_moved_onto_noise_does_not_count():
     other = (100 + 10 * torch.randn(3, 20, 20, generator=generator(2))).round()
     pasted = noise.clone()
     pasted[:, :20, :20] = other
-    assert defects.visible_change(noise.to(torch.uint8), pasted) is None
+    assert pseudo_anomalies.visible_change(noise.to(torch.uint8), pasted) is None
     pasted[:, :20, :20] += 25
-    assert defects.visible_change(noise.to(torch.uint8), pasted) is not None
+    assert pseudo_anomalies.visible_change(noise.to(torch.uint8), pasted) is not None
 
 
 def test_background_on_background_does_not_count():
     image, draws = digit(), generator(4)
-    assert defects.visible_change(image, image.float()) is None
+    assert pseudo_anomalies.visible_change(image, image.float()) is None
     for _ in range(60):
         pasted, _ = paste_defect(image, draws)
-        assert (pasted.int() - image.int()).abs().amax() >= defects.VISIBLE
+        assert (pasted.int() - image.int()).abs().amax() >= pseudo_anomalies.MIN_VISIBLE_CHANGE
 
 
 def test_difficulty_spans_from_subtle_to_obvious():
@@ -109,29 +109,20 @@ def test_difficulty_spans_from_subtle_to_obvious():
     assert change.quantile(0.1) < 30 and change.quantile(0.9) > 70
 
 
-@pytest.mark.parametrize("kind", [defects.cut_paste, defects.scar, defects.blend])
+@pytest.mark.parametrize("kind", [pseudo_anomalies.cut_paste, pseudo_anomalies.scar, pseudo_anomalies.blend])
 def test_every_kind_makes_visible_defects(kind):
     image, draws = washer(), generator(8)
-    made = [defects.visible_change(image, kind(image.float(), draws).round().clamp(0, 255)) for _ in range(50)]
+    made = [pseudo_anomalies.visible_change(image, kind(image.float(), draws).round().clamp(0, 255)) for _ in range(50)]
     assert sum(mask is not None for mask in made) > 20
 
 
 def test_cut_paste_without_jitter_copies_pixels_of_the_image(monkeypatch):
-    monkeypatch.setattr(defects, "jittered", lambda content, generator, always=False: content)
+    monkeypatch.setattr(pseudo_anomalies, "_jitter", lambda content, rng, always=False: content)
     image = torch.arange(64 * 64).reshape(1, 64, 64).float()
-    pasted = defects.cut_paste(image, generator(9))
+    pasted = pseudo_anomalies.cut_paste(image, generator(9))
     assert (pasted != image).any() and set(pasted.unique().tolist()) <= set(image.unique().tolist())
 
 
 def test_indices_are_mirrored_at_the_borders():
-    assert defects.mirrored(torch.tensor([-2.0, -1, 0, 1, 2, 3, 4, 7, 8]), 4).tolist() == [
-        1,
-        0,
-        0,
-        1,
-        2,
-        3,
-        3,
-        0,
-        0,
-    ]
+    indices = torch.tensor([-2.0, -1, 0, 1, 2, 3, 4, 7, 8])
+    assert pseudo_anomalies._reflect(indices, 4).tolist() == [1, 0, 0, 1, 2, 3, 3, 0, 0]

@@ -38,31 +38,37 @@ def test_mnist_reads_the_recorded_image(tmp_path):
 
 def test_mnist_limits_are_seeded_and_mixed(tmp_path):
     fake_mnist(tmp_path)
-    source = MNIST(tmp_path, train_limit=3, test_limit=20, seed=4)
+    source = MNIST(tmp_path, normal=0, train_limit=3, test_limit=20, seed=4)
     assert len(source.train()) == 3
     assert [record.label for record in source.test()].count(0) == 2
-    assert source.test() == MNIST(tmp_path, test_limit=20, seed=4).test()
-    assert source.test() != MNIST(tmp_path, test_limit=20, seed=5).test()
+    assert source.test() == MNIST(tmp_path, normal=0, test_limit=20, seed=4).test()
+    assert source.test() != MNIST(tmp_path, normal=0, test_limit=20, seed=5).test()
     assert "at most 20 mixed test images" in source.protocol
 
 
 @pytest.mark.parametrize("normal", ["automobile", 1, "1"])
 def test_cifar_tests_as_many_others_as_normals(tmp_path, unchecked, normal):
-    source = CIFAR10(fake_cifar10(tmp_path), normal=normal)
+    source = CIFAR10(fake_cifar10(tmp_path), normal=normal, balanced_test=True)
     train, test = source.train(), source.test()
     assert (len(train), len(test)) == (10, 4)
     assert [record.label for record in test].count(1) == 2
     assert {record.category for record in train + test} == {"automobile"}
-    assert source.protocol.startswith("CIFAR-10, automobile normal, its 1,000 test images and 1,000 of")
+    assert source.protocol.startswith("CIFAR-10, automobile normal, its test images and as many of")
     image = source.read(test[0])
     assert (image.mode, image.size) == ("RGB", (32, 32))
 
 
 def test_cifar_draw_follows_the_seed_and_may_be_left_out(tmp_path, unchecked):
     fake_cifar10(tmp_path)
-    assert CIFAR10(tmp_path, seed=1).test() == CIFAR10(tmp_path, seed=1).test()
-    assert CIFAR10(tmp_path, seed=1).test() != CIFAR10(tmp_path, seed=2).test()
-    source = CIFAR10(tmp_path, balanced_test=False)
+    assert (
+        CIFAR10(tmp_path, normal=1, balanced_test=True, seed=1).test()
+        == CIFAR10(tmp_path, normal=1, balanced_test=True, seed=1).test()
+    )
+    assert (
+        CIFAR10(tmp_path, normal=1, balanced_test=True, seed=1).test()
+        != CIFAR10(tmp_path, normal=1, balanced_test=True, seed=2).test()
+    )
+    source = CIFAR10(tmp_path, normal=1)
     assert len(source.test()) == 20
     assert source.test()[3].defect == "cat"
     assert "all 10,000" in source.protocol
@@ -71,14 +77,14 @@ def test_cifar_draw_follows_the_seed_and_may_be_left_out(tmp_path, unchecked):
 @pytest.mark.parametrize(
     ("make", "parts"),
     [
-        (lambda: MNIST("x", normal=12), ("dataset.normal", "'12'", "0, 1, 2, 3, 4, 5, 6, 7, 8, 9")),
+        (lambda: MNIST("x", normal=12), ("normal", "'12'", "0, 1, 2, 3, 4, 5, 6, 7, 8, 9")),
         (lambda: CIFAR10("x", normal="plane"), ("did you mean airplane?", "frog, horse, ship, truck")),
         (lambda: CIFAR10("x", normal=10), ("'10'", "automobile")),
-        (lambda: MNIST("x", test_limit=0), ("test_limit=0",)),
+        (lambda: MNIST("x", normal=0, test_limit=0), ("test_limit", "0")),
     ],
 )
 def test_wrong_arguments_name_the_choices(make, parts):
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(ValueError) as caught:
         make()
     assert all(part in str(caught.value) for part in parts)
 
@@ -86,9 +92,9 @@ def test_wrong_arguments_name_the_choices(make, parts):
 @pytest.mark.parametrize("kind", [MNIST, CIFAR10])
 def test_missing_files_name_folder_and_remedy(tmp_path, kind):
     with pytest.raises(UserError) as caught:
-        kind(tmp_path).train()
+        kind(tmp_path, normal=0).train()
     assert str(tmp_path / kind.files) in str(caught.value)
-    assert "dataset.download=true" in str(caught.value)
+    assert "download=true" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -97,7 +103,7 @@ def test_damaged_mnist_is_one_line(tmp_path, size):
     path = fake_mnist(tmp_path) / "MNIST" / "raw" / "train-images-idx3-ubyte"
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(UserError, match="MNIST"):
-        MNIST(tmp_path).train()
+        MNIST(tmp_path, normal=0).train()
 
 
 def test_download_is_torchvisions_and_its_failure_one_line(tmp_path, monkeypatch):
@@ -110,8 +116,8 @@ def test_download_is_torchvisions_and_its_failure_one_line(tmp_path, monkeypatch
         raise RuntimeError("Error downloading x:\nTried y")
 
     monkeypatch.setattr(datasets.MNIST, "download", fail)
-    MNIST(tmp_path).prepare()
+    MNIST(tmp_path, normal=0).prepare()
     assert asked == []
     with pytest.raises(UserError, match=rf"Error downloading x: Tried y.*{tmp_path}/MNIST/raw"):
-        MNIST(tmp_path, download=True).prepare()
+        MNIST(tmp_path, normal=0, download=True).prepare()
     assert asked == [str(tmp_path)]

@@ -130,7 +130,7 @@ def test_critic_every_batch_generator_every_fifth_over_the_whole_run(trained):
     assert watch.moved("generator") == [4, 9]
     assert watch.moved("encoder") == list(range(gan, whole))
     assert watch.steps == [(min(i, gan - 1) + 1) // 5 for i in range(whole)]
-    assert int(module.generator_steps) == gan // 5 == module.facts()["generator_steps"]
+    assert int(module.generator_steps) == gan // 5 == module.metadata()["generator_steps"]
     assert "2 generator steps" in module.describe()[0]
 
 
@@ -289,7 +289,7 @@ def test_a_gan_that_was_stopped_may_have_another_length_and_rate(root, tmp_path)
 def test_a_trial_of_few_batches_is_short(root, tmp_path, capsys):
     module = make(generator_steps=1000, encoder_epochs=20)
     _, _, trainer = fit(root, tmp_path, module, max_epochs=1, limit_train_batches=2, check_val_every_n_epoch=50)
-    assert trainer.current_epoch == 2 and module.thresholds.pooled.image is not None
+    assert trainer.current_epoch == 2 and module.calibration.pooled.image is not None
     assert "limit_train_batches=2: 1 GAN and 1 encoder epochs, whatever" in capsys.readouterr().out
 
 
@@ -307,14 +307,14 @@ def test_a_single_normal_image_leaves_the_terms_as_they_are(trained, root, tmp_p
     module = make()
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
     trainer.validate(module, data, verbose=False)
-    assert module.term_deviation.tolist() == [1, 1, 1] and len(data.stores["val"].images) == 1
+    assert module.term_deviation.tolist() == [1, 1, 1] and len(data.datasets["val"].images) == 1
     assert len({float(module.mixture(torch.full((1, 3), value))) for value in (0.0, 1.0, 2.0)}) == 3
 
 
 def test_terms_of_the_normals_are_standardised(trained):
     module, data, trainer, _, _ = trained
     with torch.no_grad():
-        normal = data.stores["val"].images.float() / 255
+        normal = data.datasets["val"].images.float() / 255
         terms, _ = module.scorer.terms(module.networks, normal)
         pasted = torch.cat([data.val_dataloader().dataset.__getitems__([i])["image"] for i in (1, 3, 5, 7)])
         others, _ = module.scorer.terms(module.networks, pasted.float() / 255)
@@ -324,7 +324,7 @@ def test_terms_of_the_normals_are_standardised(trained):
         assert float(standard.std(unbiased=False)) == pytest.approx(1, abs=1e-3), name
     score = module.mixture(terms)
     assert float(score.mean()) == pytest.approx(0, abs=1e-3)
-    assert module.thresholds.pooled.image == pytest.approx(float(score.double().quantile(0.95)), abs=1e-4)
+    assert module.calibration.pooled.image == pytest.approx(float(score.double().quantile(0.95)), abs=1e-4)
     wanted = auroc(torch.cat([score, module.mixture(others)]), torch.tensor([0] * 4 + [1] * 4))
     assert float(trainer.callback_metrics["val/auroc"]) == pytest.approx(wanted)
 
@@ -336,7 +336,7 @@ def test_constant_terms_say_nothing(trained, root):
     trainer.validate(module, data, verbose=False)
     assert module.term_deviation.isinf().tolist() == [False, True, False]
     with torch.no_grad():
-        terms, _ = module.scorer.terms(module.networks, data.stores["val"].images.float() / 255)
+        terms, _ = module.scorer.terms(module.networks, data.datasets["val"].images.float() / 255)
     standard = (terms[:, 0] - module.term_mean[0]) / module.term_deviation[0]
     torch.testing.assert_close(module.mixture(terms), standard.float(), atol=1e-4, rtol=1e-4)
 
@@ -347,7 +347,7 @@ def test_every_method_runs_under_the_test_loop(trained, method, monkeypatch):
     monkeypatch.setattr(module, "scorer", InversionScorer(method, steps=4, restarts=2 if method == "gradient" else 1))
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
     trainer.test(module, data, verbose=False)
-    images = data.stores["test"].images.float() / 255
+    images = data.datasets["test"].images.float() / 255
     terms, _ = module.scorer.terms(module.networks, images)
     found = torch.tensor([row.prediction.score for row in module.predictions])
     assert len(found) == 6 and found.unique().numel() == 6
@@ -358,7 +358,7 @@ def test_every_method_runs_under_the_test_loop(trained, method, monkeypatch):
 def test_thesis_score_is_not_standardised(trained, monkeypatch):
     module, data = trained[:2]
     monkeypatch.setattr(module, "scorer", InversionScorer(score="thesis", balance=0.3))
-    image = data.stores["val"].images.float() / 255
+    image = data.datasets["val"].images.float() / 255
     with torch.no_grad():
         wanted = module.scorer.terms(module.networks, image)[1]["image"]
         assert torch.equal(module.score({"image": image})["image"], wanted)
@@ -386,7 +386,7 @@ def test_bf16_trains_every_network(root, tmp_path):
         for start, end in zip(watch.weights[0][name][:-1], watch.weights[-1][name][:-1], strict=True):
             assert not torch.equal(start, end), name
         assert all(p.dtype == torch.float32 for p in watch.weights[-1][name])
-    assert math.isfinite(module.thresholds.pooled.image)
+    assert math.isfinite(module.calibration.pooled.image)
 
 
 def test_bf16_generator_meets_the_critic_of_after_its_step(root, tmp_path):
@@ -430,7 +430,7 @@ class NaNAfter(AdversarialObjective):
 
 
 def test_diverged_critic_names_the_batch_and_leaves_the_last_good_epoch(root, tmp_path):
-    said = r"not finite any more since batch 3 \(epoch 2\): .* smaller model\.critic_optimizer\.lr or"
+    said = r"batch 3 \(epoch 2\): .*critic_optimizer\.lr"
     with pytest.raises(UserError, match=said):
         fit(root, tmp_path, make(objective=NaNAfter()))
     content = torch.load(tmp_path / "last.ckpt", weights_only=True)
@@ -441,7 +441,7 @@ def test_diverged_critic_names_the_batch_and_leaves_the_last_good_epoch(root, tm
 def test_diverged_encoder_names_its_own_rate(root, tmp_path):
     module = make()
     module.kappa = math.inf
-    said = r"not finite any more since batch 3 \(epoch 2\): .* smaller model\.encoder_optimizer\.lr or"
+    said = r"batch 3 \(epoch 2\): .*encoder_optimizer\.lr"
     with pytest.raises(UserError, match=said):  # from its first batch on, so also before it is validated
         fit(root, tmp_path, module, max_epochs=1)
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["epoch"] == 0
@@ -454,7 +454,7 @@ REFUSED = {
     "encoder_epochs": ({"encoder_epochs": 1e1}, r"encoder_epochs.*10\.0"),
     "kappa": ({"kappa": math.nan}, r"kappa.*nan"),
     "clip": ({"clip": -1.0}, r"clip.*-1\.0"),
-    "ema": ({"ema": 1.0}, r"ema 1\.0 must lie between"),
+    "ema": ({"ema": 1.0}, r"ema.*1\.0"),
     "untrained encoder": ({"encoder_epochs": 0}, "leaves the encoder of model.scorer.method=encoder untrained"),
     "no encoder": ({"encoder": False}, "without an encoder use model.scorer.method=gradient"),
     "nothing to train": (

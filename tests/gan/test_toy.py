@@ -109,7 +109,7 @@ def trained():
 
 
 def images(data, split):
-    return data.stores[split].images.float() / 255
+    return data.datasets[split].images.float() / 255
 
 
 def error(one, other):

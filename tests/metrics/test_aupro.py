@@ -3,14 +3,18 @@ from itertools import pairwise
 import pytest
 import torch
 
-from adlight.metrics.aupro import UNITS, aupro, region_weights
-from adlight.metrics.pixel import PixelHistogram
+from adlight.metrics.histogram import aupro, pixel_metrics
+from adlight.metrics.pixel import UNITS, PixelHistogram, region_weights
 
 
 def score_of(pixel, mask, limit=0.3):
     metric = PixelHistogram()
     metric.update(pixel, mask, torch.zeros(len(pixel), dtype=torch.long))
-    return metric.histogram().aupro(limit)
+    histogram = metric.histogram()
+    false_positive, overlap = (counts.flip(0).cumsum(0) for counts in (histogram.pixels[0], histogram.overlap))
+    found = aupro(false_positive, overlap, limit)
+    assert limit != 0.3 or pixel_metrics(histogram, None)[0]["aupro"] == found
+    return found
 
 
 def neighbours(mask, y, x):
@@ -113,4 +117,3 @@ def test_a_mask_without_regions_weighs_nothing():
     assert region_weights(torch.zeros(2, 3, 3, dtype=torch.bool)).tolist() == [[[0] * 3] * 3] * 2
     full = region_weights(torch.ones(1, 2, 2, dtype=torch.bool))
     assert full.tolist() == [[[UNITS // 4] * 2] * 2]
-    assert score_of(torch.rand(1, 3, 3), torch.zeros(1, 3, 3, dtype=torch.bool)) is None

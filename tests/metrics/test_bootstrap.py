@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from adlight.metrics.bootstrap import bootstrap, interval
-from adlight.metrics.image import auroc, average_precision, f1_max
+from adlight.metrics.image import image_metrics
 
 
 def made(count=500, seed=0, shift=1.0):
@@ -29,7 +29,8 @@ def test_agrees_with_resampling_one_by_one(strata):
     for _ in range(300):
         picks = torch.cat([images[torch.randint(len(images), (len(images),), generator=g)] for images in sets])
         s, y = score[picks], label[picks]
-        drawn.append([auroc(s, y), average_precision(s, y), f1_max(s, y).f1])
+        metrics, _ = image_metrics(s, y, None)
+        drawn.append([metrics[name] for name in found])
     naive = torch.tensor(drawn, dtype=torch.float64)
     assert list(found) == ["auroc", "ap", "f1_max"]
     for values, expected in zip(found.values(), naive.T, strict=True):

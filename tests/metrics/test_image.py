@@ -5,28 +5,33 @@ import pytest
 import torch
 from sklearn import metrics as sk
 
-from adlight.metrics.curve import NonFiniteScore
 from adlight.metrics.image import (
-    BOTH_CLASSES,
     CALIBRATED,
-    at_threshold,
+    RANKING,
+    NonFiniteScore,
     auroc,
-    average_precision,
-    calibrate,
-    f1_max,
-    fpr_at_tpr,
+    binary_metrics,
+    count_confusion,
     image_metrics,
     roc_curve,
-    trivial_f1,
 )
 
 
-def drawn(seed):
-    return torch.Generator().manual_seed(seed)
+def f1_max(score, label):
+    thresholds, counts = count_confusion(score, label)
+    return counts.f1_max(thresholds)
+
+
+def average_precision(score, label):
+    return count_confusion(score, label)[1].average_precision().item()
+
+
+def fpr_at_tpr(score, label):
+    return count_confusion(score, label)[1].fpr_at_tpr(0.95).item()
 
 
 def cases():
-    g = drawn(0)
+    g = torch.Generator().manual_seed(0)
     label = (torch.rand(500, generator=g) < 0.3).long()
     score = torch.randn(500, generator=g, dtype=torch.float64) + label
     one = torch.zeros(500, dtype=torch.long)
@@ -71,7 +76,7 @@ def test_f1_max_is_what_its_threshold_gives(name, dtype):
     if not score.isfinite().all():
         pytest.skip("1e300 is infinite in float32")
     best = f1_max(score, label)
-    there = at_threshold(score, label, best.threshold)
+    there = binary_metrics(score, label, best.threshold)
     assert (there.f1, there.precision, there.recall) == pytest.approx((best.f1, best.precision, best.recall))
 
 
@@ -80,7 +85,7 @@ def test_at_threshold_equals_scikit_learn(share):
     score, label = cases()["tied"]
     threshold = score.quantile(share).item()
     y, flagged = label.numpy(), (score > threshold).numpy()
-    got = at_threshold(score, label, threshold)
+    got = binary_metrics(score, label, threshold)
     assert got.precision == pytest.approx(sk.precision_score(y, flagged, zero_division=0))
     assert got.recall == pytest.approx(sk.recall_score(y, flagged))
     assert got.f1 == pytest.approx(sk.f1_score(y, flagged))
@@ -93,17 +98,17 @@ def test_by_hand():
     assert average_precision(score, label) == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
     assert f1_max(score, label) == pytest.approx((4 / 5, 1.0, 2 / 3, 1.0))
     assert fpr_at_tpr(score, label) == 0.5
-    assert trivial_f1(label) == pytest.approx(2 / 3)
-    assert at_threshold(score, label, 3.0) == pytest.approx((1, 1 / 2, 2 / 3, 0))  # 3 itself is not above 3
+    assert image_metrics(score, label, None)[0]["trivial_f1"] == pytest.approx(2 / 3)
+    assert binary_metrics(score, label, 3.0) == pytest.approx((1, 1 / 2, 2 / 3, 0))  # 3 itself is not above 3
 
 
 def test_each_image_may_have_its_own_threshold():
     score, label = torch.tensor([4.0, 3.0, 2.0, 1.0]), torch.tensor([1, 0, 1, 0])
     own = torch.tensor([4.0, 2.5, 1.5, 1.0], dtype=torch.float64)
-    assert at_threshold(score, label, own) == pytest.approx((1 / 2, 1 / 2, 1 / 2, 1 / 2))
-    assert at_threshold(score, label, torch.full((4,), 3.0).double()) == at_threshold(score, label, 3.0)
+    assert binary_metrics(score, label, own) == pytest.approx((1 / 2, 1 / 2, 1 / 2, 1 / 2))
+    assert binary_metrics(score, label, torch.full((4,), 3.0).double()) == binary_metrics(score, label, 3.0)
     with pytest.raises(ValueError, match="nothing has calibrated"):
-        at_threshold(score, label, torch.tensor([1.0, math.nan, 1.0, 1.0]))
+        binary_metrics(score, label, torch.tensor([1.0, math.nan, 1.0, 1.0]))
 
 
 def test_scores_outside_0_and_1_are_not_squashed():
@@ -114,7 +119,7 @@ def test_scores_outside_0_and_1_are_not_squashed():
 @pytest.mark.parametrize("name", ["random", "tied"])
 def test_only_the_order_of_scores_matters(name):
     score, label = cases()[name]
-    turn = torch.randperm(len(score), generator=drawn(1))
+    turn = torch.randperm(len(score), generator=torch.Generator().manual_seed(1))
     moved, same = (score.double() / 3).exp() * 100 - 7, label[turn]
     for metric in (auroc, average_precision, fpr_at_tpr):
         assert metric(moved[turn], same) == pytest.approx(metric(score, label), abs=1e-12)
@@ -137,14 +142,14 @@ def test_labels_that_cannot_be_ranked_are_refused(label):
 def test_image_metrics_of_both_classes():
     score, label = cases()["random"]
     values, reasons = image_metrics(score, label, 0.5)
-    assert tuple(values) == BOTH_CLASSES + CALIBRATED
+    assert tuple(values) == RANKING + CALIBRATED
     assert reasons == {}
     assert values["auroc"] == auroc(score, label)
-    best, there = f1_max(score, label), at_threshold(score, label, 0.5)
+    best, there = f1_max(score, label), binary_metrics(score, label, 0.5)
     assert (values["f1_max"], values["f1_max_threshold"]) == best[:2]
     assert (values["precision_at_f1_max"], values["recall_at_f1_max"]) == best[2:]
     assert tuple(values[key] for key in CALIBRATED) == there
-    assert values["fpr_at_95_tpr"] == fpr_at_tpr(score, label, 0.95)
+    assert values["fpr_at_95_tpr"] == fpr_at_tpr(score, label)
     assert values["trivial_f1"] == pytest.approx(sk.f1_score(label, torch.ones_like(label)))
 
 
@@ -160,63 +165,18 @@ def test_what_cannot_be_computed_is_left_out_with_a_word_why(label, left, reason
     score = torch.tensor([1.0, 2.0, 3.0])[: len(label)]
     values, reasons = image_metrics(score, torch.tensor(label), 2.0)
     assert values == pytest.approx(left)
-    assert reasons == {key: reason for key in BOTH_CLASSES + CALIBRATED if key not in left}
+    assert reasons == {key: reason for key in RANKING + CALIBRATED if key not in left}
 
 
 def test_without_threshold_the_calibrated_metrics_are_left_out():
     values, reasons = image_metrics(*cases()["random"], None)
-    assert tuple(values) == BOTH_CLASSES
+    assert tuple(values) == RANKING
     assert reasons == dict.fromkeys(CALIBRATED, "no calibrated threshold")
 
 
 def test_a_threshold_that_was_never_calibrated_is_refused():
     with pytest.raises(ValueError, match="nothing has calibrated"):
         image_metrics(*cases()["random"], math.nan)
-
-
-@pytest.mark.parametrize(
-    ("rule", "threshold"),
-    [
-        (0.5, 0.5),
-        ("-3e2", -300.0),
-        ("quantile:0.99", 98.01),
-        ("quantile:1", 99.0),
-        ("sigma:3", 49.5 + 3 * math.sqrt((100**2 - 1) / 12)),
-        ("fpr:0.05", 94.0),
-        ("fpr:0.29", 70.0),
-        ("fpr:0.058", 94.0),
-        ("fpr:0", 99.0),
-        ("fpr:1", 0.0),
-        ("max", 99.0),
-    ],
-)
-def test_calibrate_by_hand(rule, threshold):
-    score = torch.arange(100.0)[torch.randperm(100, generator=drawn(0))]
-    assert calibrate(score, rule) == pytest.approx(threshold)
-
-
-@pytest.mark.parametrize("share", [0.0, 0.03, 0.1, 0.5])
-def test_fpr_rule_is_the_smallest_threshold_that_keeps_its_word(share):
-    score = (torch.randn(77, generator=drawn(1)) * 3).round()
-    threshold = calibrate(score, f"fpr:{share}")
-    assert (score > threshold).double().mean() <= share
-    smaller = score[score < threshold].max()
-    assert (score > smaller).double().mean() > share
-
-
-@pytest.mark.parametrize("rule", ["quantile", "quantile:2", "fpr:-1", "best", "sigma:x", "nan", "max:1", True])
-def test_rules_that_make_no_sense_are_named(rule):
-    with pytest.raises(ValueError, match=rf"{rule}.*quantile:0\.99.*sigma:3.*fpr:0\.05.*max"):
-        calibrate(torch.ones(3), rule)
-
-
-def test_calibration_needs_finite_scores_unless_it_is_a_number():
-    with pytest.raises(ValueError, match="none"):
-        calibrate(torch.zeros(0), "max")
-    assert calibrate(torch.zeros(0), 2) == 2
-    with pytest.raises(NonFiniteScore, match=r"\[1\]"):
-        calibrate(torch.tensor([0, math.nan]), "max")
-    assert calibrate(torch.tensor([7.0]), "sigma:3") == 7
 
 
 @pytest.mark.parametrize("decimals", [0, 1, 8])  # many ties, few, none

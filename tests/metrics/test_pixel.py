@@ -6,8 +6,8 @@ import torch
 import torch.multiprocessing as mp
 from sklearn import metrics as sk
 
-from adlight.metrics.curve import NonFiniteScore
 from adlight.metrics.histogram import pixel_metrics
+from adlight.metrics.image import NonFiniteScore
 from adlight.metrics.pixel import PixelHistogram, from_key, to_key
 
 SHAPE = (8, 96, 96)  # 73,728 pixels
@@ -63,6 +63,12 @@ def exact(pixel, mask, threshold):
     return sk.roc_auc_score(y, s), sk.average_precision_score(y, s), f1, iou
 
 
+def metrics_of(histogram, threshold):
+    """AUROC, average precision, best F1 and IoU."""
+    found, _ = pixel_metrics(histogram, histogram.flagged(threshold))
+    return tuple(found[f"pixel_{name}"] for name in ("auroc", "ap", "f1_max", "iou_calibrated"))
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("bins", "worst"), [(2**20, 1e-9), (2**16, 1e-4)], ids=["roomy", "crowded"])
 def test_equal_to_scikit_learn(name, bins, worst):
@@ -71,8 +77,7 @@ def test_equal_to_scikit_learn(name, bins, worst):
     metric = filled(pixel, mask, bins=bins)
     histogram = metric.histogram()
     threshold = histogram.quantile(0.95)
-    found = histogram.auroc(), histogram.average_precision(), histogram.f1_max().f1, histogram.iou(threshold)
-    assert found == pytest.approx(exact(pixel, mask, threshold), abs=worst)
+    assert metrics_of(histogram, threshold) == pytest.approx(exact(pixel, mask, threshold), abs=worst)
     assert len(histogram.lower) <= bins
 
 
@@ -83,19 +88,16 @@ def test_the_stated_error_on_three_million_pixels(name, bins):
     pixel, mask = maps(name, shape=(64, 224, 224))
     histogram = filled(pixel, mask, bins=bins, batch=32).histogram()
     threshold = histogram.quantile(0.95)
-    found = histogram.auroc(), histogram.average_precision(), histogram.f1_max().f1, histogram.iou(threshold)
-    assert found == pytest.approx(exact(pixel, mask, threshold), abs=1e-4)
+    assert metrics_of(histogram, threshold) == pytest.approx(exact(pixel, mask, threshold), abs=1e-4)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_best_thresholds_f1_is_what_it_gives(name):
     pixel, mask = maps(name)
-    best = filled(pixel, mask, bins=2**12).histogram().f1_max()
-    flagged = pixel > best.threshold
+    best, _ = pixel_metrics(filled(pixel, mask, bins=2**12).histogram(), None)
+    flagged = pixel > best["pixel_f1_max_threshold"]
     hits = (flagged & mask).sum().item()
-    assert best.precision == pytest.approx(hits / flagged.sum().item())
-    assert best.recall == pytest.approx(hits / mask.sum().item())
-    assert best.f1 == pytest.approx(2 * hits / (flagged.sum() + mask.sum()).item())
+    assert best["pixel_f1_max"] == pytest.approx(2 * hits / (flagged.sum() + mask.sum()).item())
 
 
 @pytest.mark.parametrize("bins", [2**20, 2**10])
@@ -134,8 +136,7 @@ def test_groups_are_apart_and_pool_to_the_whole():
     pooled, whole = metric.histogram(), filled(pixel, mask).histogram()
     assert all(torch.equal(a, b) for a, b in zip(pooled, whole, strict=True))
     assert torch.equal(sum(metric.histogram(g).pixels.sum(1) for g in range(3)), pooled.pixels.sum(1))
-    assert metric.metrics(1) == {}
-    assert metric.metrics(0, 1.0) == pixel_metrics(one, 1.0)[0]
+    assert pixel_metrics(metric.histogram(1), None)[0] == {}
 
 
 def gather(rank, path):
@@ -165,15 +166,11 @@ def test_by_hand():
     histogram = filled(pixel, mask).histogram()
     assert histogram.lower.tolist() == histogram.upper.tolist() == [1, 2, 3, 4]
     assert histogram.pixels.tolist() == [[1, 0, 1, 0], [0, 1, 0, 1]]
-    assert histogram.auroc() == 3 / 4
-    assert histogram.average_precision() == pytest.approx(0.5 + 0.5 * 2 / 3)
-    assert histogram.f1_max() == pytest.approx((4 / 5, 2.0, 2 / 3, 1.0))
-    assert histogram.iou(1.0) == 2 / 3
-    assert histogram.iou(2.0) == 1 / 3
-    assert histogram.iou(9.0) == 0
+    assert metrics_of(histogram, 1.0) == pytest.approx((3 / 4, 0.5 + 0.5 * 2 / 3, 4 / 5, 2 / 3))
+    assert pixel_metrics(histogram, None)[0]["pixel_f1_max_threshold"] == pytest.approx(2.0)
+    assert [metrics_of(histogram, threshold)[3] for threshold in (2.0, 9.0)] == [1 / 3, 0]
     assert histogram.quantile(0.5) == 1
     assert histogram.quantile(0.51) == 3
-    assert histogram.quantile(0.5, label=1) == 2
 
 
 @pytest.mark.parametrize("share", [0.0, 0.07, 0.5, 0.99, 1.0])
@@ -181,33 +178,17 @@ def test_by_hand():
 def test_quantile_keeps_its_word(share, bins):
     pixel, mask = maps("normal")
     metric = filled(pixel, mask, bins=bins)
-    value, normal = metric.quantile(share), pixel[~mask].double()
+    value, normal = metric.histogram().quantile(share), pixel[~mask].double()
     assert (normal > value).double().mean() <= 1 - share + 1e-12
     width = 2.0 ** (metric.compute()[1].item() - 22)  # of a bin, relative to its score
     assert value == pytest.approx(np.quantile(normal.numpy(), share, method="inverted_cdf"), rel=width)
 
 
-@pytest.mark.parametrize(
-    ("rule", "threshold"), [(2.5, 2.5), ("max", 99), ("quantile:0.9", 89), ("fpr:0.1", 89), ("fpr:0", 99)]
-)
-def test_threshold_rules_by_hand(rule, threshold):
-    pixel = torch.arange(200.0).reshape(1, 10, 20)
-    assert filled(pixel, pixel >= 100).histogram().threshold(rule) == threshold
-
-
-def test_sigma_rule_is_mean_and_deviation_of_normal_pixels():
-    pixel, mask = maps("bimodal")
-    normal = pixel[~mask].double()
-    expected = (normal.mean() + 3 * normal.std(correction=0)).item()
-    assert filled(pixel, mask).histogram().threshold("sigma:3") == pytest.approx(expected)
-    with pytest.raises(ValueError, match="no pixels with label 0"):
-        filled(pixel, mask | True).histogram().threshold("sigma:3")
-
-
-@pytest.mark.parametrize(("on", "reason"), [(False, "no defective pixels"), (True, "no normal pixels")])
+@pytest.mark.parametrize(("on", "reason"), [(False, "no anomalous pixels"), (True, "no normal pixels")])
 def test_a_missing_class_leaves_metrics_out_with_a_word_why(on, reason):
     pixel, mask = maps("normal")
-    values, reasons = pixel_metrics(filled(pixel, torch.full_like(mask, on)).histogram(), 0.0)
+    histogram = filled(pixel, torch.full_like(mask, on)).histogram()
+    values, reasons = pixel_metrics(histogram, histogram.flagged(0.0))
     assert values == ({"pixel_iou_calibrated": pytest.approx((pixel > 0).double().mean().item())} if on else {})
     assert set(reasons.values()) == {reason}
     assert len(values) + len(reasons) == 6
@@ -216,9 +197,7 @@ def test_a_missing_class_leaves_metrics_out_with_a_word_why(on, reason):
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
 def test_no_pixels_at_all():
     histogram = filled(torch.zeros(0, 4, 4), torch.zeros(0, 4, 4, dtype=torch.bool)).histogram()
-    assert set(pixel_metrics(histogram, 0.0)[1].values()) == {"no pixels"}
-    with pytest.raises(ValueError, match="no pixels with label 0"):
-        histogram.threshold("max")
+    assert set(pixel_metrics(histogram, histogram.flagged(0.0))[1].values()) == {"no pixels"}
 
 
 def test_without_or_with_a_broken_threshold():
@@ -227,7 +206,7 @@ def test_without_or_with_a_broken_threshold():
     assert reasons == {"pixel_iou_calibrated": "no calibrated threshold"}
     assert list(values) == ["pixel_auroc", "pixel_ap", "pixel_f1_max", "pixel_f1_max_threshold", "aupro"]
     with pytest.raises(ValueError, match="nothing has calibrated"):
-        pixel_metrics(histogram, math.nan)
+        histogram.flagged(math.nan)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e39])
@@ -261,7 +240,7 @@ def test_the_largest_floats_stay_finite_in_wide_bins():
     pixel = torch.linspace(-1, 1, 4096).mul(largest).reshape(1, 64, 64)
     histogram = filled(pixel, pixel > 0, bins=16).histogram()
     assert histogram.upper.isfinite().all() and histogram.lower.isfinite().all()
-    assert histogram.auroc() == 1
+    assert pixel_metrics(histogram, None)[0]["pixel_auroc"] == 1
 
 
 def test_reset_forgets():

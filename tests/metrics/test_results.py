@@ -9,11 +9,17 @@ from sklearn import metrics as sk
 from adlight.metrics.bootstrap import bootstrap
 from adlight.metrics.pixel import PixelHistogram
 from adlight.metrics.results import summarise
-from adlight.metrics.thresholds import ALL, NOT_CALIBRATED, Threshold, Thresholds, calibrate_all
+from adlight.metrics.thresholds import Calibration, Threshold
 from adlight.types import Record, UserError
 
 
-def make(counts, thresholds=None):
+def fitted(pooled, **categories):
+    calibration = Calibration()
+    calibration.pooled, calibration.categories = pooled, categories
+    return calibration
+
+
+def make(counts, calibration=None):
     """Results of `{category: (normal, {defect: images})}` with random scores, and those scores by category."""
     records = [
         Record(f"{category}/{defect}/{i}", category, defect, int(defect != "good"), "m" if defect != "good" else None)
@@ -30,7 +36,8 @@ def make(counts, thresholds=None):
     names = list(counts)
     pixels = PixelHistogram(len(names))
     pixels.update(pixel, mask, torch.tensor([names.index(r.category) for r in records]))
-    return summarise(records, score, thresholds or Thresholds(Threshold(0.5, 0.5)), pixels, names), records, score
+    calibration = calibration or Calibration(0.5, 0.5, per="all")
+    return summarise(records, score, calibration, pixels, names), records, score
 
 
 COUNTS = {"a": (9, {"hole": 5, "cut": 4}), "b": (7, {"hole": 3})}
@@ -89,7 +96,7 @@ def test_no_normal_images_leave_recall_alone():
 
 
 def test_each_category_is_judged_by_its_own_thresholds():
-    own = Thresholds(Threshold(9.0, 9.0), {"a": Threshold(-9.0, -9.0, 1, "a")})
+    own = fitted(Threshold(9.0, 9.0), a=Threshold(-9.0, -9.0, 1, "a"))
     results, _, _ = make(COUNTS, own)
     assert results.categories["a"]["recall_calibrated"] == 1 and results.categories["b"]["recall_calibrated"] == 0
     assert results.pooled["recall_calibrated"] == 9 / 12 and results.pooled["fpr_calibrated"] == 9 / 16
@@ -99,7 +106,7 @@ def test_each_category_is_judged_by_its_own_thresholds():
 
 
 def test_nothing_calibrated():
-    results, _, _ = make(COUNTS, Thresholds())
+    results, _, _ = make(COUNTS, Calibration())
     assert "threshold" not in results.categories["a"] and "pixel_iou_calibrated" not in results.pooled
     assert (
         results.left_out["a/recall_calibrated"]
@@ -110,47 +117,5 @@ def test_nothing_calibrated():
 
 def test_not_finite_scores_name_their_images():
     record = Record("x.png", "a")
-    with pytest.raises(UserError, match=r"1 image\(s\).*: x\.png"):
-        summarise([record], torch.tensor([math.inf]), Thresholds(), PixelHistogram(), ["a"])
-
-
-# thresholds
-
-
-def calibrated(score, category, names=("a", "b"), rule="max", pixel_rule="max"):
-    score, category = torch.tensor(score, dtype=torch.float64), torch.tensor(category)
-    pixels = PixelHistogram(len(names))
-    pixel = (score[:, None, None] * 2).float().expand(-1, 3, 3)
-    if len(score):
-        pixels.update(pixel, torch.zeros(len(score), 3, 3, dtype=torch.bool), category)
-    return calibrate_all(score, category, pixels, names, rule, pixel_rule)
-
-
-def test_thresholds_of_each_category_and_of_all():
-    found = calibrated([1.0, 2.0, 100.0], [0, 0, 1])
-    assert found.pooled == Threshold(100, 200, 3, ALL)
-    assert found.categories == {"a": Threshold(2, 4, 2, "a"), "b": Threshold(100, 200, 1, "b")}
-    assert found.of("a").image == 2 and found.of("nut") == found.of(None) == found.pooled
-
-
-def test_a_category_without_normal_images_has_the_pooled_threshold():
-    found = calibrated([1.0, 2.0], [1, 1])
-    assert list(found.categories) == ["b"] and found.of("a") is found.pooled
-
-
-def test_a_number_holds_for_every_category():
-    found = calibrated([1.0, 2.0], [0, 1], rule=0.25, pixel_rule="0.5")
-    assert {(one.image, one.pixel) for one in (found.pooled, *found.categories.values())} == {(0.25, 0.5)}
-
-
-def test_nothing_to_calibrate_on():
-    with pytest.raises(ValueError, match="no"):
-        calibrated([], [])
-    assert math.isnan(Thresholds().of("a").image) and Thresholds().pooled is NOT_CALIBRATED
-
-
-def test_state_comes_back_and_is_plain():
-    found = calibrated([1.0, 2.0, 100.0], [0, 0, 1])
-    state = found.state()
-    assert Thresholds.from_state(state) == found
-    assert type(state["pooled"]) is dict and type(state["categories"]["a"]) is dict  # loads with weights_only=True
+    with pytest.raises(UserError, match=r"1 image.* x\.png"):
+        summarise([record], torch.tensor([math.inf]), Calibration(), PixelHistogram(), ["a"])

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from adlight.runs.config import CONF, apply_overrides
+from adlight.runs.config import CONF, apply_overrides, instantiate_node
 from adlight.runs.files import write_atomically
 from adlight.runs.find import find_runs, find_unfinished, natural_key
 from adlight.runs.folder import RunFolder
@@ -64,8 +64,10 @@ def test_the_newest_unfinished_run_with_the_config_is_found(tmp_path, composer):
 
 def test_values_are_laid_over_a_config(composer):
     config = composer()
-    found = apply_overrides(config, CHOICES, ["model.scorer.reduce=max", "trainer.devices=2", "threshold=sigma:3"])
-    assert (found.model.scorer.reduce, found.trainer.devices, found.threshold) == ("max", 2, "sigma:3")
+    found = apply_overrides(
+        config, CHOICES, ["model.scorer.reduce=max", "trainer.devices=2", "calibration.image=sigma:3"]
+    )
+    assert (found.model.scorer.reduce, found.trainer.devices, found.calibration.image) == ("max", 2, "sigma:3")
     assert config.model.scorer.reduce == "mean"  # the original is left alone
     for key in ("model.scorer.reduc=max", "nonsense=1", "trainer.fancy=1"):
         with pytest.raises(OmegaConfBaseException, match="is not in struct"):
@@ -206,3 +208,22 @@ def test_runs_are_found_at_any_depth_but_not_in_runs(tmp_path, composer):
     assert [run.path.relative_to(tmp_path).as_posix() for run in found] == ["a/9", "a/10"]
     with pytest.raises(UserError, match="nowhere"):
         find_runs([str(tmp_path / "nowhere*")])
+
+
+def test_a_run_of_0_1_is_refused(tmp_path):
+    config = OmegaConf.create({"model": {"_target_": "adlight.modules.mae.MAEModule"}})
+    run = RunFolder(write_run(tmp_path / "old", config))
+    for read in (run.config, run.settings):
+        with pytest.raises(UserError, match=r"0\.1"):
+            read()
+
+
+def test_nodes_take_no_unknown_arguments(composer):
+    node = composer().trainer
+    assert instantiate_node(node, logger=False, enable_progress_bar=False).max_epochs == node.max_epochs
+    for node, said in (
+        ({"_target_": "torch.optim.SGD", "_partial_": True, "lrr": 1}, "'lrr'.*did you mean lr"),
+        ({"_target_": "torch.nn.Sequential", "_args_": [{"_target_": "torch.nn.ReLU", "inplce": True}]}, "inplace"),
+    ):
+        with pytest.raises(UserError, match=said):
+            instantiate_node(OmegaConf.create(node))

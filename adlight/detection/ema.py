@@ -1,0 +1,43 @@
+"""A moving average of a network's weights."""
+
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+
+class EMA(nn.Module):
+    """Exponential moving average of a network's weights (Polyak 1992), kept beside it in the checkpoint.
+
+    The first update copies them.
+
+    Args:
+        network: the network that is trained.
+        decay: share of the old average that a step keeps, such as 0.999.
+
+    Attributes:
+        network: the averaged network.
+    """
+
+    num_updates: Tensor
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        super().__init__()
+        if not 0 < decay < 1:
+            raise ValueError(f"ema must lie between 0 and 1, got {decay}")
+        self.network = deepcopy(network).requires_grad_(False)
+        self.decay, self.started = decay, False
+        self.register_buffer("num_updates", torch.tensor(0))
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        """Move the average towards the network's present weights."""
+        averages: list[Tensor] = list(self.network.parameters())
+        weights: list[Tensor] = list(network.parameters())
+        self.started = self.started or bool(self.num_updates > 0)  # once a process: it makes the host wait for the GPU
+        if self.started:
+            torch._foreach_lerp_(averages, weights, 1 - self.decay)
+        else:
+            torch._foreach_copy_(averages, weights)
+        self.started = True
+        self.num_updates += 1

@@ -1,0 +1,93 @@
+"""What becomes of errors and signals: one line or a traceback, and the exit code."""
+
+import signal
+import subprocess
+import sys
+import time
+import traceback
+
+import pytest
+from hydra.errors import InstantiationException
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from adlight.cli.arguments import flags_first, quote_values
+from adlight.cli.errors import describe, explain, interrupted
+from adlight.types import UserError
+
+HANGING = """
+import time
+from adlight.cli.main import sigterm_as_keyboard_interrupt
+try:
+    with sigterm_as_keyboard_interrupt():
+        print("working", flush=True)
+        time.sleep(60)
+except KeyboardInterrupt:
+    print("cleaning up", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_sigterm_ends_a_hanging_clean_up():
+    with subprocess.Popen([sys.executable, "-c", HANGING], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "working\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.readline() == "cleaning up\n"
+        process.send_signal(signal.SIGTERM)  # as `timeout` does, to the process and to its group
+        time.sleep(1.5)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 128 + signal.SIGTERM
+
+
+def test_a_bug_inside_a_constructor_keeps_its_traceback(adlight):
+    with pytest.raises(InstantiationException) as caught:
+        adlight("train", *adlight.quick, "+callbacks.bug._target_=trouble.Bug", "hydra.run.dir=runs/bug")
+    assert isinstance(caught.value.__cause__, TypeError) and explain(caught.value) is None
+    assert any(frame.name == "add_one" for frame in traceback.extract_tb(caught.value.__cause__.__traceback__))
+
+
+@pytest.mark.parametrize(
+    "word, said",
+    [
+        ("+trainer.devicse=1", ["trainer", "'devicse'", "devices"]),
+        ("+model.optimizer.lrr=1", ["model.optimizer", "'lrr'", "lr"]),
+        ("+model.scorer.reduc=max", ["model.scorer", "'reduc'", "reduce"]),
+        ("model/objective=wgan", ["model/objective"]),  # a group that this model does not have
+    ],
+)
+def test_a_wrong_name_is_one_line(adlight, word, said):
+    outcome = adlight("train", *adlight.quick, word, "hydra.run.dir=runs/wrong_name")
+    assert outcome.code == 2 and outcome.err.count("\n") == 1 and all(part in outcome.err for part in said)
+
+
+def test_the_config_of_an_evaluation_can_be_shown(adlight, tiny_run):
+    outcome = adlight("evaluate", f"run={tiny_run[0]}", "--cfg", "job", "model.scorer.reduce=max")
+    assert outcome.code == 0 and "reduce: max" in outcome.out, outcome.err
+
+
+def test_what_lightning_makes_of_signals():
+    assert interrupted(KeyboardInterrupt()) and interrupted(SIGTERMException()) and not interrupted(SystemExit(-1))
+    try:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            sys.exit(1)
+    except SystemExit as error:
+        assert interrupted(error)
+
+
+def test_one_line_for_any_error():
+    assert explain(UserError("too small")) == describe(UserError("too small")) == "too small"
+    assert explain(ZeroDivisionError("by zero")) is None
+    assert describe(ZeroDivisionError("by zero\nand more")) == "ZeroDivisionError: by zero"
+    line = explain(OSError(28, "disk full", "a.ckpt"))
+    assert "disk full" in line and "a.ckpt" in line
+
+
+def test_words():
+    assert flags_first(["a=1", "--cfg", "job", "-m", "b=2"]) == ["--cfg", "job", "-m", "a=1", "b=2"]
+    words = ["run=a b", "images=[x]*.png", "save='m'", "ckpt=null", "other=a b"]
+    assert quote_values(words, "run", "images", "save", "ckpt") == [
+        "run='a b'", "images='[x]*.png'", "save='m'", "ckpt=null", "other=a b"
+    ]  # fmt: skip
+    assert quote_values(["runs=[a,b]", "runs=it's"], "runs", lists=True) == ["runs=[a,b]", "runs='it\\'s'"]

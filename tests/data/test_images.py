@@ -1,0 +1,181 @@
+import numpy as np
+import pytest
+import torch
+from makers import write_image
+from PIL import Image
+
+from adlight.data.images import (
+    center_crop,
+    describe_folder,
+    list_folders,
+    list_images,
+    pad_center,
+    read_image,
+    scale_box,
+    to_channels,
+    to_input_array,
+    to_mask,
+    to_pil,
+)
+from adlight.types import UserError
+
+RGB = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+GREY = RGB[..., 0]
+DEEP = GREY.astype(np.uint16) * 256 + 77  # 16 bits; its high byte is GREY
+
+
+def images():
+    """Name, image to save and the RGB that must be read from it."""
+    alpha = np.dstack([RGB, np.full_like(GREY, 9)])
+    three = np.dstack([GREY] * 3)
+    palette = Image.fromarray(GREY).convert("P")
+    yield "grey.png", Image.fromarray(GREY), three
+    yield "rgb.png", Image.fromarray(RGB), RGB
+    yield "rgba.png", Image.fromarray(alpha), RGB
+    yield "grey_alpha.png", Image.fromarray(np.dstack([GREY, GREY]), "LA"), three
+    yield "palette.png", palette, np.asarray(palette.convert("RGB"))
+    yield "bits.png", Image.fromarray(GREY > 99), np.dstack([(GREY > 99) * np.uint8(255)] * 3)
+    yield "deep.png", Image.fromarray(DEEP), three
+    yield "deep.tif", Image.fromarray(DEEP), three
+    yield "deep32.tif", Image.fromarray(DEEP.astype(np.int32)), three
+    yield "rgb.tiff", Image.fromarray(RGB), RGB
+    yield "rgb.bmp", Image.fromarray(RGB), RGB
+    yield "upper.PNG", Image.fromarray(RGB), RGB
+
+
+@pytest.mark.filterwarnings("ignore:'mode' parameter")
+@pytest.mark.parametrize("name", [name for name, _, _ in images()])
+def test_any_usual_image_becomes_three_channels_of_8_bits(tmp_path, name):
+    image, expected = next((image, expected) for found, image, expected in images() if found == name)
+    image.save(tmp_path / name)
+    read = to_channels(read_image(tmp_path / name), 3)
+    assert read.mode == "RGB"
+    assert np.array_equal(np.asarray(read), expected)
+    assert np.asarray(to_channels(read_image(tmp_path / name), 1)).shape == (16, 24)
+
+
+def test_jpeg_is_read_nearly_as_written(tmp_path):
+    ramp = np.tile(np.arange(64, dtype=np.uint8) * 2, (64, 1))
+    Image.fromarray(ramp).save(tmp_path / "ramp.jpg", quality=95)
+    read = np.asarray(to_channels(read_image(tmp_path / "ramp.jpg"), 3)).astype(int)
+    assert np.abs(read - ramp[..., None]).max() <= 4
+
+
+def test_float_pixels_are_refused(tmp_path):
+    Image.fromarray(GREY.astype(np.float32)).save(tmp_path / "f.tiff")
+    with pytest.raises(UserError, match="no known range"):
+        to_channels(read_image(tmp_path / "f.tiff"), 3)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif"])
+def test_truncated_or_foreign_file_is_named(tmp_path, suffix):
+    path = write_image(tmp_path / f"x.{suffix}", size=64)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UserError, match=rf"x\.{suffix}"):
+        read_image(path)
+    path.write_text("<html>no image</html>")
+    with pytest.raises(UserError, match=rf"x\.{suffix}"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_resized_has_channels_first(channels):
+    array = to_input_array(Image.fromarray(RGB), channels, 8)
+    assert array.shape == (channels, 8, 8)
+    assert array.dtype == np.uint8
+
+
+def mask_of(tmp_path, name, array):
+    Image.fromarray(array).save(tmp_path / name)
+    return to_mask(read_image(tmp_path / name))
+
+
+@pytest.mark.parametrize("value", [1, 255, 65535])
+def test_mask_of_16_bits_keeps_small_values(tmp_path, value):
+    wanted = np.zeros((8, 8), bool)
+    wanted[2:4] = True
+    assert np.array_equal(mask_of(tmp_path, "m.png", (wanted * value).astype(np.uint16)), wanted)
+
+
+@pytest.mark.parametrize("name", ["m.png", "m.jpg", "m.bmp"])
+def test_mask_survives_colour_and_jpeg(tmp_path, name):
+    wanted = np.zeros((32, 32), bool)
+    wanted[5:20, 7:12] = True
+    colour = np.dstack([wanted * np.uint8(255)] * 3)
+    assert np.array_equal(mask_of(tmp_path, name, colour), wanted)
+
+
+def test_listing_is_sorted_and_passes_over_other_files(tmp_path):
+    for name in ("b.png", "a.jpg", "sub/c.bmp", ".hidden.png"):
+        write_image(tmp_path / name)
+    (tmp_path / "license.txt").write_text("x")
+    assert [path.name for path in list_images(tmp_path)] == ["a.jpg", "b.png", "c.bmp"]
+
+
+@pytest.mark.parametrize(("side", "size"), [(32, 30), (32, 29), (8, 8)])
+def test_a_centre_crop_and_back(side, size):
+    image = np.random.default_rng(0).integers(1, 256, (side, side, 3), dtype=np.uint8)
+    before = (side - size) // 2
+    wanted = image[before : before + size, before : before + size]
+    assert np.array_equal(to_input_array(Image.fromarray(image), 3, size, side), wanted.transpose(2, 0, 1))
+    back = pad_center(wanted.transpose(2, 0, 1), side)
+    assert back.shape == (3, side, side) and np.count_nonzero(back) == 3 * size**2
+    assert np.array_equal(center_crop(back.transpose(1, 2, 0), size), wanted)
+
+
+def test_a_crop_is_cut_after_resizing():
+    image = Image.fromarray(RGB)
+    assert np.array_equal(to_input_array(image, 3, 8, 12), to_input_array(image, 3, 12)[:, 2:10, 2:10])
+
+
+TENSOR = torch.from_numpy(RGB.copy())
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (Image.fromarray(RGB), RGB),
+        (RGB, RGB),
+        (GREY, GREY),
+        (GREY[..., None], GREY),
+        (DEEP, GREY),
+        (np.dstack([RGB, GREY]), np.dstack([RGB, GREY])),
+        (TENSOR.permute(2, 0, 1), RGB),
+        (TENSOR[..., 0], GREY),
+    ],
+)
+def test_whatever_holds_an_image_becomes_one(given, expected):
+    assert np.array_equal(np.asarray(to_pil(given)), expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (np.zeros((8, 8)), "float64"),
+        (torch.zeros(3, 8, 8, dtype=torch.bfloat16), "bfloat16"),
+        (np.zeros((8, 8, 2), np.uint8), r"\(8, 8, 2\)"),
+        (np.zeros((0, 8), np.uint8), r"\(0, 8\)"),
+        (torch.zeros(8, dtype=torch.uint8), r"\(8,\)"),
+        (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), r"\(2, 3, 8, 8\)"),
+    ],
+)
+def test_what_holds_no_image_is_described(given, named):
+    with pytest.raises(UserError, match=named):
+        to_pil(given)
+
+
+def test_boxes_are_rounded_outwards():
+    assert scale_box((1, 2, 3, 4), (4, 4), (8, 8)) == (2, 4, 6, 8)
+    assert scale_box((1, 1, 2, 2), (3, 3), (10, 5)) == (3, 1, 7, 4)
+
+
+def test_folders_are_described(tmp_path):
+    assert describe_folder(tmp_path / "nope") == "no such folder"
+    assert describe_folder(tmp_path) == "an empty folder" and list_folders(tmp_path / "nope") == []
+    for name in "gfedcba":
+        (tmp_path / name).mkdir()
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / "file").write_text("")
+    assert describe_folder(tmp_path / "file") == "a file"
+    assert describe_folder(tmp_path) == "a, b, c, d, e and 3 more"
+    assert list_folders(tmp_path) == list("abcdefg")
