@@ -1,6 +1,6 @@
 """Detectors in feature space: cells of normal images are predicted, and what is mispredicted is anomalous."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,12 +11,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from adlight.detection.module import DIVERGED, AnomalyModule
 from adlight.detection.whitening import k_means
 from adlight.features.backbones import Backbone
-from adlight.features.cache import FeatureCache, Images
-from adlight.features.optimizer import warmup_cosine
+from adlight.features.cache import FeatureCache
+from adlight.features.optimizer import parameter_groups, warmup_cosine
 from adlight.features.pictures import PatchPictures
 from adlight.features.predictor import Predictor, TrainingCells, channel_statistics, standardize
 from adlight.features.residuals import ResidualMap
 from adlight.features.scorer import CellScorer
+from adlight.features.splits import SplitFeatures, folds_of, images_of
 from adlight.types import Batch, Scores, UserError, check_integer, check_range
 
 
@@ -82,7 +83,7 @@ class FeatureModule(AnomalyModule):
         self.register_buffer("std", torch.ones(channels))
         self.register_buffer("centers", torch.empty(0, channels))
         self.unused = nn.Parameter(torch.zeros(()))  # DDP refuses a module without parameters
-        self.cache, self.cached = FeatureCache(backbone, cache), dict[str, Tensor]()
+        self.splits = SplitFeatures(FeatureCache(backbone, cache))
         self.split: str | None = None  # whose cached features are scored
 
     def describe(self) -> list[str]:
@@ -110,20 +111,20 @@ class FeatureModule(AnomalyModule):
 
     def on_fit_start(self) -> None:
         """Fit what is not trained: statistics of channels, clusters of images, memories."""
-        images, features = self._images("train"), self._features("train")
+        features = self._features("train")
         self.mean, self.std = (one.to(self.device) for one in channel_statistics(features))
         cells = self._training_cells()
         self.centers = k_means(torch.cat([part.mean((1, 2)) for part in cells.batches()]), self.clusters)
         for predictor in self.predictors.values():
             predictor.fit(cells)  # type: ignore[operator]
-        self.pictures.fit(cells, images)
+        self.pictures.fit(cells, images_of(self.datamodule, "train"))
         self.residual_map.folds = []
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         """One step of all that is trained; augmented images pass the backbone, others have done so before."""
         if not self.automatic_optimization:
             return None
-        if self.trainer.datamodule.augmentation is not None:  # type: ignore[attr-defined]
+        if self.datamodule.augmentation is not None:
             cells = standardize(self.backbone(batch["image"]), self.mean, self.std)  # (B, h, w, C)
         else:
             cells = self._training_cells()[batch["index"].cpu()]  # (B, h, w, C)
@@ -154,16 +155,8 @@ class FeatureModule(AnomalyModule):
         """Matrices of the predictors' choice apart, weight decay on matrices only; warm-up and half cosine by step."""
         if self.optimizer is None or not self.automatic_optimization:
             return []
-        trained = [one for one in self.predictors.values() if one.trained]
-        special = [p for one in trained for p in one.matrices()]  # type: ignore[operator]
-        chosen = {id(p) for p in special}
-        rest = [p for one in trained for p in one.parameters() if id(p) not in chosen]
-        groups = [
-            {"params": special, "muon": True},
-            {"params": [p for p in rest if p.ndim >= 2]},
-            {"params": [*(p for p in rest if p.ndim < 2), self.unused], "weight_decay": 0.0},
-        ]
-        optimizer = self.optimizer(groups)
+        trained: Any = [one for one in self.predictors.values() if one.trained]
+        optimizer = self.optimizer(parameter_groups(trained, self.unused))
         total = int(self.trainer.estimated_stepping_batches)
         schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, self.warmup * total, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -171,18 +164,16 @@ class FeatureModule(AnomalyModule):
     def on_validation_epoch_start(self) -> None:
         """Measure the residuals of the held-out normal images, fold by fold."""
         super().on_validation_epoch_start()
-        features, images = self._features("val"), self._images("val")
-        label = torch.cat([images.__getitems__([i])["label"] for i in range(len(images))])
-        normal = (label == 0).nonzero()[:, 0]  # (N,) rows; a normal image stands beside its defective copies
-        number = torch.arange(len(images)) * len(normal) // len(images)
-        self.fold_of = number % min(self.num_folds, len(normal))
+        features = self._features("val")
+        normal, self.fold_of = folds_of(images_of(self.datamodule, "val"), self.num_folds)
         held_out = [
             standardize(features[normal[self.fold_of[normal] == fold]].to(self.device), self.mean, self.std)
             for fold in self.fold_of.unique()
         ]
         with torch.no_grad():
             predictors: Any = dict(self.predictors.items())
-            self.residual_map.fit(predictors, self.centers, held_out, self._training_sample())
+            training = self._training_cells().sample(self.training_residuals)
+            self.residual_map.fit(predictors, self.centers, held_out, training)
         self.split = "val"
 
     def on_validation_epoch_end(self) -> None:
@@ -208,7 +199,9 @@ class FeatureModule(AnomalyModule):
         image = batch["image"]
         with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
             index = batch["index"].cpu()
-            features = self.backbone(image) if self.split is None else self.cached[self.split][index].to(image.device)
+            features = (
+                self.backbone(image) if self.split is None else self._features(self.split)[index].to(image.device)
+            )
             cells = standardize(features, self.mean, self.std)  # (B, h, w, C)
             residuals = {name: one.residual(cells) for name, one in self.predictors.items()}  # type: ignore[operator]
             maps = self._maps(cells, residuals, index)  # (B, h, w)
@@ -229,23 +222,8 @@ class FeatureModule(AnomalyModule):
             )
         return maps
 
-    def _images(self, split: str) -> Images:
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        data.setup({"train": "fit", "val": "validate", "test": "test"}[split])  # does nothing where it is done
-        return getattr(data, f"{split}_dataloader")().dataset
-
     def _features(self, split: str) -> Tensor:
-        if split not in self.cached:
-            self.cached[split] = self.cache(self._images(split), self.device)
-        return self.cached[split]
+        return self.splits.features(self.datamodule, split, self.device)
 
     def _training_cells(self) -> TrainingCells:
         return TrainingCells(self._features("train"), self.mean, self.std)
-
-    def _training_sample(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Cells of training images, evenly spaced, with their places."""
-        if self.training_residuals:
-            cells = self._training_cells()
-            step = max(1, len(cells) // self.training_residuals)
-            for place in torch.arange(0, len(cells), step)[: self.training_residuals].split(64):
-                yield cells[place], place.to(self.device)

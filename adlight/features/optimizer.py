@@ -1,12 +1,14 @@
 """Muon for matrices and AdamW for the rest, as one optimiser."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
+
+from adlight.features.predictor import Predictor
 
 QUINTIC = (3.4445, -4.7750, 2.0315)  # Newton-Schulz coefficients (Jordan 2024)
 
@@ -76,6 +78,18 @@ def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
     return (x.T if matrix.shape[0] > matrix.shape[1] else x).to(matrix.dtype)
+
+
+def parameter_groups(trained: Sequence[Predictor], *more: nn.Parameter) -> list[dict[str, Any]]:
+    """Matrices of the predictors' choice for Muon, all others apart; weight decay on matrices only."""
+    special = [p for one in trained for p in one.matrices()]
+    chosen = {id(p) for p in special}
+    rest = [*(p for one in trained for p in one.parameters() if id(p) not in chosen), *more]
+    return [
+        {"params": special, "muon": True},
+        {"params": [p for p in rest if p.ndim >= 2]},
+        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+    ]
 
 
 def warmup_cosine(step: int, warmup: float, total: int) -> float:

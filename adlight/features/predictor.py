@@ -30,6 +30,13 @@ class TrainingCells:
         for start in range(0, len(self), size):
             yield self[start : start + size]
 
+    def sample(self, count: int, size: int = 64) -> Iterator[tuple[Tensor, Tensor]]:
+        """At most `count` images, evenly spaced, with their places: (n, h, w, C) and (n,) at a time."""
+        if count:
+            step = max(1, len(self) // count)
+            for place in torch.arange(0, len(self), step)[:count].split(size):
+                yield self[place], place.to(self.mean.device)
+
 
 class Predictor(nn.Module):
     """Predicts the cells of normal images. Without `trained`, `fit` is all the training there is.
