@@ -8,7 +8,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from adlight.cli import main as cli
 from adlight.cli.arguments import quote_values, shows_help, value_of
 from adlight.runs.files import write_atomically
-from adlight.types import UserError
+from adlight.types import UserError, check_range
 
 
 def report(config: DictConfig) -> Path:
@@ -17,46 +17,43 @@ def report(config: DictConfig) -> Path:
     Raises:
         UserError: no runs, a reference that cannot be used, or a setting out of range.
     """
-    from adlight.reports import collect, reference, summary  # here and not above: --help must not wait for them
+    from adlight.reports import collect, grouping, reference, tables  # here and not above: --help must not wait
 
-    for name, least in (("tolerance", 0), ("detailed", 0), ("pictures", 0)):
-        if isinstance(config[name], bool) or not isinstance(config[name], int | float) or config[name] < least:
-            raise UserError(f"{name}={config[name]} is no number from {least} up")
-    places = texts(config.runs)
-    found = collect.collect(places)
-    named = None if config.reference is None else [name for name in texts(config.reference) if name != "none"]
-    tables = reference.find(named, found, config.reference_column)
-    whole = summary.Report(found, tables, float(config.tolerance))
+    try:
+        for name in ("tolerance", "detailed", "pictures"):
+            check_range(name, config[name])
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    places = _texts(config.runs)
+    named = None if config.reference is None else [name for name in _texts(config.reference) if name != "none"]
+    found = reference.compare(collect.collect(places), named, config.reference_column)
+    means = grouping.means(found.results)
     title = str(config.title or f"Runs in {', '.join(places)}")
-    folder = Path(config.out).expanduser() if config.out else default_folder(places)
-    written = [write(folder / "results.csv", summary.results_csv(whole))]
-    written.append(write(folder / "results.md", summary.markdown(whole, title)))
+    folder = Path(config.out).expanduser() if config.out else _default_folder(places)
+    written = [_write(folder / "results.csv", tables.report_csv(found))]
+    written.append(_write(folder / "results.md", tables.report_markdown(found, means, title)))
 
     from adlight.reports import page
 
-    written.append(write(folder / "index.html", page.render(whole, title, int(config.detailed), int(config.pictures))))
-    summary.print_report(whole, written)
+    html = page.render(found, means, title, float(config.tolerance), int(config.detailed), int(config.pictures))
+    written.append(_write(folder / "index.html", html))
+    problems = [f"{name}: {line}" for name, line in found.problems.items()]
+    tables.print_table(tables.by_run(found, short=True), found.states, [*problems, *(f"written: {p}" for p in written)])
     return written[-1]
 
 
-def texts(value: str | ListConfig) -> list[str]:
-    """One text or several."""
+def _texts(value: str | ListConfig) -> list[str]:
     return [str(one) for one in value] if OmegaConf.is_list(value) else [str(value)]
 
 
-def default_folder(places: list[str]) -> Path:
+def _default_folder(places: list[str]) -> Path:
     """Inside the one folder that was named; of a glob or several, a new one in runs/."""
     if len(places) == 1 and Path(places[0]).expanduser().is_dir():
         return Path(places[0]).expanduser() / "report"
     return Path("runs") / f"report-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def write(path: Path, text: str) -> Path:
-    """Write a file. -> its path.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
+def _write(path: Path, text: str) -> Path:
     try:
         return write_atomically(path, text)
     except OSError as error:

@@ -62,7 +62,7 @@ def train(config: DictConfig) -> dict[str, float]:
     except UserError as error:
         if "epochs" not in about:
             raise
-        advice = "then go on with the sweep" if sweep else f"then: {resume_command(run)}"
+        advice = "then resume the sweep" if sweep else f"then: {resume_command(run)}"
         raise UserError(f"{error}. The training is done and kept; fix this, {advice}") from error
 
 
@@ -114,7 +114,7 @@ def resume_advice(run: RunFolder) -> str:
     """Say how to go on after Ctrl-C."""
     if not run.can_resume:
         return f"No epoch was finished, so there is nothing to resume in {run}."
-    return f"The state of the last finished epoch is saved. Go on with: {resume_command(run)}"
+    return f"The state of the last finished epoch is saved. Continue with: {resume_command(run)}"
 
 
 def main() -> None:

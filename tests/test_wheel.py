@@ -33,8 +33,7 @@ def test_a_wheel_works_in_an_empty_folder(tmp_path):
         path.relative_to(unpacked / "adlight" / "conf") for path in (unpacked / "adlight" / "conf").rglob("*.yaml")
     }
     assert packed == {path.relative_to(ROOT / "conf") for path in (ROOT / "conf").rglob("*.yaml")}
-    parts = {"page.html.j2", "page.css", "page.js"}  # of the report's page
-    assert parts <= {path.name for path in (unpacked / "adlight" / "reports").iterdir()}
+    assert (unpacked / "adlight" / "reports" / "page.html.j2").is_file()
     program = (
         f"import sys, runpy; sys.path.insert(0, {str(unpacked)!r}); sys.argv[1:] = ['--help']\n"
         "try: runpy.run_module('adlight.train', run_name='__main__')\n"

@@ -114,13 +114,13 @@ def train_arguments(argv: list[str]) -> list[str]:
     multirun = not set(MULTIRUN).isdisjoint(argv) or value_of(argv, "sweep") not in (None, "null")
     if resume not in (None, "null"):
         if multirun:
-            raise UserError("resume= continues a single run; leave out -m, or go on with a sweep by resume_sweep=true")
+            raise UserError("resume= continues a single run; leave out -m, or continue a sweep with resume_sweep=true")
         return _resume(argv, str(resume), folder)
     if multirun:
         return multirun_argv(argv)
     if folder and RunFolder(folder).has_results:
         raise UserError(
-            f"{folder} holds a run already: go on with it by resume={folder}, or choose another hydra.run.dir"
+            f"{folder} already holds a run: continue it with resume={folder}, or choose another hydra.run.dir"
         )
     return argv if folder else _share_folder_of_step(argv)
 
@@ -161,8 +161,8 @@ def _share_folder_of_step(argv: list[str]) -> list[str]:
 def multirun_argv(argv: list[str]) -> list[str]:
     """Add what a multirun needs to the words of its command line.
 
-    Hydra must not write a job's config, as it would write over that of an earlier job before anyone could compare;
-    and names of folders leave out what is the same for all jobs.
+    Hydra must not write a job's config: it would overwrite that of an earlier job before the two are compared. Names
+    of folders leave out what is the same for all jobs.
     """
     sweep = SweepFolder(value_of(argv, "hydra.sweep.dir") or "")
     varied = sweep.note()["varied"] if sweep.is_sweep else []
@@ -174,7 +174,7 @@ def multirun_argv(argv: list[str]) -> list[str]:
         words += [word] if word not in MULTIRUN else []
     fixed = []
     for key, (one, place) in last.items():
-        if not one.is_sweep_override() and key in varied:  # one more job of a sweep that goes on, not another sweep
+        if not one.is_sweep_override() and key in varied:  # one more job of a resumed sweep, not another sweep
             words[place] = f"{one.get_key_element()}=choice({one.get_value_element_as_str()})"
         elif not one.is_sweep_override():
             fixed.append(f"'{key}'")

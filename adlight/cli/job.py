@@ -1,4 +1,4 @@
-"""One job of a sweep: its folder's name, what is done with a folder that is there, and what a failure costs."""
+"""One job of a sweep: the name of its folder, how it is run, skipped or resumed, and what happens when it fails."""
 
 import hashlib
 import os
@@ -26,8 +26,8 @@ from adlight.runs.sweep_folder import SweepFolder
 from adlight.types import UserError
 
 OURS = ("resume_sweep=", "hydra.sweep.dir=", "hydra.output_subdir=", "hydra.job.config.override_dirname.")
-FOLDER = "ADLIGHT_JOB"  # tells a job's own command for which run folder of a sweep it works
-PATIENCE = 30  # seconds that a job's command has to stop by itself
+FOLDER = "ADLIGHT_JOB"  # environment variable by which a job's own command knows its run folder
+PATIENCE = 30  # seconds in which a job's command must stop after Ctrl-C
 
 
 def job_name(overrides: Sequence[str], fixed: Sequence[str]) -> str:
@@ -52,29 +52,29 @@ OmegaConf.register_new_resolver("job_name", job_name, replace=True)
 
 
 def is_job() -> bool:
-    """Whether this process does a job of a multirun."""
+    """Whether this process runs a job of a multirun."""
     return HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def job_words() -> list[str]:
-    """The words of the command that does this job alone."""
+    """Words of the command that runs this job alone."""
     hydra = HydraConfig.get()
     chosen = [f"{group}={hydra.runtime.choices[group]}" for group in ("model", "dataset")]  # by sweep=<name>, perhaps
     return [*chosen, *(word for word in hydra.overrides.task if not word.startswith(("sweep=", *OURS)))]
 
 
 def job_command() -> str:
-    """The command that does this job alone, to be pasted into a shell."""
+    """Command that runs this job alone, to be pasted into a shell."""
     return shlex.join(["python", "-m", "adlight.train", *job_words()])
 
 
 def run_job(task: Callable[[DictConfig], Any], config: DictConfig) -> float | None:
-    """Do a job of a sweep unless it is done; go on with it if it was begun. -> `val/auroc`, or None if it failed.
+    """Run a job of a sweep unless it is finished; resume it if it was begun. -> `val/auroc`, or None if it failed.
 
-    Whatever goes wrong in it is written into its folder, and the other jobs go on.
+    An error is written into the job's folder, and the other jobs continue.
 
     Args:
-        task: trains in `config.run_dir`; goes on from its checkpoint if `config.resume` is set.
+        task: trains in `config.run_dir`, from its checkpoint if `config.resume` is set.
         config: the job's config.
     """
     hydra = HydraConfig.get()
@@ -88,11 +88,11 @@ def run_job(task: Callable[[DictConfig], Any], config: DictConfig) -> float | No
                 _run_command(run)
             else:
                 config.resume = str(run) if run.can_resume else None
-                with finish_wandb():  # here the job's error is still to be seen
+                with finish_wandb():  # the error is lost further out
                     task(config)
         return (run.read_results() or {}).get("validation", {}).get(OBJECTIVE)
     except KeyboardInterrupt as error:
-        raise KeyboardInterrupt() from error  # the sweep goes on by another command than its job
+        raise KeyboardInterrupt() from error  # the sweep is resumed by another command than its job
     except Exception as error:
         append_traceback(run.log, error)
         if rank() == 0:
@@ -128,9 +128,9 @@ def _has_processes(trainer: DictConfig) -> bool:
 
 
 def _run_command(run: RunFolder) -> None:
-    """Do a job by its own command, in a process in which Lightning can start those of the other devices.
+    """Run a job by its own command, so that Lightning can start the processes of its devices.
 
-    Lightning's ddp starts them by repeating the command line, which would start the whole sweep again in each.
+    Lightning's ddp starts them by repeating the command line, which here would start the whole sweep in each.
 
     Raises:
         UserError: why the job failed.
@@ -145,7 +145,7 @@ def _run_command(run: RunFolder) -> None:
         try:
             code = process.wait()
         except KeyboardInterrupt:
-            process.send_signal(signal.SIGINT)  # Ctrl-C reaches it by itself from a terminal only
+            process.send_signal(signal.SIGINT)  # from a terminal Ctrl-C has reached it already
             try:
                 process.wait(PATIENCE)
             finally:
@@ -156,7 +156,7 @@ def _run_command(run: RunFolder) -> None:
 
 
 def note_failure(error: BaseException) -> None:
-    """Leave to the sweep why the command of its job ends, if this process is one of it; the first to fail counts."""
+    """Write why a job's own command fails into its folder; the first of its processes to fail counts."""
     if FOLDER not in os.environ:
         return
     run = RunFolder(os.environ[FOLDER])

@@ -29,7 +29,7 @@ def run(task: Callable[[DictConfig], Any], config_name: str, prepare: Callable[[
     """Run a task under Hydra and end the process unless all went well.
 
     Args:
-        task: what to do with the composed config. Stopped by Ctrl-C it raises `KeyboardInterrupt(how to go on)`.
+        task: what to do with the composed config. Stopped by Ctrl-C it raises `KeyboardInterrupt(how to continue)`.
         config_name: file in conf/ to start from.
         prepare: rewrites the command line's words before Hydra reads them.
     """
@@ -47,7 +47,7 @@ def run(task: Callable[[DictConfig], Any], config_name: str, prepare: Callable[[
             if line is None:
                 raise
             note_failure(error)
-            failures.append(line)  # the other jobs of a multirun go on, and Hydra adds no lines of its own
+            failures.append(line)  # other jobs of a multirun continue, and Hydra adds no lines of its own
             return None
 
     program = hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")(job)

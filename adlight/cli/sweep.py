@@ -1,4 +1,4 @@
-"""A sweep around its jobs: which folder it may begin or go on in, what ended it, how to go on."""
+"""A sweep around its jobs: which folder it may use, what ended it, and how to resume it."""
 
 import shlex
 import sys
@@ -25,7 +25,7 @@ class SweepCallback(Callback):
     """Hydra calls this before the first job of a multirun, in the process that starts the others."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Refuse a folder that holds another sweep, or this one unless it is to go on; else note what begins."""
+        """Refuse a folder that holds another sweep, or this one unless it is resumed; else note what begins."""
         global current
         sweep = SweepFolder(str(config.hydra.sweep.dir))
         try:
@@ -36,7 +36,7 @@ class SweepCallback(Callback):
         except UserError as error:
             exit_with(f"error: {error}", 2)  # Hydra makes a warning of an exception here
         except Exception as error:  # of Optuna and its storage
-            exit_with(f"error: {sweep} cannot go on: {type(error).__name__}: {first_line(error)}", 2)
+            exit_with(f"error: {sweep} cannot be resumed: {type(error).__name__}: {first_line(error)}", 2)
         current = sweep
 
 
@@ -50,17 +50,17 @@ def begin_sweep(sweep: SweepFolder, config: DictConfig) -> None:
     """Note a sweep in its folder, or compare it with the one that is there.
 
     Raises:
-        UserError: the folder holds a sweep and nobody asked to go on with it, or one of another config, or none.
+        UserError: the folder holds a sweep that is not to be resumed, or one of another config, or none to resume.
     """
     if sweep.is_sweep:
         if not config.resume_sweep:
             raise UserError(
-                f"{sweep} holds a sweep already: go on with it by resume_sweep=true, or choose another hydra.sweep.dir"
+                f"{sweep} already holds a sweep: resume it with resume_sweep=true, or choose another hydra.sweep.dir"
             )
         if change := difference(sweep.note()["config"], config):
             raise UserError(f"{sweep} holds a sweep with other settings ({change}): choose another hydra.sweep.dir")
     elif config.resume_sweep and not sweep.is_empty:
-        raise UserError(f"{sweep} holds no sweep to go on with")
+        raise UserError(f"{sweep} holds no sweep to resume")
     elif config.resume_sweep and not value_of(list(config.hydra.overrides.hydra), "hydra.sweep.dir"):
         raise UserError("resume_sweep=true does not say which: name the sweep's folder by hydra.sweep.dir=<the sweep>")
     words = [word for word in sys.argv[1:] if not word.startswith(OURS)]
@@ -72,7 +72,7 @@ def begin_sweep(sweep: SweepFolder, config: DictConfig) -> None:
 
 
 def requeue_trials(sweeper: DictConfig) -> None:
-    """Have a search begin with the trials in which it was killed, which Optuna would take for running for ever."""
+    """Make a search begin with the trials in which it was killed, which Optuna would consider running forever."""
     if not isinstance(sweeper.get("storage"), str):
         return
     import optuna
@@ -83,23 +83,23 @@ def requeue_trials(sweeper: DictConfig) -> None:
         return
     for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-        study.enqueue_trial(trial.params)  # the same parameters, so the same job's folder: it goes on there
+        study.enqueue_trial(trial.params)  # the same parameters, so the same job's folder, which is resumed
 
 
 def report_crash(error: Exception) -> bool:
-    """Say what ended this process's sweep between its jobs, a launcher's or a sweeper's error. -> was there a sweep?"""
+    """Report an error of a launcher or sweeper, between the jobs of this process's sweep. -> whether there is one."""
     if current is None:
         return False
     append_traceback(current.log, error)
     print(
-        f"error: the sweep was broken off: {type(error).__name__}: {first_line(error)} (traceback in {current.log})",
+        f"error: the sweep crashed: {type(error).__name__}: {first_line(error)} (traceback in {current.log})",
         file=sys.stderr,
     )
     return True
 
 
 def finish(code: int | str | None) -> int | str | None:
-    """Print what has become of this process's sweep, if it began one. -> its exit code: 2 unless all jobs finished.
+    """Print the results of this process's sweep, if it began one. -> its exit code: 2 unless all jobs finished.
 
     Args:
         code: what the process would end with.
@@ -114,7 +114,7 @@ def finish(code: int | str | None) -> int | str | None:
     for row in missing:
         print(f"error: job {row['job']} ({row['name']}): {row.get('error', 'unfinished')}", file=sys.stderr)
     if code or missing:
-        advice = f"finished jobs and epochs are kept. Go on with: {resume_command(sweep)}"
+        advice = f"finished jobs and epochs are kept. Continue with: {resume_command(sweep)}"
         print(advice, file=sys.stderr, flush=True)
     return code or (2 if missing else 0)
 

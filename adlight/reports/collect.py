@@ -1,193 +1,134 @@
-"""Runs as rows: what each measured, in what it differs from the others, and which differ in their seed alone."""
+"""Runs as pandas frames: what each is, what it measured, and what it answered for each test image."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import pandas as pd
+
+from adlight.reports.rows import (
+    CONFIG,
+    HEAD,
+    METRICS,
+    REFERENCE,
+    TAIL,
+    defect_rows,
+    read_results,
+    setting_row,
+    status_row,
+)
 from adlight.runs.find import find_runs
-from adlight.runs.folder import RunFolder
 from adlight.types import UserError
 
-Prediction = tuple[int, float, float]  # label, score, threshold
-Interval = tuple[float, float]  # both ends
-COUNTS = ("normal", "anomalous")
-THRESHOLDS = ("threshold", "pixel_threshold")
-CLASS_KEYS = ("dataset.category", "dataset.normal")  # which images a run is about
+_TEXT = ["model", "dataset", "level", "category", "sweep", "experiment", "categories", "error", "log"]
+_INTEGERS = ["normal_images", "anomalous_images", "num_categories", "epochs", "generator_steps"]
 
 
-class Row(NamedTuple):
-    """One line of the result table.
+@dataclass(frozen=True)
+class Runs:
+    """Collected runs. In each frame, the column `name` says which run a row is about.
 
     Attributes:
-        level: `category`, `mean` (macro mean over the run's categories) or `pooled` (their images mixed).
-        metrics: fractions by name, and the counts `normal` and `anomalous`.
-        intervals: both ends of 95 % bootstrap intervals, by metric.
-        threshold: what the scores were compared with; None where that differs within the row.
+        results: one row per run and `category`, with the columns `rows.HEAD`, metrics as fractions (`auroc_lower` and
+            `auroc_upper`: ends of the 95 % interval), `rows.TAIL` and `config.<setting>` as text. `level` is
+            `category`, `mean` (macro mean over the run's categories) or `pooled` (their images mixed). `headline` marks
+            the row that stands for the run: the mean, its only category, or the one row of a run without results.
+        predictions: one row per test image, as in the runs' own tables.
+        defects: one row per run, category and defect type, against all normal images of the category.
+        published: one row per published number that a run is compared with (see `reference.compare`).
     """
 
-    level: str
-    category: str
-    metrics: dict[str, float]
-    intervals: dict[str, Interval]
-    threshold: float | None
-
-
-@dataclass
-class Run:
-    """A run folder's content.
-
-    Attributes:
-        state: `finished`, `unfinished`, `failed` or `damaged`.
-        reason: of the last two, in a line; of a finished run, what could not be read of it.
-        settings: values by dotted key.
-        choices: the config groups it was composed of.
-        about: `metrics.json` as it is.
-        predictions: of each test image, by category.
-        varying: the settings in which it differs from other runs of its model and data set, by key.
-        label: the same in words.
-    """
-
-    path: Path
-    state: str
-    name: str = ""
-    reason: str = ""
-    settings: dict[str, Any] = field(default_factory=dict)
-    choices: dict[str, Any] = field(default_factory=dict)
-    about: dict[str, Any] = field(default_factory=dict)
-    predictions: dict[str, list[Prediction]] = field(default_factory=dict)
-    varying: dict[str, Any] = field(default_factory=dict)
-    label: str = ""
+    results: pd.DataFrame
+    predictions: pd.DataFrame
+    defects: pd.DataFrame
+    published: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
-    def model(self) -> str:
-        """The chosen model's name."""
-        return str(self.choices.get("model") or self.settings.get("model._target_", "").rpartition(".")[2])
+    def headlines(self) -> pd.DataFrame:
+        """The rows of `results` that stand for a run each."""
+        return self.results[self.results["headline"]]
 
     @property
-    def dataset(self) -> str:
-        """The chosen data set's name."""
-        return str(self.choices.get("dataset") or self.settings.get("dataset.source._target_", "").rpartition(".")[2])
+    def states(self) -> str:
+        """How many runs there are in which state."""
+        counts = self.headlines["status"].value_counts(sort=False)
+        return ", ".join(f"{count} {status}" for status, count in counts.items())
 
     @property
-    def title(self) -> str:
-        """Name and label."""
-        return f"{self.name} ({self.label})" if self.label else self.name
-
-    @cached_property
-    def rows(self) -> list[Row]:
-        """A row a category and, of several, their mean and the pooled images."""
-        if self.state != "finished":
-            return []
-        tables = {name: numbers(table) for name, table in self.about["categories"].items()}
-        found = [self.row("category", name, table) for name, table in tables.items()]
-        if len(found) > 1:
-            known = [name for table in tables.values() for name in table if name not in (*COUNTS, *THRESHOLDS)]
-            mean = {name: value for name, value in numbers(self.about).items() if name in known}
-            found.append(self.row("mean", f"mean of {len(tables)}", mean))
-            if pooled := numbers(self.about.get("pooled")):
-                found.append(self.row("pooled", "pooled", pooled))
-        return found
-
-    @cached_property
-    def defects(self) -> list[tuple[str, str, dict[str, float]]]:
-        """Category, defect type and its metrics, against all normal images of the category."""
-        tables = self.about.get("defects")
-        found = tables.items() if isinstance(tables, dict) else ()
-        named = [(name, table) for name, table in found if isinstance(table, dict)]
-        return [(name, defect, numbers(of)) for name, table in named for defect, of in table.items()]
-
-    def row(self, level: str, category: str, table: dict[str, float]) -> Row:
-        """One row, with the intervals and the threshold that belong to it."""
-        names = [category] if level == "category" else list(self.predictions)
-        used = {row[2] for name in names for row in self.predictions.get(name, [])}
-        metrics = {name: value for name, value in table.items() if name not in THRESHOLDS and not is_end(name, table)}
-        return Row(level, category, metrics, intervals(table), used.pop() if len(used) == 1 else None)
-
-    @cached_property
-    def headline(self) -> Row | None:
-        """The row that stands for the run: the mean, or its only category."""
-        return next((row for row in self.rows if row.level == "mean"), self.rows[0] if self.rows else None)
+    def problems(self) -> dict[str, str]:
+        """What went wrong, by run: its status, the error and, if it failed, its log."""
+        found = self.headlines.dropna(subset="error").fillna({"log": ""})
+        return {
+            run["name"]: f"{run['status']}. {run['error']}"
+            + (f" (log: {run['log']})" if run["log"] and run["status"] == "failed" else "")
+            for _, run in found.iterrows()
+        }
 
 
-def numbers(table: Any) -> dict[str, float]:
-    """The finite numbers of a table, by name."""
-    found = table.items() if isinstance(table, dict) else ()
-    return {name: float(value) for name, value in found if is_number(value)}
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def is_end(name: str, table: dict[str, float]) -> bool:
-    """Whether a name such as `auroc_lower` is the end of another metric's interval."""
-    metric, _, end = name.rpartition("_")
-    return end in ("lower", "upper") and metric in table
-
-
-def intervals(table: dict[str, float]) -> dict[str, Interval]:
-    """The intervals that stand beside their metrics as `<metric>_lower` and `<metric>_upper`."""
-    both = {name: (f"{name}_lower", f"{name}_upper") for name in table}
-    return {name: (table[low], table[high]) for name, (low, high) in both.items() if low in table and high in table}
-
-
-def collect(places: Sequence[str]) -> list[Run]:
+def collect(places: Sequence[str]) -> Runs:
     """Read all runs that folders or globs name.
 
     Raises:
         UserError: there are none.
     """
-    found = [run for folder in find_runs(places) if (run := read(folder)) is not None]
-    if not found:
+    rows, tables, defects = list[dict[str, Any]](), [pd.DataFrame()], list[dict[str, Any]]()
+    for run in find_runs(places):
+        try:
+            config = run.settings()
+        except UserError as error:
+            rows.append(status_row(run) | {"status": "damaged", "error": str(error)})
+            continue
+        if config is None:  # something else that Hydra left behind
+            continue
+        found, content = read_results(run)
+        try:
+            table = run.predictions()
+        except UserError as error:
+            table, found = None, [row | {"error": str(error)} for row in found]
+        rows += [setting_row(*config) | row for row in found]
+        tables += [] if table is None else [table.assign(name=str(run))]
+        defects += [{"name": str(run), **row} for row in defect_rows(content)]
+    if not rows:
         raise UserError(
-            f"no runs in {', '.join(places)}: a run's folder holds .hydra/config.yaml, as adlight.train leaves it"
+            f"no runs in {', '.join(places)}: a run folder holds .hydra/config.yaml, written by adlight.train"
         )
-    for run in found:
-        run.name = short_name(run.path, [other.path for other in found])
-    return found
+    names = _short_names(list(dict.fromkeys(row["folder"] for row in rows)))
+    frames = [_in_order(pd.DataFrame(rows)), pd.concat(tables, ignore_index=True), pd.DataFrame(defects)]
+    return Runs(*(of.assign(name=of["name"].map(names)) if len(of) else of for of in frames))
 
 
-def read(folder: RunFolder) -> Run | None:
-    """Read a run's folder; None where it is something else that Hydra left behind."""
-    run = Run(folder.path, "finished")
-    try:
-        found = folder.settings()
-    except UserError as error:
-        return Run(folder.path, "damaged", reason=str(error))
-    if found is None:
-        return None
-    run.settings, run.choices = found
-    try:
-        results = folder.read_results()
-    except UserError as error:
-        run.state, run.reason = "damaged", str(error)
-        return run
-    if results is None:
-        why = folder.failure()
-        log = f" (log: {folder.log})" if folder.log.exists() else ""
-        run.state, run.reason = ("failed", why + log) if why else ("unfinished", "")
-        return run
-    run.about = results
-    try:
-        table = folder.predictions()
-    except UserError as error:
-        run.reason = str(error)
-        return run
-    for category, rows in () if table is None else table.groupby("category", sort=False):
-        run.predictions[category] = list(zip(rows["label"], rows["score"], rows["threshold"], strict=True))
-    return run
+def config_columns(frame: pd.DataFrame) -> list[str]:
+    """List the columns of settings."""
+    return [name for name in frame if name.startswith(CONFIG)]
 
 
-def short_name(path: Path, others: Sequence[Path]) -> str:
-    """A path without the folders that all of them share."""
-    shared = 0
-    if len(others) > 1:
-        for step in zip(*(other.parts for other in others), strict=False):
-            if len(set(step)) > 1:
-                break
-            shared += 1
-    return "/".join(path.parts[shared:]) if shared and shared < len(path.parts) else path.name
+def metric_columns(results: pd.DataFrame) -> list[str]:
+    """List the columns of metrics, without the ends of their intervals."""
+    others = {*HEAD, *TAIL, *(name for name in results if name.startswith((CONFIG, REFERENCE)))}
+    return [name for name in results if name not in others and not name.endswith(("_lower", "_upper"))]
+
+
+def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
+    """Every column of HEAD and TAIL, in their order, the metrics and settings between and behind them."""
+    frame = frame.reindex(columns=[*dict.fromkeys((*HEAD, *frame.columns, *TAIL))])
+    names = metric_columns(frame)
+    known = [name for name in METRICS if name in names]
+    metrics = [
+        one
+        for name in (*known, *(name for name in names if name not in known))
+        for one in (name, f"{name}_lower", f"{name}_upper")
+        if one in frame
+    ]
+    types = dict.fromkeys(_TEXT, object) | dict.fromkeys(_INTEGERS, "Int64")  # also where nothing is known
+    return frame[[*HEAD, *metrics, *TAIL, *config_columns(frame)]].astype(types)
+
+
+def _short_names(folders: Sequence[str]) -> dict[str, str]:
+    """Paths without the folders that all of them share."""
+    if len(folders) == 1:
+        return {folders[0]: Path(folders[0]).name}
+    steps = zip(*(Path(folder).parts for folder in folders), strict=False)
+    shared = len(list(takewhile(lambda step: len(set(step)) == 1, steps)))
+    return {folder: "/".join(Path(folder).parts[shared:]) or Path(folder).name for folder in folders}

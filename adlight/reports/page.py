@@ -1,100 +1,124 @@
-"""The report's page: one HTML file with its styles, script and pictures in it, so that it needs no network."""
+"""The report's page: one HTML file with its styles, scripts and pictures in it, so that it needs no network."""
 
-import base64
-import io
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
+import itables.options
+import pandas as pd
+from itables import JavascriptCode, to_html_datatable
+from itables.javascript import generate_init_offline_itables_html
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image
+from markupsafe import Markup
 
 from adlight import __version__
-from adlight.reports import figures, grids
-from adlight.reports.collect import Run
-from adlight.reports.summary import TITLES, Report
-from adlight.runs.folder import RunFolder
+from adlight.reports import figures, sections, tables
+from adlight.reports.collect import Runs
+from adlight.reports.grouping import group_scores, run_titles
+from adlight.reports.tables import DIFFERENCE, HIGH, LOW, PAPER, TEXT, VALUE
+from adlight.runs.find import natural_key
 
-WIDEST, MEGABYTES = 1100, 11  # of a picture in pixels; of all of them
-DEFECTS = 1000  # rows of their table
-
-
-class Picture(NamedTuple):
-    """A picture as it stands in the page."""
-
-    source: str
-    width: int
-    height: int
-    alt: str
-
-
-def pictures(found: Sequence[Run], detailed: int, each: int) -> tuple[list[tuple[str, list[Picture]]], int]:
-    """Panels of up to `detailed` runs, `each` of them; -> them by run, and how many had no place."""
-    having = [(run, RunFolder(run.path).panel_paths()) for run in found]
-    shown_of, room = [], MEGABYTES * 1_000_000
-    for run, paths in [(run, paths) for run, paths in having if paths][:detailed]:
-        mine = []
-        for path in paths[:each]:
-            picture = embedded(path, f"{run.name}: {path.stem}") if room > 0 else None
-            if picture is not None:
-                mine.append(picture)
-                room -= len(picture.source)
-        if mine:
-            shown_of.append((run.title, mine))
-    return shown_of, sum(len(paths) for _, paths in having) - sum(len(mine) for _, mine in shown_of)
+OPEN, PAGED = 40, 200  # rows of a table that is shown without being asked for; of one page of a table
+LONG = 50  # letters in a line of a column
+MEANINGS = {
+    "AUROC": "area under the ROC curve of the image scores",
+    "AP": "average precision of the image scores",
+    "best F1 (oracle)": "the best F1 over all thresholds, chosen with the test labels in hand: not a result",
+    "F1 at threshold": "F1 at the threshold calibrated on held-out normal images: what a user gets",
+    "FPR at threshold": "share of normal images called anomalous at that threshold",
+    "recall at threshold": "share of the defect's images called anomalous at that threshold",
+    "F1 of all-anomalous": "F1 of calling every image anomalous",
+    "pixel AUROC": "area under the ROC curve of the pixels",
+    "AUPRO": "area under the per-region-overlap curve up to a false positive rate of 0.3, normalised",
+    "val/auroc": "AUROC of held-out normal images against copies with synthetic anomalies: what may choose a model",
+}
 
 
-def embedded(path: Path, alt: str) -> Picture | None:
-    """A picture as a data URI, no wider than the page; None if it cannot be read."""
-    try:
-        with Image.open(path) as image:
-            small = image.convert("RGB")
-    except (OSError, ValueError):
-        return None
-    small.thumbnail((WIDEST, 10 * WIDEST), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=85)
-    source = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    return Picture(source, *small.size, alt)
-
-
-def render(report: Report, title: str, detailed: int, each: int) -> str:
-    """The page's HTML.
+def render(found: Runs, means: pd.DataFrame, title: str, tolerance: float, detailed: int, pictures: int) -> str:
+    """Write the page's HTML.
 
     Args:
-        report: what is in it.
+        found: what is in it.
+        means: those of `grouping.means`.
         title: its heading.
+        tolerance: differences from published numbers up to this count as equal.
         detailed: how many runs get histograms, curves and pictures of their own.
-        each: how many pictures each of them shows.
+        pictures: how many pictures each of them shows.
     """
-    loader = PackageLoader("adlight.reports", ".")
+    of_tables = {
+        "results": tables.by_run(found),
+        "categories": tables.by_category(found),
+        "means": tables.by_mean(means),
+        "defects": tables.by_defect(found),
+        "settings": tables.by_setting(found),
+        "origins": tables.by_origin(found),
+    }
+    titles = run_titles(found.headlines)
+    panels, panels_left = sections.embed_panels(found, detailed, pictures)
+    scores = [(titles.get(name, name), cells) for name, cells in group_scores(found)]
     environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("adlight.reports", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    scores, scores_left = figures.scores(report, detailed)
-    shown_of, pictures_left = pictures(report.runs, detailed, each)
-    defects = grids.defects(report)
-    used = {reference.shown: reference.column for of in report.references.values() for reference in of}
     return environment.get_template("page.html.j2").render(
         title=title,
-        states=report.states(),
+        states=found.states,
         made=f"adlight {__version__}, {time.strftime('%Y-%m-%d %H:%M')}",
-        broken=[run for run in report.runs if run.reason],
-        results=grids.results(report),
-        references=[f"{path}{f' ({column})' if column else ''}" for path, column in used.items()],
-        compared=[TITLES[name] for name in report.compared()],
-        tolerance=report.tolerance,
-        means=grids.means(report) if report.means else None,
-        ablations=figures.ablations(report),
-        categories=figures.categories(report),
-        classes=figures.classes(report),
-        scores=scores,
-        scores_left=scores_left,
-        defects=defects._replace(lines=defects.lines[:DEFECTS]) if defects.lines else None,
-        defects_left=len(defects.lines[DEFECTS:]),
-        pictures=shown_of,
-        pictures_left=pictures_left,
-        settings=grids.settings(report) if report.differing else None,
-        origins=grids.origins(report),
+        bundle=Markup(generate_init_offline_itables_html(itables.options.dt_bundle).partition("<div")[0]),
+        problems=found.problems,
+        tables={name: to_html(table, name, tolerance) for name, table in of_tables.items() if len(table)},
+        rows={name: len(table) for name, table in of_tables.items()},
+        meanings={name: text for name, text in MEANINGS.items() if any(name in of for of in of_tables.values())},
+        references=sorted(found.published["source"].unique()) if len(found.published) else [],
+        tolerance=tolerance,
+        ablations=sections.draw_ablations(found, tolerance),
+        bars=sections.draw_bars(found),
+        scores=[(name, sections.draw_scores(name, cells)) for name, cells in scores[:detailed]],
+        scores_left=len(scores[detailed:]),
+        bins=figures.BINS,
+        panels=[(titles[name], mine) for name, mine in panels],
+        panels_left=panels_left,
+        open_rows=OPEN,
     )
+
+
+def to_html(table: pd.DataFrame, name: str, tolerance: float) -> Markup:
+    """Write a table that sorts and filters in the browser; numbers by the functions of the page's script."""
+    definitions, columns, headings = list[dict[str, Any]](), [], []
+    for i, ((title, kind), column) in enumerate(table.items()):
+        headings.append(kind if kind in (PAPER, DIFFERENCE) else title)
+        columns.append(_ranked(column) if kind == TEXT and title != "status" else column)
+        if kind in (LOW, HIGH):
+            definitions.append({"targets": i, "visible": False, "searchable": False})
+        elif kind != TEXT:
+            has_interval = str(kind == VALUE and (title, LOW) in table).lower()
+            limit = tolerance if kind == DIFFERENCE else "null"
+            functions = {"type": "numbersLast()", "render": f"shown('{kind}', {has_interval})"}
+            functions["createdCell"] = f"explained({has_interval}, {limit})"
+            definitions.append({key: JavascriptCode(code) for key, code in functions.items()})
+            definitions[-1] |= {"targets": i, "orderSequence": ["desc", "asc", ""], "className": "number"}
+        elif title == "status":
+            definitions.append({"targets": i, "createdCell": JavascriptCode("marked")})
+        elif column.astype(str).str.len().max() > LONG:
+            definitions.append({"targets": i, "className": "long"})
+    is_long = len(table) > PAGED
+    layout = {"topStart": "search", "topEnd": "info", "bottomStart": None, "bottomEnd": "paging" if is_long else None}
+    options: dict[str, Any] = {"columnDefs": definitions, "layout": layout, "paging": is_long, "pageLength": PAGED}
+    options |= {
+        "connected": False,
+        "display_logo_when_loading": False,
+        "showIndex": False,
+        "classes": "display compact",
+    }
+    options |= {
+        "format_floats_in_python": False,
+        "text_in_header_can_be_selected": False,
+        "style": "width:auto;margin:0",
+    }
+    options |= {"maxBytes": 0, "maxColumns": 0}  # nothing is left out
+    return Markup(to_html_datatable(pd.concat(columns, axis=1).set_axis(headings, axis=1), table_id=name, **options))
+
+
+def _ranked(column: pd.Series) -> pd.Series:
+    """A column of words that sorts by the numbers in them: 0.75 before 0.8, 9 before 10."""
+    words = list(column.dropna().unique())
+    return column.astype(pd.CategoricalDtype(sorted(words, key=lambda word: natural_key(Path(word))), ordered=True))

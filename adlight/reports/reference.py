@@ -1,12 +1,14 @@
 """Published numbers, to stand beside ours: CSV files of a few known shapes."""
 
-import csv
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from adlight.reports.collect import Row, Run
+import pandas as pd
+
+from adlight.reports.collect import Runs
+from adlight.reports.rows import CONFIG, REFERENCE
 from adlight.runs.config import CONF
 from adlight.types import UserError
 
@@ -21,151 +23,152 @@ SWEPT = {  # a sweep, its model and data set -> the experiment whose published n
     ("digits", "gan", "mnist"): "gan_mnist",
     ("categories", "mae", "mvtec"): "mae_mvtec",
 }
-SHAPES = (
-    f"wanted is a column {', '.join(map(repr, CLASS_COLUMNS))} beside methods or metrics "
+CELL_KEYS = tuple(f"{CONFIG}model.{key}" for key in ("mask_ratio", "network.encoder_depth", "network.decoder_depth"))
+_KEYS = ["metric", "category", "mask_ratio", "depth"]
+_SHAPES = (
+    f"it needs a column {', '.join(map(repr, CLASS_COLUMNS))} beside methods or metrics "
     "(auroc, ap, f1, precision, recall, ...), or a column 'mask_ratio' beside depths (E2D4, ...)"
 )
 
 
-class Reference(NamedTuple):
-    """A published table.
+def compare(found: Runs, named: Sequence[str] | None, column: str | None) -> Runs:
+    """Put published numbers beside ours, as columns `reference_<metric>` of the results.
 
-    Attributes:
-        path: where it was read from.
-        column: the method that was taken, where there was a choice.
-        classes: fractions by metric and by category or normal class.
-        cells: AUROC by mask ratio and depth (`E2D4`).
-    """
-
-    path: Path
-    column: str
-    classes: dict[str, dict[str, float]]
-    cells: dict[tuple[float, str], float]
-
-    @property
-    def shown(self) -> Path:
-        """The path, without the way to our own experiments."""
-        return self.path.relative_to(EXPERIMENTS.parent) if EXPERIMENTS in self.path.parents else self.path
-
-    def value(self, run: Run, row: Row, metric: str) -> float | None:
-        """The published number that a run's row is compared with.
-
-        Of a mean, the mean over the very categories that the run has, if all of them were published.
-        """
-        if metric == "auroc" and self.cells:
-            place = cell(run)
-            return self.cells.get(place) if place and row == run.headline else None
-        of = self.classes.get(metric, {})
-        if row.level == "category":
-            return of.get(row.category)
-        names = list(run.about["categories"])
-        return sum(of[name] for name in names) / len(names) if row.level == "mean" and set(names) <= set(of) else None
-
-
-def cell(run: Run) -> tuple[float, str] | None:
-    """A run's place in an ablation: its mask ratio, and its depth such as `E2D4`."""
-    keys = ("model.mask_ratio", "model.network.encoder_depth", "model.network.decoder_depth")
-    ratio, encoder, decoder = (run.settings.get(key) for key in keys)
-    if not isinstance(ratio, int | float) or not isinstance(encoder, int) or not isinstance(decoder, int):
-        return None
-    return float(ratio), f"E{encoder}D{decoder}"
-
-
-def find(named: Sequence[str] | None, found: Sequence[Run], column: str | None) -> dict[int, list[Reference]]:
-    """References of each run, by its place.
+    That of a mean is the mean over the very categories that the run has, if all of them were published. That of a
+    mask ratio and depth stands beside the run's headline.
 
     Args:
-        named: CSV files or names of experiments, for all runs; None takes what each run's own experiment expects.
         found: the runs.
+        named: CSV files or names of experiments, for all runs; None takes what each run's own experiment expects.
         column: method to take of tables with several.
+
+    Returns:
+        The runs; `published` has a row per run (`name`), `metric` and `category`, or `mask_ratio` and `depth`, with the
+        `value` and its `source`.
 
     Raises:
         UserError: a file is missing or of no known shape.
     """
-    if named is not None:
-        given = [read(path_of(name), column) for name in named]
-        return dict.fromkeys(range(len(found)), given)
-    chosen = [experiments(run) for run in found]
-    tables: dict[str, list[Reference]] = {}
-    for name in {name for names in chosen for name in names if (EXPERIMENTS / name / "expected.csv").is_file()}:
-        try:
-            tables[name] = [read(EXPERIMENTS / name / "expected.csv", column)]
-        except UserError:
-            if column is not None:  # asked for; otherwise a table of another shape is passed over
-                raise
-    return {i: [table for name in names for table in tables.get(name, [])] for i, names in enumerate(chosen)}
+    results, published = found.results.copy(), _published(found.headlines, named, column)
+    is_category, is_mean = results["level"] == "category", results["level"] == "mean"
+    places = pd.concat([results["name"], cells(results)], axis=1)
+    for metric, mine in published.groupby("metric", sort=False):
+        of_class = mine.dropna(subset="category").set_index(["name", "category"])["value"].astype(float)
+        of_cell = mine.dropna(subset="depth").set_index(["name", "mask_ratio", "depth"])["value"].astype(float)
+        values = of_class.reindex(pd.MultiIndex.from_frame(results[["name", "category"]])).set_axis(results.index)
+        complete = values[is_category].groupby(results["name"]).agg(lambda of: of.mean(skipna=False))
+        values = values.where(is_category).where(~is_mean, results["name"].map(complete))
+        at_cell = of_cell.reindex(pd.MultiIndex.from_frame(places)).set_axis(results.index)
+        has_cell = results["headline"] & results["level"].notna()
+        results[f"{REFERENCE}{metric}"] = values.fillna(at_cell.where(has_cell))
+    return replace(found, results=results, published=published)
 
 
-def experiments(run: Run) -> list[str]:
-    """Names under which numbers may have been published for a run."""
-    names = [str(run.choices.get(group)) for group in ("sweep", "experiment")]
-    if not isinstance(run.settings.get("dataset.category"), list):  # nobody has published a choice of categories
-        names.append(SWEPT.get((names[0], run.model, run.dataset), ""))
-    return [name for name in dict.fromkeys(names) if name]
+def cells(results: pd.DataFrame) -> pd.DataFrame:
+    """Give each row's place in an ablation: `mask_ratio`, and `depth` such as E2D4; missing where it has none."""
+    columns = [results.get(key, pd.Series(index=results.index, dtype=object)) for key in CELL_KEYS]
+    ratio, encoder, decoder = (pd.to_numeric(column, errors="coerce") for column in columns)
+    is_cell = ratio.notna() & encoder.notna() & decoder.notna()
+    depth = "E" + columns[1].astype(str) + "D" + columns[2].astype(str)
+    return pd.DataFrame({"mask_ratio": ratio.where(is_cell), "depth": depth.where(is_cell)})
+
+
+def experiments(run: pd.Series) -> list[str]:
+    """Name the experiments whose published numbers may be about a run."""
+    names = [run["sweep"], run["experiment"]]
+    if not str(run.get(f"{CONFIG}dataset.category")).startswith("["):  # nobody has published a choice of categories
+        names.append(SWEPT.get((run["sweep"], run["model"], run["dataset"])))
+    return list(dict.fromkeys(name for name in names if isinstance(name, str)))
 
 
 def path_of(name: str) -> Path:
-    """A file, or the expected numbers of an experiment."""
+    """Find a file, or the expected numbers of an experiment."""
     path, expected = Path(name).expanduser(), EXPERIMENTS / name / "expected.csv"
     return expected if not path.is_file() and expected.is_file() else path
 
 
-def read(path: Path, column: str | None = None) -> Reference:
+def read(path: Path, column: str | None = None) -> pd.DataFrame:
     """Read a published table; percent become fractions.
 
     Args:
         path: the CSV file.
         column: the method or metric to take; None takes all metrics or, of methods, the last: the paper's own.
 
+    Returns:
+        One row per `metric` and `category`, or `mask_ratio` and `depth`: its `value`, and the file as `source`.
+
     Raises:
-        UserError: no such file, not of a known shape, or a cell that is no number.
+        UserError: no such file, not of a known shape, or a cell that is not a number.
     """
-    columns, rows = table_of(path)
-    key = next((name for name in (*CLASS_COLUMNS, "mask_ratio") if name in columns), "")
-    values = [name for name in columns if name != key]
+    table = _read_csv(path)
+    key = next((name for name in (*CLASS_COLUMNS, "mask_ratio") if name in table), "")
+    chosen = [name for name in table if name != key]
+    source = str(path.relative_to(EXPERIMENTS.parent) if EXPERIMENTS in path.parents else path)
     if key == "mask_ratio":
-        values = [name for name in values if re.fullmatch(r"E\d+D\d+", name)]
-    elif column is not None and column not in values:
-        raise UserError(f"reference {path} has no column {column!r}: there are {', '.join(values)}")
-    elif column is not None:
-        values = [column]
+        chosen = [name for name in chosen if re.fullmatch(r"E\d+D\d+", name)]
+    elif column is not None and column not in chosen:
+        raise UserError(f"reference {path} has no column {column!r}: there are {', '.join(chosen)}")
     else:
-        values = [name for name in values if name in METRICS] or values[-1:]
-    if not key or not values or not rows:
-        raise UserError(f"reference {path} has the columns {', '.join(columns) or 'none'}: {SHAPES}")
-    if len({row[key] for row in rows}) < len(rows):
+        chosen = [column] if column else [name for name in chosen if name in METRICS] or chosen[-1:]
+        source += f" ({chosen[0]})" if len(chosen) == 1 else ""
+    if not key or not chosen or table.empty:
+        raise UserError(f"reference {path} has the columns {', '.join(table) or 'none'}: {_SHAPES}")
+    if table[key].duplicated().any():
         raise UserError(f"reference {path} has several rows for the same {key}: there must be one")
-    table = {name: {str(row[key]): number(path, row, key, name) for row in rows} for name in values}
-    known = {name: {at: value for at, value in of.items() if value is not None} for name, of in table.items()}
+    long = table.melt(key, chosen, "column", "text")
+    value = pd.to_numeric(long["text"], errors="coerce")
+    _refuse_words(path, long[value.isna() & (long["text"] != "")], key)
     if key == "mask_ratio":
-        ratios = {str(row[key]): number(path, row, key, key) or 0.0 for row in rows}
-        return Reference(path, "", {}, {(ratios[at], name): v for name, of in known.items() for at, v in of.items()})
-    scale = 100 if max((value for of in known.values() for value in of.values()), default=0) > 1.5 else 1
-    classes = {metric_of(name): {at: value / scale for at, value in of.items()} for name, of in known.items()}
-    return Reference(path, values[0] if len(values) == 1 else "", classes, {})
-
-
-def table_of(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
-    """The columns and rows of a CSV file."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-            return list(reader.fieldnames or []), rows
-    except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"reference {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        ratio = pd.to_numeric(long[key], errors="coerce")
+        _refuse_words(path, long.assign(column=key, text=long[key])[ratio.isna()], key)
+        found = {"metric": "auroc", "category": None, "mask_ratio": ratio, "depth": long["column"], "value": value}
+    else:
+        metric = long["column"].map(metric_of)
+        value = value / (100 if value.max() > 1.5 else 1)
+        found = {"metric": metric, "category": long[key], "mask_ratio": float("nan"), "depth": None, "value": value}
+    return pd.DataFrame({"source": source, **found}).dropna(subset="value")
 
 
 def metric_of(column: str) -> str:
-    """The metric that a column's name says or ends in, AUROC if it names a method."""
+    """Name the metric that a column's name is or ends in; AUROC if it names a method."""
     endings = [name for name in METRICS if f"_{column}".endswith(f"_{name}")]
     return METRICS[max(endings, key=len)] if endings else "auroc"
 
 
-def number(path: Path, row: dict[str, Any], key: str, name: str) -> float | None:
-    """A cell's number, None where it is empty."""
-    text = (row.get(name) or "").strip()
+def _published(runs: pd.DataFrame, named: Sequence[str] | None, column: str | None) -> pd.DataFrame:
+    tables = {name: read(path_of(name), column) for name in named or ()}
+    found = [pd.DataFrame(columns=["name", "source", *_KEYS, "value"])]
+    for _, run in runs.iterrows():
+        for name in experiments(run) if named is None else named:
+            if name not in tables:
+                tables[name] = _expected(name, column)
+            found.append(tables[name].assign(name=run["name"]))
+    together = pd.concat([one for one in found if len(one)] or found)
+    return together.drop_duplicates(["name", *_KEYS], ignore_index=True)
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
     try:
-        return float(text) if text else None
-    except ValueError:
-        raise UserError(f"reference {path}: {text!r} in column {name!r} of row {row[key]!r} is no number") from None
+        table = pd.read_csv(path, dtype=str, encoding="utf-8-sig", keep_default_na=False)
+    except pd.errors.EmptyDataError:
+        return pd.DataFrame()
+    except (OSError, ValueError) as error:
+        raise UserError(f"reference {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    return table.fillna("").apply(lambda column: column.str.strip())
+
+
+def _expected(experiment: str, column: str | None) -> pd.DataFrame:
+    path = EXPERIMENTS / experiment / "expected.csv"
+    try:
+        return read(path, column) if path.is_file() else pd.DataFrame()
+    except UserError:
+        if column is not None:  # asked for; otherwise a table of another shape is passed over
+            raise
+        return pd.DataFrame()
+
+
+def _refuse_words(path: Path, cells: pd.DataFrame, key: str) -> None:
+    for _, bad in cells.iterrows():
+        raise UserError(
+            f"reference {path}: {bad['text']!r} in column {bad['column']!r} of row {bad[key]!r} is not a number"
+        )

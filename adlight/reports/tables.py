@@ -1,83 +1,239 @@
-"""The result table of a run, for the terminal."""
+"""Tables for people: frames with headings in two rows, as text, Markdown and in the terminal.
 
+The upper heading names what is shown. The lower one says what a column is of it: `TEXT`; `COUNT`; `VALUE`, a fraction
+with the ends `LOW` and `HIGH` of its interval beside it; `PAPER`, the published number, and `DIFFERENCE`, ours from it.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from adlight.metrics.results import Metrics, Results
+from adlight.reports import grouping
+from adlight.reports.collect import Runs, config_columns
+from adlight.reports.rows import CONFIG, OBJECTIVE, REFERENCE, defect_rows, result_rows
 
-COLUMNS = {
+if TYPE_CHECKING:
+    from adlight.metrics.results import Results
+
+TEXT, COUNT, VALUE, LOW, HIGH, PAPER, DIFFERENCE = "", "count", "ours", "low", "high", "paper", "ours - paper"
+TITLES = {  # the metrics of the tables, in their order
+    OBJECTIVE: OBJECTIVE,
     "auroc": "AUROC",
     "ap": "AP",
-    "f1_max": "best F1\n(oracle)",
-    "f1_calibrated": "F1 at\nthreshold",
-    "fpr_calibrated": "FPR at\nthreshold",
-    "trivial_f1": "F1 of all-\nanomalous",
-    "pixel_auroc": "pixel\nAUROC",
+    "f1_max": "best F1 (oracle)",
+    "f1_calibrated": "F1 at threshold",
+    "fpr_calibrated": "FPR at threshold",
+    "trivial_f1": "F1 of all-anomalous",
+    "pixel_auroc": "pixel AUROC",
     "aupro": "AUPRO",
 }
+SHORT = ("auroc", "f1_max", "f1_calibrated", "trivial_f1", "aupro")  # what a terminal has room for
+DEFECTS = {"auroc": "AUROC", "ap": "AP", "recall_calibrated": "recall at threshold"}
+SETTINGS = 6  # columns at most for settings that differ
 
 
-def print_results(results: Results, threshold: str, notes: list[str]) -> None:
-    """Print a row a category, their mean, and the pooled figures; columns that no row has are left out.
+def by_run(found: Runs, short: bool = False) -> pd.DataFrame:
+    """Make the result table: a row per run, that of its mean or its only category; `short` leaves out what can wait."""
+    rows = found.headlines
+    columns = _run_columns(found, rows)
+    if (rows["status"] != "finished").any():
+        columns["status", TEXT] = rows["status"]
+    columns["category", TEXT] = rows["category"]
+    if short:
+        return pd.DataFrame(columns | _metrics(rows, SHORT))
+    return pd.DataFrame(columns | _images(rows) | _metrics(rows) | _counts(rows))
 
-    Figures with a 95 % interval are shown as value ± half its width.
+
+def by_category(found: Runs) -> pd.DataFrame:
+    """Make the table of the runs with several categories: a row per run and category, and one of all images pooled."""
+    rows = found.results[(found.results["num_categories"] > 1) & ~found.results["headline"]]
+    columns = _run_columns(found, rows) | {("category", TEXT): rows["category"], **_images(rows)}
+    return pd.DataFrame(columns | _metrics(rows, [name for name in TITLES if name != OBJECTIVE]))
+
+
+def by_defect(found: Runs) -> pd.DataFrame:
+    """Make the table of the runs' defect types."""
+    return _by_defect(found.defects)
+
+
+def by_mean(means: pd.DataFrame) -> pd.DataFrame:
+    """Make the table of `grouping.means`."""
+    columns = {(title, TEXT): means[name] for name, title in _MEANS.items() if name in means}
+    return pd.DataFrame(columns | _metrics(means))
+
+
+def by_job(rows: list[dict[str, Any]], metrics: Iterable[str]) -> pd.DataFrame:
+    """Make the table of a sweep: a row per job."""
+    words = ("name", "job", "status")
+    jobs = pd.DataFrame(rows, columns=[*dict.fromkeys((*words, *(name for row in rows for name in row)))])
+    columns = {(name, TEXT): jobs[name].astype(str) for name in words}
+    return pd.DataFrame(columns | _metrics(jobs, (OBJECTIVE, *metrics)) | _counts(jobs))
+
+
+def by_setting(found: Runs) -> pd.DataFrame:
+    """Make the table of the settings that differ between runs, the longer side downwards."""
+    runs = found.headlines
+    if not (columns := grouping.differing(runs)):
+        return pd.DataFrame()
+    table = runs[columns].fillna(grouping.UNSET).set_index(runs["name"])
+    if len(runs) >= len(columns):
+        table = table.rename(columns=grouping.short_names(columns)).reset_index()
+    else:
+        table = table.rename(columns=lambda name: name.removeprefix(CONFIG)).T.reset_index(names="setting")
+    return table.set_axis(pd.MultiIndex.from_product([table.columns, [TEXT]]), axis=1)
+
+
+def by_origin(found: Runs) -> pd.DataFrame:
+    """Make the table of where each run comes from, and how it ended."""
+    names = ("name", "status", "error", "log", "commit", "machine", "started", "command", "protocol", "folder")
+    return pd.DataFrame({(name, TEXT): found.headlines[name] for name in names}).dropna(axis=1, how="all")
+
+
+def as_text(table: pd.DataFrame) -> pd.DataFrame:
+    """Write a table as it is read: fractions with three digits and half the width of their interval."""
+    text = {}
+    for (title, kind), column in table.items():
+        if kind == VALUE:
+            ends = (table.get((title, end), column * float("nan")) for end in (LOW, HIGH))
+            text[title] = [
+                "" if pd.isna(value) else f"{value:.3f}" + ("" if pd.isna(high - low) else f" ± {(high - low) / 2:.3f}")
+                for value, low, high in zip(column, *ends, strict=True)
+            ]
+        elif kind == PAPER:
+            text[f"paper's {title}"] = column.map("{:.3f}".format, na_action="ignore")
+        elif kind == COUNT:
+            text[title] = column.map("{:g}".format, na_action="ignore")
+        elif kind == TEXT:
+            text[title] = column
+    return pd.DataFrame(text, dtype=object).fillna("").astype(str)
+
+
+def as_markdown(table: pd.DataFrame) -> str:
+    """Write a table as Markdown, words to the left and numbers to the right."""
+    text = as_text(table)
+    words = {title for title, kind in table if kind == TEXT}
+    rule = ["---" if name in words else "--:" for name in text]
+    lines = [[cell.replace("|", "\\|") for cell in line] for line in (text.columns, rule, *text.to_numpy())]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def report_csv(found: Runs) -> str:
+    """Write `results.csv`: `Runs.results` at full precision, without the settings that do not differ."""
+    kept = {*grouping.differing(found.headlines), *grouping.CLASS_KEYS, grouping.SEED}
+    dropped = [name for name in config_columns(found.results) if name not in kept]
+    return found.results.drop(columns=dropped).to_csv(index=False, lineterminator="\n")
+
+
+def report_markdown(found: Runs, means: pd.DataFrame, title: str) -> str:
+    """Write `results.md`."""
+    parts = [f"# {title}", found.states, as_markdown(by_run(found))]
+    if len(means):
+        parts += ["## Means (± standard deviation over seeds)", as_markdown(by_mean(means))]
+    if len(broken := found.headlines[found.headlines["status"] != "finished"]):
+        lines = {name: found.problems.get(name, f"{status}.") for name, status in broken[["name", "status"]].to_numpy()}
+        parts += ["## Runs without results", "\n".join(f"* {name}: {line}" for name, line in lines.items())]
+    return "\n\n".join(parts) + "\n"
+
+
+def print_table(table: pd.DataFrame, title: str, footnotes: Iterable[str] = ()) -> None:
+    """Print a table in as many blocks as the terminal's width asks for, each with the first column; then footnotes."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)  # a log file has no width of its own
+    text = as_text(table)
+    words = {name for name, kind in table if kind == TEXT}
+    widths = {name: max(map(len, [*name.split(), *text[name]])) for name in text}
+    first = min(widths[text.columns[0]], max(16, console.width // 3))
+    blocks, left = list[list[str]](), 0
+    for name in text.columns[1:]:
+        widths[name] = min(widths[name], console.width - first - 7)  # 7: three rules and the spaces beside them
+        if left < widths[name] + 3:
+            blocks, left = [*blocks, []], console.width - first - 4
+        blocks[-1].append(name)
+        left -= widths[name] + 3
+    for i, names in enumerate(blocks):
+        block = Table(title=None if i else title, title_justify="left")
+        block.add_column(text.columns[0], width=first, overflow="fold")
+        for name in names:
+            block.add_column(name, width=widths[name], justify="left" if name in words else "right", overflow="fold")
+        for _, line in text.iterrows():
+            cells = [line[name] or ("" if name in words else "-") for name in names]  # left out is not zero
+            block.add_row(*map(Text, [line.iloc[0], *cells]))
+        console.print(block)
+    for line in footnotes:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def print_results(results: "Results", threshold: str, footnotes: list[str]) -> None:
+    """Print a row per category, their mean, and the pooled figures; metrics that no row has are left out.
 
     Args:
         results: the numbers.
         threshold: how the threshold came about, in words.
-        notes: lines to print below the table.
+        footnotes: lines to print below the table.
     """
-    rows = {**results.categories}
-    if len(results.categories) > 1:
-        rows |= {"mean of categories": results.mean, "pooled": results.pooled}
-    shown = {key: title for key, title in COLUMNS.items() if any(key in row for row in rows.values())}
-    table = Table(title="test results", title_justify="left")
-    table.add_column("category", no_wrap=True)
-    table.add_column("normal +\nanomalous", justify="right")
-    for title in shown.values():
-        table.add_column(title, justify="right")
-    for name, metrics in rows.items():
-        if name == "mean of categories":
-            table.add_section()
-        table.add_row(escape(name), counts(metrics), *(figure(metrics, key) for key in shown))
-    console = printer()
-    console.print(table)
-    for line in (f"threshold: {threshold}", *notes):
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    rows = pd.DataFrame(result_rows(results.as_dict()))
+    table = pd.DataFrame({("category", TEXT): rows["category"], **_images(rows), **_metrics(rows)})
+    print_table(table, "test results", (f"threshold: {threshold}", *footnotes))
 
 
-def print_defects(results: Results) -> None:
-    """Print a row a defect type: its images against all normal ones of its category."""
-    table = Table(title="by defect type, against all normal images of the category", title_justify="left")
-    for title in ("category", "defect"):
-        table.add_column(title, no_wrap=True)
-    titles = {"auroc": "AUROC", "ap": "AP", "recall_calibrated": "recall at\nthreshold"}
-    for title in ("normal +\nanomalous", *titles.values()):
-        table.add_column(title, justify="right")
-    for category, defects in results.defects.items():
-        for i, (name, metrics) in enumerate(defects.items()):
-            first = escape(category) if i == 0 else ""
-            table.add_row(first, escape(name), counts(metrics), *(figure(metrics, key) for key in titles))
-        table.add_section()
-    if table.row_count:
-        printer().print(table)
+def print_defects(results: "Results") -> None:
+    """Print a row per defect type: its images against all normal ones of its category."""
+    if rows := defect_rows(results.as_dict()):
+        table = _by_defect(pd.DataFrame(rows))
+        print_table(table, "by defect type, against all normal images of the category")
 
 
-def printer() -> Console:
-    """The terminal; a log file has no width of its own."""
-    console = Console()
-    return console if console.is_terminal else Console(width=140)
+_MEANS = {"label": "runs", "seeds": "seeds", "category": "category"}
+_HEADINGS = ("name", "model", "dataset", "status", "category", "images", "epochs", "seconds")
 
 
-def counts(metrics: Metrics) -> str:
-    """Write the numbers of images, where they are known."""
-    return f"{metrics['normal']:.0f} + {metrics['anomalous']:.0f}" if "normal" in metrics else ""
+def _run_columns(found: Runs, rows: pd.DataFrame) -> dict[tuple[str, str], pd.Series]:
+    """Name, model and data set where there are several, and the settings that differ within a model and data set."""
+    runs = found.headlines
+    columns = {(name, TEXT): rows[name] for name in ("model", "dataset") if runs[name].nunique() > 1}
+    settings = grouping.varied(runs).set_axis(runs["name"])
+    if 0 < len(settings.columns) <= SETTINGS:
+        for name, short in grouping.short_names(list(settings)).items():
+            title = name.removeprefix(CONFIG) if short in _HEADINGS else short
+            columns[title, TEXT] = rows["name"].map(settings[name])
+    elif len(runs) > 1:
+        columns["differs in", TEXT] = rows["name"].map(grouping.labels(settings))
+    return {("name", TEXT): rows["name"], **columns}
 
 
-def figure(metrics: Metrics, key: str) -> str:
-    """Write a metric with three decimals and half its interval's width, or a dash where it was left out."""
-    if key not in metrics:
-        return "-"
-    ends = [metrics[f"{key}_{end}"] for end in ("lower", "upper") if f"{key}_{end}" in metrics]
-    return f"{metrics[key]:.3f}" + (f" ± {(ends[1] - ends[0]) / 2:.3f}" if ends else "")
+def _by_defect(rows: pd.DataFrame) -> pd.DataFrame:
+    columns = {(name, TEXT): rows[name] for name in ("name", "category", "defect") if name in rows}
+    return pd.DataFrame(columns | _images(rows) | _metrics(rows, DEFECTS, DEFECTS))
+
+
+def _images(rows: pd.DataFrame) -> dict[tuple[str, str], pd.Series]:
+    if "normal_images" not in rows or rows["normal_images"].isna().all():
+        return {}
+    counts = rows[["normal_images", "anomalous_images"]].astype("Int64").astype("string")
+    return {("images", TEXT): counts["normal_images"] + " + " + counts["anomalous_images"]}
+
+
+def _counts(rows: pd.DataFrame) -> dict[tuple[str, str], pd.Series]:
+    names = [name for name in ("epochs", "seconds") if name in rows and rows[name].notna().any()]
+    return {(name, COUNT): rows[name].astype(float) for name in names}
+
+
+def _metrics(
+    rows: pd.DataFrame, metrics: Iterable[str] = tuple(TITLES), titles: Mapping[str, str] = TITLES
+) -> dict[tuple[str, str], pd.Series]:
+    """Columns of the metrics that some row has: the value, and what is known of its spread and what was published."""
+    columns = {}
+    for name in metrics:
+        if name in rows and rows[name].notna().any():
+            title, reference = titles[name], f"{REFERENCE}{name}"
+            columns[title, VALUE] = rows[name].astype(float)
+            if f"{name}_lower" in rows:
+                columns |= {(title, LOW): rows[f"{name}_lower"], (title, HIGH): rows[f"{name}_upper"]}
+            if reference in rows and rows[reference].notna().any():
+                columns |= {(title, PAPER): rows[reference], (title, DIFFERENCE): rows[name] - rows[reference]}
+    return columns

@@ -1,7 +1,7 @@
 """Run folders: what is written into them and how they are read; no other module knows a file name in one.
 
 runs/<name>/
-    .hydra/config.yaml, overrides.yaml   the composed config
+    .hydra/                              the composed config, see hydra_folder.py
     run.json                             command, seed, commit, versions, machine
     checkpoints/best.ckpt, last.ckpt     tensors only
     checkpoints/pretraining.ckpt         the finished stage before the detector, where there is one
@@ -14,16 +14,12 @@ runs/<name>/
 
 import json
 import os
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
-
-from adlight.runs.config import apply_overrides, flatten, read_yaml, to_dict
 from adlight.runs.files import hold_lock, rank, read_if_exists, write_atomically
+from adlight.runs.hydra_folder import HydraFolder
 from adlight.runs.tables import DEFECTS, PREDICTIONS, defect_rows, prediction_rows, read_predictions, to_csv
 from adlight.types import Record, UserError
 
@@ -32,8 +28,6 @@ if TYPE_CHECKING:  # they take seconds: not for --help
 
     from adlight.detection.module import AnomalyModule
 
-_HYDRA = ".hydra"
-_TARGETS_OF_0_1 = "adlight.modules."
 _RUN = "run.json"
 _CHECKPOINTS = "checkpoints"
 _LAST, _PRETRAINING = f"{_CHECKPOINTS}/last.ckpt", f"{_CHECKPOINTS}/pretraining.ckpt"
@@ -44,25 +38,8 @@ _WANDB = "wandb.json"
 _JOB, _ERROR, _LOCK = "job.json", "error.txt", ".lock"
 
 
-class RunFolder:
-    """A run's folder, or the folder of an evaluation in it; it prints as its path.
-
-    Args:
-        path: the folder, which need not exist yet.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-
-    def __str__(self) -> str:
-        return str(self.path)
-
-    # what there is
-
-    @property
-    def is_run(self) -> bool:
-        """Whether the folder is a run's, finished or not."""
-        return self._hydra_file("config").is_file()
+class RunFolder(HydraFolder):
+    """A run's folder, or the folder of an evaluation in it."""
 
     @property
     def is_finished(self) -> bool:
@@ -71,69 +48,13 @@ class RunFolder:
 
     @property
     def can_resume(self) -> bool:
-        """Whether there is a checkpoint to go on from."""
+        """Whether there is a checkpoint to resume from."""
         return self.last_checkpoint.exists() or self.stage_checkpoint.exists()
 
     @property
     def has_results(self) -> bool:
         """Whether something that took time to compute lies in the folder."""
         return self.is_finished or (self.path / _CHECKPOINTS).exists()
-
-    # its config
-
-    def config(self, overrides: Sequence[str] = ()) -> DictConfig:
-        """Read the composed config, and lay overrides over it.
-
-        Raises:
-            UserError: the folder holds no run, or one of adlight 0.1.
-        """
-        config = self._read_yaml("config")
-        if str(OmegaConf.select(config, "model._target_")).startswith(_TARGETS_OF_0_1):
-            raise UserError(f"{self} is a run of adlight 0.1: evaluate it with that version (0.1.0), or train it again")
-        if not overrides:
-            return config
-        return apply_overrides(config, self._read_yaml("hydra").hydra.runtime.choices, overrides)
-
-    def write_config(self, config: DictConfig) -> None:
-        """Write the composed config anew."""
-        write_atomically(self._hydra_file("config"), OmegaConf.to_yaml(config))
-
-    def write_hydra_files(self, config: DictConfig) -> None:
-        """Write all files that Hydra leaves in a run, the one that marks it as one last."""
-        write_atomically(self._hydra_file("hydra"), OmegaConf.to_yaml(HydraConfig.instance().cfg))
-        write_atomically(self._hydra_file("overrides"), OmegaConf.to_yaml(HydraConfig.get().overrides.task))
-        self.write_config(config)
-
-    def settings(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """Give the config as values by dotted key (interpolations as written), and the groups it was composed of.
-
-        Of an evaluation: those of its run with the evaluation's changes. None for anything else that Hydra left.
-
-        Raises:
-            UserError: the folder holds none of these, or a file is damaged.
-        """
-        run, config = self, self.config()
-        if "run" in config and "images" not in config:
-            parents = map(RunFolder, self.path.parents)
-            run = next((folder for folder in parents if folder.is_run), RunFolder(str(config.run)))
-            changes = {key: value for key, value in to_dict(config).items() if key != "run" and value is not None}
-            config = DictConfig(OmegaConf.merge(run.config(), changes))
-        if "model" not in config:
-            return None
-        has_choices = run._hydra_file("hydra").is_file()
-        choices = OmegaConf.select(run._read_yaml("hydra"), "hydra.runtime.choices") if has_choices else None
-        return flatten(config), dict(choices or {})
-
-    def _hydra_file(self, name: str) -> Path:
-        return self.path / _HYDRA / f"{name}.yaml"
-
-    def _read_yaml(self, name: str) -> DictConfig:
-        path = self._hydra_file(name)
-        if not path.is_file():
-            raise UserError(f"{self} is not a run folder (missing {path})")
-        return read_yaml(path)
-
-    # its checkpoints
 
     @property
     def last_checkpoint(self) -> Path:
@@ -158,12 +79,11 @@ class RunFolder:
             raise UserError(f"checkpoint {path} does not exist (in {folder}: {there})")
         return path
 
-    # what it found out
-
     def begin(self, metadata: dict[str, Any]) -> None:
-        """Write `run.json`. Results of an earlier part of the run are set aside: it counts as unfinished again."""
+        """Write `run.json`. What an earlier part of the run ended with is set aside: it counts as unfinished again."""
         if rank() != 0:
             return
+        (self.path / _ERROR).unlink(missing_ok=True)
         if self.is_finished:
             os.replace(self.path / _METRICS, self.path / _PREVIOUS)
         self._write_json(_RUN, metadata)
@@ -237,12 +157,10 @@ class RunFolder:
     def _write_json(self, name: str, content: dict[str, Any]) -> None:
         write_atomically(self.path / name, json.dumps(content, indent=2) + "\n")
 
-    # as a job of a sweep
-
     def lock(self) -> AbstractContextManager[None]:
-        """Wait while another process works in the folder: a sweep was given twice, or a search asked twice for a job.
+        """Wait while another process works in the folder: a sweep was started twice, or a search repeats a job.
 
-        Of several processes of one job, the first holds the lock for all.
+        Of the processes of one job, the first holds the lock for all.
         """
         if rank() != 0:
             return nullcontext()

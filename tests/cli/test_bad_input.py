@@ -59,7 +59,7 @@ TRAIN = {
     "more masks than patches": ("model.mask_ratio=0.9", "2..4", "0.75 (n = 4)"),
     "ratio beyond 1": ("model.mask_ratio=1.5", "mask_ratio 1.5 is not between 0 and 1"),
     "run folder under a file": ("hydra.run.dir=file/run", "file/run", "hydra.run.dir"),
-    "run folder holds a run": ("hydra.run.dir=runs/tiny", "runs/tiny holds a run already", "resume=runs/tiny"),
+    "run folder holds a run": ("hydra.run.dir=runs/tiny", "runs/tiny already holds a run", "resume=runs/tiny"),
     "resume of nothing": ("resume=runs/nothing", "runs/nothing", "none"),
     "resume of a corrupt checkpoint": ("resume=runs/corrupt", "runs/corrupt/checkpoints/last.ckpt", "cannot be read"),
     "bad threshold rule": ("calibration.image=quantil:3", "'quantil:3'", "quantile:0.99"),

@@ -105,8 +105,7 @@ def test_the_table_says_what_the_jobs_found(two_seeds):
 def test_given_again_it_must_be_asked_to_go_on(adlight, two_seeds):
     outcome = adlight("train", "-m", *adlight.quick, "seed=0,1", "hydra.sweep.dir=runs/seeds")
     assert outcome.code == 2 and outcome.err == (
-        "error: runs/seeds holds a sweep already: go on with it by resume_sweep=true, or choose another "
-        "hydra.sweep.dir\n"
+        "error: runs/seeds already holds a sweep: resume it with resume_sweep=true, or choose another hydra.sweep.dir\n"
     )
 
 
@@ -160,7 +159,7 @@ def test_a_launcher_that_breaks_down_costs_one_line(adlight, monkeypatch):
     outcome = adlight("train", "-m", *adlight.quick, "seed=0,1", "hydra.sweep.dir=runs/broken_off")
     first, second = outcome.err.splitlines()
     assert outcome.code == 2 and first == (
-        "error: the sweep was broken off: RuntimeError: a worker was killed (traceback in runs/broken_off/sweep.log)"
+        "error: the sweep crashed: RuntimeError: a worker was killed (traceback in runs/broken_off/sweep.log)"
     )
     assert second.endswith("resume_sweep=true hydra.sweep.dir=runs/broken_off")
     assert "Traceback" in (adlight.folder / "runs" / "broken_off" / "sweep.log").read_text()
@@ -210,7 +209,7 @@ def test_a_failed_job_is_a_row_and_the_others_go_on(adlight):
     assert "'botle'" in error and "did you mean bottle?" in error and error.count("\n") == 1
     lines = outcome.err.splitlines()
     assert lines[0] == f"error: job 0 (category-botle): {error.strip()}"
-    assert lines[1].startswith("finished jobs and epochs are kept. Go on with: python -m adlight.train --multirun ")
+    assert lines[1].startswith("finished jobs and epochs are kept. Continue with: python -m adlight.train --multirun ")
     assert lines[1].endswith("resume_sweep=true hydra.sweep.dir=runs/failing") and len(lines) == 2
     rows = results(sweep)
     assert [rows[name]["status"] for name in rows] == ["failed", "finished"]

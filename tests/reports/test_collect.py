@@ -1,12 +1,13 @@
-"""Runs as rows: states, numbers to the digit, labels, thresholds, evaluations, damage."""
+"""Runs as rows: status, numbers to the digit, settings, evaluations, damage."""
 
 import json
 
+import pandas as pd
 import pytest
 from makers import fake_run
 
-from adlight.reports.collect import collect, intervals, numbers
-from adlight.reports.groups import label
+from adlight.reports.collect import collect, metric_columns
+from adlight.reports.rows import read_results, result_rows, setting_row
 from adlight.runs.folder import RunFolder
 from adlight.types import UserError
 
@@ -26,78 +27,80 @@ def sweep(tmp_path_factory):
     return root
 
 
-def test_every_run_is_a_row_with_its_state(sweep):
-    found = {run.name: run for run in collect([str(sweep)])}
-    assert list(found) == ["one", *(f"sweep/{i}" for i in (2, 3, 4, 5, 6, 10))]  # 10 comes after 6
-    states = {name: run.state for name, run in found.items()}
-    assert states == {"one": "finished", "sweep/2": "finished", "sweep/3": "unfinished", "sweep/4": "damaged",
-                      "sweep/5": "finished", "sweep/6": "damaged", "sweep/10": "failed"}  # fmt: skip
-    assert found["sweep/10"].reason == f"ValueError: too small (log: {sweep / 'sweep' / '10' / 'train.log'})"
-    assert "4/metrics.json is damaged" in found["sweep/4"].reason
-    assert "5/predictions.csv is damaged" in found["sweep/5"].reason
-    assert found["sweep/5"].rows and not found["sweep/5"].predictions  # its numbers are reported all the same
-    assert "6/.hydra/config.yaml" in found["sweep/6"].reason
-    assert found["sweep/3"].reason == "" and found["sweep/3"].rows == []
+def test_every_run_has_a_row_with_its_status(sweep):
+    found = collect([str(sweep)])
+    runs = found.headlines.set_index("name")
+    assert list(runs.index) == ["one", *(f"sweep/{i}" for i in (2, 3, 4, 5, 6, 10))]  # 10 comes after 6
+    assert dict(runs["status"]) == {"one": "finished", "sweep/2": "finished", "sweep/3": "unfinished",
+                                    "sweep/4": "damaged", "sweep/5": "finished", "sweep/6": "damaged",
+                                    "sweep/10": "failed"}  # fmt: skip
+    assert found.states == "3 finished, 1 unfinished, 2 damaged, 1 failed"
+    assert list(found.problems) == ["sweep/4", "sweep/5", "sweep/6", "sweep/10"]
+    assert "ValueError: too small" in found.problems["sweep/10"] and "10/train.log" in found.problems["sweep/10"]
+    for name, file in (("4", "metrics.json"), ("5", "predictions.csv"), ("6", ".hydra/config.yaml")):
+        assert f"sweep/{name}/{file}" in found.problems[f"sweep/{name}"]
+    assert runs["auroc"].notna().to_dict()["sweep/5"]  # its numbers are reported all the same
+    assert set(found.predictions["name"]) == {"one", "sweep/2", "sweep/4"}
+    assert pd.isna(runs["category"]["sweep/3"])
+
+
+def test_a_failed_run_keeps_its_numbers_until_it_begins_anew(tmp_path):
+    run = RunFolder(fake_run(tmp_path / "0", error="the results are another job's"))
+    rows, _ = read_results(run)
+    assert {row["status"] for row in rows} == {"failed"} and rows[0]["auroc"] >= 0
+    run.begin({})
+    assert [row["status"] for row in read_results(run)[0]] == ["unfinished"]
 
 
 def test_numbers_are_those_of_the_run_to_the_digit(sweep):
-    (run,) = collect([str(sweep / "sweep" / "2")])
-    content = json.loads((run.path / "metrics.json").read_text())
-    rows = {row.category: row for row in run.rows}
-    assert list(rows) == ["bottle", "screw", "mean of 2", "pooled"]
-    for name in ("bottle", "screw"):
-        table = content["categories"][name]
-        assert rows[name].metrics.items() <= table.items()
-        others = {f"{metric}_{end}" for metric in ("auroc", "ap", "f1_max") for end in ("lower", "upper")}
-        assert table.keys() - rows[name].metrics.keys() == others | {"threshold", "pixel_threshold"}
-        assert rows[name].intervals["auroc"] == (table["auroc_lower"], table["auroc_upper"])
-    assert rows["pooled"].metrics.items() <= content["pooled"].items()
-    assert rows["mean of 2"].metrics["auroc"] == content["auroc"]
-    assert "threshold" not in rows["mean of 2"].metrics and "seed" not in rows["mean of 2"].metrics
-    assert rows["mean of 2"].intervals["ap"] == (content["ap_lower"], content["ap_upper"])
-    assert run.headline == rows["mean of 2"]
-    assert (rows["bottle"].threshold, rows["screw"].threshold, rows["mean of 2"].threshold) == (2.0, 3.0, None)
+    results = collect([str(sweep / "sweep" / "2")]).results.set_index("category")
+    content = json.loads((sweep / "sweep" / "2" / "metrics.json").read_text())
+    assert list(results.index) == ["bottle", "screw", "mean of 2", "pooled"]
+    assert list(results["level"]) == ["category", "category", "mean", "pooled"]
+    assert list(results.index[results["headline"]]) == ["mean of 2"]
+    tables = {**content["categories"], "mean of 2": content, "pooled": content["pooled"]}
+    for name, table in tables.items():
+        row = results.loc[name].dropna()
+        for metric in [*metric_columns(results), "auroc_lower", "auroc_upper", "ap_upper"]:
+            assert row.get(metric) == table.get(metric), (name, metric)
+    assert (results["normal_images"]["bottle"], results["threshold"]["screw"]) == (10, 3.0)
+    assert pd.isna(results["threshold"]["mean of 2"]) and results["epochs"]["pooled"] == 3
 
 
 def test_a_run_of_one_category_needs_no_mean(sweep):
-    (run,) = collect([str(sweep / "one")])
-    assert [row.category for row in run.rows] == ["bottle"] and run.headline == run.rows[0]
-    assert run.name == "one"  # the only run has its folder's name
+    results = collect([str(sweep / "one")]).results
+    assert list(results["category"]) == ["bottle"] and results["headline"].all()
+    assert list(results["name"]) == ["one"]  # the only run has its folder's name
 
 
-def test_what_is_no_number_is_left_out():
-    assert numbers({"a": 1, "b": float("nan"), "c": None, "d": True, "e": "x", "f": float("inf")}) == {"a": 1.0}
-    assert numbers(None) == {}
-    assert intervals({"a": 0.5, "a_lower": 0.1, "a_upper": 0.7, "b": 0.2, "b_lower": 0.1}) == {"a": (0.1, 0.7)}
+def test_what_is_not_a_number_is_left_out():
+    table = {"a": 1, "b": float("nan"), "c": None, "d": True, "e": "x", "f": float("inf"), "normal": 3}
+    (row,) = result_rows({"categories": {"x": table}})
+    assert row == {"level": "category", "category": "x", "headline": True, "a": 1.0, "normal_images": 3.0}
 
 
-def test_labels_say_what_differs(tmp_path):
-    for i, ratio in enumerate((0.5, 0.75)):
-        fake_run(tmp_path / str(i), finished=False, model__mask_ratio=ratio, resume=i or None)
-    fake_run(tmp_path / "2", finished=False, model="gan", dataset__normal_dir=["a", "b"])
-    found = collect([str(tmp_path)])
-    label(found)
-    assert [run.label for run in found] == ["mask_ratio=0.5", "mask_ratio=0.75", ""]
-    assert [run.model for run in found] == ["mae", "mae", "gan"]
+def test_settings_are_written_as_in_a_config():
+    values = {"a": True, "b": None, "c": 1, "d": 0.75, "e": [1, "x"], "f": "word", "g": "1", "resume": "runs/x"}
+    row = setting_row({f"model.{name}": value for name, value in values.items()} | {"resume": 1}, {"dataset": "mnist"})
+    texts = [row[f"config.model.{name}"] for name in "abcdefg"]
+    assert texts == ["true", "null", "1", "0.75", '[1, "x"]', "word", '"1"']  # a word that looks like a number
+    assert "config.resume" not in row and row["dataset"] == "mnist"  # where a run lies makes no difference
+    assert setting_row({"model._target_": "adlight.mae.module.MAE"}, {})["model"] == "MAE"
 
 
 def test_a_glob_a_list_and_overlapping_places(sweep):
-    assert [run.name for run in collect([str(sweep / "sw*" / "[23]")])] == ["2", "3"]
-    assert len(collect([str(sweep / "one"), str(sweep / "sweep"), str(sweep)])) == 7
+    assert list(collect([str(sweep / "sw*" / "[23]")]).headlines["name"]) == ["2", "3"]
+    assert len(collect([str(sweep / "one"), str(sweep / "sweep"), str(sweep)]).headlines) == 7
 
 
 def test_places_without_runs(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"no runs in .*empty: a run's folder holds .hydra/config.yaml"):
-        collect([str(tmp_path / "empty")])
-    with pytest.raises(UserError, match=r"nowhere: there is no such folder"):
-        collect([str(tmp_path / "nowhere")])
-    with pytest.raises(UserError, match=r"as a glob it matches nothing"):
-        collect([str(tmp_path / "*.x")])
     fake_run(tmp_path / "predictions", finished=False)
     (tmp_path / "predictions" / ".hydra" / "config.yaml").write_text("{run: x, images: y}")
-    with pytest.raises(UserError, match="no runs in"):
-        collect([str(tmp_path / "predictions")])
+    for place in ("empty", "nowhere", "*.x", "predictions"):
+        with pytest.raises(UserError) as error:
+            collect([str(tmp_path / place)])
+        assert str(tmp_path / place) in str(error.value)
 
 
 def test_an_evaluation_is_its_run_with_its_changes(tmp_path):
@@ -105,9 +108,7 @@ def test_an_evaluation_is_its_run_with_its_changes(tmp_path):
     evaluation = fake_run(run / "evaluations" / "1")
     config = f"{{run: {run}, ckpt: null, model: {{scorer: {{reduce: max}}}}}}"
     (evaluation / ".hydra" / "config.yaml").write_text(config)
-    assert [found.path for found in collect([str(tmp_path)])] == [run]  # where it is not named, it is its run's affair
-    settings, choices = RunFolder(evaluation).settings()
-    expected, _ = RunFolder(run).settings()
-    assert settings == expected | {"model.scorer.reduce": "max"} and choices["model"] == "mae"
-    assert settings["run_dir"] == "${hydra:runtime.output_dir}"
-    assert [found.name for found in collect([str(run / "evaluations")])] == ["1"]
+    assert list(collect([str(tmp_path)]).headlines["folder"]) == [str(run)]  # not named, it is its run's affair
+    found = collect([str(run / "evaluations")]).headlines.iloc[0]
+    assert (found["name"], found["model"]) == ("1", "mae")
+    assert (found["config.model.scorer.reduce"], found["config.model.scorer.score"]) == ("max", "mse")

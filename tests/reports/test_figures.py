@@ -1,77 +1,103 @@
-"""Which runs are drawn side by side."""
+"""Drawings: the overlap, ROC points, axes and legends."""
 
+import numpy as np
+import pandas as pd
 import pytest
-from makers import fake_run
 
-from adlight.reports import figures, reference
-from adlight.reports.collect import collect
-from adlight.reports.summary import Report
+from adlight.reports import figures
 
-
-def report_of(root, named=None):
-    found = collect([str(root)])
-    return Report(found, reference.find(named, found, None), 0.02)
+NAN = float("nan")
 
 
-def test_one_model_for_all_stands_beside_a_model_each(tmp_path):
-    words = {"sweep": "categories", "model": "mae", "dataset": "mvtec"}
-    fake_run(tmp_path / "all", draw=9, dataset__category="all", **words)
-    for i, category in enumerate(("bottle", "screw")):
-        fake_run(tmp_path / category, (category,), draw=i, dataset__category=category, **words)
-    report = report_of(tmp_path)
-    series = figures.series_of(report)
-    assert {name: [run.name for run in group] for name, group in series.items()} == {
-        "one model for all": ["all"],
-        "a model each": ["bottle", "screw"],
-    }
-    auroc = {(run.name, row.category): row.metrics["auroc"] for run in report.runs for row in run.rows}
-    for name, of_bottle, of_screw in (("one model for all", "all", "all"), ("a model each", "bottle", "screw")):
-        spreads, published = figures.by_category(report, series[name], "auroc")
-        assert spreads["bottle"].value == auroc[of_bottle, "bottle"]  # and no mean of both models
-        assert spreads["screw"].value == auroc[of_screw, "screw"]
-        assert published == {"bottle": 0.993, "screw": 0.804}
-    (drawing,) = figures.categories(report)
-    assert "one model for all" in drawing.svg and "a model each" in drawing.svg and "are drawn" not in drawing.note
+def predictions(label, score, threshold=NAN):
+    return pd.DataFrame({"label": label, "score": np.asarray(score, float), "threshold": threshold})
 
 
-def test_no_series_is_lost_to_an_equal_label(tmp_path):
-    for i in range(8):  # five settings are equal in words in all of them, those behind tell them apart
-        words = {f"model__{name}": f"{name}{i % 2}" for name in "abcdef"}
-        fake_run(tmp_path / str(i), ("x", "y"), draw=i, **words, model__z=i)
-    report = report_of(tmp_path)
-    series = figures.series_of(report)
-    assert len(series) == 8 and [group[0].name for group in series.values()] == list("01234567")
-    assert list(series)[3] == "a=a1, b=b1, c=c1, d=d1, e=e1, f=f1 and 1 more (3)"
-    (drawing,) = figures.categories(report)
-    assert drawing.note.endswith("The first 6 of 8 series are drawn.")
+def titles(figure):
+    return [axes.get_title() for axes in figure.axes if axes.get_title()]
 
 
-def test_up_to_six_settings_are_named(tmp_path):
-    for i in range(2):
-        fake_run(tmp_path / str(i), draw=i, **{f"model__{name}": i for name in "abcdef"})
-    assert list(figures.series_of(report_of(tmp_path))) == [
-        "a=0, b=0, c=0, d=0, e=0, f=0",
-        "a=1, b=1, c=1, d=1, e=1, f=1",
+def test_overlap_by_hand():
+    label = [0] * 4 + [1] * 4
+    apart = np.array([0.0, 0.1, 0.2, 0.3, 9.7, 9.8, 9.9, 10.0])
+    assert figures.overlap(predictions(label, apart)) == 0
+    assert figures.overlap(predictions(label, np.tile(apart[:4], 2))) == 1
+    score = [0.0, 1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0]  # in three bins: 1/4 3/4 0 and 0 1/4 3/4
+    assert figures.overlap(predictions(label, score), bins=3) == pytest.approx(0.25)
+    assert figures.overlap(predictions(label, np.ones(8))) == 1  # all the same
+    assert figures.overlap(predictions([0] * 8, apart)) is None
+
+
+def test_roc_curves_by_hand():
+    figure = figures.roc_curves({"a": predictions([0, 1, 0, 1], [1, 2, 2, 3]), "one class": predictions([0], [1])})
+    line, _ = figure.axes[0].lines
+    assert line.get_xydata().tolist() == [[0, 0], [0, 0.5], [0.5, 1], [1, 1]]  # equal scores are one step
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["a 0.875"]
+    assert figures.roc_curves({"one class": predictions([0], [1])}) is None
+
+
+def test_histograms_say_what_they_cannot_show():
+    figure = figures.histograms(
+        {
+            "normal only": predictions([0, 0, 0], [0, 1, 2], 9.0),
+            "far threshold": predictions([0, 0, 1], [0, 1, 2], 9.0),
+            "a $x$ <b>": predictions([0, 0, 1], [0, 1, 2]),
+            "two thresholds": predictions([0, 0, 1], [0, 1, 2], [0.5, 0.5, 1.5]),
+        }
+    )
+    assert titles(figure) == [
+        "normal only:\none class only, threshold outside",
+        "far threshold:\noverlap 0.00, threshold outside",
+        "a $x$ <b>: overlap 0.00",
+        "two thresholds: overlap 0.00",
     ]
 
 
-def test_a_histogram_has_its_runs_name_only_where_it_needs_it(tmp_path):
-    for name, category in (("0", "bottle"), ("1", "screw"), ("2", "screw")):
-        fake_run(tmp_path / name, (category,), dataset__category=category)
-    ((_, cells),) = figures.score_groups(report_of(tmp_path))
-    assert [cell.title for cell in cells] == ["bottle", "screw (1)", "screw (2)"]
-    ((_, cells),) = figures.score_groups(report_of(tmp_path / "[12]"))
-    assert [cell.title for cell in cells] == ["1", "2"]
+def test_long_titles_are_broken():
+    (title,) = titles(figures.histograms({" ".join(["hazelnut"] * 10): predictions([0, 1], [0, 1])}))
+    *mine, last = title.split("\n")
+    assert len(mine) == 3 and max(map(len, mine)) <= figures.TITLE and last == "overlap 0.00"
 
 
-@pytest.mark.parametrize("encoders", [("separate", "joint"), ("separate",)])
-def test_an_ablation_has_a_heat_map_an_encoder(tmp_path, encoders):
-    for encoder in encoders:
-        for ratio in (0.5, 0.75):
-            words = {"model__mask_ratio": ratio, "model__network__encoder": encoder, "sweep": "mae_ablation"}
-            fake_run(tmp_path / f"{encoder}{ratio}", **words)
-    found = figures.ablations(report_of(tmp_path))
-    assert [drawing.title for drawing in found] == (["encoder=joint", "encoder=separate"] if encoders[1:] else ["mae"])
-    assert all(drawing.note.startswith("2 cells.") for drawing in found)
-    report = report_of(tmp_path)
-    assert figures.by_category(report, report.runs, "auroc")[1] == {}  # a cell's number is no category's
+def spreads(**series):
+    rows = [
+        {"series": name, "category": category, "value": value, "lower": value - spread, "upper": value + spread}
+        for name, values in series.items()
+        for category, (value, spread) in values.items()
+    ]
+    return pd.DataFrame(rows).assign(paper=NAN)
+
+
+def test_a_legend_of_long_names_stays_on_its_figure():
+    for length in (8, 40, 90):
+        table = spreads(**{f"{i}" * length: {"bottle": (0.5, 0), "screw": (0.7, 0)} for i in range(6)})
+        table.loc[table["category"] == "bottle", "paper"] = 0.6
+        figure = figures.bars({"AUROC": table})
+        figure.draw_without_rendering()
+        box = figure.legends[0].get_window_extent()
+        assert box.x0 >= 0 and box.width <= figure.bbox.width, length
+        assert figure.axes[0].get_window_extent().height > 80  # and leaves room for the bars
+
+
+def test_bars_do_not_hide_where_their_axis_starts():
+    low = spreads(one={"a": (0.4, 0.1), "b": (0.9, 0)}, two={"a": (0.5, NAN)})
+    (axes,) = figures.bars({"AUROC": low}).axes
+    assert axes.get_ylim()[0] == 0 and axes.get_ylabel() == "AUROC"
+    heights = [bar.get_height() for container in axes.containers for bar in getattr(container, "patches", [])]
+    assert sorted(height for height in heights if height == height) == [0.4, 0.5, 0.9]
+    high = spreads(one={"a": (0.96, 0), "b": (0.99, 0)}).assign(paper=[0.95, NAN])
+    (axes,) = figures.bars({"F1": high}, as_bars=True).axes
+    assert axes.get_ylim()[0] == pytest.approx(0.9) and axes.get_ylabel() == "F1\n(from 0.9)"
+    assert [text.get_text() for text in axes.figure.legends[0].get_texts()] == ["one", "paper"]
+
+
+def test_heat_maps_show_every_number():
+    ours = pd.DataFrame({"E2D2": [0.81, NAN], "E12D8": [NAN, 0.7]}, index=[0.5, 0.75])
+    paper = pd.DataFrame({"E2D2": [0.8, 0.9]}, index=[0.5, 0.75])
+    figure = figures.heat_maps(ours, paper, 0.02)
+    shown = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert shown == ["0.810", "-", "-", "0.700", "0.800", "-", "0.900", "-", "+0.010", "-", "-", "-"]
+    assert titles(figure) == ["ours", "paper", "ours - paper"]
+    assert [label.get_text() for label in figure.axes[2].get_xticklabels()] == ["E2D2", "E12D8"]
+    alone = figures.heat_maps(ours, pd.DataFrame(), 0.02)
+    assert titles(alone) == ["ours"] and alone.axes[0].texts[0].get_text() == "0.810"

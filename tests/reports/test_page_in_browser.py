@@ -8,9 +8,10 @@ import subprocess
 import pytest
 from makers import fake_run
 
-from adlight.reports import page, reference
+from adlight.reports import page
 from adlight.reports.collect import collect
-from adlight.reports.summary import Report
+from adlight.reports.grouping import means
+from adlight.reports.reference import compare
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome", "chromium-headless-shell")
 BROWSER = next((found for name in NAMES if (found := shutil.which(name))), None)
@@ -22,41 +23,50 @@ pytestmark = pytest.mark.skipif(
     BROWSER is None, reason="no browser here: install Debian's chromium (apt-get install chromium), or another Chrome"
 )
 
-# what a reader would do, written down in the page's own document
+# what a reader would do, written down in the page's own document once its tables stand
 SCRIPT = """
 const errors = [];
 addEventListener("error", (event) => errors.push(event.message));
-addEventListener("load", () => {
-  const table = document.querySelector("#results");
-  const heading = (text) => [...table.querySelectorAll("th")].find((one) => one.textContent.trim() === text);
+console.error = (text) => errors.push(text);
+addEventListener("load", async () => {
+  while (document.querySelectorAll("table.dataTable").length < document.querySelectorAll("table[id]").length)
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  const table = document.querySelector("table#results");
+  const tools = table.closest(".dt-container");
+  const heading = (text) => [...table.tHead.querySelectorAll("th")].find((one) => one.textContent.trim() === text);
   const column = (text) => [...table.tHead.rows[0].cells].indexOf(heading(text));
-  const shown = () => [...table.tBodies[0].rows].filter((row) => row.offsetHeight > 0);
-  const values = (text) => shown().map((row) => row.cells[column(text)].textContent.trim());
-  const click = (text) => heading(text).querySelector("button").click();
-  const tools = document.querySelector('.tools[data-for="results"]');
-  const type = (text) => {
+  const values = (text) => [...table.tBodies[0].rows].filter((row) => row.cells.length > 1)
+    .map((row) => row.cells[column(text)].textContent.trim());
+  const redrawn = () => new Promise((resolve) => setTimeout(resolve, 50));
+  const click = async (text) => { heading(text).click(); await redrawn(); };
+  const type = async (text) => {
     tools.querySelector("input").value = text;
     tools.querySelector("input").dispatchEvent(new Event("input", { bubbles: true }));
+    await redrawn();
   };
-  const choose = (value) => {
-    tools.querySelector("select").value = value;
-    tools.querySelector("select").dispatchEvent(new Event("change", { bubbles: true }));
-  };
-  const seen = { tools: tools.offsetHeight > 0, start: values("run"), selected: tools.querySelector("select").value };
-  choose("run");
-  seen.runs = values("run");
-  click("AUROC"); seen.falling = values("AUROC"); seen.sorted = heading("AUROC").getAttribute("aria-sort");
-  click("AUROC"); seen.rising = values("AUROC"); seen.turned = heading("AUROC").getAttribute("aria-sort");
-  click("mask_ratio"); seen.ratios = values("mask_ratio"); seen.before = heading("AUROC").getAttribute("aria-sort");
-  click("run"); seen.names = values("run");
-  choose(""); type("SCREW"); seen.screws = values("category"); seen.count = tools.querySelector("output").textContent;
-  type("screw 0.25"); seen.both = values("mask_ratio");
-  type("nothing has this"); seen.none = shown().length;
-  type(""); seen.all = shown().length;
+  const cell = table.tBodies[0].rows[0].cells[column("AUROC")];
+  const seen = { names: values("name"), title: cell.title };
+  seen.tables = document.querySelectorAll("table.dataTable").length;
+  seen.difference = table.tBodies[0].rows[0].cells[column("ours - paper")].className;
+  seen.failed = getComputedStyle(table.querySelector("td.failed")).backgroundColor;
+  await click("AUROC"); seen.falling = values("AUROC");
+  seen.sorted = heading("AUROC").getAttribute("aria-sort");
+  await click("AUROC"); seen.rising = values("AUROC");
+  seen.turned = heading("AUROC").getAttribute("aria-sort");
+  await click("mask_ratio"); seen.ratios = values("mask_ratio");
+  seen.before = heading("AUROC").getAttribute("aria-sort");
+  await click("name"); seen.named = values("name");
+  await type("FAILED"); seen.found = values("name");
+  seen.count = tools.querySelector(".dt-info").textContent;
+  await type("finished 0.25"); seen.both = values("mask_ratio");
+  await type("nothing has this"); seen.none = values("name").length;
+  await type(""); seen.all = values("name").length;
   seen.images = [...document.images].map((image) => [image.complete, image.naturalWidth]);
-  seen.drawings = [...document.querySelectorAll("details[open] svg, #ablation svg")].map((svg) => svg.clientWidth);
+  const drawings = document.querySelectorAll("#ablation-section img, details[open] img");
+  seen.drawings = [...drawings].map((one) => one.clientWidth);
   seen.wide = document.documentElement.scrollWidth <= innerWidth;
-  seen.fetched = performance.getEntriesByType("resource").map((one) => one.name).filter((name) => !/^data:/.test(name));
+  seen.fetched = performance.getEntriesByType("resource").map((one) => one.name)
+    .filter((name) => !/^(data|blob):/.test(name));
   seen.errors = errors;
   const text = document.createElement("pre");
   text.id = "seen";
@@ -78,9 +88,10 @@ def html(tmp_path_factory):
     for i in range(12):
         words = {"finished": False, "error": "no memory"} if i == 4 else {}
         fake_run(folder / "runs" / str(i), draw=i, shift=2 - i % 3, model__mask_ratio=(i % 4 + 1) / 8, **words)
-    found = collect([str(folder / "runs")])
+    (folder / "paper.csv").write_text("category,x\nbottle,0.1\nscrew,0.1\n")
+    found = compare(collect([str(folder / "runs")]), [str(folder / "paper.csv")], None)
     path = folder / "index.html"
-    path.write_text(page.render(Report(found, reference.find([], found, None), 0.02), "Tried in a browser", 3, 4))
+    path.write_text(page.render(found, means(found.results), "Tried in a browser", 0.02, 3, 4))
     return path
 
 
@@ -89,37 +100,43 @@ def seen(html):
     """What the script found out."""
     probe = html.with_name("probe.html")
     probe.write_text(html.read_text().replace("<head>", f"<head><script>{SCRIPT}</script>", 1))
-    found = re.search(r'<pre id="seen">(.*?)</pre>', browse(probe, html.parent, "--dump-dom"), re.DOTALL)
+    dom = browse(probe, html.parent, "--dump-dom", "--virtual-time-budget=20000")
+    found = re.search(r'<pre id="seen">(.*?)</pre>', dom, re.DOTALL)
     assert found is not None, "the page's script did not come to its end"
     return json.loads(found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
 
 
 def test_the_script_ran_without_an_error(seen):
-    assert seen["errors"] == [] and seen["tools"]
+    assert seen["errors"] == [] and seen["tables"] == 4
     assert seen["fetched"] == []
 
 
 def test_the_table_sorts(seen):
-    assert seen["selected"] == "run" and seen["start"] == seen["runs"]  # 45 rows: at first a row a run
-    assert seen["runs"] == [str(i) for i in range(12)]
+    assert seen["names"] == seen["named"] == [str(i) for i in range(12)]  # 10 comes after 9
     falling, rising = ([float(text[:5]) for text in seen[key] if text] for key in ("falling", "rising"))
     assert len(falling) == 11 and falling == sorted(falling, reverse=True) and rising == sorted(rising)
     assert seen["falling"][-1] == seen["rising"][-1] == ""  # the failed run stays last, whichever way
     assert (seen["sorted"], seen["turned"], seen["before"]) == ("descending", "ascending", None)
     ratios = list(map(float, seen["ratios"]))
-    assert ratios == sorted(ratios, reverse=True)
-    assert seen["names"] == [str(i) for i in range(12)]  # 10 comes after 9
+    assert ratios == sorted(ratios)
+
+
+def test_cells_say_more_than_they_show(seen):
+    assert re.fullmatch(r"0\.\d+ \(0\.\d{4} to [01]\.\d{4}\)", seen["title"]), seen["title"]
+    assert "above" in seen["difference"] and seen["failed"] not in ("rgba(0, 0, 0, 0)", "rgb(255, 255, 255)")
 
 
 def test_the_table_filters(seen):
-    assert seen["screws"] == ["screw"] * 11 and seen["count"] == "11 of 45 rows"
+    assert seen["found"] == ["4"] and "12" in seen["count"] and "1 " in seen["count"]
     assert seen["both"] == ["0.25"] * 3
-    assert seen["none"] == 0 and seen["all"] == 45
+    assert seen["none"] == 0 and seen["all"] == 12
 
 
 def test_pictures_and_drawings_are_shown(seen):
-    assert len(seen["images"]) == 3 * 2 and all(complete and width > 0 for complete, width in seen["images"])
-    assert len(seen["drawings"]) >= 7 and all(width > 100 for width in seen["drawings"])
+    assert len(seen["images"]) == 3 * 2 + 2 + 3 * 2 and all(
+        complete and width > 0 for complete, width in seen["images"]
+    )
+    assert len(seen["drawings"]) >= 7 and all(width > 40 for width in seen["drawings"])
     assert seen["wide"], "the page itself must not scroll sideways"
 
 

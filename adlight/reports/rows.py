@@ -1,0 +1,96 @@
+"""One run as rows: what it is, how it ended, what it measured. No pandas here: a sweep writes its table with this."""
+
+import json
+import math
+from typing import Any
+
+from adlight.runs.folder import RunFolder
+from adlight.types import UserError
+
+OBJECTIVE = "val/auroc"  # what a search maximises: never a figure of the test split
+HEAD = ["name", "status", "model", "dataset", "level", "category", "headline", "normal_images", "anomalous_images"]
+METRICS = [  # in their order; others follow
+    *("auroc", "ap", "f1_max", "f1_max_threshold", "precision_at_f1_max", "recall_at_f1_max", "fpr_at_95_tpr"),
+    *("precision_calibrated", "recall_calibrated", "f1_calibrated", "fpr_calibrated", "trivial_f1"),
+    *("pixel_auroc", "pixel_ap", "pixel_f1_max", "pixel_f1_max_threshold", "aupro", "pixel_iou_calibrated"),
+]
+METADATA = ["epochs", "generator_steps", "seconds", "threshold_rule", "commit", "machine", "started", "command"]
+TAIL = ["threshold", "pixel_threshold", OBJECTIVE, *METADATA, "protocol", "sweep", "experiment", "categories"]
+TAIL += ["num_categories", "folder", "error", "log"]
+CONFIG = "config."  # before the dotted keys of settings, as at W&B
+REFERENCE = "reference_"  # before the metrics that were published
+_PLACES = ("resume", "resume_sweep", "run_dir", "run")  # settings of where a run lies, not of what it does
+_COUNTS = {"normal": "normal_images", "anomalous": "anomalous_images"}
+_THRESHOLDS = ("threshold", "pixel_threshold")
+
+
+def read_results(run: RunFolder) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Give a run's rows: status, error, log and, where it was tested, its numbers. -> them, and what they are from."""
+    row = status_row(run)
+    try:
+        content = run.read_results()
+    except UserError as error:
+        return [row | {"status": "damaged", "error": str(error)}], {}
+    if content is None:
+        return [row], {}
+    row |= {name: content.get(name) for name in (*METADATA, "protocol")}
+    row |= {OBJECTIVE: (content.get("validation") or {}).get(OBJECTIVE)}
+    row |= {"categories": ", ".join(sorted(content["categories"])), "num_categories": len(content["categories"])}
+    return [row | one for one in result_rows(content)], content
+
+
+def result_rows(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """Give one row per category of the results and, of several, their mean and the pooled images."""
+    tables = {name: _numbers(table) for name, table in content["categories"].items()}
+    rows = [{"level": "category", "category": name, "headline": len(tables) == 1, **tables[name]} for name in tables]
+    if len(tables) > 1:
+        known = {name for table in tables.values() for name in table} - {*_COUNTS.values(), *_THRESHOLDS}
+        mean = {name: value for name, value in _numbers(content).items() if name in known}
+        rows.append({"level": "mean", "category": f"mean of {len(tables)}", "headline": True, **mean})
+        if pooled := _numbers(content.get("pooled")):
+            rows.append({"level": "pooled", "category": "pooled", "headline": False, **pooled})
+    return rows
+
+
+def status_row(run: RunFolder) -> dict[str, Any]:
+    """Give what is known of any run: whether it has finished, its error, its log."""
+    error = run.failure()
+    status = "failed" if error is not None else "finished" if run.is_finished else "unfinished"
+    row = {"name": str(run), "folder": str(run), "status": status, "headline": True}
+    return row | ({} if error is None else {"error": error}) | ({"log": str(run.log)} if run.log.exists() else {})
+
+
+def setting_row(settings: dict[str, Any], choices: dict[str, Any]) -> dict[str, Any]:
+    """Give what a run was set to: model, data set, and `config.<setting>` as text."""
+    row = {f"{CONFIG}{key}": _as_text(value) for key, value in settings.items() if key not in _PLACES}
+    for name, target in (("model", "model._target_"), ("dataset", "dataset.source._target_")):
+        row[name] = str(choices.get(name) or str(settings.get(target, "")).rpartition(".")[2])
+    return row | {name: choices.get(name) for name in ("sweep", "experiment")}
+
+
+def defect_rows(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """Give one row per category and defect type."""
+    tables = content.get("defects")
+    found = [(name, of) for name, of in tables.items() if isinstance(of, dict)] if isinstance(tables, dict) else []
+    return [
+        {"category": category, "defect": defect, **_numbers(table)}
+        for category, of in found
+        for defect, table in of.items()
+    ]
+
+
+def _as_text(value: Any) -> str:
+    """Write a setting as in a config; a string that would read as something else keeps its quotes."""
+    if isinstance(value, str):
+        try:
+            json.loads(value)
+        except ValueError:
+            return value
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _numbers(table: Any) -> dict[str, float]:
+    """The finite numbers of a table, by name."""
+    found = table.items() if isinstance(table, dict) else ()
+    kept = {name: value for name, value in found if isinstance(value, int | float) and not isinstance(value, bool)}
+    return {_COUNTS.get(name, name): float(value) for name, value in kept.items() if math.isfinite(value)}
