@@ -28,6 +28,8 @@ class NeighbourMaskedNetwork(Predictor):
         radius: tokens nearer than this many rows and columns are hidden, inclusive; 1 hides 3 x 3.
     """
 
+    trained = True
+
     def __init__(
         self, channels: int, width: int = 160, heads: int = 5, depth: int = 3, fold: int = 2, radius: int = 1
     ) -> None:
@@ -61,6 +63,11 @@ class NeighbourMaskedNetwork(Predictor):
         for block in self.blocks:
             query = block(query, tokens, visible)  # (B, L, D)
         return unfold_cells(self.decoder_pred(self.decoder_norm(query)), self.fold, grid, x.shape)  # (B, h, w, C)
+
+    def summary(self) -> str:
+        """What was trained, in words."""
+        size = sum(p.numel() for p in self.parameters()) / 1e6
+        return f"neighbour-masked attention of {size:.1f} M parameters"
 
     def matrices(self) -> list[nn.Parameter]:
         """Weight matrices of the blocks, for an optimiser that wants matrices (Muon)."""

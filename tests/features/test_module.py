@@ -8,6 +8,7 @@ import torch
 from test_configs import composed
 
 from adlight.detector import Detector
+from adlight.mae.neighbour import NeighbourMaskedNetwork
 
 TINY = [
     *("dataset=mvtec", "dataset.root=data", "trainer=cpu", "dataset.image_size=64", "dataset.batch_size=4"),
@@ -56,6 +57,18 @@ def test_a_detector_gives_the_test_s_scores(adlight, runs, name, monkeypatch):
         rows = list(csv.DictReader(file))[:4]
     answers = Detector.load(runs[name])([row["path"] for row in rows])
     assert [one.score for one in answers] == pytest.approx([float(row["score"]) for row in rows], rel=2e-2)
+
+
+def test_training_moves_the_network(runs, adlight):
+    state = torch.load(runs["feature_mae"] / "checkpoints" / "last.ckpt", weights_only=True)
+    made = NeighbourMaskedNetwork(192, width=16, heads=2, depth=1)
+    name = "predictors.neighbour.blocks.0.proj."
+    assert state["state_dict"][name + "bias"].abs().max() > 0 == made.blocks[0].proj.bias.abs().max()
+    muon, rest, vectors = (group["initial_lr"] for group in state["optimizer_states"][0]["param_groups"])
+    assert muon == 10 * rest == 10 * vectors
+    with (runs["feature_mae"] / "metrics.csv").open() as file:
+        losses = [float(row["train/loss"]) for row in csv.DictReader(file)]
+    assert len(losses) == 2 and losses[1] < losses[0]
 
 
 def test_a_checkpoint_holds_no_backbone(runs):
