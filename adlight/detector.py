@@ -2,10 +2,9 @@
 
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from copy import deepcopy
 from itertools import islice
 from pathlib import Path
 
@@ -14,34 +13,22 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from adlight.data.images import READ_ERRORS, AnyImage, pad_center, scale_box, to_input_array, to_pil
+from adlight.data.images import AnyImage, PreparedImage, pad_center, prepare_image, scale_box
+from adlight.detection.inference import autocast_dtype, find_device, inference, make_batch
 from adlight.detection.maps import bounding_boxes
 from adlight.detection.module import AnomalyModule, all_finite
-from adlight.metrics.thresholds import Method, Threshold
+from adlight.metrics.thresholds import Method
 from adlight.runs.folder import RunFolder
 from adlight.runs.restore import build_module, load_weights
-from adlight.types import Batch, Prediction, Scores, UserError, unknown_name
-
-AUTOCAST = {"32": None, "16": torch.float16, "bf16": torch.bfloat16}  # None: no autocast
-AUTOCAST |= {"32-true": None, "16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class PreparedImage:
-    """An image on its way to the model."""
-
-    pixels: np.ndarray  # (C, S, S) uint8
-    size: tuple[int, int]  # its own width and height
-    name: str  # its path, or its type
-    category: str | None  # None where it is not known
+from adlight.types import Prediction, UserError, unknown_name
 
 
 class Detector:
     """Scores images by a trained module; an image's prediction does not depend on the others in its batch.
 
-    Thresholds belong to categories. An image's category is `category` where that is given, the model's only one, or
-    the nearest folder of the image's path that has a category's name; all others are compared with the thresholds of
-    all categories together. Each prediction says which were used.
+    An image is compared with the thresholds of its category: `category` where that is given, the model's only one, or
+    the nearest folder of the image's path that has a category's name; where it has none, with those of all categories
+    together. Each prediction says which were used.
 
     Args:
         module: with its weights and calibrated thresholds.
@@ -52,9 +39,6 @@ class Detector:
         batch_size: images at once.
         resize: S, where only a centre crop of `image_size` is looked at; None: it is `image_size`.
         category: of all images; None = found out for each image as above.
-
-    Attributes:
-        override: thresholds that hold for every image, by `image` and `pixel`, as set by the properties.
 
     Raises:
         UserError: a batch size below 1, an unknown precision, or a category that has no thresholds.
@@ -73,14 +57,12 @@ class Detector:
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size must be at least 1, got {batch_size}")
-        if str(precision) not in AUTOCAST:
-            raise UserError(f"precision={precision}: a detector computes in {', '.join(list(AUTOCAST)[3:])}")
-        self.device, self.autocast = torch.device(device), AUTOCAST[str(precision)]
+        self.device, self.autocast = torch.device(device), autocast_dtype(str(precision))
         self.module = module.eval().requires_grad_(False).to(self.device)
         self.image_size, self.channels, self.batch_size = image_size, channels, batch_size
         self.side = resize or image_size
-        self.override: dict[str, float] = {}
-        self.categories = list(module.calibration.by_category)
+        self.calibration = deepcopy(module.calibration)
+        self.categories = list(self.calibration.by_category)
         if category is not None and self.categories and category not in self.categories:
             raise UserError(unknown_name("category", category, self.categories))
         self.category = category or (self.categories[0] if len(self.categories) == 1 else None)
@@ -99,7 +81,7 @@ class Detector:
 
         Args:
             run: the run folder.
-            ckpt: `best`, `last` or a path; None for what the run itself tested, `best` unless it was told otherwise.
+            ckpt: `best`, `last` or a path; None for what the run itself tested.
             device: `cpu`, `cuda`, `cuda:1`, ...; `auto` takes a GPU if there is one.
             overrides: changes of the run's config, such as `model.scorer.reduce=max`. The run's thresholds say nothing
                 about the scores of a changed model: set `threshold` and `pixel_threshold` then, for example to those
@@ -117,7 +99,7 @@ class Detector:
         outdating = ("model", "dataset", "calibration.image", "calibration.pixel")
         if any(word.lstrip("+").startswith(outdating) for word in changes):
             module.calibration.reset()
-        return cls(module, **settings, device=_find_device(device), batch_size=batch_size, category=category)
+        return cls(module, **settings, device=find_device(device), batch_size=batch_size, category=category)
 
     @property
     def threshold(self) -> float:
@@ -125,27 +107,20 @@ class Detector:
 
         Without one it is that of `category`; where that is None, of all categories together.
         """
-        return self.effective(self.category).image
+        return self.calibration.of(self.category).image
 
     @threshold.setter
     def threshold(self, value: float | str) -> None:
-        self.override["image"] = _parse_number("threshold", value)
+        self.calibration.image = _parse_number("threshold", value)
 
     @property
     def pixel_threshold(self) -> float:
         """A pixel is part of a defect where its value is above it; a value that is set holds for every image."""
-        return self.effective(self.category).pixel
+        return self.calibration.of(self.category).pixel
 
     @pixel_threshold.setter
     def pixel_threshold(self, value: float | str) -> None:
-        self.override["pixel"] = _parse_number("pixel_threshold", value)
-
-    def effective(self, category: str | None) -> Threshold:
-        """Look up the thresholds for images of a category; None = not known."""
-        found = self.module.calibration.of(category)
-        source = "given" if len(self.override) == 2 else found.source
-        image, pixel = self.override.get("image", found.image), self.override.get("pixel", found.pixel)
-        return Threshold(image, pixel, found.num_normals, source)
+        self.calibration.pixel = _parse_number("pixel_threshold", value)
 
     def __call__(self, images: AnyImage | Iterable[AnyImage]) -> list[Prediction]:
         """Predict for each image, in order. The list holds every map and mask: give many images part by part.
@@ -166,23 +141,15 @@ class Detector:
         return predictions
 
     def prepare(self, image: AnyImage) -> PreparedImage:
-        """Decode and resize one image, as in training.
+        """Decode and resize one image, as in training; a UserError says what is wrong with it."""
+        return prepare_image(image, self.channels, self.image_size, self.side)
 
-        Raises:
-            UserError: it cannot be read; the text names the file, or says what is wrong with the array.
-        """
-        name = str(image) if isinstance(image, str | Path) else f"({type(image).__name__})"
-        try:
-            picture = to_pil(image)
-            pixels = to_input_array(picture, self.channels, self.image_size, self.side).copy()
-        except (*READ_ERRORS, UserError) as error:
-            named = isinstance(error, UserError) and name in str(error)
-            raise error if named else UserError(f"cannot read image {name}: {error}") from error
-        category = self.category
-        if category is None and isinstance(image, str | Path):
-            folders = Path(image).absolute().parent.parts[::-1]  # the nearest first
-            category = next((folder for folder in folders if folder in self.categories), None)
-        return PreparedImage(pixels, picture.size, name, category)
+    def category_of(self, path: Path | None) -> str | None:
+        """Find the category whose thresholds an image is compared with; None where it cannot be known."""
+        if self.category is not None or path is None:
+            return self.category
+        folders = path.absolute().parent.parts[::-1]  # the nearest first
+        return next((folder for folder in folders if folder in self.categories), None)
 
     def predict(self, batch: list[PreparedImage]) -> list[Prediction]:
         """Predict for one batch of prepared images.
@@ -190,13 +157,15 @@ class Detector:
         Raises:
             UserError: a threshold was neither calibrated nor set, or scores are not finite.
         """
-        used = [self.effective(one.category) for one in batch]
+        used = [self.calibration.of(self.category_of(one.path)) for one in batch]
         if any(math.isnan(one.image) or math.isnan(one.pixel) for one in used):
             raise UserError("no threshold was calibrated for this model: set threshold and pixel_threshold to numbers")
-        scores = self._score(torch.from_numpy(np.stack([one.pixels for one in batch])).to(self.device))
+        with inference(self.device, self.autocast):
+            image = torch.from_numpy(np.stack([one.pixels for one in batch])).to(self.device)
+            scores = self.module.score(make_batch(image))
         if not (finite := all_finite(scores)).all():
-            name = batch[finite.tolist().index(False)].name
-            raise UserError(f"the scores of {name} are not finite: this checkpoint's training has diverged")
+            path = batch[finite.tolist().index(False)].path
+            raise UserError(f"scores of {path or 'an image'} are not finite: this checkpoint's training has diverged")
         level = scores["pixel"].new_tensor([one.pixel for one in used])[:, None, None]
         found = (scores["pixel"] > level).cpu().numpy()
         area = found.mean((1, 2))  # (B,)
@@ -217,48 +186,15 @@ class Detector:
             for i, score in enumerate(scores["image"].tolist())
         ]
 
-    def _score(self, image: Tensor) -> Scores:  # (B, C, S, S) uint8
-        zeros = image.new_zeros(len(image), dtype=torch.long)
-        batch = Batch(
-            image=image.float() / 255,
-            label=zeros,
-            mask=torch.zeros_like(image[:, 0], dtype=torch.bool),
-            index=zeros,
-            category=zeros,
-        )
-        autocast = torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None)
-        with torch.inference_mode(), autocast, _training_matmul_precision():
-            return self.module.score(batch)
 
-
-@contextmanager
-def _training_matmul_precision() -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")  # as `train.build` sets it: thresholds were calibrated with TF32
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-def _parse_number(name: str, value: float | str) -> float:
+def _parse_number(name: str, value: float | str) -> Method:
     try:
         method = Method.parse(value)
     except ValueError as error:
         raise UserError(f"{name}: {error}") from error
-    if method.name != "number":
-        setting = f"calibration.{'pixel' if name.startswith('pixel') else 'image'}"
+    if not method.is_number:
+        setting = {"threshold": "calibration.image", "pixel_threshold": "calibration.pixel"}[name]
         raise UserError(
-            f"{name}={value} needs normal images, a number does not: python -m adlight.evaluate run=<run folder> "
-            f"{setting}={value} writes the number into its metrics.json"
+            f"{name}={value} needs normal images: python -m adlight.evaluate run=<run> {setting}={value} gives a number"
         )
-    return method.value
-
-
-def _find_device(device: str) -> torch.device:
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device={device} cannot be used: {str(error).splitlines()[0]}") from error
+    return method

@@ -17,7 +17,7 @@ def report(config: DictConfig) -> Path:
     Raises:
         UserError: no runs, a reference that cannot be used, or a setting out of range.
     """
-    from adlight.reports import collect, grouping, reference, tables  # here and not above: --help must not wait
+    from adlight.reports import collect, files, grouping, reference, tables  # here and not above: --help must not wait
 
     try:
         for name in ("tolerance", "detailed", "pictures"):
@@ -30,8 +30,8 @@ def report(config: DictConfig) -> Path:
     means = grouping.means(found.results)
     title = str(config.title or f"Runs in {', '.join(places)}")
     folder = Path(config.out).expanduser() if config.out else _default_folder(places)
-    written = [_write(folder / "results.csv", tables.report_csv(found))]
-    written.append(_write(folder / "results.md", tables.report_markdown(found, means, title)))
+    written = [_write(folder / "results.csv", files.results_csv(found))]
+    written.append(_write(folder / "results.md", files.results_markdown(found, means, title)))
 
     from adlight.reports import page
 

@@ -1,95 +1,85 @@
 """Train and test a detector: `python -m adlight.train model=mae dataset=mvtec`."""
 
-import time
+import logging
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from adlight.cli import main as cli
-from adlight.cli.arguments import resume_command, task_overrides, train_arguments
+from adlight.cli.arguments import resume_advice, resume_command, task_overrides, train_arguments
 from adlight.cli.errors import interrupted
 from adlight.cli.job import is_job, job_command, run_job
 from adlight.cli.launchers import check_strategy
 from adlight.runs import provenance
+from adlight.runs.config import instantiate_node
 from adlight.runs.folder import RunFolder
 from adlight.runs.restore import load_weights
+from adlight.runs.stages import Stage, plan_stages
 from adlight.types import UserError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # torch takes seconds: not for --help
     import pytorch_lightning as pl
 
-
-SPLIT = [  # what chooses the training images
-    *("source", "category", "seed", "val_fraction", "train_limit"),
-    *("normal", "normal_dir", "test_normal_dir", "normal_test_fraction"),
-]
-GENERATOR = ("generator", "critic", "ema.")  # tensors that `model.generator_from` brings
+    from adlight.data.datamodule import AnomalyDataModule
+    from adlight.detection.module import AnomalyModule
 
 
 def train(config: DictConfig) -> dict[str, float]:
     """Fit and test what `config` describes, in its run folder. -> every metric, by name."""
-    from adlight.evaluate import built, log_config, test
-
-    run, resumed, sweep = RunFolder(config.run_dir), bool(config.resume), is_job()
-    if resumed and not sweep:  # a sweep's job has the run's own config
+    run, sweep = RunFolder(config.run_dir), is_job()
+    if config.resume and not sweep:  # a sweep's job has the run's own config
         config = run.config(task_overrides("resume"))
-    data, module, trainer = built(config)
+    data, module, trainer = build(config)
     check(config, trainer)
-    last = run.last_checkpoint if resumed else None
-    if last is not None:
-        load_weights(module, last)  # Lightning's own words for a damaged or foreign file fill a screen
-        if trainer.is_global_zero and not sweep:
-            run.write_config(config)  # overrides are part of the run from now on
-    elif giver := config.model.get("generator_from"):
-        load_weights(module, RunFolder(giver).checkpoint("last"), GENERATOR)
-        refuse_other_images(config, Path(giver))
-    about = provenance.describe(config.seed) | ({"command": job_command()} if sweep else {})
-    run.begin(about)
+    stages = plan_stages(config, run, data, module, trainer)
+    if config.resume and trainer.is_global_zero and not sweep:
+        run.write_config(config)  # overrides are part of the run from now on
+    metadata = provenance.describe(config.seed) | ({"command": job_command()} if sweep else {})
+    run.begin(metadata)
     log_config(trainer, config)
-    started = time.perf_counter()
     try:
-        trainer.fit(module, data, ckpt_path=last, weights_only=True)
-        seconds = time.perf_counter() - started + getattr(trainer.checkpoint_callback, "earlier_seconds", 0.0)
-        about |= {"epochs": trainer.current_epoch, "seconds": round(seconds, 1)}
-        validation = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        about |= {"validation": {"val/auroc": best_auroc(trainer)}}
-        return validation | test(run, run.checkpoint(config.ckpt), trainer, module, data, about)
+        trainer, training = fit(config, stages, data, trainer)
+        metadata |= training
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        return metrics | test(run, run.checkpoint(config.ckpt), trainer, module, data, metadata)
     except (KeyboardInterrupt, SystemExit) as error:
         if not interrupted(error):
             raise
         raise KeyboardInterrupt(resume_advice(run)) from error
     except UserError as error:
-        if "epochs" not in about:
+        if "epochs" not in metadata:
             raise
         advice = "then resume the sweep" if sweep else f"then: {resume_command(run)}"
         raise UserError(f"{error}. The training is done and kept; fix this, {advice}") from error
 
 
-def run_or_job(config: DictConfig) -> Any:
-    """Do what Hydra runs: one training, or a job of a sweep."""
-    return run_job(train, config) if is_job() else train(config)
+def build(config: DictConfig) -> tuple["AnomalyDataModule", "AnomalyModule", "pl.Trainer"]:
+    """Build what a config describes, under its seed: its nodes are constructor calls."""
+    import pytorch_lightning as pl  # here and not above: --help must not wait for torch
+    import torch
+
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # after the import, which sets its own level
+    torch.set_float32_matmul_precision("high")  # GPUs may use TF32 where 32 bits are asked for; CPUs do not change
+    for name, value, minimum in (("seed", config.seed, 0), ("trainer.max_epochs", config.trainer.max_epochs, 1)):
+        if not isinstance(value, int) or not minimum <= value < 2**32:
+            raise UserError(f"{name} must be an integer in [{minimum}, 2**32), got {value}")
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    data = instantiate_node(config.dataset)
+    module = instantiate_node(config.model)
+    module.calibration = instantiate_node(config.calibration)
+    unwanted = () if config.trainer.enable_progress_bar else ("progress",)  # Lightning refuses one beside that
+    callbacks, loggers = (
+        [instantiate_node(node) for name, node in (config.get(group) or {}).items() if node and name not in unwanted]
+        for group in ("callbacks", "logger")
+    )
+    return data, module, make_trainer(config, callbacks, loggers, enable_checkpointing=False)
 
 
-def refuse_other_images(config: DictConfig, giver: Path) -> None:
-    """A generator must come from a run that chose its training images alike; where they lie, may differ.
-
-    Raises:
-        UserError: its GAN may have been trained on images that are held out here for thresholds or test.
-    """
-    mine, its = config.dataset, RunFolder(giver).config().dataset
-    for key in SPLIT:
-        if mine.get(key) != its.get(key):
-            raise UserError(
-                f"dataset.{key} is {mine.get(key)}, and {its.get(key)} in model.generator_from={giver}: its GAN may "
-                "know the images that are held out here"
-            )
-
-
-def best_auroc(trainer: "pl.Trainer") -> float | None:
-    """Validation AUROC of the best epoch, or of the last one where no callback keeps the best."""
-    value = getattr(trainer.checkpoint_callback, "best", trainer.callback_metrics.get("val/auroc"))
-    return None if value in (None, float("-inf")) else float(value)
+def make_trainer(config: DictConfig, callbacks: list[Any], loggers: list[Any], **settings: Any) -> "pl.Trainer":
+    """Build a Trainer; `settings` go before those of the config."""
+    return instantiate_node(config.trainer, callbacks=callbacks, logger=loggers or False, **settings)
 
 
 def check(config: DictConfig, trainer: "pl.Trainer") -> None:
@@ -100,21 +90,86 @@ def check(config: DictConfig, trainer: "pl.Trainer") -> None:
     """
     if config.ckpt not in ("best", "last") and not Path(config.ckpt).is_file():
         raise UserError(f"ckpt={config.ckpt} is neither best nor last nor an existing file")
-    every = config.trainer.check_val_every_n_epoch
-    epochs = config.trainer.max_epochs + (config.model.get("encoder_epochs") or 0)
-    if trainer.limit_val_batches == 0 or every > epochs:
-        raise UserError(
-            "the thresholds come from a validation, and there would be none: lower trainer.check_val_every_n_epoch "
-            f"(now {every}) or raise trainer.limit_val_batches"
-        )
+    if trainer.limit_val_batches == 0:
+        raise UserError("the thresholds come from a validation: raise trainer.limit_val_batches (now 0)")
     check_strategy(trainer, str(config.trainer.strategy))
 
 
-def resume_advice(run: RunFolder) -> str:
-    """Say how to go on after Ctrl-C."""
-    if not run.can_resume:
-        return f"No epoch was finished, so there is nothing to resume in {run}."
-    return f"The state of the last finished epoch is saved. Continue with: {resume_command(run)}"
+def fit(
+    config: DictConfig, stages: list[Stage], data: "AnomalyDataModule", observers: "pl.Trainer"
+) -> tuple["pl.Trainer", dict[str, Any]]:
+    """Fit the stages in turn, each with its own Trainer, which has the callbacks and loggers of `observers`.
+
+    Returns:
+        The last Trainer, and what the results say of the training.
+    """
+    callbacks, every = observers.callbacks, config.trainer.check_val_every_n_epoch or 1  # type: ignore[attr-defined]
+    seconds = 0.0
+    for stage in stages:
+        is_detector = stage is stages[-1]
+        checkpoint = instantiate_node(config.checkpoint, last=stage.last, best=stage.best, seconds=seconds)
+        trainer = make_trainer(
+            config,
+            [*callbacks, checkpoint],
+            [one if is_detector else getattr(one, "pretraining", one) for one in observers.loggers],
+            max_epochs=stage.epochs,
+            check_val_every_n_epoch=max(1, min(every, stage.epochs)),  # thresholds come from a validation
+            limit_val_batches=config.trainer.limit_val_batches if is_detector else 0,
+        )
+        if stage.epochs:
+            trainer.fit(stage.module, data, ckpt_path=stage.last if stage.resumed else None, weights_only=True)
+        else:
+            trainer.validate(stage.module, data, verbose=False)
+        data.first_epoch, seconds = data.first_epoch + trainer.current_epoch, checkpoint.seconds
+    validation = {"val/auroc": checkpoint.best_value if math.isfinite(checkpoint.best_value) else None}
+    return trainer, {"epochs": data.first_epoch, "seconds": round(seconds, 1), "validation": validation}
+
+
+def test(
+    run: RunFolder,
+    checkpoint: Path,
+    trainer: "pl.Trainer",
+    module: "AnomalyModule",
+    data: "AnomalyDataModule",
+    metadata: dict[str, Any],
+    calibrate: bool = False,
+) -> dict[str, float]:
+    """Test a checkpoint, write the results into a folder and print the table. -> every metric, by name."""
+    from adlight.reports.tables import print_results
+
+    load_weights(module, checkpoint)
+    if calibrate:
+        metadata |= {"validation": dict(trainer.validate(module, data, verbose=False)[0])}
+    trainer.test(module, data, verbose=False)
+    assert module.results is not None
+    if trainer.is_global_zero:
+        metadata |= module.metadata()
+        metadata |= {"checkpoint": str(checkpoint), "protocol": data.source.protocol, "skipped": data.skipped()}
+        run.write_results(module, data.records("test"), metadata)
+        thresholds = module.calibration.describe(list(module.results.categories))
+        print_results(module.results, thresholds, footnotes(run, module, data))
+    return dict(module.results.mean)
+
+
+def footnotes(run: RunFolder, module: "AnomalyModule", data: "AnomalyDataModule") -> list[str]:
+    """Say below the table what was trained and tested, and where the results lie."""
+    notes = [f"data: {data.source.protocol}", *module.describe()]
+    if data.skipped():
+        notes.append(f"skipped {len(data.skipped())} unreadable image(s), the first: {data.skipped()[0]}")
+    if run.panels.is_dir():
+        notes.append(f"pictures: {run.panels}")
+    return [*notes, f"numbers: {', '.join(map(str, run.result_paths))}"]
+
+
+def log_config(trainer: "pl.Trainer", config: DictConfig) -> None:
+    """Give the whole config, interpolations resolved, to the loggers."""
+    for logger in trainer.loggers:
+        logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+
+
+def run_or_job(config: DictConfig) -> Any:
+    """Do what Hydra runs: one training, or a job of a sweep."""
+    return run_job(train, config) if is_job() else train(config)
 
 
 def main() -> None:

@@ -27,8 +27,8 @@ TINY = [
 # 8 x 8 pixels, 18 training images of a digit: 2 epochs of the GAN and 2 of its encoder, 3 steps each
 TINY_GAN = [
     *("model=gan", "dataset=mnist", "dataset.root=mnist", "dataset.image_size=8", "dataset.batch_size=6"),
-    *("trainer=cpu", "trainer.max_epochs=2", "model.encoder_epochs=2", "model.n_critic=2", "model.generator.latent=4"),
-    *(f"model.{part}=4" for part in ("generator.ngf", "critic.ndf", "encoder.ndf")),
+    *("trainer=cpu", "trainer.max_epochs=2", "model.encoder_epochs=2", "model.gan.n_critic=2"),
+    *(f"model.{part}=4" for part in ("gan.generator.latent", "gan.generator.ngf", "gan.critic.ndf", "encoder.ndf")),
     *("callbacks.samples.count=4", "dataset.test_limit=20"),
 ]
 

@@ -11,8 +11,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from makers import fake_cifar10, fake_mnist, fake_mvtec, write_image
 
-from adlight.evaluate import built
 from adlight.runs.config import CONF
+from adlight.runs.folder import RunFolder
+from adlight.runs.stages import plan_stages
+from adlight.train import build, fit
 
 
 def names(group):
@@ -86,8 +88,8 @@ def test_there_are_no_other_depths():
 def test_the_article_s_model():
     config = composed("model=mae", "dataset=mvtec", "dataset.root=x")
     model = config.model
-    assert (model.network.encoder_depth, model.network.decoder_depth, model.network.patch_size) == (2, 4, 16)
-    assert (model.network.image_size, config.dataset.batch_size, model.mask_ratio) == (224, 16, 0.75)
+    assert (model.network.encoder_depth, model.network.decoder_depth, model.tokenizer.patch_size) == (2, 4, 16)
+    assert (model.tokenizer.image_size, config.dataset.batch_size, model.mask_ratio) == (224, 16, 0.75)
     assert (model.objective.ssim, model.objective.l1, model.objective.lpips) == (1, 1, 1)
     assert (model.optimizer.lr, list(model.optimizer.betas)) == (1e-3, [0.9, 0.95])
     assert (model.optimizer.weight_decay, model.warmup_epochs) == (0.05, 10)
@@ -107,7 +109,8 @@ def test_the_article_s_experiment():
 def test_the_small_model_is_small_and_fetches_nothing(dataset):
     config = composed("model=mae_small", f"dataset={dataset}")
     assert config.model.objective.lpips == 0
-    network = instantiate(config.model.network)
+    tokenizer = instantiate(config.model.tokenizer)
+    network = instantiate(config.model.network)(tokenizer.grid, tokenizer.dim)
     assert sum(parameter.numel() for parameter in network.parameters()) <= 3e6
 
 
@@ -116,9 +119,9 @@ def test_sizes_of_the_pairs():
         config = composed(f"model={model}", f"dataset={dataset}")
         side = SIZES.get(dataset, 224 if model == "mae" and dataset != "synthetic" else 128)
         assert config.dataset.image_size == side, (model, dataset)
-        assert config.model.network.image_size == side
-        assert config.model.network.patch_size == (4 if dataset in SIZES else 16)
-        assert config.dataset.channels == config.model.network.channels == (1 if dataset == "mnist" else 3)
+        assert config.model.tokenizer.image_size == side
+        assert config.model.tokenizer.patch_size == (4 if dataset in SIZES else 16)
+        assert config.dataset.channels == config.model.tokenizer.channels == (1 if dataset == "mnist" else 3)
         plain = dataset in SIZES or (model, dataset) == ("mae_small", "synthetic")  # a flipped digit is another digit
         assert (config.dataset.augmentation is None) == plain
 
@@ -137,11 +140,12 @@ def trained(roots, tmp_path, monkeypatch):
             *("trainer.limit_train_batches=1", "trainer.limit_test_batches=1", "trainer.enable_progress_bar=false"),
         )
         config.run_dir = str(tmp_path)
-        data, module, trainer = built(config)
+        data, module, trainer = build(config)
         before = {name: value.clone() for name, value in module.named_parameters()}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            trainer.fit(module, data)
+            stages = plan_stages(config, RunFolder(tmp_path), data, module, trainer)
+            trainer, _ = fit(config, stages, data, trainer)
             trainer.test(module, data, verbose=False)
         side = config.dataset.image_size
         assert data.datasets["train"].images.shape[1:] == (config.dataset.channels, side, side)
@@ -156,18 +160,18 @@ def test_every_pair_trains_a_batch(model, dataset, trained):
     shrunken = [f"model.network.{part}_{key}" for part in ("encoder", "decoder") for key in ("width=16", "heads=2")]
     depths = ("model.network.encoder_depth=1", "model.network.decoder_depth=1")
     config, module, trainer, before = trained(dataset, f"model={model}", *shrunken, *depths, "model.objective.lpips=0")
-    assert module.network.num_patches == (config.dataset.image_size // module.network.patch_size) ** 2
+    assert module.network.num_patches == (config.dataset.image_size // module.tokenizer.patch_size) ** 2
     assert trainer.global_step == 1
     assert any(not torch.equal(value, before[name]) for name, value in module.named_parameters())
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_the_gan_trains_on_every_data_set(dataset, trained):
-    widths = ("model.generator.ngf=4", "model.critic.ndf=4", "model.encoder.ndf=4", "dataset.batch_size=2")
+    widths = ("model.gan.generator.ngf=4", "model.gan.critic.ndf=4", "model.encoder.ndf=4", "dataset.batch_size=2")
     _, module, trainer, before = trained(
-        dataset, "model=gan", *widths, "model.n_critic=1", "model.generator_steps=1", "model.encoder_epochs=1"
+        dataset, "model=gan", *widths, "model.gan.n_critic=1", "model.gan.generator_steps=1", "model.encoder_epochs=1"
     )
-    assert trainer.global_step == 3  # of critic, generator, encoder
-    for network in ("generator", "critic", "encoder"):
+    assert trainer.global_step == 1 and int(module.gan.generator_steps) == 1
+    for network in ("gan.generator", "gan.critic", "encoder"):
         mine = {name: value for name, value in module.named_parameters() if name.startswith(network)}
         assert any(not torch.equal(value, before[name]) for name, value in mine.items()), network

@@ -1,6 +1,7 @@
 import csv
 import sys
 import warnings
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -111,7 +112,8 @@ def test_every_kind_of_image(detector, rows):
     for image in (paths[0], pictures[0], arrays[0], tensor[0]):
         assert [answer.score for answer in detector(image)] == pytest.approx(wanted[:1], rel=1e-6)
     grey = arrays[0, :, :, 0]
-    assert detector(grey)[0].score == pytest.approx(detector([grey[..., None]])[0].score)
+    alone = [detector(image)[0].score for image in (grey, grey[..., None], torch.from_numpy(grey))]
+    assert alone == pytest.approx([alone[0]] * 3)
     assert detector([]) == []
 
 
@@ -185,7 +187,7 @@ def test_an_image_whose_score_is_no_number_is_named(detector, rows, monkeypatch)
         return found
 
     monkeypatch.setattr(detector.module, "score", broken)
-    with pytest.raises(UserError, match=f"scores of {rows[1]['path']} are not finite"):
+    with pytest.raises(UserError, match=rows[1]["path"]):
         detector([row["path"] for row in rows[:3]])
 
 
@@ -204,6 +206,47 @@ def test_scores_with_the_runs_precision(run, detector, rows):
     half = Detector.load(run, device="cpu", overrides=["trainer.precision=bf16-mixed"])
     exact, rough = detector(rows[0]["path"])[0].score, half(rows[0]["path"])[0].score
     assert half.threshold == detector.threshold and 1e-7 < abs(rough / exact - 1) < 0.05
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64-true", "8"])
+def test_a_precision_in_which_nothing_is_trained_is_refused(detector, precision):
+    with pytest.raises(UserError, match=rf"{precision}.*bf16-mixed"):
+        Detector(detector.module, SIZE, precision=precision)
+
+
+def test_precisions_may_be_abbreviated(detector, rows):
+    scores = [
+        Detector(detector.module, SIZE, precision=precision)(rows[0]["path"])[0].score
+        for precision in (32, "32-true", "bf16", "bf16-mixed")
+    ]
+    assert scores[0] == scores[1] != scores[2] == scores[3]
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_scores_are_computed_as_in_training_and_leave_no_global_changed(detector, rows, monkeypatch, broken):
+    seen, score = [], detector.module.score
+
+    def watch(batch):
+        seen.append((torch.get_float32_matmul_precision(), torch.is_inference_mode_enabled()))
+        if broken:
+            raise RuntimeError
+        return score(batch)
+
+    monkeypatch.setattr(detector.module, "score", watch)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with pytest.raises(RuntimeError) if broken else nullcontext():
+            detector(rows[0]["path"])
+        assert seen == [("high", True)] and torch.get_float32_matmul_precision() == "highest"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_thresholds_of_a_detector_are_its_own(detector):
+    other = Detector(detector.module, SIZE)
+    other.threshold = other.pixel_threshold = 7
+    assert other.threshold == 7 != detector.threshold and detector.calibration.of(None).source != "given"
 
 
 def test_loads_for_scoring_only(run, detector):

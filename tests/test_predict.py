@@ -128,7 +128,7 @@ def test_globs_and_alike_names(ask, tmp_path):
         (["images=nowhere"], ".bmp, .jpeg, .jpg, .png, .tif, .tiff"),
         (["images=empty"], "empty: looked for files with"),
         (["images=*.gif"], "no images in"),
-        ([], "say which run and which images"),
+        ([], "run=<run folder> images="),
         (["images=good", "run=empty"], "empty is not a run folder"),
         (["images=good", "threshold=quantile:0.99"], "adlight.evaluate"),
         (["images=good", "threshold=high"], "'high' is not understood"),

@@ -173,9 +173,13 @@ def test_without_callbacks_the_numbers_stay(adlight, tiny_run):
     run = adlight.train(*adlight.quick, "trainer.enable_progress_bar=false", "logger=none")
     assert numbers(run) == numbers(tiny_run[0])
     assert not (run / "panels").exists() and not (run / "metrics.csv").exists()
-    bare = adlight.train(*adlight.tiny, "~callbacks", "logger=none", "ckpt=" + str(run / "checkpoints" / "best.ckpt"))
+    bare = adlight.train(*adlight.tiny, "callbacks=null", "logger=null")  # checkpoints are none of the callbacks
     assert numbers(bare) == numbers(run)
     assert numbers(adlight.evaluate(bare)) == numbers(run)
+    assert numbers(adlight.evaluate(tiny_run[0], "callbacks=null", "logger=null")) == numbers(run)
+    shutil.rmtree(bare / "evaluations")
+    (bare / "metrics.json").unlink()
+    assert adlight("train", f"resume={bare}").code == 0 and numbers(bare) == numbers(run)
 
 
 def test_ckpt_chooses_what_is_tested(adlight, tiny_run):
@@ -292,17 +296,26 @@ def test_several_processes_calibrate_and_test_as_one(adlight, tiny_run, seventee
     assert_the_same(folder, alone)
 
 
-@pytest.mark.parametrize(
-    "word, said",
-    [
-        ("ckpt=bst", "ckpt=bst is neither best nor last nor an existing file"),
-        ("trainer.limit_val_batches=0", "the thresholds come from a validation"),
-        ("trainer.check_val_every_n_epoch=3", "lower trainer.check_val_every_n_epoch (now 3)"),
-    ],
-)
-def test_what_would_make_the_end_useless_is_refused_at_the_start(adlight, word, said):
+@pytest.mark.parametrize("word", ["ckpt=bst", "trainer.limit_val_batches=0"])
+def test_what_would_make_the_end_useless_is_refused_at_the_start(adlight, word):
     outcome = adlight("train", *adlight.quick, word)
-    assert outcome.code == 2 and said in outcome.err and "epoch 1" not in outcome.out
+    assert outcome.code == 2 and word.partition("=")[0] in outcome.err and "epoch 1" not in outcome.out
+
+
+def test_the_last_epoch_is_validated_in_any_case(adlight):
+    run = adlight.train(*adlight.quick, "trainer.check_val_every_n_epoch=3")
+    assert [bool(row["val/auroc"]) for row in table(run / "metrics.csv")] == [False, True]
+
+
+def test_resumed_with_fewer_epochs_it_is_refused_and_left_as_it_was(adlight, tiny_run):
+    run = adlight.folder / "runs" / "shorter"
+    shutil.copytree(tiny_run[0], run, ignore=shutil.ignore_patterns("evaluations"))
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    outcome = adlight("train", "resume=runs/shorter", "trainer.max_epochs=1")
+    assert outcome.code == 2 and "2 epochs" in outcome.err and " 1" in outcome.err
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.suffix != ".log"} == {
+        path: content for path, content in before.items() if path.suffix != ".log"
+    }
 
 
 VARIANTS = {

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 
+from adlight.types import UserError
+
 
 class Trouble(pl.Callback):
     """Breaks a training in its second epoch, or holds it until there is a file, as the environment says."""
@@ -16,6 +18,21 @@ class Trouble(pl.Callback):
             raise ZeroDivisionError("nothing left to divide by")
         if trainer.current_epoch == 1 and trouble == "hold" and not (where and Path(where).exists()):
             time.sleep(120)
+
+
+class Counter(pl.Callback):
+    """Logs generator steps as a GAN does; its end is `well`, `badly` or `interrupted`."""
+
+    def __init__(self, ends="well"):
+        self.ends, self.steps = ends, 0
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        self.steps += 1
+        pl_module.log("generator_steps", float(self.steps), on_step=False, on_epoch=True, reduce_fx="max")
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        if self.ends != "well":
+            raise UserError("told to fail") if self.ends == "badly" else KeyboardInterrupt
 
 
 class Bug(pl.Callback):

@@ -1,32 +1,58 @@
-"""Baselines as detectors: one epoch collects the training images, its end fits them, the rest is as for all."""
+"""Baselines as detectors: one epoch collects the training images, its end fits them; the rest is as for all."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from adlight.baselines.networks import PCA, NearestNeighbours
-from adlight.baselines.scorer import ResidualScorer
+from adlight.detection.maps import ReconstructionError
 from adlight.detection.module import AnomalyModule
 from adlight.types import Batch, Scores
 
 
-class BaselineModule(AnomalyModule):
-    """Fits nearest neighbours or principal components to the training images: no gradient, no optimiser.
+class ResidualScorer:
+    """Score images by their distance, and pixels by their difference, to the closest image that a baseline can make.
 
-    All processes fit the same images in the same order. An epoch more than one fits them anew.
+    Args:
+        score: error of a pixel, see `ReconstructionError`.
+        reduce: image score: `distance`, as the network measures it; or `mean`, `max` or `topk` of the map.
+        smoothing, topk: see `ReconstructionError`.
+
+    Raises:
+        ValueError: an unknown name, or a number out of range.
+    """
+
+    def __init__(
+        self, score: str = "mse", reduce: str = "distance", smoothing: float = 1.0, topk: float = 0.01
+    ) -> None:
+        self.by_distance = reduce == "distance"
+        self.error = ReconstructionError(score, "mean" if self.by_distance else reduce, smoothing, topk)
+
+    @torch.no_grad()
+    def __call__(self, network: Callable[[Tensor], tuple[Tensor, Tensor]], image: Tensor) -> Scores:
+        """Score images (B, C, H, W) in [0, 1] with a network: (B, C, H, W) -> reconstruction, distance (B,)."""
+        with torch.autocast(image.device.type, enabled=False):  # in bf16 many scores would tie
+            reconstruction, distance = network(image)
+        score, pixel = self.error(image, reconstruction)  # (B,), (B, H, W)
+        return Scores(image=distance if self.by_distance else score, pixel=pixel, reconstruction=reconstruction)
+
+
+class BaselineModule(AnomalyModule):
+    """Fit nearest neighbours or principal components to the training images: no gradient, no optimiser.
+
+    All processes fit the same images in the same order. A second epoch fits them anew.
 
     Args:
         network: what is fitted.
-        scorer: turns it into scores.
-        objective: there is none.
+        scorer: scores images with it.
     """
 
     def __init__(
         self,
         network: NearestNeighbours | PCA,
         scorer: ResidualScorer,
-        objective: None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -36,8 +62,8 @@ class BaselineModule(AnomalyModule):
         self.indices: list[Tensor] = []
 
     def describe(self) -> list[str]:
-        """What was fitted."""
-        return [f"baseline: {self.network.summary()}"]
+        """Say what was fitted."""
+        return [f"baseline: {self.network.describe()}"]
 
     def on_train_start(self) -> None:
         """Refuse what cannot be fitted before any of it is collected."""
@@ -58,12 +84,12 @@ class BaselineModule(AnomalyModule):
             return
         index: Any = self.all_gather(torch.cat(self.indices))
         image: Any = self.all_gather(torch.cat(self.images))
-        place = {number: row for row, number in enumerate(index.flatten().tolist())}
-        self.network.fit(image.flatten(0, -4)[[place[number] for number in sorted(place)]])
+        row_of = {number: row for row, number in enumerate(index.flatten().tolist())}
+        self.network.fit(image.flatten(0, -4)[[row_of[number] for number in sorted(row_of)]])
         self.images, self.indices = [], []
 
     def configure_optimizers(self) -> Any:
-        """None."""
+        """Give none."""
         return []
 
     def score(self, batch: Batch) -> Scores:

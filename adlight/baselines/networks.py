@@ -1,16 +1,16 @@
 """Baselines: nearest neighbours and principal components of pixels, which any detector has to beat.
 
-They are fitted to the training images in one go, by no gradient. Called with images (B, C, H, W) in [0, 1], both
-answer with the closest image that they can make, (B, C, H, W), and with its distance, (B,).
+They are fitted to the training images at once, without gradients. Called with images (B, C, H, W) in [0, 1], both
+give the closest image that they can make, (B, C, H, W), and its distance, (B,).
 """
 
 import torch
 from torch import Tensor, nn
 
-from adlight.types import UserError
+from adlight.types import UserError, check_integer
 
 CHUNK = 2**26  # values of the bank that are floats at a time: 256 MiB
-SPARE = 8  # neighbours found beyond k: the search may round (TF32), the distances do not
+SPARE = 8  # neighbours searched beyond k: the search may round (TF32), the distances do not
 
 
 class NearestNeighbours(nn.Module):
@@ -18,8 +18,8 @@ class NearestNeighbours(nn.Module):
 
     Args:
         image_size: side of the images in pixels.
-        channels: of the images.
-        k: how many neighbours.
+        channels: C.
+        k: number of neighbours.
         memory_gb: training images that need more than this are refused.
 
     Raises:
@@ -30,10 +30,9 @@ class NearestNeighbours(nn.Module):
 
     def __init__(self, image_size: int, channels: int = 3, k: int = 3, memory_gb: float = 8.0) -> None:
         super().__init__()
-        if k < 1:
-            raise ValueError(f"model.network.k={k} neighbours: must be at least 1")
+        check_integer("k", k, 1)
         self.k, self.memory_gb = k, memory_gb
-        # without rows until it is fitted; 8 bits are what the images have
+        # no rows until it is fitted; 8 bits are what the images have
         self.register_buffer("bank", torch.empty(0, channels, image_size, image_size, dtype=torch.uint8))
 
     def check(self, count: int) -> None:
@@ -43,30 +42,30 @@ class NearestNeighbours(nn.Module):
             UserError: fewer than k, or too many for the memory.
         """
         if count < self.k:
-            raise UserError(f"model.network.k={self.k} neighbours of {count} training images: lower k")
-        check_memory(3 * count * self.bank.shape[1:].numel(), self.memory_gb)  # collected, joined, sorted
+            raise UserError(f"k={self.k} neighbours of {count} training images: lower k")
+        _check_memory(3 * count * self.bank.shape[1:].numel(), self.memory_gb)  # collected, joined, sorted
 
     def fit(self, image: Tensor) -> None:
         """Keep the training images (N, C, H, W), uint8."""
         self.check(len(image))
         self.bank = image
 
-    def summary(self) -> str:
-        """What was fitted, in words."""
+    def describe(self) -> str:
+        """Say what was fitted."""
         return f"mean distance to the {self.k} nearest of {len(self.bank)} training images"
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Nearest training image and mean distance to k of them, in units of one pixel's range."""
+        """Find the nearest training image and the mean distance to k, in units of one pixel's range."""
         query = image.flatten(1)  # (B, D)
         parts = self.bank.flatten(1).split(max(1, CHUNK // query.shape[1]))
         # |q - b|^2 without |q|^2, which changes no order; products of matrices are fast but lose digits
-        order = torch.cat([y.square().sum(1) - 2 * query @ y.T for y in map(unit, parts)], 1)  # (B, N)
+        order = torch.cat([y.square().sum(1) - 2 * query @ y.T for y in map(_to_unit, parts)], 1)  # (B, N)
         found = order.topk(min(self.k + SPARE, len(self.bank)), largest=False).indices  # (B, k + SPARE)
-        distance = torch.stack([(query - unit(self.bank[i]).flatten(1)).norm(dim=1) for i in found.T], 1)
+        distance = torch.stack([(query - _to_unit(self.bank[i]).flatten(1)).norm(dim=1) for i in found.T], 1)
         distance, place = distance.sort(dim=1, stable=True)
         nearest = found.gather(1, place[:, :1])[:, 0]  # (B,)
-        return unit(self.bank[nearest]), distance[:, : self.k].mean(1)
+        return _to_unit(self.bank[nearest]), distance[:, : self.k].mean(1)
 
 
 class PCA(nn.Module):
@@ -74,8 +73,8 @@ class PCA(nn.Module):
 
     Args:
         image_size: side of the images in pixels.
-        channels: of the images.
-        components: how many.
+        channels: C.
+        components: their number.
         memory_gb: training images whose decomposition needs more than this are refused.
 
     Raises:
@@ -89,7 +88,7 @@ class PCA(nn.Module):
         super().__init__()
         values = channels * image_size**2
         if not 1 <= components <= values:
-            raise ValueError(f"model.network.components={components}: from 1 to {values}, the values of an image")
+            raise ValueError(f"components must lie in 1..{values}, the values of an image, got {components}")
         self.memory_gb = memory_gb
         self.register_buffer("mean", torch.zeros(channels, image_size, image_size))
         self.register_buffer("components", torch.zeros(components, values))  # orthonormal rows
@@ -101,42 +100,36 @@ class PCA(nn.Module):
             UserError: fewer than components, or too many for the memory.
         """
         if count < len(self.components):
-            raise UserError(f"model.network.components={len(self.components)} of {count} training images: lower it")
-        check_memory(16 * count * self.mean.numel(), self.memory_gb)  # LAPACK copies, and answers in the same size
+            raise UserError(f"components={len(self.components)} of {count} training images: lower components")
+        _check_memory(16 * count * self.mean.numel(), self.memory_gb)  # LAPACK copies, and answers in the same size
 
     def fit(self, image: Tensor) -> None:
         """Find mean and components of the training images (N, C, H, W), uint8."""
         self.check(len(image))
-        x = unit(image)
+        x = _to_unit(image)
         self.mean = x.mean(0)
         x = x.sub_(self.mean).flatten(1)  # (N, D)
         self.components = torch.linalg.svd(x, full_matrices=False).Vh[: len(self.components)].contiguous()
 
-    def summary(self) -> str:
-        """What was fitted, in words."""
+    def describe(self) -> str:
+        """Say what was fitted."""
         return f"distance to the span of {len(self.components)} principal components"
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Projection on the components and the distance to it, in units of one pixel's range."""
+        """Project on the components; the distance to that, in units of one pixel's range."""
         x = (image - self.mean).flatten(1)  # (B, D)
         projection = x @ self.components.T @ self.components  # (B, D)
         return projection.view_as(image) + self.mean, (x - projection).norm(dim=1)
 
 
-def unit(image: Tensor) -> Tensor:
-    """8 bits to [0, 1]."""
+def _to_unit(image: Tensor) -> Tensor:
     return image.float().div_(255)
 
 
-def check_memory(needed: float, limit_gb: float) -> None:
-    """Refuse what cannot fit.
-
-    Raises:
-        UserError: says what is needed and what to lower.
-    """
+def _check_memory(needed: float, limit_gb: float) -> None:
     if needed > limit_gb * 1e9:
         raise UserError(
-            f"the training images need about {needed / 1e9:.1f} GB, more than model.network.memory_gb={limit_gb:g}: "
-            "lower dataset.image_size or dataset.train_limit, or raise it"
+            f"the training images need about {needed / 1e9:.1f} GB, more than memory_gb={limit_gb:g}: lower image_size "
+            "or train_limit, or raise memory_gb"
         )

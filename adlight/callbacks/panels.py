@@ -1,42 +1,38 @@
-"""Pictures of a test: the best and the worst cases of each category, on one colour scale a category."""
+"""Pictures of a test: the clearest cases and the mistakes of each category, on one colour scale per category."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
-import torch
 import torch.distributed as dist
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from torch import Tensor
+from PIL import Image
 
 from adlight.detection.module import AnomalyModule, TestedImage
-from adlight.detection.pictures import colour_ceiling
-from adlight.types import Batch, Prediction, Record, Scores
+from adlight.detection.pictures import draw_panel, stack_panels
+from adlight.types import Batch, Prediction, Scores
 
 
 @dataclass(frozen=True)
-class Case:
-    """What a panel shows of one image, on the CPU."""
+class Example:
+    """What a panel shows of one test image, on the CPU."""
 
     index: int  # in the test split
-    prediction: Prediction
-    image: Tensor  # (C, H, W) in [0, 1]
-    reconstruction: Tensor  # (C, H, W)
-    pixel: Tensor  # (H, W)
-    mask: Tensor  # (H, W) bool
+    prediction: Prediction  # with its arrays
+    image: np.ndarray  # (H, W, 3) uint8
+    true_mask: np.ndarray  # (H, W) bool
 
 
 class Panels(pl.Callback):
-    """Writes `<category>.png`: input, reconstruction, error map, true mask and decision, a row an image.
+    """Write `<category>.png`: a row per image with input, reconstruction, error, true mask and decision.
 
-    Shown are, of each label, the highest and the lowest scores: with the threshold drawn between them these are the
-    clearest cases and the mistakes. Memory holds only those, whatever the size of the test.
+    Shown are, of each label, the highest and the lowest scores: the clearest cases and the mistakes. Memory holds only
+    those, whatever the size of the test.
 
     Args:
         folder: where the pictures go.
-        cases: how many images of each kind.
+        cases: images of each kind.
 
     Attributes:
         shown: after a test, on the first process, what each category's picture shows.
@@ -44,8 +40,8 @@ class Panels(pl.Callback):
 
     def __init__(self, folder: str, cases: int = 3) -> None:
         self.folder, self.cases = Path(folder), cases
-        self.kept: dict[tuple[int, int], list[Case]] = {}
-        self.shown: dict[str, list[Case]] = {}
+        self.kept: dict[tuple[int, int], list[Example]] = {}
+        self.shown: dict[str, list[Example]] = {}
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget the last test."""
@@ -62,80 +58,52 @@ class Panels(pl.Callback):
     ) -> None:
         """Keep the batch's images that are among the highest or lowest of their category and label."""
         assert isinstance(pl_module, AnomalyModule)
-        rows = pl_module.predictions[-len(batch["index"]) :]
-        for i, row in enumerate(rows):
-            kept = self.kept.setdefault((int(batch["category"][i]), row.label), [])
-            scores = [case.prediction.score for case in kept]  # highest first
+        for i, row in enumerate(pl_module.predictions[-len(batch["index"]) :]):
+            kept = self.kept.setdefault((row.category, row.label), [])
+            scores = [example.prediction.score for example in kept]  # highest first
             score = row.prediction.score
             if len(kept) < 2 * self.cases or score > scores[self.cases - 1] or score < scores[self.cases]:
-                kept[:] = self.extremes([*kept, case_of(row, batch, outputs, i)])
+                kept[:] = self.select_extremes([*kept, copy_example(row, batch, outputs, i)])
 
-    def extremes(self, cases: list[Case]) -> list[Case]:
-        """The highest and the lowest scores among some cases, highest first; ties in the order of the test."""
-        cases = sorted(cases, key=lambda case: (-case.prediction.score, case.index))
-        return cases if len(cases) <= 2 * self.cases else cases[: self.cases] + cases[-self.cases :]
+    def select_extremes(self, examples: list[Example]) -> list[Example]:
+        """Select the highest and the lowest scores, highest first; ties in the order of the test."""
+        examples = sorted(examples, key=lambda example: (-example.prediction.score, example.index))
+        return examples if len(examples) <= 2 * self.cases else examples[: self.cases] + examples[-self.cases :]
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw, on one process, what all of them kept."""
         assert isinstance(pl_module, AnomalyModule)
-        parts: list[dict[tuple[int, int], list[Case]]] = [self.kept]
+        parts: list[dict[tuple[int, int], list[Example]]] = [self.kept]
         if dist.is_available() and dist.is_initialized():
             parts = [{} for _ in range(dist.get_world_size())]
             dist.all_gather_object(parts, self.kept)
         if not trainer.is_global_zero:
             return
-        data = pl_module.datamodule
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for number, category in enumerate(data.categories):
-            shown = [
-                case
-                for label in (1, 0)
-                for case in self.extremes([case for part in parts for case in part.get((number, label), [])])
-            ]
+        records = pl_module.datamodule.records("test")
+        for number, category in enumerate(pl_module.datamodule.categories):
+            of_label = ([example for part in parts for example in part.get((number, label), [])] for label in (1, 0))
+            shown = [example for examples in of_label for example in self.select_extremes(examples)]
             if shown:
                 self.shown[category] = shown
-                used = pl_module.calibration.of(category)
-                records = [data.records("test")[case.index] for case in shown]
-                figure = draw(shown, records, used.image, used.pixel, colour_ceiling(used.pixel))
-                figure.suptitle(category, fontsize=11)
-                figure.savefig(self.folder / f"{category}.png", dpi=100)
+                rows = [
+                    draw_panel(Image.fromarray(one.image), one.prediction, records[one.index], one.true_mask)
+                    for one in shown
+                ]
+                self.folder.mkdir(parents=True, exist_ok=True)
+                stack_panels(rows, category).save(self.path(category))
+
+    def path(self, category: str) -> Path:
+        """Where a category's picture lies."""
+        return self.folder / f"{category}.png"
 
 
-def case_of(row: TestedImage, batch: Batch, scores: Scores, i: int) -> Case:
-    """Copy image i of a batch to the CPU."""
-    tensors = (batch["image"][i], scores["reconstruction"][i], scores["pixel"][i], batch["mask"][i])
-    return Case(row.index, row.prediction, *(tensor.detach().cpu().clone() for tensor in tensors))
-
-
-def draw(cases: list[Case], records: list[Record], threshold: float, pixel_threshold: float, ceiling: float) -> Figure:
-    """Draw a row a case; `ceiling` is the error that the colour scale ends at."""
-    titles = ["input", "reconstruction", f"error, 0 to {ceiling:.3g}", "true mask", "decision"]
-    figure = Figure(figsize=(11, 2.4 * len(cases) + 0.3), layout="constrained")
-    axes = figure.subplots(len(cases), 5, squeeze=False)
-    for row, (case, record) in enumerate(zip(cases, records, strict=True)):
-        image = case.image.expand(3, -1, -1).permute(1, 2, 0)
-        reconstruction = case.reconstruction.expand(3, -1, -1).permute(1, 2, 0).clamp(0, 1)
-        found = case.pixel > pixel_threshold
-        marked = torch.where(found[..., None], image * 0.4 + torch.tensor([0.6, 0.0, 0.0]), image)
-        axes[row, 0].imshow(image.numpy())
-        axes[row, 1].imshow(reconstruction.numpy())
-        axes[row, 2].imshow(case.pixel.numpy(), cmap="inferno", vmin=0, vmax=ceiling)
-        axes[row, 3].imshow(case.mask.numpy(), cmap="gray", vmin=0, vmax=1)
-        axes[row, 4].imshow(marked.numpy())
-        for left, top, right, bottom in case.prediction.boxes:
-            box = Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, edgecolor="yellow")
-            axes[row, 4].add_patch(box)
-        anomalous = case.prediction.score > threshold
-        right_or_wrong = "right" if anomalous == bool(record.label) else "WRONG"
-        axes[row, 0].set_ylabel(f"{record.defect}\n{Path(record.path).name}", fontsize=8)
-        axes[row, 4].set_xlabel(
-            f"{'anomalous' if anomalous else 'normal'} ({right_or_wrong})\n{case.prediction.score:.4g} "
-            f"{'>' if anomalous else '<='} {threshold:.4g}",
-            fontsize=8,
-            color="black" if right_or_wrong == "right" else "red",
-        )
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
-    for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title, fontsize=9)
-    return figure
+def copy_example(row: TestedImage, batch: Batch, scores: Scores, i: int) -> Example:
+    """Copy image i of a batch, and all that is said of it, to the CPU."""
+    answer = replace(
+        row.prediction,
+        mask=(scores["pixel"][i] > row.prediction.pixel_threshold).cpu().numpy(),
+        anomaly_map=scores["pixel"][i].float().cpu().numpy(),
+        reconstruction=scores["reconstruction"][i].float().cpu().numpy(),
+    )
+    image = (batch["image"][i].expand(3, -1, -1).permute(1, 2, 0).clamp(0, 1) * 255).round().byte()
+    return Example(row.index, answer, image.cpu().numpy(), batch["mask"][i].cpu().numpy().copy())

@@ -7,7 +7,7 @@ from pytorch_lightning.callbacks import Callback, ProgressBar, RichProgressBar
 
 
 class QuietProgress(ProgressBar):
-    """For output that is no terminal: a line every tenth of the epochs, and every ten minutes, instead of a bar."""
+    """Print plain lines where output is not a terminal: every tenth of the epochs, and every ten minutes."""
 
     silent = False
     printed = 0.0
@@ -21,7 +21,7 @@ class QuietProgress(ProgressBar):
         self.silent = False
 
     def on_train_epoch_end(self, trainer, pl_module) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
-        """Print the epoch and what the module shows."""
+        """Print the epoch and the metrics of the progress bar."""
         epoch, last = trainer.current_epoch + 1, trainer.max_epochs or 0
         shown = trainer.progress_bar_metrics  # on every process, silent ones too: they join in computing it
         due = epoch == last or epoch % max(1, last // 10) == 0 or time.monotonic() - self.printed > 600
@@ -32,5 +32,5 @@ class QuietProgress(ProgressBar):
 
 
 def progress_bar() -> Callback:
-    """Rich's bar on a terminal, a few plain lines elsewhere."""
+    """Choose Rich's bar on a terminal, a few plain lines elsewhere."""
     return RichProgressBar(leave=False) if sys.stdout.isatty() else QuietProgress()

@@ -6,15 +6,15 @@ import pytorch_lightning as pl
 from torchvision.utils import make_grid, save_image
 
 from adlight.callbacks.wandb_media import log_picture
-from adlight.gan.module import GANModule
+from adlight.gan.module import AdversarialModule
 
 
 class Samples(pl.Callback):
-    """Writes a grid of images of the same latents every few epochs: `epoch-0005.png`, and to W&B and TensorBoard.
+    """Write a grid of images of the same latents every few epochs: `epoch-0005.png`, and to W&B and TensorBoard.
 
     Args:
         folder: where the pictures go.
-        every: epochs between two pictures; the last epoch of the GAN has one in any case.
+        every: epochs between two pictures; the GAN's last epoch has one in any case.
         count: images in a grid.
     """
 
@@ -23,10 +23,9 @@ class Samples(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw, on one process."""
-        if not isinstance(pl_module, GANModule) or not trainer.is_global_zero:
-            return
-        epoch, last = trainer.current_epoch + 1, pl_module.gan_epochs
-        if epoch > last or (epoch % self.every and epoch != last):
+        epoch = trainer.current_epoch + 1
+        due = epoch % self.every == 0 or epoch == trainer.max_epochs
+        if not isinstance(pl_module, AdversarialModule) or not trainer.is_global_zero or not due:
             return
         grid = make_grid(pl_module.sample(self.count).cpu(), nrow=max(1, round(self.count**0.5)))
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -73,6 +73,13 @@ def resume_command(run: RunFolder) -> str:
     return f"python -m adlight.train {shell_word('resume', run.path)}"
 
 
+def resume_advice(run: RunFolder) -> str:
+    """Say how to go on after Ctrl-C."""
+    if not run.can_resume:
+        return f"No epoch was finished, so there is nothing to resume in {run}."
+    return f"The state of the last finished epoch is saved. Continue with: {resume_command(run)}"
+
+
 def task_overrides(*but: str) -> list[str]:
     """Give the overrides that Hydra has read, without those of some keys and without the marks of additions."""
     words = [word.lstrip("+") for word in HydraConfig.get().overrides.task]
@@ -95,6 +102,7 @@ def evaluate_arguments(argv: list[str]) -> list[str]:
     for word, is_override in mark_overrides(argv):
         if is_override and word.startswith("~"):  # there is nothing yet that Hydra could delete
             word = f"{word[1:].partition('=')[0]}=null"
+        word = _choose_none(word)
         key = word.partition("=")[0]
         if is_override and key not in OWN_OF_EVALUATE and not word.startswith(("+", "hydra.")):
             word = f"+{word}" if (CONF / key).is_dir() else f"++{word}"
@@ -108,6 +116,7 @@ def train_arguments(argv: list[str]) -> list[str]:
     Raises:
         UserError: no such run, or `hydra.run.dir` names a folder that holds one already.
     """
+    argv = [_choose_none(word) for word in argv]
     if any(word.partition("=")[0] in FLAGS_THAT_SHOW for word in argv):
         return _without_sweep(argv)  # Hydra does one thing at a time
     resume, folder = value_of(argv, "resume"), value_of(argv, "hydra.run.dir")
@@ -123,6 +132,12 @@ def train_arguments(argv: list[str]) -> list[str]:
             f"{folder} already holds a run: continue it with resume={folder}, or choose another hydra.run.dir"
         )
     return argv if folder else _share_folder_of_step(argv)
+
+
+def _choose_none(word: str) -> str:
+    # `callbacks=null` means the empty choice: Hydra takes no null for a group
+    key, _, value = word.partition("=")
+    return f"{key}=none" if value == "null" and (CONF / key / "none.yaml").exists() else word
 
 
 def _resume(argv: list[str], which: str, folder: str | None) -> list[str]:

@@ -20,6 +20,8 @@ NOISE = [
     ".*The number of training batches .* is smaller than the logging interval.*",
     ".*srun.*command is available.*",
     ".*LeafSpec.*",
+    ".*have no .validation_step.*",  # a GAN is not validated before it is inverted
+    ".*in eval mode at the start of training.*",  # it is frozen then
     "The parameter .pretrained. is deprecated.*",  # lpips asks torchvision in the old way
     "Arguments other than a weight enum.*",
 ]

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from adlight.cli import sweep
 from adlight.cli.arguments import flags_first
-from adlight.cli.errors import describe, explain, filter_warnings, interrupted
+from adlight.cli.errors import explain, filter_warnings, interrupted
 from adlight.cli.job import finish_wandb, note_failure
 from adlight.runs.config import CONF
 from adlight.runs.files import rank
@@ -36,6 +36,17 @@ def run(task: Callable[[DictConfig], Any], config_name: str, prepare: Callable[[
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of being printed by Hydra
     filter_warnings()
     failures: list[str] = []
+    program = hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")(_collect(task, failures))
+    code = _run(program, prepare, failures)
+    for line in failures:
+        prefix = f"(process {rank()}) " if rank() else ""  # of several processes each says what stopped it
+        print(f"{prefix}error: {line}", file=sys.stderr, flush=True)
+    if code := sweep.finish(2 if failures else code):
+        sys.exit(code)
+
+
+def _collect(task: Callable[[DictConfig], Any], failures: list[str]) -> Callable[[DictConfig], Any]:
+    """Let a task's foreseeable errors become lines: other jobs of a multirun continue, and Hydra adds nothing."""
 
     @functools.wraps(task)
     def job(config: DictConfig) -> Any:
@@ -47,11 +58,14 @@ def run(task: Callable[[DictConfig], Any], config_name: str, prepare: Callable[[
             if line is None:
                 raise
             note_failure(error)
-            failures.append(line)  # other jobs of a multirun continue, and Hydra adds no lines of its own
+            failures.append(line)
             return None
 
-    program = hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")(job)
-    code: Any = 0
+    return job
+
+
+def _run(program: Callable[[], Any], prepare: Callable[[list[str]], list[str]], failures: list[str]) -> Any:
+    """Call Hydra's program. -> its exit code."""
     try:
         if "TORCHELASTIC_RUN_ID" in os.environ:
             raise UserError("start it without torchrun: trainer=ddp starts the other processes itself")
@@ -60,26 +74,21 @@ def run(task: Callable[[DictConfig], Any], config_name: str, prepare: Callable[[
         with sigterm_as_keyboard_interrupt():
             program()
     except (KeyboardInterrupt, SystemExit) as error:
-        code = error.code if isinstance(error, SystemExit) else 130
-        if interrupted(error):
-            code = 130
-            if rank() == 0:
-                advice = f" {error}" if isinstance(error, KeyboardInterrupt) and str(error) else ""
-                print(f"stopped.{advice}", file=sys.stderr, flush=True)
+        if not interrupted(error):
+            return error.code if isinstance(error, SystemExit) else 130
+        if rank() == 0:
+            advice = f" {error}" if isinstance(error, KeyboardInterrupt) and str(error) else ""
+            print(f"stopped.{advice}", file=sys.stderr, flush=True)
+        return 130
     except Exception as error:
         note_failure(error)
-        if explain(error) is not None:
-            failures.append(describe(error))
+        line = explain(error)
+        if line is not None:
+            failures.append(line)
         elif not sweep.report_crash(error):
             raise
-        else:
-            code = 2
-    for line in failures:
-        code = 2
-        prefix = f"(process {rank()}) " if rank() else ""  # of several processes each says what stopped it
-        print(f"{prefix}error: {line}", file=sys.stderr, flush=True)
-    if code := sweep.finish(code):
-        sys.exit(code)
+        return 2
+    return 0
 
 
 @contextmanager

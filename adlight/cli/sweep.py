@@ -112,7 +112,7 @@ def finish(code: int | str | None) -> int | str | None:
     print_table(sweep)
     missing = [row for row in read_table(sweep) if row["status"] != "finished"]
     for row in missing:
-        print(f"error: job {row['job']} ({row['name']}): {row.get('error', 'unfinished')}", file=sys.stderr)
+        print(f"error: job {row['job']} ({row['name']}): {row.get('error') or row['status']}", file=sys.stderr)
     if code or missing:
         advice = f"finished jobs and epochs are kept. Continue with: {resume_command(sweep)}"
         print(advice, file=sys.stderr, flush=True)

@@ -74,6 +74,7 @@ class AnomalyDataModule(pl.LightningDataModule):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.val_fraction, self.seed, self.augmentation = val_fraction, seed, augmentation
         self.cache_gb, self.num_workers, self.on_bad_image = cache_gb, num_workers, on_bad_image
+        self.first_epoch = 0  # epochs of earlier stages of a training: the order of the images continues after theirs
         self.categories: list[str] = []
         self.datasets: dict[str, CachedImageDataset] = {}  # by split
         self.train_records: list[Record] = []
@@ -110,9 +111,8 @@ class AnomalyDataModule(pl.LightningDataModule):
         """Shuffle by seed and epoch; Lightning tells the sampler the epoch, so a resumed run sees the same order."""
         dataset = self.datasets["train"]
         rank, world_size = self._process()
-        sampler: DistributedSampler = DistributedSampler(
-            dataset, num_replicas=world_size, rank=rank, shuffle=True, seed=self.seed
-        )
+        seed = self.seed + self.first_epoch  # the sampler adds the epoch
+        sampler: DistributedSampler = DistributedSampler(dataset, world_size, rank, shuffle=True, seed=seed)
         return self._loader(dataset, dataset.cache, self.batch_size, sampler)
 
     def val_dataloader(self) -> DataLoader:

@@ -6,6 +6,8 @@ alpha is dropped, 16-bit values are divided by 256, and the image becomes 3 chan
 
 from __future__ import annotations
 
+import glob
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
@@ -32,6 +34,26 @@ def list_images(folder: Path) -> list[Path]:
         for path in folder.rglob("*")
         if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
     )
+
+
+def find_images(text: str) -> list[Path]:
+    """List the images that a file, a folder or a glob names, sorted.
+
+    Raises:
+        UserError: there are none; the message says where and for what it looked.
+    """
+    path = Path(text).expanduser()
+    if path.is_file():
+        return [path]
+    matches = list_images(path) if path.is_dir() else sorted(map(Path, glob.glob(str(path), recursive=True)))
+    found = [match for match in matches if match.suffix.lower() in IMAGE_SUFFIXES and match.is_file()]
+    if not found:
+        folder = next(place for place in (path, *path.parents) if place.is_dir())  # the part of a glob that exists
+        raise UserError(
+            f"no images in {path.absolute()}: looked for files with {', '.join(sorted(IMAGE_SUFFIXES))}; "
+            f"{folder.absolute()} holds {describe_folder(folder)}"
+        )
+    return found
 
 
 def list_folders(folder: Path) -> list[str]:
@@ -89,6 +111,31 @@ def to_pil(image: AnyImage) -> Image.Image:
         )
     array = (array >> 8).astype(np.uint8) if array.dtype == np.uint16 else array
     return Image.fromarray(array[..., 0] if array.shape[2:] == (1,) else array)
+
+
+@dataclass(frozen=True)
+class PreparedImage:
+    """An image on its way to a model."""
+
+    pixels: np.ndarray  # (channels, size, size) uint8
+    size: tuple[int, int]  # its own width and height
+    path: Path | None  # None where it was not read from a file
+
+
+def prepare_image(image: AnyImage, channels: int, size: int, resize: int | None = None) -> PreparedImage:
+    """Decode and resize an image, as in training; see `to_pil` and `to_input_array`.
+
+    Raises:
+        UserError: it cannot be read; the text names the file, or says what is wrong with the array.
+    """
+    path = Path(image) if isinstance(image, str | Path) else None
+    try:
+        picture = to_pil(image)
+        return PreparedImage(to_input_array(picture, channels, size, resize).copy(), picture.size, path)
+    except (*READ_ERRORS, UserError) as error:
+        if isinstance(error, UserError) and path is not None and str(path) in str(error):
+            raise
+        raise UserError(f"cannot read image {path or f'({type(image).__name__})'}: {error}") from error
 
 
 def to_channels(image: Image.Image, channels: int) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Anomaly maps: from two images to a map, from a map to a score, and from a map to regions."""
+"""Anomaly maps: from an image and its reconstruction to a map, to a score and to regions."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,9 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
+from adlight.detection.lpips import PerceptualDistance
 from adlight.detection.ssim import gaussian_blur, ssim_map
+from adlight.types import Box, check_range, unknown_name
 
 
 def mse_map(x: Tensor, y: Tensor) -> Tensor:
@@ -30,7 +32,7 @@ def msgms_map(x: Tensor, y: Tensor, scales: int = 4, c: float = 0.0026) -> Tenso
     """Multi-scale gradient magnitude dissimilarity (Zavrtanik 2021, RIAD eq. 4 to 7). (B, C, H, W) twice -> (B, H, W).
 
     1 - GMS with Prewitt filters on each of `scales` halvings (fewer where the image gets smaller than 8 pixels),
-    brought back to full size and averaged.
+    interpolated to full size and averaged.
     """
     size = x.shape[-2:]
     total = torch.zeros(len(x), *size, dtype=x.dtype, device=x.device)
@@ -48,7 +50,7 @@ def msgms_map(x: Tensor, y: Tensor, scales: int = 4, c: float = 0.0026) -> Tenso
 
 
 def gradient_magnitude(x: Tensor) -> Tensor:
-    """Prewitt gradient magnitude of the mean over channels. (B, C, H, W) -> (B, H, W)."""
+    """Compute the Prewitt gradient magnitude of the mean over channels. (B, C, H, W) -> (B, H, W)."""
     grey = F.pad(x.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
     prewitt = x.new_tensor([[1.0, 0.0, -1.0]]).expand(3, 3) / 3
     kernels = torch.stack([prewitt, prewitt.T])[:, None]  # (2, 1, 3, 3)
@@ -64,7 +66,7 @@ MAPS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def smooth(pixel: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur with `sigma` pixels, reflected at the borders; 0 leaves the map as it is. (B, H, W) -> same."""
+    """Blur with a Gaussian of `sigma` pixels, reflecting at the borders; 0 changes nothing. (B, H, W) -> same."""
     if sigma == 0:
         return pixel
     radius = min(int(4 * sigma + 0.5), min(pixel.shape[-2:]) - 1)
@@ -72,30 +74,53 @@ def smooth(pixel: Tensor, sigma: float) -> Tensor:
 
 
 def reduce_map(pixel: Tensor, how: str, topk: float = 0.01) -> Tensor:
-    """One score an image. (B, H, W) -> (B,).
+    """Reduce each map to a score: its `mean`, `max`, or `topk`, the mean of that share of largest values.
 
-    Args:
-        pixel: the maps.
-        how: `mean`, `max`, or `topk`: the mean of the largest values.
-        topk: their share of all pixels.
-
-    Raises:
-        ValueError: an unknown reduction.
+    (B, H, W) -> (B,). At least one value is averaged.
     """
     flat = pixel.flatten(1)
-    if how == "mean":
-        return flat.mean(1)
-    if how == "max":
-        return flat.amax(1)
     if how == "topk":
         return flat.topk(max(1, round(topk * flat.shape[1])), dim=1).values.mean(1)
-    raise ValueError(f"reduce {how!r} is unknown: mean, max or topk")
+    return flat.amax(1) if how == "max" else flat.mean(1)
 
 
-def bounding_boxes(mask: np.ndarray) -> list[tuple[int, int, int, int]]:
-    """Boxes (left, top, right, bottom), right and bottom exclusive, of a mask's 8-connected regions, largest first.
+class ReconstructionError:
+    """Compare images with their reconstructions: error map -> smoothed anomaly map -> image score.
 
-    mask: (H, W) bool -> list in pixels of the mask.
+    Args:
+        score: error of a pixel: `mse` (article eq. 1), `l1`, `ssim`, `msgms` or `lpips`.
+        reduce: image score: `mean` of the unsmoothed error (eq. 1 once more: a blur that reflects at the borders would
+            change it), `max` or `topk` of the smoothed map.
+        smoothing: sigma of the Gaussian, in pixels; 0 = none.
+        topk: share of the pixels that `topk` averages.
+
+    Raises:
+        ValueError: an unknown name, or a number out of range.
+        UserError: `lpips`, and AlexNet's weights are missing.
+    """
+
+    def __init__(self, score: str = "mse", reduce: str = "mean", smoothing: float = 4.0, topk: float = 0.01) -> None:
+        for kind, name, known in (("score", score, [*MAPS, "lpips"]), ("reduce", reduce, ["mean", "max", "topk"])):
+            if name not in known:
+                raise ValueError(unknown_name(kind, name, known))
+        check_range("smoothing", smoothing)
+        check_range("topk", topk, 0, 1, exclusive=True)
+        self.error = PerceptualDistance() if score == "lpips" else MAPS[score]
+        self.reduce, self.smoothing, self.topk = reduce, smoothing, topk
+
+    def __call__(self, image: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute scores (B,) and maps (B, H, W) of two (B, C, H, W) in [0, 1]."""
+        with torch.autocast(image.device.type, enabled=False):  # in bf16 many scores would tie
+            error = self.error(image, reconstruction)  # (B, H, W)
+            pixel = smooth(error, self.smoothing)  # (B, H, W)
+            score = reduce_map(error if self.reduce == "mean" else pixel, self.reduce, self.topk)  # (B,)
+        return score, pixel
+
+
+def bounding_boxes(mask: np.ndarray) -> list[Box]:
+    """Find the boxes (left, top, right, bottom; the last two exclusive) of 8-connected regions, largest first.
+
+    mask: (H, W) bool -> boxes in pixels of the mask.
     """
     labelled, _ = ndimage.label(mask, structure=np.ones((3, 3)))
     boxes = [(columns.start, rows.start, columns.stop, rows.stop) for rows, columns in ndimage.find_objects(labelled)]

@@ -1,7 +1,7 @@
 """What every detector does after training: score, calibrate thresholds on validation normals, test."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any, Protocol, TypeVar, cast
 
 import pytorch_lightning as pl
@@ -11,9 +11,8 @@ from torch import Tensor
 
 from adlight.data.datamodule import AnomalyDataModule
 from adlight.detection.maps import bounding_boxes
-from adlight.metrics.image import auroc
 from adlight.metrics.pixel import PixelHistogram
-from adlight.metrics.results import Results, refuse_non_finite, summarise
+from adlight.metrics.results import Results, mean_auroc, refuse_non_finite, summarise
 from adlight.metrics.thresholds import Calibration
 from adlight.types import Batch, Prediction, Scores, UserError
 
@@ -81,6 +80,10 @@ class AnomalyModule(pl.LightningModule):
     def pretraining(self) -> pl.LightningModule | None:
         """The stage that is trained before this module, if there is one."""
         return None
+
+    def num_epochs(self, default: int, batches_per_epoch: Callable[[], int]) -> int:
+        """Say how long the training is, where that does not follow from the trainer's setting."""
+        return default
 
     @property
     def datamodule(self) -> AnomalyDataModule:
@@ -174,16 +177,6 @@ def _truth(batch: Batch) -> tuple[list[int], list[int], list[int]]:
 def all_finite(scores: Scores) -> Tensor:
     """Say which images of a batch have finite scores only (B,); maps are judged in float32, as they are counted."""
     return scores["image"].isfinite() & scores["pixel"].float().isfinite().flatten(1).all(1)
-
-
-def mean_auroc(score: Tensor, label: Tensor, category: Tensor) -> float | None:
-    """Average the AUROC over the categories that have both labels, as their scores may differ in scale.
-
-    (N,) each -> 0..1, or None where no category has both.
-    """
-    parts = [(score[category == one], label[category == one]) for one in category.unique()]
-    values = [auroc(*part) for part in parts if part[1].unique().numel() == 2]
-    return fmean(values) if values else None
 
 
 class Indexed(Protocol):

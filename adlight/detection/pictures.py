@@ -1,56 +1,100 @@
-"""Pictures of single answers: heat maps and panels, all on one colour scale."""
+"""Pictures of single predictions: heat maps and panels, all of a model's on one colour scale."""
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-if TYPE_CHECKING:  # torch takes seconds: not for --help
-    from adlight.types import Prediction
+from adlight.types import Prediction, Record
+
+GAP, TITLE = 5, 18  # pixels between the parts of a panel, and above them
 
 
 def colour_ceiling(pixel_threshold: float) -> float:
-    """The error at which the colours end: the pixel threshold lies in their middle, in every picture of a model."""
+    """Compute the error at which the colours end: the pixel threshold lies in their middle."""
     return max(2 * pixel_threshold, 1e-12)
 
 
-def heat(pixel: np.ndarray, ceiling: float) -> Image.Image:
-    """Colours of a map (S, S)."""
-    from matplotlib import colormaps
-
-    return Image.fromarray((colormaps["inferno"](np.clip(pixel / ceiling, 0, 1))[..., :3] * 255).astype(np.uint8))
-
-
-def overlay(image: Image.Image, answer: "Prediction", ceiling: float) -> Image.Image:
-    """The map's colours over the darkened grey image, in the image's size; the stronger, the less shines through."""
-    assert answer.anomaly_map is not None
-    strength = 0.35 + 0.55 * np.clip(answer.anomaly_map / ceiling, 0, 1)
+def draw_overlay(image: Image.Image, prediction: Prediction) -> Image.Image:
+    """Lay the anomaly map's colours over the darkened grey image, in its size; high values cover more of it."""
+    assert prediction.anomaly_map is not None
+    colours = _heatmap(prediction).resize(image.size, Image.Resampling.BILINEAR)
+    strength = 0.35 + 0.55 * np.clip(prediction.anomaly_map / colour_ceiling(prediction.pixel_threshold), 0, 1)
     alpha = Image.fromarray((strength * 255).astype(np.uint8)).resize(image.size, Image.Resampling.BILINEAR)
-    colours = heat(answer.anomaly_map, ceiling).resize(image.size, Image.Resampling.BILINEAR)
     grey = image.convert("L").point(lambda value: value * 0.6)  # on white the colours would look pale
     return Image.composite(colours, grey.convert("RGB"), alpha)
 
 
-def panel(image: Image.Image, answer: "Prediction", ceiling: float, side: int = 256) -> Image.Image:
-    """Image, reconstruction, error and decision side by side, each `side` pixels, with the decision in words."""
-    assert answer.reconstruction is not None and answer.mask is not None and answer.anomaly_map is not None
-    made = np.clip(answer.reconstruction.transpose(1, 2, 0), 0, 1) * 255  # (S, S, C)
-    made = np.broadcast_to(made.astype(np.uint8), (*made.shape[:2], 3))
-    decided = image.copy()
-    decided.paste((255, 0, 0), mask=Image.fromarray(answer.mask.astype(np.uint8) * 128))
+def draw_panel(
+    image: Image.Image,
+    prediction: Prediction,
+    record: Record | None = None,
+    true_mask: np.ndarray | None = None,
+    side: int = 256,
+) -> Image.Image:
+    """Draw image, reconstruction, error, true mask if there is one, and decision with boxes, side by side.
+
+    Args:
+        image: RGB, in the size that the prediction's boxes and mask refer to.
+        prediction: with its arrays.
+        record: the truth in a test: the decision is then called right or WRONG.
+        true_mask: (H, W) bool.
+        side: of each part, in pixels.
+    """
+    assert prediction.reconstruction is not None and prediction.mask is not None
+    verdict, colour = ("ANOMALOUS" if prediction.anomalous else "normal"), "red" if prediction.anomalous else "black"
+    title = "image"
+    if record is not None:
+        right = prediction.anomalous == bool(record.label)
+        verdict, colour = f"{verdict} ({'right' if right else 'WRONG'})", "black" if right else "red"
+        title = f"{record.defect}: {Path(record.path).name}"
+    reconstruction = (np.clip(prediction.reconstruction.transpose(1, 2, 0), 0, 1) * 255).astype(np.uint8)
+    reconstruction = np.broadcast_to(reconstruction, (*reconstruction.shape[:2], 3))
     parts = [
-        part.resize((side, side), Image.Resampling.BILINEAR)
-        for part in (image, Image.fromarray(made), heat(answer.anomaly_map, ceiling), decided)
+        (title, image),
+        ("reconstruction", Image.fromarray(reconstruction)),
+        (f"error, 0 to {colour_ceiling(prediction.pixel_threshold):.3g}", _heatmap(prediction)),
+        *([] if true_mask is None else [("true mask", Image.fromarray(true_mask).convert("RGB"))]),
+        (f"{verdict}: {prediction.score:.4g}, threshold {prediction.threshold:.4g}", _mark(image, prediction, side)),
     ]
-    (width, height), pen = image.size, ImageDraw.Draw(parts[3])
-    for left, top, right, bottom in answer.boxes:
+    panel = Image.new("RGB", (len(parts) * (side + GAP) - GAP, side + TITLE), "white")
+    for i, (text, part) in enumerate(parts):
+        panel.paste(_write(text, side, colour if i == len(parts) - 1 else "black"), (i * (side + GAP), 0))
+        panel.paste(part.resize((side, side), Image.Resampling.BILINEAR), (i * (side + GAP), TITLE))
+    return panel
+
+
+def stack_panels(panels: list[Image.Image], title: str) -> Image.Image:
+    """Put panels of one width below one another, under a title."""
+    width, height = panels[0].size
+    picture = Image.new("RGB", (width, TITLE + len(panels) * (height + GAP) - GAP), "white")
+    picture.paste(_write(title, width), (0, 0))
+    for i, panel in enumerate(panels):
+        picture.paste(panel, (0, TITLE + i * (height + GAP)))
+    return picture
+
+
+def _write(text: str, width: int, colour: str = "black") -> Image.Image:
+    strip = Image.new("RGB", (width, TITLE), "white")  # of its own, so that a long name is cut off
+    ImageDraw.Draw(strip).text((2, 3), text, fill=colour)
+    return strip
+
+
+def _heatmap(prediction: Prediction) -> Image.Image:
+    from matplotlib import colormaps
+
+    assert prediction.anomaly_map is not None
+    level = np.clip(prediction.anomaly_map / colour_ceiling(prediction.pixel_threshold), 0, 1)
+    return Image.fromarray((colormaps["inferno"](level)[..., :3] * 255).astype(np.uint8))
+
+
+def _mark(image: Image.Image, prediction: Prediction, side: int) -> Image.Image:
+    assert prediction.mask is not None
+    marked = image.copy()
+    marked.paste((255, 0, 0), mask=Image.fromarray(prediction.mask.astype(np.uint8) * 128))
+    marked = marked.resize((side, side), Image.Resampling.BILINEAR)
+    (width, height), pen = image.size, ImageDraw.Draw(marked)
+    for left, top, right, bottom in prediction.boxes:
         box = left * side // width, top * side // height, right * side // width - 1, bottom * side // height - 1
         pen.rectangle((*box[:2], max(box[0], box[2]), max(box[1], box[3])), outline=(255, 255, 0))
-    whole = Image.new("RGB", (4 * side + 15, side + 18), "white")
-    for i, part in enumerate(parts):
-        whole.paste(part, (i * (side + 5), 18))
-    decision = f"{'ANOMALOUS' if answer.anomalous else 'normal'}: {answer.score:.4g}, threshold {answer.threshold:.4g}"
-    for i, title in enumerate(("image", "reconstruction", f"error, 0 to {ceiling:.3g}", decision)):
-        colour = "red" if i == 3 and answer.anomalous else "black"
-        ImageDraw.Draw(whole).text((i * (side + 5) + 2, 3), title, fill=colour)
-    return whole
+    return marked

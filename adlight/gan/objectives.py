@@ -1,11 +1,10 @@
 """What critic and generator minimise: WGAN-GP (thesis eq. 3-5) and the objectives that the thesis discusses beside it.
 
-All have one interface: `critic_loss` and `generator_loss`, and `after_critic_step` for what is done to the weights.
-Shapes: real, fake (B, C, H, W); losses are scalars.
+Shapes: real, fake (B, C, H, W); scores (B, 1); losses are scalars.
 """
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adlight.gan.networks import Critic
@@ -21,27 +20,31 @@ class AdversarialObjective:
     """
 
     def __init__(self, drift: float = 0.0) -> None:
-        check_range("objective.drift", drift)
+        check_range("drift", drift)
         self.drift = drift
 
-    def critic_loss(self, critic: nn.Module, real: Tensor, fake: Tensor, generator: Generator) -> dict[str, Tensor]:
-        """Terms of a critic step; `loss` is what it descends. `generator` draws what the objective needs."""
-        score_real, score_fake = critic(torch.cat([real, fake])).float().chunk(2)  # one pass over both
-        terms = {"loss": self.compare(score_real, score_fake), "wasserstein": score_real.mean() - score_fake.mean()}
+    def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
+        """Return the critic's loss, as `critic`, and the terms to be logged beside it."""
+        score_real, score_fake = critic(torch.cat([real, fake])).float().chunk(2)  # one pass for both
+        loss = self.compare(score_real, score_fake)
         if self.drift:
-            terms["loss"] = terms["loss"] + self.drift * score_real.square().mean()
-        return terms
+            loss = loss + self.drift * score_real.square().mean()
+        return {"critic": loss, "wasserstein": score_real.mean() - score_fake.mean()}
 
     def compare(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Critic loss from scores (B, 1): E[D(G(z))] - E[D(x)]."""
+        """Return the critic's loss from its scores: E[D(G(z))] - E[D(x)]."""
         return fake.mean() - real.mean()
 
-    def generator_loss(self, fake: Tensor) -> Tensor:
-        """Generator loss from the scores (B, 1) of its images: -E[D(G(z))]."""
+    def generator_loss(self, critic: Critic, fake: Tensor) -> Tensor:
+        """Return the generator's loss from its images."""
+        return self.fool(critic(fake).float())
+
+    def fool(self, fake: Tensor) -> Tensor:
+        """Return the generator's loss from the scores of its images: -E[D(G(z))]."""
         return -fake.mean()
 
-    def after_critic_step(self, critic: nn.Module) -> None:
-        """Nothing, unless an objective bounds the weights."""
+    def constrain(self, critic: nn.Module) -> None:
+        """Bound the critic's weights after its step, where an objective asks for that."""
 
 
 class WGANGP(AdversarialObjective):
@@ -54,17 +57,16 @@ class WGANGP(AdversarialObjective):
 
     def __init__(self, penalty: float = 10.0, drift: float = 0.0) -> None:
         super().__init__(drift)
-        check_range("objective.penalty", penalty, exclusive=True)
+        check_range("penalty", penalty, exclusive=True)
         self.penalty = penalty
 
-    def critic_loss(self, critic: nn.Module, real: Tensor, fake: Tensor, generator: Generator) -> dict[str, Tensor]:
-        """Add lambda E[(|grad D(x^)| - 1)^2] at random points between real and fake."""
-        terms = super().critic_loss(critic, real, fake, generator)
-        norm = gradient_norm(critic, interpolate(real, fake, generator))  # (B,)
+    def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
+        """Return E[D(G(z))] - E[D(x)] + lambda E[(|grad D(x^)| - 1)^2] and its terms."""
+        terms = super().critic_loss(critic, real, fake, rng)
+        norm = gradient_norm(critic, interpolate(real, fake, rng))  # |grad D(x^)|, (B,)
         penalty = (norm - 1).square().mean()
-        return {
-            "loss": terms["loss"] + self.penalty * penalty,
-            "wasserstein": terms["wasserstein"],
+        return terms | {
+            "critic": terms["critic"] + self.penalty * penalty,
             "penalty": penalty,
             "gradient_norm": norm.mean(),
         }
@@ -80,11 +82,11 @@ class WGAN(AdversarialObjective):
 
     def __init__(self, clip: float = 0.01, drift: float = 0.0) -> None:
         super().__init__(drift)
-        check_range("objective.clip", clip, exclusive=True)
+        check_range("clip", clip, exclusive=True)
         self.clip = clip
 
     @torch.no_grad()
-    def after_critic_step(self, critic: nn.Module) -> None:
+    def constrain(self, critic: nn.Module) -> None:
         """Clip every weight."""
         for weight in critic.parameters():
             weight.clamp_(-self.clip, self.clip)
@@ -94,39 +96,33 @@ class LSGAN(AdversarialObjective):
     """Least squares with targets 1 for real and 0 for fake (Mao 2017)."""
 
     def compare(self, real: Tensor, fake: Tensor) -> Tensor:
-        """0.5 E[(D(x) - 1)^2] + 0.5 E[D(G(z))^2]."""
+        """Return 0.5 E[(D(x) - 1)^2] + 0.5 E[D(G(z))^2]."""
         return 0.5 * ((real - 1).square().mean() + fake.square().mean())
 
-    def generator_loss(self, fake: Tensor) -> Tensor:
-        """0.5 E[(D(G(z)) - 1)^2]."""
+    def fool(self, fake: Tensor) -> Tensor:
+        """Return 0.5 E[(D(G(z)) - 1)^2]."""
         return 0.5 * (fake - 1).square().mean()
 
 
 class DCGAN(AdversarialObjective):
-    """Cross-entropy of a discriminator, the generator's loss unsaturated (Goodfellow 2014, Radford 2016)."""
+    """Cross-entropy of a discriminator, the generator's loss non-saturating (Goodfellow 2014, Radford 2016)."""
 
     def compare(self, real: Tensor, fake: Tensor) -> Tensor:
-        """-E[log s(D(x))] - E[log(1 - s(D(G(z))))], s the sigmoid."""
+        """Return -E[log s(D(x))] - E[log(1 - s(D(G(z))))], s the sigmoid."""
         return F.softplus(-real).mean() + F.softplus(fake).mean()
 
-    def generator_loss(self, fake: Tensor) -> Tensor:
-        """-E[log s(D(G(z)))]."""
+    def fool(self, fake: Tensor) -> Tensor:
+        """Return -E[log s(D(G(z)))]."""
         return F.softplus(-fake).mean()
 
 
-def interpolate(real: Tensor, fake: Tensor, generator: Generator) -> Tensor:
-    """x^ = e x + (1 - e) G(z) with one e ~ U[0, 1] an image, not a channel or pixel. -> (B, C, H, W)."""
-    e = to_device(torch.rand(len(real), 1, 1, 1, generator=generator), real.device).to(real.dtype)  # (B, 1, 1, 1)
+def interpolate(real: Tensor, fake: Tensor, rng: torch.Generator) -> Tensor:
+    """Return x^ = e x + (1 - e) G(z), one e ~ U[0, 1] per image (not per channel or pixel). -> (B, C, H, W)."""
+    e = to_device(torch.rand(len(real), 1, 1, 1, generator=rng), real.device).to(real.dtype)  # (B, 1, 1, 1)
     return e * real + (1 - e) * fake
 
 
-def gradient_norm(critic: nn.Module, image: Tensor) -> Tensor:
-    """Norm of the gradient of each image's score, differentiable by the weights; in float32. (B, C, H, W) -> (B,)."""
+def gradient_norm(critic: Critic, image: Tensor) -> Tensor:
+    """Return |grad D(x)| of each image, differentiable in the weights and always in float32. (B, C, H, W) -> (B,)."""
     with torch.autocast(image.device.type, enabled=False):
-        image = image.detach().float()
-        if isinstance(critic, Critic):
-            gradient = critic.input_gradient(image)
-        else:
-            image.requires_grad_()
-            (gradient,) = torch.autograd.grad(critic(image).sum(), image, create_graph=True)
-    return gradient.flatten(1).norm(dim=1)
+        return critic.input_gradient(image.detach().float()).flatten(1).norm(dim=1)

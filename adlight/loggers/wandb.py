@@ -1,87 +1,33 @@
-"""Curves: one row an epoch in `metrics.csv`, and Weights & Biases where it is asked for."""
+"""Curves and results at Weights & Biases."""
 
-import csv
 import errno
 import netrc
 import os
 import secrets
 import shlex
-from argparse import Namespace
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pytorch_lightning.loggers import WandbLogger
-from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning import loggers
 from pytorch_lightning.utilities import rank_zero_only
 
 from adlight.runs.folder import RunFolder
-from adlight.types import UserError
+from adlight.types import UserError, unknown_name
+
+SUMMARIES = {"train/loss": "min", "val/auroc": "max"}  # the best of the curve; of test results the last one counts
+MODES = ("online", "offline", "disabled")
 
 
-class CurveFile(Logger):
-    """A CSV file with one row an epoch and a column a metric.
-
-    Lightning's CSVLogger deletes the file when a run is resumed; here the rows of earlier epochs stay, and the row
-    of an epoch that is done again is replaced.
-
-    Args:
-        path: the file.
-    """
-
-    def __init__(self, path: str) -> None:
-        super().__init__()
-        self.path = Path(path)
-        self.rows: dict[int, dict[str, Any]] = {}
-        if self.path.exists():
-            with self.path.open(newline="") as file:
-                self.rows = {int(row["epoch"]): row for row in csv.DictReader(file)}
-
-    @property
-    def name(self) -> str:
-        """The logger's name."""
-        return "csv"
-
-    @property
-    def version(self) -> str:
-        """There is one file a run."""
-        return ""
-
-    @rank_zero_only
-    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the run's composed config lies beside the file."""
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Add an epoch's metrics to its row; tests are no part of a curve."""
-        curve = {name: value for name, value in metrics.items() if not name.startswith(("test/", "epoch"))}
-        if curve and "epoch" in metrics:
-            epoch = int(metrics["epoch"])
-            self.rows.setdefault(epoch, {}).update({"epoch": epoch, "step": step, **curve})
-
-    @rank_zero_only
-    def save(self) -> None:
-        """Write the whole file anew and rename it into place."""
-        names = list(dict.fromkeys(["epoch", "step", *(name for row in self.rows.values() for name in row)]))
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".part")
-        with partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows(self.rows[epoch] for epoch in sorted(self.rows))
-        os.replace(partial, self.path)
-
-
-class WandbRun(WandbLogger):
-    """A run of Weights & Biases that works without an account, and keeps its id when the run is resumed.
+class WandbLogger(loggers.WandbLogger):
+    """Log to Weights & Biases, with or without an account; a resumed run keeps its id.
 
     Everything lies in the run's folder, so that `wandb sync` can send an offline run later, from anywhere. W&B's own
-    network failures come as one line; it gives up on a silent server instead of waiting for ever.
+    network failures are shown as one line, and a silent server is given up.
 
     Args:
         save_dir: the run's folder.
-        sweep_dir: folder of the multirun that is going on; its name is the group of the runs in it.
+        sweep_dir: folder of the present multirun; its name is the group of the runs in it.
         mode: `online`, `offline` or `disabled`; None means what WANDB_MODE says, else online where this user has
             logged in, and offline elsewhere.
         group: overrides the sweep's name.
@@ -103,16 +49,16 @@ class WandbRun(WandbLogger):
         name: str | None = None,
         **settings: Any,
     ) -> None:
-        mode, self.hint = chosen_mode(mode), ""
-        if first_process():
+        mode, self.hint = choose_mode(mode), ""
+        if _is_first_process():
             folder = Path(save_dir).absolute()
-            check_writable(folder / "wandb")
+            _check_writable(folder / "wandb")
             if group is None and sweep_dir and folder.is_relative_to(Path(sweep_dir).absolute()):
                 group = Path(sweep_dir).name
             known = RunFolder(folder).wandb_identity({"id": secrets.token_hex(4), "group": group})
             group = group or known["group"]
             name = name or (f"{group}/{folder.name}" if group else folder.name)
-            settings |= {"id": known["id"], "settings": limits()}
+            settings |= {"id": known["id"], "settings": _make_settings()}
             if mode == "offline":
                 self.hint = (
                     f"W&B: offline{'' if has_wandb_key() else ' (no account: `wandb login` adds one)'}; send this run "
@@ -123,8 +69,8 @@ class WandbRun(WandbLogger):
 
     @property
     def experiment(self) -> Any:
-        """The run of wandb, started at first use on the first process; on the others something that does nothing."""
-        if self._experiment is not None or not first_process():
+        """The run of wandb, started at first use in the first process; a dummy in the others."""
+        if self._experiment is not None or not _is_first_process():
             return super().experiment
         from wandb.errors import Error
 
@@ -132,9 +78,9 @@ class WandbRun(WandbLogger):
             run = super().experiment
         except Error as error:
             raise UserError(
-                f"W&B cannot start: {str(error).splitlines()[0]} (logger.wandb.mode=offline needs no network)"
+                f"W&B cannot start: {str(error).splitlines()[0]} (mode=offline needs no network)"
             ) from error
-        if self.hint:  # not earlier: the processes of a job are spawned from one that builds a logger and never uses it
+        if self.hint:  # not earlier: a process that builds a logger may never use it
             print(self.hint, flush=True)
         run.define_metric("epoch")
         for pattern in ("train/*", "val/*"):
@@ -144,46 +90,21 @@ class WandbRun(WandbLogger):
         return run
 
 
-SUMMARIES = {"train/loss": "min", "val/auroc": "max"}  # the best of the curve; of test results the last one counts
-MODES = ("online", "offline", "disabled")
-
-
-def first_process() -> bool:
-    """Whether this is the process that logs."""
-    return getattr(rank_zero_only, "rank", 0) == 0
-
-
-def chosen_mode(mode: str | None) -> str:
-    """How W&B is to work; see `WandbRun`."""
+def choose_mode(mode: str | None) -> str:
+    """Decide how W&B is to work, see `WandbLogger`."""
     asked = mode or os.environ.get("WANDB_MODE")
     if asked is None:
         return "online" if has_wandb_key() else "offline"
     asked = {"dryrun": "offline", "run": "online"}.get(asked, asked)  # W&B's old words
     if asked not in MODES:
-        raise ValueError(f"W&B mode {asked!r} is unknown: logger.wandb.mode is one of {', '.join(MODES)}")
+        raise ValueError(unknown_name("W&B mode", asked, MODES))
     if asked == "online" and not has_wandb_key():
-        raise UserError(
-            "logger.wandb.mode=online needs an account: run `wandb login` or set WANDB_API_KEY, or use mode=offline"
-        )
+        raise UserError("W&B mode=online needs an account: run `wandb login`, set WANDB_API_KEY, or use mode=offline")
     return asked
 
 
-def check_writable(folder: Path) -> None:
-    """Make a folder and see that files can be written into it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
-
-
-def limits() -> Any:
-    """W&B's settings: few words, no endless waiting, and tables in the run's folder rather than in the home."""
-    import wandb
-
-    return wandb.Settings(quiet=True, init_timeout=30, finish_timeout=300, allow_offline_artifacts=False)
-
-
 def has_wandb_key() -> bool:
-    """Whether this user has logged in to W&B, by environment or `wandb login`."""
+    """Tell whether this user has logged in to W&B, by environment or `wandb login`."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     server = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc
@@ -191,3 +112,20 @@ def has_wandb_key() -> bool:
         return netrc.netrc(os.environ.get("NETRC")).authenticators(server) is not None
     except (OSError, netrc.NetrcParseError):
         return False
+
+
+def _is_first_process() -> bool:
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def _check_writable(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+
+
+def _make_settings() -> Any:
+    import wandb
+
+    # few words, no endless waiting, and tables in the run's folder rather than in the home
+    return wandb.Settings(quiet=True, init_timeout=30, finish_timeout=300, allow_offline_artifacts=False)

@@ -1,21 +1,21 @@
-"""Masks over the L patches of an image: bool (n, L), True = hidden; pure functions with an explicit generator."""
+"""Masks over the L patches of an image: bool (n, L), True = hidden; pure functions of an explicit generator."""
 
 import torch
 from torch import Generator, Tensor
 
 
 def num_views(mask_ratio: float, num_patches: int) -> int:
-    """How many complementary masks a ratio means: n = 1 / (1 - r), article section 2 (eq. 2).
+    """Convert a mask ratio into a number of complementary masks: n = 1 / (1 - r), article section 2 (eq. 2).
 
     Args:
         mask_ratio: r, the share of the patches that a view hides.
         num_patches: L.
 
     Raises:
-        ValueError: n is not whole (within 1e-6) or not in 2..L; the text names the nearest ratios that work.
+        ValueError: n is not whole (within 1e-6) or not in 2..L; the message names the nearest valid ratios.
     """
     if not 0.0 < mask_ratio < 1.0:
-        raise ValueError(f"mask_ratio {mask_ratio} is not between 0 and 1")
+        raise ValueError(f"mask_ratio must lie between 0 and 1, got {mask_ratio}")
     exact = 1.0 / (1.0 - mask_ratio)
     n = round(exact)
     if abs(exact - n) <= 1e-6 * exact and 2 <= n <= num_patches:
@@ -24,54 +24,54 @@ def num_views(mask_ratio: float, num_patches: int) -> int:
     nearest = sorted({low, min(max(low + 1, 2), num_patches)})
     ratios = " and ".join(f"{1 - 1 / k:.6g} (n = {k})" for k in nearest)
     raise ValueError(
-        f"mask_ratio {mask_ratio} gives n = 1/(1 - r) = {exact:.6g} masks, which must be a whole number in "
-        f"2..{num_patches} (the number of patches); the nearest ratios are {ratios}"
+        f"mask_ratio {mask_ratio} gives n = 1/(1 - r) = {exact:.6g} masks, which must be an integer in "
+        f"2..{num_patches} (the number of patches); the nearest valid ratios are {ratios}"
     )
 
 
-def partition_masks(num_patches: int, n: int, generator: Generator) -> Tensor:
+def partition_masks(num_patches: int, n: int, rng: Generator) -> Tensor:
     """Draw n complementary masks: every patch is visible in exactly one view (eq. 2). -> (n, L) bool.
 
-    The groups of visible patches differ by at most one in size; the larger ones come first.
+    The numbers of visible patches differ by at most one; the larger views come first.
 
     Raises:
         ValueError: n is not in 2..L.
     """
     if not 2 <= n <= num_patches:
-        raise ValueError(f"{n} masks cannot be complementary over {num_patches} patches: n must be in 2..L")
+        raise ValueError(f"complementary masks must number 2..{num_patches} for {num_patches} patches, got {n}")
     view = torch.empty(num_patches, dtype=torch.long)
-    view[torch.randperm(num_patches, generator=generator)] = torch.arange(num_patches) % n  # (L,)
+    view[torch.randperm(num_patches, generator=rng)] = torch.arange(num_patches) % n  # (L,)
     return view != torch.arange(n)[:, None]  # (n, L)
 
 
-def random_mask(num_patches: int, mask_ratio: float, generator: Generator) -> Tensor:
-    """Draw the plain MAE's one mask, which hides round(r L) patches (He 2021). -> (1, L) bool.
+def random_mask(num_patches: int, mask_ratio: float, rng: Generator) -> Tensor:
+    """Draw the plain MAE's single mask, which hides round(r L) patches (He 2021). -> (1, L) bool.
 
     Raises:
         ValueError: the ratio would hide all patches, or none.
     """
     hidden = round(mask_ratio * num_patches)
     if not 0 < hidden < num_patches:
-        raise ValueError(f"mask_ratio {mask_ratio} hides {hidden} of {num_patches} patches: some must be left")
+        raise ValueError(f"mask_ratio {mask_ratio} hides {hidden} of {num_patches} patches: some must stay visible")
     mask = torch.zeros(1, num_patches, dtype=torch.bool)
-    mask[0, torch.randperm(num_patches, generator=generator)[:hidden]] = True
+    mask[0, torch.randperm(num_patches, generator=rng)[:hidden]] = True
     return mask
 
 
-def draw_masks(masks: str, mask_ratio: float, num_patches: int, generator: Generator) -> Tensor:
-    """Draw the masks of one image by the name of the scheme. -> (n, L) bool.
+def draw_masks(masks: str, mask_ratio: float, num_patches: int, rng: Generator) -> Tensor:
+    """Draw the masks of a named scheme. -> (n, L) bool.
 
     Args:
         masks: `complementary` (the article's) or `single` (the plain MAE, its point of departure).
         mask_ratio: r, the share of the patches that a view hides.
         num_patches: L.
-        generator: the only source of randomness.
+        rng: the only source of randomness.
 
     Raises:
         ValueError: an unknown scheme, or a ratio that it does not allow.
     """
     if masks == "complementary":
-        return partition_masks(num_patches, num_views(mask_ratio, num_patches), generator)
+        return partition_masks(num_patches, num_views(mask_ratio, num_patches), rng)
     if masks == "single":
-        return random_mask(num_patches, mask_ratio, generator)
-    raise ValueError(f"masks {masks!r} is unknown: complementary or single")
+        return random_mask(num_patches, mask_ratio, rng)
+    raise ValueError(f"masks must be complementary or single, got {masks!r}")

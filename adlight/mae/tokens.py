@@ -1,37 +1,67 @@
-"""Images to patches and back, and the fixed positions of patches."""
+"""What the autoencoder reads and predicts: an image as a grid of L tokens with P values each.
 
-import math
+A tokenizer has `grid` (rows, columns), `dim` P, `mean` (the usual value), `tokenize` and `detokenize`.
+"""
 
 import torch
 from torch import Tensor
 
 
-def patchify(image: Tensor, patch: int) -> Tensor:
-    """Cut images into patches, row by row. (B, C, H, W) -> (B, L, P) with P = C patch^2."""
+class PixelTokenizer:
+    """Cut images into square patches, a token each.
+
+    Args:
+        image_size: side of the images in pixels, or their (height, width).
+        channels: C.
+        patch_size: side of a patch in pixels.
+
+    Raises:
+        ValueError: the image is not a whole number of patches.
+    """
+
+    mean = 0.5  # of values in [0, 1]
+
+    def __init__(self, image_size: int | tuple[int, int] = 224, channels: int = 3, patch_size: int = 16) -> None:
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        if height % patch_size or width % patch_size:
+            raise ValueError(f"image_size {image_size} is not a multiple of patch_size {patch_size}")
+        self.patch_size, self.grid = patch_size, (height // patch_size, width // patch_size)
+        self.dim = channels * patch_size**2
+
+    def tokenize(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, L, P)."""
+        return patchify(image, self.patch_size)
+
+    def detokenize(self, tokens: Tensor) -> Tensor:
+        """(B, L, P) -> (B, C, H, W)."""
+        return unpatchify(tokens, self.patch_size, self.grid)
+
+
+def patchify(image: Tensor, patch_size: int) -> Tensor:
+    """Cut images into patches, row by row. (B, C, H, W) -> (B, L, P) with P = C patch_size^2."""
     b, c, h, w = image.shape
-    grid = image.reshape(b, c, h // patch, patch, w // patch, patch)
-    return grid.permute(0, 2, 4, 1, 3, 5).reshape(b, (h // patch) * (w // patch), c * patch * patch)
+    rows, columns = h // patch_size, w // patch_size
+    patches = image.reshape(b, c, rows, patch_size, columns, patch_size)
+    return patches.permute(0, 2, 4, 1, 3, 5).reshape(b, rows * columns, c * patch_size**2)
 
 
-def unpatchify(patches: Tensor, patch: int, channels: int) -> Tensor:
-    """Put square images together again; the inverse of `patchify`. (B, L, P) -> (B, C, H, W)."""
-    b, length, _ = patches.shape
-    side = math.isqrt(length)
-    grid = patches.reshape(b, side, side, channels, patch, patch)
-    return grid.permute(0, 3, 1, 4, 2, 5).reshape(b, channels, side * patch, side * patch)
+def unpatchify(tokens: Tensor, patch_size: int, grid: tuple[int, int]) -> Tensor:
+    """Put images together again, the inverse of `patchify`. (B, L, P) -> (B, C, H, W)."""
+    b, (rows, columns) = len(tokens), grid
+    patches = tokens.reshape(b, rows, columns, -1, patch_size, patch_size)
+    return patches.permute(0, 3, 1, 4, 2, 5).reshape(b, -1, rows * patch_size, columns * patch_size)
 
 
-def sincos_positions(side: int, width: int) -> Tensor:
-    """Fixed 2-D sine-cosine positions of a side x side grid (Vaswani 2017; He 2021). -> (L, D).
+def sincos_positions(grid: tuple[int, int], width: int) -> Tensor:
+    """Compute fixed 2-D sine-cosine positions of a grid (Vaswani 2017; He 2021). -> (L, D).
 
     Raises:
         ValueError: the width is not a multiple of 4 (sine and cosine, of row and column).
     """
     if width % 4:
-        raise ValueError(f"width {width} is not a multiple of 4, which the 2-D positions need")
+        raise ValueError(f"width {width} is not a multiple of 4, which 2-D positions need")
     frequency = 10000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width // 4))  # (D/4,)
-    angle = torch.arange(side, dtype=torch.float64)[:, None] * frequency  # (side, D/4)
-    axis = torch.cat([angle.sin(), angle.cos()], dim=1)  # (side, D/2)
-    rows = axis[:, None, :].expand(side, side, -1)
-    columns = axis[None, :, :].expand(side, side, -1)
-    return torch.cat([rows, columns], dim=-1).reshape(side * side, width).float()
+    rows, columns = (torch.arange(side, dtype=torch.float64)[:, None] * frequency for side in grid)  # (side, D/4)
+    rows, columns = (torch.cat([angle.sin(), angle.cos()], dim=1) for angle in (rows, columns))  # (side, D/2)
+    both = [rows[:, None].expand(-1, grid[1], -1), columns.expand(grid[0], -1, -1)]  # (h, w, D/2) each
+    return torch.cat(both, dim=-1).flatten(0, 1).float()

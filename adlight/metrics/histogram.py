@@ -66,16 +66,15 @@ def pixel_metrics(histogram: Histogram, flagged: Tensor | None) -> tuple[dict[st
         The metrics by name, and for each name that is left out the reason why. No value is ever NaN.
     """
     normal, defective = histogram.pixels.sum(1).tolist()
+    ranking = ("auroc", "ap", "f1_max", "f1_max_threshold")
     found: dict[str, float | None] = dict.fromkeys(
-        ("pixel_auroc", "pixel_ap", "pixel_f1_max", "pixel_f1_max_threshold", "aupro", "pixel_iou_calibrated")
+        (*(f"pixel_{name}" for name in ranking), "aupro", "pixel_iou_calibrated")
     )
-    missing = missing_class(normal, defective, "pixels")
-    if missing is None:
+    if not (missing := missing_class(normal, defective, "pixels")):
         fp, tp = histogram.pixels.flip(1).cumsum(1).double()
-        counts = ConfusionCounts(tp, fp)
-        best = counts.f1_max(histogram.lower.flip(0).nextafter(torch.tensor(-torch.inf)))
-        found["pixel_auroc"], found["pixel_ap"] = counts.auroc().item(), counts.average_precision().item()
-        found["pixel_f1_max"], found["pixel_f1_max_threshold"] = best.f1, best.threshold
+        below = histogram.lower.flip(0).nextafter(torch.tensor(-torch.inf))
+        values = ConfusionCounts(tp, fp).ranking(below)
+        found |= {f"pixel_{name}": values[name] for name in ranking}
         found["aupro"] = aupro(fp, histogram.overlap.flip(0).cumsum(0))
     if flagged is not None and defective:
         found["pixel_iou_calibrated"] = int(flagged[1]) / (defective + int(flagged[0]))

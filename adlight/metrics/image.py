@@ -11,10 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-RANKING = (  # they need both classes
-    *("auroc", "ap", "f1_max", "f1_max_threshold", "precision_at_f1_max", "recall_at_f1_max"),
-    *("fpr_at_95_tpr", "trivial_f1"),
-)
+RANKING = ("auroc", "ap", "f1_max", "f1_max_threshold", "precision_at_f1_max", "recall_at_f1_max", "fpr_at_95_tpr")
 CALIBRATED = ("precision_calibrated", "recall_calibrated", "f1_calibrated", "fpr_calibrated")
 
 
@@ -26,28 +23,10 @@ class NonFiniteScore(ValueError):
         self.positions = positions
 
 
-class F1Max(NamedTuple):
-    """Best F1 over all thresholds, chosen with the labels in hand: an oracle, not a result one can deploy."""
-
-    f1: float
-    threshold: float
-    precision: float
-    recall: float
-
-
-class BinaryMetrics(NamedTuple):
-    """What one threshold does; None where the images lack the class that the figure speaks of."""
-
-    precision: float | None
-    recall: float | None
-    f1: float | None
-    fpr: float | None
-
-
 class ConfusionCounts(NamedTuple):
-    """True and false positives as the threshold falls, one step per distinct score; leading dimensions are resamples.
+    """True and false positives as the threshold falls, a step per distinct score: every ranking metric is read from it.
 
-    Every ranking metric is read from them.
+    Leading dimensions are resamples.
     """
 
     tp: Tensor  # (..., K) float64, anomalous ones at or above the step's score
@@ -73,20 +52,25 @@ class ConfusionCounts(NamedTuple):
         reached = self.tp / self.tp[..., -1:] >= tpr
         return (self.fp / self.fp[..., -1:]).gather(-1, reached.int().argmax(-1, keepdim=True)).squeeze(-1)
 
-    def f1_max(self, threshold: Tensor) -> F1Max:
-        """Find the best F1, of equal ones at the highest threshold; no resamples.
+    def ranking(self, threshold: Tensor) -> dict[str, float]:
+        """Compute the metrics `RANKING`; no resamples.
 
-        threshold: (K,), `score > threshold[k]` flags what step k counts.
+        `f1_max` is the best F1, of equal ones that at the highest threshold: chosen with the labels in hand it is an
+        oracle, not a result one can deploy.
+
+        Args:
+            threshold: (K,) such that `score > threshold[k]` flags what step k counts.
         """
         f1 = self.f1()
-        step = f1.argmax()  # the first of equal ones
-        tp, fp = self.tp[step], self.fp[step]
-        recall = tp / self.tp[-1]
-        return F1Max(f1[step].item(), threshold[step].item(), (tp / (tp + fp)).item(), recall.item())
+        best = f1.argmax()  # the first of equal ones
+        tp, fp = self.tp[best], self.fp[best]
+        at_best = f1[best], threshold[best], tp / (tp + fp), tp / self.tp[-1]
+        values = self.auroc(), self.average_precision(), *at_best, self.fpr_at_tpr(0.95)
+        return {name: value.item() for name, value in zip(RANKING, values, strict=True)}
 
 
 def count_confusion(score: Tensor, label: Tensor) -> tuple[Tensor, ConfusionCounts]:
-    """Count along the falling distinct scores of images. -> thresholds (K,) for `f1_max`, and the counts.
+    """Count along the falling distinct scores of images. -> thresholds (K,) for `ranking`, and the counts.
 
     A threshold is the next lower score, so that it holds in float32 too.
 
@@ -114,34 +98,7 @@ def auroc(score: Tensor, label: Tensor) -> float:
 def roc_curve(score: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     """Give false and true positive rates (K + 1,) from (0, 0) to (1, 1), one point per distinct score."""
     _, counts = count_confusion(score, label)
-    fpr, tpr = (pad(count / count[-1], (1, 0)) for count in (counts.fp, counts.tp))
-    return fpr, tpr
-
-
-def binary_metrics(score: Tensor, label: Tensor, threshold: float | Tensor) -> BinaryMetrics:
-    """Compute precision, recall, F1, FPR of calling `score > threshold` anomalous; precision is 0 if nothing is.
-
-    Args:
-        score: (N,) any finite real numbers.
-        label: (N,) 0 normal, 1 anomalous.
-        threshold: one for all images, or each image's own (N,) float64.
-
-    Raises:
-        ValueError: a threshold is NaN, or as for `count_confusion`.
-    """
-    score, label = check_scores(score, label)
-    if torch.as_tensor(threshold).isnan().any():
-        raise ValueError("the threshold is NaN: nothing has calibrated it")
-    flagged = score > threshold
-    tp, fp = (flagged & label).sum().item(), (flagged & ~label).sum().item()
-    anomalous, normal = label.sum().item(), (~label).sum().item()
-    both = anomalous and normal
-    return BinaryMetrics(
-        precision=tp / max(tp + fp, 1) if both else None,
-        recall=tp / anomalous if anomalous else None,
-        f1=2 * tp / (tp + fp + anomalous) if both else None,
-        fpr=fp / normal if normal else None,
-    )
+    return pad(counts.fp / counts.fp[-1], (1, 0)), pad(counts.tp / counts.tp[-1], (1, 0))
 
 
 def image_metrics(
@@ -161,22 +118,37 @@ def image_metrics(
 
     Raises:
         NonFiniteScore: some scores are NaN or infinite.
+        ValueError: a threshold is NaN, a label is neither 0 nor 1, or shapes differ.
     """
     score, label = check_scores(score, label)
-    missing = missing_class(int((~label).sum()), int(label.sum()))
-    found: dict[str, float | None] = {}
+    anomalous, normal = int(label.sum()), int((~label).sum())
+    missing = missing_class(normal, anomalous)
+    found: dict[str, float | None] = dict.fromkeys((*RANKING, "trivial_f1", *CALIBRATED))
     if missing is None:
         thresholds, counts = count_confusion(score, label)
-        share = label.double().mean().item()
-        areas = counts.auroc().item(), counts.average_precision().item()
-        rest = counts.fpr_at_tpr(0.95).item(), 2 * share / (1 + share)
-        found = dict(zip(RANKING, (*areas, *counts.f1_max(thresholds), *rest), strict=True))
+        share = anomalous / len(label)
+        found |= counts.ranking(thresholds) | {"trivial_f1": 2 * share / (1 + share)}
     if threshold is not None:
-        found |= zip(CALIBRATED, binary_metrics(score, label, threshold), strict=True)
-    reasons = dict.fromkeys(RANKING, missing or "")
-    reasons |= dict.fromkeys(CALIBRATED, "no calibrated threshold" if threshold is None else missing or "")
-    metrics = {name: value for name, value in found.items() if value is not None}
-    return metrics, {name: reason for name, reason in reasons.items() if name not in metrics}
+        found |= zip(CALIBRATED, _at_threshold(score, label, threshold), strict=True)
+    reasons = {name: missing or "" for name, value in found.items() if value is None}
+    if threshold is None:
+        reasons |= dict.fromkeys(CALIBRATED, "no calibrated threshold")
+    return {name: value for name, value in found.items() if value is not None}, reasons
+
+
+def _at_threshold(score: Tensor, label: Tensor, threshold: float | Tensor) -> tuple[float | None, ...]:
+    if torch.as_tensor(threshold).isnan().any():
+        raise ValueError("the threshold is NaN: nothing has calibrated it")
+    flagged = score > threshold
+    tp, fp = (flagged & label).sum().item(), (flagged & ~label).sum().item()
+    anomalous, normal = label.sum().item(), (~label).sum().item()
+    both = anomalous and normal
+    return (
+        tp / max(tp + fp, 1) if both else None,  # precision, 0 if nothing is flagged
+        tp / anomalous if anomalous else None,
+        2 * tp / (tp + fp + anomalous) if both else None,
+        fp / normal if normal else None,
+    )
 
 
 def check_finite(score: Tensor) -> None:

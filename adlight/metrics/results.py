@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from adlight.metrics.bootstrap import METRICS, bootstrap, interval
 from adlight.metrics.histogram import Histogram, pixel_metrics
-from adlight.metrics.image import image_metrics
+from adlight.metrics.image import auroc, image_metrics
 from adlight.metrics.pixel import PixelHistogram
 from adlight.metrics.thresholds import Calibration
 from adlight.rng import derive_seed
@@ -114,6 +115,16 @@ def macro_mean(tables: Sequence[Metrics]) -> Metrics:
     names = dict.fromkeys(name for table in tables for name in table if name not in NOT_AVERAGED)
     values = {name: [table[name] for table in tables if name in table] for name in names}
     return {name: sum(found) / len(found) for name, found in values.items()}
+
+
+def mean_auroc(score: Tensor, label: Tensor, category: Tensor) -> float | None:
+    """Average the AUROC over the categories that have both labels, as their scores may differ in scale.
+
+    (N,) each -> 0..1, or None where no category has both.
+    """
+    parts = [(score[category == one], label[category == one]) for one in category.unique()]
+    values = [auroc(*part) for part in parts if part[1].unique().numel() == 2]
+    return fmean(values) if values else None
 
 
 def by_defect(

@@ -14,7 +14,7 @@ from adlight.metrics.image import check_finite
 from adlight.metrics.pixel import PixelHistogram
 from adlight.types import UserError
 
-ALL = "all categories"
+ALL, GIVEN = "all categories", "given"
 METHODS = "a number, `quantile:0.99`, `sigma:3`, `fpr:0.05` or `max`"
 
 
@@ -24,7 +24,7 @@ class Threshold(NamedTuple):
     image: float = math.nan
     pixel: float = math.nan
     num_normals: int = 0  # validation images that both were calibrated on
-    source: str = ALL  # the category of those images, or ALL
+    source: str = ALL  # the category of those images, or ALL; GIVEN where both are numbers of the user's
 
 
 class Calibration:
@@ -54,8 +54,8 @@ class Calibration:
         self.reset()
 
     def reset(self) -> None:
-        """Forget what was found; thresholds given as numbers stay."""
-        self.pooled = self._apply_numbers(Threshold())
+        """Forget what was found; thresholds given as numbers hold all the same."""
+        self.pooled = Threshold()
         self.categories: dict[str, Threshold] = {}
 
     def fit(self, score: Tensor, category: Tensor, pixels: PixelHistogram, names: Sequence[str]) -> None:
@@ -71,33 +71,26 @@ class Calibration:
             UserError: there are no scores for a method to work on.
             NonFiniteScore: some scores are NaN or infinite.
         """
-        needs_scores = {self.image.name, self.pixel.name} != {"number"}
-        if needs_scores and not len(score):
+        if not len(score) and not (self.image.is_number and self.pixel.is_number):
             raise UserError(
                 "no normal image was validated, so there is nothing to calibrate thresholds on: raise val_fraction or "
                 "limit_val_batches, or give both thresholds as numbers"
             )
         check_finite(score)
-        parts = {name: score[category == group] for group, name in enumerate(names)}
         self.pooled = self._threshold(score, pixels.histogram(), ALL)
         self.categories = {
-            name: self._threshold(part, pixels.histogram(group), name)
-            for group, (name, part) in enumerate(parts.items())
-            if len(part)
+            name: self._threshold(score[category == group], pixels.histogram(group), name)
+            for group, name in enumerate(names)
+            if (category == group).any()
         }
 
     def _threshold(self, score: Tensor, pixels: Histogram, source: str) -> Threshold:
         return Threshold(self.image.of_images(score), self.pixel.of_pixels(pixels), len(score), source)
 
-    def _apply_numbers(self, found: Threshold) -> Threshold:
-        image = self.image.value if self.image.name == "number" else found.image
-        pixel = self.pixel.value if self.pixel.name == "number" else found.pixel
-        return found._replace(image=image, pixel=pixel)
-
     @property
     def is_fitted(self) -> bool:
         """Whether there are thresholds."""
-        return not math.isnan(self.pooled.image + self.pooled.pixel)
+        return not math.isnan(sum(self.of(None)[:2]))
 
     @property
     def by_category(self) -> dict[str, Threshold]:
@@ -105,23 +98,29 @@ class Calibration:
         return self.categories if self.per == "category" else {}
 
     def of(self, category: str | None) -> Threshold:
-        """Look up a category's threshold; the pooled one where it has none of its own, or is not known (None)."""
-        return self.pooled if category is None else self.by_category.get(category, self.pooled)
+        """Look up a category's threshold; the pooled one where it has none of its own, or is not known (None).
+
+        One that is given as a number holds whatever was found.
+        """
+        found = self.pooled if category is None else self.by_category.get(category, self.pooled)
+        image = self.image.value if self.image.is_number else found.image
+        pixel = self.pixel.value if self.pixel.is_number else found.pixel
+        source = GIVEN if self.image.is_number and self.pixel.is_number else found.source
+        return Threshold(image, pixel, found.num_normals, source)
 
     def describe(self, names: Sequence[str]) -> str:
         """Say what the image thresholds of these categories are, and what they were calibrated on."""
-        if self.image.name == "number":
+        if self.image.is_number:
             return f"{self.image.text} (as given)"
         effective = {name: self.of(name) for name in names}
-        first, *others = dict.fromkeys(effective.values())
-        if not others:
-            normals = f"{first.num_normals} held-out normal images of {first.source}"
-            return f"{first.image:.6g} ({self.image.text} of {normals})"
-        each = ", ".join(
+        if len(set(effective.values())) == 1:
+            one = effective[names[0]]
+            return f"{one.image:.6g} ({self.image.text} of {one.num_normals} held-out normal images of {one.source})"
+        each = (
             f"{name} {one.image:.6g} (of {one.num_normals}{'' if one.source == name else ' of ' + one.source})"
             for name, one in effective.items()
         )
-        return f"{self.image.text} of each category's held-out normal images: {each}"
+        return f"{self.image.text} of each category's held-out normal images: {', '.join(each)}"
 
     def as_dict(self) -> dict[str, Any]:
         """Give methods and thresholds as a result's file holds them; what decided stands beside each category."""
@@ -140,24 +139,22 @@ class Calibration:
         return {"pooled": self.pooled._asdict(), "categories": named}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take thresholds from `state_dict`, but not those given as numbers; the methods and `per` stay."""
-        self.pooled = self._apply_numbers(Threshold(**state["pooled"]))
-        named = state["categories"].items()
-        self.categories = {name: self._apply_numbers(Threshold(**values)) for name, values in named}
+        """Take thresholds from `state_dict`; the methods and `per` stay."""
+        self.pooled = Threshold(**state["pooled"])
+        self.categories = {name: Threshold(**values) for name, values in state["categories"].items()}
 
 
 class Method(NamedTuple):
-    """How a threshold follows from normal scores.
+    """How a threshold follows from normal scores."""
 
-    Attributes:
-        name: `number`, `quantile`, `sigma` or `fpr`; `max` is `fpr:0`.
-        value: the number behind it.
-        text: what the user wrote.
-    """
+    name: str  # number, quantile, sigma or fpr; max is fpr:0
+    value: float  # the number behind it
+    text: str  # what the user wrote
 
-    name: str
-    value: float
-    text: str
+    @property
+    def is_number(self) -> bool:
+        """Whether the threshold is the number itself, whatever the scores."""
+        return self.name == "number"
 
     @staticmethod
     def parse(text: float | str) -> "Method":
@@ -180,7 +177,7 @@ class Method(NamedTuple):
 
     def of_images(self, score: Tensor) -> float:
         """Find the threshold of scores (N,)."""
-        if self.name == "number":
+        if self.is_number:
             return self.value
         score = score.detach().cpu().double().sort().values
         if self.name == "quantile":
@@ -192,7 +189,7 @@ class Method(NamedTuple):
 
     def of_pixels(self, pixels: Histogram) -> float:
         """Find the threshold of the normal pixels in a histogram."""
-        if self.name == "number":
+        if self.is_number:
             return self.value
         if self.name == "sigma":
             mean, deviation = pixels.mean_and_deviation()

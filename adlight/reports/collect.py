@@ -59,12 +59,10 @@ class Runs:
     @property
     def problems(self) -> dict[str, str]:
         """What went wrong, by run: its status, the error and, if it failed, its log."""
-        found = self.headlines.dropna(subset="error").fillna({"log": ""})
-        return {
-            run["name"]: f"{run['status']}. {run['error']}"
-            + (f" (log: {run['log']})" if run["log"] and run["status"] == "failed" else "")
-            for _, run in found.iterrows()
-        }
+        runs = self.headlines[(self.headlines["status"] != "finished") | self.headlines["error"].notna()]
+        runs = runs[["name", "status", "error", "log"]].fillna("")
+        logs = runs["log"].map(" (log: {})".format).where((runs["log"] != "") & (runs["status"] == "failed"), "")
+        return dict(zip(runs["name"], (runs["status"] + ". " + runs["error"] + logs).str.strip(), strict=True))
 
 
 def collect(places: Sequence[str]) -> Runs:

@@ -85,8 +85,8 @@ def means(results: pd.DataFrame) -> pd.DataFrame:
     A single run has a row too where it is compared: one model for all categories beside one model per category.
 
     Returns:
-        `label`, `seeds`, `category`, the metrics and `reference_` columns; `<metric>_lower` and `_upper` are one
-        sample standard deviation over the seeds away, and missing for a single seed.
+        `runs` (their label), `seeds`, `category`, the metrics and `reference_` columns; `<metric>_lower` and `_upper`
+        are one sample standard deviation over the seeds away, and missing for a single seed.
     """
     ignored = (SEED, *CLASS_KEYS)
     groups = group_by_config(results[results["headline"]], *ignored)
@@ -95,7 +95,7 @@ def means(results: pd.DataFrame) -> pd.DataFrame:
     for (label, of), key in zip(groups.items(), keys, strict=True):
         if len(of) > 1 or keys.count(key) > 1:
             mine = results[results["name"].isin(of["name"]) & (results["level"] == "category")]
-            rows += [{"label": label, **row} for row in _means_of(mine)]
+            rows += [{"runs": label, **row} for row in _means_of(mine)]
     return pd.DataFrame(rows)
 
 
@@ -158,10 +158,9 @@ def _means_of(rows: pd.DataFrame) -> list[dict[str, Any]]:
         if len(part):
             values = part[[*metric_columns(rows), *references]].dropna(axis=1)
             by_seed = values.groupby(seed[part.index], sort=False).mean()
-            mean, spread = by_seed.mean(), by_seed.std().dropna()
-            ends = {f"{name}_lower": mean[name] - sd for name, sd in spread.items()}
-            ends |= {f"{name}_upper": mean[name] + sd for name, sd in spread.items()}
-            found.append({"seeds": ", ".join(by_seed.index), "category": title, **mean, **ends})
+            mean, spread = by_seed.mean(), by_seed.std()
+            lower, upper = (mean - spread).dropna().add_suffix("_lower"), (mean + spread).dropna().add_suffix("_upper")
+            found.append({"seeds": ", ".join(by_seed.index), "category": title, **mean, **lower, **upper})
     return found
 
 

@@ -49,7 +49,7 @@ def render(found: Runs, means: pd.DataFrame, title: str, tolerance: float, detai
         "results": tables.by_run(found),
         "categories": tables.by_category(found),
         "means": tables.by_mean(means),
-        "defects": tables.by_defect(found),
+        "defects": tables.by_defect(found.defects),
         "settings": tables.by_setting(found),
         "origins": tables.by_origin(found),
     }

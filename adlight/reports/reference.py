@@ -115,18 +115,17 @@ def read(path: Path, column: str | None = None) -> pd.DataFrame:
         raise UserError(f"reference {path} has the columns {', '.join(table) or 'none'}: {_SHAPES}")
     if table[key].duplicated().any():
         raise UserError(f"reference {path} has several rows for the same {key}: there must be one")
-    long = table.melt(key, chosen, "column", "text")
-    value = pd.to_numeric(long["text"], errors="coerce")
-    _refuse_words(path, long[value.isna() & (long["text"] != "")], key)
+    numeric = [key, *chosen] if key == "mask_ratio" else chosen
+    numbers = table.assign(**table[numeric].apply(pd.to_numeric, errors="coerce"))
+    for row, at in zip(*(numbers.isna() & (table != "")).to_numpy().nonzero(), strict=True):
+        where = f"in column {table.columns[at]!r} of row {table[key][row]!r}"
+        raise UserError(f"reference {path}: {table.iloc[row, at]!r} {where} is not a number")
+    long = numbers.melt(key, chosen, "column", "value").dropna(subset="value")
     if key == "mask_ratio":
-        ratio = pd.to_numeric(long[key], errors="coerce")
-        _refuse_words(path, long.assign(column=key, text=long[key])[ratio.isna()], key)
-        found = {"metric": "auroc", "category": None, "mask_ratio": ratio, "depth": long["column"], "value": value}
-    else:
-        metric = long["column"].map(metric_of)
-        value = value / (100 if value.max() > 1.5 else 1)
-        found = {"metric": metric, "category": long[key], "mask_ratio": float("nan"), "depth": None, "value": value}
-    return pd.DataFrame({"source": source, **found}).dropna(subset="value")
+        return long.rename(columns={"column": "depth"}).assign(metric="auroc", category=None, source=source)
+    scale = 100 if long["value"].max() > 1.5 else 1
+    found = {"metric": long["column"].map(metric_of), "category": long[key], "value": long["value"] / scale}
+    return pd.DataFrame(found | {"mask_ratio": float("nan"), "depth": None, "source": source})
 
 
 def metric_of(column: str) -> str:
@@ -140,9 +139,14 @@ def _published(runs: pd.DataFrame, named: Sequence[str] | None, column: str | No
     found = [pd.DataFrame(columns=["name", "source", *_KEYS, "value"])]
     for _, run in runs.iterrows():
         for name in experiments(run) if named is None else named:
-            if name not in tables:
-                tables[name] = _expected(name, column)
-            found.append(tables[name].assign(name=run["name"]))
+            if name not in tables and (path := path_of(name)).is_file():
+                try:
+                    tables[name] = read(path, column)
+                except UserError:
+                    if column is not None:  # asked for; otherwise a table of another shape is passed over
+                        raise
+                    tables[name] = pd.DataFrame()
+            found += [tables[name].assign(name=run["name"])] if name in tables else []
     together = pd.concat([one for one in found if len(one)] or found)
     return together.drop_duplicates(["name", *_KEYS], ignore_index=True)
 
@@ -155,20 +159,3 @@ def _read_csv(path: Path) -> pd.DataFrame:
     except (OSError, ValueError) as error:
         raise UserError(f"reference {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     return table.fillna("").apply(lambda column: column.str.strip())
-
-
-def _expected(experiment: str, column: str | None) -> pd.DataFrame:
-    path = EXPERIMENTS / experiment / "expected.csv"
-    try:
-        return read(path, column) if path.is_file() else pd.DataFrame()
-    except UserError:
-        if column is not None:  # asked for; otherwise a table of another shape is passed over
-            raise
-        return pd.DataFrame()
-
-
-def _refuse_words(path: Path, cells: pd.DataFrame, key: str) -> None:
-    for _, bad in cells.iterrows():
-        raise UserError(
-            f"reference {path}: {bad['text']!r} in column {bad['column']!r} of row {bad[key]!r} is not a number"
-        )

@@ -45,10 +45,9 @@ def draw_ablations(found: Runs, tolerance: float) -> list[Picture]:
         )
         if ours.size and len(of[["mask_ratio", "depth"]].drop_duplicates()) > 1:
             ratio, depth = ours.stack().idxmax()
-            cells_of = f"{int(ours.notna().sum().sum())} cells. Highest AUROC on the test: "
-            note = f"{cells_of}{ours.loc[ratio, depth]:.3f} at ratio {ratio:g}, {depth}."
-            figure = figures.heat_maps(ours, theirs, tolerance)
-            drawings.append(embed_figure(figure, title, note))
+            best = f"Highest AUROC on the test: {ours.loc[ratio, depth]:.3f} at ratio {ratio:g}, {depth}."
+            note = f"{int(ours.notna().sum().sum())} cells. {best}"
+            drawings.append(embed_figure(figures.heat_maps(ours, theirs, tolerance), title, note))
     return drawings
 
 

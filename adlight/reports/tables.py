@@ -1,4 +1,4 @@
-"""Tables for people: frames with headings in two rows, as text, Markdown and in the terminal.
+"""Tables for people: frames with headings in two rows, as text and in the terminal.
 
 The upper heading names what is shown. The lower one says what a column is of it: `TEXT`; `COUNT`; `VALUE`, a fraction
 with the ends `LOW` and `HIGH` of its interval beside it; `PAPER`, the published number, and `DIFFERENCE`, ours from it.
@@ -13,12 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from adlight.reports import grouping
-from adlight.reports.collect import Runs, config_columns
+from adlight.reports.collect import Runs
 from adlight.reports.rows import CONFIG, OBJECTIVE, REFERENCE, defect_rows, result_rows
 
 if TYPE_CHECKING:
     from adlight.metrics.results import Results
 
+Heading = tuple[str, str]
 TEXT, COUNT, VALUE, LOW, HIGH, PAPER, DIFFERENCE = "", "count", "ours", "low", "high", "paper", "ours - paper"
 TITLES = {  # the metrics of the tables, in their order
     OBJECTIVE: OBJECTIVE,
@@ -39,10 +40,8 @@ SETTINGS = 6  # columns at most for settings that differ
 def by_run(found: Runs, short: bool = False) -> pd.DataFrame:
     """Make the result table: a row per run, that of its mean or its only category; `short` leaves out what can wait."""
     rows = found.headlines
-    columns = _run_columns(found, rows)
-    if (rows["status"] != "finished").any():
-        columns["status", TEXT] = rows["status"]
-    columns["category", TEXT] = rows["category"]
+    words = ("category",) if (rows["status"] == "finished").all() else ("status", "category")
+    columns = _run_columns(found, rows) | _words(rows, *words)
     if short:
         return pd.DataFrame(columns | _metrics(rows, SHORT))
     return pd.DataFrame(columns | _images(rows) | _metrics(rows) | _counts(rows))
@@ -51,27 +50,25 @@ def by_run(found: Runs, short: bool = False) -> pd.DataFrame:
 def by_category(found: Runs) -> pd.DataFrame:
     """Make the table of the runs with several categories: a row per run and category, and one of all images pooled."""
     rows = found.results[(found.results["num_categories"] > 1) & ~found.results["headline"]]
-    columns = _run_columns(found, rows) | {("category", TEXT): rows["category"], **_images(rows)}
-    return pd.DataFrame(columns | _metrics(rows, [name for name in TITLES if name != OBJECTIVE]))
+    metrics = _metrics(rows, [name for name in TITLES if name != OBJECTIVE])
+    return pd.DataFrame(_run_columns(found, rows) | _words(rows, "category") | _images(rows) | metrics)
 
 
-def by_defect(found: Runs) -> pd.DataFrame:
-    """Make the table of the runs' defect types."""
-    return _by_defect(found.defects)
+def by_defect(rows: pd.DataFrame) -> pd.DataFrame:
+    """Make the table of defect types."""
+    return pd.DataFrame(_words(rows, "name", "category", "defect") | _images(rows) | _metrics(rows, DEFECTS, DEFECTS))
 
 
 def by_mean(means: pd.DataFrame) -> pd.DataFrame:
     """Make the table of `grouping.means`."""
-    columns = {(title, TEXT): means[name] for name, title in _MEANS.items() if name in means}
-    return pd.DataFrame(columns | _metrics(means))
+    return pd.DataFrame(_words(means, "runs", "seeds", "category") | _metrics(means))
 
 
 def by_job(rows: list[dict[str, Any]], metrics: Iterable[str]) -> pd.DataFrame:
     """Make the table of a sweep: a row per job."""
     words = ("name", "job", "status")
-    jobs = pd.DataFrame(rows, columns=[*dict.fromkeys((*words, *(name for row in rows for name in row)))])
-    columns = {(name, TEXT): jobs[name].astype(str) for name in words}
-    return pd.DataFrame(columns | _metrics(jobs, (OBJECTIVE, *metrics)) | _counts(jobs))
+    jobs = pd.DataFrame(rows, columns=None if rows else words)
+    return pd.DataFrame(_words(jobs, *words) | _metrics(jobs, (OBJECTIVE, *metrics)) | _counts(jobs))
 
 
 def by_setting(found: Runs) -> pd.DataFrame:
@@ -90,7 +87,7 @@ def by_setting(found: Runs) -> pd.DataFrame:
 def by_origin(found: Runs) -> pd.DataFrame:
     """Make the table of where each run comes from, and how it ended."""
     names = ("name", "status", "error", "log", "commit", "machine", "started", "command", "protocol", "folder")
-    return pd.DataFrame({(name, TEXT): found.headlines[name] for name in names}).dropna(axis=1, how="all")
+    return pd.DataFrame(_words(found.headlines.dropna(axis=1, how="all"), *names))
 
 
 def as_text(table: pd.DataFrame) -> pd.DataFrame:
@@ -98,11 +95,9 @@ def as_text(table: pd.DataFrame) -> pd.DataFrame:
     text = {}
     for (title, kind), column in table.items():
         if kind == VALUE:
-            ends = (table.get((title, end), column * float("nan")) for end in (LOW, HIGH))
-            text[title] = [
-                "" if pd.isna(value) else f"{value:.3f}" + ("" if pd.isna(high - low) else f" ± {(high - low) / 2:.3f}")
-                for value, low, high in zip(column, *ends, strict=True)
-            ]
+            low, high = (table.get((title, end), column * float("nan")) for end in (LOW, HIGH))
+            half = [f" ± {half:.3f}" if half == half else "" for half in (high - low) / 2]
+            text[title] = column.map("{:.3f}".format, na_action="ignore") + half
         elif kind == PAPER:
             text[f"paper's {title}"] = column.map("{:.3f}".format, na_action="ignore")
         elif kind == COUNT:
@@ -112,38 +107,9 @@ def as_text(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(text, dtype=object).fillna("").astype(str)
 
 
-def as_markdown(table: pd.DataFrame) -> str:
-    """Write a table as Markdown, words to the left and numbers to the right."""
-    text = as_text(table)
-    words = {title for title, kind in table if kind == TEXT}
-    rule = ["---" if name in words else "--:" for name in text]
-    lines = [[cell.replace("|", "\\|") for cell in line] for line in (text.columns, rule, *text.to_numpy())]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def report_csv(found: Runs) -> str:
-    """Write `results.csv`: `Runs.results` at full precision, without the settings that do not differ."""
-    kept = {*grouping.differing(found.headlines), *grouping.CLASS_KEYS, grouping.SEED}
-    dropped = [name for name in config_columns(found.results) if name not in kept]
-    return found.results.drop(columns=dropped).to_csv(index=False, lineterminator="\n")
-
-
-def report_markdown(found: Runs, means: pd.DataFrame, title: str) -> str:
-    """Write `results.md`."""
-    parts = [f"# {title}", found.states, as_markdown(by_run(found))]
-    if len(means):
-        parts += ["## Means (± standard deviation over seeds)", as_markdown(by_mean(means))]
-    if len(broken := found.headlines[found.headlines["status"] != "finished"]):
-        lines = {name: found.problems.get(name, f"{status}.") for name, status in broken[["name", "status"]].to_numpy()}
-        parts += ["## Runs without results", "\n".join(f"* {name}: {line}" for name, line in lines.items())]
-    return "\n\n".join(parts) + "\n"
-
-
 def print_table(table: pd.DataFrame, title: str, footnotes: Iterable[str] = ()) -> None:
     """Print a table in as many blocks as the terminal's width asks for, each with the first column; then footnotes."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)  # a log file has no width of its own
+    console = Console() if Console().is_terminal else Console(width=160)  # a log file has no width of its own
     text = as_text(table)
     words = {name for name, kind in table if kind == TEXT}
     widths = {name: max(map(len, [*name.split(), *text[name]])) for name in text}
@@ -177,55 +143,50 @@ def print_results(results: "Results", threshold: str, footnotes: list[str]) -> N
         footnotes: lines to print below the table.
     """
     rows = pd.DataFrame(result_rows(results.as_dict()))
-    table = pd.DataFrame({("category", TEXT): rows["category"], **_images(rows), **_metrics(rows)})
+    table = pd.DataFrame(_words(rows, "category") | _images(rows) | _metrics(rows))
     print_table(table, "test results", (f"threshold: {threshold}", *footnotes))
 
 
 def print_defects(results: "Results") -> None:
     """Print a row per defect type: its images against all normal ones of its category."""
     if rows := defect_rows(results.as_dict()):
-        table = _by_defect(pd.DataFrame(rows))
-        print_table(table, "by defect type, against all normal images of the category")
+        print_table(by_defect(pd.DataFrame(rows)), "by defect type, against all normal images of the category")
 
 
-_MEANS = {"label": "runs", "seeds": "seeds", "category": "category"}
 _HEADINGS = ("name", "model", "dataset", "status", "category", "images", "epochs", "seconds")
 
 
-def _run_columns(found: Runs, rows: pd.DataFrame) -> dict[tuple[str, str], pd.Series]:
+def _run_columns(found: Runs, rows: pd.DataFrame) -> dict[Heading, pd.Series]:
     """Name, model and data set where there are several, and the settings that differ within a model and data set."""
     runs = found.headlines
-    columns = {(name, TEXT): rows[name] for name in ("model", "dataset") if runs[name].nunique() > 1}
+    columns = _words(rows, "name", *(name for name in ("model", "dataset") if runs[name].nunique() > 1))
     settings = grouping.varied(runs).set_axis(runs["name"])
-    if 0 < len(settings.columns) <= SETTINGS:
-        for name, short in grouping.short_names(list(settings)).items():
-            title = name.removeprefix(CONFIG) if short in _HEADINGS else short
-            columns[title, TEXT] = rows["name"].map(settings[name])
-    elif len(runs) > 1:
-        columns["differs in", TEXT] = rows["name"].map(grouping.labels(settings))
-    return {("name", TEXT): rows["name"], **columns}
+    if len(settings.columns) > SETTINGS:
+        return columns | {("differs in", TEXT): rows["name"].map(grouping.labels(settings))}
+    names = grouping.short_names(list(settings))
+    titles = {name: name.removeprefix(CONFIG) if names[name] in _HEADINGS else names[name] for name in names}
+    return columns | {(titles[name], TEXT): rows["name"].map(settings[name]) for name in titles}
 
 
-def _by_defect(rows: pd.DataFrame) -> pd.DataFrame:
-    columns = {(name, TEXT): rows[name] for name in ("name", "category", "defect") if name in rows}
-    return pd.DataFrame(columns | _images(rows) | _metrics(rows, DEFECTS, DEFECTS))
+def _words(rows: pd.DataFrame, *names: str) -> dict[Heading, pd.Series]:
+    return {(name, TEXT): rows[name] for name in names if name in rows}
 
 
-def _images(rows: pd.DataFrame) -> dict[tuple[str, str], pd.Series]:
+def _images(rows: pd.DataFrame) -> dict[Heading, pd.Series]:
     if "normal_images" not in rows or rows["normal_images"].isna().all():
         return {}
-    counts = rows[["normal_images", "anomalous_images"]].astype("Int64").astype("string")
-    return {("images", TEXT): counts["normal_images"] + " + " + counts["anomalous_images"]}
+    normal, anomalous = (rows[f"{name}_images"].astype("Int64").astype("string") for name in ("normal", "anomalous"))
+    return {("images", TEXT): normal + " + " + anomalous}
 
 
-def _counts(rows: pd.DataFrame) -> dict[tuple[str, str], pd.Series]:
+def _counts(rows: pd.DataFrame) -> dict[Heading, pd.Series]:
     names = [name for name in ("epochs", "seconds") if name in rows and rows[name].notna().any()]
     return {(name, COUNT): rows[name].astype(float) for name in names}
 
 
 def _metrics(
     rows: pd.DataFrame, metrics: Iterable[str] = tuple(TITLES), titles: Mapping[str, str] = TITLES
-) -> dict[tuple[str, str], pd.Series]:
+) -> dict[Heading, pd.Series]:
     """Columns of the metrics that some row has: the value, and what is known of its spread and what was published."""
     columns = {}
     for name in metrics:

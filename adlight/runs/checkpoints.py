@@ -1,4 +1,4 @@
-"""The two checkpoints of a run: `best.ckpt` by `val/auroc` and `last.ckpt`, written whole or not at all."""
+"""A stage's checkpoints: the weights of the best validation, and the full state of the last epoch."""
 
 import os
 import time
@@ -6,60 +6,78 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Checkpoint
 
 
 class BestAndLast(Checkpoint):
-    """Keeps the weights of the best validation and the full state of the last epoch.
+    """Keep the weights of the best validation and the full state of the last epoch.
 
-    Lightning's ModelCheckpoint writes in place, so that a crash leaves half a file, and keeps the first of equally
-    good epochs; here a file is renamed into place, and the later epoch wins a tie (its training went on longer).
+    Lightning's ModelCheckpoint keeps the first of equally good epochs; here the later one wins a tie (it was trained
+    longer). It also writes by way of the system's temporary folder, from where a file is copied, not renamed, if that
+    lies on another disk: a crash would leave half a file.
 
     Args:
-        folder: where `best.ckpt` (weights) and `last.ckpt` (to resume from) go.
+        last: file of the last epoch, to resume from.
+        best: file of the best validation; None where nothing is validated.
         monitor: what is best, larger is better.
-        every_n_epochs: how often `last.ckpt` is written.
+        every_n_epochs: how often `last` is written; it is after the last epoch in any case.
+        seconds: how long earlier stages were trained.
 
     Attributes:
-        best: the best value so far.
-        earlier_seconds: how long the run had been trained when its checkpoint was written, if it is resumed.
+        best_value: the best value so far; -inf as long as there is none.
     """
 
-    def __init__(self, folder: str, monitor: str = "val/auroc", every_n_epochs: int = 1) -> None:
-        self.folder, self.monitor, self.every_n_epochs = Path(folder), monitor, every_n_epochs
-        self.best = float("-inf")
-        self.earlier_seconds, self.started = 0.0, time.perf_counter()
+    def __init__(
+        self,
+        last: Path,
+        best: Path | None = None,
+        monitor: str = "val/auroc",
+        every_n_epochs: int = 1,
+        seconds: float = 0.0,
+    ) -> None:
+        self.last, self.best, self.monitor, self.every_n_epochs = last, best, monitor, every_n_epochs
+        self.best_value = float("-inf")
+        self.earlier_seconds, self.started = seconds, time.perf_counter()
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Start the clock of a training."""
-        if stage == "fit":
-            self.started = time.perf_counter()
+    @property
+    def seconds(self) -> float:
+        """How long the run has been trained, before it was resumed too."""
+        return self.earlier_seconds + time.perf_counter() - self.started
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run must know."""
-        return {"best": self.best, "seconds": self.earlier_seconds + time.perf_counter() - self.started}
+        """Return what a resumed run must know."""
+        return {"best": self.best_value, "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it up again."""
-        self.best = state_dict["best"]
-        self.earlier_seconds = state_dict.get("seconds", 0.0)  # unknown to checkpoints of earlier versions
+        """Continue from it."""
+        self.best_value, self.earlier_seconds = state_dict["best"], state_dict["seconds"]
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the weights if no earlier epoch was better."""
-        value = float(trainer.callback_metrics.get(self.monitor, self.best))  # without one the latest is the best
-        if trainer.state.fn == "fit" and value >= self.best:
-            self.best = value
-            self.save(trainer, "best.ckpt", weights_only=True)
+        """Keep the weights if no earlier epoch was better; a module that has no epochs is kept whole too."""
+        value = float(trainer.callback_metrics.get(self.monitor, self.best_value))  # without one the latest is the best
+        if self.best is not None and value >= self.best_value:
+            self.best_value = value
+            save(trainer, self.best, weights_only=True)
+        if trainer.state.fn == "validate":
+            save(trainer, self.last)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the full state."""
         epoch = trainer.current_epoch + 1
         if epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs:
-            self.save(trainer, "last.ckpt", weights_only=False)
+            save(trainer, self.last)
 
-    def save(self, trainer: pl.Trainer, name: str, weights_only: bool) -> None:
-        """Write beside the old file, then rename; every process takes part, one of them writes."""
-        partial = self.folder / f"{name}.part"
-        trainer.save_checkpoint(partial, weights_only)
-        if trainer.is_global_zero:
-            os.replace(partial, self.folder / name)
+
+def save(trainer: pl.Trainer, path: Path, weights_only: bool = False) -> None:
+    """Write beside the old file, then rename; every process takes part, one of them writes."""
+    partial = path.with_suffix(".part")
+    trainer.save_checkpoint(partial, weights_only)
+    if trainer.is_global_zero:
+        os.replace(partial, path)
+
+
+def trained_epochs(path: Path) -> int:
+    """Read how many epochs a checkpoint's training has had."""
+    state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]

@@ -22,6 +22,26 @@ CONF = next(
 NOT_COMPARED = ("resume", "resume_sweep", "run_dir", "hydra")  # they differ between the first time and the next
 INPUT_KEYS = ("image_size", "resize", "channels")  # settings of a data set that say what a network gets to see
 
+SPLIT_KEYS = (  # settings of a data set that choose its training images
+    *("source", "category", "seed", "val_fraction", "train_limit"),
+    *("normal", "normal_dir", "test_normal_dir", "normal_test_fraction"),
+)
+
+
+def check_same_split(config: DictConfig, other: DictConfig, name: str) -> None:
+    """Refuse another run's networks if its training images were chosen otherwise; where they lie may differ.
+
+    Raises:
+        UserError: the other run may know images that are held out here for thresholds or test.
+    """
+    for key in SPLIT_KEYS:
+        mine, theirs = config.dataset.get(key), other.dataset.get(key)
+        if mine != theirs:
+            raise UserError(
+                f"dataset.{key} is {mine}, but {theirs} in {name}, which may have been trained on images that are held "
+                "out here"
+            )
+
 
 def read_yaml(path: Path) -> DictConfig:
     """Read a config file.

@@ -52,4 +52,4 @@ def find_unfinished(runs: Sequence[RunFolder], config: DictConfig) -> RunFolder 
         for run in runs
         if run.is_run and run.can_resume and not run.is_finished and {**to_dict(run.config()), "resume": None} == wanted
     ]
-    return max(matches, key=lambda run: run.last_checkpoint.stat().st_mtime, default=None)
+    return max(matches, key=lambda run: run.last_change, default=None)

@@ -4,8 +4,9 @@ runs/<name>/
     .hydra/                              the composed config, see hydra_folder.py
     run.json                             command, seed, commit, versions, machine
     checkpoints/best.ckpt, last.ckpt     tensors only
-    checkpoints/pretraining.ckpt         the finished stage before the detector, where there is one
-    metrics.csv, metrics.json            curves; final numbers (their presence marks a finished run)
+    checkpoints/pretraining.ckpt         the last epoch of the stage before the detector, where there is one
+    metrics.csv, pretraining.csv         curves of the detector and of the stage before it
+    metrics.json                         final numbers (their presence marks a finished run)
     predictions.csv, defects.csv         one row per test image; one per defect type
     panels/*.png, samples/*.png          test images; what a GAN makes while it is trained
     wandb.json                           id and group at W&B, where it is used
@@ -30,12 +31,12 @@ if TYPE_CHECKING:  # they take seconds: not for --help
 
 _RUN = "run.json"
 _CHECKPOINTS = "checkpoints"
-_LAST, _PRETRAINING = f"{_CHECKPOINTS}/last.ckpt", f"{_CHECKPOINTS}/pretraining.ckpt"
+_BEST, _LAST, _PRETRAINING = (f"{_CHECKPOINTS}/{name}.ckpt" for name in ("best", "last", "pretraining"))
 _METRICS, _PREVIOUS = "metrics.json", "metrics.previous.json"
 _PREDICTIONS, _DEFECTS = "predictions.csv", "defects.csv"
 _PANELS = "panels"
 _WANDB = "wandb.json"
-_JOB, _ERROR, _LOCK = "job.json", "error.txt", ".lock"
+_JOB, _ERROR, _LOCK, _DATA_LOCK = "job.json", "error.txt", ".lock", ".data.lock"
 
 
 class RunFolder(HydraFolder):
@@ -52,9 +53,20 @@ class RunFolder(HydraFolder):
         return self.last_checkpoint.exists() or self.stage_checkpoint.exists()
 
     @property
+    def last_change(self) -> float:
+        """When the newest checkpoint to go on from was written, in seconds; 0 if there is none."""
+        paths = self.last_checkpoint, self.stage_checkpoint
+        return max((path.stat().st_mtime for path in paths if path.exists()), default=0.0)
+
+    @property
     def has_results(self) -> bool:
         """Whether something that took time to compute lies in the folder."""
         return self.is_finished or (self.path / _CHECKPOINTS).exists()
+
+    @property
+    def best_checkpoint(self) -> Path:
+        """Where the weights of the best validation lie; it need not exist."""
+        return self.path / _BEST
 
     @property
     def last_checkpoint(self) -> Path:
@@ -63,7 +75,7 @@ class RunFolder(HydraFolder):
 
     @property
     def stage_checkpoint(self) -> Path:
-        """Where the finished stage before the detector lies; it need not exist."""
+        """Where the last epoch of the stage before the detector lies; it need not exist."""
         return self.path / _PRETRAINING
 
     def checkpoint(self, which: str) -> Path:
@@ -166,6 +178,11 @@ class RunFolder(HydraFolder):
             return nullcontext()
         self.path.mkdir(parents=True, exist_ok=True)
         return hold_lock(self.path / _LOCK, f"another process works in {self}: waiting for it")
+
+    def data_lock(self) -> AbstractContextManager[None]:
+        """Let the processes of a run prepare its data one after the other, before they know of each other."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        return hold_lock(self.path / _DATA_LOCK)
 
     def write_job(self, number: int, overrides: list[str]) -> None:
         """Note a sweep's job, which is about to begin: it has not failed yet."""

@@ -35,7 +35,8 @@ def build_module(run: RunFolder, overrides: Sequence[str] = ()) -> tuple["Anomal
     initialized = GlobalHydra.instance().is_initialized()
     with nullcontext() if initialized else initialize_config_dir(str(CONF), version_base="1.3"):
         config = run.config(overrides)  # a changed group is composed anew, which needs our conf/
-        config.model.objective = None
+        if "objective" in config.model:
+            config.model.objective = None
     settings = {name: config.dataset.get(name) for name in INPUT_KEYS}
     settings |= {"precision": str(config.trainer.precision), "ckpt": config.ckpt}
     module = instantiate_node(config.model)
@@ -70,7 +71,7 @@ def load_weights(module: "nn.Module", path: Path, prefixes: tuple[str, ...] = ("
     for name in sorted(expected.keys() | found.keys()):
         there, here = (_describe_shape(tensors, name) for tensors in (found, expected))
         if there != here:
-            advice = "; set model.ema as it was there" if name.startswith("ema.") else ""
+            advice = "; set ema as it was there" if "ema." in name else ""
             raise UserError(
                 f"checkpoint {path} is of another architecture: {name} {there} in it and {here} in the model of this "
                 f"config{advice}"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adlight.types import Record
+from adlight.types import Prediction, Record
 
 if TYPE_CHECKING:  # they take seconds: not for --help
     from pandas import DataFrame
@@ -14,10 +14,8 @@ if TYPE_CHECKING:  # they take seconds: not for --help
     from adlight.detection.module import TestedImage
     from adlight.metrics.results import Results
 
-PREDICTIONS = (
-    *("path", "category", "defect", "label", "score", "threshold", "anomalous"),
-    *("threshold_source", "pixel_threshold", "area", "boxes"),
-)
+ANSWERS = ("score", "threshold", "anomalous", "threshold_source", "pixel_threshold", "area", "boxes")
+PREDICTIONS = ("path", "category", "defect", "label", *ANSWERS)
 DEFECTS = ("category", "defect", "normal", "anomalous", "auroc", "ap", "recall_calibrated")
 
 
@@ -33,10 +31,14 @@ def to_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 def prediction_rows(records: list[Record], predictions: list["TestedImage"]) -> Iterator[tuple[Any, ...]]:
     """Give one row per test image, with the columns `PREDICTIONS`: the detector's answers beside the truth."""
     for row in predictions:
-        one = row.prediction
-        boxes = " ".join(",".join(map(str, box)) for box in one.boxes)
-        decision = row.label, one.score, one.threshold, int(one.anomalous)
-        yield (*records[row.index][:3], *decision, one.threshold_source, one.pixel_threshold, one.area, boxes)
+        yield (*records[row.index][:3], row.label, *answer_cells(row.prediction))
+
+
+def answer_cells(prediction: Prediction) -> tuple[Any, ...]:
+    """Give the columns `ANSWERS` of one image; a box is `left,top,right,bottom`."""
+    boxes = " ".join(",".join(map(str, box)) for box in prediction.boxes)
+    cells = {**vars(prediction), "anomalous": int(prediction.anomalous), "boxes": boxes}
+    return tuple(cells[name] for name in ANSWERS)
 
 
 def defect_rows(results: "Results") -> Iterator[tuple[Any, ...]]:

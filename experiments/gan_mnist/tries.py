@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-COLUMNS = ["method", "steps", "prior", "score", "balance", "weights", "feature"]
+COLUMNS = ["method", "steps", "latent_penalty", "score", "lam", "weights", "feature"]
 METRICS = ["val_auroc", "auroc", "ap", "f1_max", "f1_calibrated"]
 
 

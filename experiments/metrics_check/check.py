@@ -62,14 +62,14 @@ def with_image_scores(pixel: np.ndarray, mask: np.ndarray) -> Maps:
 
 def of_run(run: Path) -> Maps:
     """The maps of a finished run's own test."""
-    from adlight.evaluate import built
     from adlight.runs.folder import RunFolder
     from adlight.runs.restore import load_weights
+    from adlight.train import build
 
     config = RunFolder(run).config()
     config.run_dir, config.model.objective = str(run), None
     config.callbacks, config.logger = {}, {}
-    data, module, _ = built(config)
+    data, module, _ = build(config)
     load_weights(module, RunFolder(run).checkpoint(config.ckpt))
     data.setup("test")
     parts = []

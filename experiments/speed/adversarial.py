@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from adlight.evaluate import built
-from adlight.gan.inversion import InversionScorer, Networks
+from adlight.gan.inversion import Networks
 from adlight.gan.networks import Critic, Encoder, Generator
 from adlight.gan.objectives import WGANGP
+from adlight.gan.scorer import InversionScorer
+from adlight.train import build
 from adlight.types import Batch
 
 BATCH, CYCLES, REPEATS = 50, 2, 7
@@ -92,13 +93,13 @@ def count_flops() -> list[Row]:
     generator, critic, real = plain.generator, plain.critic, torch.rand(BATCH, 1, 28, 28, device=DEVICE)
     with Flops() as theirs:
         plain.cycle(itertools.repeat(real))
-    with Flops() as ours:  # what GANModule's critic_step and generator_step compute
+    with Flops() as ours:  # what AdversarialModule.training_step computes
         for _ in range(5):
             with torch.no_grad():
                 fake = generator(torch.randn(BATCH, 128, device=DEVICE))
-            loss = objective.critic_loss(critic, real, fake, draws)["loss"]
+            loss = objective.critic_loss(critic, real, fake, draws)["critic"]
             torch.autograd.grad(loss, list(critic.parameters()))
-        loss = objective.generator_loss(critic(generator(torch.randn(BATCH, 128, device=DEVICE))))
+        loss = objective.generator_loss(critic, generator(torch.randn(BATCH, 128, device=DEVICE)))
         torch.autograd.grad(loss, list(generator.parameters()))
     return [row("gan", "hand-written loop / module, FLOPs of a cycle", [theirs.total / ours.total], "ratio")]
 
@@ -110,16 +111,13 @@ def measure_training() -> list[Row]:
         config = composed(
             "model=gan", "dataset=mnist", f"trainer={place}", "trainer.precision=32-true", "logger=none",
             f"trainer.limit_train_batches={5 * CYCLES * (REPEATS + 1) + 1}", "trainer.max_epochs=1",
-            "model.encoder_epochs=0", "trainer.limit_val_batches=0",
-            "model.scorer.method=gradient", "trainer.enable_progress_bar=false", "+trainer.enable_checkpointing=false",
-            f"dataset.root={folder}",
+            "trainer.enable_progress_bar=false", "~callbacks", f"dataset.root={folder}",
         )  # fmt: skip
-        config.callbacks = {}
         random_mnist(Path(folder), images=5000)
-        data, module, trainer = built(config)
-        pauses = Pauses(PlainLoop(module.generator, module.critic))
+        data, module, trainer = build(config)
+        pauses = Pauses(PlainLoop(module.gan.generator, module.gan.critic))
         trainer.callbacks.append(pauses)
-        trainer.fit(module, data)
+        trainer.fit(module.gan, data)
     images = 5 * CYCLES * BATCH
     ours, plain = pauses.module_times[1:], pauses.plain_times[2:]  # the first turns warm up
     return [

@@ -13,11 +13,11 @@ from torch import Generator, Tensor
 from torch.optim import Optimizer
 
 from adlight.data.datamodule import AnomalyDataModule
-from adlight.evaluate import built
 from adlight.mae.masking import draw_masks
 from adlight.mae.module import MAEModule, warmup_cosine
 from adlight.mae.scorer import reconstruct
 from adlight.rng import derive_seed
+from adlight.train import build
 
 EPOCHS = 10  # the first one is not counted
 
@@ -39,7 +39,7 @@ def step(
     """One training step as one writes it by hand; float32, or autocast to another type."""
     mask = draw_masks(module.masks, module.mask_ratio, module.network.num_patches, generator)
     with autocast(dtype):
-        loss = module.objective(image, reconstruct(module.network, image, mask))["loss"]
+        loss = module.objective(image, reconstruct(module.network, module.tokenizer, image, mask))["loss"]
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
@@ -111,7 +111,7 @@ def measure() -> list[Row]:
         )
         config.callbacks = {}
         pl.seed_everything(0, verbose=False)
-        data, module, trainer = built(config)
+        data, module, trainer = build(config)
         data.prepare_data()
         data.setup("fit")
         twin = copy.deepcopy(module).to(DEVICE)

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from adlight.mae.masking import draw_masks
 from adlight.mae.module import MAEModule
 from adlight.mae.network import Block, MaskedAutoencoder
+from adlight.mae.tokens import PixelTokenizer
 
 BATCH = 16 if DEVICE.type == "cuda" else 4  # the article's is 16
 SQUARE = 8192 if DEVICE.type == "cuda" else 4096  # of the matrices that show the peak
@@ -68,7 +69,7 @@ def flops(module: MAEModule, image: Tensor, generator: Generator) -> tuple[int, 
     network = module.network
     mask = draw_masks(module.masks, module.mask_ratio, network.num_patches, generator)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        views = network(image, mask)
+        views = network(module.tokenizer.tokenize(image), mask)
         views.sum().backward()
     loss = FlopCounterMode(display=False)
     guess = torch.rand_like(image, requires_grad=True)
@@ -123,29 +124,30 @@ def kind_of(event) -> str:
 class Padded(MaskedAutoencoder):
     """The alternative to groups of one size: all views in one pass, padded to the longest, with an attention mask."""
 
-    def fill(self, x: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-        n, b = len(mask), len(tokens)
-        visible = ~mask.cpu()
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        x = self.patch_embed(tokens - self.token_mean) + self.encoder_positions  # (B, L, De)
+        n, b, visible = len(mask), len(x), ~mask.cpu()
         longest = int(visible.sum(1).max())
         patch = visible.int().argsort(dim=1, descending=True, stable=True)[:, :longest].to(x.device)  # (n, V)
         real = visible.to(x.device).gather(1, patch)  # (n, V)
-        z = tokens[:, patch].transpose(0, 1).flatten(0, 1)  # (nB, V, De)
+        z = x[:, patch].transpose(0, 1).flatten(0, 1)  # (nB, V, De)
         attend = real[:, None, None, None].expand(n, b, 1, longest, longest).flatten(0, 1)  # (nB, 1, V, V)
-        for block in self.encoder:
+        for block in self.encoder_blocks:
             z = masked_block(block, z, attend)
-        z = self.bridge(self.encoder_norm(z)).unflatten(0, (n, b)).transpose(1, 2)  # (n, V, B, Dd)
+        z = self.decoder_embed(self.encoder_norm(z)).unflatten(0, (n, b)).transpose(1, 2)  # (n, V, B, Dd)
         place = (torch.arange(n, device=x.device)[:, None] * self.num_patches + patch)[real]
-        flat = x.transpose(1, 2).reshape(n * self.num_patches, b, -1)  # (nL, B, Dd)
-        flat = flat.index_copy(0, place, z[real].to(flat.dtype))
-        return flat.unflatten(0, (n, -1)).transpose(1, 2)  # (n, B, L, Dd)
+        flat = self.mask_token.expand(n * self.num_patches, b, -1).index_copy(
+            0, place, z[real].to(self.mask_token.dtype)
+        )
+        return self.forward_decoder(flat.unflatten(0, (n, -1)).transpose(1, 2) + self.decoder_positions)
 
 
 def masked_block(block: Block, x: Tensor, attend: Tensor) -> Tensor:
     b, length, width = x.shape
     q, k, v = block.qkv(block.norm1(x)).view(b, length, 3, block.heads, -1).permute(2, 0, 3, 1, 4)
     attended = F.scaled_dot_product_attention(q, k, v, attn_mask=attend)
-    x = x + block.project(attended.transpose(1, 2).reshape(b, length, width))
-    return x + block.contract(F.gelu(block.expand(block.norm2(x))))
+    x = x + block.proj(attended.transpose(1, 2).reshape(b, length, width))
+    return x + block.fc2(F.gelu(block.fc1(block.norm2(x))))
 
 
 @torch.no_grad()
@@ -154,19 +156,19 @@ def measure_views() -> list[Row]:
     network, rows = article_module().network.eval(), []
     padded = Padded().to(DEVICE).eval()
     padded.load_state_dict(network.state_dict())
-    image = torch.rand(BATCH, 3, 224, 224, device=DEVICE)
+    tokens = PixelTokenizer().tokenize(torch.rand(BATCH, 3, 224, 224, device=DEVICE))
     for dtype, name in ((torch.float32, "float32"), (torch.bfloat16, "bfloat16 autocast")):
         for ratio in (0.5, 0.75, 0.8, 0.9):
             mask = draw_masks("complementary", ratio, network.num_patches, Generator().manual_seed(0))
 
             def together(net: MaskedAutoencoder = network, mask: Tensor = mask, dtype: torch.dtype = dtype) -> Tensor:
                 with autocast(dtype):
-                    return net(image, mask)
+                    return net(tokens, mask)
 
             def apart(mask: Tensor = mask, dtype: torch.dtype = dtype) -> None:
                 with autocast(dtype):
                     for view in mask:
-                        network(image, view[None])
+                        network(tokens, view[None])
 
             what = f"{name}, r = {ratio}, n = {len(mask)}"
             one, many = alternate(together, apart, repeats=5)
@@ -175,13 +177,4 @@ def measure_views() -> list[Row]:
                 torch.testing.assert_close(together(), together(padded), atol=0.05, rtol=0.05)
                 groups, pads = alternate(together, lambda call=together: call(padded), repeats=5)
                 rows.append(row("views", f"{what}: groups / padding, whole network", ratios(groups, pads), "ratio"))
-                x, tokens = torch.zeros(len(mask), BATCH, 196, 512), torch.randn(BATCH, 196, 768)
-                x, tokens = x.to(DEVICE), tokens.to(DEVICE)
-
-                def encode(net: MaskedAutoencoder, x=x, tokens=tokens, mask=mask, dtype=dtype) -> None:
-                    with autocast(dtype):
-                        net.fill(x, tokens, mask)
-
-                groups, pads = alternate(lambda e=encode: e(network), lambda e=encode: e(padded), repeats=9)
-                rows.append(row("views", f"{what}: groups / padding, encoder", ratios(groups, pads), "ratio"))
     return rows

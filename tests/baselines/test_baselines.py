@@ -13,8 +13,8 @@ from test_configs import composed, names
 from test_train import in_processes
 
 from adlight.baselines import networks as baselines
+from adlight.baselines.module import ResidualScorer
 from adlight.baselines.networks import PCA, NearestNeighbours
-from adlight.baselines.scorer import ResidualScorer
 from adlight.data.torchvision_sets import MNIST
 from adlight.detector import Detector
 from adlight.metrics.image import image_metrics
@@ -92,15 +92,15 @@ def test_one_image_one_score(network):
 
 
 def test_what_cannot_be_fitted_is_refused():
-    with pytest.raises(ValueError, match="k=0 neighbours: must be at least 1"):
+    with pytest.raises(ValueError, match=r"k .* 1, got 0"):
         NearestNeighbours(SIZE, k=0)
-    with pytest.raises(ValueError, match="components=193: from 1 to 192"):
+    with pytest.raises(ValueError, match=r"components .* 1\.\.192, .* 193"):
         PCA(SIZE, components=193)
-    with pytest.raises(UserError, match="k=3 neighbours of 2 training images: lower k"):
+    with pytest.raises(UserError, match=r"k=3 .* 2 training images"):
         NearestNeighbours(SIZE).fit(noise(2))
-    with pytest.raises(UserError, match="components=40 of 39 training images: lower it"):
+    with pytest.raises(UserError, match=r"components=40 .* 39 training images"):
         PCA(SIZE).fit(noise(39))
-    with pytest.raises(UserError, match=r"about 7\.2 GB, more than model.network.memory_gb=4"):
+    with pytest.raises(UserError, match=r"7\.2 GB.* memory_gb=4"):
         PCA(224, memory_gb=4).check(3000)
     NearestNeighbours(224, memory_gb=4).check(3000)
 
@@ -119,19 +119,17 @@ def test_reductions():
     assert not torch.equal(ResidualScorer(score="l1")(network, query)["pixel"], distance["pixel"])
 
 
-@pytest.mark.parametrize(
-    ("settings", "said"),
-    [(dict(score="lpips"), "score 'lpips'"), (dict(reduce="sum"), "reduce 'sum'"), (dict(topk=0), "0 < topk 0")],
-)
-def test_unknown_scores_are_refused(settings, said):
-    with pytest.raises(ValueError, match=said):
+@pytest.mark.parametrize("settings", [dict(score="psnr"), dict(reduce="sum"), dict(topk=0)], ids=str)
+def test_settings_that_make_no_sense_are_refused(settings):
+    ((name, value),) = settings.items()
+    with pytest.raises(ValueError, match=f"{name} .*{value}"):
         ResidualScorer(**settings)
 
 
 # the configs and the whole path
 
 
-def test_every_data_set_has_its_pair():
+def test_every_data_set_is_looked_at_once_and_as_it_is():
     for model in ("knn", "pca"):
         for dataset in names("dataset"):
             config = composed(f"model={model}", f"dataset={dataset}")
@@ -227,15 +225,15 @@ def test_a_checkpoint_of_another_size_is_refused(run):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["model=knn", "model.network.k=11"], "model.network.k=11 neighbours of 10 training images: lower k"),
-        (["model=pca"], "model.network.components=40 of 10 training images: lower it"),
-        (["model=knn", "model.network.k=0"], "model.network.k=0 neighbours: must be at least 1"),
-        (["model=knn", "model.network.memory_gb=0"], "need about 0.0 GB, more than model.network.memory_gb=0"),
+        (["model=knn", "model.network.k=11"], ("k=11", "10 training images")),
+        (["model=pca"], ("components=40", "10 training images")),
+        (["model=knn", "model.network.k=0"], ("k", "got 0")),
+        (["model=knn", "model.network.memory_gb=0"], ("0.0 GB", "memory_gb=0")),
     ],
 )
 def test_bad_input_is_one_line(adlight, words, said):
     outcome = adlight("train", *words, *WORDS)
-    assert outcome.code == 2 and outcome.err.count("error: ") == 1 and said in outcome.err
+    assert outcome.code == 2 and outcome.err.count("error: ") == 1 and all(part in outcome.err for part in said)
     assert "Traceback" not in outcome.err
 
 
@@ -259,7 +257,7 @@ KNOWN = {  # AUROC and best F1 of 3 neighbours and of 40 components, measured by
 @pytest.mark.parametrize("digit", KNOWN)
 def test_known_values_on_the_whole_mnist(digit):
     source = MNIST(DATA, normal=0)
-    train, test = (source._open(split) for split in ("train", "test"))
+    train, test = (source._load(split) for split in ("train", "test"))
     images, label = train.data[train.targets == digit][:, None], (test.targets != digit).long()
     found = []
     for network in (NearestNeighbours(28, 1), PCA(28, 1)):

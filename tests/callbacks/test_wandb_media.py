@@ -9,27 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import pytorch_lightning as pl
+from omegaconf import OmegaConf
 from PIL import Image
 from sklearn.metrics import auc, roc_curve
 
-from adlight.callbacks.wandb_media import roc
-from adlight.types import UserError
-
-
-class Counts(pl.Callback):
-    """Counts generator steps as a GAN does, and ends badly if it is told to."""
-
-    def __init__(self, ends="well"):
-        self.ends, self.steps = ends, 0
-
-    def on_train_batch_end(self, trainer, pl_module, *_):
-        self.steps += 1
-        pl_module.log("generator_steps", float(self.steps), on_step=False, on_epoch=True, reduce_fx="max")
-
-    def on_train_epoch_end(self, trainer, pl_module):
-        if self.ends != "well":
-            raise UserError("told to fail") if self.ends == "badly" else KeyboardInterrupt
+from adlight.callbacks.wandb_media import roc_corners
 
 
 class Sent:
@@ -109,8 +93,8 @@ def tree(items, into=None):
     return into
 
 
-def to_device(run):
-    """All that a run folder holds for W&B, oldest first; `finish` may return before wandb's service has written it."""
+def sent(run):
+    """What lies in a run folder for W&B, oldest first; `finish` may return before wandb's service has written it."""
     until = time.monotonic() + 120
     while True:
         found = [Sent(folder) for folder in sorted((run / "wandb").glob("offline-run-*"))]
@@ -136,18 +120,18 @@ def no_account(tmp_path_factory):
 @pytest.fixture(scope="module")
 def outcome(adlight):
     words = ["logger=wandb", "logger.wandb.entity=team", "logger.wandb.tags=[first,second]"]
-    return adlight("train", *adlight.tiny, *words, "hydra.run.dir=runs/dashboard")
+    return adlight("train", *adlight.tiny, *words, "hydra.run.dir=runs/wandb")
 
 
 @pytest.fixture(scope="module")
 def run(adlight, outcome):
     assert outcome.code == 0, outcome.err
-    return adlight.folder / "runs" / "dashboard"
+    return adlight.folder / "runs" / "wandb"
 
 
 @pytest.fixture(scope="module")
 def first(run):
-    (found,) = to_device(run)
+    (found,) = sent(run)
     return found
 
 
@@ -163,17 +147,12 @@ def test_it_says_that_it_is_offline_and_how_to_send_it(run, first, outcome):
     assert list(pattern.parent.glob(pattern.name)) == [first.folder]
 
 
-def test_the_run_says_what_it_is(run, first):
+def test_the_run_says_what_it_is_with_its_whole_config(run, first):
     assert (first.run.project, first.run.entity, first.run.job_type) == ("adlight", "team", "train")
     assert list(first.run.tags) == ["first", "second"]
-    assert first.run.display_name == "dashboard" and first.run.run_group == ""
+    assert first.run.display_name == "wandb" and first.run.run_group == ""
     assert first.run.run_id == json.loads((run / "wandb.json").read_text())["id"]
     assert first.exit_code == 0
-
-
-def test_the_whole_config_is_there_with_values_put_in(run, first):
-    from omegaconf import OmegaConf
-
     written = OmegaConf.to_container(OmegaConf.load(run / ".hydra" / "config.yaml"), resolve=False)
     assert written.keys() <= first.config.keys()
     assert first.config["model"]["network"]["encoder_width"] == 32
@@ -238,7 +217,7 @@ def test_the_corners_of_a_roc_curve():
     generator = np.random.default_rng(0)
     for levels in (2, 5, 1000):  # tied and distinct scores
         score, label = generator.integers(0, levels, 200) / levels, generator.integers(0, 2, 200)
-        assert is_the_curve(*roc(score, label), score, label)
+        assert is_the_curve(*roc_corners(score, label), score, label)
 
 
 def same_picture(*paths):
@@ -270,34 +249,25 @@ def test_images_with_masks_and_boxes(run, first):
         assert same_picture(first.folder / "files" / picture, run / "panels" / f"{category}.png")
 
 
-def test_predictions_are_a_table(run, first):
+def test_predictions_and_results_are_tables(run, first):
     columns, rows = first.table("predictions")
     written = predictions(run)
     assert columns == list(written[0]) and len(rows) == 18
     assert [[str(value) for value in row] for row in rows] == [list(row.values()) for row in written]
-
-
-def test_results_are_a_table(run, first):
     columns, rows = first.table("results")
     found = json.loads((run / "metrics.json").read_text())
     table = {row[0]: dict(zip(columns, row, strict=True)) for row in rows}
     assert list(table) == ["bottle", "screw", "mean of categories", "pooled"]
-    assert table["bottle"]["auroc"] == found["categories"]["bottle"]["auroc"]
-    assert table["mean of categories"]["auroc"] == found["auroc"]
-    assert table["pooled"]["auroc"] == found["pooled"]["auroc"]
-
-
-def test_it_changes_no_number(run, tiny_run):
-    assert (run / "predictions.csv").read_bytes() == (tiny_run[0] / "predictions.csv").read_bytes()
-    assert (run / "metrics.csv").read_bytes() == (tiny_run[0] / "metrics.csv").read_bytes()
+    wanted = [found["categories"]["bottle"], found["categories"]["screw"], found, found["pooled"]]
+    assert [row["auroc"] for row in table.values()] == [one["auroc"] for one in wanted]
 
 
 def test_a_resumed_run_keeps_its_id(adlight, run, first):
-    again = adlight.folder / "runs" / "dashboard again"
+    again = adlight.folder / "runs" / "wandb again"
     shutil.copytree(run, again, ignore=shutil.ignore_patterns("evaluations"))
-    outcome = adlight("train", 'resume="runs/dashboard again"', "trainer.max_epochs=3", "~callbacks.panels")
+    outcome = adlight("train", 'resume="runs/wandb again"', "trainer.max_epochs=3", "~callbacks.panels")
     assert outcome.code == 0, outcome.err
-    old, new = to_device(again)
+    old, new = sent(again)
     assert new.run.run_id == old.run.run_id == first.run.run_id and new.run.resume
     assert [row["epoch"] for row in new.history if "train/loss" in row] == [2]
     assert "test/auroc" in new.summary and not any(key.startswith("cases/") for key in new.summary)
@@ -305,10 +275,10 @@ def test_a_resumed_run_keeps_its_id(adlight, run, first):
 
 def test_every_job_of_a_multirun_is_a_run_and_a_failed_one_is_marked(adlight):
     words = [*adlight.quick, "logger=wandb", "trainer.max_epochs=1", "hydra.sweep.dir=runs/two"]
-    words += ["+callbacks.count._target_=test_dashboard.Counts", "+callbacks.count.ends=badly,well"]
+    words += ["+callbacks.count._target_=trouble.Counter", "+callbacks.count.ends=badly,well"]
     outcome = adlight("train", "-m", *words)
     assert outcome.code == 2 and "(ends-badly): told to fail" in outcome.err
-    (bad,), (good,) = (to_device(adlight.folder / "runs" / "two" / job) for job in ("ends-badly", "ends-well"))
+    (bad,), (good,) = (sent(adlight.folder / "runs" / "two" / job) for job in ("ends-badly", "ends-well"))
     assert bad.run.run_id != good.run.run_id
     assert {bad.run.run_group, good.run.run_group} == {"two"}
     assert [one.run.display_name for one in (bad, good)] == ["two/ends-badly", "two/ends-well"]
@@ -322,39 +292,38 @@ def test_every_job_of_a_multirun_is_a_run_and_a_failed_one_is_marked(adlight):
 
 def test_ctrl_c_closes_the_run(adlight):
     words = [*adlight.quick, "logger=wandb", "hydra.run.dir=runs/interrupted"]
-    words += ["+callbacks.count._target_=test_dashboard.Counts", "+callbacks.count.ends=interrupted"]
+    words += ["+callbacks.count._target_=trouble.Counter", "+callbacks.count.ends=interrupted"]
     assert adlight("train", *words).code == 130
-    (found,) = to_device(adlight.folder / "runs" / "interrupted")
+    (found,) = sent(adlight.folder / "runs" / "interrupted")
     assert found.exit_code == 130
 
 
 def test_an_evaluation_is_a_run_of_its_own(adlight, tiny_run):
     folder = adlight.evaluate(tiny_run[0], "logger=wandb", "model.scorer.reduce=max", "~callbacks.panels")
-    (found,) = to_device(folder)
+    (found,) = sent(folder)
     assert found.run.job_type == "evaluate" and found.config["model"]["scorer"]["reduce"] == "max"
     assert len(found.table("predictions")[1]) == 18
     assert not (folder / "metrics.csv").exists()
 
 
-REFUSED = {
-    "unknown mode": (["logger.wandb.mode=onlin"], "'onlin' is unknown", "online, offline, disabled"),
-    "no account": (["logger.wandb.mode=online"], "wandb login", "WANDB_API_KEY", "mode=offline"),
-    "no folder": (["hydra.run.dir=runs/blocked"], "runs/blocked/wandb", "File exists"),
-}
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["logger.wandb.mode=onlin"], ("onlin", "online, offline, disabled")),
+        (["logger.wandb.mode=online"], ("wandb login", "WANDB_API_KEY", "mode=offline")),
+        (["hydra.run.dir=runs/blocked"], ("runs/blocked/wandb", "File exists")),
+    ],
+    ids=["unknown mode", "no account", "no folder"],
+)
+def test_bad_settings_are_refused(adlight, words, said):
+    (adlight.folder / "runs" / "blocked").mkdir(parents=True, exist_ok=True)
+    (adlight.folder / "runs" / "blocked" / "wandb").write_text("in the way")
+    refused(adlight("train", *adlight.quick, "logger=wandb", *words), *said)
 
 
 def refused(outcome, *said):
     assert outcome.code == 2 and outcome.err.startswith("error: ") and outcome.err.count("\n") == 1, outcome.err
-    for fragment in said:
-        assert fragment in outcome.err
-
-
-@pytest.mark.parametrize("case", REFUSED.values(), ids=REFUSED.keys())
-def test_bad_settings_are_refused(adlight, case):
-    words, *said = case
-    (adlight.folder / "runs" / "blocked").mkdir(parents=True, exist_ok=True)
-    (adlight.folder / "runs" / "blocked" / "wandb").write_text("in the way")
-    refused(adlight("train", *adlight.quick, "logger=wandb", *words), *said)
+    assert all(fragment in outcome.err for fragment in said), outcome.err
 
 
 def test_without_a_network(adlight, monkeypatch):
@@ -365,7 +334,7 @@ def test_without_a_network(adlight, monkeypatch):
 
     monkeypatch.setattr(wandb, "init", unreachable)
     monkeypatch.setenv("WANDB_API_KEY", "not a real one")
-    refused(adlight("train", *adlight.quick, "logger=wandb"), "W&B cannot start: no answer (", "mode=offline")
+    refused(adlight("train", *adlight.quick, "logger=wandb"), "no answer", "mode=offline")
 
 
 def test_disabled(adlight):

@@ -54,10 +54,10 @@ TRAIN = {
     "unknown category": ("dataset.category=botle", "'botle'", "did you mean bottle?", "there are: bottle, screw"),
     "empty training folder": ("dataset.root=empty", "no images in empty/bottle/train/good"),
     "unreadable image": ("dataset.root=truncated", "truncated/bottle/train/good/001.png", "on_bad_image=skip"),
-    "patch does not fit": ("dataset.image_size=33", "image_size 33 is not a multiple of patch_size 16"),
+    "patch does not fit": ("dataset.image_size=33", "image_size 33", "patch_size 16"),
     "n is not whole": ("model.mask_ratio=0.6", "mask_ratio 0.6", "2.5", "0.5 (n = 2)", "0.666667 (n = 3)"),
     "more masks than patches": ("model.mask_ratio=0.9", "2..4", "0.75 (n = 4)"),
-    "ratio beyond 1": ("model.mask_ratio=1.5", "mask_ratio 1.5 is not between 0 and 1"),
+    "ratio beyond 1": ("model.mask_ratio=1.5", "mask_ratio", "got 1.5"),
     "run folder under a file": ("hydra.run.dir=file/run", "file/run", "hydra.run.dir"),
     "run folder holds a run": ("hydra.run.dir=runs/tiny", "runs/tiny already holds a run", "resume=runs/tiny"),
     "resume of nothing": ("resume=runs/nothing", "runs/nothing", "none"),
@@ -88,28 +88,23 @@ def test_train_refuses(adlight, place, case):
 
 
 GAN = {
-    "no layers for the size": ("dataset.image_size=29", "no layers for images of 29 pixels", "nearest: 28, 30, 32"),
+    "no layers for the size": ("dataset.image_size=29", "image_size=29", "28, 30, 32"),
     "unknown digit": ("dataset.normal=12", "12"),
-    "batch larger than the set": ("dataset.batch_size=500", "dataset.batch_size=500 is larger than the 18 training"),
-    "latents that do not fit": ("model.encoder.latent=9", "model.encoder.latent=9 does not fit", "latent=4"),
-    "unknown objective": ("model/objective=wgn", "unknown model/objective 'wgn'", "did you mean wgan"),
-    "unknown method": ("model.scorer.method=encodr", "'encodr'", "encoder, gradient, encoder+gradient"),
-    "unknown score of a GAN": ("model.scorer.score=sum", "scorer.score 'sum' is unknown: mixture, thesis"),
-    "unknown term": ("+model.scorer.weights.residul=1", "scorer.weights 'residul' is unknown", "residual"),
-    "negative penalty": ("model.objective.penalty=-1", "objective.penalty", "-1"),
-    "no generator steps": ("model.generator_steps=0", "generator_steps", "0"),
-    "negative rate": ("model.critic_optimizer.lr=-1", "model.critic_optimizer: Invalid learning rate: -1"),
-    "no width": ("model.generator.ngf=0", "generator.ngf", "0"),
-    "untrained encoder": ("model.encoder_epochs=0", "leaves the encoder of model.scorer.method=encoder untrained"),
-    "missing encoder": ("model.encoder=null", "without an encoder use model.scorer.method=gradient"),
-    "generator of no run": ("model.generator_from=nowhere", "nowhere/checkpoints/last.ckpt does not exist"),
-    "generator of another model": ("model.generator_from=runs/tiny", "runs/tiny", "another architecture", "critic"),
-    "precision": ("trainer.precision=bf16-true", "trainer.precision=bf16-true: the GAN trains in 32-true or bf16"),
-    "validation after the encoder": ("trainer.check_val_every_n_epoch=5", "lower trainer.check_val_every_n_epoch"),
-    "validation in the GAN's epochs alone": (
-        "trainer.max_epochs=3 model.encoder_epochs=2 trainer.check_val_every_n_epoch=3",
-        "none of epochs 4 to 5 would have one: lower trainer.check_val_every_n_epoch=3",
-    ),
+    "batch larger than the set": ("dataset.batch_size=500", "batch_size=500", "18"),
+    "latents that do not fit": ("model.encoder.latent=9", "encoder.latent=9", "generator.latent=4"),
+    "unknown objective": ("model/gan/objective=wgn", "unknown model/gan/objective 'wgn'", "did you mean wgan"),
+    "unknown method": ("model.scorer.method=encodr", "'encodr'", "did you mean encoder"),
+    "unknown score of a GAN": ("model.scorer.score=sum", "score 'sum'", "mixture, thesis"),
+    "unknown term": ("+model.scorer.weights.residul=1", "weights 'residul'", "residual"),
+    "negative penalty": ("model.gan.objective.penalty=-1", "penalty", "-1"),
+    "no generator steps": ("model.gan.generator_steps=0", "generator_steps", "0"),
+    "negative rate": ("model.gan.critic_optimizer.lr=-1", "critic_optimizer: Invalid learning rate: -1"),
+    "no width": ("model.gan.generator.ngf=0", "ngf", "0"),
+    "untrained encoder": ("model.encoder_epochs=0", "method=encoder", "encoder_epochs"),
+    "missing encoder": ("model.encoder=null", "method=encoder", "encoder"),
+    "generator of no run": ("model.pretrained_gan=nowhere", "nowhere/checkpoints/last.ckpt does not exist"),
+    "generator of another model": ("model.pretrained_gan=runs/tiny", "runs/tiny", "another architecture", "critic"),
+    "precision": ("trainer.precision=bf16-true", "precision=bf16-true", "32-true or bf16-mixed"),
     "clipping by the trainer": ("trainer.gradient_clip_val=1", "trainer: ", "manual optimization"),
 }
 
@@ -131,19 +126,19 @@ def giver(adlight, place):
 
 def test_generator_of_other_images(adlight, giver):
     for word, said in (
-        ("seed=1", "dataset.seed is 1, and 0 in"),
+        ("seed=1", "dataset.seed is 1"),
         ("dataset.train_limit=9", "dataset.train_limit is 9"),
     ):
-        check(adlight("train", *giver, "model.generator_from=runs/giver", word), said, "held out")
+        check(adlight("train", *giver, "model.pretrained_gan=runs/giver", word), said, "held out")
 
 
 def test_generator_of_another_width(adlight, giver):
     for word, name in (
-        ("model.generator.ngf=8", "generator"),
-        ("model.critic.ndf=8", "critic"),
-        ("model.ema=0.5", "set model.ema as it was there"),
+        ("model.gan.generator.ngf=8", "generator"),
+        ("model.gan.critic.ndf=8", "critic"),
+        ("model.gan.ema=0.5", "set ema as it was there"),
     ):
-        check(adlight("train", *giver, "model.generator_from=runs/giver", word), "is of another architecture", name)
+        check(adlight("train", *giver, "model.pretrained_gan=runs/giver", word), "is of another architecture", name)
 
 
 EVALUATE = {

@@ -136,7 +136,6 @@ def test_several_devices_in_a_sweep(adlight):
     """Two jobs of two gloo processes each: as two single runs of two processes, to the digit."""
     devices = ("dataset.category=bottle", "trainer.devices=2")
     out = well(command(adlight, "-m", *devices, "seed=0,1", "hydra.sweep.dir=runs/by_two"))
-    assert out.count("has several devices: it runs by its own command") == 2
     assert out.count("test results") == 2, "one process of each job reports"
     for seed in (0, 1):
         well(command(adlight, *devices, "trainer.strategy=ddp", f"seed={seed}", f"hydra.run.dir=runs/two_{seed}"))
@@ -144,6 +143,8 @@ def test_several_devices_in_a_sweep(adlight):
         for name in ("predictions.csv", "metrics.csv"):
             assert (job / name).read_bytes() == (single / name).read_bytes()
         assert json.loads((job / "metrics.json").read_text())["epochs"] == 2
+        words = json.loads((job / "run.json").read_text())["command"].split()
+        assert f"seed={seed}" in words and not [word for word in words if word.startswith("hydra.")]
 
 
 @pytest.mark.slow
@@ -155,6 +156,30 @@ def test_a_process_that_fails_does_not_leave_the_others_waiting(adlight):
     assert row["status"] == "failed" and "process 1: ZeroDivisionError: nothing left to divide by" in row["error"]
     out = well(command(adlight, *words, "hydra.sweep.dir=runs/one_breaks", "resume_sweep=true"))
     assert "epoch 1/2" not in out and "epoch 2/2" in out  # goes on, in two processes again
+
+
+@pytest.mark.slow
+def test_sigterm_reaches_the_command_of_a_job(adlight):
+    sweep = adlight.folder / "runs" / "stopped_two"
+    words = ("seed=0", "trainer.devices=2", "+callbacks.trouble._target_=trouble.Trouble", f"hydra.sweep.dir={sweep}")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "adlight.train", "-m", *adlight.quick, *words],
+        cwd=adlight.folder,
+        env={**os.environ, "PYTHONPATH": f"{TESTS}:{os.environ.get('PYTHONPATH', '')}", "OMP_NUM_THREADS": "1"}
+        | {"ADLIGHT_TEST_TROUBLE": "hold"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until = time.monotonic() + 300
+    while not (sweep / "seed-0" / "checkpoints" / "last.ckpt").exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    process.terminate()
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 130 and "Traceback" not in err, err
+    assert err.splitlines()[-1].endswith(f"resume_sweep=true hydra.sweep.dir={sweep}")
+    (row,) = results(sweep).values()
+    assert row["status"] == "unfinished"
+    assert subprocess.run(["pgrep", "-f", f"hydra.run.dir=.{sweep}"], stdout=subprocess.DEVNULL).returncode == 1
 
 
 def study_of(sweep):

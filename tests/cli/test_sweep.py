@@ -325,7 +325,7 @@ def test_each_digit_in_turn(adlight):
     words = [word for word in adlight.quick if not word.startswith("dataset")]
     outcome = adlight(
         *("train", *words, "sweep=digits", "dataset.root=digits", "dataset.normal=2,7", "trainer.max_epochs=1"),
-        *("model.network.patch_size=14", "hydra.sweep.dir=runs/digits"),
+        *("model.tokenizer.patch_size=14", "hydra.sweep.dir=runs/digits"),
     )
     assert outcome.code == 0, outcome.err
     assert list(results(adlight.folder / "runs" / "digits")) == ["normal-2", "normal-7"]

@@ -5,6 +5,7 @@ from scipy.ndimage import gaussian_filter
 
 from adlight.detection.maps import (
     MAPS,
+    ReconstructionError,
     bounding_boxes,
     gradient_magnitude,
     l1_map,
@@ -126,8 +127,44 @@ def test_reductions_by_hand():
     assert reduce_map(pixel, "topk", 0.03).tolist() == [198, 98]
     assert reduce_map(pixel, "topk", 1e-6).tolist() == [199, 99]  # never fewer than one
     assert reduce_map(pixel, "topk", 1.0).tolist() == [149.5, 49.5]
-    with pytest.raises(ValueError, match="'median' is unknown: mean, max or topk"):
-        reduce_map(pixel, "median")
+
+
+@pytest.mark.parametrize("score", MAPS)
+@pytest.mark.parametrize("reduce", ["mean", "max", "topk"])
+def test_the_error_is_smoothed_and_reduced(score, reduce):
+    x, y = random(2, 3, 32, 32), random(2, 3, 32, 32, seed=1)
+    found, pixel = ReconstructionError(score, reduce, smoothing=2.0, topk=0.05)(x, y)
+    error = MAPS[score](x, y)
+    torch.testing.assert_close(pixel, smooth(error, 2.0))
+    wanted = reduce_map(error if reduce == "mean" else pixel, reduce, 0.05)  # the mean is eq. 1: no smoothing
+    torch.testing.assert_close(found, wanted)
+
+
+def test_the_error_may_be_perceptual(no_alexnet):
+    x, y = random(2, 3, 32, 32), random(2, 3, 32, 32, seed=1)
+    found, pixel = ReconstructionError("lpips", smoothing=0)(x, y)
+    assert pixel.shape == (2, 32, 32) and torch.equal(found, pixel.mean((1, 2)))
+
+
+def test_the_error_is_computed_in_full_precision():
+    x, y = random(2, 3, 32, 32), random(2, 3, 32, 32, seed=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = ReconstructionError()(x, y)
+    assert all(torch.equal(*pair) for pair in zip(inside, ReconstructionError()(x, y), strict=True))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *(dict(score="psnr"), dict(reduce="median"), dict(smoothing=-1.0), dict(smoothing=float("nan"))),
+        *(dict(topk=0.0), dict(topk=1.5)),
+    ],
+    ids=str,
+)
+def test_settings_that_make_no_sense_are_refused(settings):
+    ((name, value),) = settings.items()
+    with pytest.raises(ValueError, match=f"{name} .*{value}"):
+        ReconstructionError(**settings)
 
 
 def test_regions_are_8_connected_and_the_largest_comes_first():

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from adlight.gan.networks import Critic, Encoder, Generator, ladder
+from adlight.gan.networks import Critic, Encoder, Generator, resolution_schedule
 
 SIZES = {  # image: smallest map, stages
     8: (4, 1),
@@ -69,14 +69,14 @@ def test_critic_and_encoder_of_the_thesis(side, maps, channels, make, outputs):
     found, out = shapes(network, image)
     assert found == [(2, width, s, s) for width, s in zip((64, 128, 256), maps, strict=True)] + [(2, outputs)]
     assert out.shape == (2, outputs)
-    trunk = channels * 64 * 25 + 64 + 64 * 128 * 25 + 128 + 128 * 256 * 25 + 256
-    assert count(network) == trunk + 4096 * outputs + outputs
+    backbone = channels * 64 * 25 + 64 + 64 * 128 * 25 + 128 + 128 * 256 * 25 + 256
+    assert count(network) == backbone + 4096 * outputs + outputs
     kinds = {type(layer) for layer in network.modules()}
     assert kinds == {make, nn.ModuleList, nn.Conv2d, nn.Linear}  # no pooling, no normalisation
     features = network.features(image)
     assert features.shape == (2, 4096) and features.min() >= 0
-    torch.testing.assert_close(network.maps(image)[-1].flatten(1), features)
-    assert [tuple(one.shape[1:]) for one in network.maps(image)] == [shape[1:] for shape in found[:-1]]
+    torch.testing.assert_close(network.feature_maps(image)[-1].flatten(1), features)
+    assert [tuple(one.shape[1:]) for one in network.feature_maps(image)] == [shape[1:] for shape in found[:-1]]
 
 
 def test_generator_is_relu_between_layers_and_sigmoid_at_the_end():
@@ -87,17 +87,17 @@ def test_generator_is_relu_between_layers_and_sigmoid_at_the_end():
     torch.testing.assert_close(network(z), 1 / (1 + (-network.up[-1](x)).exp()))
 
 
-# the ladder
+# sizes
 
 
 @pytest.mark.parametrize("side", SIZES)
-def test_ladder_sizes(side):
+def test_sizes(side):
     smallest, stages = SIZES[side]
-    assert ladder(side) == (smallest, stages)
+    assert resolution_schedule(side) == (smallest, stages)
     generator, critic = Generator(side, 3, 6, 2), Critic(side, 3, 2)
     with torch.no_grad():
         image = generator(torch.randn(1, 6))
-        sides = [one.shape[-1] for one in critic.maps(image)]
+        sides = [one.shape[-1] for one in critic.feature_maps(image)]
         assert critic(image).shape == (1, 1) and Encoder(side, 3, 6, 2)(image).shape == (1, 6)
     assert image.shape == (1, 3, side, side) and image.min() >= 0 and image.max() <= 1
     assert len(sides) == stages and sides[-1] == smallest
@@ -107,8 +107,8 @@ def test_ladder_sizes(side):
 
 @pytest.mark.parametrize(("side", "near"), [(29, (28, 30)), (33, (32,)), (100, (112, 128)), (4, (8,)), (1000, (512,))])
 @pytest.mark.parametrize("make", [Generator, Critic, Encoder])
-def test_sizes_with_no_ladder_name_the_nearest(side, near, make):
-    with pytest.raises(ValueError, match=f"no layers for images of {side} pixels") as refused:
+def test_other_sizes_name_the_nearest(side, near, make):
+    with pytest.raises(ValueError, match=f"image_size={side}") as refused:
         make(side)
     named = re.findall(r"\d+", str(refused.value).partition("nearest:")[2])
     assert len(named) == 3 and set(map(str, near)) <= set(named)
@@ -117,15 +117,15 @@ def test_sizes_with_no_ladder_name_the_nearest(side, near, make):
 # encoder and critic in particular
 
 
-def test_encoder_on_the_sphere():
+def test_normalize_latent():
     torch.manual_seed(0)
-    free, bound = Encoder(8, 1, 5, 2), Encoder(8, 1, 5, 2, on_sphere=True)
+    free, bound = Encoder(8, 1, 5, 2), Encoder(8, 1, 5, 2, normalize_latent=True)
     bound.load_state_dict(free.state_dict())
     image = noise(4, 1, 8, 8)
     with torch.no_grad():
-        z, on_sphere = free(image), bound(image)
-    torch.testing.assert_close(on_sphere.norm(dim=1), torch.full((4,), 5**0.5))
-    torch.testing.assert_close(nn.functional.normalize(z), nn.functional.normalize(on_sphere))
+        z, scaled = free(image), bound(image)
+    torch.testing.assert_close(scaled.norm(dim=1), torch.full((4,), 5**0.5))
+    torch.testing.assert_close(nn.functional.normalize(z), nn.functional.normalize(scaled))
 
 
 @pytest.mark.parametrize("side", [8, 14, 28, 30, 32])

@@ -1,31 +1,19 @@
-"""A GAN through the command line: both phases, what they leave behind, how they go on, all ways to invert."""
+"""A GAN through the command line: both stages, what they leave behind, how they go on, all ways to invert."""
 
 import json
+import shutil
 import signal
 
 import numpy as np
 import pytest
-import pytorch_lightning as pl
 import torch
+from gan.tiny import CtrlC
 from makers import write_image
 from test_train import in_processes, numbers, table
 
 from adlight.detector import Detector
-from adlight.runs.folder import RunFolder
-from adlight.runs.restore import build_module
 
-
-class CtrlC(pl.Callback):
-    """Stops a run in the epoch that a test names."""
-
-    epoch = None
-
-    def on_train_batch_end(self, trainer, *_):
-        if trainer.current_epoch == CtrlC.epoch:
-            raise KeyboardInterrupt
-
-
-STOPPABLE = "+callbacks.stop._target_=test_gan_runs.CtrlC"
+STOPPABLE = "+callbacks.stop._target_=gan.tiny.CtrlC"
 
 
 @pytest.fixture
@@ -33,14 +21,14 @@ def keyboard():
     """Lightning makes a process deaf to Ctrl-C when it is stopped by one."""
     before = signal.getsignal(signal.SIGINT)
     yield
-    CtrlC.epoch = None
+    CtrlC.place = None
     signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module")
 def gan_run(adlight):
-    """A complete run of both phases: its folder and what it printed."""
-    outcome = adlight("train", *adlight.gan, STOPPABLE, "model.ema=0.9", "hydra.run.dir=runs/gan")
+    """A complete run of both stages: its folder and what it printed."""
+    outcome = adlight("train", *adlight.gan, STOPPABLE, "model.gan.ema=0.9", "hydra.run.dir=runs/gan")
     assert outcome.code == 0, outcome.err
     return adlight.folder / "runs" / "gan", outcome.out
 
@@ -57,11 +45,13 @@ def test_what_a_run_leaves(gan_run):
     assert "digit 0" in found["protocol"] or "0 normal" in found["protocol"]
     assert all(0 <= found[name] <= 1 for name in ("auroc", "ap", "f1_max", "f1_calibrated", "trivial_f1"))
     assert (run / "samples" / "epoch-0002.png").exists() and len(list((run / "panels").glob("*.png"))) == 1
-    rows = table(run / "metrics.csv")
-    assert [row["epoch"] for row in rows] == ["0", "1", "2", "3"]
-    assert [bool(row["val/auroc"]) for row in rows] == [False, False, True, True]
-    assert [bool(row["train/wasserstein"]) for row in rows] == [True, True, False, False]
-    assert [bool(row["train/encoder"]) for row in rows] == [False, False, True, True]
+    first, second = (table(run / f"{name}.csv") for name in ("pretraining", "metrics"))
+    assert [row["epoch"] for row in first] == [row["epoch"] for row in second] == ["0", "1"]
+    assert all(row["train/wasserstein"] and row["generator_steps"] and "val/auroc" not in row for row in first)
+    assert all(row["train/encoder"] and row["val/auroc"] and "train/wasserstein" not in row for row in second)
+    checkpoints = {path.stem: torch.load(path, weights_only=True) for path in (run / "checkpoints").iterdir()}
+    assert checkpoints.keys() == {"pretraining", "best", "last"}
+    assert checkpoints["pretraining"]["epoch"] == checkpoints["last"]["epoch"] == 1
     assert "3 generator steps; inversion: encoder" in out
     scores = [float(row["score"]) for row in table(run / "predictions.csv")]
     assert len(scores) == 20 and np.isfinite(scores).all() and len(set(scores)) == 20
@@ -89,37 +79,49 @@ def test_predict(adlight, gan_run):
     assert np.isfinite(float(row["score"])) and (adlight.folder / "answers" / "panels" / "a.png").exists()
 
 
-@pytest.mark.parametrize("epoch", [1, 3], ids=["GAN", "encoder"])
-def test_ctrl_c_in_either_phase(adlight, gan_run, keyboard, epoch):
-    run, folder = gan_run[0], f"runs/stopped in {epoch}"
-    CtrlC.epoch = epoch
-    outcome = adlight("train", *adlight.gan, STOPPABLE, "model.ema=0.9", f"hydra.run.dir='{folder}'")
-    assert outcome.code == 130 and "Go on with: python -m adlight.train" in outcome.err, outcome.err
+@pytest.mark.parametrize("stage", ["AdversarialModule", "GANDetector"])
+def test_ctrl_c_in_either_stage(adlight, gan_run, keyboard, stage):
+    run, folder = gan_run[0], f"runs/stopped in {stage}"
+    CtrlC.place = stage, 1
+    outcome = adlight("train", *adlight.gan, STOPPABLE, "model.gan.ema=0.9", f"hydra.run.dir='{folder}'")
+    assert outcome.code == 130 and "python -m adlight.train" in outcome.err, outcome.err
     stopped = adlight.folder / folder
-    assert (stopped / "checkpoints" / "best.ckpt").exists() == (epoch == 3)
-    CtrlC.epoch = None
-    outcome = adlight("train", "resume=auto", *adlight.gan, STOPPABLE, "model.ema=0.9")
+    assert (stopped / "checkpoints" / "best.ckpt").exists() == (stage == "GANDetector")
+    CtrlC.place = None
+    outcome = adlight("train", "resume=auto", *adlight.gan, STOPPABLE, "model.gan.ema=0.9")
     assert outcome.code == 0 and f"run folder: {stopped}\n" in outcome.out, outcome.err
-    for name in ("predictions.csv", "metrics.csv", "samples/epoch-0002.png"):
-        assert (stopped / name).read_bytes() == (run / name).read_bytes()
+    for name in ("predictions.csv", "metrics.csv", "pretraining.csv", "samples/epoch-0002.png"):
+        assert (stopped / name).read_bytes() == (run / name).read_bytes(), name
     assert numbers(stopped) == numbers(run)
-    mine, wanted = tensors(stopped), tensors(run)
-    assert mine.keys() == wanted.keys() and all(torch.equal(mine[name], wanted[name]) for name in wanted)
+    mine, expected = tensors(stopped), tensors(run)
+    assert mine.keys() == expected.keys() and all(torch.equal(mine[name], expected[name]) for name in expected)
+
+
+def test_resumed_with_other_lengths(adlight, gan_run):
+    """The encoder may be trained on; the GAN may not, as the encoder has been trained on it."""
+    run = adlight.folder / "runs" / "longer gan"
+    shutil.copytree(gan_run[0], run, ignore=shutil.ignore_patterns("evaluations"))
+    outcome = adlight("train", "resume='runs/longer gan'", "trainer.max_epochs=3")
+    assert outcome.code == 2 and "AdversarialModule" in outcome.err and " 3" in outcome.err
+    assert adlight("train", "resume='runs/longer gan'", "model.encoder_epochs=3").code == 0
+    assert json.loads((run / "metrics.json").read_text())["epochs"] == 5
+    assert [row["epoch"] for row in table(run / "metrics.csv")] == ["0", "1", "2"]
+    assert (run / "pretraining.csv").read_bytes() == (gan_run[0] / "pretraining.csv").read_bytes()
 
 
 def test_encoder_alone_on_a_finished_gan(adlight, gan_run):
-    words = [*adlight.gan, "model.ema=0.9", "seed=1", "dataset.seed=0", "model.generator_from=runs/gan"]
+    words = [*adlight.gan, "model.gan.ema=0.9", "seed=1", "dataset.seed=0", "model.pretrained_gan=runs/gan"]
     words += ["model.encoder_epochs=1", "~callbacks.panels"]
     run = adlight.train(*words, "hydra.run.dir=runs/encoder")
     found = json.loads((run / "metrics.json").read_text())
     assert found["epochs"] == 1 and found["generator_steps"] == 3
     mine, given = tensors(run), tensors(gan_run[0])
     for name in given:
-        if name.startswith(("generator", "critic", "average")):
+        if name.startswith("gan."):
             assert torch.equal(mine[name], given[name]), name
         elif name.startswith("encoder"):
             assert not torch.equal(mine[name], given[name]), name
-    assert not (run / "panels").exists()  # nothing new to show
+    assert not (run / "panels").exists() and not (run / "pretraining.csv").exists()  # nothing new to show
     again = adlight.evaluate(run)
     assert (again / "predictions.csv").read_bytes() == (run / "predictions.csv").read_bytes()
 
@@ -130,7 +132,7 @@ def test_encoder_alone_on_a_finished_gan(adlight, gan_run):
         "model.scorer.method=gradient model.scorer.steps=3 model.scorer.restarts=2",
         "model.scorer.method=encoder+gradient model.scorer.steps=3 model.scorer.kappa=1",
         "model.scorer.score=thesis",
-        "model.scorer.weights.origin=-1 model.scorer.feature=mse model.scorer.distance=ssim",
+        "model.scorer.weights.latent_norm=-1 model.scorer.feature=mse model.scorer.distance=ssim",
     ],
 )
 def test_other_scores_of_the_same_run(adlight, gan_run, words):
@@ -145,34 +147,40 @@ SHORT = ["~callbacks.panels", "trainer.max_epochs=1", "model.encoder_epochs=1", 
 
 @pytest.mark.parametrize("objective", ["wgan_gp", "wgan", "lsgan", "dcgan"])
 def test_every_objective_trains(adlight, objective):
-    run = adlight.train(*adlight.gan, *SHORT, f"model/objective={objective}", "model.n_critic=1")
-    (row, _) = table(run / "metrics.csv")
+    run = adlight.train(*adlight.gan, *SHORT, f"model/gan/objective={objective}", "model.gan.n_critic=1")
+    (row,) = table(run / "pretraining.csv")
     assert np.isfinite([float(row["train/critic"]), float(row["train/generator"])]).all()
     assert bool(row.get("train/penalty")) == (objective == "wgan_gp")
-    module, _ = build_module(RunFolder(run))
-    assert module.objective is None  # nothing of it is needed to score
 
 
 def test_without_an_encoder(adlight):
-    words = ["model.encoder=null", "model.encoder_epochs=0", "model.scorer.method=gradient", "model.scorer.steps=3"]
+    """The detector has no epochs: it is calibrated, kept and tested."""
+    words = ["model.encoder=null", "model.scorer.method=gradient", "model.scorer.steps=3", "hydra.run.dir=runs/search"]
     run = adlight.train(*adlight.gan, *SHORT, *words)
     assert not any(name.startswith("encoder") for name in tensors(run))
+    assert tensors(run).keys() == tensors(run, "best").keys()
     again = adlight.evaluate(run)
+    assert (again / "predictions.csv").read_bytes() == (run / "predictions.csv").read_bytes()
+    assert json.loads((run / "metrics.json").read_text())["epochs"] == 1
+    assert adlight("train", "resume=runs/search").code == 0
     assert (again / "predictions.csv").read_bytes() == (run / "predictions.csv").read_bytes()
 
 
-def test_validation_may_come_in_the_encoder_s_epochs_alone(adlight):
-    """More epochs between two validations than the GAN has."""
-    words = ["trainer.max_epochs=1", "trainer.check_val_every_n_epoch=3"]
-    run = adlight.train(*adlight.gan, "~callbacks.panels", *words, "dataset.train_limit=8")
-    assert [bool(row["val/auroc"]) for row in table(run / "metrics.csv")] == [False, False, True]
+def test_lengths(adlight):
+    """What the stages make of trainer.max_epochs is said; a trial of two batches is short; the end is validated."""
+    words = [*adlight.gan, "~callbacks.panels", "trainer.max_epochs=50", "model.encoder_epochs=3"]
+    outcome = adlight("train", *words, "model.gan.generator_steps=3", "trainer.check_val_every_n_epoch=5")
+    assert outcome.code == 0, outcome.err
+    assert "AdversarialModule: 2 epochs" in outcome.out and "GANDetector: 3 epochs" in outcome.out
+    run = adlight.train(*words, "model.gan.generator_steps=3000", "trainer=debug", "trainer.max_epochs=1")
+    assert json.loads((run / "metrics.json").read_text())["epochs"] == 2
 
 
 @pytest.fixture(scope="module")
 def two_gans(adlight):
     """A run of two processes: its folder and what it printed."""
     words = [*adlight.gan, *SHORT, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
-    words += ["dataset.train_limit=16", "dataset.test_limit=19", "model.n_critic=1"]
+    words += ["dataset.train_limit=16", "dataset.test_limit=19", "model.gan.n_critic=1"]
     done = in_processes(adlight, "train", *words, "hydra.run.dir=runs/two gans")
     return adlight.folder / "runs" / "two gans", done.stdout
 
@@ -212,7 +220,7 @@ def test_two_processes_search_as_one_does(adlight, two_gans, method, score, tole
     """
     run, folder = two_gans[0], f"runs/two search, {method}"
     words = [f"model.scorer.{word}" for word in (f"method={method}", f"score={score}", "steps=3", "lr=0.5")]
-    words.append("model.scorer.weights={residual:1,origin:1,feature:1}")
+    words.append("model.scorer.weights={residual:1,latent_norm:1,feature:1}")
     in_processes(adlight, "evaluate", "run=runs/two gans", *words, f"hydra.run.dir='{folder}'")
     one = adlight.evaluate(run, *ALONE, *words)
     assert_the_same_answers(adlight.folder / folder, one, tolerance)

@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from gan.tiny import make_trainer
 from PIL import Image
 
 from adlight.data.datamodule import AnomalyDataModule
 from adlight.data.source import Source
-from adlight.gan.inversion import InversionScorer
-from adlight.gan.module import GANModule
+from adlight.gan.encoder import GANDetector
+from adlight.gan.module import AdversarialModule
 from adlight.gan.networks import Critic, Encoder, Generator
 from adlight.gan.objectives import WGANGP
+from adlight.gan.scorer import InversionScorer
 from adlight.metrics.image import auroc
 from adlight.types import Record
 
@@ -76,36 +78,24 @@ class Curve(pl.Callback):
 
 def untrained():
     torch.manual_seed(0)
-    networks = Generator(SIZE, 1, LATENT, WIDTH), Critic(SIZE, 1, WIDTH), Encoder(SIZE, 1, LATENT, WIDTH)
+    networks = Generator(SIZE, 1, LATENT, WIDTH), Critic(SIZE, 1, WIDTH)
     adam = partial(torch.optim.Adam, lr=5e-3, betas=(0.5, 0.9))
-    return GANModule(
-        *networks, WGANGP(), InversionScorer(), adam, adam, adam, n_critic=3, encoder_epochs=ENCODER_EPOCHS
-    )
-
-
-def trainer(**settings):
-    return pl.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        **settings,
-    )
+    gan = AdversarialModule(*networks, WGANGP(), adam, adam, n_critic=3)
+    return GANDetector(gan, Encoder(SIZE, 1, LATENT, WIDTH), InversionScorer(), adam)
 
 
 @pytest.fixture(scope="module")
 def trained():
-    """The module after both phases, its data, and the curve of its distance."""
+    """The module after both stages, its data, and the curve of its distance."""
     sizes = dict(image_size=SIZE, channels=1, batch_size=64, eval_batch_size=64, num_workers=0)
     data = AnomalyDataModule(Blobs, val_fraction=HELD_OUT / (TRAIN + HELD_OUT), **sizes)
-    module, curve, epochs = untrained(), Curve(), GAN_EPOCHS + ENCODER_EPOCHS
-    trainer(max_epochs=GAN_EPOCHS, check_val_every_n_epoch=epochs, callbacks=[curve]).fit(module, data)
-    assert int(module.generator_steps) == GAN_EPOCHS * 18 // 3
+    module, curve = untrained(), Curve()
+    make_trainer(max_epochs=GAN_EPOCHS, callbacks=[curve]).fit(module.gan, data)
+    assert int(module.gan.generator_steps) == GAN_EPOCHS * 18 // 3
+    data.first_epoch = GAN_EPOCHS
+    make_trainer(max_epochs=ENCODER_EPOCHS, check_val_every_n_epoch=ENCODER_EPOCHS).fit(module, data)
     data.setup("test")
-    return module, data, curve.wasserstein[:GAN_EPOCHS]
+    return module, data, curve.wasserstein
 
 
 def images(data, split):
@@ -153,19 +143,19 @@ def test_a_known_latent_s_image_is_found(trained):
     module, data, _ = trained
     wanted = generated(module, 32)
     assert error(wanted, wanted.mean(0)).mean() > 0.5 * spread(data)  # they differ
-    scorer = InversionScorer("gradient", steps=200, lr=0.1, prior=0, restarts=4)
+    scorer = InversionScorer("gradient", steps=200, lr=0.1, latent_penalty=0, restarts=4)
     with torch.no_grad():
-        found = module.networks.generator(scorer.latents(module.networks, wanted))
+        found = module.networks.generator(scorer.find_latents(module.networks, wanted))
     assert (error(found, wanted) < 0.01 * spread(data)).all()
 
 
 def test_the_encoder_reconstructs_held_out_blobs(trained):
     module, data, _ = trained
     held_out, constant = images(data, "test")[:TEST], images(data, "train").mean(0)
-    search = InversionScorer("encoder+gradient", steps=30, prior=0)
+    search = InversionScorer("encoder+gradient", steps=30, latent_penalty=0)
     with torch.no_grad():
         made, refined = (
-            module.networks.generator(scorer.latents(module.networks, held_out))
+            module.networks.generator(scorer.find_latents(module.networks, held_out))
             for scorer in (InversionScorer("encoder"), search)
         )
     missed = error(made, held_out)
@@ -180,7 +170,7 @@ def test_what_is_no_blob_scores_higher(trained, monkeypatch, method, term):
     restarts = 4 if method == "gradient" else 1
     scorer = InversionScorer(method, weights={term: 1.0}, steps=60, lr=0.1, restarts=restarts)
     monkeypatch.setattr(module, "scorer", scorer)
-    trainer().test(module, data, verbose=False)
+    make_trainer().test(module, data, verbose=False)
     found = module.results
     assert found.mean["auroc"] > 0.95
     assert all(found.defects["blobs"][kind]["auroc"] > 0.9 for kind in KINDS)
@@ -200,4 +190,4 @@ def test_no_gradient_is_left_in_the_networks(trained):
     image = images(data, "test")[::16]
     for method in ("gradient", "encoder+gradient"):
         InversionScorer(method, steps=10, kappa=0.1).terms(module.networks, image)
-    assert all(p.grad is None and p.requires_grad for p in module.parameters())
+    assert all(p.grad is None for p in module.parameters())

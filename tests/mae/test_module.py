@@ -1,4 +1,5 @@
 import math
+from contextlib import nullcontext
 from functools import partial
 from types import SimpleNamespace
 
@@ -15,35 +16,38 @@ from adlight.data.datamodule import AnomalyDataModule
 from adlight.data.mvtec import MVTecAD
 from adlight.detection.ema import EMA
 from adlight.mae.masking import draw_masks
-from adlight.mae.module import MAEModule, warmup_cosine
+from adlight.mae.module import MAEModule, WarmupCosine, warmup_cosine
 from adlight.mae.network import MaskedAutoencoder
 from adlight.mae.objective import ReconstructionLoss
 from adlight.mae.scorer import MultiMaskScorer, reconstruct
+from adlight.mae.tokens import PixelTokenizer
 from adlight.metrics.image import auroc
 from adlight.metrics.thresholds import Calibration
 from adlight.runs.checkpoints import BestAndLast
 from adlight.types import UserError
 
+PIXELS = PixelTokenizer(32, 3, 8)
 EPOCHS, BATCHES = 2, 3  # 16 images in 2 categories, 4 of them held out; batches of 4
 
 
-def make(seed=0, lr=1e-3, weight_decay=0.05, **settings):
+def make(seed=0, lr=1e-3, weight_decay=0.05, kind=MAEModule, **settings):
     torch.manual_seed(seed)
-    network = MaskedAutoencoder(32, 3, 8, 1, 16, 2, 1, 16, 2)
+    sizes = dict(encoder_depth=1, encoder_width=16, encoder_heads=2, decoder_depth=1, decoder_width=16, decoder_heads=2)
+    network = partial(MaskedAutoencoder, **sizes)
     optimizer = partial(torch.optim.AdamW, lr=lr, betas=(0.9, 0.95), weight_decay=weight_decay)
     objective = ReconstructionLoss(lpips=0)
     defaults = dict(objective=objective, scorer=MultiMaskScorer(smoothing=1.0), optimizer=optimizer, warmup_epochs=1)
-    return MAEModule(network, **(defaults | settings))
+    return kind(PIXELS, network, **(defaults | settings))
 
 
-def fit(root, folder, module=None, ckpt=None, callbacks=(), **settings):
+def fit(root, folder, module=None, ckpt=None, callbacks=(), epochs=EPOCHS, stopped=False, **settings):
     """Train for two epochs as `adlight.train` does; returns module, data and trainer."""
     pl.seed_everything(0, verbose=False)
     module = make() if module is None else module
     sizes = dict(image_size=32, batch_size=4, eval_batch_size=3, val_fraction=0.25, num_workers=0)
     data = AnomalyDataModule(MVTecAD, root=root, augmentation=Augmentation(), **sizes)
     trainer = Trainer(
-        max_epochs=EPOCHS,
+        max_epochs=epochs,
         accelerator="cpu",
         logger=False,
         enable_progress_bar=False,
@@ -54,7 +58,8 @@ def fit(root, folder, module=None, ckpt=None, callbacks=(), **settings):
         callbacks=[BestAndLast(str(folder)), *callbacks],
         **settings,
     )
-    trainer.fit(module, data, ckpt_path=ckpt, weights_only=True)
+    with pytest.raises(KeyError) if stopped else nullcontext():
+        trainer.fit(module, data, ckpt_path=ckpt, weights_only=True)
     return module, data, trainer
 
 
@@ -70,13 +75,21 @@ class Watch(pl.Callback):
         self.rates, self.weights, self.metrics = [], [], []
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
-        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+        self.rates.append([group["lr"] for group in trainer.optimizers[0].param_groups])
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         self.weights.append({name: p.detach().clone() for name, p in module.network.named_parameters()})
 
     def on_train_epoch_end(self, trainer, module):
         self.metrics.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+
+
+class StopInSecondEpoch(pl.Callback):
+    """A power cut in the middle of the second epoch."""
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if trainer.current_epoch == 1 and batch_idx == 1:
+            raise KeyError
 
 
 @pytest.fixture(scope="module")
@@ -130,11 +143,11 @@ def test_thresholds_come_from_the_validation_normals(trained):
     module, data, trainer, _, _ = trained
     with torch.no_grad():
         normal = data.datasets["val"].images.float() / 255
-        scores = module.scorer(module.ema.network.eval(), normal)
+        scores = module.scorer(module.ema.network.eval(), PIXELS, normal)
         pasted = torch.stack(
             [b["image"] for b in map(data.val_dataloader().dataset.__getitems__, [[1], [3], [5], [7]])]
         )
-        anomalous = module.scorer(module.ema.network, pasted[:, 0].float() / 255)["image"]
+        anomalous = module.scorer(module.ema.network, PIXELS, pasted[:, 0].float() / 255)["image"]
     image, pixel = scores["image"].double().numpy(), scores["pixel"].flatten().double().numpy()
     assert module.calibration.pooled.image == pytest.approx(np.quantile(image, 0.95), rel=1e-5)
     assert module.calibration.pooled.pixel == pytest.approx(np.quantile(pixel, 0.995, method="inverted_cdf"), rel=1e-4)
@@ -153,14 +166,14 @@ def test_other_threshold_rules(trained, root, tmp_path, rules, statistics):
     module.calibration = Calibration(*rules)
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
     trainer.validate(module, data, verbose=False)
-    scores = module.scorer(module.network.eval(), data.datasets["val"].images.float() / 255)
+    scores = module.scorer(module.network.eval(), PIXELS, data.datasets["val"].images.float() / 255)
     assert module.calibration.pooled.image == pytest.approx(statistics[0](scores["image"].numpy()), rel=1e-5)
     assert module.calibration.pooled.pixel == pytest.approx(statistics[1](scores["pixel"].numpy()), rel=1e-5)
 
 
 def test_learning_rate_follows_the_schedule_by_the_step(trained):
     rates = [1e-3 * warmup_cosine(step, BATCHES, EPOCHS * BATCHES) for step in range(EPOCHS * BATCHES)]
-    assert trained[4].rates == pytest.approx(rates)
+    assert [pair[0] for pair in trained[4].rates] == pytest.approx(rates)
 
 
 def test_ema_follows_by_its_decay(trained):
@@ -182,7 +195,7 @@ def test_test_results_are_those_of_the_scorer(trained, tmp_path):
     images = data.datasets["test"].images.float() / 255
     for row in module.predictions:
         with torch.no_grad():
-            scores = module.scorer(module.ema.network, images[row.index : row.index + 1])
+            scores = module.scorer(module.ema.network, PIXELS, images[row.index : row.index + 1])
         assert row.prediction.score == pytest.approx(float(scores["image"][0]), rel=1e-5)
         flagged = scores["pixel"][0] > module.calibration.of(data.categories[row.category]).pixel
         assert row.prediction.area == pytest.approx(float(flagged.float().mean()), abs=2 / 1024)
@@ -198,19 +211,63 @@ def test_same_seed_same_weights(trained, root, tmp_path):
 
 
 def test_resumed_run_ends_with_the_same_weights(trained, root, tmp_path):
-    class Stop(pl.Callback):
-        def on_train_batch_start(self, trainer, module, batch, batch_idx):
-            if trainer.current_epoch == 1 and batch_idx == 1:  # in the middle of the second epoch
-                raise KeyError("power cut")
-
-    with pytest.raises(KeyError):
-        fit(root, tmp_path, make(ema=0.8), callbacks=[Stop()])
+    fit(root, tmp_path, make(ema=0.8), callbacks=[StopInSecondEpoch()], stopped=True)
     checkpoint = tmp_path / "last.ckpt"
     assert torch.load(checkpoint, weights_only=True)["global_step"] == BATCHES
     watch = Watch()
     resumed, _, trainer = fit(root, tmp_path / "resumed", make(seed=5, ema=0.8), checkpoint, [watch])
     assert same(resumed, trained[0])  # the average and the thresholds too
     assert trainer.current_epoch == EPOCHS and watch.metrics == trained[4].metrics[1:]
+
+
+# learning rates
+
+
+class PerGroup(MAEModule):
+    """Vectors learn at a tenth of the rate of matrices."""
+
+    def configure_optimizers(self):
+        groups = super().configure_optimizers()["optimizer"].param_groups
+        groups = [{"params": group["params"], "lr": rate} for group, rate in zip(groups, (1e-3, 1e-4), strict=True)]
+        return self.schedule(torch.optim.AdamW(groups))
+
+    def schedule(self, optimizer):
+        schedule = WarmupCosine(optimizer, lambda step: warmup_cosine(step, BATCHES, EPOCHS * BATCHES))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class Chainable(PerGroup):
+    """A schedule that multiplies the present rates, step by step."""
+
+    def schedule(self, optimizer):
+        schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+FACTORS = {
+    PerGroup: [warmup_cosine(step, BATCHES, EPOCHS * BATCHES) for step in range(EPOCHS * BATCHES)],
+    Chainable: [0.5**step for step in range(EPOCHS * BATCHES)],
+}
+
+
+@pytest.mark.parametrize("kind", FACTORS)
+def test_each_group_follows_its_schedule_also_when_resumed(kind, root, tmp_path):
+    watch = Watch()
+    fit(root, tmp_path, make(kind=kind), callbacks=[watch, StopInSecondEpoch()], stopped=True)
+    resumed = Watch()
+    fit(root, tmp_path / "resumed", make(kind=kind), tmp_path / "last.ckpt", [resumed])
+    rates = [watch.rates[:BATCHES], resumed.rates]
+    wanted = [[1e-3 * factor, 1e-4 * factor] for factor in FACTORS[kind]]
+    assert [pair for part in rates for pair in part] == [pytest.approx(pair) for pair in wanted]
+
+
+def test_a_resumed_run_takes_the_rates_of_its_config(trained, root, tmp_path):
+    """Of a finished run, with another rate and twice the epochs: the schedule is the new one from the first step on."""
+    watch = Watch()
+    fit(root, tmp_path, make(lr=2e-3, ema=0.8), trained[3] / "last.ckpt", [watch], epochs=2 * EPOCHS)
+    steps = range(EPOCHS * BATCHES, 2 * EPOCHS * BATCHES)
+    rates = [2e-3 * warmup_cosine(step, BATCHES, 2 * EPOCHS * BATCHES) for step in steps]
+    assert watch.rates == [pytest.approx([rate, rate]) for rate in rates]
 
 
 # bad luck
@@ -240,7 +297,7 @@ def test_impossible_settings_fail_when_built():
         make(mask_ratio=0.7)
     with pytest.raises(ValueError, match=r"2\.\.16 \(the number of patches\)"):
         make(mask_ratio=0.95)
-    with pytest.raises(ValueError, match="'both' is unknown"):
+    with pytest.raises(ValueError, match=r"masks .*'both'"):
         make(masks="both")
     with pytest.raises(ValueError, match=r"ema.*1\.5"):
         make(ema=1.5)
@@ -273,8 +330,8 @@ def test_a_step_is_the_loss_of_the_reconstruction(monkeypatch):
     module = attached(make(seed=0), monkeypatch, global_step=7)
     image = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     loss = module.training_step({"image": image}, 0)
-    mask = draw_masks("complementary", 0.75, 16, module.step_generator())
-    y = reconstruct(module.network, image, mask)
+    mask = draw_masks("complementary", 0.75, 16, module.step_rng())
+    y = reconstruct(module.network, PIXELS, image, mask)
     torch.testing.assert_close(loss, ReconstructionLoss(lpips=0)(image, y)["loss"])
     loss.backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in module.network.parameters())
@@ -288,7 +345,7 @@ def test_masks_depend_on_seed_batch_and_process(monkeypatch):
                 place = dict(fit_loop=SimpleNamespace(total_batch_idx=batch), global_rank=rank, world_size=2)
                 module = attached(make(seed=0), monkeypatch, **place)
                 module.seed = seed
-                masks = [draw_masks("complementary", 0.75, 196, module.step_generator()) for _ in range(2)]
+                masks = [draw_masks("complementary", 0.75, 196, module.step_rng()) for _ in range(2)]
                 assert torch.equal(*masks)
                 drawn.append(masks[0])
     assert all(not torch.equal(drawn[i], drawn[j]) for i in range(len(drawn)) for j in range(i))
@@ -306,7 +363,7 @@ def test_weight_decay_is_for_matrices_only(monkeypatch):
         owner, _, kind = name.rpartition(".")
         assert kind == "weight" and kinds[owner] is nn.Linear
     rest = {names[id(p)] for p in free["params"]}
-    assert "mask_token" in rest and "encoder.0.norm1.weight" in rest and "predict.bias" in rest
+    assert "mask_token" in rest and "encoder_blocks.0.norm1.weight" in rest and "decoder_pred.bias" in rest
     assert len(decayed["params"]) + len(rest) == len(names)
 
 
@@ -326,9 +383,14 @@ def test_schedule_known_values():
     assert warmup_cosine(5, 20, 10) == pytest.approx(6 / 21)  # a run shorter than its warm-up
 
 
-def test_schedule_rises_then_falls():
-    factors = [warmup_cosine(step, 2.5, 40) for step in range(41)]
-    assert factors[0] > 0 and factors[:3] == sorted(factors[:3]) and factors[3:] == sorted(factors[3:], reverse=True)
+def test_frozen_weights_of_lpips_belong_to_no_module(monkeypatch):
+    monkeypatch.setattr("lpips.LPIPS", lambda **settings: nn.Linear(3, 3))
+    module = make(objective=ReconstructionLoss(), scorer=MultiMaskScorer(score="lpips"))
+    frozen = [*module.objective.perceptual.network.parameters(), *module.scorer.error.error.network.parameters()]
+    assert len(frozen) == 4 and not {id(p) for p in frozen} & {id(p) for p in module.parameters()}
+    assert all(name.startswith(("network.", "_extra_state")) for name in module.state_dict())
+    module.train()
+    assert not module.objective.perceptual.network.training
 
 
 def test_average_known_values():

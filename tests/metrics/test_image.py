@@ -10,16 +10,10 @@ from adlight.metrics.image import (
     RANKING,
     NonFiniteScore,
     auroc,
-    binary_metrics,
     count_confusion,
     image_metrics,
     roc_curve,
 )
-
-
-def f1_max(score, label):
-    thresholds, counts = count_confusion(score, label)
-    return counts.f1_max(thresholds)
 
 
 def average_precision(score, label):
@@ -28,6 +22,17 @@ def average_precision(score, label):
 
 def fpr_at_tpr(score, label):
     return count_confusion(score, label)[1].fpr_at_tpr(0.95).item()
+
+
+def ranking(score, label):
+    thresholds, counts = count_confusion(score, label)
+    return counts.ranking(thresholds)
+
+
+def at_threshold(score, label, threshold):
+    """Precision, recall, F1, FPR."""
+    found, _ = image_metrics(score, label, threshold)
+    return tuple(found.get(name) for name in CALIBRATED)
 
 
 def cases():
@@ -63,7 +68,7 @@ def test_equal_to_scikit_learn(name):
     assert average_precision(score, label) == pytest.approx(sk.average_precision_score(y, s), abs=1e-9)
     precision, recall, _ = sk.precision_recall_curve(y, s)
     f1 = 2 * precision * recall / (precision + recall).clip(1e-300)
-    assert f1_max(score, label).f1 == pytest.approx(f1.max(), abs=1e-9)
+    assert ranking(score, label)["f1_max"] == pytest.approx(f1.max(), abs=1e-9)
     fpr, tpr, _ = sk.roc_curve(y, s, drop_intermediate=False)
     assert fpr_at_tpr(score, label) == pytest.approx(fpr[tpr >= 0.95].min(), abs=1e-9)
 
@@ -75,9 +80,10 @@ def test_f1_max_is_what_its_threshold_gives(name, dtype):
     score = score.to(dtype)
     if not score.isfinite().all():
         pytest.skip("1e300 is infinite in float32")
-    best = f1_max(score, label)
-    there = binary_metrics(score, label, best.threshold)
-    assert (there.f1, there.precision, there.recall) == pytest.approx((best.f1, best.precision, best.recall))
+    best = ranking(score, label)
+    precision, recall, f1, _ = at_threshold(score, label, best["f1_max_threshold"])
+    assert (best["precision_at_f1_max"], best["recall_at_f1_max"]) == pytest.approx((precision, recall))
+    assert best["f1_max"] == pytest.approx(f1)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 1.0])
@@ -85,30 +91,29 @@ def test_at_threshold_equals_scikit_learn(share):
     score, label = cases()["tied"]
     threshold = score.quantile(share).item()
     y, flagged = label.numpy(), (score > threshold).numpy()
-    got = binary_metrics(score, label, threshold)
-    assert got.precision == pytest.approx(sk.precision_score(y, flagged, zero_division=0))
-    assert got.recall == pytest.approx(sk.recall_score(y, flagged))
-    assert got.f1 == pytest.approx(sk.f1_score(y, flagged))
-    assert got.fpr == pytest.approx(flagged[y == 0].mean())
+    precision = sk.precision_score(y, flagged, zero_division=0)
+    expected = precision, sk.recall_score(y, flagged), sk.f1_score(y, flagged), flagged[y == 0].mean()
+    assert at_threshold(score, label, threshold) == pytest.approx(expected)
 
 
 def test_by_hand():
     score, label = torch.tensor([4.0, 3.0, 2.0, 1.0]), torch.tensor([1, 0, 1, 0])
     assert auroc(score, label) == 3 / 4  # of four pairs, only (2, 3) is the wrong way round
     assert average_precision(score, label) == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
-    assert f1_max(score, label) == pytest.approx((4 / 5, 1.0, 2 / 3, 1.0))
+    best = [ranking(score, label)[name] for name in RANKING if "f1_max" in name]
+    assert best == pytest.approx([4 / 5, 1.0, 2 / 3, 1.0])
     assert fpr_at_tpr(score, label) == 0.5
     assert image_metrics(score, label, None)[0]["trivial_f1"] == pytest.approx(2 / 3)
-    assert binary_metrics(score, label, 3.0) == pytest.approx((1, 1 / 2, 2 / 3, 0))  # 3 itself is not above 3
+    assert at_threshold(score, label, 3.0) == pytest.approx((1, 1 / 2, 2 / 3, 0))  # 3 itself is not above 3
 
 
 def test_each_image_may_have_its_own_threshold():
     score, label = torch.tensor([4.0, 3.0, 2.0, 1.0]), torch.tensor([1, 0, 1, 0])
     own = torch.tensor([4.0, 2.5, 1.5, 1.0], dtype=torch.float64)
-    assert binary_metrics(score, label, own) == pytest.approx((1 / 2, 1 / 2, 1 / 2, 1 / 2))
-    assert binary_metrics(score, label, torch.full((4,), 3.0).double()) == binary_metrics(score, label, 3.0)
+    assert at_threshold(score, label, own) == pytest.approx((1 / 2, 1 / 2, 1 / 2, 1 / 2))
+    assert at_threshold(score, label, torch.full((4,), 3.0).double()) == at_threshold(score, label, 3.0)
     with pytest.raises(ValueError, match="nothing has calibrated"):
-        binary_metrics(score, label, torch.tensor([1.0, math.nan, 1.0, 1.0]))
+        at_threshold(score, label, torch.tensor([1.0, math.nan, 1.0, 1.0]))
 
 
 def test_scores_outside_0_and_1_are_not_squashed():
@@ -142,14 +147,10 @@ def test_labels_that_cannot_be_ranked_are_refused(label):
 def test_image_metrics_of_both_classes():
     score, label = cases()["random"]
     values, reasons = image_metrics(score, label, 0.5)
-    assert tuple(values) == RANKING + CALIBRATED
+    assert tuple(values) == (*RANKING, "trivial_f1", *CALIBRATED)
     assert reasons == {}
     assert values["auroc"] == auroc(score, label)
-    best, there = f1_max(score, label), binary_metrics(score, label, 0.5)
-    assert (values["f1_max"], values["f1_max_threshold"]) == best[:2]
-    assert (values["precision_at_f1_max"], values["recall_at_f1_max"]) == best[2:]
-    assert tuple(values[key] for key in CALIBRATED) == there
-    assert values["fpr_at_95_tpr"] == fpr_at_tpr(score, label)
+    assert {name: values[name] for name in RANKING} == ranking(score, label)
     assert values["trivial_f1"] == pytest.approx(sk.f1_score(label, torch.ones_like(label)))
 
 
@@ -165,12 +166,12 @@ def test_what_cannot_be_computed_is_left_out_with_a_word_why(label, left, reason
     score = torch.tensor([1.0, 2.0, 3.0])[: len(label)]
     values, reasons = image_metrics(score, torch.tensor(label), 2.0)
     assert values == pytest.approx(left)
-    assert reasons == {key: reason for key in RANKING + CALIBRATED if key not in left}
+    assert reasons == {key: reason for key in (*RANKING, "trivial_f1", *CALIBRATED) if key not in left}
 
 
 def test_without_threshold_the_calibrated_metrics_are_left_out():
     values, reasons = image_metrics(*cases()["random"], None)
-    assert tuple(values) == RANKING
+    assert tuple(values) == (*RANKING, "trivial_f1")
     assert reasons == dict.fromkeys(CALIBRATED, "no calibrated threshold")
 
 

@@ -35,7 +35,8 @@ def test_every_run_has_a_row_with_its_status(sweep):
                                     "sweep/4": "damaged", "sweep/5": "finished", "sweep/6": "damaged",
                                     "sweep/10": "failed"}  # fmt: skip
     assert found.states == "3 finished, 1 unfinished, 2 damaged, 1 failed"
-    assert list(found.problems) == ["sweep/4", "sweep/5", "sweep/6", "sweep/10"]
+    assert list(found.problems) == [f"sweep/{i}" for i in (3, 4, 5, 6, 10)]
+    assert found.problems["sweep/3"] == "unfinished."
     assert "ValueError: too small" in found.problems["sweep/10"] and "10/train.log" in found.problems["sweep/10"]
     for name, file in (("4", "metrics.json"), ("5", "predictions.csv"), ("6", ".hydra/config.yaml")):
         assert f"sweep/{name}/{file}" in found.problems[f"sweep/{name}"]

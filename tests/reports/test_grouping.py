@@ -83,7 +83,7 @@ def test_one_model_for_all_is_not_a_seed_of_one_model_per_category(tmp_path):
         fake_run(tmp_path / category, (category,), draw=i, dataset__category=category, **words)
     found = compare(collect([str(tmp_path)]), None, None)
     values = auroc(found.results)
-    table = means(found.results).set_index("label")
+    table = means(found.results).set_index("runs")
     assert list(table.index) == ["one model for all", "one model per category"]
     assert set(table["category"]) == {"mean of 2"} and set(table["seeds"]) == {"0"}
     each = fmean([values["bottle", "bottle"], values["screw", "screw"]])

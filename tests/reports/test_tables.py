@@ -11,7 +11,7 @@ from makers import fake_run
 
 from adlight.cli.sweep_table import COLUMNS
 from adlight.metrics.results import Results
-from adlight.reports import tables
+from adlight.reports import files, tables
 from adlight.reports.collect import collect
 from adlight.reports.grouping import means
 from adlight.reports.reference import compare
@@ -34,7 +34,7 @@ def found(tmp_path_factory):
 
 
 def test_results_csv(found):
-    rows = list(csv.DictReader(io.StringIO(tables.report_csv(found))))
+    rows = list(csv.DictReader(io.StringIO(files.results_csv(found))))
     assert [(row["name"], row["status"], row["level"], row["category"]) for row in rows] == [
         *((run, "finished", *of) for run in "01" for of in (
             ("category", "bottle"), ("category", "screw"), ("mean", "mean of 2"), ("pooled", "pooled"))),
@@ -55,7 +55,7 @@ def test_results_csv(found):
 
 
 def test_results_md(found):
-    text = tables.report_markdown(found, means(found.results), "a title")
+    text = files.results_markdown(found, means(found.results), "a title")
     row = found.headlines.iloc[0]
     assert text.startswith("# a title\n\n2 finished, 1 failed\n\n| name | mask_ratio | status | category | AUROC |")
     half = (row["auroc_upper"] - row["auroc_lower"]) / 2
@@ -89,7 +89,7 @@ def test_no_two_columns_have_one_name(tmp_path):
         fake_run(tmp_path / category, (category,), dataset__category=category)
     table = tables.by_run(collect([str(tmp_path)]), short=True)
     assert [title for title, kind in table if kind == TEXT] == ["name", "dataset.category", "category"]
-    assert "| a\\|b | a\\|b | a\\|b |" in tables.as_markdown(table)
+    assert "| a\\|b | a\\|b | a\\|b |" in files.as_markdown(table)
 
 
 def test_many_settings_share_a_column(tmp_path):

@@ -96,7 +96,7 @@ def test_a_data_set_switch_keeps_what_the_network_is_made_for(composer):
     found = apply_overrides(composer(), CHOICES, ["dataset=mnist", "dataset.root=elsewhere"])
     assert found.dataset.source._target_.endswith("MNIST") and found.dataset.root == "elsewhere"
     assert (found.dataset.image_size, found.dataset.channels) == (64, 3)
-    assert found.model.network.image_size == 64 and found.model.network.patch_size == 16
+    assert found.model.tokenizer.image_size == 64 and found.model.tokenizer.patch_size == 16
     with pytest.raises(OmegaConfBaseException, match="is not in struct"):
         apply_overrides(composer(), CHOICES, ["dataset=mnist", "dataset.category=bottle"])
 

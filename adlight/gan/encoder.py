@@ -1,0 +1,204 @@
+"""The detector: an encoder trained on a frozen GAN, and scores by latent inversion (Schlegl 2019, f-AnoGAN)."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from adlight.detection.module import AnomalyModule, gather_rows
+from adlight.gan.inversion import Networks, feature_distance
+from adlight.gan.module import AdversarialModule, check_same_sizes
+from adlight.gan.networks import Encoder
+from adlight.gan.optimization import (
+    OptimizerFactory,
+    check_precision,
+    log_terms,
+    make_optimizer,
+    optimizer_step,
+    stop_if_diverged,
+)
+from adlight.gan.scorer import TERMS, InversionScorer
+from adlight.rng import derive_seed
+from adlight.types import Batch, Scores, check_integer, check_range, unknown_name
+
+
+@dataclass(frozen=True)
+class ScoredTerms:
+    """The score terms of one validation image."""
+
+    index: int  # of the image in its split
+    label: int
+    values: list[float]  # (T,)
+
+
+class GANDetector(AnomalyModule):
+    """Images that a GAN of normal images cannot show are anomalous.
+
+    The GAN is trained first, as `pretraining`; here it is frozen and the encoder learns to invert it. Without an
+    encoder there is nothing left to train: gradients invert the GAN, and validation only calibrates.
+
+    Args:
+        gan: the adversarial training, which holds generator and critic.
+        encoder: finds the latent of an image; None where gradients alone do.
+        scorer: inverts the generator and scores.
+        encoder_optimizer: makes the encoder's optimizer from parameters; its learning rate falls to 0.
+        encoder_epochs: length of the encoder's training.
+        encoder_images: what the encoder learns from: `real` training images (Schlegl 2019, izi_f) or `generated` ones
+            (Berg 2019).
+        kappa: weight of the feature distance in the encoder's loss.
+        clip: largest norm of the encoder's gradient; 0 = any.
+        pretrained_gan: a finished run whose GAN is taken instead of training one; the entry point loads it.
+        seed: of the latents of generated images.
+
+    Raises:
+        ValueError: networks, scorer and lengths that do not fit each other, or a number out of range.
+    """
+
+    term_mean: Tensor
+    term_deviation: Tensor
+
+    def __init__(
+        self,
+        gan: AdversarialModule,
+        encoder: Encoder | None,
+        scorer: InversionScorer,
+        encoder_optimizer: OptimizerFactory,
+        encoder_epochs: int = 20,
+        encoder_images: str = "real",
+        kappa: float = 1.0,
+        clip: float = 0.0,
+        pretrained_gan: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_same_sizes(gan.generator, encoder=encoder)
+        check_integer("encoder_epochs", encoder_epochs, 0)
+        check_range("kappa", kappa)
+        check_range("clip", clip)
+        if encoder_images not in ("real", "generated"):
+            raise ValueError(unknown_name("encoder_images", encoder_images, ["real", "generated"]))
+        if scorer.method != "gradient" and (encoder is None or not encoder_epochs):
+            raise ValueError(f"method={scorer.method} needs an encoder and encoder_epochs > 0, got {encoder_epochs}")
+        self.automatic_optimization = False
+        self.gan, self.encoder, self.scorer, self.pretrained_gan = gan, encoder, scorer, pretrained_gan
+        self.encoder_optimizer, self.encoder_epochs = encoder_optimizer, encoder_epochs if encoder else 0
+        self.encoder_images, self.kappa, self.clip, self.seed = encoder_images, kappa, clip, seed
+        self.register_buffer("term_mean", torch.zeros(len(TERMS)))
+        self.register_buffer("term_deviation", torch.ones(len(TERMS)))
+        self.terms: list[ScoredTerms] = []
+
+    @property
+    def pretraining(self) -> AdversarialModule | None:
+        """The training of the GAN, unless it comes from another run."""
+        return None if self.pretrained_gan else self.gan
+
+    @property
+    def networks(self) -> Networks:
+        """What scores: the averaged generator if there is one."""
+        return Networks(self.gan.trained_generator, self.gan.critic, self.encoder)
+
+    def describe(self) -> list[str]:
+        """Say how long the GAN was trained, and how it is inverted."""
+        return [f"GAN: {int(self.gan.generator_steps)} generator steps; inversion: {self.scorer.method}"]
+
+    def metadata(self) -> dict[str, Any]:
+        """Return what belongs into a result besides the metrics."""
+        return {"generator_steps": int(self.gan.generator_steps)}
+
+    # training
+
+    def num_epochs(self, default: int, batches_per_epoch: Callable[[], int]) -> int:
+        """Return the encoder's epochs; the default is the GAN's."""
+        return self.encoder_epochs
+
+    def setup(self, stage: str) -> None:
+        """Freeze the GAN."""
+        if stage == "fit":
+            self.gan.eval().requires_grad_(False)
+
+    def on_fit_start(self) -> None:
+        """Refuse a precision that the GAN does not work in."""
+        check_precision(self.trainer)
+
+    def configure_optimizers(self) -> Optimizer:
+        """Make the encoder's optimizer."""
+        assert self.encoder is not None
+        return make_optimizer("encoder_optimizer", self.encoder_optimizer, self.encoder)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """Descend |x - G(E(x))|^2 / N + kappa |f(x) - f(G(E(x)))|^2 / F (Schlegl 2019, izi_f)."""
+        generator, critic, encoder = self.networks
+        assert encoder is not None
+        image, step = batch["image"], self.trainer.fit_loop.total_batch_idx
+        if self.encoder_images == "generated":
+            rng = torch.Generator().manual_seed(derive_seed("encoder", self.seed, step, self.global_rank))
+            with torch.no_grad():
+                image = generator(self.gan.draw_latents(len(image), rng))  # (B, C, H, W)
+        made = generator(encoder(image))  # (B, C, H, W)
+        residual = (image - made).float().square().mean()
+        feature = feature_distance(critic, image, made).mean()
+        loss = residual + self.kappa * feature
+        norm = optimizer_step(self.lower_rate(batch_idx), loss, self.clip)
+        terms = {"encoder": loss, "residual": residual, "feature": feature, "encoder_gradient": norm}
+        log_terms(self, terms, len(image), shown="encoder")
+
+    def lower_rate(self, batch_idx: int) -> Optimizer:
+        """Set the learning rate to its place on half a cosine over all epochs, as the config of now has them."""
+        optimizer: Any = self.optimizers()
+        done = (self.current_epoch + batch_idx / self.trainer.num_training_batches) / (self.trainer.max_epochs or 1)
+        for group in optimizer.param_groups:
+            group["lr"] = optimizer.defaults["lr"] * (1 + math.cos(math.pi * done)) / 2
+        return optimizer
+
+    # scoring
+
+    def score(self, batch: Batch) -> Scores:
+        """Score a batch: the thesis's equation, or the standardised mixture."""
+        self.last_terms, scores = self.scorer.terms(self.networks, batch["image"])
+        if self.scorer.score == "mixture":
+            scores["image"] = self.mix(self.last_terms)
+        return scores
+
+    def mix(self, terms: Tensor) -> Tensor:
+        """Mix terms (B, T), standardised by the normal validation images. -> (B,)."""
+        return self.scorer.mix(terms, self.term_mean, self.term_deviation)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last validation."""
+        super().on_validation_epoch_start()
+        self.terms = []
+
+    def on_train_epoch_end(self) -> None:
+        """Stop a diverged run; the checkpoint of the epoch before is kept."""
+        stop_if_diverged(self, "encoder_optimizer.lr")
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Scores:
+        """Keep the terms, which can be standardised only when all are there."""
+        scores = super().validation_step(batch, batch_idx)
+        self.terms += map(ScoredTerms, batch["index"].tolist(), batch["label"].tolist(), self.last_terms.tolist())
+        return scores
+
+    def on_validation_epoch_end(self) -> None:
+        """Standardise by the normal images of all processes, then calibrate as every detector does."""
+        if self.scorer.score == "mixture":
+            self.standardise()
+            mine = torch.tensor([row.values for row in self.terms], device=self.device)
+            self.validation_scores = [
+                replace(row, score=score)
+                for row, score in zip(self.validation_scores, self.mix(mine).tolist(), strict=True)
+            ]
+        super().on_validation_epoch_end()
+
+    def standardise(self) -> None:
+        """Take each term's mean and deviation over the normal validation images."""
+        normal = torch.tensor([row.values for row in gather_rows(self.terms) if row.label == 0], dtype=torch.float64)
+        mean, deviation = normal.mean(0), normal.std(0, unbiased=False)  # (T,)
+        if len(normal) == 1:  # a single image has no spread: its terms are only shifted
+            deviation = torch.ones_like(mean)
+        constant = deviation <= 1e-6 * mean.abs()  # such a term says nothing: it is divided by infinity
+        self.term_mean.copy_(mean)
+        self.term_deviation.copy_(deviation.masked_fill(constant, math.inf))

@@ -1,0 +1,165 @@
+"""Scores of an inverted image (thesis eq. 3-7 to 3-10; Schlegl 2019). Letters: Z latent size, R restarts, T terms."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from adlight.detection.maps import MAPS, reduce_map, smooth
+from adlight.gan.inversion import Networks, feature_distance, invert
+from adlight.gan.networks import Critic
+from adlight.types import Scores, check_integer, check_range, unknown_name
+
+TERMS = ("residual", "latent_norm", "feature")
+
+
+def normalized_residual(image: Tensor, reconstruction: Tensor) -> Tensor:
+    """Return L_n = |w(Q) - w(G(z))| / N, w scaling each image to [0, 1] (eq. 3-7). (B, C, H, W) twice -> (B,)."""
+    return (unit_range(image) - unit_range(reconstruction)).flatten(1).norm(dim=1) / image[0].numel()
+
+
+def unit_range(x: Tensor) -> Tensor:
+    """Return w(x) = (x - min x) / (max x - min x) per image; a constant image becomes 0. (B, C, H, W) -> same."""
+    low, high = x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True)
+    return (x - low) / (high - low).clamp(min=torch.finfo(x.dtype).tiny)
+
+
+def latent_norm(z: Tensor) -> Tensor:
+    """Return L_o = -|z| / sqrt(Z) (eq. 3-8). (B, Z) -> (B,)."""
+    return -z.norm(dim=1) / math.sqrt(z.shape[1])
+
+
+def cosine_distance(critic: Critic, x: Tensor, y: Tensor) -> Tensor:
+    """Return 1 - cosine of the critic's features, mean over its layers. (B, C, H, W) twice -> (B,).
+
+    Computed as half the squared difference of the unit vectors: 1 - cos would lose the digits of small angles.
+    """
+    units = ([F.normalize(maps.float().flatten(1)) for maps in critic.feature_maps(image)] for image in (x, y))
+    return torch.stack([(a - b).square().sum(1) / 2 for a, b in zip(*units, strict=True)]).mean(0)
+
+
+FEATURES = {"mse": feature_distance, "cosine": cosine_distance}
+
+
+class InversionScorer:
+    """Score an image by how far the nearest generated one is; its score does not depend on its batch.
+
+    Args:
+        method: `encoder` (one forward pass), `gradient` (search from random latents) or `encoder+gradient` (search
+            from the encoder's answer).
+        score: `thesis` (eq. 3-9 as printed) or `mixture`: the weighted sum of the terms, each standardised by its
+            mean and deviation on normal validation images.
+        weights: of the mixture's terms `residual`, `latent_norm` (-|z| / sqrt(Z), eq. 3-8) and `feature`, the distance
+            in the critic's features; a negative weight reverses a term.
+        lam: the thesis's lambda, the share of the residual in `thesis`.
+        feature: `mse` of the critic's last features (Schlegl 2019), or `cosine` of the features of all its layers,
+            which weighs a difference against the features' size.
+        distance: the mixture's residual and the map: `l1` (the thesis's |Q - G(z)|), `mse`, `ssim` or `msgms`.
+        reduce: `mean` of the map, or `max` or `topk` of the smoothed map, for the mixture's residual.
+        smoothing: sigma of the Gaussian over the map, in pixels; 0 = none.
+        topk: share of the pixels that `topk` averages.
+        steps, lr: of the search by Adam.
+        latent_penalty: weight of |z|^2 / Z in the search: an unconstrained latent reconstructs anomalies too.
+        kappa: weight of the feature distance in the search.
+        restarts: number of random latents that `gradient` starts from, the same for all images; the best is kept.
+        patience: the search ends for an image that has not improved by 1 % in this many steps; 0 = never.
+        seed: of the random latents.
+
+    Raises:
+        ValueError: an unknown name, or a number out of range.
+    """
+
+    def __init__(
+        self,
+        method: str = "encoder",
+        score: str = "mixture",
+        weights: dict[str, float] | None = None,
+        lam: float = 0.5,
+        feature: str = "cosine",
+        distance: str = "mse",
+        reduce: str = "mean",
+        smoothing: float = 0.0,
+        topk: float = 0.01,
+        steps: int = 500,
+        lr: float = 0.05,
+        latent_penalty: float = 0.01,
+        kappa: float = 0.0,
+        restarts: int = 1,
+        patience: int = 50,
+        seed: int = 0,
+    ) -> None:
+        weights = {"feature": 1.0} if weights is None else weights
+        for name, value, known in (
+            ("method", method, ("encoder", "gradient", "encoder+gradient")),
+            ("score", score, ("mixture", "thesis")),
+            ("feature", feature, tuple(FEATURES)),
+            ("distance", distance, tuple(MAPS)),
+            ("reduce", reduce, ("mean", "max", "topk")),
+            *(("weights", term, TERMS) for term in weights),
+        ):
+            if value not in known:
+                raise ValueError(unknown_name(name, value, known))
+        if not any(weights.values()):
+            raise ValueError(f"weights {weights} leave nothing to score by")
+        for term, weight in weights.items():
+            check_range(f"weights.{term}", weight, -math.inf)
+        check_range("lam", lam, 0, 1)
+        check_range("topk", topk, 0, 1, exclusive=True)
+        check_range("lr", lr, exclusive=True)
+        for name, number in (("smoothing", smoothing), ("latent_penalty", latent_penalty), ("kappa", kappa)):
+            check_range(name, number)
+        for name, count, least in (("steps", steps, 1), ("restarts", restarts, 1), ("patience", patience, 0)):
+            check_integer(name, count, least)
+        self.method, self.score, self.lam = method, score, lam
+        self.weights = [float(weights.get(term, 0.0)) for term in TERMS]
+        self.feature_distance = FEATURES[feature]
+        self.map, self.reduce, self.smoothing, self.topk = MAPS[distance], reduce, smoothing, topk
+        self.steps, self.lr, self.latent_penalty, self.kappa = steps, lr, latent_penalty, kappa
+        self.restarts, self.patience, self.seed = restarts, patience, seed
+
+    def find_latents(self, networks: Networks, image: Tensor) -> Tensor:
+        """Invert the generator. (B, C, H, W) -> (B, Z)."""
+        if self.method == "gradient":
+            # the same starts for every image: a score depends on neither batch, process nor place in the data set
+            rng = torch.Generator().manual_seed(self.seed)
+            starts = torch.randn(self.restarts, 1, networks.generator.latent, generator=rng).to(image.device)
+            start = starts.expand(-1, len(image), -1)  # (R, B, Z)
+        else:
+            assert networks.encoder is not None
+            with torch.no_grad():
+                start = networks.encoder(image).float()[None]  # (1, B, Z)
+        if self.method == "encoder":
+            return start[0]
+        return invert(
+            networks,
+            image,
+            start,
+            steps=self.steps,
+            lr=self.lr,
+            latent_penalty=self.latent_penalty,
+            kappa=self.kappa,
+            patience=self.patience,
+        )
+
+    def terms(self, networks: Networks, image: Tensor) -> tuple[Tensor, Scores]:
+        """Compute all that needs no calibration. (B, C, H, W) in [0, 1] -> terms (B, T) and scores.
+
+        The scores' `image` is the thesis's, `pixel` the smoothed map.
+        """
+        z = self.find_latents(networks, image)  # (B, Z)
+        with torch.no_grad():
+            reconstruction = networks.generator(z).float()  # (B, C, H, W)
+            feature = self.feature_distance(networks.critic, image, reconstruction)  # (B,)
+            with torch.autocast(image.device.type, enabled=False):
+                error = self.map(image, reconstruction)  # (B, H, W)
+                pixel = smooth(error, self.smoothing)  # (B, H, W)
+                residual = reduce_map(error if self.reduce == "mean" else pixel, self.reduce, self.topk)  # (B,)
+                norm = latent_norm(z)  # (B,)
+                thesis = self.lam * normalized_residual(image, reconstruction) + (1 - self.lam) * norm  # eq. 3-9
+        terms = torch.stack([residual, norm, feature], 1)  # (B, T)
+        return terms, Scores(image=thesis, pixel=pixel, reconstruction=reconstruction)
+
+    def mix(self, terms: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+        """Return the weighted sum of the standardised terms. (B, T), (T,), (T,) -> (B,)."""
+        return ((terms - mean) / deviation) @ terms.new_tensor(self.weights)

@@ -1,0 +1,58 @@
+"""Curves as a CSV file: one row per epoch, one column per metric."""
+
+import csv
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.utilities import rank_zero_only
+
+from adlight.runs.files import write_atomically
+from adlight.runs.tables import to_csv
+
+
+class CSVLogger(Logger):
+    """Write a row per epoch, whole or not at all.
+
+    Lightning's own deletes the file when a run is resumed; here the rows of earlier epochs stay, and the row of an
+    epoch that is trained again is replaced.
+
+    Args:
+        path: the file.
+        pretraining: the file of the stage before the detector, if there is one.
+
+    Attributes:
+        pretraining: the logger of that stage.
+    """
+
+    name, version = "csv", ""
+
+    def __init__(self, path: str, pretraining: str | None = None) -> None:
+        super().__init__()
+        self.pretraining = CSVLogger(pretraining) if pretraining else self
+        self.path = Path(path)
+        self.rows: dict[int, dict[str, Any]] = {}
+        if self.path.exists():
+            with self.path.open(newline="") as file:
+                self.rows = {int(row["epoch"]): row for row in csv.DictReader(file)}
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: the run's composed config lies beside the file."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Add an epoch's metrics to its row; a test is not part of a curve."""
+        curve = {name: value for name, value in metrics.items() if not name.startswith(("test/", "epoch"))}
+        if curve and "epoch" in metrics:
+            epoch = int(metrics["epoch"])
+            self.rows.setdefault(epoch, {}).update({"epoch": epoch, "step": step, **curve})
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write all rows."""
+        names = list(dict.fromkeys(["epoch", "step", *(name for row in self.rows.values() for name in row)]))
+        rows = ([self.rows[epoch].get(name) for name in names] for epoch in sorted(self.rows))
+        write_atomically(self.path, to_csv(names, rows))

@@ -1,0 +1,94 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from adlight.detection.pictures import GAP, TITLE, colour_ceiling, draw_overlay, draw_panel, stack_panels
+from adlight.types import Prediction, Record
+
+SIDE = 64
+YELLOW = (255, 255, 0)
+
+
+def prediction(score=0.7, level=0.2, channels=3):
+    """Of an image of 8 x 16 pixels: its lower right quarter is above the pixel threshold."""
+    mask = np.zeros((8, 16), bool)
+    mask[4:, 8:] = True
+    anomaly_map = np.full((4, 4), 0.5 * level, np.float32)
+    anomaly_map[2:, 2:] = level
+    reconstruction = np.full((channels, 4, 4), 0.25, np.float32)
+    return Prediction(score, 0.5, 0.1, "bottle", 0.25, [(8, 4, 16, 8)], mask, anomaly_map, reconstruction)
+
+
+IMAGE = Image.new("RGB", (16, 8), (100, 150, 200))
+
+
+def parts(panel):
+    """The pictures of a panel, without titles, as arrays."""
+    pixels = np.asarray(panel)[TITLE:]
+    return [pixels[:, left : left + SIDE] for left in range(0, pixels.shape[1], SIDE + GAP)]
+
+
+def titles(panel):
+    """The strip above each picture."""
+    pixels = np.asarray(panel)[:TITLE]
+    return [pixels[:, left : left + SIDE] for left in range(0, pixels.shape[1], SIDE + GAP)]
+
+
+def is_red(title):
+    return bool(((title[..., 0] > 200) & (title[..., 1:] < 100).all(-1)).any())
+
+
+def test_the_pixel_threshold_lies_in_the_middle_of_the_colours():
+    assert colour_ceiling(0.2) == 0.4 and colour_ceiling(0.0) > 0
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_panel_shows_image_reconstruction_error_and_decision(channels):
+    image, made, error, decided = parts(draw_panel(IMAGE, prediction(channels=channels), side=SIDE))
+    assert (image == (100, 150, 200)).all() and (made == 63).all()
+    assert tuple(error[0, 0]) != tuple(error[-1, -1])
+    half = SIDE // 2
+    assert (decided[: half - 4] == (100, 150, 200)).all()  # nothing found
+    assert tuple(decided[-8, -8]) == (178, 75, 100)  # half red
+    assert tuple(decided[half, half]) == tuple(decided[-1, -1]) == YELLOW  # corners of the box
+
+
+def test_the_true_mask_stands_before_the_decision():
+    mask = np.zeros((8, 16), bool)
+    mask[:4] = True
+    plain, shown = (parts(draw_panel(IMAGE, prediction(), true_mask=one, side=SIDE)) for one in (None, mask))
+    assert len(shown) == 5 and all(np.array_equal(a, b) for a, b in zip(plain, shown[:3] + shown[4:], strict=True))
+    assert (shown[3][0] == 255).all() and (shown[3][-1] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("score", "label", "red"), [(0.7, None, True), (0.3, None, False), (0.7, 1, False), (0.7, 0, True), (0.3, 1, True)]
+)
+def test_anomalies_are_red_and_of_known_images_the_mistakes(score, label, red):
+    record = None if label is None else Record("a.png", "bottle", "hole" if label else "good", label)
+    strips = titles(draw_panel(IMAGE, prediction(score), record, side=SIDE))
+    assert [is_red(strip) for strip in strips] == [False, False, False, red]
+
+
+def test_one_scale_for_all_pictures_of_a_threshold():
+    one, other = (parts(draw_panel(IMAGE, prediction(level=level), side=SIDE))[2] for level in (0.1, 0.2))
+    assert np.array_equal(one[-1, -1], other[0, 0])  # the same error has the same colour in both
+    higher = replace(prediction(), pixel_threshold=0.2)
+    assert not np.array_equal(parts(draw_panel(IMAGE, higher, side=SIDE))[2], other)
+
+
+def test_an_overlay_has_the_image_s_size_and_more_colour_where_more_is_found():
+    picture = np.asarray(draw_overlay(IMAGE, prediction())).astype(int)
+    assert picture.shape == (8, 16, 3)
+    assert picture[-1, -1].sum() > picture[0, 0].sum() + 100
+
+
+def test_panels_are_stacked_under_a_title():
+    panel = draw_panel(IMAGE, prediction(), side=SIDE)
+    picture = stack_panels([panel, panel], "bottle")
+    assert picture.size == (panel.width, TITLE + 2 * panel.height + GAP)
+    rows = np.asarray(picture)
+    assert np.array_equal(rows[TITLE : TITLE + panel.height], np.asarray(panel))
+    assert np.array_equal(rows[-panel.height :], np.asarray(panel)) and (rows[:TITLE] < 128).any()
