@@ -91,6 +91,18 @@ class Backbone:
             found.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
         return found.hexdigest()
 
+    def check_fingerprint(self, theirs: str | None) -> None:
+        """Refuse what was made with other features.
+
+        Raises:
+            UserError: `theirs` is another fingerprint.
+        """
+        if theirs != self.fingerprint:
+            raise UserError(
+                f"the checkpoint was made with other features of {self.name} ({theirs}, here {self.fingerprint}): "
+                "weights, layers, stride and input_size must be those of the training"
+            )
+
     def _prepare(self, image: Tensor) -> Tensor:
         """Resize and normalise. (B, 1 or 3, H, W) -> (B, 3, H', W')."""
         height, width = self.input_size or image.shape[-2:]

@@ -96,17 +96,9 @@ class FeatureModule(AnomalyModule):
         return {**super().get_extra_state(), "backbone": self.backbone.fingerprint}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another backbone.
-
-        Raises:
-            UserError: weights, layers or input size are not those of the checkpoint.
-        """
+        """Take the thresholds; refuse a checkpoint of another backbone."""
         rest = dict(state)
-        if (theirs := rest.pop("backbone", None)) != self.backbone.fingerprint:
-            raise UserError(
-                f"the checkpoint was made with other features of {self.backbone.name} ({theirs}, here "
-                f"{self.backbone.fingerprint}): weights, layers, stride and input_size must be those of the training"
-            )
+        self.backbone.check_fingerprint(rest.pop("backbone", None))
         super().set_extra_state(rest)
 
     def on_fit_start(self) -> None:
@@ -130,15 +122,8 @@ class FeatureModule(AnomalyModule):
             cells = self._training_cells()[batch["index"].cpu()]  # (B, h, w, C)
         losses = [one.loss(cells) for one in self.predictors.values() if one.trained]  # type: ignore[operator]
         loss = torch.stack(losses).sum()
-        self.log(
-            "train/loss",
-            loss.detach(),
-            prog_bar=True,
-            on_step=False,
-            on_epoch=True,
-            batch_size=len(cells),
-            sync_dist=self.trainer.world_size > 1,
-        )
+        kept: dict[str, Any] = {"prog_bar": True, "on_step": False, "on_epoch": True}
+        self.log("train/loss", loss.detach(), **kept, batch_size=len(cells), sync_dist=self.trainer.world_size > 1)
         return loss + 0 * self.unused
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -164,12 +149,9 @@ class FeatureModule(AnomalyModule):
     def on_validation_epoch_start(self) -> None:
         """Measure the residuals of the held-out normal images, fold by fold."""
         super().on_validation_epoch_start()
-        features = self._features("val")
+        cells = TrainingCells(self._features("val"), self.mean, self.std)
         normal, self.fold_of = folds_of(images_of(self.datamodule, "val"), self.num_folds)
-        held_out = [
-            standardize(features[normal[self.fold_of[normal] == fold]].to(self.device), self.mean, self.std)
-            for fold in self.fold_of.unique()
-        ]
+        held_out = [cells[normal[self.fold_of[normal] == fold]] for fold in self.fold_of.unique()]
         with torch.no_grad():
             predictors: Any = dict(self.predictors.items())
             training = self._training_cells().sample(self.training_residuals)
@@ -199,28 +181,17 @@ class FeatureModule(AnomalyModule):
         image = batch["image"]
         with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
             index = batch["index"].cpu()
-            features = (
-                self.backbone(image) if self.split is None else self._features(self.split)[index].to(image.device)
-            )
+            known = None if self.split is None else self._features(self.split)[index].to(image.device)
+            features = self.backbone(image) if known is None else known  # (B, h, w, C)
             cells = standardize(features, self.mean, self.std)  # (B, h, w, C)
             residuals = {name: one.residual(cells) for name, one in self.predictors.items()}  # type: ignore[operator]
-            maps = self._maps(cells, residuals, index)  # (B, h, w)
+            fold = self.fold_of[index] if self.split == "val" else None
+            maps = self.residual_map(cells, residuals, fold)  # (B, h, w)
             score, pixel = self.scorer(maps, image.shape[-2:])  # (B,), (B, H, W)
             (first, predictor), *others = self.predictors.items()
             own = None if others else predictor.image_score(cells, maps)  # type: ignore[operator]
             shown = self.pictures(cells - residuals[first], image)  # (B, 1 or 3, H, W)
         return Scores(image=score if own is None else own, pixel=pixel, reconstruction=shown)
-
-    def _maps(self, cells: Tensor, residuals: dict[str, Tensor], index: Tensor) -> Tensor:
-        if self.split != "val":
-            return self.residual_map(cells, residuals)
-        maps = cells.new_empty(cells.shape[:3])
-        for fold in self.fold_of[index].unique().tolist():
-            rows = (self.fold_of[index] == fold).to(cells.device)
-            maps[rows] = self.residual_map.folds[fold](
-                cells[rows], {name: one[rows] for name, one in residuals.items()}
-            )
-        return maps
 
     def _features(self, split: str) -> Tensor:
         return self.splits.features(self.datamodule, split, self.device)

@@ -81,8 +81,20 @@ class ResidualMap(nn.Module):
             return self.whitening[name](mean, residual)
         return residual.square().mean(-1).sqrt()
 
-    def forward(self, cells: Tensor, residuals: Mapping[str, Tensor]) -> Tensor:
-        """Score cells. (B, h, w, C) and one such residual a predictor -> (B, h, w)."""
+    def forward(self, cells: Tensor, residuals: Mapping[str, Tensor], fold: Tensor | None = None) -> Tensor:
+        """Score cells. (B, h, w, C) and one such residual a predictor -> (B, h, w).
+
+        Args:
+            cells: standardised.
+            residuals: by predictor.
+            fold: (B,) of held-out images, which are measured without their own fold; None: others.
+        """
+        if fold is not None:
+            maps = cells.new_empty(cells.shape[:3])
+            for k in fold.unique().tolist():
+                rows = (fold == k).to(cells.device)
+                maps[rows] = self.folds[k](cells[rows], {name: one[rows] for name, one in residuals.items()})
+            return maps
         mean = cells.mean((1, 2))  # (B, C)
         lengths = [self.length(name, mean, one.flatten(1, 2)) for name, one in residuals.items()]  # (B, h w) each
         total = sum(one / scale for one, scale in zip(lengths, self.scale, strict=True))

@@ -40,7 +40,7 @@ def build_network(name: str, weights: str, **settings: Any) -> Any:
 
 def weights_folder() -> Path:
     """Folder in which files called `<timm name>.safetensors` (or .pth, .pt, .bin) are found."""
-    return Path(torch.hub.get_dir()) / "checkpoints"
+    return Path(torch.hub.get_dir()) / "backbones"
 
 
 def pretrained_file(name: str) -> Path:

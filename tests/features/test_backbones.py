@@ -108,15 +108,15 @@ def test_a_missing_download_names_file_and_place(monkeypatch, tmp_path):
         Backbone("resnet18", [1])
     text = str(caught.value)
     assert "resnet18" in text and "model.safetensors" in text and "no route" in text and "\n" not in text
-    assert str(tmp_path / "checkpoints" / "resnet18.safetensors") in text
+    assert str(tmp_path / "backbones" / "resnet18.safetensors") in text
 
 
 def test_files(monkeypatch, tmp_path):
     network = weights.build_network("resnet18", "random")
     torch.manual_seed(3)
     torch.nn.init.normal_(network.conv1.weight)
-    (tmp_path / "checkpoints").mkdir()
-    file = tmp_path / "checkpoints" / "resnet18.pth"
+    (tmp_path / "backbones").mkdir()
+    file = tmp_path / "backbones" / "resnet18.pth"
     torch.save({**network.state_dict(), "fc.weight": torch.zeros(2, 2)}, file)
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
     for choice in ("pretrained", str(file)):
