@@ -38,7 +38,7 @@ class PatchBank(Predictor):
         self,
         channels: int,
         coreset: float = 0.1,
-        max_cells: int = 20_000,
+        max_cells: int = 10_000,
         sample: int = 100_000,
         projection: int = 64,
         neighbours: int = 9,
@@ -132,7 +132,7 @@ def greedy_coreset(points: Tensor, count: int, rng: Generator) -> Tensor:
     distance = torch.full_like(norm, torch.inf)
     for i in range(1, count):
         last = points[chosen[i - 1]]
-        torch.minimum(distance, norm - 2 * points @ last + last.square().sum(), out=distance)
+        torch.minimum(distance, torch.addmv(norm + last.square().sum(), points, last, alpha=-2), out=distance)
         chosen[i] = distance.argmax()
     return chosen
 
