@@ -24,7 +24,7 @@ from adlight.cli.arguments import quote_values, shows_help, value_of
 from adlight.data.images import find_images, read_image, to_channels
 from adlight.detection.pictures import colour_ceiling, draw_overlay, draw_panel
 from adlight.runs.folder import RunFolder
-from adlight.runs.tables import ANSWERS, answer_cells
+from adlight.runs.tables import COLUMNS, prediction_cells
 from adlight.types import Prediction, UserError
 
 if TYPE_CHECKING:  # torch takes seconds: not for --help
@@ -81,7 +81,7 @@ def write_predictions(
     console = Console(stderr=True)
     with part.open("w", newline="") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
         writer = csv.writer(file)
-        writer.writerow(("path", *ANSWERS))
+        writer.writerow(("path", *COLUMNS))
         batches = read_ahead(detector, list(names), pool)
         steps, quiet = -(-len(names) // detector.batch_size), not console.is_terminal
         for batch in track(batches, "predicting", steps, console=console, transient=True, disable=quiet):
@@ -90,7 +90,7 @@ def write_predictions(
                 raise UserError(skipped[0])
             images = {path: found for path, found in batch.items() if not isinstance(found, str)}
             found = detector.predict(list(images.values())) if images else []
-            writer.writerows((path, *answer_cells(one)) for path, one in zip(images, found, strict=True))
+            writer.writerows((path, *prediction_cells(one)) for path, one in zip(images, found, strict=True))
             counts.update((one.threshold_source, one.threshold, one.pixel_threshold, one.anomalous) for one in found)
             list(pool.map(partial(save, folder, pictures), images, found, [names[path] for path in images]))
     os.replace(part, whole)

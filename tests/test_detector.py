@@ -65,31 +65,31 @@ def rows(run):
         return list(csv.DictReader(file))
 
 
-def test_answers_are_those_of_the_run(detector, rows):
-    answers = detector([row["path"] for row in rows])
-    assert len(answers) == 9
-    for answer, row in zip(answers, rows, strict=True):
-        assert answer.score == pytest.approx(float(row["score"]), rel=1e-6)
-        assert answer.threshold == float(row["threshold"]) == detector.threshold
-        assert answer.anomalous == bool(int(row["anomalous"]))
-        assert answer.area == pytest.approx(float(row["area"]), abs=1e-9)
+def test_predictions_are_those_of_the_run(detector, rows):
+    predictions = detector([row["path"] for row in rows])
+    assert len(predictions) == 9
+    for prediction, row in zip(predictions, rows, strict=True):
+        assert prediction.score == pytest.approx(float(row["score"]), rel=1e-6)
+        assert prediction.threshold == float(row["threshold"]) == detector.threshold
+        assert prediction.anomalous == bool(int(row["anomalous"]))
+        assert prediction.area == pytest.approx(float(row["area"]), abs=1e-9)
         inside = [[int(edge) for edge in box.split(",")] for box in row["boxes"].split()]
         outward = [(a * 3 // 2, b * 3 // 2, -(-c * 3 // 2), -(-d * 3 // 2)) for a, b, c, d in inside]
-        assert answer.boxes == outward
-    assert any(answer.boxes for answer in answers)
+        assert prediction.boxes == outward
+    assert any(prediction.boxes for prediction in predictions)
 
 
-def test_what_an_answer_holds(detector, rows):
-    answer = detector(rows[0]["path"])[0]
-    assert answer.mask.shape == (ORIGINAL, ORIGINAL) and answer.mask.dtype == bool
-    assert answer.anomaly_map.shape == (SIZE, SIZE) and answer.anomaly_map.dtype == np.float32
-    assert answer.reconstruction.shape == (3, SIZE, SIZE) and answer.reconstruction.dtype == np.float32
+def test_what_a_prediction_holds(detector, rows):
+    prediction = detector(rows[0]["path"])[0]
+    assert prediction.mask.shape == (ORIGINAL, ORIGINAL) and prediction.mask.dtype == bool
+    assert prediction.anomaly_map.shape == (SIZE, SIZE) and prediction.anomaly_map.dtype == np.float32
+    assert prediction.reconstruction.shape == (3, SIZE, SIZE) and prediction.reconstruction.dtype == np.float32
     image = np.asarray(Image.open(rows[0]["path"]).convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR))
-    error = (image.transpose(2, 0, 1) / 255 - answer.reconstruction) ** 2  # article eq. 1
-    assert answer.score == pytest.approx(error.mean(), rel=1e-4)
+    error = (image.transpose(2, 0, 1) / 255 - prediction.reconstruction) ** 2  # article eq. 1
+    assert prediction.score == pytest.approx(error.mean(), rel=1e-4)
 
 
-def test_answer_does_not_depend_on_the_batch(run, detector, rows):
+def test_a_prediction_does_not_depend_on_the_batch(run, detector, rows):
     paths = [row["path"] for row in rows]
     together, alone = detector(paths), Detector.load(run, device="cpu", batch_size=1)(paths)
     mixed = detector(paths[::-1])[::-1]
@@ -105,12 +105,12 @@ def test_every_kind_of_image(detector, rows):
     pictures = [Image.open(path) for path in paths]
     arrays = np.stack([np.asarray(picture) for picture in pictures])
     tensor = torch.from_numpy(arrays).permute(0, 3, 1, 2)
-    wanted = [answer.score for answer in detector(paths)]
+    wanted = [prediction.score for prediction in detector(paths)]
     wide = [array.astype(np.uint16) * 257 for array in arrays]
     for images in (pictures, arrays, list(arrays), tensor, list(tensor), wide):
-        assert [answer.score for answer in detector(images)] == pytest.approx(wanted, rel=1e-6)
+        assert [prediction.score for prediction in detector(images)] == pytest.approx(wanted, rel=1e-6)
     for image in (paths[0], pictures[0], arrays[0], tensor[0]):
-        assert [answer.score for answer in detector(image)] == pytest.approx(wanted[:1], rel=1e-6)
+        assert [prediction.score for prediction in detector(image)] == pytest.approx(wanted[:1], rel=1e-6)
     grey = arrays[0, :, :, 0]
     alone = [detector(image)[0].score for image in (grey, grey[..., None], torch.from_numpy(grey))]
     assert alone == pytest.approx([alone[0]] * 3)
@@ -120,32 +120,34 @@ def test_every_kind_of_image(detector, rows):
 def test_boxes_and_mask_have_the_originals_size(detector):
     image = np.random.default_rng(0).integers(0, 256, (40, 100, 3), dtype=np.uint8)
     detector.pixel_threshold = float(np.quantile(detector(image)[0].anomaly_map, 0.8))
-    answer = detector(image)[0]
-    assert answer.area == pytest.approx(0.2, abs=0.01) and answer.mask.shape == (40, 100)
-    inside = np.zeros_like(answer.mask)
-    for left, top, right, bottom in answer.boxes:
+    prediction = detector(image)[0]
+    assert prediction.area == pytest.approx(0.2, abs=0.01) and prediction.mask.shape == (40, 100)
+    inside = np.zeros_like(prediction.mask)
+    for left, top, right, bottom in prediction.boxes:
         assert 0 <= left < right <= 100 and 0 <= top < bottom <= 40
         inside[top:bottom, left:right] = True
-    assert answer.mask.any() and not (answer.mask & ~inside).any()
+    assert prediction.mask.any() and not (prediction.mask & ~inside).any()
 
 
 def test_a_centre_crop_finds_nothing_outside(detector):
     image = np.random.default_rng(0).integers(0, 256, (48, 96, 3), dtype=np.uint8)
     cropping = Detector(detector.module, SIZE, resize=48)
     cropping.pixel_threshold = 0  # every pixel that is looked at
-    answer = cropping(image)[0]
-    assert answer.boxes == [(16, 8, 80, 40)] and answer.area == 1
-    assert answer.mask[8:40, 16:80].all() and answer.mask.sum() == 32 * 64
+    prediction = cropping(image)[0]
+    assert prediction.boxes == [(16, 8, 80, 40)] and prediction.area == 1
+    assert prediction.mask[8:40, 16:80].all() and prediction.mask.sum() == 32 * 64
     inner = np.asarray(Image.fromarray(image).resize((48, 48), Image.Resampling.BILINEAR, reducing_gap=3.0))[8:40, 8:40]
     alone = Detector(detector.module, SIZE)(inner)[0]
-    assert answer.score == pytest.approx(alone.score, rel=1e-6)
-    assert answer.anomaly_map.shape == (48, 48) and np.array_equal(answer.anomaly_map[8:40, 8:40], alone.anomaly_map)
-    assert answer.reconstruction.shape == (3, 48, 48)
+    assert prediction.score == pytest.approx(alone.score, rel=1e-6)
+    assert prediction.anomaly_map.shape == (48, 48) and np.array_equal(
+        prediction.anomaly_map[8:40, 8:40], alone.anomaly_map
+    )
+    assert prediction.reconstruction.shape == (3, 48, 48)
 
 
 def test_threshold_can_be_set(detector, rows):
     detector.threshold = -1
-    assert all(answer.anomalous and answer.threshold == -1 for answer in detector(rows[0]["path"]))
+    assert all(prediction.anomalous and prediction.threshold == -1 for prediction in detector(rows[0]["path"]))
     detector.threshold = "1e9"
     assert not detector(rows[0]["path"])[0].anomalous
     for rule in ("quantile:0.99", "max", "sigma:3"):
@@ -162,16 +164,16 @@ def test_whose_thresholds(tiny_run, adlight):
     several, bottle = Detector.load(run, device="cpu"), Detector.load(run, device="cpu", category="bottle")
     known = several.module.calibration
     assert list(known.categories) == ["bottle", "screw"] and several.category is None
-    answers = several([image, Image.open(image)]) + bottle([image])
-    assert [answer.threshold_source for answer in answers] == ["screw", "all categories", "bottle"]
-    for answer in answers:
-        used = known.of(answer.threshold_source)
-        assert (answer.threshold, answer.pixel_threshold) == (used.image, used.pixel)
-        assert answer.area == pytest.approx((answer.anomaly_map > np.float32(used.pixel)).mean())
+    predictions = several([image, Image.open(image)]) + bottle([image])
+    assert [prediction.threshold_source for prediction in predictions] == ["screw", "all categories", "bottle"]
+    for prediction in predictions:
+        used = known.of(prediction.threshold_source)
+        assert (prediction.threshold, prediction.pixel_threshold) == (used.image, used.pixel)
+        assert prediction.area == pytest.approx((prediction.anomaly_map > np.float32(used.pixel)).mean())
     assert several.threshold == known.pooled.image and bottle.pixel_threshold == known.categories["bottle"].pixel
     several.threshold = 0.5
-    answer = several(image)[0]
-    assert (answer.threshold, answer.pixel_threshold) == (0.5, known.categories["screw"].pixel)
+    prediction = several(image)[0]
+    assert (prediction.threshold, prediction.pixel_threshold) == (0.5, known.categories["screw"].pixel)
     pooled = Detector.load(run, device="cpu", overrides=["calibration.per=all"])
     assert pooled(image)[0].threshold == known.pooled.image
     with pytest.raises(UserError, match=r"unknown category 'nut' \(there are: bottle, screw\)"):
@@ -196,8 +198,8 @@ def test_a_changed_model_needs_thresholds_of_its_own(run, rows):
     with pytest.raises(UserError, match="set threshold and pixel_threshold"):
         changed(rows[0]["path"])
     changed.threshold, changed.pixel_threshold = 0.5, 0.5
-    answer = changed(rows[0]["path"])[0]
-    assert answer.score == pytest.approx(answer.anomaly_map.max())
+    prediction = changed(rows[0]["path"])[0]
+    assert prediction.score == pytest.approx(prediction.anomaly_map.max())
     numbers = Detector.load(run, overrides=["calibration.image=0.25", "calibration.pixel=0.5"])
     assert (numbers.threshold, numbers.pixel_threshold) == (0.25, 0.5) and numbers(rows[0]["path"])
 

@@ -34,24 +34,24 @@ def table(folder):
         return list(csv.DictReader(file))
 
 
-def test_writes_answers_and_pictures(trained, ask, capsys):
+def test_writes_predictions_and_pictures(trained, ask, capsys):
     run, data = trained
     code, out = ask(f"images={data / 'bottle' / 'test'}", "save=masks,maps,panels", "batch_size=4")
     assert code == 0
     rows = table(out)
-    answers = Detector.load(run, device="cpu")([row["path"] for row in rows])
+    predictions = Detector.load(run, device="cpu")([row["path"] for row in rows])
     columns = ["path", "score", "threshold", "anomalous", "threshold_source", "pixel_threshold", "area", "boxes"]
     assert list(rows[0]) == columns and len(rows) == 9
     assert {row["threshold_source"] for row in rows} == {"bottle"}
-    for row, answer in zip(rows, answers, strict=True):
-        assert float(row["score"]) == pytest.approx(answer.score, rel=1e-6)
-        assert (int(row["anomalous"]), float(row["threshold"])) == (answer.anomalous, answer.threshold)
-        assert row["boxes"] == " ".join(",".join(map(str, box)) for box in answer.boxes)
+    for row, prediction in zip(rows, predictions, strict=True):
+        assert float(row["score"]) == pytest.approx(prediction.score, rel=1e-6)
+        assert (int(row["anomalous"]), float(row["threshold"])) == (prediction.anomalous, prediction.threshold)
+        assert row["boxes"] == " ".join(",".join(map(str, box)) for box in prediction.boxes)
     names = {f"{kind}/{i:03d}.png" for kind in ("good", "hole", "scratch") for i in range(3)}
     for kind in predict.PICTURES:
         assert {str(path.relative_to(out / kind)) for path in (out / kind).rglob("*.png")} == names
     mask = np.asarray(Image.open(out / "masks" / "hole" / "001.png"))
-    assert set(np.unique(mask)) <= {0, 255} and (mask == answers[4].mask * 255).all()
+    assert set(np.unique(mask)) <= {0, 255} and (mask == predictions[4].mask * 255).all()
     assert Image.open(out / "maps" / "hole" / "001.png").size == (48, 48)
     assert not (out / "predictions.part").exists()
     printed = capsys.readouterr().out
@@ -81,12 +81,12 @@ def test_thresholds_of_several_categories(tiny_run, adlight, tmp_path):
         shutil.copytree(data / category / "test" / "hole", tmp_path / "images" / category)
     write_image(tmp_path / "images" / "other" / "x.png")
 
-    def answers(*words):
+    def predictions(*words):
         outcome = adlight("predict", f"run={run}", f"images={tmp_path}/images", f"hydra.run.dir={tmp_path}/out", *words)
         assert outcome.code == 0, outcome.err
         return table(tmp_path / "out"), outcome.out
 
-    rows, out = answers("save=masks,maps,panels")
+    rows, out = predictions("save=masks,maps,panels")
     expected = {"bottle": "bottle", "screw": "screw", "other": "all categories"}
     assert len(rows) == 7
     for row in rows:
@@ -96,9 +96,9 @@ def test_thresholds_of_several_categories(tiny_run, adlight, tmp_path):
         assert (float(row["threshold"]), float(row["pixel_threshold"])) == (used["image"], used["pixel"])
         assert row["anomalous"] == str(int(float(row["score"]) > used["image"]))
         assert f"{used['image']:.6g}" in out and f"│ {of} " in out
-    rows, _ = answers("save=none", "category=screw")
+    rows, _ = predictions("save=none", "category=screw")
     assert {row["threshold_source"] for row in rows} == {"screw"}
-    rows, _ = answers("save=none", "threshold=0.5", "pixel_threshold=0.5")
+    rows, _ = predictions("save=none", "threshold=0.5", "pixel_threshold=0.5")
     assert {(row["threshold_source"], row["threshold"]) for row in rows} == {("given", "0.5")}
     outcome = adlight(
         "predict",

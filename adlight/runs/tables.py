@@ -14,8 +14,8 @@ if TYPE_CHECKING:  # they take seconds: not for --help
     from adlight.detection.module import TestedImage
     from adlight.metrics.results import Results
 
-ANSWERS = ("score", "threshold", "anomalous", "threshold_source", "pixel_threshold", "area", "boxes")
-PREDICTIONS = ("path", "category", "defect", "label", *ANSWERS)
+COLUMNS = ("score", "threshold", "anomalous", "threshold_source", "pixel_threshold", "area", "boxes")
+PREDICTIONS = ("path", "category", "defect", "label", *COLUMNS)
 DEFECTS = ("category", "defect", "normal", "anomalous", "auroc", "ap", "recall_calibrated")
 
 
@@ -29,16 +29,16 @@ def to_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def prediction_rows(records: list[Record], predictions: list["TestedImage"]) -> Iterator[tuple[Any, ...]]:
-    """Give one row per test image, with the columns `PREDICTIONS`: the detector's answers beside the truth."""
+    """Give one row per test image, with the columns `PREDICTIONS`: predictions beside the truth."""
     for row in predictions:
-        yield (*records[row.index][:3], row.label, *answer_cells(row.prediction))
+        yield (*records[row.index][:3], row.label, *prediction_cells(row.prediction))
 
 
-def answer_cells(prediction: Prediction) -> tuple[Any, ...]:
-    """Give the columns `ANSWERS` of one image; a box is `left,top,right,bottom`."""
+def prediction_cells(prediction: Prediction) -> tuple[Any, ...]:
+    """Give the columns `COLUMNS` of one image; a box is `left,top,right,bottom`."""
     boxes = " ".join(",".join(map(str, box)) for box in prediction.boxes)
     cells = {**vars(prediction), "anomalous": int(prediction.anomalous), "boxes": boxes}
-    return tuple(cells[name] for name in ANSWERS)
+    return tuple(cells[name] for name in COLUMNS)
 
 
 def defect_rows(results: "Results") -> Iterator[tuple[Any, ...]]:
