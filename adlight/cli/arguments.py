@@ -150,8 +150,7 @@ def _resume(argv: list[str], which: str, folder: str | None) -> list[str]:
 def _add_setting(word: str) -> str:
     # the run's own config has the key; the default model, of which Hydra knows only, may lack it
     key = word.partition("=")[0]
-    plain = "." in key and not word.startswith(("+", "~", "-", "hydra."))
-    return f"++{word}" if plain else word
+    return f"++{word}" if "." in key and not word.startswith(("+", "~", "-", "hydra.")) else word
 
 
 def _continue(words: list[str], run: RunFolder) -> list[str]:
