@@ -94,9 +94,9 @@ def _memory() -> str:
 
 
 def _alexnet() -> str:
-    import torch
+    from adlight.detection.lpips import alexnet_path
 
-    path = Path(torch.hub.get_dir()) / "checkpoints" / "alexnet-owt-7be5be79.pth"  # for LPIPS
+    path = alexnet_path()
     return str(path) if path.exists() else "none: model=mae fetches them once; model.objective.lpips=0 does without"
 
 

@@ -28,13 +28,13 @@ if TYPE_CHECKING:  # torch takes seconds: not for --help
 
 def train(config: DictConfig) -> dict[str, float]:
     """Fit and test what `config` describes, in its run folder. -> every metric, by name."""
-    run, sweep = RunFolder(config.run_dir), is_job()
-    if config.resume and not sweep:  # a sweep's job has the run's own config
+    run, sweep, resumed = RunFolder(config.run_dir), is_job(), bool(config.resume)
+    if resumed and not sweep:  # a sweep's job has the run's own config
         config = run.config(task_overrides("resume"))
     data, module, trainer = build(config)
     check(config, trainer)
-    stages = plan_stages(config, run, data, module, trainer)
-    if config.resume and trainer.is_global_zero and not sweep:
+    stages = plan_stages(config, run, data, module, trainer, resumed)
+    if resumed and trainer.is_global_zero and not sweep:
         run.write_config(config)  # overrides are part of the run from now on
     metadata = provenance.describe(config.seed) | ({"command": job_command()} if sweep else {})
     run.begin(metadata)

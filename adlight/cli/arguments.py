@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from adlight.runs.config import CONF
+from adlight.runs.config import CONF, choose_none
 from adlight.runs.find import find_unfinished
 from adlight.runs.folder import RunFolder
 from adlight.runs.sweep_folder import SweepFolder
@@ -42,8 +42,7 @@ def shows_help(argv: Sequence[str]) -> bool:
 
 def value_of(argv: Sequence[str], key: str) -> str | None:
     """Value of the last `key=value` among the words, without its quotes."""
-    values = [word.partition("=")[2].strip("'\"") for word in argv if word.startswith(f"{key}=")]
-    return values[-1] if values else None
+    return next((word.partition("=")[2].strip("'\"") for word in argv[::-1] if word.startswith(f"{key}=")), None)
 
 
 def quote(key: str, value: Path | str) -> str:
@@ -64,8 +63,7 @@ def quote_values(argv: Sequence[str], *keys: str, lists: bool = False) -> list[s
 
 def shell_word(key: str, path: Path) -> str:
     """Make an override with a path, to be pasted into a shell."""
-    plain = re.fullmatch(r"[\w./-]+", str(path), re.ASCII)
-    return f"{key}={path}" if plain else shlex.quote(quote(key, path))
+    return f"{key}={path}" if re.fullmatch(r"(?a)[\w./-]+", str(path)) else shlex.quote(quote(key, path))
 
 
 def resume_command(run: RunFolder) -> str:
@@ -94,15 +92,14 @@ def evaluate_arguments(argv: list[str]) -> list[str]:
     """
     if shows_help(argv):
         return argv
-    run = value_of(argv, "run")
-    if run is None:
+    if (run := value_of(argv, "run")) is None:
         raise UserError("say which run: python -m adlight.evaluate run=<run folder>")
     RunFolder(run).config()
     words = []
     for word, is_override in mark_overrides(argv):
         if is_override and word.startswith("~"):  # there is nothing yet that Hydra could delete
             word = f"{word[1:].partition('=')[0]}=null"
-        word = _choose_none(word)
+        word = choose_none(word)
         key = word.partition("=")[0]
         if is_override and key not in OWN_OF_EVALUATE and not word.startswith(("+", "hydra.")):
             word = f"+{word}" if (CONF / key).is_dir() else f"++{word}"
@@ -116,7 +113,7 @@ def train_arguments(argv: list[str]) -> list[str]:
     Raises:
         UserError: no such run, or `hydra.run.dir` names a folder that holds one already.
     """
-    argv = [_choose_none(word) for word in argv]
+    argv = [choose_none(word) for word in argv]
     if any(word.partition("=")[0] in FLAGS_THAT_SHOW for word in argv):
         return _without_sweep(argv)  # Hydra does one thing at a time
     resume, folder = value_of(argv, "resume"), value_of(argv, "hydra.run.dir")
@@ -128,16 +125,8 @@ def train_arguments(argv: list[str]) -> list[str]:
     if multirun:
         return multirun_argv(argv)
     if folder and RunFolder(folder).has_results:
-        raise UserError(
-            f"{folder} already holds a run: continue it with resume={folder}, or choose another hydra.run.dir"
-        )
+        raise UserError(f"{folder} already holds a run: use resume={folder} or another hydra.run.dir")
     return argv if folder else _share_folder_of_step(argv)
-
-
-def _choose_none(word: str) -> str:
-    # `callbacks=null` means the empty choice: Hydra takes no null for a group
-    key, _, value = word.partition("=")
-    return f"{key}=none" if value == "null" and (CONF / key / "none.yaml").exists() else word
 
 
 def _resume(argv: list[str], which: str, folder: str | None) -> list[str]:
@@ -164,7 +153,7 @@ def _continue(words: list[str], run: RunFolder) -> list[str]:
 
 
 def _share_folder_of_step(argv: list[str]) -> list[str]:
-    """Give all processes of an srun step one run folder: a new one, or the one it has left when it is queued again."""
+    # all processes of an srun step share one run folder: a new one, or the one it has left when it is queued again
     if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) < 2:
         return argv
     if "SLURM_NTASKS_PER_NODE" not in os.environ:  # Lightning needs it
@@ -197,8 +186,7 @@ def multirun_argv(argv: list[str]) -> list[str]:
 
 
 def _without_sweep(argv: list[str]) -> list[str]:
-    """Drop -m and what it would sweep, which has no one value to be shown."""
-    parse = OverridesParser.create().parse_overrides
+    parse = OverridesParser.create().parse_overrides  # what -m would sweep has no one value to be shown
     return [
         word
         for word, is_override in mark_overrides(argv)

@@ -9,6 +9,11 @@ from torch import Tensor, nn
 from adlight.types import UserError
 
 
+def alexnet_path() -> Path:
+    """Where torchvision keeps AlexNet's weights on this machine, once they are fetched."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / "alexnet-owt-7be5be79.pth"
+
+
 class PerceptualDistance:
     """LPIPS at each pixel, frozen.
 
@@ -34,11 +39,11 @@ class PerceptualDistance:
                     net="alex", lpips=layers == "calibrated", spatial=True, verbose=False
                 )
         except (OSError, RuntimeError, EOFError, UnpicklingError) as error:  # from urllib, and from damaged files
-            folder, reason = Path(torch.hub.get_dir()) / "checkpoints", " ".join(str(error).split())
+            path, reason = alexnet_path(), " ".join(str(error).split())
             raise UserError(
-                f"LPIPS needs AlexNet's weights, which cannot be fetched or read ({reason}): put "
-                f"alexnet-owt-7be5be79.pth (torchvision's AlexNet_Weights.IMAGENET1K_V1) into {folder}, or turn LPIPS "
-                "off (objective: lpips=0; scorer: another score)"
+                f"LPIPS needs AlexNet's weights, which cannot be fetched or read ({reason}): put {path.name} "
+                f"(torchvision's AlexNet_Weights.IMAGENET1K_V1) into {path.parent}, or turn LPIPS off (objective: "
+                "lpips=0; scorer: another score)"
             ) from error
         self.network.eval().requires_grad_(False)
         self.divisor = 1 if layers == "calibrated" else len(self.network.chns)  # the package sums over layers

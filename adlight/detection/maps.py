@@ -84,6 +84,9 @@ def reduce_map(pixel: Tensor, how: str, topk: float = 0.01) -> Tensor:
     return flat.amax(1) if how == "max" else flat.mean(1)
 
 
+SCORES, REDUCTIONS = (*MAPS, "lpips"), ("mean", "max", "topk")
+
+
 class ReconstructionError:
     """Compare images with their reconstructions: error map -> smoothed anomaly map -> image score.
 
@@ -100,7 +103,7 @@ class ReconstructionError:
     """
 
     def __init__(self, score: str = "mse", reduce: str = "mean", smoothing: float = 4.0, topk: float = 0.01) -> None:
-        for kind, name, known in (("score", score, [*MAPS, "lpips"]), ("reduce", reduce, ["mean", "max", "topk"])):
+        for kind, name, known in (("score", score, SCORES), ("reduce", reduce, REDUCTIONS)):
             if name not in known:
                 raise ValueError(unknown_name(kind, name, known))
         check_range("smoothing", smoothing)

@@ -109,8 +109,6 @@ class GANDetector(AnomalyModule):
         """Return what belongs into a result besides the metrics."""
         return {"generator_steps": int(self.gan.generator_steps)}
 
-    # training
-
     def num_epochs(self, default: int, batches_per_epoch: Callable[[], int]) -> int:
         """Return the encoder's epochs; the default is the GAN's."""
         return self.encoder_epochs
@@ -153,8 +151,6 @@ class GANDetector(AnomalyModule):
         for group in optimizer.param_groups:
             group["lr"] = optimizer.defaults["lr"] * (1 + math.cos(math.pi * done)) / 2
         return optimizer
-
-    # scoring
 
     def score(self, batch: Batch) -> Scores:
         """Score a batch: the thesis's equation, or the standardised mixture."""

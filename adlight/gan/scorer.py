@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from adlight.detection.maps import MAPS, reduce_map, smooth
+from adlight.detection.maps import SCORES, ReconstructionError
 from adlight.gan.inversion import Networks, feature_distance, invert
 from adlight.gan.networks import Critic
 from adlight.types import Scores, check_integer, check_range, unknown_name
@@ -55,10 +55,9 @@ class InversionScorer:
         lam: the thesis's lambda, the share of the residual in `thesis`.
         feature: `mse` of the critic's last features (Schlegl 2019), or `cosine` of the features of all its layers,
             which weighs a difference against the features' size.
-        distance: the mixture's residual and the map: `l1` (the thesis's |Q - G(z)|), `mse`, `ssim` or `msgms`.
-        reduce: `mean` of the map, or `max` or `topk` of the smoothed map, for the mixture's residual.
-        smoothing: sigma of the Gaussian over the map, in pixels; 0 = none.
-        topk: share of the pixels that `topk` averages.
+        distance: the map, and the mixture's residual: `l1` (the thesis's |Q - G(z)|), `mse`, `ssim`, `msgms` or
+            `lpips`.
+        reduce, smoothing, topk: of the map and the residual, see `ReconstructionError`.
         steps, lr: of the search by Adam.
         latent_penalty: weight of |z|^2 / Z in the search: an unconstrained latent reconstructs anomalies too.
         kappa: weight of the feature distance in the search.
@@ -94,8 +93,7 @@ class InversionScorer:
             ("method", method, ("encoder", "gradient", "encoder+gradient")),
             ("score", score, ("mixture", "thesis")),
             ("feature", feature, tuple(FEATURES)),
-            ("distance", distance, tuple(MAPS)),
-            ("reduce", reduce, ("mean", "max", "topk")),
+            ("distance", distance, SCORES),
             *(("weights", term, TERMS) for term in weights),
         ):
             if value not in known:
@@ -105,16 +103,15 @@ class InversionScorer:
         for term, weight in weights.items():
             check_range(f"weights.{term}", weight, -math.inf)
         check_range("lam", lam, 0, 1)
-        check_range("topk", topk, 0, 1, exclusive=True)
         check_range("lr", lr, exclusive=True)
-        for name, number in (("smoothing", smoothing), ("latent_penalty", latent_penalty), ("kappa", kappa)):
+        for name, number in (("latent_penalty", latent_penalty), ("kappa", kappa)):
             check_range(name, number)
         for name, count, least in (("steps", steps, 1), ("restarts", restarts, 1), ("patience", patience, 0)):
             check_integer(name, count, least)
         self.method, self.score, self.lam = method, score, lam
         self.weights = [float(weights.get(term, 0.0)) for term in TERMS]
         self.feature_distance = FEATURES[feature]
-        self.map, self.reduce, self.smoothing, self.topk = MAPS[distance], reduce, smoothing, topk
+        self.error = ReconstructionError(distance, reduce, smoothing, topk)
         self.steps, self.lr, self.latent_penalty, self.kappa = steps, lr, latent_penalty, kappa
         self.restarts, self.patience, self.seed = restarts, patience, seed
 
@@ -151,10 +148,8 @@ class InversionScorer:
         with torch.no_grad():
             reconstruction = networks.generator(z).float()  # (B, C, H, W)
             feature = self.feature_distance(networks.critic, image, reconstruction)  # (B,)
+            residual, pixel = self.error(image, reconstruction)  # (B,), (B, H, W)
             with torch.autocast(image.device.type, enabled=False):
-                error = self.map(image, reconstruction)  # (B, H, W)
-                pixel = smooth(error, self.smoothing)  # (B, H, W)
-                residual = reduce_map(error if self.reduce == "mean" else pixel, self.reduce, self.topk)  # (B,)
                 norm = latent_norm(z)  # (B,)
                 thesis = self.lam * normalized_residual(image, reconstruction) + (1 - self.lam) * norm  # eq. 3-9
         terms = torch.stack([residual, norm, feature], 1)  # (B, T)

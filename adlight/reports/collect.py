@@ -89,9 +89,7 @@ def collect(places: Sequence[str]) -> Runs:
         tables += [] if table is None else [table.assign(name=str(run))]
         defects += [{"name": str(run), **row} for row in defect_rows(content)]
     if not rows:
-        raise UserError(
-            f"no runs in {', '.join(places)}: a run folder holds .hydra/config.yaml, written by adlight.train"
-        )
+        raise UserError(f"no runs in {', '.join(places)}: adlight.train makes run folders")
     names = _short_names(list(dict.fromkeys(row["folder"] for row in rows)))
     frames = [_in_order(pd.DataFrame(rows)), pd.concat(tables, ignore_index=True), pd.DataFrame(defects)]
     return Runs(*(of.assign(name=of["name"].map(names)) if len(of) else of for of in frames))

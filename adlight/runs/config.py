@@ -58,6 +58,12 @@ def read_yaml(path: Path) -> DictConfig:
     return content
 
 
+def choose_none(override: str) -> str:
+    """Turn `callbacks=null` into the group's empty choice, as Hydra takes no null for a group."""
+    key, _, value = override.partition("=")
+    return f"{key}=none" if value == "null" and (CONF / key / "none.yaml").exists() else override
+
+
 def apply_overrides(config: DictConfig, choices: Mapping[str, Any], overrides: Sequence[str]) -> DictConfig:
     """Apply overrides to a run's config; Hydra must have been initialised with our conf/.
 

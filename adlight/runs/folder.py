@@ -29,18 +29,27 @@ if TYPE_CHECKING:  # they take seconds: not for --help
 
     from adlight.detection.module import AnomalyModule
 
-_RUN = "run.json"
-_CHECKPOINTS = "checkpoints"
+_RUN, _WANDB = "run.json", "wandb.json"
+_CHECKPOINTS, _PANELS = "checkpoints", "panels"
 _BEST, _LAST, _PRETRAINING = (f"{_CHECKPOINTS}/{name}.ckpt" for name in ("best", "last", "pretraining"))
 _METRICS, _PREVIOUS = "metrics.json", "metrics.previous.json"
 _PREDICTIONS, _DEFECTS = "predictions.csv", "defects.csv"
-_PANELS = "panels"
-_WANDB = "wandb.json"
 _JOB, _ERROR, _LOCK, _DATA_LOCK = "job.json", "error.txt", ".lock", ".data.lock"
 
 
 class RunFolder(HydraFolder):
-    """A run's folder, or the folder of an evaluation in it."""
+    """A run's folder, or the folder of an evaluation in it.
+
+    Attributes:
+        best_checkpoint: the weights of the best validation; this file and the next two need not exist.
+        last_checkpoint: the full state of the last epoch.
+        stage_checkpoint: the last epoch of the stage before the detector.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(path)
+        self.best_checkpoint, self.last_checkpoint = self.path / _BEST, self.path / _LAST
+        self.stage_checkpoint = self.path / _PRETRAINING
 
     @property
     def is_finished(self) -> bool:
@@ -62,21 +71,6 @@ class RunFolder(HydraFolder):
     def has_results(self) -> bool:
         """Whether something that took time to compute lies in the folder."""
         return self.is_finished or (self.path / _CHECKPOINTS).exists()
-
-    @property
-    def best_checkpoint(self) -> Path:
-        """Where the weights of the best validation lie; it need not exist."""
-        return self.path / _BEST
-
-    @property
-    def last_checkpoint(self) -> Path:
-        """Where the full state of the last epoch lies; it need not exist."""
-        return self.path / _LAST
-
-    @property
-    def stage_checkpoint(self) -> Path:
-        """Where the last epoch of the stage before the detector lies; it need not exist."""
-        return self.path / _PRETRAINING
 
     def checkpoint(self, which: str) -> Path:
         """Find a checkpoint by `best`, `last` or its path.
@@ -104,11 +98,9 @@ class RunFolder(HydraFolder):
     def write_results(self, module: "AnomalyModule", records: list[Record], metadata: dict[str, Any]) -> None:
         """Write the tables, then `metrics.json`, whose presence marks the run as finished."""
         assert module.results is not None
-        predictions = prediction_rows(records, module.predictions)
-        write_atomically(self.predictions_path, to_csv(PREDICTIONS, predictions))
+        write_atomically(self.predictions_path, to_csv(PREDICTIONS, prediction_rows(records, module.predictions)))
         write_atomically(self.path / _DEFECTS, to_csv(DEFECTS, defect_rows(module.results)))
-        content = module.results.as_dict() | module.calibration.as_dict()
-        self._write_json(_METRICS, content | metadata)
+        self._write_json(_METRICS, module.results.as_dict() | module.calibration.as_dict() | metadata)
 
     def read_results(self) -> dict[str, Any] | None:
         """Read `metrics.json`; None where the run is not finished.
@@ -123,9 +115,8 @@ class RunFolder(HydraFolder):
             if not isinstance(content, dict) or not all(isinstance(of, dict) for of in content["categories"].values()):
                 raise ValueError("no table of categories in it")
         except (ValueError, LookupError, AttributeError) as error:
-            raise UserError(
-                f"{self.path / _METRICS} is damaged ({error}): test the run again with adlight.evaluate"
-            ) from error
+            path = self.path / _METRICS
+            raise UserError(f"{path} is damaged ({error}): test the run again with adlight.evaluate") from error
         return content
 
     def predictions(self) -> "DataFrame | None":
@@ -191,8 +182,7 @@ class RunFolder(HydraFolder):
 
     def job(self) -> dict[str, Any] | None:
         """Read the `job` number and `overrides` of a sweep's job; None for any other run."""
-        text = read_if_exists(self.path / _JOB)
-        return None if text is None else json.loads(text)
+        return None if (text := read_if_exists(self.path / _JOB)) is None else json.loads(text)
 
     @property
     def log(self) -> Path:

@@ -38,7 +38,12 @@ class Stage(NamedTuple):
 
 
 def plan_stages(
-    config: DictConfig, run: RunFolder, data: "AnomalyDataModule", module: "AnomalyModule", trainer: "pl.Trainer"
+    config: DictConfig,
+    run: RunFolder,
+    data: "AnomalyDataModule",
+    module: "AnomalyModule",
+    trainer: "pl.Trainer",
+    resumed: bool,
 ) -> list[Stage]:
     """Find out what is trained and how long, and load the weights that there are already.
 
@@ -50,12 +55,12 @@ def plan_stages(
     stages = [Stage(module, 0, run.last_checkpoint, run.best_checkpoint, False)]
     if module.pretraining is not None:
         stages.insert(0, Stage(module.pretraining, 0, run.stage_checkpoint, None, False))
-    elif not config.resume and (source := config.model.get("pretrained_gan")):
+    elif not resumed and (source := config.model.get("pretrained_gan")):
         load_weights(module, RunFolder(source).checkpoint("last"), ("gan.",))
         check_same_split(config, RunFolder(source).config(), f"model.pretrained_gan={source}")
     for i, stage in enumerate(stages):
         epochs = _num_epochs(config, stage.module, _epoch_length(run, data, trainer))
-        stages[i] = stage._replace(epochs=epochs, resumed=bool(config.resume) and stage.last.exists())
+        stages[i] = stage._replace(epochs=epochs, resumed=resumed and stage.last.exists())
         if epochs != config.trainer.max_epochs and trainer.is_global_zero:
             print(f"{type(stage.module).__name__}: {epochs} epochs, whatever trainer.max_epochs says", flush=True)
         if stages[i].resumed:

@@ -174,7 +174,7 @@ def test_mixture_known_values():
 REFUSED = [
     *(({"method": "nearest"}, "method", "nearest"), ({"score": "sum"}, "score", "sum")),
     *(({"weights": {"residul": 1.0}}, "weights", "residul"), ({"feature": "l1"}, "feature", "l1")),
-    *(({"distance": "lpips"}, "distance", "lpips"), ({"reduce": "min"}, "reduce", "min")),
+    *(({"distance": "psnr"}, "distance", "psnr"), ({"reduce": "min"}, "reduce", "min")),
     *(({"weights": {"residual": 0.0}}, "weights", "residual"), ({"weights": {}}, "weights", "{}")),
     *(({"weights": {"feature": math.nan}}, "feature", "nan"), ({"lam": 1.5}, "lam", "1.5")),
     *(({"topk": 0.0}, "topk", "0.0"), ({"smoothing": -1.0}, "smoothing", "-1.0"), ({"lr": 0.0}, "lr", "0.0")),
