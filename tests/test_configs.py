@@ -144,7 +144,7 @@ def trained(roots, tmp_path, monkeypatch):
         before = {name: value.clone() for name, value in module.named_parameters()}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            stages = plan_stages(config, RunFolder(tmp_path), data, module, trainer)
+            stages = plan_stages(config, RunFolder(tmp_path), data, module, trainer, resumed=False)
             trainer, _ = fit(config, stages, data, trainer)
             trainer.test(module, data, verbose=False)
         side = config.dataset.image_size

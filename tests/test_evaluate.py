@@ -92,7 +92,12 @@ def test_the_defect_types_are_printed(adlight, run):
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if "│ scratch" in line]
     for row, category in zip(rows, ("bottle", "screw"), strict=True):
         figures = content(run)["defects"][category]["scratch"]
-        assert row == ["", "scratch", "3 + 3", *(f"{figures[key]:.3f}" for key in ("auroc", "ap", "recall_calibrated"))]
+        assert row == [
+            category,
+            "scratch",
+            "3 + 3",
+            *(f"{figures[key]:.3f}" for key in ("auroc", "ap", "recall_calibrated")),
+        ]
 
 
 def test_a_copy_of_the_data(adlight, run):

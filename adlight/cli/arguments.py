@@ -135,7 +135,7 @@ def _resume(argv: list[str], which: str, folder: str | None) -> list[str]:
         run = RunFolder(which)
         if not run.can_resume:
             run.checkpoint("last")  # says what there is
-        return _continue(words, run)
+        return _continue([_add_setting(word) for word in words], run)
     overrides = [word for word, is_override in mark_overrides(words) if is_override]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("train", [word for word in overrides if not word.startswith("hydra.")])
@@ -145,6 +145,12 @@ def _resume(argv: list[str], which: str, folder: str | None) -> list[str]:
         print("resume=auto: no unfinished run with this config; a new one starts", flush=True)
         return words
     return _continue([word for word in words if word not in overrides], found)  # the config is the run's own
+
+
+def _add_setting(word: str) -> str:
+    # the run's own config has the key; the default model, of which Hydra knows only, may lack it
+    key = word.partition("=")[0]
+    return f"++{word}" if "." in key and not word.startswith(("+", "~", "-", "hydra.")) else word
 
 
 def _continue(words: list[str], run: RunFolder) -> list[str]:

@@ -1,5 +1,6 @@
 """What the base of the detectors does: collect, calibrate, test; and the moving average of weights."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -42,7 +43,7 @@ def fit(folder, module, **settings):
         **dict(max_epochs=1, accelerator="cpu", logger=False, enable_progress_bar=False, num_sanity_val_steps=0)
         | settings,
         enable_model_summary=False,
-        callbacks=[BestAndLast(str(folder))],
+        callbacks=[BestAndLast(Path(folder) / "last.ckpt", Path(folder) / "best.ckpt")],
     )
     trainer.fit(module, data)
     return trainer

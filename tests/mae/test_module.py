@@ -1,6 +1,7 @@
 import math
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -55,7 +56,7 @@ def fit(root, folder, module=None, ckpt=None, callbacks=(), epochs=EPOCHS, stopp
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
         default_root_dir=folder,
-        callbacks=[BestAndLast(str(folder)), *callbacks],
+        callbacks=[BestAndLast(Path(folder) / "last.ckpt", Path(folder) / "best.ckpt"), *callbacks],
         **settings,
     )
     with pytest.raises(KeyError) if stopped else nullcontext():

@@ -1,0 +1,170 @@
+"""Frozen networks of timm as feature extractors: named layers, brought to one grid.
+
+Letters: B images, C channels of all layers together, H x W pixels, h x w cells of the grid.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from adlight.features.weights import build_network
+from adlight.types import UserError
+
+TRANSFORMERS = ("vit_", "deit", "beit", "eva", "flexivit")  # those whose positions timm resizes on request
+
+
+class Backbone:
+    """Maps images to the features of some layers of a frozen network, concatenated on one grid.
+
+    Not an `nn.Module`, so that its weights are in no checkpoint, average or optimiser; `fingerprint` stands for them.
+
+    Args:
+        name: as timm knows it, such as `resnet18` or `vit_small_patch14_reg4_dinov2`.
+        layers: names of modules (`blocks.3`), or indices into timm's `feature_info`.
+        weights: `pretrained`, `random` or a file, see `build_network`.
+        input_size: side, or height and width, that images are resized to; None: as they come. Transformers round it
+            to whole patches.
+        stride: pixels a cell; None: the grid of the coarsest layer.
+
+    Raises:
+        UserError: no such network, weights or layer.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        layers: Sequence[str | int],
+        weights: str = "pretrained",
+        input_size: int | Sequence[int] | None = None,
+        stride: int | None = None,
+    ) -> None:
+        settings = {"dynamic_img_size": True} if name.startswith(TRANSFORMERS) else {}
+        self.network = build_network(name, weights, **settings)
+        self.network.to(memory_format=torch.channels_last)  # a third faster on CPUs
+        self.layers = [self._layer_name(layer) for layer in layers]
+        if not self.layers:
+            raise UserError("layers is empty: name at least one layer of the backbone")
+        self.input_size = (input_size, input_size) if isinstance(input_size, int) else input_size
+        self.name, self.stride = name, stride
+        self.mean, self.std = (torch.tensor(self.network.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
+        self.patch: tuple[int, int] = getattr(getattr(self.network, "patch_embed", None), "patch_size", (1, 1))
+        self.outputs: dict[str, Tensor] = {}
+        for layer in self.layers:
+            self.network.get_submodule(layer).register_forward_hook(self._keep(layer))
+        self._drop_later_layers()
+
+    @torch.no_grad()
+    def __call__(self, image: Tensor) -> Tensor:
+        """Extract features. (B, 1 or 3, H, W) in [0, 1] -> (B, h, w, C), rounded to the 16 bits that a cache keeps."""
+        self.to(image.device)
+        with torch.autocast(image.device.type, enabled=False):
+            pixels = self._prepare(image.float())  # (B, 3, H', W')
+            maps = self._maps(pixels)
+            grid = min((one.shape[-2:] for one in maps), key=lambda size: size.numel())
+            if self.stride is not None:
+                grid = torch.Size(-(-side // self.stride) for side in pixels.shape[-2:])
+            maps = [_to_grid(one, grid) for one in maps]  # (B, C_i, h, w) each
+            return torch.cat(maps, 1).half().float().permute(0, 2, 3, 1)  # (B, h, w, C)
+
+    def to(self, device: torch.device) -> None:
+        """Move to a device, unless there already."""
+        if self.mean.device != device:
+            self.network = self.network.to(device)
+            self.mean, self.std = self.mean.to(device), self.std.to(device)
+
+    @cached_property
+    def channels(self) -> int:
+        """C, the features of a cell."""
+        return self(torch.zeros(1, 3, *self._probe_size())).shape[-1]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the weights, the layers and everything else that decides about features."""
+        found = hashlib.blake2b(digest_size=12)
+        found.update(repr((self.name, self.layers, self.stride, self.input_size, self.mean, self.std)).encode())
+        for name, tensor in sorted(self.network.state_dict().items()):
+            found.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+        return found.hexdigest()
+
+    def check_fingerprint(self, theirs: str | None) -> None:
+        """Refuse what was made with other features.
+
+        Raises:
+            UserError: `theirs` is another fingerprint.
+        """
+        if theirs != self.fingerprint:
+            raise UserError(
+                f"the checkpoint was made with other features of {self.name} ({theirs}, here {self.fingerprint}): "
+                "weights, layers, stride and input_size must be those of the training"
+            )
+
+    def _prepare(self, image: Tensor) -> Tensor:
+        """Resize and normalise. (B, 1 or 3, H, W) -> (B, 3, H', W')."""
+        height, width = self.input_size or image.shape[-2:]
+        size = [max(1, round(side / patch)) * patch for side, patch in zip((height, width), self.patch, strict=True)]
+        if list(image.shape[-2:]) != size:
+            image = F.interpolate(image, size, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
+        image = (image.expand(-1, 3, -1, -1) - self.mean) / self.std
+        return image.contiguous(memory_format=torch.channels_last)
+
+    def _maps(self, image: Tensor) -> list[Tensor]:
+        """Run the network. (B, 3, H, W) -> one (B, C_i, h_i, w_i) a layer."""
+        self.outputs.clear()
+        self.network.forward_features(image)
+        size = [side // patch for side, patch in zip(image.shape[-2:], self.patch, strict=True)]
+        maps = [self.outputs.pop(layer) for layer in self.layers]
+        return [one if one.ndim == 4 else self._tokens_to_map(one, size) for one in maps]
+
+    def _tokens_to_map(self, tokens: Tensor, size: list[int]) -> Tensor:
+        """Drop class and register tokens. (B, prefix + h w, C) -> (B, C, h, w)."""
+        patches = tokens[:, self.network.num_prefix_tokens :]
+        return patches.transpose(1, 2).unflatten(2, size)
+
+    def _layer_name(self, layer: str | int) -> str:
+        known = [one["module"] for one in self.network.feature_info]
+        if isinstance(layer, int):
+            if not -len(known) <= layer < len(known):
+                raise UserError(f"layers: {layer} is out of range, {len(known)} are known: {', '.join(known)}")
+            return known[layer]
+        if layer not in dict(self.network.named_modules()):
+            raise UserError(f"layers: the backbone has no {layer!r}; known are {', '.join(known)} and their parts")
+        return layer
+
+    def _keep(self, layer: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            self.outputs[layer] = output
+
+        return hook
+
+    def _probe_size(self) -> tuple[int, int]:
+        return (64, 64) if self.patch == (1, 1) else (4 * self.patch[0], 4 * self.patch[1])
+
+    def _drop_later_layers(self) -> None:
+        """Replace what runs only after the last wanted layer by identities; they would cost time for nothing."""
+        calls: list[tuple[bool, str]] = []  # whether all wanted layers had ended, and the module that began
+        handles = [
+            module.register_forward_pre_hook(
+                lambda *_, name=name: calls.append((len(self.outputs) == len(self.layers), name))
+            )
+            for name, module in self.network.named_modules()
+        ]
+        self._maps(torch.zeros(1, 3, *self._probe_size()))
+        for handle in handles:
+            handle.remove()
+        needed = {"", *(name for ended, name in calls if not ended)}
+        for name in [name for ended, name in calls if ended and name not in needed]:
+            parent, _, child = name.rpartition(".")
+            if parent in needed:  # otherwise it is gone already, with its parent
+                setattr(self.network.get_submodule(parent), child, nn.Identity())
+
+
+def _to_grid(maps: Tensor, grid: Sequence[int]) -> Tensor:
+    """Pool what is finer than the grid, interpolate what is coarser. (B, C, h', w') -> (B, C, h, w)."""
+    if maps.shape[-2] >= grid[0] and maps.shape[-1] >= grid[1]:
+        return F.adaptive_avg_pool2d(maps, (grid[0], grid[1]))
+    return F.interpolate(maps, (grid[0], grid[1]), mode="bilinear", align_corners=False)

@@ -1,0 +1,200 @@
+"""Detectors in feature space: cells of normal images are predicted, and what is mispredicted is anomalous."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from adlight.detection.module import DIVERGED, AnomalyModule
+from adlight.detection.whitening import k_means
+from adlight.features.backbones import Backbone
+from adlight.features.cache import FeatureCache
+from adlight.features.optimizer import parameter_groups, warmup_cosine
+from adlight.features.pictures import PatchPictures
+from adlight.features.predictor import Predictor, TrainingCells, channel_statistics, standardize
+from adlight.features.residuals import ResidualMap
+from adlight.features.scorer import CellScorer
+from adlight.features.splits import SplitFeatures, folds_of, images_of
+from adlight.types import Batch, Scores, UserError, check_integer, check_range
+
+
+class FeatureModule(AnomalyModule):
+    """Predicts the feature map of a frozen backbone, cell by cell, with one predictor or several.
+
+    What is not trained by gradient is fitted before the first epoch. Every validation measures the residuals of the
+    held-out normal images, whose covariances are a part of the detector; a held-out image itself is scored with those
+    of the others (cross-fitting), as an unseen image is.
+
+    Args:
+        backbone: makes the features; frozen.
+        predictors: by name; each is made from the number of channels.
+        scorer: from cells to images and pixels.
+        optimizer: makes the optimiser of what is trained; None where nothing is.
+        objective: none; the loss belongs to the predictors.
+        warmup: share of the steps in which the learning rate rises; a half cosine to 0 follows.
+        cache: folder in which features are kept from run to run; None: in memory.
+        clusters: of images, each with its own covariance of residuals.
+        folds: of the held-out images in cross-fitting.
+        training_residuals: so many training images join the held-out ones in the covariances.
+        clip: largest norm of all gradients together.
+
+    Raises:
+        ValueError: a number out of range, or something is trained without an optimiser.
+    """
+
+    mean: Tensor
+    std: Tensor
+    centers: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        predictors: dict[str, Callable[..., Predictor]],
+        scorer: CellScorer,
+        optimizer: Callable[..., Optimizer] | None = None,
+        objective: None = None,
+        warmup: float = 0.05,
+        cache: str | None = None,
+        clusters: int = 8,
+        folds: int = 5,
+        training_residuals: int = 300,
+        clip: float = 1.0,
+    ) -> None:
+        super().__init__()
+        check_integer("clusters", clusters, 1)
+        check_integer("folds", folds, 2)
+        check_integer("training_residuals", training_residuals, 0)
+        check_range("warmup", warmup, 0, 1)
+        check_range("clip", clip, exclusive=True)
+        channels = backbone.channels
+        made = {name: make(channels=channels) for name, make in predictors.items() if make is not None}
+        self.backbone, self.predictors, self.scorer = backbone, nn.ModuleDict(made), scorer
+        self.automatic_optimization = any(one.trained for one in made.values())
+        if self.automatic_optimization and optimizer is None:
+            raise ValueError("optimizer is missing, and a predictor is trained by gradient")
+        self.optimizer, self.warmup, self.clip = optimizer, warmup, clip
+        self.clusters, self.num_folds, self.training_residuals = clusters, folds, training_residuals
+        self.residual_map = ResidualMap(made, channels)
+        self.pictures = PatchPictures(channels)
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("std", torch.ones(channels))
+        self.register_buffer("centers", torch.empty(0, channels))
+        self.unused = nn.Parameter(torch.zeros(()))  # DDP refuses a module without parameters
+        self.splits = SplitFeatures(FeatureCache(backbone, cache))
+        self.split: str | None = None  # whose cached features are scored
+
+    def describe(self) -> list[str]:
+        """The backbone, and what was fitted or trained."""
+        parts = "; ".join(one.summary() for one in self.predictors.values())  # type: ignore[operator]
+        return [f"features: {self.backbone.name} ({', '.join(self.backbone.layers)}); {parts}"]
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The backbone's fingerprint in the place of its weights."""
+        return {**super().get_extra_state(), "backbone": self.backbone.fingerprint}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take the thresholds; refuse a checkpoint of another backbone."""
+        rest = dict(state)
+        self.backbone.check_fingerprint(rest.pop("backbone", None))
+        super().set_extra_state(rest)
+
+    def on_fit_start(self) -> None:
+        """Fit what is not trained: statistics of channels, clusters of images, memories."""
+        features = self._features("train")
+        self.mean, self.std = (one.to(self.device) for one in channel_statistics(features))
+        cells = self._training_cells()
+        self.centers = k_means(torch.cat([part.mean((1, 2)) for part in cells.batches()]), self.clusters)
+        for predictor in self.predictors.values():
+            predictor.fit(cells)  # type: ignore[operator]
+        self.pictures.fit(cells, images_of(self.datamodule, "train"))
+        self.residual_map.folds = []
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        """One step of all that is trained; augmented images pass the backbone, others have done so before."""
+        if not self.automatic_optimization:
+            return None
+        if self.datamodule.augmentation is not None:
+            cells = standardize(self.backbone(batch["image"]), self.mean, self.std)  # (B, h, w, C)
+        else:
+            cells = self._training_cells()[batch["index"].cpu()]  # (B, h, w, C)
+        losses = [one.loss(cells) for one in self.predictors.values() if one.trained]  # type: ignore[operator]
+        loss = torch.stack(losses).sum()
+        kept: dict[str, Any] = {"prog_bar": True, "on_step": False, "on_epoch": True}
+        self.log("train/loss", loss.detach(), **kept, batch_size=len(cells), sync_dist=self.trainer.world_size > 1)
+        return loss + 0 * self.unused
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clip the gradients."""
+        nn.utils.clip_grad_norm_(self.parameters(), self.clip)
+
+    def on_train_epoch_end(self) -> None:
+        """Stop a run whose loss became non-finite; the checkpoints of earlier epochs are kept."""
+        loss = self.trainer.callback_metrics.get("train/loss")
+        if loss is not None and not torch.isfinite(loss):
+            raise UserError(f"loss became {float(loss)} in epoch {self.current_epoch}: {DIVERGED}")
+
+    def configure_optimizers(self) -> Any:
+        """Matrices of the predictors' choice apart, weight decay on matrices only; warm-up and half cosine by step."""
+        if self.optimizer is None or not self.automatic_optimization:
+            return []
+        trained: Any = [one for one in self.predictors.values() if one.trained]
+        optimizer = self.optimizer(parameter_groups(trained, self.unused))
+        total = int(self.trainer.estimated_stepping_batches)
+        schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, self.warmup * total, total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_validation_epoch_start(self) -> None:
+        """Measure the residuals of the held-out normal images, fold by fold."""
+        super().on_validation_epoch_start()
+        cells = TrainingCells(self._features("val"), self.mean, self.std)
+        normal, self.fold_of = folds_of(images_of(self.datamodule, "val"), self.num_folds)
+        held_out = [cells[normal[self.fold_of[normal] == fold]] for fold in self.fold_of.unique()]
+        with torch.no_grad():
+            predictors: Any = dict(self.predictors.items())
+            training = self._training_cells().sample(self.training_residuals)
+            self.residual_map.fit(predictors, self.centers, held_out, training)
+        self.split = "val"
+
+    def on_validation_epoch_end(self) -> None:
+        """Calibrate; images are scored as unseen ones from now on."""
+        super().on_validation_epoch_end()
+        self.split = None
+        if self.trainer.state.fn != "fit":
+            self.residual_map.folds = []
+
+    def on_test_epoch_start(self) -> None:
+        """Compute or load the test images' features."""
+        super().on_test_epoch_start()
+        self._features("test")
+        self.split = "test"
+
+    def on_test_epoch_end(self) -> None:
+        """Compute the results."""
+        super().on_test_epoch_end()
+        self.split = None
+
+    def score(self, batch: Batch) -> Scores:
+        """Score a batch."""
+        image = batch["image"]
+        with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
+            index = batch["index"].cpu()
+            known = None if self.split is None else self._features(self.split)[index].to(image.device)
+            features = self.backbone(image) if known is None else known  # (B, h, w, C)
+            cells = standardize(features, self.mean, self.std)  # (B, h, w, C)
+            residuals = {name: one.residual(cells) for name, one in self.predictors.items()}  # type: ignore[operator]
+            fold = self.fold_of[index] if self.split == "val" else None
+            maps = self.residual_map(cells, residuals, fold)  # (B, h, w)
+            score, pixel = self.scorer(maps, image.shape[-2:])  # (B,), (B, H, W)
+            (first, predictor), *others = self.predictors.items()
+            own = None if others else predictor.image_score(cells, maps)  # type: ignore[operator]
+            shown = self.pictures(cells - residuals[first], image)  # (B, 1 or 3, H, W)
+        return Scores(image=score if own is None else own, pixel=pixel, reconstruction=shown)
+
+    def _features(self, split: str) -> Tensor:
+        return self.splits.features(self.datamodule, split, self.device)
+
+    def _training_cells(self) -> TrainingCells:
+        return TrainingCells(self._features("train"), self.mean, self.std)

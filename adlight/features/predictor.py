@@ -1,0 +1,99 @@
+"""What every detector in feature space does: predict the cells of a normal image, so that residuals show defects."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class TrainingCells:
+    """The training images' features, standardised as they are read.
+
+    Args:
+        features: (N, h, w, C) float16, as a cache keeps them.
+        mean: (C,) of all cells.
+        std: (C,) of all cells.
+    """
+
+    def __init__(self, features: Tensor, mean: Tensor, std: Tensor) -> None:
+        self.features, self.mean, self.std = features, mean, std
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, index: Tensor | slice | Sequence[int]) -> Tensor:
+        """(B,) -> (B, h, w, C) float32 on the device of `mean`."""
+        return standardize(self.features[index].to(self.mean.device), self.mean, self.std)
+
+    def batches(self, size: int = 64) -> Iterator[Tensor]:
+        """All images in order, (B, h, w, C) at a time."""
+        for start in range(0, len(self), size):
+            yield self[start : start + size]
+
+    def sample(self, count: int, size: int = 64) -> Iterator[tuple[Tensor, Tensor]]:
+        """At most `count` images, evenly spaced, with their places: (n, h, w, C) and (n,) at a time."""
+        if count:
+            step = max(1, len(self) // count)
+            for place in torch.arange(0, len(self), step)[:count].split(size):
+                yield self[place], place.to(self.mean.device)
+
+
+class Predictor(nn.Module):
+    """Predicts the cells of normal images. Without `trained`, `fit` is all the training there is.
+
+    Attributes:
+        trained: by gradient, on `loss`.
+        whitened: residuals are measured by their covariance on normal images; otherwise by their plain length.
+    """
+
+    trained = False
+    whitened = True
+
+    def fit(self, cells: TrainingCells) -> None:
+        """Take what is needed from the training images, in one go."""
+
+    def forward(self, cells: Tensor) -> Tensor:
+        """Predict. (B, h, w, C) -> (B, h, w, C)."""
+        raise NotImplementedError
+
+    def residual(self, cells: Tensor, own: Tensor | None = None) -> Tensor:
+        """What the prediction misses. (B, h, w, C) -> (B, h, w, C).
+
+        Args:
+            cells: of some images.
+            own: (B,) their places among the training images, where they are training images; what was memorised of an
+                image does not serve to predict it.
+        """
+        return cells - self(cells)
+
+    def loss(self, cells: Tensor) -> Tensor:
+        """Mean squared residual. (B, h, w, C) -> scalar."""
+        return (cells - self(cells)).square().mean()
+
+    def image_score(self, cells: Tensor, score: Tensor) -> Tensor | None:
+        """An image score of its own, (B,), from cells (B, h, w, C) and their scores (B, h, w); None: the usual one."""
+        return None
+
+    def matrices(self) -> list[nn.Parameter]:
+        """Weights for an optimiser that wants matrices (Muon)."""
+        return []
+
+    def summary(self) -> str:
+        """What was trained or fitted, in words."""
+        return type(self).__name__
+
+
+def standardize(features: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Bring every channel to mean 0 and deviation 1. (..., C) -> (..., C) float32."""
+    return (features.float() - mean) / std
+
+
+def channel_statistics(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each channel over all images and places. (N, h, w, C) -> (C,), (C,)."""
+    total, squares, count = 0.0, 0.0, 0
+    for part in features.split(64):
+        flat = part.flatten(0, 2).double()
+        total, squares, count = total + flat.sum(0), squares + flat.square().sum(0), count + len(flat)
+    mean = torch.as_tensor(total) / count
+    std = (torch.as_tensor(squares) / count - mean.square()).clamp(min=0).sqrt()
+    return mean.float(), torch.where(std > 1e-6, std, 1.0).float()  # a dead channel stays what it is

@@ -1,0 +1,108 @@
+"""Residuals of several predictors as one map: each is measured by normal images, then they are summed.
+
+Letters: B, N images, h x w cells, C features of a cell, K clusters.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adlight.detection.whitening import Moments, Whitening, second_moments
+from adlight.features.predictor import Predictor
+
+
+class ResidualMap(nn.Module):
+    """Sum over predictors of the lengths of their residuals, each in units of its mean on held-out normal images.
+
+    Args:
+        predictors: by name.
+        channels: C.
+
+    Attributes:
+        folds: maps by all normal images but those of a fold, to score the fold itself; not in checkpoints.
+    """
+
+    scale: Tensor
+    whitening: Any
+
+    def __init__(self, predictors: Mapping[str, Predictor], channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.whitening = nn.ModuleDict({name: Whitening(channels) for name, one in predictors.items() if one.whitened})
+        self.register_buffer("scale", torch.ones(len(predictors)))
+        self.folds: list[ResidualMap] = []
+
+    def fit(
+        self,
+        predictors: Mapping[str, Predictor],
+        centers: Tensor,
+        held_out: list[Tensor],
+        training: Iterator[tuple[Tensor, Tensor]],
+    ) -> None:
+        """Measure normal residuals; of what is not trained only the first time, until `folds` are emptied.
+
+        Args:
+            predictors: those of the constructor.
+            centers: (K, C) of clusters of images.
+            held_out: standardised cells (n, h, w, C) of the held-out normal images, a part a fold.
+            training: standardised cells of training images with their places, (n, h, w, C) and (n,), to join them.
+        """
+        parts = list(training)
+        known = {name for name, one in predictors.items() if self.folds and not one.trained}
+        self.folds = self.folds or [ResidualMap(predictors, self.channels).to(centers.device) for _ in held_out]
+        for number, (name, predictor) in enumerate(predictors.items()):
+            if name in known:
+                continue
+            residuals = [_residual(predictor, cells) for cells in held_out]
+            means = [cells.mean((1, 2)) for cells in held_out]
+            if predictor.whitened:
+                own = [second_moments(*pair, centers) for pair in zip(means, residuals, strict=True)]
+                more = [second_moments(x.mean((1, 2)), _residual(predictor, x, i), centers) for x, i in parts]
+                self._whiten(name, centers, own, more)
+            lengths = [
+                fold.length(name, *pair).flatten() for fold, *pair in zip(self.folds, means, residuals, strict=True)
+            ]
+            for one in (self, *self.folds):
+                one.scale[number] = torch.cat(lengths).mean().clamp(min=1e-12)
+
+    def _whiten(self, name: str, centers: Tensor, own: list[Moments], more: list[Moments]) -> None:
+        whole = own[0]
+        for one in (*own[1:], *more):
+            whole = whole.plus(one)
+        self.whitening[name].fit(centers, whole)
+        for fold, mine in zip(self.folds, own, strict=True):
+            fold.whitening[name].fit(centers, whole.plus(mine, -1))
+
+    def length(self, name: str, mean: Tensor, residual: Tensor) -> Tensor:
+        """Measure a predictor's residuals. (B, C), (B, L, C) -> (B, L)."""
+        if name in self.whitening:
+            return self.whitening[name](mean, residual)
+        return residual.square().mean(-1).sqrt()
+
+    def forward(self, cells: Tensor, residuals: Mapping[str, Tensor], fold: Tensor | None = None) -> Tensor:
+        """Score cells. (B, h, w, C) and one such residual a predictor -> (B, h, w).
+
+        Args:
+            cells: standardised.
+            residuals: by predictor.
+            fold: (B,) of held-out images, which are measured without their own fold; None: others.
+        """
+        if fold is not None:
+            maps = cells.new_empty(cells.shape[:3])
+            for k in fold.unique().tolist():
+                rows = (fold == k).to(cells.device)
+                maps[rows] = self.folds[k](cells[rows], {name: one[rows] for name, one in residuals.items()})
+            return maps
+        mean = cells.mean((1, 2))  # (B, C)
+        lengths = [self.length(name, mean, one.flatten(1, 2)) for name, one in residuals.items()]  # (B, h w) each
+        total = sum(one / scale for one, scale in zip(lengths, self.scale, strict=True))
+        return torch.as_tensor(total).view(cells.shape[:3])
+
+
+def _residual(predictor: Predictor, cells: Tensor, own: Tensor | None = None) -> Tensor:
+    """(n, h, w, C) -> (n, h w, C), part by part."""
+    places = [None] * len(cells.split(64)) if own is None else own.split(64)
+    parts = [predictor.residual(x, i) for x, i in zip(cells.split(64), places, strict=True)]
+    return torch.cat(parts).flatten(1, 2)

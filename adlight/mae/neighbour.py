@@ -1,0 +1,155 @@
+"""Neighbour-masked attention: every token is predicted from all tokens outside its own neighbourhood, in one pass.
+
+The limit of the article's complementary masks, n = L. Letters: B images, h x w cells, L = h w tokens after folding,
+C features of a cell, P = C fold^2 values of a token, D width.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from adlight.features.predictor import Predictor
+from adlight.types import UserError
+
+
+class NeighbourMaskedNetwork(Predictor):
+    """Predicts each cell of a feature map from the cells that are not near it.
+
+    A token's own encoding mixes nothing: y_j = e_j + MLP(LN e_j), e_j = Linear(x_j) + p_j. Queries q_i = m + p_i attend
+    to the y_j outside their neighbourhood and never to each other, so that the prediction at i depends on nothing in
+    it. (The receptive field of the backbone that made the features still overlaps.)
+
+    Args:
+        channels: C.
+        width: D.
+        heads: of the attention.
+        depth: blocks.
+        fold: side of the square of cells that are one token.
+        radius: tokens nearer than this many rows and columns are hidden, inclusive; 1 hides 3 x 3.
+    """
+
+    trained = True
+
+    def __init__(
+        self, channels: int, width: int = 160, heads: int = 5, depth: int = 3, fold: int = 2, radius: int = 1
+    ) -> None:
+        super().__init__()
+        if width % heads or width % 4:
+            raise ValueError(f"width {width} must be a multiple of heads {heads} and of 4")
+        if min(depth, fold, heads) < 1 or radius < 0:
+            raise ValueError(
+                f"depth {depth}, fold {fold} and heads {heads} must be at least 1, radius {radius} at least 0"
+            )
+        self.fold, self.radius, self.width = fold, radius, width
+        values = channels * fold**2
+        self.patch_embed = nn.Linear(values, width)
+        self.norm = nn.LayerNorm(width)
+        self.mlp = _mlp(width)
+        self.mask_token = nn.Parameter(torch.zeros(width))
+        self.blocks = nn.ModuleList(CrossBlock(width, heads) for _ in range(depth))
+        self.decoder_norm = nn.LayerNorm(width)
+        self.decoder_pred = nn.Linear(width, values)
+        self.apply(_initialize_weights)
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Predict every cell. (B, h, w, C) -> (B, h, w, C)."""
+        tokens, grid = fold_cells(x, self.fold)  # (B, L, P)
+        position = sincos_grid(*grid, self.width, x.device)  # (L, D)
+        visible = outside_neighbourhood(*grid, self.radius, x.device)  # (L, L)
+        tokens = self.patch_embed(tokens) + position  # (B, L, D)
+        tokens = tokens + self.mlp(self.norm(tokens))  # (B, L, D)
+        query = (self.mask_token + position).expand(len(x), -1, -1)  # (B, L, D)
+        for block in self.blocks:
+            query = block(query, tokens, visible)  # (B, L, D)
+        return unfold_cells(self.decoder_pred(self.decoder_norm(query)), self.fold, grid, x.shape)  # (B, h, w, C)
+
+    def summary(self) -> str:
+        """What was trained, in words."""
+        size = sum(p.numel() for p in self.parameters()) / 1e6
+        return f"neighbour-masked attention of {size:.1f} M parameters"
+
+    def matrices(self) -> list[nn.Parameter]:
+        """Weight matrices of the blocks, for an optimiser that wants matrices (Muon)."""
+        return [p for part in (self.mlp, self.blocks) for p in part.parameters() if p.ndim == 2]
+
+
+class CrossBlock(nn.Module):
+    """Attention of queries to tokens that it leaves as they are, then an MLP. (B, L, D) -> (B, L, D)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm_tokens, self.norm2 = (nn.LayerNorm(width) for _ in range(3))
+        self.q, self.k, self.v, self.proj = (nn.Linear(width, width) for _ in range(4))
+        self.mlp = _mlp(width)
+
+    def forward(self, query: Tensor, tokens: Tensor, visible: Tensor) -> Tensor:
+        """(B, L, D), (B, L, D), (L, L) bool -> (B, L, D)."""
+        tokens = self.norm_tokens(tokens)
+        q, k, v = (
+            one.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, L, D / heads)
+            for one in (self.q(self.norm1(query)), self.k(tokens), self.v(tokens))
+        )
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
+        query = query + self.proj(attended.transpose(1, 2).flatten(2))  # (B, L, D)
+        return query + self.mlp(self.norm2(query))  # (B, L, D)
+
+
+def outside_neighbourhood(height: int, width: int, radius: int, device: torch.device | None = None) -> Tensor:
+    """Which tokens each query may see: those more than `radius` rows or columns away. -> (L, L) bool.
+
+    Raises:
+        UserError: a query would see nothing, as the grid is too small.
+    """
+    row, column = torch.arange(height, device=device), torch.arange(width, device=device)
+    far_row = (row[:, None] - row).abs() > radius  # (h, h)
+    far_column = (column[:, None] - column).abs() > radius  # (w, w)
+    visible = far_row[:, None, :, None] | far_column[None, :, None, :]  # (h, w, h, w)
+    if not visible.flatten(2).any(-1).all():
+        raise UserError(
+            f"a grid of {height} x {width} tokens is too small to hide neighbourhoods of radius {radius}: "
+            "raise the input size, or lower fold or radius"
+        )
+    return visible.reshape(height * width, height * width)
+
+
+def fold_cells(x: Tensor, fold: int) -> tuple[Tensor, tuple[int, int]]:
+    """Fold squares of cells into tokens; edges are repeated. (B, h, w, C) -> (B, L, C fold^2), and the token grid."""
+    b, height, width, channels = x.shape
+    rows, columns = -(-height // fold), -(-width // fold)
+    if (rows * fold, columns * fold) != (height, width):
+        padding = (0, columns * fold - width, 0, rows * fold - height)
+        x = F.pad(x.permute(0, 3, 1, 2), padding, mode="replicate").permute(0, 2, 3, 1)
+    x = x.reshape(b, rows, fold, columns, fold, channels).transpose(2, 3)  # (B, rows, columns, fold, fold, C)
+    return x.reshape(b, rows * columns, fold * fold * channels), (rows, columns)
+
+
+def unfold_cells(tokens: Tensor, fold: int, grid: tuple[int, int], shape: torch.Size) -> Tensor:
+    """Undo `fold_cells`. (B, L, C fold^2) -> (B, h, w, C) of `shape`."""
+    b, height, width, channels = shape
+    cells = tokens.reshape(b, *grid, fold, fold, channels).transpose(2, 3)
+    return cells.reshape(b, grid[0] * fold, grid[1] * fold, channels)[:, :height, :width]
+
+
+def sincos_grid(height: int, width: int, dim: int, device: torch.device | None = None) -> Tensor:
+    """Fixed 2-D sine-cosine positions of any grid (Vaswani 2017; He 2021). -> (L, D)."""
+    frequency = 10000.0 ** (-torch.arange(dim // 4, device=device) / (dim // 4))  # (D/4,)
+
+    def axis(count: int) -> Tensor:
+        angle = torch.arange(count, device=device)[:, None] * frequency  # (count, D/4)
+        return torch.cat([angle.sin(), angle.cos()], 1)  # (count, D/2)
+
+    rows = axis(height)[:, None].expand(-1, width, -1)
+    columns = axis(width)[None].expand(height, -1, -1)
+    return torch.cat([rows, columns], -1).reshape(height * width, dim)
+
+
+def _mlp(width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+
+def _initialize_weights(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.zeros_(module.bias)

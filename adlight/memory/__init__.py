@@ -1,0 +1,1 @@
+"""Detectors that remember training features: nothing is trained by gradient."""

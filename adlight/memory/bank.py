@@ -1,0 +1,142 @@
+"""PatchCore (Roth 2022): a coreset of training cells, and the distance to the nearest of them."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from adlight.features.predictor import Predictor, TrainingCells
+from adlight.types import check_integer, check_range
+
+CHUNK = 2**24  # distances that are held at a time: 64 MiB
+
+
+class PatchBank(Predictor):
+    """Predicts a cell as the nearest of a bank of training cells; the bank is a greedy coreset.
+
+    Cells are first averaged over 3 x 3 of them. An image's score is that of its worst cell, re-weighted by how dense
+    the bank is there (Roth 2022, eq. 7).
+
+    Args:
+        channels: C.
+        coreset: share of the training cells that is kept.
+        max_cells: they are at most so many.
+        sample: the coreset is chosen from at most so many cells, drawn at random: greedy choice takes their number
+            times the coreset's.
+        projection: values to which cells are projected at random for that choice; distances are kept roughly
+            (Johnson-Lindenstrauss). 0 = none.
+        neighbours: bank cells around the nearest one that its density is measured by; 1 = no re-weighting.
+        pooled: average over 3 x 3 cells.
+        seed: of the draws.
+    """
+
+    bank: Tensor
+    whitened = False
+
+    def __init__(
+        self,
+        channels: int,
+        coreset: float = 0.1,
+        max_cells: int = 10_000,
+        sample: int = 100_000,
+        projection: int = 64,
+        neighbours: int = 9,
+        pooled: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_range("coreset", coreset, 0, 1, exclusive=True)
+        for name, value, minimum in (("max_cells", max_cells, 1), ("sample", sample, 1), ("neighbours", neighbours, 1)):
+            check_integer(name, value, minimum)
+        self.coreset, self.max_cells, self.sample, self.projection = coreset, max_cells, sample, projection
+        self.neighbours, self.pooled, self.seed = neighbours, pooled, seed
+        self.register_buffer("bank", torch.empty(0, channels))
+
+    def fit(self, cells: TrainingCells) -> None:
+        """Choose the bank."""
+        rng = Generator().manual_seed(self.seed)
+        total = cells.features.shape[:3].numel()
+        drawn = torch.randperm(total, generator=rng)[: self.sample].sort().values
+        candidates, start = [], 0
+        for part in cells.batches():
+            flat = self.pool(part).flatten(0, 2)
+            inside = drawn[(drawn >= start) & (drawn < start + len(flat))] - start
+            candidates.append(flat[inside.to(flat.device)])
+            start += len(flat)
+        x = torch.cat(candidates)  # (n, C)
+        wanted = max(1, min(self.max_cells, round(self.coreset * total), len(x)))
+        seen = x
+        if 0 < self.projection < x.shape[1]:
+            seen = x @ torch.randn(x.shape[1], self.projection, generator=rng).to(x) / self.projection**0.5
+        self.bank = x[greedy_coreset(seen, wanted, rng)]
+
+    def pool(self, cells: Tensor) -> Tensor:
+        """Average over 3 x 3 cells, fewer at the borders. (B, h, w, C) -> (B, h, w, C)."""
+        if not self.pooled:
+            return cells
+        maps = cells.permute(0, 3, 1, 2)
+        return F.avg_pool2d(maps, 3, 1, 1, count_include_pad=False).permute(0, 2, 3, 1)
+
+    def forward(self, cells: Tensor) -> Tensor:
+        """Nearest bank cell of each pooled cell. (B, h, w, C) -> (B, h, w, C)."""
+        return self.bank[self.nearest(self.pool(cells))]
+
+    def residual(self, cells: Tensor, own: Tensor | None = None) -> Tensor:
+        """From the nearest bank cell to the pooled cell. (B, h, w, C) -> (B, h, w, C)."""
+        return self.pool(cells) - self(cells)
+
+    def nearest(self, cells: Tensor) -> Tensor:
+        """Which bank cell is nearest. (..., C) -> (...) int64."""
+        flat = cells.flatten(0, -2)
+        best, place = (
+            flat.new_full((len(flat),), torch.inf),
+            torch.zeros(len(flat), dtype=torch.long, device=cells.device),
+        )
+        for start, part in _parts(self.bank, CHUNK // max(1, len(flat))):
+            distance, found = (part.square().sum(1) - 2 * flat @ part.T).min(1)
+            closer = distance < best
+            best, place = torch.where(closer, distance, best), torch.where(closer, found + start, place)
+        return place.view(cells.shape[:-1])
+
+    def image_score(self, cells: Tensor, score: Tensor) -> Tensor:
+        """Worst cell's distance times 1 - softmax of it among those to the neighbours of its nearest bank cell."""
+        worst = score.flatten(1).argmax(1)  # (B,)
+        rows = torch.arange(len(cells), device=cells.device)
+        x = self.pool(cells).flatten(1, 2)[rows, worst]  # (B, C)
+        nearest = self.bank[self.nearest(x)]  # (B, C)
+        distance = (x - nearest).norm(dim=1)  # (B,)
+        if self.neighbours == 1:
+            return distance
+        around = (
+            torch.cdist(nearest, self.bank).topk(min(self.neighbours, len(self.bank)), largest=False).indices
+        )  # (B, b)
+        to_around = (x[:, None] - self.bank[around]).norm(dim=2)  # (B, b)
+        scale = x.shape[1] ** 0.5  # exponents of distances over C values would all be 0 or infinite
+        share = (distance / scale - (to_around / scale).logsumexp(1)).exp()  # (B,)
+        return (1 - share) * distance
+
+    def summary(self) -> str:
+        """What was fitted, in words."""
+        return f"distance to the nearest of {len(self.bank)} training cells"
+
+
+def greedy_coreset(points: Tensor, count: int, rng: Generator) -> Tensor:
+    """Choose points so that the farthest point from its nearest chosen one is near (Gonzalez 1985). (n, C) -> (count,).
+
+    A 2-approximation of the k-centre problem: each step takes the point that is farthest from all taken before.
+    """
+    chosen = torch.empty(count, dtype=torch.long, device=points.device)
+    chosen[0] = torch.randint(len(points), (), generator=rng)
+    norm = points.square().sum(1)  # (n,)
+    distance = torch.full_like(norm, torch.inf)
+    for i in range(1, count):
+        last = points[chosen[i - 1]]
+        torch.minimum(distance, torch.addmv(norm + last.square().sum(), points, last, alpha=-2), out=distance)
+        chosen[i] = distance.argmax()
+    return chosen
+
+
+def _parts(bank: Tensor, size: int) -> Iterator[tuple[int, Tensor]]:
+    size = max(1, size)
+    return ((start, bank[start : start + size]) for start in range(0, len(bank), size))

@@ -1,0 +1,63 @@
+"""Whole images remembered: every cell is predicted from the same place of the nearest training images."""
+
+import torch
+from torch import Tensor
+
+from adlight.features.predictor import Predictor, TrainingCells
+from adlight.types import UserError, check_integer, check_range
+
+
+class Retrieval(Predictor):
+    """Predicts cells as a softmax-weighted mean of the cells at their place in the nearest training images.
+
+    The nearest images are those of the least squared distance over all cells, of whatever category; a cell's weights
+    are softmax(-temperature * mean_c (x - y)^2) over them.
+
+    Args:
+        channels: C.
+        neighbours: how many images.
+        temperature: 0 is the plain mean; large, the most similar cell alone.
+    """
+
+    bank: Tensor
+
+    def __init__(self, channels: int, neighbours: int = 8, temperature: float = 2.0) -> None:
+        super().__init__()
+        check_integer("neighbours", neighbours, 1)
+        check_range("temperature", temperature)
+        self.neighbours, self.temperature = neighbours, temperature
+        self.register_buffer("bank", torch.empty(0, channels, dtype=torch.float16))  # (N h w, C)
+
+    def fit(self, cells: TrainingCells) -> None:
+        """Keep all training images' cells."""
+        if len(cells) <= self.neighbours:
+            raise UserError(f"{self.neighbours} neighbours of {len(cells)} training images: lower neighbours")
+        self.bank = torch.cat([part.half().flatten(0, 2) for part in cells.batches()])
+
+    def forward(self, cells: Tensor, own: Tensor | None = None) -> Tensor:
+        """Predict from the nearest images, `own` not being among them. (B, h, w, C) -> (B, h, w, C)."""
+        bank = self.bank.view(-1, *cells.shape[1:])  # (N, h, w, C)
+        nearest = self._distances(cells, bank, own).topk(self.neighbours, largest=False).indices  # (B, k)
+        return torch.stack([self._blend(x, bank[i].float()) for x, i in zip(cells, nearest, strict=True)])
+
+    def residual(self, cells: Tensor, own: Tensor | None = None) -> Tensor:
+        """What the other images' cells miss. (B, h, w, C) -> (B, h, w, C)."""
+        return cells - self(cells, own)
+
+    def summary(self) -> str:
+        """What was fitted, in words."""
+        return f"mean of the {self.neighbours} nearest training images' cells"
+
+    def _distances(self, cells: Tensor, bank: Tensor, own: Tensor | None) -> Tensor:
+        """Squared distances but for |x|^2, which changes no order. (B, h, w, C), (N, h, w, C) -> (B, N)."""
+        query, parts = cells.flatten(1), bank.flatten(1).split(64)
+        found = torch.cat([y.square().sum(1) - 2 * query @ y.T for y in map(Tensor.float, parts)], 1)
+        if own is not None:
+            found[torch.arange(len(own)), own] = torch.inf
+        return found
+
+    def _blend(self, x: Tensor, candidates: Tensor) -> Tensor:
+        """(h, w, C), (k, h, w, C) -> (h, w, C)."""
+        distance = (candidates - x).square().mean(-1)  # (k, h, w)
+        weight = (-self.temperature * distance).softmax(0)[..., None]  # (k, h, w, 1)
+        return (weight * candidates).sum(0)

@@ -1,0 +1,47 @@
+"""Principal components of cells (as in SubspaceAD): normal cells lie near a subspace, what leaves it is a defect."""
+
+import torch
+from torch import Tensor
+
+from adlight.features.predictor import Predictor, TrainingCells
+from adlight.types import check_range
+
+
+class Subspace(Predictor):
+    """Projects cells on the principal components of all training cells, of all images and places.
+
+    Args:
+        channels: C.
+        explained: share of the variance that the kept components explain.
+    """
+
+    mean: Tensor
+    components: Tensor
+    whitened = False
+
+    def __init__(self, channels: int, explained: float = 0.95) -> None:
+        super().__init__()
+        check_range("explained", explained, 0, 1, exclusive=True)
+        self.explained = explained
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("components", torch.empty(0, channels))  # orthonormal rows
+
+    def fit(self, cells: TrainingCells) -> None:
+        """Find mean and components from the cells' covariance, summed up part by part."""
+        total, outer, count = torch.zeros(()), torch.zeros(()), 0
+        for part in cells.batches():
+            flat = part.flatten(0, 2).double()  # (n, C)
+            total, outer, count = total + flat.sum(0), outer + flat.T @ flat, count + len(flat)
+        mean = total / count  # (C,)
+        variance, basis = torch.linalg.eigh(outer / count - mean[:, None] * mean)  # ascending
+        share = variance.flip(0).clamp(min=0).cumsum(0) / variance.clamp(min=0).sum()
+        kept = int((share < self.explained).sum()) + 1
+        self.mean, self.components = mean.float(), basis.flip(1).T[:kept].float().contiguous()
+
+    def forward(self, cells: Tensor) -> Tensor:
+        """Project. (B, h, w, C) -> (B, h, w, C)."""
+        return (cells - self.mean) @ self.components.T @ self.components + self.mean
+
+    def summary(self) -> str:
+        """What was fitted, in words."""
+        return f"distance to the span of {len(self.components)} principal components of cells"

@@ -1,0 +1,137 @@
+"""Detectors in feature space, from the command line."""
+
+import csv
+import json
+
+import pytest
+import torch
+from test_configs import composed
+
+from adlight.detector import Detector
+from adlight.mae.neighbour import NeighbourMaskedNetwork
+
+TINY = [
+    *("dataset=mvtec", "dataset.root=data", "trainer=cpu", "dataset.image_size=64", "dataset.batch_size=4"),
+    *("model.backbone.name=resnet18", "model.backbone.layers=[layer1,layer2]", "model.backbone.weights=random"),
+    *("model.cache=features", "model.clusters=2"),
+]
+NEIGHBOUR = [f"model.predictors.neighbour.{key}" for key in ("width=16", "heads=2", "depth=1")]
+RETRIEVAL = ["model.predictors.retrieval.neighbours=3"]
+MODELS = {
+    "feature_mae": [*NEIGHBOUR, "trainer.max_epochs=2"],
+    "retrieval": RETRIEVAL,
+    "patchcore": [],
+    "subspace": [],
+    "ensemble": [*NEIGHBOUR, *RETRIEVAL, "trainer.max_epochs=2"],
+}
+
+
+def numbers(folder):
+    content = json.loads((folder / "metrics.json").read_text())
+    return {key: value for key, value in content.items() if key in ("auroc", "ap")}
+
+
+@pytest.fixture(scope="module")
+def runs(adlight):
+    """A run of each model."""
+    return {
+        name: adlight.train(f"model={name}", *TINY, *words, f"hydra.run.dir=runs/{name}")
+        for name, words in MODELS.items()
+    }
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_train_evaluate_predict(adlight, runs, name):
+    run = runs[name]
+    assert (run / "panels" / "bottle.png").is_file()
+    again = adlight.evaluate(run)
+    assert numbers(again) == numbers(run) and numbers(run)
+    outcome = adlight("predict", f"run={run}", "images=data/bottle/test/hole")
+    assert outcome.code == 0, outcome.err
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_detector_gives_the_test_s_scores(adlight, runs, name, monkeypatch):
+    monkeypatch.chdir(adlight.folder)
+    with (runs[name] / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))[:4]
+    answers = Detector.load(runs[name])([row["path"] for row in rows])
+    assert [one.score for one in answers] == pytest.approx([float(row["score"]) for row in rows], rel=2e-2)
+
+
+def test_training_moves_the_network(runs, adlight):
+    state = torch.load(runs["feature_mae"] / "checkpoints" / "last.ckpt", weights_only=True)
+    made = NeighbourMaskedNetwork(192, width=16, heads=2, depth=1)
+    name = "predictors.neighbour.blocks.0.proj."
+    assert state["state_dict"][name + "bias"].abs().max() > 0 == made.blocks[0].proj.bias.abs().max()
+    muon, rest, vectors = (group["initial_lr"] for group in state["optimizer_states"][0]["param_groups"])
+    assert muon == 10 * rest == 10 * vectors
+    with (runs["feature_mae"] / "metrics.csv").open() as file:
+        losses = [float(row["train/loss"]) for row in csv.DictReader(file)]
+    assert len(losses) == 2 and losses[1] < losses[0]
+
+
+def test_a_checkpoint_holds_no_backbone(runs):
+    state = torch.load(runs["feature_mae"] / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    assert not [key for key in state if "backbone" in key or "layer1" in key]
+
+
+def test_a_checkpoint_of_another_backbone_is_refused(adlight, runs):
+    outcome = adlight("evaluate", f"run={runs['subspace']}", "model.backbone.stride=16")
+    assert outcome.code != 0 and "resnet18" in outcome.err and "stride" in outcome.err
+
+
+def test_features_are_computed_once(adlight, runs, monkeypatch):
+    files = sorted((adlight.folder / "features").iterdir())
+    assert len(files) == 3  # training, validation, test: the same for all five models
+    monkeypatch.setattr("adlight.features.backbones.Backbone.channels", 192)
+
+    def refuse(self, image):
+        raise AssertionError("no image passes the backbone")
+
+    monkeypatch.setattr("adlight.features.backbones.Backbone.__call__", refuse)
+    adlight.train("model=subspace", *TINY)
+    assert sorted((adlight.folder / "features").iterdir()) == files
+
+
+def test_a_run_goes_on(adlight):
+    words = ["model=feature_mae", *TINY, *NEIGHBOUR]
+    whole = adlight.train(*words, "trainer.max_epochs=3")
+    parted = adlight.train(*words, "trainer.max_epochs=3", "hydra.run.dir=runs/parted")
+    (parted / "metrics.json").unlink()
+    assert adlight("train", *words, f"resume={parted}").code == 0
+    assert numbers(parted) == numbers(whole)
+
+
+def test_memory_without_a_folder_gives_the_same(adlight, runs):
+    assert numbers(adlight.train("model=retrieval", *TINY, *RETRIEVAL, "model.cache=null")) == numbers(
+        runs["retrieval"]
+    )
+
+
+def test_augmented_images_pass_the_backbone(adlight):
+    augmentation = "+dataset.augmentation={_target_: adlight.data.augmentation.Augmentation, crop: 0.8}"
+    run = adlight.train("model=feature_mae", *TINY, *NEIGHBOUR, "trainer.max_epochs=1", augmentation)
+    assert numbers(run)
+
+
+def test_every_predictor_can_join_an_ensemble(adlight):
+    words = [f"+model/predictor@model.predictors.{name}={name}" for name in ("patchcore", "subspace")]
+    outcome = adlight("train", "model=retrieval", *TINY, *RETRIEVAL, *words)
+    assert outcome.code == 0, outcome.err
+    assert all(word in outcome.out for word in ("principal components", "nearest training images", "training cells"))
+
+
+@pytest.mark.parametrize("dataset", ["mvtec", "folder", "labelled_folder", "synthetic", "mnist", "cifar10"])
+@pytest.mark.parametrize("name", MODELS)
+def test_each_pair_has_its_sizes(name, dataset):
+    config = composed(f"model={name}", f"dataset={dataset}")
+    size = config.model.backbone.input_size or config.dataset.image_size
+    assert size >= 224 and config.dataset.augmentation is None
+    assert (config.trainer.max_epochs == 1) == (name not in ("feature_mae", "ensemble"))
+
+
+@pytest.mark.parametrize(("words", "named"), [(["model.clusters=0"], "clusters"), (["model.folds=1"], "folds")])
+def test_what_makes_no_sense_is_refused(adlight, words, named):
+    outcome = adlight("train", "model=subspace", *TINY, *words)
+    assert outcome.code != 0 and named in outcome.err

@@ -1,0 +1,56 @@
+"""Cells of the nearest training images."""
+
+import pytest
+import torch
+
+from adlight.features.predictor import TrainingCells
+from adlight.memory.retrieval import Retrieval
+from adlight.types import UserError
+
+
+def training(count=9):
+    known = torch.randn(count, 3, 4, 5, generator=torch.manual_seed(0)).half()
+    return TrainingCells(known, torch.zeros(5), torch.ones(5))
+
+
+def fitted(**settings):
+    made = Retrieval(5, **{"neighbours": 3, **settings})
+    made.fit(training())
+    return made
+
+
+def test_prediction_is_the_definition():
+    query, known = torch.randn(2, 3, 4, 5, generator=torch.manual_seed(1)), training()[:]
+    made = fitted(temperature=2.0)(query)
+    for x, found in zip(query, made, strict=True):
+        nearest = known[(known - x).square().sum((1, 2, 3)).argsort()[:3]]
+        for row in range(3):
+            for column in range(4):
+                y = nearest[:, row, column]
+                weight = torch.softmax(-2.0 * (y - x[row, column]).square().mean(1), 0)
+                assert found[row, column] == pytest.approx((weight[:, None] * y).sum(0), abs=1e-5)
+
+
+def test_a_training_image_is_predicted_from_the_others():
+    made, own = fitted(neighbours=1), torch.tensor([4, 0])
+    x = training()[own]
+    assert torch.equal(made.residual(x), torch.zeros_like(x))
+    left = made.residual(x, own)
+    assert (left.flatten(1).norm(dim=1) > 1).all()
+
+
+def test_temperature():
+    query = torch.randn(1, 3, 4, 5, generator=torch.manual_seed(1))
+    mean, sharp = fitted(temperature=0.0)(query), fitted(temperature=1e4)(query)
+    known = training()[:]
+    nearest = known[(known - query).square().sum((1, 2, 3)).argsort()[:3]]
+    assert mean[0] == pytest.approx(nearest.mean(0), abs=1e-5)
+    best = (nearest - query).square().sum(-1).argmin(0)  # (h, w)
+    assert sharp[0] == pytest.approx(nearest.gather(0, best[None, ..., None].expand(1, 3, 4, 5))[0], abs=1e-4)
+
+
+def test_too_few_images_are_refused():
+    with pytest.raises(UserError, match="9 neighbours of 9 training images"):
+        fitted(neighbours=9)
+    with pytest.raises(ValueError, match="neighbours"):
+        Retrieval(5, neighbours=0)
