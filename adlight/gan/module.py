@@ -29,7 +29,7 @@ class AdversarialModule(pl.LightningModule):
 
     Args:
         generator, critic: the networks.
-        objective: what they minimise; None where nothing will be trained.
+        objective: what they minimise.
         critic_optimizer, generator_optimizer: make the optimizers from parameters.
         n_critic: critic steps per generator step.
         generator_steps: length of the training instead of a number of epochs; rounded up to whole epochs.
@@ -47,7 +47,7 @@ class AdversarialModule(pl.LightningModule):
         self,
         generator: Generator,
         critic: Critic,
-        objective: AdversarialObjective | None,
+        objective: AdversarialObjective,
         critic_optimizer: OptimizerFactory,
         generator_optimizer: OptimizerFactory,
         n_critic: int = 5,
@@ -71,7 +71,6 @@ class AdversarialModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Step the critic and, when it is due, the generator (thesis, section 3.4)."""
-        assert self.objective is not None
         step = self.trainer.fit_loop.total_batch_idx  # over the whole run
         rng = torch.Generator().manual_seed(derive_seed("gan", self.seed, step, self.global_rank))
         real = batch["image"]  # (B, C, H, W)
