@@ -15,7 +15,6 @@ from torch import nn
 from adlight.data.augmentation import Augmentation
 from adlight.data.datamodule import AnomalyDataModule
 from adlight.data.mvtec import MVTecAD
-from adlight.detection.ema import EMA
 from adlight.mae.masking import draw_masks
 from adlight.mae.module import MAEModule, WarmupCosine, warmup_cosine
 from adlight.mae.network import MaskedAutoencoder
@@ -23,7 +22,6 @@ from adlight.mae.objective import ReconstructionLoss
 from adlight.mae.scorer import MultiMaskScorer, reconstruct
 from adlight.mae.tokens import PixelTokenizer
 from adlight.metrics.image import auroc
-from adlight.metrics.thresholds import Calibration
 from adlight.runs.checkpoints import BestAndLast
 from adlight.types import UserError
 
@@ -156,20 +154,6 @@ def test_thresholds_come_from_the_validation_normals(trained):
     wanted = auroc(values, torch.tensor([0] * 4 + [1] * 4))
     assert float(trainer.callback_metrics["val/auroc"]) == pytest.approx(wanted)
     assert float(trainer.callback_metrics["val/score_normal"]) == pytest.approx(image.mean(), rel=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("rules", "statistics"),
-    [(("max", "max"), (np.max, np.max)), ((0.25, 0.5), (lambda _: 0.25, lambda _: 0.5))],
-)
-def test_other_threshold_rules(trained, root, tmp_path, rules, statistics):
-    module, data = make(), trained[1]
-    module.calibration = Calibration(*rules)
-    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
-    trainer.validate(module, data, verbose=False)
-    scores = module.scorer(module.network.eval(), PIXELS, data.datasets["val"].images.float() / 255)
-    assert module.calibration.pooled.image == pytest.approx(statistics[0](scores["image"].numpy()), rel=1e-5)
-    assert module.calibration.pooled.pixel == pytest.approx(statistics[1](scores["pixel"].numpy()), rel=1e-5)
 
 
 def test_learning_rate_follows_the_schedule_by_the_step(trained):
@@ -352,8 +336,8 @@ def test_masks_depend_on_seed_batch_and_process(monkeypatch):
     assert all(not torch.equal(drawn[i], drawn[j]) for i in range(len(drawn)) for j in range(i))
 
 
-def test_weight_decay_is_for_matrices_only(monkeypatch):
-    module = attached(make(), monkeypatch)
+def test_weight_decay_is_for_matrices_only_and_averages_are_not_trained(monkeypatch):
+    module = attached(make(ema=0.9), monkeypatch)
     found = module.configure_optimizers()
     decayed, free = found["optimizer"].param_groups
     assert (decayed["weight_decay"], free["weight_decay"]) == (0.05, 0.0)
@@ -366,13 +350,6 @@ def test_weight_decay_is_for_matrices_only(monkeypatch):
     rest = {names[id(p)] for p in free["params"]}
     assert "mask_token" in rest and "encoder_blocks.0.norm1.weight" in rest and "decoder_pred.bias" in rest
     assert len(decayed["params"]) + len(rest) == len(names)
-
-
-def test_averaged_weights_are_neither_trained_nor_decayed(monkeypatch):
-    module = attached(make(ema=0.9), monkeypatch)
-    groups = module.configure_optimizers()["optimizer"].param_groups
-    trained = {id(p) for group in groups for p in group["params"]}
-    assert trained == {id(p) for p in module.network.parameters()}
 
 
 def test_schedule_known_values():
@@ -392,16 +369,6 @@ def test_frozen_weights_of_lpips_belong_to_no_module(monkeypatch):
     assert all(name.startswith(("network.", "_extra_state")) for name in module.state_dict())
     module.train()
     assert not module.objective.perceptual.network.training
-
-
-def test_average_known_values():
-    network = nn.Linear(1, 1, bias=False)
-    average = EMA(network, 0.75)
-    for value, wanted in [(4.0, 4.0), (8.0, 5.0), (1.0, 4.0)]:  # the first is taken as it is
-        network.weight.data.fill_(value)
-        average.update(network)
-        assert float(average.network.weight) == pytest.approx(wanted)
-    assert network.weight.requires_grad and not average.network.weight.requires_grad
 
 
 def test_scores_use_the_average_if_there_is_one():
