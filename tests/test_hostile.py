@@ -13,10 +13,10 @@ from sklearn import metrics as reference
 from adlight.data.datamodule import AnomalyDataModule
 from adlight.data.source import Source
 from adlight.detection.module import AnomalyModule
-from adlight.evaluate import remarks
 from adlight.metrics.thresholds import Calibration
 from adlight.reports.tables import print_defects, print_results
 from adlight.runs.folder import RunFolder
+from adlight.train import footnotes
 from adlight.types import Record, UserError
 
 SIZE = 32
@@ -103,7 +103,8 @@ def results_of(folder, capsys, shown, module=None, categories=("a",)):
     trainer.validate(module, data, verbose=False)
     trainer.test(module, data, verbose=False)
     RunFolder(folder).write_results(module, data.records("test"), {})
-    print_results(module.results, *remarks(RunFolder(folder), module, data))
+    thresholds = module.calibration.describe(list(module.results.categories))
+    print_results(module.results, thresholds, footnotes(RunFolder(folder), module, data))
     print_defects(module.results)
     out = capsys.readouterr().out
     assert "nan" not in out.lower() and "inf" not in out.lower()

@@ -19,6 +19,10 @@ class FakeTrainer(SimpleNamespace):
         path.write_text(f"epoch {self.current_epoch}{' weights' if weights_only else ''}")
 
 
+def callback_in(folder, **settings):
+    return BestAndLast(folder / "last.ckpt", folder / "best.ckpt", **settings)
+
+
 def epochs(callback, scores, start=0, fails=False):
     for epoch, score in enumerate(scores, start):
         trainer = FakeTrainer(current_epoch=epoch, callback_metrics={"val/auroc": torch.tensor(score)}, fails=fails)
@@ -27,14 +31,14 @@ def epochs(callback, scores, start=0, fails=False):
 
 
 def test_of_equal_epochs_the_later_one_stays(tmp_path):
-    epochs(BestAndLast(str(tmp_path)), [0.5, 0.9, 0.9, 0.7])
+    epochs(callback_in(tmp_path), [0.5, 0.9, 0.9, 0.7])
     assert (tmp_path / "best.ckpt").read_text() == "epoch 2 weights"
     assert (tmp_path / "last.ckpt").read_text() == "epoch 3"
     assert {path.name for path in tmp_path.iterdir()} == {"best.ckpt", "last.ckpt"}
 
 
 def test_a_resumed_run_knows_the_best(tmp_path):
-    first, second = BestAndLast(str(tmp_path)), BestAndLast(str(tmp_path))
+    first, second = callback_in(tmp_path), callback_in(tmp_path)
     epochs(first, [0.9])
     second.load_state_dict(first.state_dict())
     epochs(second, [0.8], start=1)
@@ -43,21 +47,20 @@ def test_a_resumed_run_knows_the_best(tmp_path):
 
 
 def test_a_resumed_run_knows_how_long_it_took_before(tmp_path, monkeypatch):
-    now, state, earlier = [100.0], {"best": 0.5}, []  # a checkpoint of an earlier version has no seconds
+    now, state, seconds = [100.0], {"best": 0.5, "seconds": 0.0}, []
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
-    for seconds in (7, 5, 1):
-        callback = BestAndLast(str(tmp_path))
-        now[0] += 1000  # until the training starts
-        callback.setup(None, None, "fit")
+    for passed in (7, 5, 1):
+        callback = callback_in(tmp_path)
         callback.load_state_dict(state)
-        earlier.append(callback.earlier_seconds)
-        now[0] += seconds
+        now[0] += passed
         state = callback.state_dict()
-    assert earlier == [0, 7, 12] and state == {"best": 0.5, "seconds": 13.0}
+        seconds.append(callback.seconds)
+    assert seconds == [7, 12, 13] and state == {"best": 0.5, "seconds": 13.0}
+    assert callback_in(tmp_path, seconds=20.0).seconds == 20  # of the stage before
 
 
 def test_a_failed_write_leaves_the_earlier_file(tmp_path):
-    callback = BestAndLast(str(tmp_path))
+    callback = callback_in(tmp_path)
     epochs(callback, [0.5])
     with pytest.raises(OSError, match="No space"):
         epochs(callback, [0.9], start=1, fails=True)
@@ -66,15 +69,21 @@ def test_a_failed_write_leaves_the_earlier_file(tmp_path):
 
 
 def test_every_so_many_epochs_and_at_the_end(tmp_path):
-    callback, written = BestAndLast(str(tmp_path), every_n_epochs=3), []
+    callback, written = callback_in(tmp_path, every_n_epochs=3), []
     for epoch in range(4):
         epochs(callback, [0.5], start=epoch)
         written.append((tmp_path / "last.ckpt").read_text() if (tmp_path / "last.ckpt").exists() else None)
     assert written == [None, None, "epoch 2", "epoch 3"]
 
 
-def test_only_training_looks_for_the_best(tmp_path):
-    trainer = FakeTrainer(current_epoch=0, callback_metrics={"val/auroc": 1.0}, fails=True)
+def test_a_stage_that_is_only_validated_is_kept_whole(tmp_path):
+    trainer = FakeTrainer(current_epoch=0, callback_metrics={}, fails=False)
     trainer.state.fn = "validate"
-    BestAndLast(str(tmp_path)).on_validation_end(trainer, None)
-    assert not list(tmp_path.iterdir())
+    callback_in(tmp_path).on_validation_end(trainer, None)
+    assert (tmp_path / "best.ckpt").read_text() == "epoch 0 weights"
+    assert (tmp_path / "last.ckpt").read_text() == "epoch 0"
+
+
+def test_a_stage_without_validation_has_no_best(tmp_path):
+    epochs(BestAndLast(tmp_path / "pretraining.ckpt"), [0.5])
+    assert [path.name for path in tmp_path.iterdir()] == ["pretraining.ckpt"]
