@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from adlight.cli import main as cli
-from adlight.cli.arguments import resume_advice, resume_command, task_overrides, train_arguments
+from adlight.cli.arguments import task_overrides, train_arguments
 from adlight.cli.errors import interrupted
 from adlight.cli.job import is_job, job_command, run_job
 from adlight.cli.launchers import check_strategy
+from adlight.cli.resume import resume_advice, resume_command
 from adlight.runs import provenance
 from adlight.runs.config import instantiate_node
 from adlight.runs.folder import RunFolder

@@ -1,8 +1,6 @@
 """The words of a command line before Hydra reads them: the one place that looks into them and rewrites them."""
 
 import os
-import re
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,23 +57,6 @@ def quote_values(argv: Sequence[str], *keys: str, lists: bool = False) -> list[s
         literal = value == "null" or value[:1] in ("'", '"') or (lists and value[:1] == "[")
         words.append(quote(key, value) if key in keys and not literal else word)
     return words
-
-
-def shell_word(key: str, path: Path) -> str:
-    """Make an override with a path, to be pasted into a shell."""
-    return f"{key}={path}" if re.fullmatch(r"(?a)[\w./-]+", str(path)) else shlex.quote(quote(key, path))
-
-
-def resume_command(run: RunFolder) -> str:
-    """Give the command that continues a run, to be pasted into a shell."""
-    return f"python -m adlight.train {shell_word('resume', run.path)}"
-
-
-def resume_advice(run: RunFolder) -> str:
-    """Say how to go on after Ctrl-C."""
-    if not run.can_resume:
-        return f"No epoch was finished, so there is nothing to resume in {run}."
-    return f"The state of the last finished epoch is saved. Continue with: {resume_command(run)}"
 
 
 def task_overrides(*but: str) -> list[str]:

@@ -1,6 +1,5 @@
 """A sweep around its jobs: which folder it may use, what ended it, and how to resume it."""
 
-import shlex
 import sys
 from typing import Any
 
@@ -8,10 +7,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from adlight.cli.arguments import shell_word, value_of
+from adlight.cli.arguments import value_of
 from adlight.cli.errors import first_line
 from adlight.cli.job import OURS
 from adlight.cli.launchers import check_launcher
+from adlight.cli.resume import resume_sweep_command
 from adlight.cli.sweep_table import print_table, read_table, write_table
 from adlight.runs.config import comparable, difference
 from adlight.runs.files import append_traceback
@@ -114,12 +114,6 @@ def finish(code: int | str | None) -> int | str | None:
     for row in missing:
         print(f"error: job {row['job']} ({row['name']}): {row.get('error') or row['status']}", file=sys.stderr)
     if code or missing:
-        advice = f"finished jobs and epochs are kept. Continue with: {resume_command(sweep)}"
+        advice = f"finished jobs and epochs are kept. Continue with: {resume_sweep_command(sweep)}"
         print(advice, file=sys.stderr, flush=True)
     return code or (2 if missing else 0)
-
-
-def resume_command(sweep: SweepFolder) -> str:
-    """Give the command that continues a sweep, to be pasted into a shell."""
-    command = shlex.join(["python", "-m", "adlight.train", *sweep.note()["words"], "resume_sweep=true"])
-    return f"{command} {shell_word('hydra.sweep.dir', sweep.path)}"

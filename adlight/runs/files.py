@@ -51,6 +51,7 @@ def hold_lock(path: Path, waiting: str = "") -> Iterator[None]:
     """
     import fcntl
 
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

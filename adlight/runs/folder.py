@@ -29,8 +29,7 @@ if TYPE_CHECKING:  # they take seconds: not for --help
 
     from adlight.detection.module import AnomalyModule
 
-_RUN, _WANDB = "run.json", "wandb.json"
-_CHECKPOINTS, _PANELS = "checkpoints", "panels"
+_RUN, _WANDB, _PANELS, _CHECKPOINTS = "run.json", "wandb.json", "panels", "checkpoints"
 _BEST, _LAST, _PRETRAINING = (f"{_CHECKPOINTS}/{name}.ckpt" for name in ("best", "last", "pretraining"))
 _METRICS, _PREVIOUS = "metrics.json", "metrics.previous.json"
 _PREDICTIONS, _DEFECTS = "predictions.csv", "defects.csv"
@@ -63,7 +62,7 @@ class RunFolder(HydraFolder):
 
     @property
     def last_change(self) -> float:
-        """When the newest checkpoint to go on from was written, in seconds; 0 if there is none."""
+        """When the newest checkpoint to resume from was written, in seconds; 0 if there is none."""
         paths = self.last_checkpoint, self.stage_checkpoint
         return max((path.stat().st_mtime for path in paths if path.exists()), default=0.0)
 
@@ -125,12 +124,7 @@ class RunFolder(HydraFolder):
         Raises:
             UserError: the file is damaged.
         """
-        if not self.predictions_path.exists():
-            return None
-        try:
-            return read_predictions(self.predictions_path)
-        except (ValueError, LookupError, OSError) as error:
-            raise UserError(f"{self.predictions_path} is damaged ({type(error).__name__}: {error})") from error
+        return read_predictions(self.predictions_path)
 
     @property
     def predictions_path(self) -> Path:
@@ -148,8 +142,8 @@ class RunFolder(HydraFolder):
         return self.path / _PANELS
 
     def panel_paths(self) -> list[Path]:
-        """The run's panels, one file per category; older runs have a GAN's samples beside them."""
-        return sorted(path for path in self.panels.glob("*.png") if not path.name.startswith("samples-"))
+        """The run's panels, one file per category."""
+        return sorted(self.panels.glob("*.png"))
 
     def wandb_identity(self, fresh: dict[str, Any]) -> dict[str, Any]:
         """What the run is called at W&B: `fresh` the first time, and the same again whenever it is resumed."""
@@ -167,12 +161,10 @@ class RunFolder(HydraFolder):
         """
         if rank() != 0:
             return nullcontext()
-        self.path.mkdir(parents=True, exist_ok=True)
         return hold_lock(self.path / _LOCK, f"another process works in {self}: waiting for it")
 
     def data_lock(self) -> AbstractContextManager[None]:
         """Let the processes of a run prepare its data one after the other, before they know of each other."""
-        self.path.mkdir(parents=True, exist_ok=True)
         return hold_lock(self.path / _DATA_LOCK)
 
     def write_job(self, number: int, overrides: list[str]) -> None:

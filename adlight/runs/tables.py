@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adlight.types import Prediction, Record
+from adlight.types import Prediction, Record, UserError
 
 if TYPE_CHECKING:  # they take seconds: not for --help
     from pandas import DataFrame
@@ -47,14 +47,18 @@ def defect_rows(results: "Results") -> Iterator[tuple[Any, ...]]:
         yield from ((category, name, *map(found.get, DEFECTS[2:])) for name, found in defects.items())
 
 
-def read_predictions(path: Path) -> "DataFrame":
-    """Read the rows of `prediction_rows`, at full precision.
+def read_predictions(path: Path) -> "DataFrame | None":
+    """Read the rows of `prediction_rows`, at full precision; None where there is no such file.
 
     Raises:
-        ValueError: something else stands where a number should.
-        LookupError: a column is missing.
+        UserError: a column is missing, or something else stands where a number should.
     """
     import pandas
 
+    if not path.exists():
+        return None
     numbers = {"label": int, "score": float, "threshold": float}
-    return pandas.read_csv(path, dtype=str, keep_default_na=False).astype({"category": str} | numbers)
+    try:
+        return pandas.read_csv(path, dtype=str, keep_default_na=False).astype({"category": str} | numbers)
+    except (ValueError, LookupError, OSError) as error:
+        raise UserError(f"{path} is damaged ({type(error).__name__}: {error})") from error

@@ -1,0 +1,32 @@
+"""Commands that continue a run or a sweep, to be pasted into a shell."""
+
+import re
+import shlex
+from pathlib import Path
+
+from adlight.cli.arguments import quote
+from adlight.runs.folder import RunFolder
+from adlight.runs.sweep_folder import SweepFolder
+
+
+def resume_command(run: RunFolder) -> str:
+    """Give the command that continues a run."""
+    return f"python -m adlight.train {_shell_word('resume', run.path)}"
+
+
+def resume_advice(run: RunFolder) -> str:
+    """Say how to continue after Ctrl-C."""
+    if not run.can_resume:
+        return f"No epoch was finished, so there is nothing to resume in {run}."
+    return f"The state of the last finished epoch is saved. Continue with: {resume_command(run)}"
+
+
+def resume_sweep_command(sweep: SweepFolder) -> str:
+    """Give the command that continues a sweep."""
+    command = shlex.join(["python", "-m", "adlight.train", *sweep.note()["words"], "resume_sweep=true"])
+    return f"{command} {_shell_word('hydra.sweep.dir', sweep.path)}"
+
+
+def _shell_word(key: str, path: Path) -> str:
+    plain = re.fullmatch(r"[\w./-]+", str(path), re.ASCII)
+    return f"{key}={path}" if plain else shlex.quote(quote(key, path))
