@@ -29,6 +29,7 @@ class Backbone:
         weights: `pretrained`, `random` or a file, see `build_network`.
         input_size: side, or height and width, that images are resized to; None: as they come. Transformers round it
             to whole patches.
+        min_size: of the shorter side; smaller images are scaled up.
         stride: pixels a cell; None: the grid of the coarsest layer.
 
     Raises:
@@ -41,6 +42,7 @@ class Backbone:
         layers: Sequence[str | int],
         weights: str = "pretrained",
         input_size: int | Sequence[int] | None = None,
+        min_size: int = 1,
         stride: int | None = None,
     ) -> None:
         settings = {"dynamic_img_size": True} if name.startswith(TRANSFORMERS) else {}
@@ -50,7 +52,7 @@ class Backbone:
         if not self.layers:
             raise UserError("layers is empty: name at least one layer of the backbone")
         self.input_size = (input_size, input_size) if isinstance(input_size, int) else input_size
-        self.name, self.stride = name, stride
+        self.name, self.min_size, self.stride = name, min_size, stride
         self.mean, self.std = (torch.tensor(self.network.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
         self.patch: tuple[int, int] = getattr(getattr(self.network, "patch_embed", None), "patch_size", (1, 1))
         self.outputs: dict[str, Tensor] = {}
@@ -86,7 +88,8 @@ class Backbone:
     def fingerprint(self) -> str:
         """Hash of the weights, the layers and everything else that decides about features."""
         found = hashlib.blake2b(digest_size=12)
-        found.update(repr((self.name, self.layers, self.stride, self.input_size, self.mean, self.std)).encode())
+        sizes = self.stride, self.input_size, self.min_size
+        found.update(repr((self.name, self.layers, *sizes, self.mean, self.std)).encode())
         for name, tensor in sorted(self.network.state_dict().items()):
             found.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
         return found.hexdigest()
@@ -105,8 +108,9 @@ class Backbone:
 
     def _prepare(self, image: Tensor) -> Tensor:
         """Resize and normalise. (B, 1 or 3, H, W) -> (B, 3, H', W')."""
-        height, width = self.input_size or image.shape[-2:]
-        size = [max(1, round(side / patch)) * patch for side, patch in zip((height, width), self.patch, strict=True)]
+        size = self.input_size or image.shape[-2:]  # height, width
+        larger = max(1.0, self.min_size / min(size))
+        size = [max(1, round(side * larger / patch)) * patch for side, patch in zip(size, self.patch, strict=True)]
         if list(image.shape[-2:]) != size:
             image = F.interpolate(image, size, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
         image = (image.expand(-1, 3, -1, -1) - self.mean) / self.std
