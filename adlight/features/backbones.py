@@ -29,6 +29,7 @@ class Backbone:
         weights: `pretrained`, `random` or a file, see `build_network`.
         input_size: longer side, or height and width, that images are resized to; None: as they come. Transformers
             round it to whole patches.
+        min_size: of the shorter side; smaller images are scaled up.
         stride: pixels a cell; None: the grid of the coarsest layer.
 
     Raises:
@@ -41,6 +42,7 @@ class Backbone:
         layers: Sequence[str | int],
         weights: str = "pretrained",
         input_size: int | Sequence[int] | None = None,
+        min_size: int = 1,
         stride: int | None = None,
     ) -> None:
         settings = {"dynamic_img_size": True} if name.startswith(TRANSFORMERS) else {}
@@ -50,7 +52,7 @@ class Backbone:
         if not self.layers:
             raise UserError("layers is empty: name at least one layer of the backbone")
         self.input_size = input_size
-        self.name, self.stride = name, stride
+        self.name, self.min_size, self.stride = name, min_size, stride
         self.mean, self.std = (torch.tensor(self.network.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
         self.patch: tuple[int, int] = getattr(getattr(self.network, "patch_embed", None), "patch_size", (1, 1))
         self.outputs: dict[str, Tensor] = {}
@@ -86,9 +88,8 @@ class Backbone:
     def fingerprint(self) -> str:
         """Hash of the weights, the layers and everything else that decides about features."""
         found = hashlib.blake2b(digest_size=12)
-        size = self.input_size
-        size = (size, size) if isinstance(size, int) else size
-        found.update(repr((self.name, self.layers, self.stride, size, self.mean, self.std)).encode())
+        sizes = self.stride, self.input_size, self.min_size
+        found.update(repr((self.name, self.layers, *sizes, self.mean, self.std)).encode())
         for name, tensor in sorted(self.network.state_dict().items()):
             found.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
         return found.hexdigest()
@@ -114,14 +115,15 @@ class Backbone:
         image = (image.expand(-1, 3, -1, -1) - self.mean) / self.std
         return image.contiguous(memory_format=torch.channels_last)
 
-    def _input_sides(self, height: int, width: int) -> Sequence[float]:
+    def _input_sides(self, height: float, width: float) -> tuple[float, float]:
         """Height and width that the network gets to see of an image."""
-        if self.input_size is None:
-            return height, width
         if isinstance(self.input_size, int):
             scale = self.input_size / max(height, width)
-            return height * scale, width * scale
-        return self.input_size
+            height, width = height * scale, width * scale
+        elif self.input_size is not None:
+            height, width = self.input_size
+        larger = max(1.0, self.min_size / min(height, width))
+        return height * larger, width * larger
 
     def _maps(self, image: Tensor) -> list[Tensor]:
         """Run the network. (B, 3, H, W) -> one (B, C_i, h_i, w_i) a layer."""
