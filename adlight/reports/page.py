@@ -15,7 +15,7 @@ from adlight import __version__
 from adlight.reports import figures, sections, tables
 from adlight.reports.collect import Runs
 from adlight.reports.grouping import group_scores, run_titles
-from adlight.reports.tables import DIFFERENCE, HIGH, LOW, PAPER, TEXT, VALUE
+from adlight.reports.terminal import DIFFERENCE, HIGH, LOW, PAPER, TEXT, VALUE
 from adlight.runs.find import natural_key
 
 OPEN, PAGED = 40, 200  # rows of a table that is shown without being asked for; of one page of a table
