@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from adlight.data.images import AnyImage, PreparedImage, pad_center, prepare_image, scale_box
+from adlight.data.frames import Frame, Size, scale_box
+from adlight.data.images import AnyImage, PreparedImage, prepare_image
 from adlight.detection.inference import autocast_dtype, find_device, inference, make_batch
 from adlight.detection.maps import bounding_boxes
 from adlight.detection.module import AnomalyModule, all_finite
@@ -32,12 +33,12 @@ class Detector:
 
     Args:
         module: with its weights and calibrated thresholds.
-        image_size: the side to which images are resized, as in training.
+        image_size: side, or height and width, to which images are resized, as in training.
         channels: 3, or 1 for grey.
         precision: the trainer's, so that the scores are those that the threshold was calibrated on.
         device: where to compute.
         batch_size: images at once.
-        resize: S, where only a centre crop of `image_size` is looked at; None: it is `image_size`.
+        resize: to which they are, where only the centre of `image_size` is looked at.
         category: of all images; None = found out for each image as above.
 
     Raises:
@@ -47,20 +48,19 @@ class Detector:
     def __init__(
         self,
         module: AnomalyModule,
-        image_size: int,
+        image_size: Size,
         channels: int = 3,
         precision: str = "32-true",
         device: str | torch.device = "cpu",
         batch_size: int = 32,
-        resize: int | None = None,
+        resize: Size | None = None,
         category: str | None = None,
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size must be at least 1, got {batch_size}")
         self.device, self.autocast = torch.device(device), autocast_dtype(str(precision))
         self.module = module.eval().requires_grad_(False).to(self.device)
-        self.image_size, self.channels, self.batch_size = image_size, channels, batch_size
-        self.side = resize or image_size
+        self.frame, self.channels, self.batch_size = Frame(image_size, resize), channels, batch_size
         self.calibration = deepcopy(module.calibration)
         self.categories = list(self.calibration.by_category)
         if category is not None and self.categories and category not in self.categories:
@@ -142,7 +142,7 @@ class Detector:
 
     def prepare(self, image: AnyImage) -> PreparedImage:
         """Decode and resize one image, as in training; a UserError says what is wrong with it."""
-        return prepare_image(image, self.channels, self.image_size, self.side)
+        return prepare_image(image, self.channels, self.frame)
 
     def category_of(self, path: Path | None) -> str | None:
         """Find the category whose thresholds an image is compared with; None where it cannot be known."""
@@ -170,7 +170,7 @@ class Detector:
         found = (scores["pixel"] > level).cpu().numpy()
         area = found.mean((1, 2))  # (B,)
         arrays = found, *(scores[key].float().cpu().numpy() for key in ("pixel", "reconstruction"))
-        found, maps, reconstructions = (pad_center(one, self.side) for one in arrays)  # (B, [C,] S, S)
+        found, maps, reconstructions = (self.frame.restore(one) for one in arrays)  # (B, [C,] h, w)
         return [
             Prediction(
                 score=score,

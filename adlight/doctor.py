@@ -106,7 +106,7 @@ def check_dataset(config: DictConfig, console: Console) -> list[str]:
         if name in config.dataset:
             config.dataset[name] = None  # all of it
     data = instantiate(config.dataset, _convert_="all")
-    found, problems = check_source(data.source)
+    found, problems = check_source(data.source, data.frame)
     for part in found:
         console.print(part, highlight=False, soft_wrap=True, markup=False)
     return list(dict.fromkeys(problems + check_split(data.source, data.val_fraction, data.seed)))

@@ -63,8 +63,8 @@ class Scores(TypedDict):
 class Prediction:
     """The three answers for one image: anomalous or not (score), where (boxes), how much (area).
 
-    H x W is the image's own size in pixels, S the side of the square that it is resized to. In a test the boxes are in
-    pixels of the resized image, and the arrays are None.
+    H x W is the image's own size in pixels, h x w what it is resized to. In a test the boxes are in pixels of the
+    resized image, and the arrays are None.
     """
 
     score: float
@@ -74,8 +74,8 @@ class Prediction:
     area: float  # share of the pixels looked at above the pixel threshold, 0..1
     boxes: list[Box]  # around their regions in H x W, largest first
     mask: np.ndarray | None = None  # (H, W) bool, those pixels
-    anomaly_map: np.ndarray | None = None  # (S, S) float32, larger is more anomalous
-    reconstruction: np.ndarray | None = None  # (C, S, S) float32, about 0..1
+    anomaly_map: np.ndarray | None = None  # (h, w) float32, larger is more anomalous
+    reconstruction: np.ndarray | None = None  # (C, h, w) float32, about 0..1
 
     @property
     def anomalous(self) -> bool:

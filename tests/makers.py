@@ -14,17 +14,19 @@ CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog",
 
 
 def write_image(path, seed=0, size=32, channels=3):
-    """Write a noise image, its folders too; returns the path."""
-    shape = (size, size, channels) if channels > 1 else (size, size)
+    """Write a noise image, its folders too; returns the path. `size`: a side, or height and width."""
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    shape = (*size, channels) if channels > 1 else size
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)).save(path)
     return path
 
 
 def write_mask(path, size=32):
-    """Write a mask with a white square of a quarter of its side at the top left; returns the path."""
-    mask = np.zeros((size, size), np.uint8)
-    mask[: size // 4, : size // 4] = 255
+    """Write a mask whose top left corner, a quarter of each side, is white; returns the path."""
+    height, width = (size, size) if isinstance(size, int) else size
+    mask = np.zeros((height, width), np.uint8)
+    mask[: height // 4, : width // 4] = 255
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(mask).save(path)
     return path

@@ -84,6 +84,13 @@ def test_sizes_modes_and_limits(ask, tmp_path):
     assert "32x32 RGB (6), 20x20 L (1), 24x24 L (1), 1 more" in printed
 
 
+def test_the_shapes_of_the_training_images_choose_an_image_size(ask, tmp_path):
+    fake_mvtec(tmp_path / "data", ("bottle",), size=(40, 100))
+    write_image(tmp_path / "data" / "bottle" / "test" / "good" / "tall.png", size=(100, 20))  # not looked at
+    code, _, printed = ask(*MVTEC, "dataset.image_size=320")
+    assert code == 0 and "2.50 (6)" in printed and "0.20" not in printed and "dataset.image_size=[208,512]" in printed
+
+
 def test_what_is_missing(ask, tmp_path):
     code, problems, _ = ask(*MVTEC)
     assert code == 1 and len(problems) == 1 and "no categories in" in problems[0]

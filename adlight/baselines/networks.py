@@ -4,9 +4,12 @@ They are fitted to the training images at once, without gradients. Called with i
 give the closest image that they can make, (B, C, H, W), and its distance, (B,).
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
+from adlight.data.frames import Size, parse_size
 from adlight.types import UserError, check_integer
 
 CHUNK = 2**26  # values of the bank that are floats at a time: 256 MiB
@@ -17,7 +20,7 @@ class NearestNeighbours(nn.Module):
     """Mean Euclidean distance to the k nearest training images; the closest image is the nearest of them.
 
     Args:
-        image_size: side of the images in pixels.
+        image_size: side of the images in pixels, or height and width.
         channels: C.
         k: number of neighbours.
         memory_gb: training images that need more than this are refused.
@@ -28,12 +31,12 @@ class NearestNeighbours(nn.Module):
 
     bank: Tensor
 
-    def __init__(self, image_size: int, channels: int = 3, k: int = 3, memory_gb: float = 8.0) -> None:
+    def __init__(self, image_size: Size, channels: int = 3, k: int = 3, memory_gb: float = 8.0) -> None:
         super().__init__()
         check_integer("k", k, 1)
         self.k, self.memory_gb = k, memory_gb
         # no rows until it is fitted; 8 bits are what the images have
-        self.register_buffer("bank", torch.empty(0, channels, image_size, image_size, dtype=torch.uint8))
+        self.register_buffer("bank", torch.empty(0, channels, *parse_size("image_size", image_size), dtype=torch.uint8))
 
     def check(self, count: int) -> None:
         """Refuse a number of training images that cannot be fitted.
@@ -72,7 +75,7 @@ class PCA(nn.Module):
     """Distance to the span of the first principal components (eigenfaces, Turk & Pentland 1991).
 
     Args:
-        image_size: side of the images in pixels.
+        image_size: side of the images in pixels, or height and width.
         channels: C.
         components: their number.
         memory_gb: training images whose decomposition needs more than this are refused.
@@ -84,13 +87,14 @@ class PCA(nn.Module):
     mean: Tensor
     components: Tensor
 
-    def __init__(self, image_size: int, channels: int = 3, components: int = 40, memory_gb: float = 8.0) -> None:
+    def __init__(self, image_size: Size, channels: int = 3, components: int = 40, memory_gb: float = 8.0) -> None:
         super().__init__()
-        values = channels * image_size**2
+        size = parse_size("image_size", image_size)
+        values = channels * math.prod(size)
         if not 1 <= components <= values:
             raise ValueError(f"components must lie in 1..{values}, the values of an image, got {components}")
         self.memory_gb = memory_gb
-        self.register_buffer("mean", torch.zeros(channels, image_size, image_size))
+        self.register_buffer("mean", torch.zeros(channels, *size))
         self.register_buffer("components", torch.zeros(components, values))  # orthonormal rows
 
     def check(self, count: int) -> None:

@@ -33,14 +33,21 @@ class Augmentation:
             steps.append(K.RandomVerticalFlip(p=vertical_flip))
         self.crop = crop
         self.steps = steps
-        self.pipelines: dict[int, K.AugmentationSequential] = {}
+        self.pipelines: dict[torch.Size, K.AugmentationSequential] = {}
 
     def __call__(self, image: Tensor, seed: int) -> Tensor:
         """Augment (B, C, H, W) in [0, 1]; determined by the seed; torch's own state is left alone."""
-        size = image.shape[-1]
+        size = image.shape[-2:]
         if size not in self.pipelines:
-            crop = [K.RandomResizedCrop((size, size), scale=(self.crop, 1.0), p=1.0)] if self.crop < 1 else []
-            self.pipelines[size] = K.AugmentationSequential(*self.steps, *crop, data_keys=["input"])
+            self.pipelines[size] = K.AugmentationSequential(*self.steps, *self._crop(size), data_keys=["input"])
         with torch.random.fork_rng(devices=[]):  # kornia draws its parameters on the CPU
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs too, for good
             return self.pipelines[size](image)
+
+    def _crop(self, size: torch.Size) -> list[Any]:
+        """Crops have about the shape of the image, whatever that is."""
+        if self.crop >= 1:
+            return []
+        (height, width), shape = size, size[1] / size[0]
+        scale, ratio = (self.crop, 1.0), (3 / 4 * shape, 4 / 3 * shape)
+        return [K.RandomResizedCrop((height, width), scale=scale, ratio=ratio, p=1.0)]

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from rich.progress import track
 from rich.table import Table
 
+from adlight.data.frames import Frame, describe_shapes
 from adlight.data.images import IMAGE_SUFFIXES, list_folders, list_images, to_channels
 from adlight.data.mvtec import MVTecAD
 from adlight.data.source import Source
@@ -21,6 +22,7 @@ from adlight.types import Record, UserError
 class ImageCheck(NamedTuple):
     """What reading one record's files showed."""
 
+    size: tuple[int, int] = (0, 0)  # width and height
     kind: str = ""  # such as `900x900 RGB`; empty where the image is unreadable
     digest: bytes = b""  # of its pixels, the same for every format that keeps them
     problem: str | None = None
@@ -29,8 +31,13 @@ class ImageCheck(NamedTuple):
 Checked = dict[str, list[tuple[Record, ImageCheck]]]  # by split
 
 
-def check_source(source: Source) -> tuple[list[str | Table], list[str]]:
-    """Read a whole data set. -> what was found, to be printed, and what is wrong with it."""
+def check_source(source: Source, frame: Frame) -> tuple[list[str | Table], list[str]]:
+    """Read a whole data set. -> what was found, to be printed, and what is wrong with it.
+
+    Args:
+        source: the data set.
+        frame: into which its images would be brought; another may be advised.
+    """
     problems: list[str] = []
     checked: Checked = {}
     for split, list_records in (("train", source.train), ("test", source.test)):
@@ -43,8 +50,11 @@ def check_source(source: Source) -> tuple[list[str | Table], list[str]]:
     problems += [check.problem for part in checked.values() for _, check in part if check.problem]
     problems += find_duplicates(checked) + find_unmasked([record for record, _ in checked["test"]])
     problems += find_orphan_masks(source) if isinstance(source, MVTecAD) else []
-    tables = [summarize(checked)] if records else []
-    return [source.protocol, *tables, *list_skipped_files(records)], list(dict.fromkeys(problems))
+    found: list[str | Table] = [source.protocol]
+    if records:
+        sizes = [check.size for _, check in checked["train"] if check.kind]
+        found += [summarize(checked), describe_shapes(sizes, frame.size)]
+    return [*found, *list_skipped_files(records)], list(dict.fromkeys(problems))
 
 
 def check_records(source: Source, records: list[Record], split: str) -> list[tuple[Record, ImageCheck]]:
@@ -71,7 +81,7 @@ def check_image(source: Source, record: Record) -> ImageCheck:
             problem = f"mask {record.mask} marks nothing, but its image {record.path} is anomalous: draw the defect"
     except UserError as error:
         problem = str(error)
-    return ImageCheck(kind, digest, problem)
+    return ImageCheck(image.size, kind, digest, problem)
 
 
 def summarize(checked: Checked) -> Table:

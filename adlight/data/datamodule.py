@@ -1,5 +1,6 @@
 """One data module for every data set: normal images to train on, held-out ones to validate, a labelled test."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 from adlight.data.augmentation import Augmentation
 from adlight.data.dataset import CachedImageDataset, ExactSampler, PseudoAnomalyDataset
+from adlight.data.frames import Frame, Size
 from adlight.data.source import Source
 from adlight.rng import derive_seed
 from adlight.types import Batch, Record, UserError, check_integer
@@ -22,8 +24,9 @@ class AnomalyDataModule(pl.LightningDataModule):
 
     Args:
         source: makes the data set's `Source` from `source_settings`.
-        image_size: side in pixels to which all images are resized.
-        resize: side to resize to instead, of which the centre of `image_size` is kept (a centre crop); None = no crop.
+        image_size: side in pixels, or height and width, to which all images are resized.
+        resize: side, or height and width, to resize to instead, of which the centre of `image_size` is kept (a centre
+            crop); None = no crop.
         channels: 3, or 1 for grey.
         batch_size: images per process and training step.
         eval_batch_size: images per process and validation or test step.
@@ -44,8 +47,8 @@ class AnomalyDataModule(pl.LightningDataModule):
         self,
         source: Callable[..., Source],
         *,
-        image_size: int,
-        resize: int | None = None,
+        image_size: Size,
+        resize: Size | None = None,
         channels: int = 3,
         batch_size: int = 16,
         eval_batch_size: int = 32,
@@ -58,19 +61,16 @@ class AnomalyDataModule(pl.LightningDataModule):
         **source_settings: Any,
     ) -> None:
         super().__init__()
-        sizes = {"image_size": image_size, "batch_size": batch_size, "eval_batch_size": eval_batch_size}
-        for name, value in sizes.items():
+        for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
             check_integer(name, value, 1)
         if channels not in (1, 3):
             raise ValueError(f"channels must be 1 or 3, got {channels}")
         if not 0 < val_fraction < 1:
             raise ValueError(f"val_fraction must be a number > 0 and < 1, got {val_fraction}")
-        if resize is not None and resize < image_size:
-            raise ValueError(f"resize {resize} is smaller than image_size {image_size}, which is cropped from it")
         if on_bad_image not in ("error", "skip"):
             raise ValueError(f"on_bad_image must be error or skip, got {on_bad_image!r}")
+        self.frame, self.channels = Frame(image_size, resize), channels
         self.source = source(**source_settings)
-        self.image_size, self.resize, self.channels = image_size, resize, channels
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.val_fraction, self.seed, self.augmentation = val_fraction, seed, augmentation
         self.cache_gb, self.num_workers, self.on_bad_image = cache_gb, num_workers, on_bad_image
@@ -135,13 +135,12 @@ class AnomalyDataModule(pl.LightningDataModule):
         return batch
 
     def _load(self, records: list[Record]) -> CachedImageDataset:
-        num_values = len(records) * self.image_size**2 * (self.channels + 1)  # bytes of images and masks
+        num_values = len(records) * math.prod(self.frame.size) * (self.channels + 1)  # bytes of images and masks
         dataset = CachedImageDataset(
             self.source,
             records,
             self.categories,
-            image_size=self.image_size,
-            resize=self.resize,
+            frame=self.frame,
             channels=self.channels,
             cache=num_values <= self.cache_gb * 1e9,
             on_bad_image=self.on_bad_image,

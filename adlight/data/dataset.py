@@ -11,7 +11,8 @@ from rich.progress import track
 from torch import Generator, Tensor
 from torch.utils.data import Dataset, Sampler
 
-from adlight.data.images import center_crop, to_input_array
+from adlight.data.frames import Frame
+from adlight.data.images import to_input_array
 from adlight.data.pseudo_anomalies import paste_defect
 from adlight.data.source import Source
 from adlight.rng import derive_seed
@@ -23,15 +24,14 @@ PROGRESS_FROM = 500  # images; a bar over fewer would be gone before anyone coul
 class CachedImageDataset(Dataset):
     """The images of a split at one size, fetched as whole batches.
 
-    With `cache` all images are decoded once, on all cores, into (N, C, size, size) uint8; later epochs read no file.
+    With `cache` all images are decoded once, on all cores, into (N, C, H, W) uint8; later epochs read no file.
     Without it they are decoded at every fetch.
 
     Args:
         source: reads the records.
         records: what to read.
         categories: names in the order of `Batch["category"]`.
-        image_size: side in pixels; images are resized to a square.
-        resize: side to resize to instead, of which the centre of `image_size` is kept.
+        frame: into which images and masks are brought.
         channels: 1 or 3.
         cache: keep the decoded images in memory.
         on_bad_image: `error`, or `skip`: leave out an unreadable image and keep its message in `skipped`.
@@ -46,14 +46,13 @@ class CachedImageDataset(Dataset):
         records: Sequence[Record],
         categories: Sequence[str],
         *,
-        image_size: int,
-        resize: int | None = None,
+        frame: Frame,
         channels: int = 3,
         cache: bool = True,
         on_bad_image: str = "error",
     ) -> None:
         self.source, self.records = source, list(records)
-        self.image_size, self.resize, self.channels, self.cache = image_size, resize, channels, cache
+        self.frame, self.channels, self.cache = frame, channels, cache
         self.skipped: list[str] = []
         self.images = self.masks = torch.empty(0)
         if cache or on_bad_image == "skip":
@@ -63,10 +62,10 @@ class CachedImageDataset(Dataset):
         self.category = torch.tensor([position[record.category] for record in self.records])
 
     def read(self, record: Record) -> tuple[np.ndarray, np.ndarray | None]:
-        """Decode one record: (C, size, size) uint8, and its mask (size, size) bool or None."""
+        """Decode one record: (C, H, W) uint8, and its mask (H, W) bool or None."""
         try:
             image = self.source.read(record)
-            pixels = to_input_array(image, self.channels, self.image_size, self.resize).copy()
+            pixels = to_input_array(image, self.channels, self.frame).copy()
         except UserError:
             raise
         except Exception as error:  # whatever a decoder raises, the user needs the file's name
@@ -74,9 +73,8 @@ class CachedImageDataset(Dataset):
         mask = self.source.read_mask(record, image.size)
         if mask is None:
             return pixels, None
-        side = self.resize or self.image_size
-        resized = np.asarray(mask.resize((side, side), Image.Resampling.NEAREST))
-        return pixels, center_crop(resized, self.image_size) > 0
+        height, width = self.frame.resize
+        return pixels, self.frame.cut(np.asarray(mask.resize((width, height), Image.Resampling.NEAREST))) > 0
 
     def __len__(self) -> int:
         return len(self.records)
@@ -84,7 +82,7 @@ class CachedImageDataset(Dataset):
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Fetch a whole batch at once, as uint8 images."""
         index = torch.as_tensor(indices)
-        mask = torch.zeros(len(index), self.image_size, self.image_size, dtype=torch.bool)
+        mask = torch.zeros(len(index), *self.frame.size, dtype=torch.bool)
         if self.cache:
             image = self.images.index_select(0, index)  # many times as fast as images[index]
             mask = self.masks.index_select(0, index) if len(self.masks) else mask
@@ -98,11 +96,11 @@ class CachedImageDataset(Dataset):
 
     def _decode(self, skip: bool) -> None:
         """Read every record once: fill the cache and, with `skip`, drop the records that cannot be read."""
-        size, count = self.image_size, len(self.records)
+        size, count = self.frame.size, len(self.records)
         if self.cache:
             masked = any(record.mask for record in self.records)
-            self.images = torch.empty(count, self.channels, size, size, dtype=torch.uint8)
-            self.masks = torch.zeros(count if masked else 0, size, size, dtype=torch.bool)
+            self.images = torch.empty(count, self.channels, *size, dtype=torch.uint8)
+            self.masks = torch.zeros(count if masked else 0, *size, dtype=torch.bool)
 
         def read(i: int) -> str | None:
             try:

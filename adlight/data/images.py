@@ -1,4 +1,4 @@
-"""Image files and arrays: list, decode, convert, resize, crop and pad.
+"""Image files and arrays: list, decode, convert and resize.
 
 PNG, JPEG, BMP and TIFF are read in any common mode (grey, RGB, RGBA, palette, 16-bit) and converted by one rule:
 alpha is dropped, 16-bit values are divided by 256, and the image becomes 3 channels, or 1 where `channels` is 1.
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 import numpy as np
 from PIL import Image
 
-from adlight.types import Box, UserError
+from adlight.data.frames import Frame
+from adlight.types import UserError
 
 if TYPE_CHECKING:  # torch takes seconds to import: not for --help
     from torch import Tensor
@@ -117,13 +118,13 @@ def to_pil(image: AnyImage) -> Image.Image:
 class PreparedImage:
     """An image on its way to a model."""
 
-    pixels: np.ndarray  # (channels, size, size) uint8
+    pixels: np.ndarray  # (C, H, W) uint8
     size: tuple[int, int]  # its own width and height
     path: Path | None  # None where it was not read from a file
 
 
-def prepare_image(image: AnyImage, channels: int, size: int, resize: int | None = None) -> PreparedImage:
-    """Decode and resize an image, as in training; see `to_pil` and `to_input_array`.
+def prepare_image(image: AnyImage, channels: int, frame: Frame) -> PreparedImage:
+    """Decode an image and bring it into the frame, as in training; see `to_pil` and `to_input_array`.
 
     Raises:
         UserError: it cannot be read; the text names the file, or says what is wrong with the array.
@@ -131,7 +132,7 @@ def prepare_image(image: AnyImage, channels: int, size: int, resize: int | None 
     path = Path(image) if isinstance(image, str | Path) else None
     try:
         picture = to_pil(image)
-        return PreparedImage(to_input_array(picture, channels, size, resize).copy(), picture.size, path)
+        return PreparedImage(to_input_array(picture, channels, frame).copy(), picture.size, path)
     except (*READ_ERRORS, UserError) as error:
         if isinstance(error, UserError) and path is not None and str(path) in str(error):
             raise
@@ -153,15 +154,12 @@ def to_channels(image: Image.Image, channels: int) -> Image.Image:
     return image.convert("L" if channels == 1 else "RGB")
 
 
-def to_input_array(image: Image.Image, channels: int, size: int, resize: int | None = None) -> np.ndarray:
-    """Convert an image to (channels, size, size) uint8, antialiased; the aspect ratio is not kept.
-
-    With `resize` the image is scaled to that side and its centre of side `size` is kept.
-    """
-    image, side = to_channels(image, channels), resize or size
-    if image.size != (side, side):
-        image = image.resize((side, side), Image.Resampling.BILINEAR, reducing_gap=3.0)
-    array = center_crop(np.asarray(image), size)
+def to_input_array(image: Image.Image, channels: int, frame: Frame) -> np.ndarray:
+    """Convert an image to the (C, H, W) uint8 of a frame, antialiased."""
+    image, (height, width) = to_channels(image, channels), frame.resize
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
+    array = frame.cut(np.asarray(image))
     return array[None] if channels == 1 else array.transpose(2, 0, 1)
 
 
@@ -173,23 +171,3 @@ def to_mask(image: Image.Image) -> np.ndarray:
     """
     grey = image.mode != "LA" and image.mode[0] in "L1I"
     return np.asarray(image if grey else to_channels(image, 1)) > (127 if image.format == "JPEG" else 0)
-
-
-def center_crop(array: np.ndarray, size: int) -> np.ndarray:
-    """Cut the centre (size, size, ...) out of a square (H, H, ...)."""
-    before = (len(array) - size) // 2
-    return array[before : before + size, before : before + size]
-
-
-def pad_center(maps: np.ndarray, side: int) -> np.ndarray:
-    """Pad (..., size, size) with zeros to (..., side, side): the inverse of `center_crop`."""
-    before = (side - maps.shape[-1]) // 2
-    after = side - maps.shape[-1] - before
-    return np.pad(maps, [(0, 0)] * (maps.ndim - 2) + [(before, after)] * 2)
-
-
-def scale_box(box: Box, shape: tuple[int, ...], size: tuple[int, int]) -> Box:
-    """Scale a box from a map of `shape` (H, W) to an image of `size` (width, height), rounded outwards."""
-    left, top, right, bottom = box
-    (height, width), (w, h) = shape, size
-    return left * w // width, top * h // height, -(-right * w // width), -(-bottom * h // height)

@@ -11,12 +11,11 @@ from torch import Tensor
 
 from adlight.data.datamodule import AnomalyDataModule
 from adlight.detection.maps import bounding_boxes
+from adlight.detection.optimization import diverged
 from adlight.metrics.pixel import PixelHistogram
 from adlight.metrics.results import Results, mean_auroc, refuse_non_finite, summarise
 from adlight.metrics.thresholds import Calibration
 from adlight.types import Batch, Prediction, Scores, UserError
-
-DIVERGED = "the training has diverged; try a smaller lr or precision=32-true"
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ class AnomalyModule(pl.LightningModule):
         """Collect scores of normals and pseudo-anomalies, and the pixels of normals."""
         scores = self.score(batch)
         if not all_finite(scores).all():  # before the pixels, which would be refused without advice
-            raise UserError(f"scores of validation images are not finite in epoch {self.current_epoch}: {DIVERGED}")
+            raise UserError(f"scores of validation images are not finite in epoch {self.current_epoch}: {diverged()}")
         self.validation_scores += map(ScoredImage, *_truth(batch), scores["image"].tolist())
         normal = batch["label"] == 0
         pixel = scores["pixel"][normal]

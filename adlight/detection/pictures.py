@@ -39,7 +39,7 @@ def draw_panel(
         prediction: with its arrays.
         record: the truth in a test: the decision is then called right or WRONG.
         true_mask: (H, W) bool.
-        side: of each part, in pixels.
+        side: of the square, in pixels, into which each part is fitted in the shape of the image.
     """
     assert prediction.reconstruction is not None and prediction.mask is not None
     verdict, colour = ("ANOMALOUS" if prediction.anomalous else "normal"), "red" if prediction.anomalous else "black"
@@ -57,10 +57,12 @@ def draw_panel(
         *([] if true_mask is None else [("true mask", Image.fromarray(true_mask).convert("RGB"))]),
         (f"{verdict}: {prediction.score:.4g}, threshold {prediction.threshold:.4g}", _mark(image, prediction, side)),
     ]
+    width, height = _fit(image, side)
     panel = Image.new("RGB", (len(parts) * (side + GAP) - GAP, side + TITLE), "white")
     for i, (text, part) in enumerate(parts):
         panel.paste(_write(text, side, colour if i == len(parts) - 1 else "black"), (i * (side + GAP), 0))
-        panel.paste(part.resize((side, side), Image.Resampling.BILINEAR), (i * (side + GAP), TITLE))
+        corner = i * (side + GAP) + (side - width) // 2, TITLE + (side - height) // 2
+        panel.paste(part.resize((width, height), Image.Resampling.BILINEAR), corner)
     return panel
 
 
@@ -72,6 +74,11 @@ def stack_panels(panels: list[Image.Image], title: str) -> Image.Image:
     for i, panel in enumerate(panels):
         picture.paste(panel, (0, TITLE + i * (height + GAP)))
     return picture
+
+
+def _fit(image: Image.Image, side: int) -> tuple[int, int]:
+    longer = max(image.size)
+    return max(1, round(image.width * side / longer)), max(1, round(image.height * side / longer))
 
 
 def _write(text: str, width: int, colour: str = "black") -> Image.Image:
@@ -92,9 +99,9 @@ def _mark(image: Image.Image, prediction: Prediction, side: int) -> Image.Image:
     assert prediction.mask is not None
     marked = image.copy()
     marked.paste((255, 0, 0), mask=Image.fromarray(prediction.mask.astype(np.uint8) * 128))
-    marked = marked.resize((side, side), Image.Resampling.BILINEAR)
-    (width, height), pen = image.size, ImageDraw.Draw(marked)
+    marked = marked.resize(_fit(image, side), Image.Resampling.BILINEAR)
+    (width, height), (w, h), pen = image.size, marked.size, ImageDraw.Draw(marked)
     for left, top, right, bottom in prediction.boxes:
-        box = left * side // width, top * side // height, right * side // width - 1, bottom * side // height - 1
+        box = left * w // width, top * h // height, right * w // width - 1, bottom * h // height - 1
         pen.rectangle((*box[:2], max(box[0], box[2]), max(box[1], box[3])), outline=(255, 255, 0))
     return marked

@@ -27,8 +27,9 @@ class Backbone:
         name: as timm knows it, such as `resnet18` or `vit_small_patch14_reg4_dinov2`.
         layers: names of modules (`blocks.3`), or indices into timm's `feature_info`.
         weights: `pretrained`, `random` or a file, see `build_network`.
-        input_size: side, or height and width, that images are resized to; None: as they come. Transformers round it
-            to whole patches.
+        input_size: longer side, or height and width, that images are resized to; None: as they come. Transformers
+            round it to whole patches.
+        min_size: of the shorter side; smaller images are scaled up.
         stride: pixels a cell; None: the grid of the coarsest layer.
 
     Raises:
@@ -41,6 +42,7 @@ class Backbone:
         layers: Sequence[str | int],
         weights: str = "pretrained",
         input_size: int | Sequence[int] | None = None,
+        min_size: int = 1,
         stride: int | None = None,
     ) -> None:
         settings = {"dynamic_img_size": True} if name.startswith(TRANSFORMERS) else {}
@@ -49,8 +51,8 @@ class Backbone:
         self.layers = [self._layer_name(layer) for layer in layers]
         if not self.layers:
             raise UserError("layers is empty: name at least one layer of the backbone")
-        self.input_size = (input_size, input_size) if isinstance(input_size, int) else input_size
-        self.name, self.stride = name, stride
+        self.input_size = input_size
+        self.name, self.min_size, self.stride = name, min_size, stride
         self.mean, self.std = (torch.tensor(self.network.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
         self.patch: tuple[int, int] = getattr(getattr(self.network, "patch_embed", None), "patch_size", (1, 1))
         self.outputs: dict[str, Tensor] = {}
@@ -86,7 +88,8 @@ class Backbone:
     def fingerprint(self) -> str:
         """Hash of the weights, the layers and everything else that decides about features."""
         found = hashlib.blake2b(digest_size=12)
-        found.update(repr((self.name, self.layers, self.stride, self.input_size, self.mean, self.std)).encode())
+        sizes = self.stride, self.input_size, self.min_size
+        found.update(repr((self.name, self.layers, *sizes, self.mean, self.std)).encode())
         for name, tensor in sorted(self.network.state_dict().items()):
             found.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
         return found.hexdigest()
@@ -105,12 +108,22 @@ class Backbone:
 
     def _prepare(self, image: Tensor) -> Tensor:
         """Resize and normalise. (B, 1 or 3, H, W) -> (B, 3, H', W')."""
-        height, width = self.input_size or image.shape[-2:]
-        size = [max(1, round(side / patch)) * patch for side, patch in zip((height, width), self.patch, strict=True)]
+        sides = self._input_sides(*image.shape[-2:])
+        size = [max(1, round(side / patch)) * patch for side, patch in zip(sides, self.patch, strict=True)]
         if list(image.shape[-2:]) != size:
             image = F.interpolate(image, size, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
         image = (image.expand(-1, 3, -1, -1) - self.mean) / self.std
         return image.contiguous(memory_format=torch.channels_last)
+
+    def _input_sides(self, height: float, width: float) -> tuple[float, float]:
+        """Height and width that the network gets to see of an image."""
+        if isinstance(self.input_size, int):
+            scale = self.input_size / max(height, width)
+            height, width = height * scale, width * scale
+        elif self.input_size is not None:
+            height, width = self.input_size
+        larger = max(1.0, self.min_size / min(height, width))
+        return height * larger, width * larger
 
     def _maps(self, image: Tensor) -> list[Tensor]:
         """Run the network. (B, 3, H, W) -> one (B, C_i, h_i, w_i) a layer."""

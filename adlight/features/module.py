@@ -1,24 +1,24 @@
 """Detectors in feature space: cells of normal images are predicted, and what is mispredicted is anomalous."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
-from adlight.detection.module import DIVERGED, AnomalyModule
+from adlight.detection.module import AnomalyModule
+from adlight.detection.optimization import WarmupCosine, log_terms, stop_if_diverged
 from adlight.detection.whitening import k_means
 from adlight.features.backbones import Backbone
 from adlight.features.cache import FeatureCache
-from adlight.features.optimizer import parameter_groups, warmup_cosine
+from adlight.features.optimizer import parameter_groups
 from adlight.features.pictures import PatchPictures
-from adlight.features.predictor import Predictor, TrainingCells, channel_statistics, standardize
+from adlight.features.predictor import Predictor, TrainingCells, channel_statistics, choose, standardize
 from adlight.features.residuals import ResidualMap
 from adlight.features.scorer import CellScorer
 from adlight.features.splits import SplitFeatures, folds_of, images_of
-from adlight.types import Batch, Scores, UserError, check_integer, check_range
+from adlight.types import Batch, Scores, check_integer, check_range
 
 
 class FeatureModule(AnomalyModule):
@@ -32,17 +32,18 @@ class FeatureModule(AnomalyModule):
         backbone: makes the features; frozen.
         predictors: by name; each is made from the number of channels.
         scorer: from cells to images and pixels.
+        members: names of the predictors that are used; None: all.
         optimizer: makes the optimiser of what is trained; None where nothing is.
-        objective: none; the loss belongs to the predictors.
         warmup: share of the steps in which the learning rate rises; a half cosine to 0 follows.
         cache: folder in which features are kept from run to run; None: in memory.
         clusters: of images, each with its own covariance of residuals.
-        folds: of the held-out images in cross-fitting.
+        folds: of the held-out images.
         training_residuals: so many training images join the held-out ones in the covariances.
         clip: largest norm of all gradients together.
 
     Raises:
         ValueError: a number out of range, or something is trained without an optimiser.
+        UserError: a member that there is not.
     """
 
     mean: Tensor
@@ -55,13 +56,13 @@ class FeatureModule(AnomalyModule):
         predictors: dict[str, Callable[..., Predictor]],
         scorer: CellScorer,
         optimizer: Callable[..., Optimizer] | None = None,
-        objective: None = None,
         warmup: float = 0.05,
         cache: str | None = None,
         clusters: int = 8,
         folds: int = 5,
         training_residuals: int = 300,
         clip: float = 1.0,
+        members: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         check_integer("clusters", clusters, 1)
@@ -70,7 +71,7 @@ class FeatureModule(AnomalyModule):
         check_range("warmup", warmup, 0, 1)
         check_range("clip", clip, exclusive=True)
         channels = backbone.channels
-        made = {name: make(channels=channels) for name, make in predictors.items() if make is not None}
+        made = {name: predictors[name](channels=channels) for name in choose(predictors, members)}
         self.backbone, self.predictors, self.scorer = backbone, nn.ModuleDict(made), scorer
         self.automatic_optimization = any(one.trained for one in made.values())
         if self.automatic_optimization and optimizer is None:
@@ -122,8 +123,7 @@ class FeatureModule(AnomalyModule):
             cells = self._training_cells()[batch["index"].cpu()]  # (B, h, w, C)
         losses = [one.loss(cells) for one in self.predictors.values() if one.trained]  # type: ignore[operator]
         loss = torch.stack(losses).sum()
-        kept: dict[str, Any] = {"prog_bar": True, "on_step": False, "on_epoch": True}
-        self.log("train/loss", loss.detach(), **kept, batch_size=len(cells), sync_dist=self.trainer.world_size > 1)
+        log_terms(self, {"loss": loss}, len(cells))
         return loss + 0 * self.unused
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -132,9 +132,7 @@ class FeatureModule(AnomalyModule):
 
     def on_train_epoch_end(self) -> None:
         """Stop a run whose loss became non-finite; the checkpoints of earlier epochs are kept."""
-        loss = self.trainer.callback_metrics.get("train/loss")
-        if loss is not None and not torch.isfinite(loss):
-            raise UserError(f"loss became {float(loss)} in epoch {self.current_epoch}: {DIVERGED}")
+        stop_if_diverged(self)
 
     def configure_optimizers(self) -> Any:
         """Matrices of the predictors' choice apart, weight decay on matrices only; warm-up and half cosine by step."""
@@ -143,7 +141,7 @@ class FeatureModule(AnomalyModule):
         trained: Any = [one for one in self.predictors.values() if one.trained]
         optimizer = self.optimizer(parameter_groups(trained, self.unused))
         total = int(self.trainer.estimated_stepping_batches)
-        schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, self.warmup * total, total))
+        schedule = WarmupCosine(optimizer, self.warmup * total, total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_validation_epoch_start(self) -> None:

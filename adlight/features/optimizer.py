@@ -1,6 +1,5 @@
 """Muon for matrices and AdamW for the rest, as one optimiser."""
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -90,10 +89,3 @@ def parameter_groups(trained: Sequence[Predictor], *more: nn.Parameter) -> list[
         {"params": [p for p in rest if p.ndim >= 2]},
         {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
     ]
-
-
-def warmup_cosine(step: int, warmup: float, total: int) -> float:
-    """Factor of the learning rate at a step: linear to 1 over `warmup` steps, then half a cosine to 0 at `total`."""
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1.0, total - warmup))))

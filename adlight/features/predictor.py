@@ -1,9 +1,11 @@
 """What every detector in feature space does: predict the cells of a normal image, so that residuals show defects."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
+
+from adlight.types import UserError, unknown_name
 
 
 class TrainingCells:
@@ -81,6 +83,19 @@ class Predictor(nn.Module):
     def summary(self) -> str:
         """What was trained or fitted, in words."""
         return type(self).__name__
+
+
+def choose(predictors: Iterable[str], members: Sequence[str] | None) -> list[str]:
+    """Give the names that are asked for; all of them where `members` is None.
+
+    Raises:
+        UserError: a name that there is not, or none at all.
+    """
+    known = list(predictors)
+    for name in (known if members is None else members) or [""]:
+        if name not in known:
+            raise UserError(f"members: {unknown_name('predictor', name, known)}")
+    return known if members is None else list(members)
 
 
 def standardize(features: Tensor, mean: Tensor, std: Tensor) -> Tensor:

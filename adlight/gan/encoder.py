@@ -10,16 +10,15 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from adlight.detection.module import AnomalyModule, gather_rows
+from adlight.detection.optimization import log_terms, stop_if_diverged
 from adlight.gan.inversion import Networks, feature_distance
 from adlight.gan.module import AdversarialModule, check_same_sizes
 from adlight.gan.networks import Encoder
 from adlight.gan.optimization import (
     OptimizerFactory,
     check_precision,
-    log_terms,
     make_optimizer,
     optimizer_step,
-    stop_if_diverged,
 )
 from adlight.gan.scorer import TERMS, InversionScorer
 from adlight.rng import derive_seed

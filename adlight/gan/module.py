@@ -10,15 +10,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from adlight.detection.ema import EMA
+from adlight.detection.optimization import log_terms, stop_if_diverged
 from adlight.gan.networks import Critic, Generator
 from adlight.gan.objectives import AdversarialObjective
 from adlight.gan.optimization import (
     OptimizerFactory,
     check_precision,
-    log_terms,
     make_optimizer,
     optimizer_step,
-    stop_if_diverged,
 )
 from adlight.rng import derive_seed, to_device
 from adlight.types import Batch, UserError, check_integer, check_range

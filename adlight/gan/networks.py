@@ -22,6 +22,8 @@ def resolution_schedule(image_size: int) -> tuple[int, int]:
     Raises:
         ValueError: the GAN has no layers for this size.
     """
+    if not isinstance(image_size, int):
+        raise ValueError(f"the GAN takes squares only: set dataset.image_size to one side, got image_size={image_size}")
     if image_size in THESIS_PADDING:
         return 4, 3
     sizes = {base * 2**k: (base, k) for base in (4, 7) for k in range(1, 8) if base * 2**k <= 512}

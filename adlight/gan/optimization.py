@@ -1,4 +1,4 @@
-"""What both trainings share: steps by manual optimisation, averaged over processes, and the stop when they diverge."""
+"""What both trainings share: steps by manual optimisation, averaged over processes."""
 
 from collections.abc import Callable, Sequence
 
@@ -62,20 +62,3 @@ def check_precision(trainer: pl.Trainer) -> None:
     """Refuse a precision in which the GAN does not train."""
     if trainer.precision not in ("32-true", "bf16-mixed"):
         raise UserError(f"precision={trainer.precision}: the GAN trains in 32-true or bf16-mixed")
-
-
-def log_terms(module: pl.LightningModule, terms: dict[str, Tensor], images: int, shown: str) -> None:
-    """Log the epoch's means of a step's terms as `train/<name>`; the progress bar shows one of them."""
-    how = {"on_step": False, "on_epoch": True, "batch_size": images, "sync_dist": True}
-    for name, term in terms.items():
-        module.log(f"train/{name}", term.detach(), prog_bar=name == shown, **how)  # type: ignore[arg-type]
-
-
-def stop_if_diverged(module: pl.LightningModule, rate: str) -> None:
-    """Raise a UserError, on all processes, if a term of the epoch is not finite; earlier checkpoints are kept."""
-    for name, value in module.trainer.callback_metrics.items():
-        if name.startswith("train/") and not value.isfinite():
-            raise UserError(
-                f"{name} became non-finite in epoch {module.current_epoch + 1}: the training has diverged; "
-                f"try a smaller {rate} or precision=32-true"
-            )

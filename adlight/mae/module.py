@@ -1,23 +1,21 @@
 """Training of the multi-mask masked autoencoder (article, section 2.4)."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Generator, Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from adlight.detection.ema import EMA
-from adlight.detection.module import DIVERGED, AnomalyModule
+from adlight.detection.module import AnomalyModule
+from adlight.detection.optimization import WarmupCosine, log_terms, stop_if_diverged
 from adlight.mae.masking import draw_masks
 from adlight.mae.network import MaskedAutoencoder
 from adlight.mae.objective import ReconstructionLoss
 from adlight.mae.scorer import MultiMaskScorer, reconstruct
 from adlight.mae.tokens import PixelTokenizer
 from adlight.rng import derive_seed
-from adlight.types import Batch, Scores, UserError
+from adlight.types import Batch, Scores
 
 
 class MAEModule(AnomalyModule):
@@ -73,20 +71,13 @@ class MAEModule(AnomalyModule):
         mask = draw_masks(self.masks, self.mask_ratio, self.network.num_patches, self.step_rng())  # (n, L)
         reconstruction = reconstruct(self.network, self.tokenizer, image, mask)  # (B, C, H, W)
         terms = self.objective(image, reconstruction)
-        self.log_terms(terms, len(image))
+        log_terms(self, terms, len(image))
         return terms["loss"]
 
     def step_rng(self) -> Generator:
         """Seed this batch's masks: a resumed run draws what the uninterrupted one would have drawn."""
         batch = self.trainer.fit_loop.total_batch_idx  # not the step, which stands still while gradients accumulate
         return Generator().manual_seed(derive_seed("masks", self.seed, batch, self.global_rank))
-
-    def log_terms(self, terms: dict[str, Tensor], batch_size: int) -> None:
-        """Log each term's mean over the epoch and all processes."""
-        several = self.trainer.world_size > 1
-        how = {"on_step": False, "on_epoch": True, "batch_size": batch_size, "sync_dist": several}
-        for name, term in terms.items():
-            self.log(f"train/{name}", term.detach(), prog_bar=name == "loss", **how)  # type: ignore[arg-type]
 
     def configure_optimizers(self) -> Any:
         """Decay matrices only; warm up, then half a cosine, per step (He 2021)."""
@@ -98,7 +89,7 @@ class MAEModule(AnomalyModule):
         optimizer = self.optimizer(groups)
         total = int(self.trainer.estimated_stepping_batches)
         warmup = self.warmup_epochs * total / max(self.trainer.max_epochs or 1, 1)
-        schedule = WarmupCosine(optimizer, lambda step: warmup_cosine(step, warmup, total))
+        schedule = WarmupCosine(optimizer, warmup, total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
@@ -113,28 +104,9 @@ class MAEModule(AnomalyModule):
 
     def on_train_epoch_end(self) -> None:
         """Stop once the loss is not finite; the checkpoints of earlier epochs are kept."""
-        loss = self.trainer.callback_metrics.get("train/loss")
-        if loss is not None and not torch.isfinite(loss):
-            raise UserError(f"the loss is {float(loss)} in epoch {self.current_epoch}: {DIVERGED}")
+        stop_if_diverged(self)
 
     def score(self, batch: Batch) -> Scores:
         """Score a batch, with the averaged weights if there are any."""
         network = self.network if self.ema is None else self.ema.network
         return self.scorer(network, self.tokenizer, batch["image"])  # type: ignore[arg-type]
-
-
-class WarmupCosine(LambdaLR):
-    """A schedule that a resumed run follows from the config's rates, which may have changed, not the checkpoint's."""
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the step from a checkpoint; Lightning has restored the optimiser, with its old rates, before."""
-        super().load_state_dict(state_dict | {"base_lrs": self.base_lrs})
-        for group, base, factor in zip(self.optimizer.param_groups, self.base_lrs, self.lr_lambdas, strict=True):
-            group["lr"] = base * factor(self.last_epoch)
-
-
-def warmup_cosine(step: int, warmup: float, total: int) -> float:
-    """Compute the learning rate's factor: linear to 1 over `warmup` steps, then half a cosine to 0 at `total`."""
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1.0, total - warmup))))

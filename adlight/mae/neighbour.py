@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adlight.features.predictor import Predictor
+from adlight.mae.tokens import sincos_positions
 from adlight.types import UserError
 
 
@@ -55,7 +56,7 @@ class NeighbourMaskedNetwork(Predictor):
     def forward(self, x: Tensor) -> Tensor:
         """Predict every cell. (B, h, w, C) -> (B, h, w, C)."""
         tokens, grid = fold_cells(x, self.fold)  # (B, L, P)
-        position = sincos_grid(*grid, self.width, x.device)  # (L, D)
+        position = sincos_positions(grid, self.width, x.device)  # (L, D)
         visible = outside_neighbourhood(*grid, self.radius, x.device)  # (L, L)
         tokens = self.patch_embed(tokens) + position  # (B, L, D)
         tokens = tokens + self.mlp(self.norm(tokens))  # (B, L, D)
@@ -130,19 +131,6 @@ def unfold_cells(tokens: Tensor, fold: int, grid: tuple[int, int], shape: torch.
     b, height, width, channels = shape
     cells = tokens.reshape(b, *grid, fold, fold, channels).transpose(2, 3)
     return cells.reshape(b, grid[0] * fold, grid[1] * fold, channels)[:, :height, :width]
-
-
-def sincos_grid(height: int, width: int, dim: int, device: torch.device | None = None) -> Tensor:
-    """Fixed 2-D sine-cosine positions of any grid (Vaswani 2017; He 2021). -> (L, D)."""
-    frequency = 10000.0 ** (-torch.arange(dim // 4, device=device) / (dim // 4))  # (D/4,)
-
-    def axis(count: int) -> Tensor:
-        angle = torch.arange(count, device=device)[:, None] * frequency  # (count, D/4)
-        return torch.cat([angle.sin(), angle.cos()], 1)  # (count, D/2)
-
-    rows = axis(height)[:, None].expand(-1, width, -1)
-    columns = axis(width)[None].expand(height, -1, -1)
-    return torch.cat([rows, columns], -1).reshape(height * width, dim)
 
 
 def _mlp(width: int) -> nn.Sequential:

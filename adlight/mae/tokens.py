@@ -6,6 +6,8 @@ A tokenizer has `grid` (rows, columns), `dim` P, `mean` (the usual value), `toke
 import torch
 from torch import Tensor
 
+from adlight.data.frames import Size, parse_size
+
 
 class PixelTokenizer:
     """Cut images into square patches, a token each.
@@ -21,8 +23,8 @@ class PixelTokenizer:
 
     mean = 0.5  # of values in [0, 1]
 
-    def __init__(self, image_size: int | tuple[int, int] = 224, channels: int = 3, patch_size: int = 16) -> None:
-        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    def __init__(self, image_size: Size = 224, channels: int = 3, patch_size: int = 16) -> None:
+        height, width = parse_size("image_size", image_size)
         if height % patch_size or width % patch_size:
             raise ValueError(f"image_size {image_size} is not a multiple of patch_size {patch_size}")
         self.patch_size, self.grid = patch_size, (height // patch_size, width // patch_size)
@@ -52,7 +54,7 @@ def unpatchify(tokens: Tensor, patch_size: int, grid: tuple[int, int]) -> Tensor
     return patches.permute(0, 3, 1, 4, 2, 5).reshape(b, -1, rows * patch_size, columns * patch_size)
 
 
-def sincos_positions(grid: tuple[int, int], width: int) -> Tensor:
+def sincos_positions(grid: tuple[int, int], width: int, device: torch.device | None = None) -> Tensor:
     """Compute fixed 2-D sine-cosine positions of a grid (Vaswani 2017; He 2021). -> (L, D).
 
     Raises:
@@ -60,8 +62,9 @@ def sincos_positions(grid: tuple[int, int], width: int) -> Tensor:
     """
     if width % 4:
         raise ValueError(f"width {width} is not a multiple of 4, which 2-D positions need")
-    frequency = 10000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width // 4))  # (D/4,)
-    rows, columns = (torch.arange(side, dtype=torch.float64)[:, None] * frequency for side in grid)  # (side, D/4)
-    rows, columns = (torch.cat([angle.sin(), angle.cos()], dim=1) for angle in (rows, columns))  # (side, D/2)
+    frequency = 10000.0 ** (-torch.arange(width // 4, dtype=torch.float64, device=device) / (width // 4))  # (D/4,)
+    places = (torch.arange(side, dtype=torch.float64, device=device)[:, None] for side in grid)  # (side, 1)
+    angles = (place * frequency for place in places)  # (side, D/4)
+    rows, columns = (torch.cat([angle.sin(), angle.cos()], dim=1) for angle in angles)  # (side, D/2)
     both = [rows[:, None].expand(-1, grid[1], -1), columns.expand(grid[0], -1, -1)]  # (h, w, D/2) each
     return torch.cat(both, dim=-1).flatten(0, 1).float()

@@ -81,3 +81,14 @@ def test_crops_keep_the_share_asked_for():
     found = Augmentation(crop=0.6, rotation=0, horizontal_flip=0)(ramp, 0)
     width = (found[:, 0, 32, -1] - found[:, 0, 32, 0]) * 63 / 64  # share of the width that a crop keeps
     assert 0.4 < width.min() < 0.8 and width.max() < 1.0 + 1e-5
+
+
+def test_crops_of_rectangles_have_their_shape():
+    """Content of a crop is stretched by at most 4 / 3, as in squares."""
+    down, right = torch.linspace(0, 1, 32)[:, None].expand(32, 96), torch.linspace(0, 1, 96).expand(32, 96)
+    image = torch.stack([down, right]).expand(200, 2, 32, 96).contiguous()
+    found = Augmentation(crop=0.5, rotation=0, horizontal_flip=0)(image, 0)
+    assert found.shape == image.shape
+    height, width = found[:, 0, -1, 48] - found[:, 0, 0, 48], found[:, 1, 16, -1] - found[:, 1, 16, 0]
+    stretch = width / height
+    assert 0.7 < stretch.min() < 0.85 and 1.2 < stretch.max() < 1.43

@@ -4,14 +4,12 @@ import torch
 from makers import write_image
 from PIL import Image
 
+from adlight.data.frames import Frame
 from adlight.data.images import (
-    center_crop,
     describe_folder,
     list_folders,
     list_images,
-    pad_center,
     read_image,
-    scale_box,
     to_channels,
     to_input_array,
     to_mask,
@@ -80,7 +78,7 @@ def test_truncated_or_foreign_file_is_named(tmp_path, suffix):
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_resized_has_channels_first(channels):
-    array = to_input_array(Image.fromarray(RGB), channels, 8)
+    array = to_input_array(Image.fromarray(RGB), channels, Frame(8))
     assert array.shape == (channels, 8, 8)
     assert array.dtype == np.uint8
 
@@ -117,15 +115,15 @@ def test_a_centre_crop_and_back(side, size):
     image = np.random.default_rng(0).integers(1, 256, (side, side, 3), dtype=np.uint8)
     before = (side - size) // 2
     wanted = image[before : before + size, before : before + size]
-    assert np.array_equal(to_input_array(Image.fromarray(image), 3, size, side), wanted.transpose(2, 0, 1))
-    back = pad_center(wanted.transpose(2, 0, 1), side)
+    assert np.array_equal(to_input_array(Image.fromarray(image), 3, Frame(size, side)), wanted.transpose(2, 0, 1))
+    back = Frame(size, side).restore(wanted.transpose(2, 0, 1))
     assert back.shape == (3, side, side) and np.count_nonzero(back) == 3 * size**2
-    assert np.array_equal(center_crop(back.transpose(1, 2, 0), size), wanted)
+    assert np.array_equal(Frame(size, side).cut(back.transpose(1, 2, 0)), wanted)
 
 
 def test_a_crop_is_cut_after_resizing():
     image = Image.fromarray(RGB)
-    assert np.array_equal(to_input_array(image, 3, 8, 12), to_input_array(image, 3, 12)[:, 2:10, 2:10])
+    assert np.array_equal(to_input_array(image, 3, Frame(8, 12)), to_input_array(image, 3, Frame(12))[:, 2:10, 2:10])
 
 
 TENSOR = torch.from_numpy(RGB.copy())
@@ -162,11 +160,6 @@ def test_whatever_holds_an_image_becomes_one(given, expected):
 def test_what_holds_no_image_is_described(given, named):
     with pytest.raises(UserError, match=named):
         to_pil(given)
-
-
-def test_boxes_are_rounded_outwards():
-    assert scale_box((1, 2, 3, 4), (4, 4), (8, 8)) == (2, 4, 6, 8)
-    assert scale_box((1, 1, 2, 2), (3, 3), (10, 5)) == (3, 1, 7, 4)
 
 
 def test_folders_are_described(tmp_path):

@@ -25,8 +25,10 @@ IMAGE = Image.new("RGB", (16, 8), (100, 150, 200))
 
 
 def parts(panel):
-    """The pictures of a panel, without titles, as arrays."""
+    """The pictures of a panel, in the shape of `IMAGE`, as arrays."""
     pixels = np.asarray(panel)[TITLE:]
+    assert (pixels[: SIDE // 4] == 255).all() and (pixels[-SIDE // 4 :] == 255).all()
+    pixels = pixels[SIDE // 4 : -SIDE // 4]
     return [pixels[:, left : left + SIDE] for left in range(0, pixels.shape[1], SIDE + GAP)]
 
 
@@ -50,9 +52,9 @@ def test_a_panel_shows_image_reconstruction_error_and_decision(channels):
     assert (image == (100, 150, 200)).all() and (made == 63).all()
     assert tuple(error[0, 0]) != tuple(error[-1, -1])
     half = SIDE // 2
-    assert (decided[: half - 4] == (100, 150, 200)).all()  # nothing found
+    assert (decided[: half // 2 - 4] == (100, 150, 200)).all()  # nothing found
     assert tuple(decided[-8, -8]) == (178, 75, 100)  # half red
-    assert tuple(decided[half, half]) == tuple(decided[-1, -1]) == YELLOW  # corners of the box
+    assert tuple(decided[half // 2, half]) == tuple(decided[-1, -1]) == YELLOW  # corners of the box
 
 
 def test_the_true_mask_stands_before_the_decision():

@@ -58,6 +58,8 @@ def test_shapes_and_grid():
     assert random("layer2", "layer3")(torch.rand(2, 3, 64, 96)).shape == (2, 4, 6, 384)
     assert random("layer2", "layer3", stride=8)(torch.rand(2, 3, 64, 96)).shape == (2, 8, 12, 384)
     assert random("layer3", input_size=[64, 96])(torch.rand(2, 1, 28, 28)).shape == (2, 4, 6, 256)
+    assert random("layer3", input_size=96)(torch.rand(1, 3, 28, 56)).shape == (1, 3, 6, 256)  # the longer side
+    assert random("layer3", min_size=64)(torch.rand(2, 1, 28, 56)).shape == (2, 4, 8, 256)
     assert random(-2, -3).layers == ["layer3", "layer2"]
 
 

@@ -13,7 +13,7 @@ from adlight.mae.neighbour import NeighbourMaskedNetwork
 TINY = [
     *("dataset=mvtec", "dataset.root=data", "trainer=cpu", "dataset.image_size=64", "dataset.batch_size=4"),
     *("model.backbone.name=resnet18", "model.backbone.layers=[layer1,layer2]", "model.backbone.weights=random"),
-    *("model.cache=features", "model.clusters=2"),
+    *("model.backbone.min_size=1", "model.cache=features", "model.clusters=2"),
 ]
 NEIGHBOUR = [f"model.predictors.neighbour.{key}" for key in ("width=16", "heads=2", "depth=1")]
 RETRIEVAL = ["model.predictors.retrieval.neighbours=3"]
@@ -22,7 +22,7 @@ MODELS = {
     "retrieval": RETRIEVAL,
     "patchcore": [],
     "subspace": [],
-    "ensemble": [*NEIGHBOUR, *RETRIEVAL, "trainer.max_epochs=2"],
+    "ensemble": [*NEIGHBOUR, *RETRIEVAL, "trainer.max_epochs=2", "model.members=[neighbour,retrieval,subspace]"],
 }
 
 
@@ -115,19 +115,25 @@ def test_augmented_images_pass_the_backbone(adlight):
     assert numbers(run)
 
 
-def test_every_predictor_can_join_an_ensemble(adlight):
-    words = [f"+model/predictor@model.predictors.{name}={name}" for name in ("patchcore", "subspace")]
-    outcome = adlight("train", "model=retrieval", *TINY, *RETRIEVAL, *words)
+def test_an_ensemble_is_made_of_its_members(adlight):
+    words = ["model=ensemble", *TINY, *RETRIEVAL, "model.members=[retrieval,patchcore,subspace]"]
+    outcome = adlight("train", *words)
     assert outcome.code == 0, outcome.err
     assert all(word in outcome.out for word in ("principal components", "nearest training images", "training cells"))
+    assert "attention" not in outcome.out
+
+
+@pytest.mark.parametrize(("members", "named"), [("[retrieval,subspce]", "subspace"), ("[]", "members")])
+def test_an_unknown_member_is_refused(adlight, members, named):
+    outcome = adlight("train", "model=ensemble", *TINY, f"model.members={members}")
+    assert outcome.code == 2 and named in outcome.err
 
 
 @pytest.mark.parametrize("dataset", ["mvtec", "folder", "labelled_folder", "synthetic", "mnist", "cifar10"])
 @pytest.mark.parametrize("name", MODELS)
-def test_each_pair_has_its_sizes(name, dataset):
+def test_no_image_is_too_small_for_the_backbone(name, dataset):
     config = composed(f"model={name}", f"dataset={dataset}")
-    size = config.model.backbone.input_size or config.dataset.image_size
-    assert size >= 224 and config.dataset.augmentation is None
+    assert max(config.model.backbone.min_size, config.dataset.image_size) >= 224 and config.dataset.augmentation is None
     assert (config.trainer.max_epochs == 1) == (name not in ("feature_mae", "ensemble"))
 
 

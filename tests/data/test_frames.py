@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+
+from adlight.data.frames import Frame, choose_image_size, describe_shapes, parse_size, scale_box
+
+
+@pytest.mark.parametrize(("size", "wanted"), [(8, (8, 8)), ([4, 8], (4, 8)), ((8, 4), (8, 4))])
+def test_a_size_is_a_side_or_height_and_width(size, wanted):
+    assert parse_size("image_size", size) == Frame(size).size == wanted
+
+
+@pytest.mark.parametrize("size", [0, [8], [8, 8, 8], [0, 8], [8, 2.5], "88", True, None])
+def test_other_sizes_are_refused_by_name(size):
+    with pytest.raises(ValueError, match=r"^image_size "):
+        parse_size("image_size", size)
+
+
+def test_a_crop_is_no_larger_than_what_it_is_cut_from():
+    assert Frame([4, 8], [4, 9]).resize == (4, 9)
+    with pytest.raises(ValueError, match=r"^resize .*5.* image_size .*\[4, 8\]"):
+        Frame([4, 8], 5)
+
+
+def test_a_rectangle_is_cut_out_of_the_centre_and_put_back():
+    whole = np.arange(1, 8 * 11 + 1).reshape(8, 11)
+    frame = Frame([4, 6], [8, 11])
+    assert np.array_equal(frame.cut(whole), whole[2:6, 2:8])
+    back = frame.restore(frame.cut(whole))
+    assert np.array_equal(back[2:6, 2:8], whole[2:6, 2:8]) and np.count_nonzero(back) == 4 * 6
+    assert back.shape == whole.shape
+    assert np.array_equal(frame.cut(np.dstack([whole, whole]))[..., 1], whole[2:6, 2:8])
+
+
+def test_boxes_are_rounded_outwards():
+    assert scale_box((1, 2, 3, 4), (4, 4), (8, 8)) == (2, 4, 6, 8)
+    assert scale_box((1, 1, 2, 2), (3, 3), (10, 5)) == (3, 1, 7, 4)
+    assert scale_box((4, 2, 8, 5), (16, 32), (200, 100)) == (25, 12, 50, 32)  # 16 x 32 pixels stand for 100 x 200
+
+
+@pytest.mark.parametrize(
+    ("sizes", "frame", "wanted"),
+    [
+        ([(900, 900)] * 3, (320, 320), (320, 320)),
+        ([(1400, 1380)], (224, 224), (224, 224)),  # within half a patch
+        ([(800, 320)], (320, 320), (208, 512)),  # 106,496 pixels of 102,400
+        ([(320, 800)], (320, 320), (512, 208)),
+        ([(200, 100), (200, 100), (100, 100)], (128, 128), (96, 176)),
+        ([(28, 28)], (28, 28), (28, 28)),
+        ([(56, 28)], (28, 28), (20, 40)),  # patches of 4
+    ],
+)
+def test_a_frame_of_the_usual_shape_costs_as_much_as_the_square(sizes, frame, wanted):
+    assert choose_image_size(sizes, frame) == wanted
+    assert str(list(wanted)).replace(" ", "") in describe_shapes(sizes, frame) or wanted[0] == wanted[1]
+
+
+def test_shapes_are_counted():
+    said = describe_shapes([(200, 100)] * 5 + [(50, 100)] * 2 + [(100, 100), (100, 90), (100, 80)], (64, 64))
+    assert "2.00 (5), 0.50 (2), 1.00 (1), 2 more" in said
+    assert describe_shapes([], (64, 64)) == ""
