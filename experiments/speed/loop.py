@@ -13,8 +13,9 @@ from torch import Generator, Tensor
 from torch.optim import Optimizer
 
 from adlight.data.datamodule import AnomalyDataModule
+from adlight.detection.optimization import warmup_cosine
 from adlight.mae.masking import draw_masks
-from adlight.mae.module import MAEModule, warmup_cosine
+from adlight.mae.module import MAEModule
 from adlight.mae.scorer import reconstruct
 from adlight.rng import derive_seed
 from adlight.train import build
