@@ -56,11 +56,11 @@ def by_mean(means: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(_words(means, "runs", "seeds", "category") | _metrics(means))
 
 
-def by_job(rows: list[dict[str, Any]], metrics: Iterable[str]) -> pd.DataFrame:
+def by_job(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Make the table of a sweep: a row per job."""
-    words = ("name", "job", "status")
+    words = ("name",) if all(row["status"] == "finished" for row in rows) else ("name", "status")
     jobs = pd.DataFrame(rows, columns=None if rows else words)
-    return pd.DataFrame(_words(jobs, *words) | _metrics(jobs, (OBJECTIVE, *metrics)) | _counts(jobs))
+    return pd.DataFrame(_words(jobs, *words) | _metrics(jobs, (OBJECTIVE, *SHORT)))
 
 
 def by_setting(found: Runs) -> pd.DataFrame:
