@@ -157,7 +157,7 @@ def gather(rank, path):
 
 
 def test_two_processes_equal_one_even_where_one_has_no_images(tmp_path):
-    mp.start_processes(gather, (tmp_path / "gloo",), nprocs=2, start_method="spawn")
+    mp.start_processes(gather, (tmp_path / "gloo",), nprocs=2, start_method="forkserver")
 
 
 def test_by_hand():
