@@ -117,16 +117,9 @@ def flatten(node: Any) -> dict[str, Any]:
     }
 
 
-def to_dict(config: DictConfig) -> dict[str, Any]:
-    """Give a config as plain dicts, interpolations as they are written."""
-    container = OmegaConf.to_container(config)
-    assert isinstance(container, dict)
-    return {str(key): value for key, value in container.items()}
-
-
 def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
     """Give what two configs of a job or sweep are compared by, interpolations as they are written."""
-    plain = to_dict(config) if isinstance(config, DictConfig) else config
+    plain: Any = OmegaConf.to_container(config) if isinstance(config, DictConfig) else config
     return {key: value for key, value in plain.items() if key not in NOT_COMPARED}
 
 
