@@ -5,7 +5,7 @@ import signal
 import time
 
 from processes import Command, in_processes
-from test_train import numbers, table
+from readers import numbers, table
 
 
 def test_ctrl_c_and_on_as_if_nothing_had_happened(adlight):

@@ -1,6 +1,5 @@
 """Whole trainings through the command line: what a run leaves behind, how it goes on, what changes no number."""
 
-import csv
 import json
 import shutil
 import subprocess
@@ -11,22 +10,10 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from readers import numbers, table
 from sklearn import metrics as reference
 
 TESTS = Path(__file__).parent
-
-
-def table(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def numbers(run):
-    """The metrics of a run or evaluation, without what tells it from others."""
-    content = json.loads((run / "metrics.json").read_text())
-    kept = ("pooled", "categories", "defects", "left_out", "threshold", "pixel_threshold", "thresholds")
-    chosen = (key for key, value in content.items() if key in kept or (isinstance(value, float) and key != "seconds"))
-    return {key: content[key] for key in chosen}
 
 
 def test_a_run_leaves_exactly_this(tiny_run):

@@ -1,6 +1,5 @@
 """Sweeps through the command line: what each job leaves, what is skipped, what goes on, what a failure costs."""
 
-import csv
 import json
 import re
 import shutil
@@ -19,6 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from makers import fake_mnist
 from processes import Command
+from readers import table
 
 from adlight.cli.arguments import multirun_argv
 from adlight.cli.job import job_name
@@ -26,11 +26,6 @@ from adlight.runs import files
 from adlight.runs.config import CONF
 
 TROUBLE = "+callbacks.trouble._target_=trouble.Trouble"
-
-
-def table(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def results(sweep):

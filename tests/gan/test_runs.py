@@ -10,7 +10,7 @@ import torch
 from gan.tiny import CtrlC
 from makers import write_image
 from processes import in_processes
-from test_train import numbers, table
+from readers import numbers, table
 
 from adlight.detector import Detector
 
