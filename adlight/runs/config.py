@@ -68,13 +68,8 @@ def apply_overrides(config: DictConfig, choices: Mapping[str, Any], overrides: S
     """Apply overrides to a run's config; Hydra must have been initialised with our conf/.
 
     A value goes to its key, which must exist. A group (`trainer=gpu`, `dataset=mvtec`) is composed anew with the
-    run's other choices, and values that the run had set itself stay; of a data set only `INPUT_KEYS` do, as the run's
-    network is made for them.
-
-    Args:
-        config: the run's config.
-        choices: the groups it was composed of, by name.
-        overrides: as on the command line.
+    run's other choices (the groups it was composed of, by name), and values that the run had set itself stay; of a data
+    set only `INPUT_KEYS` do, as the run's network is made for them.
 
     Raises:
         omegaconf.errors.OmegaConfBaseException: there is no such key.
