@@ -42,13 +42,8 @@ LOOK: dict[str, Any] = {
 def render(found: Runs, means: pd.DataFrame, title: str, tolerance: float, detailed: int, pictures: int) -> str:
     """Write the page's HTML.
 
-    Args:
-        found: what is in it.
-        means: those of `grouping.means`.
-        title: its heading.
-        tolerance: differences from published numbers up to this count as equal.
-        detailed: how many runs get histograms, curves and pictures of their own.
-        pictures: how many pictures each of them shows.
+    Differences of up to `tolerance` from published numbers count as equal; `detailed` runs get histograms, curves and
+    up to `pictures` pictures of their own.
     """
     of_tables = {
         "results": tables.by_run(found),

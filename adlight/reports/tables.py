@@ -83,13 +83,7 @@ def by_origin(found: Runs) -> pd.DataFrame:
 
 
 def print_results(results: "Results", threshold: str, footnotes: list[str]) -> None:
-    """Print a row per category, their mean, and the pooled figures; metrics that no row has are left out.
-
-    Args:
-        results: the numbers.
-        threshold: how the threshold came about, in words.
-        footnotes: lines to print below the table.
-    """
+    """Print a row per category, their mean, and the pooled figures, below them the threshold in words and footnotes."""
     rows = pd.DataFrame(result_rows(results.as_dict()))
     table = pd.DataFrame(_words(rows, "category") | _images(rows) | _metrics(rows))
     print_table(table, "test results", (f"threshold: {threshold}", *footnotes))
