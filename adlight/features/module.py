@@ -46,6 +46,7 @@ class FeatureModule(AnomalyModule):
         UserError: a member that there is not.
     """
 
+    takes_padding = False
     mean: Tensor
     std: Tensor
     centers: Tensor
