@@ -1,8 +1,8 @@
 """Runs as pandas frames: what each is, what it measured, and what it answered for each test image."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -108,23 +108,14 @@ def metric_columns(results: pd.DataFrame) -> list[str]:
 
 def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
     """Every column of HEAD and TAIL, in their order, the metrics and settings between and behind them."""
-    frame = frame.reindex(columns=[*dict.fromkeys((*HEAD, *frame.columns, *TAIL))])
-    names = metric_columns(frame)
-    known = [name for name in METRICS if name in names]
-    metrics = [
-        one
-        for name in (*known, *(name for name in names if name not in known))
-        for one in (name, f"{name}_lower", f"{name}_upper")
-        if one in frame
-    ]
+    names = sorted(metric_columns(frame), key=[*METRICS, *metric_columns(frame)].index)
+    metrics = [one for name in names for one in (name, f"{name}_lower", f"{name}_upper") if one in frame]
     types = dict.fromkeys(_TEXT, object) | dict.fromkeys(_INTEGERS, "Int64")  # also where nothing is known
-    return frame[[*HEAD, *metrics, *TAIL, *config_columns(frame)]].astype(types)
+    return frame.reindex(columns=[*HEAD, *metrics, *TAIL, *config_columns(frame)]).astype(types)
 
 
 def _short_names(folders: Sequence[str]) -> dict[str, str]:
     """Paths without the folders that all of them share."""
-    if len(folders) == 1:
-        return {folders[0]: Path(folders[0]).name}
-    steps = zip(*(Path(folder).parts for folder in folders), strict=False)
-    shared = len(list(takewhile(lambda step: len(set(step)) == 1, steps)))
-    return {folder: "/".join(Path(folder).parts[shared:]) or Path(folder).name for folder in folders}
+    shared = os.path.commonpath(map(os.path.abspath, folders))
+    names = {folder: os.path.relpath(folder, shared) for folder in folders}
+    return {folder: Path(shared).name if name == "." else name for folder, name in names.items()}

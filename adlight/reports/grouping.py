@@ -1,6 +1,6 @@
 """In what runs differ, which of them differ in their seed or category alone, and the means over those."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -39,23 +39,20 @@ def varied(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def labels(settings: pd.DataFrame) -> pd.Series:
-    """Write each row's settings in one line."""
+    """Write each row's settings in one line, no more of them than it has room for."""
     names = short_names(list(settings))
-    return settings.apply(
-        lambda row: join_words(f"{names[key]}={value}" for key, value in row.dropna().items()), axis=1
-    )
+
+    def label(row: pd.Series) -> str:
+        words = [f"{names[key]}={value}" for key, value in row.dropna().items()]
+        return ", ".join(words[:WORDS]) + (f" and {len(words) - WORDS} more" if len(words) > WORDS else "")
+
+    return pd.Series([label(row) for _, row in settings.iterrows()], index=settings.index)
 
 
 def run_titles(runs: pd.DataFrame) -> dict[str, str]:
     """Give each run's name with what it has set differently from others of its model and data set."""
     found = labels(varied(runs))
     return {name: f"{name} ({label})" if label else name for name, label in zip(runs["name"], found, strict=True)}
-
-
-def join_words(words: Iterable[str]) -> str:
-    """Join words to a label, no more of them than it has room for."""
-    words = list(words)
-    return ", ".join(words[:WORDS]) + (f" and {len(words) - WORDS} more" if len(words) > WORDS else "")
 
 
 def group_by_config(runs: pd.DataFrame, *ignored: str) -> dict[str, pd.DataFrame]:
@@ -165,20 +162,15 @@ def _means_of(rows: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _group_labels(first: pd.DataFrame, ignored: Sequence[str]) -> list[str]:
-    """What sets each group's first run apart: its model, the settings that differ, and whether it is for several."""
-    found = pd.Series("", index=first.index)
-    several_sets = first["dataset"].nunique() > 1
-    kinds = first.groupby(["model", "dataset"], sort=False)
-    for (model, dataset), peers in kinds:
-        columns = [name for name in differing(peers) if name not in ignored]
-        names = short_names(columns)
-        for i, run in peers[columns].fillna(UNSET).iterrows():
-            words = [f"{names[name]}={value}" for name, value in run.items()]
-            words = [_scope_in_words(peers.loc[i]), *words] if peers["scope"].nunique() > 1 else words
-            head = [f"{model} on {dataset}" if several_sets else model]
-            found[i] = join_words([*(head if kinds.ngroups > 1 or not words else []), *words])
-    twice = found.duplicated(keep=False)
-    return list(found.where(~twice, found + " (" + first["name"] + ")"))
+    """What sets each group's first run apart: its model, whether it is for several, and the settings that differ."""
+    model = first["model"] + (" on " + first["dataset"] if first["dataset"].nunique() > 1 else "")
+    several_scopes = first.groupby(["model", "dataset"])["scope"].transform("nunique") > 1
+    scope = first.apply(_scope_in_words, axis=1).where(several_scopes, "")
+    settings = labels(varied(first.drop(columns=[name for name in ignored if name in first])))
+    model = model.where((model.nunique() > 1) | ((scope == "") & (settings == "")), "")
+    words = pd.DataFrame({"model": model, "scope": scope, "settings": settings})
+    found = words.apply(lambda row: ", ".join(filter(None, row)), axis=1)
+    return list(found.where(~found.duplicated(keep=False), found + " (" + first["name"] + ")"))
 
 
 def _scope_in_words(run: pd.Series) -> str:

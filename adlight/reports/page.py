@@ -32,6 +32,11 @@ MEANINGS = {
     "AUPRO": "area under the per-region-overlap curve up to a false positive rate of 0.3, normalised",
     "val/auroc": "AUROC of held-out normal images against copies with synthetic anomalies: what may choose a model",
 }
+LOOK: dict[str, Any] = {
+    **{"connected": False, "display_logo_when_loading": False, "classes": "display compact", "showIndex": False},
+    **{"format_floats_in_python": False, "text_in_header_can_be_selected": False, "style": "width:auto;margin:0"},
+    **{"maxBytes": 0, "maxColumns": 0},  # nothing is left out
+}
 
 
 def render(found: Runs, means: pd.DataFrame, title: str, tolerance: float, detailed: int, pictures: int) -> str:
@@ -103,19 +108,9 @@ def to_html(table: pd.DataFrame, name: str, tolerance: float) -> Markup:
     is_long = len(table) > PAGED
     layout = {"topStart": "search", "topEnd": "info", "bottomStart": None, "bottomEnd": "paging" if is_long else None}
     options: dict[str, Any] = {"columnDefs": definitions, "layout": layout, "paging": is_long, "pageLength": PAGED}
-    options |= {
-        "connected": False,
-        "display_logo_when_loading": False,
-        "showIndex": False,
-        "classes": "display compact",
-    }
-    options |= {
-        "format_floats_in_python": False,
-        "text_in_header_can_be_selected": False,
-        "style": "width:auto;margin:0",
-    }
-    options |= {"maxBytes": 0, "maxColumns": 0}  # nothing is left out
-    return Markup(to_html_datatable(pd.concat(columns, axis=1).set_axis(headings, axis=1), table_id=name, **options))
+    return Markup(
+        to_html_datatable(pd.concat(columns, axis=1).set_axis(headings, axis=1), table_id=name, **LOOK, **options)
+    )
 
 
 def _ranked(column: pd.Series) -> pd.Series:

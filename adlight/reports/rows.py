@@ -34,7 +34,7 @@ def read_results(run: RunFolder) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     if content is None:
         return [row], {}
     row |= {name: content.get(name) for name in (*METADATA, "protocol")}
-    row |= {OBJECTIVE: (content.get("validation") or {}).get(OBJECTIVE)}
+    row[OBJECTIVE] = content.get("validation", {}).get(OBJECTIVE)
     row |= {"categories": ", ".join(sorted(content["categories"])), "num_categories": len(content["categories"])}
     return [row | one for one in result_rows(content)], content
 
@@ -47,7 +47,7 @@ def result_rows(content: dict[str, Any]) -> list[dict[str, Any]]:
         known = {name for table in tables.values() for name in table} - {*_COUNTS.values(), *_THRESHOLDS}
         mean = {name: value for name, value in _numbers(content).items() if name in known}
         rows.append({"level": "mean", "category": f"mean of {len(tables)}", "headline": True, **mean})
-        if pooled := _numbers(content.get("pooled")):
+        if pooled := _numbers(content.get("pooled", {})):
             rows.append({"level": "pooled", "category": "pooled", "headline": False, **pooled})
     return rows
 
@@ -70,12 +70,10 @@ def setting_row(settings: dict[str, Any], choices: dict[str, Any]) -> dict[str, 
 
 def defect_rows(content: dict[str, Any]) -> list[dict[str, Any]]:
     """Give one row per category and defect type."""
-    tables = content.get("defects")
-    found = [(name, of) for name, of in tables.items() if isinstance(of, dict)] if isinstance(tables, dict) else []
     return [
         {"category": category, "defect": defect, **_numbers(table)}
-        for category, of in found
-        for defect, table in of.items()
+        for category, tables in (content.get("defects") or {}).items()
+        for defect, table in tables.items()
     ]
 
 
@@ -89,8 +87,7 @@ def _as_text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _numbers(table: Any) -> dict[str, float]:
+def _numbers(table: dict[str, Any]) -> dict[str, float]:
     """The finite numbers of a table, by name."""
-    found = table.items() if isinstance(table, dict) else ()
-    kept = {name: value for name, value in found if isinstance(value, int | float) and not isinstance(value, bool)}
-    return {_COUNTS.get(name, name): float(value) for name, value in kept.items() if math.isfinite(value)}
+    kept = {name: value for name, value in table.items() if isinstance(value, int | float) and math.isfinite(value)}
+    return {_COUNTS.get(name, name): float(value) for name, value in kept.items()}

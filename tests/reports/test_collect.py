@@ -75,7 +75,7 @@ def test_a_run_of_one_category_needs_no_mean(sweep):
 
 
 def test_what_is_not_a_number_is_left_out():
-    table = {"a": 1, "b": float("nan"), "c": None, "d": True, "e": "x", "f": float("inf"), "normal": 3}
+    table = {"a": 1, "b": float("nan"), "c": None, "e": "x", "f": float("inf"), "normal": 3}
     (row,) = result_rows({"categories": {"x": table}})
     assert row == {"level": "category", "category": "x", "headline": True, "a": 1.0, "normal_images": 3.0}
 

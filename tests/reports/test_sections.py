@@ -70,11 +70,3 @@ def test_panels_are_limited_in_number_size_and_sum(tmp_path, monkeypatch):
     monkeypatch.setattr(sections, "MEGABYTES", 0.001)  # the first is larger: no room for another
     embedded, left = sections.embed_panels(found, 3, 3)
     assert [len(mine) for _, mine in embedded] == [1] and left == 8
-
-
-def test_samples_of_a_gan_take_no_panels_place(tmp_path):
-    run = fake_run(tmp_path / "0", ("toothbrush",))
-    for epoch in (5, 10):
-        write_image(run / "panels" / f"samples-{epoch:04d}.png")
-    ((_, mine),), left = sections.embed_panels(collect([str(tmp_path)]), 1, 4)
-    assert [one.title for one in mine] == ["0: toothbrush"] and left == 0
