@@ -2,8 +2,8 @@
 
 Writes into the folder, which holds `expected.csv`:
 
-measured.csv    a row a run, of any model; printed as Markdown too, with a mean a model
-panels.png      a column a GAN (a digit, a category). A normal and an anomalous test image, each with its
+measured.csv    one row per run, of any model; printed as Markdown too, with the mean of each model
+panels.png      one column per GAN (a digit, a category). A normal and an anomalous test image, each with its
                 reconstruction, the residual and the mask at the calibrated pixel threshold (figures 4-4 and 4-6); of
                 MVTec AD a normal training image and an anomalous test image with its reconstruction and mask (figure
                 4-7). The images are drawn by a fixed seed, not chosen.

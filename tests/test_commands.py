@@ -1,50 +1,193 @@
-"""Every command that the README, the experiments and the configs print composes to a config."""
+"""What README, experiments and configs print holds for the present code: commands, settings, choices, files."""
 
 import re
 import shlex
-from pathlib import Path
+from functools import cache
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from makers import fake_run
+from omegaconf import OmegaConf
 
-ROOT = Path(__file__).parents[1]
-PAGES = [
-    ROOT / "README.md",
-    *sorted((ROOT / "experiments").glob("*/README.md")),
-    *sorted((ROOT / "conf").rglob("*.yaml")),
-]
-EXTRAS = ("hydra/launcher=", "sweep=search", "trainer=slurm")  # packages or an environment that tests do without
+from adlight.runs.config import CONF, apply_overrides, choose_none, flatten, instantiate_node
+
+ROOT = CONF.parent
+README, CHANGELOG = ROOT / "README.md", ROOT / "CHANGELOG.md"
+TEXTS = [README, *sorted((ROOT / "experiments").glob("*/README.md"))]
+PAGES = [*TEXTS, *sorted(CONF.rglob("*.yaml"))]
+OTHERS = ("predict", "report", "doctor")  # programs whose whole command Hydra checks
+EXTRAS = ("hydra/launcher=", "sweep=search")  # packages that tests do without
 ANY = {"model=<any>": "model=mae_small", "dataset=<any>": "dataset=synthetic"}
+PLACES = ("resume=", "hydra.")  # words that say where a run lies
+GROUPS = ("model", "dataset", "logger")  # their choices differ in what can be set
+
+
+def code(page):
+    """What a page prints as code, commands and spans that go over several lines in one."""
+    text = re.sub(r"\\\n\s*", "", page.read_text())
+    if page.suffix != ".md":
+        return text
+    fence = re.compile(r"^```\w*\n(.*?)^```", re.M | re.S)
+    rest = fence.sub("", text)
+    spans = [span.replace("\n", " ") for span in re.findall(r"`([^`]+)`", rest)]
+    return "\n".join([*fence.findall(text), *re.findall(r"^    (\S.*)", rest, re.M), *spans])
 
 
 def commands(page, program):
-    """The words behind `python -m adlight.<program>` of a page, its shell variables filled in."""
-    text = page.read_text().replace("\\\n", " ")
+    """The words behind `python -m adlight.<program>` on a page, its shell variables filled in."""
+    text = code(page)
     variables = dict(re.findall(r'^([A-Z]+)="([^"\n]*)"', text, re.M))
     for line in re.findall(rf"python -m adlight\.{program} ([^\n`]+)", text):
-        for name, value in variables.items():
-            line = line.replace(f"${name}", value)
-        for placeholder, value in ANY.items():
-            line = line.replace(placeholder, value)
-        if not re.search(r"<the same|<\.\.\.>|\.\.\.|\$", line):
-            yield shlex.split(re.sub(r"<[^>]*>", "x", re.sub(r"\s{2,}\S.*|\s+#.*", "", line)), comments=True)
+        for name, words in {**{f"${name}": words for name, words in variables.items()}, **ANY}.items():
+            line = line.replace(name, words)
+        if not re.search(r"<the same|\.\.\.", line):
+            line = re.sub(r"<[^>]*>|\$\w+", "x", line)
+            yield shlex.split(re.sub(r"\s{2,}\S.*|\s[#\[].*|(?<=\bx): .*", "", line))
 
 
-def train_commands():
+def printed(program):
+    """All commands of a program as parameters of a test: the first page that prints it, and its words."""
     found = {}
     for page in PAGES:
-        for words in commands(page, "train"):
-            if not any(word.startswith(EXTRAS) for word in words) and "resume=auto" not in words:
+        for words in commands(page, program):
+            if not any(word.startswith(EXTRAS) for word in words):
                 found.setdefault(shlex.join(words), page)
-    return found
+    return [pytest.param(page, line, id=f"{page.parent.name}: {line}") for line, page in found.items()]
 
 
-@pytest.mark.parametrize("line", train_commands())
-def test_a_printed_command_composes(line, adlight):
-    outcome = adlight("train", *shlex.split(line), "--cfg", "job")
+def expand(words, *but):
+    """Give commands without -m and lists that together have every value of each list."""
+    words = [choose_none(word) for word in words if not word.startswith(("-", *PLACES, *but))]
+    choices = []
+    for one in OverridesParser.create().parse_overrides(words):
+        values = list(one.sweep_string_iterator()) if one.is_sweep_override() else []
+        if all(value.isdigit() for value in values):
+            del values[1:-1]  # digits and seeds are all alike
+        choices.append([f"{one.get_key_element()}={value}" for value in values] or [one.input_line])
+    return [[few[i % len(few)] for few in choices] for i in range(max(map(len, choices), default=1))]
+
+
+@pytest.fixture
+def conf():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+    GlobalHydra.instance().clear()
+
+
+def composed(words):
+    """The config of a training, and the groups it is composed of."""
+    config = compose("train", [*words, "run_dir=x"], return_hydra_config=True)
+    choices = dict(config.hydra.runtime.choices)
+    OmegaConf.set_struct(config, False)
+    del config["hydra"]
+    return config, choices
+
+
+@cache
+def runs_of(page):
+    """What the first job of each training of a page is composed of; of a page without one the default run."""
+    return [composed(expand(words)[0]) for words in commands(page, "train") if "--help" not in words] or [composed([])]
+
+
+def check_values(config):
+    """Build what takes no time; it refuses values that it does not know."""
+    instantiate_node(config.calibration)
+    instantiate_node(config.model.scorer)
+
+
+@pytest.mark.parametrize("page, line", printed("train"))
+def test_a_training_composes(conf, page, line):
+    for words in expand(shlex.split(line)):
+        check_values(composed(words)[0])
+
+
+@pytest.mark.parametrize("page, line", printed("evaluate"))
+def test_an_evaluation_changes_what_a_run_of_its_page_has(conf, page, line):
+    for words in expand(shlex.split(line), "run=", "ckpt="):
+        words = [re.sub("^~(.*)", r"\1=null", word) for word in words]
+        failures = []
+        for config, choices in runs_of(page):
+            try:
+                check_values(apply_overrides(config, choices, words))
+                break
+            except Exception as error:
+                failures.append(error)
+        else:
+            raise ExceptionGroup(f"no run of {page} takes {shlex.join(words)}", failures)
+
+
+@pytest.mark.parametrize(
+    "program, page, line", [(program, *one.values) for program in OTHERS for one in printed(program)]
+)
+def test_any_other_command_composes(adlight, tmp_path, program, page, line):
+    there = {"run": fake_run(tmp_path / "run", finished=False), "images": "data"}
+    words = [f"{key}={there[key]}" if (key := word.split("=")[0]) in there else word for word in shlex.split(line)]
+    outcome = adlight(program, *words, "--cfg", "job")
     assert outcome.code == 0, outcome.err
-    assert "model:" in outcome.out and "dataset:" in outcome.out
 
 
-def test_there_are_commands_to_try():
-    pages = {page.parent.name for page in train_commands().values()}
-    assert len(train_commands()) > 20 and {"gan_mnist", "mae_mvtec", "mae_ablation", "experiment"} <= pages
+@cache
+def train_settings():
+    """Every setting of every model, data set and logger, and the nodes above them."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        choices = [(group, path.stem) for group in GROUPS for path in (CONF / group).glob("[!_]*.yaml")]
+        configs = [composed([f"{group}={name}"])[0] for group, name in choices]
+    GlobalHydra.instance().clear()
+    leaves = {key for config in configs for key in flatten(config)}
+    return {".".join(key.split(".")[:n]) for key in leaves for n in range(1, key.count(".") + 2)}
+
+
+@cache
+def known_settings():
+    """Those of all programs, Hydra's too; prose may leave out the front part of a name."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        configs = [compose(name, return_hydra_config=True) for name in ("train", "evaluate", *OTHERS)]
+    GlobalHydra.instance().clear()
+    found = train_settings() | {key for config in configs for key in flatten(config)}
+    return found | {key.rpartition(".")[2] for key in found}
+
+
+def settings(text):
+    """Words of a text that are set to something: `model.mask_ratio=0.5`, `model/depth=e2d2`."""
+    found = re.findall(r"(?<![\w./{<-])([a-z]\w*(?:[./][a-z]\w*)*)=(?!=|\"|value)", text)
+    return {name for name in found if not name.startswith("hydra.launcher.")}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.name}")
+def test_settings_exist(page):
+    unknown = {name for name in settings(code(page)) if not (CONF / name).is_dir()} - known_settings()
+    assert not unknown
+
+
+def test_the_changelog_names_settings_of_today():
+    rows = re.findall(r"^\| `([\w./]+)=?` \| `([\w./]+)=?`", CHANGELOG.read_text(), re.M)
+    assert len(rows) > 5
+    assert not {new for _, new in rows if not (CONF / new).is_dir()} - train_settings()
+    assert not [old for old, _ in rows if (CONF / old).is_dir() or old in train_settings()]
+
+
+def test_the_readme_names_every_choice():
+    rows = dict(re.findall(r"^\| `([\w/]+)=` \| (.*) \|$", README.read_text(), re.M))
+    assert {"model", "dataset", "trainer", "logger"} <= rows.keys()
+    for group, cell in rows.items():
+        choices = {path.stem for path in (CONF / group).glob("*.yaml") if not path.name.startswith("_")}
+        assert choices == set(re.findall(r"`(\w+)`", cell)), group
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda page: page.parent.name)
+def test_targets_scripts_and_links_exist(page):
+    text = code(page)
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    assert set(re.findall(r"^make ([a-z-]+)", text, re.M)) <= targets
+    paths = [ROOT / path for path in re.findall(r"\b(?:experiments|tests|adlight|conf)/[\w./]+\.(?:py|sh|csv)", text)]
+    links = re.findall(r"\]\(([^)#:]+)\)", page.read_text())
+    assert not [path for path in [*paths, *(page.parent / link for link in links)] if not path.exists()]
+
+
+def test_there_is_something_to_check():
+    pages = {one.values[0].parent.name for one in printed("train")}
+    assert len(printed("train")) > 20 and {"gan_mnist", "mae_mvtec", "mae_ablation", "experiment"} <= pages
+    assert all(printed(program) for program in ("evaluate", *OTHERS))
+    assert {"model.mask_ratio", "calibration.image"} <= settings(code(README))

@@ -32,7 +32,7 @@ TITLES = {  # the metrics of the tables, in their order
     "pixel_auroc": "pixel AUROC",
     "aupro": "AUPRO",
 }
-SHORT = ("auroc", "f1_max", "f1_calibrated", "trivial_f1", "aupro")  # what a terminal has room for
+SHORT = ("auroc", "f1_calibrated", "pixel_auroc", "aupro")  # what a terminal of 80 columns has room for
 DEFECTS = {"auroc": "AUROC", "ap": "AP", "recall_calibrated": "recall at threshold"}
 SETTINGS = 6  # columns at most for settings that differ
 
@@ -42,7 +42,8 @@ def by_run(found: Runs, short: bool = False) -> pd.DataFrame:
     rows = found.headlines
     words = ("category",) if (rows["status"] == "finished").all() else ("status", "category")
     columns = _run_columns(found, rows) | _words(rows, *words)
-    if short:
+    if short:  # what all rows share stands above them
+        columns = {title: column for title, column in columns.items() if column.nunique() > 1 or len(rows) == 1}
         return pd.DataFrame(columns | _metrics(rows, SHORT))
     return pd.DataFrame(columns | _images(rows) | _metrics(rows) | _counts(rows))
 

@@ -1,6 +1,6 @@
 """What was tried on one trained run: `python experiments/gan_mnist/tries.py <run>` writes tries.csv beside this file.
 
-A row an evaluation that changed the scorer (`<run>/evaluations/<sweep>/<job>`), in falling order of validation AUROC:
+One row per evaluation that changed the scorer (`<run>/evaluations/<sweep>/<job>`), by falling validation AUROC:
 what may choose, beside the test, which may not.
 """
 

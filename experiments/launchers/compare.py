@@ -1,6 +1,6 @@
 """Whether launchers agree: `python experiments/launchers/compare.py <table.csv> <sweep> <sweep> [...]`.
 
-Writes a row a job and sweep. Fails unless all sweeps have the same finished jobs with the same metrics, to the last
+Writes one row per job and sweep. Fails unless all sweeps have the same finished jobs with the same metrics, to the last
 digit, and the same predictions.csv, byte for byte.
 """
 

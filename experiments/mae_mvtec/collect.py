@@ -1,8 +1,8 @@
 """Tables from run folders: `python experiments/mae_mvtec/collect.py <run> [<run> ...]`.
 
-Writes measured.csv (a row a run, checkpoint and category, the article's AUROC beside ours), from the runs' evaluations
-`evaluations/best` and `evaluations/last`, and scores.csv (a row an evaluation with another scorer), from all others;
-both beside this file, and printed as Markdown.
+Writes measured.csv (one row per run, checkpoint and category, the article's AUROC beside ours), from the runs'
+evaluations `evaluations/best` and `evaluations/last`, and scores.csv (one row per evaluation with another scorer), from
+all others; both beside this file, and printed as Markdown.
 """
 
 import csv
