@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from adlight.data.frames import Frame, Size, scale_box
+from adlight.data.frames import Frame, Size, is_content, scale_box
 from adlight.data.images import AnyImage, PreparedImage, prepare_image
 from adlight.detection.inference import autocast_dtype, find_device, inference, make_batch
 from adlight.detection.maps import bounding_boxes
@@ -38,7 +38,7 @@ class Detector:
         precision: the trainer's, so that the scores are those that the threshold was calibrated on.
         device: where to compute.
         batch_size: images at once.
-        resize: to which they are, where only the centre of `image_size` is looked at.
+        resize, keep_shape: as in training, see `Frame`.
         category: of all images; None = found out for each image as above.
 
     Raises:
@@ -54,13 +54,14 @@ class Detector:
         device: str | torch.device = "cpu",
         batch_size: int = 32,
         resize: Size | None = None,
+        keep_shape: bool | None = False,
         category: str | None = None,
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size must be at least 1, got {batch_size}")
         self.device, self.autocast = torch.device(device), autocast_dtype(str(precision))
         self.module = module.eval().requires_grad_(False).to(self.device)
-        self.frame, self.channels, self.batch_size = Frame(image_size, resize), channels, batch_size
+        self.frame, self.channels, self.batch_size = Frame(image_size, resize, bool(keep_shape)), channels, batch_size
         self.calibration = deepcopy(module.calibration)
         self.categories = list(self.calibration.by_category)
         if category is not None and self.categories and category not in self.categories:
@@ -160,30 +161,29 @@ class Detector:
         used = [self.calibration.of(self.category_of(one.path)) for one in batch]
         if any(math.isnan(one.image) or math.isnan(one.pixel) for one in used):
             raise UserError("no threshold was calibrated for this model: set threshold and pixel_threshold to numbers")
+        size = torch.tensor([self.frame.fit(*one.size) for one in batch]) if self.frame.keep_shape else None  # (B, 2)
         with inference(self.device, self.autocast):
             image = torch.from_numpy(np.stack([one.pixels for one in batch])).to(self.device)
-            scores = self.module.score(make_batch(image))
+            scores = self.module.score(make_batch(image, size))
         if not (finite := all_finite(scores)).all():
             path = batch[finite.tolist().index(False)].path
             raise UserError(f"scores of {path or 'an image'} are not finite: this checkpoint's training has diverged")
         level = scores["pixel"].new_tensor([one.pixel for one in used])[:, None, None]
-        found = (scores["pixel"] > level).cpu().numpy()
-        area = found.mean((1, 2))  # (B,)
+        content = is_content(size, scores["pixel"].cpu()).numpy()  # (B, H, W)
+        found = (scores["pixel"] > level).cpu().numpy() & content
         arrays = found, *(scores[key].float().cpu().numpy() for key in ("pixel", "reconstruction"))
-        found, maps, reconstructions = (self.frame.restore(one) for one in arrays)  # (B, [C,] h, w)
+        answers = [[self.frame.restore(array[i], *one.size) for array in arrays] for i, one in enumerate(batch)]
+        area = (found.sum((1, 2)) / content.sum((1, 2))).tolist()
+        rows = zip(batch, used, scores["image"].tolist(), area, answers, strict=True)
         return [
             Prediction(
-                score=score,
-                threshold=used[i].image,
-                pixel_threshold=used[i].pixel,
-                threshold_source=used[i].source,
-                area=float(area[i]),
-                boxes=[scale_box(box, found[i].shape, batch[i].size) for box in bounding_boxes(found[i])],
-                mask=np.asarray(Image.fromarray(found[i]).resize(batch[i].size, Image.Resampling.NEAREST)),
-                anomaly_map=maps[i],
-                reconstruction=reconstructions[i],
+                *(score, own.image, own.pixel, own.source, share),
+                boxes=[scale_box(box, mask.shape, one.size) for box in bounding_boxes(mask)],
+                mask=np.asarray(Image.fromarray(mask).resize(one.size, Image.Resampling.NEAREST)),
+                anomaly_map=anomaly_map,
+                reconstruction=reconstruction,
             )
-            for i, score in enumerate(scores["image"].tolist())
+            for one, own, score, share, (mask, anomaly_map, reconstruction) in rows
         ]
 
 

@@ -10,7 +10,7 @@ import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
 
 if TYPE_CHECKING:  # torch takes seconds: not for --help
     import numpy as np
@@ -49,6 +49,9 @@ class Batch(TypedDict):
     mask: Tensor  # (B, H, W) bool, True = defective
     index: Tensor  # (B,) int64
     category: Tensor  # (B,) int64, position in the data module's `categories`
+    size: NotRequired[
+        Tensor
+    ]  # (B, 2) int64, height and width of the images in the top left corner; the rest is padding
 
 
 class Scores(TypedDict):

@@ -18,12 +18,14 @@ ANY = [
 ]
 BACKBONE = [
     *("model.backbone.name=resnet18", "model.backbone.layers=[layer1,layer2]", "model.backbone.weights=random"),
-    *("model.cache=features", "model.clusters=2"),
+    *("model.cache=features", "model.clusters=2", "model.backbone.min_size=1"),
 ]
 MODELS = {
     "mae_small": [f"model.network.{part}_{key}" for part in ("encoder", "decoder") for key in ("width=32", "heads=2")],
     "pca": ["model.network.components=3"],
     "knn": [],
+    "patchcore": BACKBONE,
+    "subspace": BACKBONE,
     "retrieval": [*BACKBONE, "model.predictors.retrieval.neighbours=3"],
     "feature_mae": [*BACKBONE, *(f"model.predictors.neighbour.{key}" for key in ("width=16", "heads=2", "depth=1"))],
 }

@@ -33,11 +33,13 @@ class ResidualScorer:
         self.error = ReconstructionError(score, "mean" if self.by_distance else reduce, smoothing, topk)
 
     @torch.no_grad()
-    def __call__(self, network: Callable[[Tensor], tuple[Tensor, Tensor]], image: Tensor) -> Scores:
-        """Score images (B, C, H, W) in [0, 1] with a network: (B, C, H, W) -> reconstruction, distance (B,)."""
+    def __call__(
+        self, network: Callable[..., tuple[Tensor, Tensor]], image: Tensor, size: Tensor | None = None
+    ) -> Scores:
+        """Score images (B, C, H, W) in [0, 1], padded ones with sizes (B, 2), by closest image and distance to it."""
         with torch.autocast(image.device.type, enabled=False):  # in bf16 many scores would tie
-            reconstruction, distance = network(image)
-        score, pixel = self.error(image, reconstruction)  # (B,), (B, H, W)
+            reconstruction, distance = network(image, size)
+        score, pixel = self.error(image, reconstruction, size)  # (B,), (B, H, W)
         return Scores(image=distance if self.by_distance else score, pixel=pixel, reconstruction=reconstruction)
 
 
@@ -60,8 +62,7 @@ class BaselineModule(AnomalyModule):
         self.automatic_optimization = False
         self.network, self.scorer = network, scorer
         self.unused = nn.Parameter(torch.zeros(()))  # DDP refuses a module without parameters
-        self.images: list[Tensor] = []
-        self.indices: list[Tensor] = []
+        self.seen: list[tuple[Tensor, ...]] = []  # images, their indices, their sizes where they are padded
 
     def describe(self) -> list[str]:
         """Say what was fitted."""
@@ -73,22 +74,23 @@ class BaselineModule(AnomalyModule):
 
     def on_train_epoch_start(self) -> None:
         """Forget the last epoch's images."""
-        self.images, self.indices = [], []
+        self.seen = []
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect images, in the 8 bits that they have."""
-        self.images.append((batch["image"] * 255).round().to(torch.uint8))
-        self.indices.append(batch["index"])
+        sizes = (batch["size"],) if "size" in batch else ()
+        self.seen.append(((batch["image"] * 255).round().to(torch.uint8), batch["index"], *sizes))
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Fit after the last batch, before the validation: the images of all processes by index, each once."""
         if not self.trainer.is_last_batch:
             return
-        index: Any = self.all_gather(torch.cat(self.indices))
-        image: Any = self.all_gather(torch.cat(self.images))
+        gathered: Any = [self.all_gather(torch.cat(parts)) for parts in zip(*self.seen, strict=True)]
+        image, index, *sizes = gathered
         row_of = {number: row for row, number in enumerate(index.flatten().tolist())}
-        self.network.fit(image.flatten(0, -4)[[row_of[number] for number in sorted(row_of)]])
-        self.images, self.indices = [], []
+        rows = [row_of[number] for number in sorted(row_of)]
+        self.network.fit(image.flatten(0, -4)[rows], *(one.flatten(0, -2)[rows] for one in sizes))
+        self.seen = []
 
     def configure_optimizers(self) -> Any:
         """Give none."""
@@ -96,4 +98,4 @@ class BaselineModule(AnomalyModule):
 
     def score(self, batch: Batch) -> Scores:
         """Score a batch."""
-        return self.scorer(self.network, batch["image"])
+        return self.scorer(self.network, batch["image"], batch.get("size"))

@@ -6,6 +6,8 @@ import kornia.augmentation as K
 import torch
 from torch import Tensor
 
+from adlight.data.frames import group_by_size
+
 
 class Augmentation:
     """Random rotation, flips and resized crop, drawn for each image; corners are filled from the border.
@@ -35,14 +37,28 @@ class Augmentation:
         self.steps = steps
         self.pipelines: dict[torch.Size, K.AugmentationSequential] = {}
 
-    def __call__(self, image: Tensor, seed: int) -> Tensor:
-        """Augment (B, C, H, W) in [0, 1]; determined by the seed; torch's own state is left alone."""
-        size = image.shape[-2:]
-        if size not in self.pipelines:
-            self.pipelines[size] = K.AugmentationSequential(*self.steps, *self._crop(size), data_keys=["input"])
+    def __call__(self, image: Tensor, seed: int, size: Tensor | None = None) -> Tensor:
+        """Augment (B, C, H, W) in [0, 1]; determined by the seed; torch's own state is left alone.
+
+        Args:
+            image: is not changed.
+            seed: of all draws.
+            size: (B, 2), height and width of images that are padded; the padding stays.
+        """
         with torch.random.fork_rng(devices=[]):  # kornia draws its parameters on the CPU
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs too, for good
-            return self.pipelines[size](image)
+            if size is None:
+                return self._pipeline(image.shape[-2:])(image)
+            image = image.clone()
+            for rows, height, width in group_by_size(size):
+                pipeline = self._pipeline(torch.Size((height, width)))
+                image[rows, :, :height, :width] = pipeline(image[rows, :, :height, :width])
+            return image
+
+    def _pipeline(self, size: torch.Size) -> K.AugmentationSequential:
+        if size not in self.pipelines:
+            self.pipelines[size] = K.AugmentationSequential(*self.steps, *self._crop(size), data_keys=["input"])
+        return self.pipelines[size]
 
     def _crop(self, size: torch.Size) -> list[Any]:
         """Crops have about the shape of the image, whatever that is."""

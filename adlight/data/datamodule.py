@@ -27,6 +27,8 @@ class AnomalyDataModule(pl.LightningDataModule):
         image_size: side in pixels, or height and width, to which all images are resized.
         resize: side, or height and width, to resize to instead, of which the centre of `image_size` is kept (a centre
             crop); None = no crop.
+        keep_shape: scale images to fit into `image_size` instead, and pad them; padding is neither trained on nor
+            scored nor counted.
         channels: 3, or 1 for grey.
         batch_size: images per process and training step.
         eval_batch_size: images per process and validation or test step.
@@ -49,6 +51,7 @@ class AnomalyDataModule(pl.LightningDataModule):
         *,
         image_size: Size,
         resize: Size | None = None,
+        keep_shape: bool = False,
         channels: int = 3,
         batch_size: int = 16,
         eval_batch_size: int = 32,
@@ -69,7 +72,7 @@ class AnomalyDataModule(pl.LightningDataModule):
             raise ValueError(f"val_fraction must be a number > 0 and < 1, got {val_fraction}")
         if on_bad_image not in ("error", "skip"):
             raise ValueError(f"on_bad_image must be error or skip, got {on_bad_image!r}")
-        self.frame, self.channels = Frame(image_size, resize), channels
+        self.frame, self.channels = Frame(image_size, resize, keep_shape), channels
         self.source = source(**source_settings)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.val_fraction, self.seed, self.augmentation = val_fraction, seed, augmentation
@@ -131,7 +134,7 @@ class AnomalyDataModule(pl.LightningDataModule):
         if self.trainer and self.trainer.training and self.augmentation is not None:
             batch_number = self.trainer.fit_loop.total_batch_idx + 1
             seed = derive_seed("augmentation", self.seed, batch_number, self.trainer.global_rank)
-            batch["image"] = self.augmentation(batch["image"], seed)
+            batch["image"] = self.augmentation(batch["image"], seed, batch.get("size"))
         return batch
 
     def _load(self, records: list[Record]) -> CachedImageDataset:

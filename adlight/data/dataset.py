@@ -54,15 +54,15 @@ class CachedImageDataset(Dataset):
         self.source, self.records = source, list(records)
         self.frame, self.channels, self.cache = frame, channels, cache
         self.skipped: list[str] = []
-        self.images = self.masks = torch.empty(0)
+        self.images = self.masks = self.sizes = torch.empty(0)
         if cache or on_bad_image == "skip":
             self._decode(skip=on_bad_image == "skip")
         position = {name: i for i, name in enumerate(categories)}
         self.labels = torch.tensor([record.label for record in self.records])
         self.category = torch.tensor([position[record.category] for record in self.records])
 
-    def read(self, record: Record) -> tuple[np.ndarray, np.ndarray | None]:
-        """Decode one record: (C, H, W) uint8, and its mask (H, W) bool or None."""
+    def read(self, record: Record) -> tuple[np.ndarray, np.ndarray | None, tuple[int, int]]:
+        """Decode one record: (C, H, W) uint8, its mask (H, W) bool or None, its height and width in the frame."""
         try:
             image = self.source.read(record)
             pixels = to_input_array(image, self.channels, self.frame).copy()
@@ -70,11 +70,11 @@ class CachedImageDataset(Dataset):
             raise
         except Exception as error:  # whatever a decoder raises, the user needs the file's name
             raise UserError(f"cannot read image {record.path}: {error}") from error
-        mask = self.source.read_mask(record, image.size)
+        mask, (height, width) = self.source.read_mask(record, image.size), self.frame.fit(*image.size)
         if mask is None:
-            return pixels, None
-        height, width = self.frame.resize
-        return pixels, self.frame.cut(np.asarray(mask.resize((width, height), Image.Resampling.NEAREST))) > 0
+            return pixels, None, (height, width)
+        mask = mask.resize((width, height), Image.Resampling.NEAREST)
+        return pixels, self.frame.cut(np.asarray(mask)) > 0, (height, width)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -82,35 +82,39 @@ class CachedImageDataset(Dataset):
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Fetch a whole batch at once, as uint8 images."""
         index = torch.as_tensor(indices)
+        size = self.sizes.index_select(0, index) if self.cache else torch.empty(len(index), 2, dtype=torch.long)
         mask = torch.zeros(len(index), *self.frame.size, dtype=torch.bool)
         if self.cache:
             image = self.images.index_select(0, index)  # many times as fast as images[index]
             mask = self.masks.index_select(0, index) if len(self.masks) else mask
         else:
-            pairs = [self.read(self.records[i]) for i in indices]
-            image = torch.stack([torch.from_numpy(pixels) for pixels, _ in pairs])
-            for row, (_, found) in enumerate(pairs):
+            read = [self.read(self.records[i]) for i in indices]
+            image = torch.stack([torch.from_numpy(pixels) for pixels, _, _ in read])
+            for row, (_, found, own) in enumerate(read):
+                size[row] = torch.tensor(own)
                 if found is not None:
                     mask[row] = torch.from_numpy(found)
-        return Batch(image=image, label=self.labels[index], mask=mask, index=index, category=self.category[index])
+        batch = Batch(image=image, label=self.labels[index], mask=mask, index=index, category=self.category[index])
+        return Batch(**batch, size=size) if self.frame.keep_shape else batch
 
     def _decode(self, skip: bool) -> None:
         """Read every record once: fill the cache and, with `skip`, drop the records that cannot be read."""
-        size, count = self.frame.size, len(self.records)
+        count = len(self.records)
         if self.cache:
             masked = any(record.mask for record in self.records)
-            self.images = torch.empty(count, self.channels, *size, dtype=torch.uint8)
-            self.masks = torch.zeros(count if masked else 0, *size, dtype=torch.bool)
+            self.images = torch.empty(count, self.channels, *self.frame.size, dtype=torch.uint8)
+            self.sizes = torch.empty(count, 2, dtype=torch.long)
+            self.masks = torch.zeros(count if masked else 0, *self.frame.size, dtype=torch.bool)
 
         def read(i: int) -> str | None:
             try:
-                image, mask = self.read(self.records[i])
+                image, mask, size = self.read(self.records[i])
             except UserError as error:
                 if not skip:
                     raise
                 return str(error)
             if self.cache:
-                self.images[i] = torch.from_numpy(image)
+                self.images[i], self.sizes[i] = torch.from_numpy(image), torch.tensor(size)
                 if mask is not None:
                     self.masks[i] = torch.from_numpy(mask)
             return None
@@ -122,7 +126,8 @@ class CachedImageDataset(Dataset):
         if self.skipped:
             kept = [i for i, message in enumerate(messages) if message is None]
             self.records = [self.records[i] for i in kept]
-            self.images = self.images[kept] if self.cache else self.images
+            if self.cache:
+                self.images, self.sizes = self.images[kept], self.sizes[kept]
             self.masks = self.masks[kept] if len(self.masks) else self.masks
 
 
@@ -156,7 +161,9 @@ class PseudoAnomalyDataset(Dataset):
         batch["label"] = batch["index"] % 2
         for row, item in enumerate(indices):
             if item % 2:
-                batch["image"][row], batch["mask"][row] = self.paste(item // 2, batch["image"][row])
+                height, width = batch["size"][row].tolist() if "size" in batch else batch["mask"].shape[1:]
+                image, mask = batch["image"][row, :, :height, :width], batch["mask"][row, :height, :width]
+                image[:], mask[:] = self.paste(item // 2, image)
         return batch
 
 

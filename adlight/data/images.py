@@ -156,7 +156,7 @@ def to_channels(image: Image.Image, channels: int) -> Image.Image:
 
 def to_input_array(image: Image.Image, channels: int, frame: Frame) -> np.ndarray:
     """Convert an image to the (C, H, W) uint8 of a frame, antialiased."""
-    image, (height, width) = to_channels(image, channels), frame.resize
+    image, (height, width) = to_channels(image, channels), frame.fit(*image.size)
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
     array = frame.cut(np.asarray(image))

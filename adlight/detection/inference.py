@@ -36,10 +36,11 @@ def inference(device: torch.device, autocast: torch.dtype | None) -> Iterator[No
         torch.set_float32_matmul_precision(matmul)
 
 
-def make_batch(image: Tensor) -> Batch:
-    """Make a batch of images (B, C, H, W) uint8 of which nothing else is known."""
+def make_batch(image: Tensor, size: Tensor | None = None) -> Batch:
+    """Make a batch of images (B, C, H, W) uint8 of which nothing else is known but, if padded, their `size` (B, 2)."""
     zeros, mask = image.new_zeros(len(image), dtype=torch.long), torch.zeros_like(image[:, 0], dtype=torch.bool)
-    return Batch(image=image.float() / 255, label=zeros, mask=mask, index=zeros, category=zeros)
+    batch = Batch(image=image.float() / 255, label=zeros, mask=mask, index=zeros, category=zeros)
+    return batch if size is None else Batch(**batch, size=size.to(image.device))
 
 
 def find_device(name: str) -> torch.device:

@@ -8,6 +8,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
+from adlight.data.frames import group_by_size
 from adlight.detection.lpips import PerceptualDistance
 from adlight.detection.ssim import gaussian_blur, ssim_map
 from adlight.types import Box, check_range, unknown_name
@@ -111,8 +112,20 @@ class ReconstructionError:
         self.error = PerceptualDistance() if score == "lpips" else MAPS[score]
         self.reduce, self.smoothing, self.topk = reduce, smoothing, topk
 
-    def __call__(self, image: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute scores (B,) and maps (B, H, W) of two (B, C, H, W) in [0, 1]."""
+    def __call__(self, image: Tensor, reconstruction: Tensor, size: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Compute scores (B,) and maps (B, H, W) of two (B, C, H, W) in [0, 1].
+
+        Args:
+            image: the images.
+            reconstruction: what is expected of them.
+            size: (B, 2), height and width of images that are padded; the padding is cut off, and 0 in the maps.
+        """
+        if size is not None:
+            score, pixel = image.new_zeros(len(image)), torch.zeros_like(image[:, 0])
+            for rows, h, w in group_by_size(size):
+                crops = (one[rows, :, :h, :w].float() for one in (image, reconstruction))
+                score[rows], pixel[rows, :h, :w] = self(*crops)
+            return score, pixel
         with torch.autocast(image.device.type, enabled=False):  # in bf16 many scores would tie
             error = self.error(image, reconstruction)  # (B, H, W)
             pixel = smooth(error, self.smoothing)  # (B, H, W)

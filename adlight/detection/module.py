@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from adlight.data.datamodule import AnomalyDataModule
+from adlight.data.frames import is_content
 from adlight.detection.maps import bounding_boxes
 from adlight.detection.optimization import diverged
 from adlight.metrics.pixel import PixelHistogram
@@ -54,6 +55,8 @@ class AnomalyModule(pl.LightningModule):
         pixels: the pixel scores of validation normals or test images, one group per category.
         results: the metrics of the last test.
     """
+
+    takes_padding = True  # images that keep their shape: `Batch["size"]`
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,9 +112,9 @@ class AnomalyModule(pl.LightningModule):
             raise UserError(f"scores of validation images are not finite in epoch {self.current_epoch}: {diverged()}")
         self.validation_scores += map(ScoredImage, *_truth(batch), scores["image"].tolist())
         normal = batch["label"] == 0
-        pixel = scores["pixel"][normal]
+        pixel, counted = scores["pixel"][normal], is_content(batch.get("size"), scores["pixel"])[normal]
         if len(pixel):
-            self.pixels.update(pixel, torch.zeros_like(pixel, dtype=torch.bool), batch["category"][normal])
+            self.pixels.update(pixel, torch.zeros_like(counted), batch["category"][normal], counted)
         return scores
 
     def on_validation_epoch_end(self) -> None:
@@ -142,30 +145,28 @@ class AnomalyModule(pl.LightningModule):
         if not (finite := all_finite(scores)).all():
             records = self.datamodule.records("test")
             refuse_non_finite([records[i] for i in batch["index"].tolist()], finite)
-        self.predictions += map(TestedImage, *_truth(batch), self._predict(batch, scores))
-        self.pixels.update(scores["pixel"], batch["mask"], batch["category"])
+        content = is_content(batch.get("size"), batch["mask"])  # (B, H, W)
+        self.predictions += map(TestedImage, *_truth(batch), self._predict(batch, scores, content))
+        self.pixels.update(scores["pixel"], batch["mask"], batch["category"], content)
         return scores
 
     def on_test_epoch_end(self) -> None:
         """Compute every result from all processes' predictions; a callback or the entry point writes them."""
         records = self.datamodule.records("test")
         self.predictions = gather_rows(self.predictions)
-        self.results = summarise(
-            [records[row.index] for row in self.predictions],
-            torch.tensor([row.prediction.score for row in self.predictions], dtype=torch.float64),
-            self.calibration,
-            self.pixels,
-            self.datamodule.categories,
-        )
+        scored = [records[row.index] for row in self.predictions]
+        score = torch.tensor([row.prediction.score for row in self.predictions], dtype=torch.float64)
+        self.results = summarise(scored, score, self.calibration, self.pixels, self.datamodule.categories)
         self.log_dict({f"test/{name}": value for name, value in self.results.mean.items()})
 
-    def _predict(self, batch: Batch, scores: Scores) -> list[Prediction]:
+    def _predict(self, batch: Batch, scores: Scores, content: Tensor) -> list[Prediction]:
         used = [self.calibration.of(self.datamodule.categories[i]) for i in batch["category"].tolist()]
         level = scores["pixel"].new_tensor([one.pixel for one in used])[:, None, None]
-        masks = (scores["pixel"] > level).cpu().numpy()  # (B, H, W)
+        masks = ((scores["pixel"] > level) & content).cpu().numpy()  # (B, H, W)
+        rows = zip(scores["image"].tolist(), used, masks, content.sum((1, 2)).tolist(), strict=True)
         return [
-            Prediction(score, one.image, one.pixel, one.source, float(mask.mean()), bounding_boxes(mask))
-            for score, one, mask in zip(scores["image"].tolist(), used, masks, strict=True)
+            Prediction(score, one.image, one.pixel, one.source, float(mask.sum() / pixels), bounding_boxes(mask))
+            for score, one, mask, pixels in rows
         ]
 
 

@@ -23,8 +23,10 @@ class Moments(NamedTuple):
 
 
 def second_moments(mean: Tensor, residual: Tensor, centers: Tensor) -> Moments:
-    """Sum up residuals by cluster. (N, C), (N, L, C), (K, C) -> moments."""
+    """Sum up residuals by cluster, without those that are NaN. (N, C), (N, L, C), (K, C) -> moments."""
     cluster, channels = nearest_center(mean, centers), residual.shape[-1]
+    known = ~residual[..., :1].isnan()  # (N, L, 1)
+    residual = residual.where(known, 0) * (residual.shape[1] / known.sum(1, keepdim=True)).sqrt()
     total = residual.new_zeros(len(centers), channels, channels, dtype=torch.float64)
     for k in cluster.unique().tolist():
         flat = residual[cluster == k].flatten(0, 1)  # (n L, C)

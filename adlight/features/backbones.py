@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from adlight.data.frames import group_by_size
 from adlight.features.weights import build_network
 from adlight.types import UserError
 
@@ -56,16 +57,31 @@ class Backbone:
         self.mean, self.std = (torch.tensor(self.network.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
         self.patch: tuple[int, int] = getattr(getattr(self.network, "patch_embed", None), "patch_size", (1, 1))
         self.outputs: dict[str, Tensor] = {}
+        self.grids: dict[torch.Size, torch.Size] = {}  # of frames that images are padded to
         for layer in self.layers:
             self.network.get_submodule(layer).register_forward_hook(self._keep(layer))
         self._drop_later_layers()
 
     @torch.no_grad()
-    def __call__(self, image: Tensor) -> Tensor:
-        """Extract features. (B, 1 or 3, H, W) in [0, 1] -> (B, h, w, C), rounded to the 16 bits that a cache keeps."""
+    def __call__(self, image: Tensor, size: Tensor | None = None) -> Tensor:
+        """Extract features. (B, 1 or 3, H, W) in [0, 1] -> (B, h, w, C), rounded to the 16 bits that a cache keeps.
+
+        Padded images pass without their padding, those of one height and width (B, 2) together; cells beyond are NaN.
+        """
         self.to(image.device)
+        if size is None:
+            return self._extract(image, image.shape[-2:])
+        if (frame := image.shape[-2:]) not in self.grids:
+            self.grids[frame] = self._extract(image.new_zeros(1, 3, *frame), frame).shape[1:]
+        features = image.new_full((len(image), *self.grids[frame]), torch.nan, dtype=torch.float32)
+        for rows, height, width in group_by_size(size):
+            part = self._extract(image[rows, :, :height, :width], frame)
+            features[rows, : part.shape[1], : part.shape[2]] = part
+        return features
+
+    def _extract(self, image: Tensor, frame: torch.Size) -> Tensor:
         with torch.autocast(image.device.type, enabled=False):
-            pixels = self._prepare(image.float())  # (B, 3, H', W')
+            pixels = self._prepare(image.float(), frame)  # (B, 3, H', W')
             maps = self._maps(pixels)
             grid = min((one.shape[-2:] for one in maps), key=lambda size: size.numel())
             if self.stride is not None:
@@ -106,9 +122,10 @@ class Backbone:
                 "weights, layers, stride and input_size must be those of the training"
             )
 
-    def _prepare(self, image: Tensor) -> Tensor:
-        """Resize and normalise. (B, 1 or 3, H, W) -> (B, 3, H', W')."""
-        sides = self._input_sides(*image.shape[-2:])
+    def _prepare(self, image: Tensor, frame: torch.Size) -> Tensor:
+        """Resize, as much as their frame would be, and normalise. (B, 1 or 3, H, W) -> (B, 3, H', W')."""
+        scales = [new / old for new, old in zip(self._input_sides(*frame), frame, strict=True)]
+        sides = [side * scale for side, scale in zip(image.shape[-2:], scales, strict=True)]
         size = [max(1, round(side / patch)) * patch for side, patch in zip(sides, self.patch, strict=True)]
         if list(image.shape[-2:]) != size:
             image = F.interpolate(image, size, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)

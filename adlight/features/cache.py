@@ -63,8 +63,9 @@ class FeatureCache:
     def _key(self, images: Images) -> str:
         found = hashlib.blake2b(self.backbone.fingerprint.encode(), digest_size=12)
         for start in range(0, len(images), BATCH):
-            image = images.__getitems__(range(start, min(start + BATCH, len(images))))["image"]
-            found.update(repr(tuple(image.shape)).encode() + image.contiguous().numpy().tobytes())
+            batch = images.__getitems__(range(start, min(start + BATCH, len(images))))
+            image, padded = batch["image"], batch["size"].tolist() if "size" in batch else ""
+            found.update(f"{tuple(image.shape)}{padded}".encode() + image.contiguous().numpy().tobytes())
         return found.hexdigest()
 
     def _write(self, images: Images, path: Path, device: torch.device) -> None:
@@ -98,8 +99,8 @@ class FeatureCache:
         return torch.cat(parts) if parts else torch.empty(0)
 
     def _features(self, images: Images, rows: Sequence[int], device: torch.device) -> Tensor:
-        image = images.__getitems__(rows)["image"].to(device).float().div_(255)
-        return self.backbone(image).half().cpu()
+        batch = images.__getitems__(rows)
+        return self.backbone(batch["image"].to(device).float().div_(255), batch.get("size")).half().cpu()
 
 
 def _place() -> tuple[int, int]:

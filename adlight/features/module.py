@@ -14,7 +14,7 @@ from adlight.features.backbones import Backbone
 from adlight.features.cache import FeatureCache
 from adlight.features.optimizer import parameter_groups
 from adlight.features.pictures import PatchPictures
-from adlight.features.predictor import Predictor, TrainingCells, channel_statistics, choose, standardize
+from adlight.features.predictor import Predictor, TrainingCells, channel_statistics, choose, image_means, standardize
 from adlight.features.residuals import ResidualMap
 from adlight.features.scorer import CellScorer
 from adlight.features.splits import SplitFeatures, folds_of, images_of
@@ -107,7 +107,7 @@ class FeatureModule(AnomalyModule):
         features = self._features("train")
         self.mean, self.std = (one.to(self.device) for one in channel_statistics(features))
         cells = self._training_cells()
-        self.centers = k_means(torch.cat([part.mean((1, 2)) for part in cells.batches()]), self.clusters)
+        self.centers = k_means(torch.cat([image_means(part) for part in cells.batches()]), self.clusters)
         for predictor in self.predictors.values():
             predictor.fit(cells)  # type: ignore[operator]
         self.pictures.fit(cells, images_of(self.datamodule, "train"))
@@ -118,7 +118,7 @@ class FeatureModule(AnomalyModule):
         if not self.automatic_optimization:
             return None
         if self.datamodule.augmentation is not None:
-            cells = standardize(self.backbone(batch["image"]), self.mean, self.std)  # (B, h, w, C)
+            cells = standardize(self.backbone(batch["image"], batch.get("size")), self.mean, self.std)  # (B, h, w, C)
         else:
             cells = self._training_cells()[batch["index"].cpu()]  # (B, h, w, C)
         losses = [one.loss(cells) for one in self.predictors.values() if one.trained]  # type: ignore[operator]
@@ -176,19 +176,19 @@ class FeatureModule(AnomalyModule):
 
     def score(self, batch: Batch) -> Scores:
         """Score a batch."""
-        image = batch["image"]
+        image, size = batch["image"], batch.get("size")
         with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
             index = batch["index"].cpu()
             known = None if self.split is None else self._features(self.split)[index].to(image.device)
-            features = self.backbone(image) if known is None else known  # (B, h, w, C)
+            features = self.backbone(image, size) if known is None else known  # (B, h, w, C)
             cells = standardize(features, self.mean, self.std)  # (B, h, w, C)
             residuals = {name: one.residual(cells) for name, one in self.predictors.items()}  # type: ignore[operator]
             fold = self.fold_of[index] if self.split == "val" else None
             maps = self.residual_map(cells, residuals, fold)  # (B, h, w)
-            score, pixel = self.scorer(maps, image.shape[-2:])  # (B,), (B, H, W)
+            score, pixel = self.scorer(maps, image.shape[-2:], size)  # (B,), (B, H, W)
             (first, predictor), *others = self.predictors.items()
             own = None if others else predictor.image_score(cells, maps)  # type: ignore[operator]
-            shown = self.pictures(cells - residuals[first], image)  # (B, 1 or 3, H, W)
+            shown = self.pictures(cells - residuals[first], image, size)  # (B, 1 or 3, H, W)
         return Scores(image=score if own is None else own, pixel=pixel, reconstruction=shown)
 
     def _features(self, split: str) -> Tensor:

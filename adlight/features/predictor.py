@@ -1,4 +1,7 @@
-"""What every detector in feature space does: predict the cells of a normal image, so that residuals show defects."""
+"""What every detector in feature space does: predict the cells of a normal image, so that residuals show defects.
+
+Cells beyond an image that keeps its shape in a larger frame are NaN, and so is what is computed of them.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -70,7 +73,9 @@ class Predictor(nn.Module):
 
     def loss(self, cells: Tensor) -> Tensor:
         """Mean squared residual. (B, h, w, C) -> scalar."""
-        return (cells - self(cells)).square().mean()
+        inside = in_image(cells)
+        residual = (cells - self(cells)).where(inside[..., None], 0)
+        return residual.square().sum() / (inside.sum() * cells.shape[-1])
 
     def image_score(self, cells: Tensor, score: Tensor) -> Tensor | None:
         """An image score of its own, (B,), from cells (B, h, w, C) and their scores (B, h, w); None: the usual one."""
@@ -105,10 +110,32 @@ def standardize(features: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 def channel_statistics(features: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and deviation of each channel over all images and places. (N, h, w, C) -> (C,), (C,)."""
-    total, squares, count = 0.0, 0.0, 0
+    total, squares, count = torch.zeros(()), torch.zeros(()), 0
     for part in features.split(64):
-        flat = part.flatten(0, 2).double()
+        flat = content_of(part).double()
         total, squares, count = total + flat.sum(0), squares + flat.square().sum(0), count + len(flat)
-    mean = torch.as_tensor(total) / count
-    std = (torch.as_tensor(squares) / count - mean.square()).clamp(min=0).sqrt()
+    mean = total / count
+    std = (squares / count - mean.square()).clamp(min=0).sqrt()
     return mean.float(), torch.where(std > 1e-6, std, 1.0).float()  # a dead channel stays what it is
+
+
+def in_image(cells: Tensor) -> Tensor:
+    """Say which cells are no padding. (..., C) -> (...) bool."""
+    return ~cells[..., 0].isnan()
+
+
+def content_of(cells: Tensor) -> Tensor:
+    """Take the cells that are no padding. (..., C) -> (n, C)."""
+    return cells[in_image(cells)]
+
+
+def image_means(cells: Tensor) -> Tensor:
+    """Mean of each image's cells. (B, h, w, C) -> (B, C)."""
+    inside = in_image(cells)  # (B, h, w)
+    return cells.where(inside[..., None], 0).sum((1, 2)) / inside.sum((1, 2))[:, None]
+
+
+def content_shape(cells: Tensor) -> tuple[int, int]:
+    """Rows and columns of the cells (h, w) of one image that are no padding."""
+    known = ~cells.isnan()
+    return int(known[:, 0].sum()), int(known[0].sum())

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from adlight.detection.whitening import Moments, Whitening, second_moments
-from adlight.features.predictor import Predictor
+from adlight.features.predictor import Predictor, image_means
 
 
 class ResidualMap(nn.Module):
@@ -56,16 +56,17 @@ class ResidualMap(nn.Module):
             if name in known:
                 continue
             residuals = [_residual(predictor, cells) for cells in held_out]
-            means = [cells.mean((1, 2)) for cells in held_out]
+            means = [image_means(cells) for cells in held_out]
             if predictor.whitened:
                 own = [second_moments(*pair, centers) for pair in zip(means, residuals, strict=True)]
-                more = [second_moments(x.mean((1, 2)), _residual(predictor, x, i), centers) for x, i in parts]
+                more = [second_moments(image_means(x), _residual(predictor, x, i), centers) for x, i in parts]
                 self._whiten(name, centers, own, more)
             lengths = [
                 fold.length(name, *pair).flatten() for fold, *pair in zip(self.folds, means, residuals, strict=True)
             ]
+            every = torch.cat(lengths)
             for one in (self, *self.folds):
-                one.scale[number] = torch.cat(lengths).mean().clamp(min=1e-12)
+                one.scale[number] = every[~every.isnan()].mean().clamp(min=1e-12)
 
     def _whiten(self, name: str, centers: Tensor, own: list[Moments], more: list[Moments]) -> None:
         whole = own[0]
@@ -95,7 +96,7 @@ class ResidualMap(nn.Module):
                 rows = (fold == k).to(cells.device)
                 maps[rows] = self.folds[k](cells[rows], {name: one[rows] for name, one in residuals.items()})
             return maps
-        mean = cells.mean((1, 2))  # (B, C)
+        mean = image_means(cells)  # (B, C)
         lengths = [self.length(name, mean, one.flatten(1, 2)) for name, one in residuals.items()]  # (B, h w) each
         total = sum(one / scale for one, scale in zip(lengths, self.scale, strict=True))
         return torch.as_tensor(total).view(cells.shape[:3])

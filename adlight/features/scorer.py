@@ -4,7 +4,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from adlight.data.frames import group_by_size
 from adlight.detection.maps import reduce_map, smooth
+from adlight.features.predictor import content_shape
 from adlight.types import check_range
 
 
@@ -30,8 +32,20 @@ class CellScorer:
         check_range("smoothing", smoothing)
         self.reduce, self.topk, self.cell_smoothing, self.smoothing = reduce, topk, cell_smoothing, smoothing
 
-    def __call__(self, cells: Tensor, size: torch.Size) -> tuple[Tensor, Tensor]:
-        """Score images and pixels. (B, h, w), (H, W) -> (B,), (B, H, W)."""
+    def __call__(self, cells: Tensor, frame: torch.Size, size: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Score images and pixels. (B, h, w), (H, W) -> (B,), (B, H, W).
+
+        Args:
+            cells: their scores; NaN beyond the content of padded images.
+            frame: height and width of the images.
+            size: (B, 2), those of the content where images are padded; pixels beyond have 0.
+        """
+        if size is not None:
+            image, pixel = cells.new_zeros(len(cells)), cells.new_zeros(len(cells), *frame)
+            for at, h, w in group_by_size(size):
+                rows, columns = content_shape(cells[at[0]])
+                image[at], pixel[at, :h, :w] = self(cells[at, :rows, :columns], torch.Size((h, w)))
+            return image, pixel
         image = reduce_map(smooth(cells, self.cell_smoothing), self.reduce, self.topk)  # (B,)
-        pixel = F.interpolate(cells[:, None], size, mode="bilinear", align_corners=False)[:, 0]  # (B, H, W)
-        return image, smooth(pixel, self.smoothing * size[0] / cells.shape[1])
+        pixel = F.interpolate(cells[:, None], frame, mode="bilinear", align_corners=False)[:, 0]  # (B, H, W)
+        return image, smooth(pixel, self.smoothing * frame[0] / cells.shape[1])

@@ -57,6 +57,7 @@ class GANDetector(AnomalyModule):
         ValueError: networks, scorer and lengths that do not fit each other, or a number out of range.
     """
 
+    takes_padding = False
     term_mean: Tensor
     term_deviation: Tensor
 

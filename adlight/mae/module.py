@@ -67,10 +67,10 @@ class MAEModule(AnomalyModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Draw masks, predict what each view hides, compare (eq. 2 to 4)."""
         assert self.objective is not None
-        image = batch["image"]  # (B, C, H, W)
+        image, size = batch["image"], batch.get("size")  # (B, C, H, W), (B, 2) where padded
         mask = draw_masks(self.masks, self.mask_ratio, self.network.num_patches, self.step_rng())  # (n, L)
-        reconstruction = reconstruct(self.network, self.tokenizer, image, mask)  # (B, C, H, W)
-        terms = self.objective(image, reconstruction)
+        reconstruction = reconstruct(self.network, self.tokenizer, image, mask, size)  # (B, C, H, W)
+        terms = self.objective(image, reconstruction, size)
         log_terms(self, terms, len(image))
         return terms["loss"]
 
@@ -109,4 +109,4 @@ class MAEModule(AnomalyModule):
     def score(self, batch: Batch) -> Scores:
         """Score a batch, with the averaged weights if there are any."""
         network = self.network if self.ema is None else self.ema.network
-        return self.scorer(network, self.tokenizer, batch["image"])  # type: ignore[arg-type]
+        return self.scorer(network, self.tokenizer, batch["image"], batch.get("size"))  # type: ignore[arg-type]

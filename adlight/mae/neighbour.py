@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adlight.features.predictor import Predictor
+from adlight.features.predictor import Predictor, in_image
 from adlight.mae.tokens import sincos_positions
 from adlight.types import UserError
 
@@ -55,9 +55,12 @@ class NeighbourMaskedNetwork(Predictor):
 
     def forward(self, x: Tensor) -> Tensor:
         """Predict every cell. (B, h, w, C) -> (B, h, w, C)."""
-        tokens, grid = fold_cells(x, self.fold)  # (B, L, P)
+        inside = in_image(x)[..., None]  # (B, h, w, 1)
+        tokens, grid = fold_cells(x.where(inside, 0), self.fold)  # (B, L, P)
         position = sincos_positions(grid, self.width, x.device)  # (L, D)
         visible = outside_neighbourhood(*grid, self.radius, x.device)  # (L, L)
+        if not inside.all():
+            visible = hide_padding(visible, fold_cells(inside.float(), self.fold)[0].any(-1))  # (B, 1, L, L)
         tokens = self.patch_embed(tokens) + position  # (B, L, D)
         tokens = tokens + self.mlp(self.norm(tokens))  # (B, L, D)
         query = (self.mask_token + position).expand(len(x), -1, -1)  # (B, L, D)
@@ -86,7 +89,7 @@ class CrossBlock(nn.Module):
         self.mlp = _mlp(width)
 
     def forward(self, query: Tensor, tokens: Tensor, visible: Tensor) -> Tensor:
-        """(B, L, D), (B, L, D), (L, L) bool -> (B, L, D)."""
+        """(B, L, D), (B, L, D), (L, L) or (B, 1, L, L) bool -> (B, L, D)."""
         tokens = self.norm_tokens(tokens)
         q, k, v = (
             one.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, L, D / heads)
@@ -113,6 +116,12 @@ def outside_neighbourhood(height: int, width: int, radius: int, device: torch.de
             "raise the input size, or lower fold or radius"
         )
     return visible.reshape(height * width, height * width)
+
+
+def hide_padding(visible: Tensor, known: Tensor) -> Tensor:
+    """Hide tokens that hold padding only from queries that have others to see. (L, L), (B, L) -> (B, 1, L, L) bool."""
+    both = visible & known[:, None, None]
+    return both | (visible & ~both.any(-1, keepdim=True))
 
 
 def fold_cells(x: Tensor, fold: int) -> tuple[Tensor, tuple[int, int]]:

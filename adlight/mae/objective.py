@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from adlight.data.frames import group_by_size
 from adlight.detection.lpips import PerceptualDistance
 from adlight.detection.ssim import ssim_map
 
@@ -38,8 +39,17 @@ class ReconstructionLoss:
         self.weights = {name: weight for name, weight in weights.items() if weight > 0}
         self.perceptual = PerceptualDistance(lpips_layers) if lpips > 0 else None
 
-    def __call__(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """Compute the terms and their weighted sum. (B, C, H, W) in [0, 1] twice -> scalars by name, and `loss`."""
+    def __call__(self, x: Tensor, y: Tensor, size: Tensor | None = None) -> dict[str, Tensor]:
+        """Compute the terms and their weighted sum. (B, C, H, W) in [0, 1] twice -> scalars by name, and `loss`.
+
+        Args:
+            x: images.
+            y: their reconstructions.
+            size: (B, 2), height and width of images that are padded; the padding is cut off.
+        """
+        if size is not None:  # every image weighs the same, whatever its size
+            parts = [(len(i) / len(x), self(x[i, :, :h, :w], y[i, :, :h, :w])) for i, h, w in group_by_size(size)]
+            return {name: torch.stack([share * one[name] for share, one in parts]).sum() for name in parts[0][1]}
         x, y = x.float(), y.float()  # sums over an image in bf16 would lose the small differences
         terms: dict[str, Tensor] = {}
         if "ssim" in self.weights:

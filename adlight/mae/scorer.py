@@ -28,9 +28,11 @@ def aggregate(views: Tensor, mask: Tensor, tokens: Tensor) -> Tensor:
     return torch.where(count > 0, total / count.clamp(min=1), tokens.to(total.dtype))  # (B, L, P)
 
 
-def reconstruct(network: MaskedAutoencoder, tokenizer: PixelTokenizer, image: Tensor, mask: Tensor) -> Tensor:
-    """Reconstruct every token without having seen it. (B, C, H, W), (n, L) -> (B, C, H, W)."""
-    tokens = tokenizer.tokenize(image)  # (B, L, P)
+def reconstruct(
+    network: MaskedAutoencoder, tokenizer: PixelTokenizer, image: Tensor, mask: Tensor, size: Tensor | None = None
+) -> Tensor:
+    """Reconstruct every token without having seen it. (B, C, H, W), (n, L), sizes (B, 2) or None -> (B, C, H, W)."""
+    tokens = tokenizer.tokenize(image, size)  # (B, L, P)
     views = network(tokens, mask)  # (n, B, L, P)
     return tokenizer.detokenize(aggregate(views, mask, tokens))  # (B, C, H, W)
 
@@ -65,12 +67,14 @@ class MultiMaskScorer:
         self.mask_ratio, self.masks, self.rounds, self.seed = mask_ratio, masks, rounds, seed
 
     @torch.no_grad()
-    def __call__(self, network: MaskedAutoencoder, tokenizer: PixelTokenizer, image: Tensor) -> Scores:
-        """Score images (B, C, H, W) in [0, 1] with a network in eval mode."""
+    def __call__(
+        self, network: MaskedAutoencoder, tokenizer: PixelTokenizer, image: Tensor, size: Tensor | None = None
+    ) -> Scores:
+        """Score images (B, C, H, W) in [0, 1], padded ones with their sizes (B, 2), with a network in eval mode."""
         rng = Generator().manual_seed(self.seed)
         mask = torch.cat(
             [draw_masks(self.masks, self.mask_ratio, network.num_patches, rng) for _ in range(self.rounds)]
         )  # (n rounds, L)
-        reconstruction = reconstruct(network, tokenizer, image, mask)  # (B, C, H, W)
-        score, pixel = self.error(image, reconstruction)  # (B,), (B, H, W)
+        reconstruction = reconstruct(network, tokenizer, image, mask, size)  # (B, C, H, W)
+        score, pixel = self.error(image, reconstruction, size)  # (B,), (B, H, W)
         return Scores(image=score, pixel=pixel, reconstruction=reconstruction)

@@ -6,7 +6,7 @@ A tokenizer has `grid` (rows, columns), `dim` P, `mean` (the usual value), `toke
 import torch
 from torch import Tensor
 
-from adlight.data.frames import Size, parse_size
+from adlight.data.frames import Size, is_content, parse_size
 
 
 class PixelTokenizer:
@@ -30,8 +30,10 @@ class PixelTokenizer:
         self.patch_size, self.grid = patch_size, (height // patch_size, width // patch_size)
         self.dim = channels * patch_size**2
 
-    def tokenize(self, image: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, L, P)."""
+    def tokenize(self, image: Tensor, size: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) -> (B, L, P); padding, where images have a size (B, 2), becomes the usual value."""
+        if size is not None:
+            image = image.where(is_content(size, image[:, 0])[:, None], self.mean)
         return patchify(image, self.patch_size)
 
     def detokenize(self, tokens: Tensor) -> Tensor:

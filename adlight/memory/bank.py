@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from adlight.features.predictor import Predictor, TrainingCells
+from adlight.features.predictor import Predictor, TrainingCells, content_of, in_image
 from adlight.types import check_integer, check_range
 
 CHUNK = 2**24  # distances that are held at a time: 64 MiB
@@ -56,11 +56,11 @@ class PatchBank(Predictor):
     def fit(self, cells: TrainingCells) -> None:
         """Choose the bank."""
         rng = Generator().manual_seed(self.seed)
-        total = cells.features.shape[:3].numel()
+        total = int(in_image(cells.features).sum())
         drawn = torch.randperm(total, generator=rng)[: self.sample].sort().values
         candidates, start = [], 0
         for part in cells.batches():
-            flat = self.pool(part).flatten(0, 2)
+            flat = content_of(self.pool(part))
             inside = drawn[(drawn >= start) & (drawn < start + len(flat))] - start
             candidates.append(flat[inside.to(flat.device)])
             start += len(flat)
@@ -75,8 +75,10 @@ class PatchBank(Predictor):
         """Average over 3 x 3 cells, fewer at the borders. (B, h, w, C) -> (B, h, w, C)."""
         if not self.pooled:
             return cells
-        maps = cells.permute(0, 3, 1, 2)
-        return F.avg_pool2d(maps, 3, 1, 1, count_include_pad=False).permute(0, 2, 3, 1)
+        inside = in_image(cells)[..., None]  # (B, h, w, 1)
+        maps = [one.permute(0, 3, 1, 2) for one in (cells.where(inside, 0), inside.to(cells.dtype))]
+        total, known = (F.avg_pool2d(one, 3, 1, 1, count_include_pad=False).permute(0, 2, 3, 1) for one in maps)
+        return (total / known).where(inside, torch.nan)
 
     def forward(self, cells: Tensor) -> Tensor:
         """Nearest bank cell of each pooled cell. (B, h, w, C) -> (B, h, w, C)."""
@@ -101,7 +103,7 @@ class PatchBank(Predictor):
 
     def image_score(self, cells: Tensor, score: Tensor) -> Tensor:
         """Worst cell's distance times 1 - softmax of it among those to the neighbours of its nearest bank cell."""
-        worst = score.flatten(1).argmax(1)  # (B,)
+        worst = score.flatten(1).nan_to_num(-torch.inf).argmax(1)  # (B,)
         rows = torch.arange(len(cells), device=cells.device)
         x = self.pool(cells).flatten(1, 2)[rows, worst]  # (B, C)
         nearest = self.bank[self.nearest(x)]  # (B, C)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from adlight.features.predictor import Predictor, TrainingCells
+from adlight.features.predictor import Predictor, TrainingCells, in_image
 from adlight.types import UserError, check_integer, check_range
 
 
@@ -29,10 +29,10 @@ class Retrieval(Predictor):
         self.register_buffer("bank", torch.empty(0, channels, dtype=torch.float16))  # (N h w, C)
 
     def fit(self, cells: TrainingCells) -> None:
-        """Keep all training images' cells."""
+        """Keep all training images' cells; padding is as the mean cell."""
         if len(cells) <= self.neighbours:
             raise UserError(f"{self.neighbours} neighbours of {len(cells)} training images: lower neighbours")
-        self.bank = torch.cat([part.half().flatten(0, 2) for part in cells.batches()])
+        self.bank = torch.cat([part.half().nan_to_num(0).flatten(0, 2) for part in cells.batches()])
 
     def forward(self, cells: Tensor, own: Tensor | None = None) -> Tensor:
         """Predict from the nearest images, `own` not being among them. (B, h, w, C) -> (B, h, w, C)."""
@@ -50,8 +50,14 @@ class Retrieval(Predictor):
 
     def _distances(self, cells: Tensor, bank: Tensor, own: Tensor | None) -> Tensor:
         """Squared distances but for |x|^2, which changes no order. (B, h, w, C), (N, h, w, C) -> (B, N)."""
-        query, parts = cells.flatten(1), bank.flatten(1).split(64)
-        found = torch.cat([y.square().sum(1) - 2 * query @ y.T for y in map(Tensor.float, parts)], 1)
+        inside = in_image(cells)[..., None].expand_as(cells)  # padding is no part of a distance
+        query, parts = cells.where(inside, 0).flatten(1), bank.flatten(1).split(64)
+        weight = None if inside.all() else inside.flatten(1).float()  # (B, h w C)
+
+        def norm(y: Tensor) -> Tensor:
+            return y.square().sum(1) if weight is None else weight @ y.square().T
+
+        found = torch.cat([norm(y) - 2 * query @ y.T for y in map(Tensor.float, parts)], 1)
         if own is not None:
             found[torch.arange(len(own)), own] = torch.inf
         return found

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from adlight.features.predictor import Predictor, TrainingCells
+from adlight.features.predictor import Predictor, TrainingCells, content_of
 from adlight.types import check_range
 
 
@@ -30,7 +30,7 @@ class Subspace(Predictor):
         """Find mean and components from the cells' covariance, summed up part by part."""
         total, outer, count = torch.zeros(()), torch.zeros(()), 0
         for part in cells.batches():
-            flat = part.flatten(0, 2).double()  # (n, C)
+            flat = content_of(part).double()  # (n, C)
             total, outer, count = total + flat.sum(0), outer + flat.T @ flat, count + len(flat)
         mean = total / count  # (C,)
         variance, basis = torch.linalg.eigh(outer / count - mean[:, None] * mean)  # ascending

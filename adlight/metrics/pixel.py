@@ -83,13 +83,14 @@ class PixelHistogram(Metric):
         super().reset()
         self.rows = [torch.zeros(0, 4, dtype=torch.long, device=self.device)]
 
-    def update(self, pixel: Tensor, mask: Tensor, group: Tensor) -> None:
+    def update(self, pixel: Tensor, mask: Tensor, group: Tensor, counted: Tensor | None = None) -> None:
         """Add a batch.
 
         Args:
             pixel: (B, H, W) any finite real numbers, larger is more anomalous; counted in float32.
             mask: (B, H, W) bool, True = defective.
             group: (B,) int64 in 0...groups - 1.
+            counted: (B, H, W) bool, False = padding, which the mask leaves out; None: all pixels.
 
         Raises:
             ValueError: a pixel is NaN or infinite in float32, or a group is not in 0...groups - 1.
@@ -99,7 +100,7 @@ class PixelHistogram(Metric):
         if not (known := (group >= 0) & (group < self.groups)).all():
             raise ValueError(f"groups {group[~known].tolist()} are not in 0...{self.groups - 1}")
         code = (group[:, None, None] << 32 | to_key(pixel)) >> self.shift << self.shift  # (B, H, W)
-        normal, count = code[~mask].unique(return_counts=True)
+        normal, count = code[~mask if counted is None else ~mask & counted].unique(return_counts=True)
         self.rows.append(torch.stack([normal, count, count * 0, count * 0], 1))
         if mask.any():
             weight = region_weights(mask)[mask]

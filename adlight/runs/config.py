@@ -20,7 +20,12 @@ CONF = next(
 )
 
 NOT_COMPARED = ("resume", "resume_sweep", "run_dir", "hydra")  # they differ between the first time and the next
-INPUT_KEYS = ("image_size", "resize", "channels")  # settings of a data set that say what a network gets to see
+INPUT_KEYS = (
+    "image_size",
+    "resize",
+    "keep_shape",
+    "channels",
+)  # settings of a data set that say what a network gets to see
 
 SPLIT_KEYS = (  # settings of a data set that choose its training images
     *("source", "category", "seed", "val_fraction", "train_limit"),

@@ -22,8 +22,8 @@ def build_module(run: RunFolder, overrides: Sequence[str] = ()) -> tuple["Anomal
     """Build a run's module without weights, and without its objective: nothing is trained, no LPIPS is needed.
 
     Returns:
-        The module, and the settings that an image needs on its way to it: `image_size`, `resize`, `channels`,
-        `precision`, and `ckpt`, the checkpoint that the run itself tested.
+        The module, and the settings that an image needs on its way to it: `image_size`, `resize`,
+        `keep_shape`, `channels`, `precision`, and `ckpt`, the checkpoint that the run itself tested.
 
     Raises:
         UserError: the folder holds no run.

@@ -266,3 +266,22 @@ def test_known_values_on_the_whole_mnist(digit):
         metrics, _ = image_metrics(score, label, None)
         found += [metrics["auroc"], metrics["f1_max"]]
     assert found == pytest.approx(KNOWN[digit], abs=1e-3)
+
+
+@pytest.mark.parametrize("make", [lambda: NearestNeighbours(SIZE, k=3), lambda: PCA(SIZE, components=3)])
+def test_padding_is_no_part_of_a_distance(make):
+    """Distances of padded images are those without padding, as if there were as much of them as of the frame."""
+    images, query, size = noise(20), noise(5, seed=1), torch.tensor([[SIZE, SIZE // 2]])
+    small = type(make())(
+        [SIZE, SIZE // 2], **({"k": 3} if isinstance(make(), NearestNeighbours) else {"components": 3})
+    )
+    small.fit(images[..., : SIZE // 2])
+    nearest, distance = small(query[..., : SIZE // 2] / 255)
+    padded = make()
+    padded.fit(images, size.expand(20, 2))
+    closest, found = padded(query / 255, size.expand(5, 2))
+    torch.testing.assert_close(found, distance * 2**0.5, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(closest[..., : SIZE // 2], nearest, rtol=1e-4, atol=1e-5)
+    whole, same = fitted(make(), images), make()
+    same.fit(images, torch.tensor([[SIZE, SIZE]]).expand(20, 2))
+    torch.testing.assert_close(same(query / 255, torch.tensor([[SIZE, SIZE]]).expand(5, 2)), whole(query / 255))

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from adlight.data.augmentation import Augmentation
+from adlight.data.frames import is_content
 
 
 def images(count=4, channels=3, size=24):
@@ -92,3 +93,13 @@ def test_crops_of_rectangles_have_their_shape():
     height, width = found[:, 0, -1, 48] - found[:, 0, 0, 48], found[:, 1, 16, -1] - found[:, 1, 16, 0]
     stretch = width / height
     assert 0.7 < stretch.min() < 0.85 and 1.2 < stretch.max() < 1.43
+
+
+def test_padding_stays_where_it_is():
+    image, size = images(4, size=32) * 0.5 + 0.5, torch.tensor([[32, 16], [16, 32], [32, 32], [32, 16]])
+    content = is_content(size, image[:, 0])[:, None]
+    image = image * content
+    found = Augmentation(vertical_flip=0.5)(image, 3, size)
+    assert found.shape == image.shape and torch.equal(found, found * content)
+    assert found[content.expand_as(found)].min() > 0.45  # nothing of the padding rotates in
+    assert not torch.equal(found[0], image[0]) and torch.equal(found, Augmentation(vertical_flip=0.5)(image, 3, size))

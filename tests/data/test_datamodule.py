@@ -364,7 +364,7 @@ def test_bad_images_are_left_out_and_recorded(root, cache_gb):
     for batch in data.test_dataloader():
         for image, label, mask, index in zip(*(batch[k] for k in ("image", "label", "mask", "index")), strict=True):
             record = data.records("test")[index]
-            pixels, _ = data.datasets["test"].read(whole[record.path])
+            pixels, *_ = data.datasets["test"].read(whole[record.path])
             assert torch.equal(image, torch.from_numpy(pixels))
             assert int(label) == record.label == int(mask.any())
 
@@ -411,3 +411,23 @@ def test_a_centre_crop_of_images_and_masks(root, cache_gb):
         batches.append(data.datasets["test"].__getitems__(range(18)))
     assert torch.equal(batches[0]["image"][..., 2:30, 2:30], batches[1]["image"])
     assert torch.equal(batches[0]["mask"][..., 2:30, 2:30], batches[1]["mask"]) and batches[1]["mask"].any()
+
+
+@pytest.mark.parametrize("cache_gb", [8.0, 0.0])
+def test_images_that_keep_their_shape_have_their_size_beside_them(tmp_path, cache_gb):
+    root, size = fake_mvtec(tmp_path, ("nut",), size=(40, 80)), (28, 56)
+    write_image(root / "nut" / "train" / "good" / "tall.png", 9, (80, 40))
+    data = module(root, image_size=56, keep_shape=True, cache_gb=cache_gb, val_fraction=0.5)
+    for split, stage in (("val", "fit"), ("test", "test")):
+        data.setup(stage)
+        for batch in getattr(data, f"{split}_dataloader")():
+            assert batch["image"].shape[-2:] == batch["mask"].shape[-2:] == (56, 56)
+            for image, mask, own, label in zip(*(batch[k] for k in ("image", "mask", "size", "label")), strict=True):
+                (height, width), inside = own.tolist(), torch.zeros(56, 56, dtype=torch.bool)
+                assert (height, width) in (size, size[::-1])
+                inside[:height, :width] = True
+                assert not image[:, ~inside].any() and image[:, :height, :width].float().std() > 20
+                assert not (mask & ~inside).any() and mask.any() == bool(label)
+    plain = module(root, image_size=56)
+    plain.setup("test")
+    assert "size" not in plain.datasets["test"].__getitems__([0])

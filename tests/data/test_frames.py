@@ -1,7 +1,18 @@
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
-from adlight.data.frames import Frame, choose_image_size, describe_shapes, parse_size, scale_box
+from adlight.data.frames import (
+    Frame,
+    choose_image_size,
+    describe_shapes,
+    group_by_size,
+    is_content,
+    parse_size,
+    scale_box,
+)
+from adlight.data.images import to_input_array
 
 
 @pytest.mark.parametrize(("size", "wanted"), [(8, (8, 8)), ([4, 8], (4, 8)), ((8, 4), (8, 4))])
@@ -25,10 +36,51 @@ def test_a_rectangle_is_cut_out_of_the_centre_and_put_back():
     whole = np.arange(1, 8 * 11 + 1).reshape(8, 11)
     frame = Frame([4, 6], [8, 11])
     assert np.array_equal(frame.cut(whole), whole[2:6, 2:8])
-    back = frame.restore(frame.cut(whole))
+    back = frame.restore(frame.cut(whole), 99, 99)
     assert np.array_equal(back[2:6, 2:8], whole[2:6, 2:8]) and np.count_nonzero(back) == 4 * 6
     assert back.shape == whole.shape
     assert np.array_equal(frame.cut(np.dstack([whole, whole]))[..., 1], whole[2:6, 2:8])
+
+
+@pytest.mark.parametrize(
+    ("frame", "image", "wanted"),  # image: width, height
+    [
+        ((64, 64), (200, 100), (32, 64)),
+        ((64, 64), (100, 200), (64, 32)),
+        ((32, 64), (100, 100), (32, 32)),
+        ((64, 64), (10, 10), (64, 64)),
+        ((64, 64), (300, 101), (22, 64)),
+        ((64, 64), (512, 65), (8, 64)),
+    ],
+)
+def test_an_image_that_keeps_its_shape_just_fits(frame, image, wanted):
+    assert Frame(frame, keep_shape=True).fit(*image) == wanted
+    assert Frame(frame).fit(*image) == frame
+
+
+def test_the_padding_lies_to_the_right_and_below():
+    frame = Frame(64, keep_shape=True)
+    array = to_input_array(Image.new("RGB", (200, 100), (9, 8, 7)), 3, frame)
+    assert (array[:, :32].T == (9, 8, 7)).all() and not array[:, 32:].any()
+    assert np.array_equal(frame.restore(array, 200, 100), array[:, :32])
+    content = is_content(torch.tensor([[32, 64], [64, 64], [2, 1]]), torch.zeros(3, 64, 64))
+    assert content.sum((1, 2)).tolist() == [32 * 64, 64 * 64, 2]
+    assert content[0, :32].all() and content[2, :2, :1].all()
+    assert is_content(None, torch.zeros(3, 4, 5)).all()
+
+
+def test_what_cannot_be_padded_is_refused():
+    with pytest.raises(ValueError, match=r"resize=64.*"):
+        Frame(32, 64, keep_shape=True)
+    with pytest.raises(ValueError, match=r"1000x20 .* 64x1: .*keep_shape"):
+        Frame(64, keep_shape=True).fit(1000, 20)
+
+
+def test_images_of_one_size_are_looked_at_together():
+    groups = [
+        (rows.tolist(), h, w) for rows, h, w in group_by_size(torch.tensor([[4, 8], [8, 4], [4, 8], [8, 8], [8, 4]]))
+    ]
+    assert groups == [([0, 2], 4, 8), ([1, 4], 8, 4), ([3], 8, 8)]
 
 
 def test_boxes_are_rounded_outwards():
@@ -57,4 +109,6 @@ def test_a_frame_of_the_usual_shape_costs_as_much_as_the_square(sizes, frame, wa
 def test_shapes_are_counted():
     said = describe_shapes([(200, 100)] * 5 + [(50, 100)] * 2 + [(100, 100), (100, 90), (100, 80)], (64, 64))
     assert "2.00 (5), 0.50 (2), 1.00 (1), 2 more" in said
+    assert "dataset.keep_shape=true" in said and "10 image" in said  # the median is none of them
+    assert "keep_shape" not in describe_shapes([(200, 100)] * 5 + [(210, 100)], (64, 64))
     assert describe_shapes([], (64, 64)) == ""

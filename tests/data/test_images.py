@@ -116,7 +116,7 @@ def test_a_centre_crop_and_back(side, size):
     before = (side - size) // 2
     wanted = image[before : before + size, before : before + size]
     assert np.array_equal(to_input_array(Image.fromarray(image), 3, Frame(size, side)), wanted.transpose(2, 0, 1))
-    back = Frame(size, side).restore(wanted.transpose(2, 0, 1))
+    back = Frame(size, side).restore(wanted.transpose(2, 0, 1), 99, 99)
     assert back.shape == (3, side, side) and np.count_nonzero(back) == 3 * size**2
     assert np.array_equal(Frame(size, side).cut(back.transpose(1, 2, 0)), wanted)
 

@@ -185,3 +185,16 @@ def test_regions_are_8_connected_and_the_largest_comes_first():
 def test_no_regions_and_one_of_everything():
     assert bounding_boxes(np.zeros((4, 6), bool)) == []
     assert bounding_boxes(np.ones((4, 6), bool)) == [(0, 0, 6, 4)]
+
+
+@pytest.mark.parametrize("reduce", ["mean", "max", "topk"])
+@pytest.mark.parametrize("score", MAPS)
+def test_padded_images_score_as_they_do_without_padding(score, reduce):
+    error = ReconstructionError(score, reduce, smoothing=2, topk=0.1)
+    x, y = random(3, 3, 24, 32), random(3, 3, 24, 32, seed=1)
+    size = torch.tensor([[24, 16], [12, 32], [24, 16]])
+    image, pixel = error(x, y, size)
+    for i, (h, w) in enumerate(size.tolist()):
+        wanted = error(x[i : i + 1, :, :h, :w], y[i : i + 1, :, :h, :w])
+        torch.testing.assert_close((image[i : i + 1], pixel[i : i + 1, :h, :w]), wanted)
+        assert pixel[i].sum() == pytest.approx(float(pixel[i, :h, :w].sum()), rel=1e-5)

@@ -72,3 +72,12 @@ def test_loss_is_computed_in_float32():
     terms = ReconstructionLoss(lpips=0)(x.bfloat16(), y.bfloat16())
     assert terms["loss"].dtype == torch.float32
     torch.testing.assert_close(terms["l1"], l1_loss(x.bfloat16().float(), y.bfloat16().float()))
+
+
+def test_padding_is_no_part_of_the_loss():
+    loss = ReconstructionLoss(lpips=0)
+    x, y = (torch.rand(3, 3, 24, 32, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    size = torch.tensor([[24, 16], [12, 32], [24, 16]])
+    alone = [loss(x[i : i + 1, :, :h, :w], y[i : i + 1, :, :h, :w]) for i, (h, w) in enumerate(size.tolist())]
+    for name, value in loss(x, y, size).items():
+        torch.testing.assert_close(value, torch.stack([one[name] for one in alone]).mean())

@@ -249,3 +249,14 @@ def test_reset_forgets():
     assert metric.shift == 0
     metric.update(pixel[:4], mask[:4], torch.zeros(4, dtype=torch.long))
     assert metric.histogram().pixels.sum() == pixel[:4].numel()
+
+
+def test_padding_is_not_counted():
+    pixel, mask = maps("log-normal")
+    counted = torch.zeros_like(mask)
+    counted[:, :20, :30] = True
+    padded, cut = (PixelHistogram(1) for _ in range(2))
+    group = torch.zeros(len(pixel), dtype=torch.long)
+    padded.update(pixel, mask & counted, group, counted)
+    cut.update(pixel[:, :20, :30], mask[:, :20, :30], group)
+    assert torch.equal(padded.compute()[0], cut.compute()[0])
