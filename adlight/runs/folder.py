@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from adlight.runs.files import hold_lock, rank, read_if_exists, write_atomically
 from adlight.runs.hydra_folder import HydraFolder
-from adlight.runs.tables import DEFECTS, PREDICTIONS, defect_rows, prediction_rows, to_csv
+from adlight.runs.tables import DEFECTS, PREDICTIONS, check_results, defect_rows, prediction_rows, to_csv
 from adlight.types import Record, UserError
 
 if TYPE_CHECKING:  # they take seconds: not for --help
@@ -111,9 +111,8 @@ class RunFolder(HydraFolder):
             return None
         try:
             content = json.loads(text)
-            if not isinstance(content, dict) or not all(isinstance(of, dict) for of in content["categories"].values()):
-                raise ValueError("no table of categories in it")
-        except (ValueError, LookupError, AttributeError) as error:
+            check_results(content)
+        except (ValueError, LookupError, AttributeError, TypeError) as error:
             path = self.path / _METRICS
             raise UserError(f"{path} is damaged ({error}): test the run again with adlight.evaluate") from error
         return content

@@ -122,6 +122,16 @@ def test_damaged_files_are_named(tmp_path, name, method):
             getattr(RunFolder(tmp_path), method)()
 
 
+@pytest.mark.parametrize("content", [
+    "true", '{"categories": {"a": true}}', '{"categories": {"a": {}}, "defects": true}',
+    '{"categories": {"a": {}}, "defects": {"a": {"hole": "x"}}}', '{"categories": {"a": {}}, "pooled": 3}',
+])  # fmt: skip
+def test_results_with_other_things_in_them_are_damaged(tmp_path, content):
+    (tmp_path / "metrics.json").write_text(content)
+    with pytest.raises(UserError, match=r"metrics\.json"):
+        RunFolder(tmp_path).read_results()
+
+
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "deep" / "results.csv"
     write_atomically(path, "a\r\n")
