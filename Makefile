@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+DEMO := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow check format bench clean
 
@@ -16,8 +17,9 @@ $(VENV)/installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-demo: setup  ## train the small MAE on generated images (CPU, about 2 minutes) and show table and pictures
-	$(BIN)/python -m adlight.train model=mae_small dataset=synthetic trainer=cpu
+demo: setup  ## train three detectors on generated images (CPU, about 3 minutes); a table, and a page with pictures
+	$(BIN)/python -m adlight.train -m model=retrieval,mae_small,pca dataset=synthetic trainer=cpu hydra.sweep.dir=$(DEMO)
+	$(BIN)/python -m adlight.report runs=$(DEMO)
 
 test: setup  ## run the tests
 	$(BIN)/python -m pytest

@@ -63,14 +63,10 @@ def predict(config: DictConfig) -> None:
 def write_predictions(
     detector: "Detector", names: dict[Path, str], folder: Path, pictures: list[str], skip: bool
 ) -> tuple[Counter[Decision], list[str]]:
-    """Predict for every image and write it down. -> counts of decisions, messages of unreadable images.
+    """Predict for the images in `names`, write the table and the pictures, which have those names.
 
-    Args:
-        detector: predicts.
-        names: the images, and what their pictures are called.
-        folder: takes the table and one folder per kind of picture.
-        pictures: kinds of pictures to write.
-        skip: go on without the images that cannot be read.
+    Returns:
+        Counts of decisions, and messages of the unreadable images that `skip` left out.
 
     Raises:
         UserError: an image cannot be read; the predictions so far lie in a `.part` file.

@@ -38,7 +38,9 @@ def report(config: DictConfig) -> Path:
     html = page.render(found, means, title, float(config.tolerance), int(config.detailed), int(config.pictures))
     written.append(_write(folder / "index.html", html))
     problems = [f"{name}: {line}" for name, line in found.problems.items()]
-    tables.print_table(tables.by_run(found, short=True), found.states, [*problems, *(f"written: {p}" for p in written)])
+    categories = found.headlines["category"].dropna().unique()
+    title = f"{found.states} ({categories[0]})" if len(categories) == 1 else found.states
+    tables.print_table(tables.by_run(found, short=True), title, [*problems, *(f"written: {p}" for p in written)])
     return written[-1]
 
 

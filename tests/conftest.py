@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import io
 import logging
+import multiprocessing
 import os
 import sys
 import warnings
@@ -15,6 +16,10 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from makers import fake_mnist, fake_mvtec
 
+# processes of the tests are forked from a server that has imported once what takes seconds, and computed nothing
+multiprocessing.get_context("forkserver").set_forkserver_preload(
+    ["adlight.data.datamodule", "adlight.detection.module"]
+)
 torch.set_num_threads(1)  # threads cost more than they bring on tensors this small, above all on a busy machine
 
 # 4 patches, about 80,000 parameters, 3 steps an epoch: a run takes about a second

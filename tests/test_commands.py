@@ -3,6 +3,7 @@
 import re
 import shlex
 from functools import cache
+from importlib import import_module
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -16,6 +17,7 @@ from adlight.runs.config import CONF, apply_overrides, choose_none, flatten, ins
 ROOT = CONF.parent
 README, CHANGELOG = ROOT / "README.md", ROOT / "CHANGELOG.md"
 TEXTS = [README, *sorted((ROOT / "experiments").glob("*/README.md"))]
+SCRIPTS = sorted((ROOT / "experiments").rglob("*.py"))
 PAGES = [*TEXTS, *sorted(CONF.rglob("*.yaml"))]
 OTHERS = ("predict", "report", "doctor")  # programs whose whole command Hydra checks
 EXTRAS = ("hydra/launcher=", "sweep=search")  # packages that tests do without
@@ -184,6 +186,12 @@ def test_targets_scripts_and_links_exist(page):
     paths = [ROOT / path for path in re.findall(r"\b(?:experiments|tests|adlight|conf)/[\w./]+\.(?:py|sh|csv)", text)]
     links = re.findall(r"\]\(([^)#:]+)\)", page.read_text())
     assert not [path for path in [*paths, *(page.parent / link for link in links)] if not path.exists()]
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.relative_to(ROOT / "experiments").as_posix())
+def test_scripts_import_what_there_is(path):
+    for module, names in re.findall(r"^ *from (adlight[\w.]*) import ([\w, ]+)", path.read_text(), re.M):
+        assert not [name for name in names.split(", ") if not hasattr(import_module(module), name)], module
 
 
 def test_there_is_something_to_check():

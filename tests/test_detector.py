@@ -1,4 +1,3 @@
-import csv
 import sys
 import warnings
 from contextlib import nullcontext
@@ -9,6 +8,7 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from makers import fake_mvtec
 from PIL import Image
+from readers import table
 
 from adlight import train
 from adlight.detector import Detector
@@ -61,8 +61,7 @@ def detector(run):
 
 @pytest.fixture(scope="module")
 def rows(run):
-    with (run / "predictions.csv").open() as file:
-        return list(csv.DictReader(file))
+    return table(run / "predictions.csv")
 
 
 def test_predictions_are_those_of_the_run(detector, rows):

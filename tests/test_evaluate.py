@@ -1,20 +1,10 @@
 """Scoring a finished run again through the command line."""
 
-import csv
-import json
 import shutil
 
 import pytest
 from makers import fake_mvtec
-
-
-def scores(folder):
-    with (folder / "predictions.csv").open(newline="") as file:
-        return [float(row["score"]) for row in csv.DictReader(file)]
-
-
-def content(folder):
-    return json.loads((folder / "metrics.json").read_text())
+from readers import content, scores
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,3 @@
-import csv
 import shutil
 
 import numpy as np
@@ -6,6 +5,7 @@ import pytest
 import torch
 from makers import write_image
 from PIL import Image
+from readers import table
 from test_detector import main, train_tiny
 
 from adlight import predict
@@ -29,16 +29,11 @@ def ask(trained, tmp_path, monkeypatch):
     return call
 
 
-def table(folder):
-    with (folder / "predictions.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
 def test_writes_predictions_and_pictures(trained, ask, capsys):
     run, data = trained
     code, out = ask(f"images={data / 'bottle' / 'test'}", "save=masks,maps,panels", "batch_size=4")
     assert code == 0
-    rows = table(out)
+    rows = table(out / "predictions.csv")
     predictions = Detector.load(run, device="cpu")([row["path"] for row in rows])
     columns = ["path", "score", "threshold", "anomalous", "threshold_source", "pixel_threshold", "area", "boxes"]
     assert list(rows[0]) == columns and len(rows) == 9
@@ -69,7 +64,7 @@ def test_default_folder_is_in_the_run(trained, tmp_path):
 def test_threshold_decides(trained, ask):
     for threshold, anomalous in (("-1", "1"), ("1e9", "0")):
         code, out = ask(f"images={trained[1] / 'bottle/test'}", f"threshold={threshold}", "save=none")
-        assert code == 0 and {row["anomalous"] for row in table(out)} == {anomalous}
+        assert code == 0 and {row["anomalous"] for row in table(out / "predictions.csv")} == {anomalous}
     assert not (out / "masks").exists()
 
 
@@ -84,7 +79,7 @@ def test_thresholds_of_several_categories(tiny_run, adlight, tmp_path):
     def predictions(*words):
         outcome = adlight("predict", f"run={run}", f"images={tmp_path}/images", f"hydra.run.dir={tmp_path}/out", *words)
         assert outcome.code == 0, outcome.err
-        return table(tmp_path / "out"), outcome.out
+        return table(tmp_path / "out" / "predictions.csv"), outcome.out
 
     rows, out = predictions("save=masks,maps,panels")
     expected = {"bottle": "bottle", "screw": "screw", "other": "all categories"}
@@ -116,7 +111,7 @@ def test_globs_and_alike_names(ask, tmp_path):
         write_image(tmp_path / name)
     (tmp_path / "my [images]" / "notes.txt").write_text("no image")
     code, out = ask("images=my [[]images]/**/*", "save=masks")
-    assert code == 0 and len(table(out)) == 3
+    assert code == 0 and len(table(out / "predictions.csv")) == 3
     found = {str(path.relative_to(out / "masks")) for path in (out / "masks").rglob("*.png")}
     assert found == {"a.png.png", "a.jpg.png", "deep/b.png"}
     assert ask("images=my [images]", "save=[maps]")[0] == 0
@@ -156,5 +151,5 @@ def test_unreadable_image(trained, ask, tmp_path, capsys):
     assert code == 2 and "001.png" in error and "on_bad_image=skip" in error and error.count("\n") == 1
     assert not (out / "predictions.csv").exists()
     code, out = ask("images=images", "batch_size=1", "on_bad_image=skip")
-    assert code == 0 and [row["path"] for row in table(out)] == ["images/000.png", "images/002.png"]
+    assert code == 0 and [row["path"] for row in table(out / "predictions.csv")] == ["images/000.png", "images/002.png"]
     assert "skipped: cannot read image images/001.png" in capsys.readouterr().out

@@ -1,13 +1,8 @@
 """Whole trainings through the command line: what a run leaves behind, how it goes on, what changes no number."""
 
-import csv
 import json
-import os
 import shutil
-import signal
 import subprocess
-import sys
-import time
 from itertools import product
 from pathlib import Path
 
@@ -15,30 +10,10 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from readers import numbers, table
 from sklearn import metrics as reference
 
 TESTS = Path(__file__).parent
-
-
-class Pause(pl.Callback):
-    """Holds a process in the second epoch until a signal ends it, but only where the environment asks for that."""
-
-    def on_train_batch_end(self, trainer, *_):
-        if trainer.current_epoch == 1 and "ADLIGHT_TEST_PAUSE" in os.environ:
-            time.sleep(600)
-
-
-def table(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def numbers(run):
-    """The metrics of a run or evaluation, without what tells it from others."""
-    content = json.loads((run / "metrics.json").read_text())
-    kept = ("pooled", "categories", "defects", "left_out", "threshold", "pixel_threshold", "thresholds")
-    chosen = (key for key, value in content.items() if key in kept or (isinstance(value, float) and key != "seconds"))
-    return {key: content[key] for key in chosen}
 
 
 def test_a_run_leaves_exactly_this(tiny_run):
@@ -209,93 +184,6 @@ def test_resume_auto_without_a_match_starts_anew(adlight):
     assert outcome.code == 0 and "no unfinished run with this config; a new one starts" in outcome.out
 
 
-def test_ctrl_c_and_on_as_if_nothing_had_happened(adlight):
-    words = [*adlight.quick, "seed=3", "+callbacks.pause._target_=test_train.Pause", "trainer.max_epochs=3"]
-    path = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
-    process = subprocess.Popen(
-        [sys.executable, "-m", "adlight.train", *words, "hydra.run.dir=runs/stopped"],
-        cwd=adlight.folder,
-        env={**os.environ, "ADLIGHT_TEST_PAUSE": "1", "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells make it deaf in the background
-    )
-    run = adlight.folder / "runs" / "stopped"
-    until = time.monotonic() + 600
-    while not (run / "checkpoints" / "last.ckpt").exists() and process.poll() is None and time.monotonic() < until:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 130, err
-    lines = [line for line in err.splitlines() if line.startswith("stopped. ")]
-    assert lines == [
-        f"stopped. The state of the last finished epoch is saved. Continue with: python -m adlight.train resume={run}"
-    ]
-    assert "Traceback" not in err
-    assert not (run / "metrics.json").exists()
-    whole = adlight.train(*words, "hydra.run.dir=runs/whole")
-    outcome = adlight("train", *words, "resume=auto")
-    assert outcome.code == 0 and f"run folder: {run}\n" in outcome.out
-    assert [row["epoch"] for row in table(run / "metrics.csv")] == ["0", "1", "2"]
-    assert (run / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
-    assert (run / "predictions.csv").read_bytes() == (whole / "predictions.csv").read_bytes()
-    assert numbers(run) == numbers(whole)
-
-
-def in_processes(adlight, name, *words):
-    """Run a command for real, as DDP starts its other processes by the same words."""
-    done = subprocess.run(
-        [sys.executable, "-m", f"adlight.{name}", *words],
-        cwd=adlight.folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=900,  # seconds on an idle machine; a busy one may take minutes
-    )
-    assert done.returncode == 0, done.stderr
-    return done
-
-
-def test_two_processes(adlight):
-    """An odd test set: no image is lost, and none is counted twice."""
-    words = [*adlight.tiny, "dataset.category=bottle", "trainer.devices=2", "trainer.strategy=ddp"]
-    done = in_processes(adlight, "train", *words, "trainer.accelerator=cpu", "hydra.run.dir=runs/two")
-    assert done.stdout.count("test results") == 1
-    two = adlight.folder / "runs" / "two"
-    assert len(table(two / "predictions.csv")) == 9
-    assert [row["epoch"] for row in table(two / "metrics.csv")] == ["0", "1"]
-    assert (two / "panels" / "bottle.png").exists()
-    one = adlight.evaluate(two, "trainer.devices=1", "trainer.strategy=auto")
-    assert_the_same(one, two)
-
-
-def assert_the_same(one, other):
-    assert numbers(one) == numbers(other)
-    for name in ("predictions.csv", "defects.csv", *(f"panels/{path.name}" for path in (one / "panels").iterdir())):
-        assert (one / name).read_bytes() == (other / name).read_bytes(), name
-
-
-@pytest.fixture(scope="module")
-def seventeen(adlight, tiny_run):
-    """The tiny run calibrated and tested by one process on 17 images: its words, and the evaluation's folder."""
-    shutil.copytree(adlight.folder / "data", adlight.folder / "seventeen")
-    (adlight.folder / "seventeen" / "screw" / "test" / "good" / "002.png").unlink()
-    words = ["dataset.root=seventeen", "dataset.eval_batch_size=4"]  # whatever changes the data calibrates anew
-    return words, adlight.evaluate(tiny_run[0], *words)
-
-
-@pytest.mark.parametrize("processes", [2, 3])
-def test_several_processes_calibrate_and_test_as_one(adlight, tiny_run, seventeen, processes):
-    """Numbers, predictions and panels are the same to the byte where no process has as many images as the others."""
-    words, alone = seventeen
-    folder = adlight.folder / f"evaluated by {processes}"
-    several = [f"trainer.devices={processes}", "trainer.strategy=ddp", f"hydra.run.dir='{folder}'"]
-    in_processes(adlight, "evaluate", f"run={tiny_run[0]}", *words, *several)
-    assert len(table(folder / "predictions.csv")) == 17
-    assert_the_same(folder, alone)
-
-
 @pytest.mark.parametrize("word", ["ckpt=bst", "trainer.limit_val_batches=0"])
 def test_what_would_make_the_end_useless_is_refused_at_the_start(adlight, word):
     outcome = adlight("train", *adlight.quick, word)
@@ -337,7 +225,7 @@ def test_variants_run(adlight, words):
 
 
 @pytest.mark.parametrize(
-    ("score", "reduce"), list(product(["mse", "l1", "ssim", "msgms", "lpips"], ["mean", "max", "topk"]))
+    ("score", "reduce"), [("mse", "mean"), ("l1", "max"), ("ssim", "topk"), ("msgms", "max"), ("lpips", "topk")]
 )
 def test_scores_and_reductions_run(adlight, tiny_run, no_alexnet, score, reduce):
     run = adlight.evaluate(

@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
-import torch.distributed as dist
 from PIL import Image
 
-from adlight.detection.module import AnomalyModule, TestedImage
+from adlight.detection.module import AnomalyModule, TestedImage, gather_rows
 from adlight.detection.pictures import draw_panel, stack_panels
 from adlight.types import Batch, Prediction, Scores
 
@@ -73,17 +72,14 @@ class Panels(pl.Callback):
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw, on one process, what all of them kept."""
         assert isinstance(pl_module, AnomalyModule)
-        parts: list[dict[tuple[int, int], list[Example]]] = [self.kept]
-        if dist.is_available() and dist.is_initialized():
-            parts = [{} for _ in range(dist.get_world_size())]
-            dist.all_gather_object(parts, self.kept)
+        examples = gather_rows([example for kept in self.kept.values() for example in kept])
         if not trainer.is_global_zero:
             return
         records = pl_module.datamodule.records("test")
-        for number, category in enumerate(pl_module.datamodule.categories):
-            of_label = ([example for part in parts for example in part.get((number, label), [])] for label in (1, 0))
-            shown = [example for examples in of_label for example in self.select_extremes(examples)]
-            if shown:
+        for category in pl_module.datamodule.categories:
+            mine = [example for example in examples if records[example.index].category == category]
+            by_label = ([example for example in mine if records[example.index].label == label] for label in (1, 0))
+            if shown := [example for found in by_label for example in self.select_extremes(found)]:
                 self.shown[category] = shown
                 rows = [
                     draw_panel(Image.fromarray(one.image), one.prediction, records[one.index], one.true_mask)

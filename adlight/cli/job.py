@@ -31,12 +31,7 @@ PATIENCE = 30  # seconds in which a job's command must stop after Ctrl-C
 
 
 def job_name(overrides: Sequence[str], fixed: Sequence[str]) -> str:
-    """Name a job's folder by what the sweep varies: `depth-e2d4_mask_ratio-0.75`, in [A-Za-z0-9._-] only.
-
-    Args:
-        overrides: all of the job's overrides.
-        fixed: keys that are the same for all jobs of the sweep.
-    """
+    """Name a job's folder by its overrides but for `fixed` keys: `depth-e2d4_mask_ratio-0.75`, in [A-Za-z0-9._-]."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     values = {one.key_or_group: one.get_value_element_as_str() for one in parsed if one.key_or_group not in fixed}
     last = [re.split(r"[./]", key)[-1] for key in values]
@@ -71,11 +66,8 @@ def job_command() -> str:
 def run_job(task: Callable[[DictConfig], Any], config: DictConfig) -> float | None:
     """Run a job of a sweep unless it is finished; resume it if it was begun. -> `val/auroc`, or None if it failed.
 
-    An error is written into the job's folder, and the other jobs continue.
-
-    Args:
-        task: trains in `config.run_dir`, from its checkpoint if `config.resume` is set.
-        config: the job's config.
+    `task` trains in `config.run_dir`, from its checkpoint if `config.resume` is set. An error is written into the job's
+    folder, and the other jobs continue.
     """
     hydra = HydraConfig.get()
     run = RunFolder(hydra.runtime.output_dir)

@@ -8,7 +8,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from adlight.cli.arguments import value_of
-from adlight.cli.errors import first_line
+from adlight.cli.errors import describe
 from adlight.cli.job import OURS
 from adlight.cli.launchers import check_launcher
 from adlight.cli.resume import resume_sweep_command
@@ -33,17 +33,11 @@ class SweepCallback(Callback):
             begin_sweep(sweep, config)
             if config.resume_sweep:
                 requeue_trials(config.hydra.sweeper)
-        except UserError as error:
-            exit_with(f"error: {error}", 2)  # Hydra makes a warning of an exception here
-        except Exception as error:  # of Optuna and its storage
-            exit_with(f"error: {sweep} cannot be resumed: {type(error).__name__}: {first_line(error)}", 2)
+        except Exception as error:  # Hydra would make a warning of it; Optuna and its storage have their own
+            line = str(error) if isinstance(error, UserError) else f"{sweep} cannot be resumed: {describe(error)}"
+            print(f"error: {line}", file=sys.stderr, flush=True)
+            sys.exit(2)
         current = sweep
-
-
-def exit_with(line: str, code: int) -> None:
-    """Print a line on stderr and leave."""
-    print(line, file=sys.stderr, flush=True)
-    sys.exit(code)
 
 
 def begin_sweep(sweep: SweepFolder, config: DictConfig) -> None:
@@ -91,19 +85,12 @@ def report_crash(error: Exception) -> bool:
     if current is None:
         return False
     append_traceback(current.log, error)
-    print(
-        f"error: the sweep crashed: {type(error).__name__}: {first_line(error)} (traceback in {current.log})",
-        file=sys.stderr,
-    )
+    print(f"error: the sweep crashed: {describe(error)} (traceback in {current.log})", file=sys.stderr)
     return True
 
 
 def finish(code: int | str | None) -> int | str | None:
-    """Print the results of this process's sweep, if it began one. -> its exit code: 2 unless all jobs finished.
-
-    Args:
-        code: what the process would end with.
-    """
+    """Print the results of this process's sweep, if it began one. -> `code`, or 2 where a job has not finished."""
     global current
     sweep, current = current, None
     if sweep is None:

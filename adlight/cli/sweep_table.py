@@ -35,4 +35,4 @@ def print_table(sweep: SweepFolder) -> None:
     """Print the main columns of a sweep's table."""
     from adlight.reports import tables  # here and not above: --help must not wait for pandas
 
-    tables.print_table(tables.by_job(read_table(sweep), MAIN), f"sweep {sweep}", [f"table: {sweep.table_path}"])
+    tables.print_table(tables.by_job(read_table(sweep)), f"sweep {sweep}", [f"table: {sweep.table_path}"])

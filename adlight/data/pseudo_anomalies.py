@@ -1,27 +1,44 @@
-"""Pseudo-anomalies: defects pasted on normal images, so that validation has both labels without a real anomaly.
+"""Pseudo-anomalies: defects drawn on normal images, so that validation has both labels without a real anomaly.
 
-Three kinds: a patch from elsewhere in the image (CutPaste; Li et al., CVPR 2021), a thin rotated strip of it (their
-scar), and a region of smooth noise that other content shows through (after DRAEM; Zavrtanik et al., ICCV 2021).
-Size and strength range from subtle to obvious, so that `val/auroc` does not saturate.
+A defect is other content that shows through in a region, x + alpha (content - x). Kinds of structure: a part is moved
+and turned, repeated beside itself, or covered by its surroundings. Kinds of texture: a patch from elsewhere blended in
+without a seam (Poisson blending; Perez 2003, and Schlueter 2022 for defects), a stain, a hard pasted patch (CutPaste;
+Li 2021). Marks: scratches and spots. Small and weak ones are as likely as large and strong ones (all sizes are
+log-uniform), and most lie where the image has structure, so that `val/auroc` leaves room above good detectors.
 
 Real defects differ from these: the scores rank runs, they do not predict a result on the test set.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
+from adlight.data.regions import (
+    axes,
+    blend_seamlessly,
+    draw_blob,
+    draw_place,
+    draw_step,
+    draw_tint,
+    log_uniform,
+    randint,
+    show,
+    take,
+    uniform,
+)
+
 MIN_CHANGE = 6  # grey levels, of 255, from which a pixel counts as changed
 MIN_VISIBLE_CHANGE = 8.0  # grey levels: the smallest mean change of a defect, noise averaged out
-MIN_AREA, MAX_AREA = 0.001, 0.4  # fractions of the image that a defect may cover
+MIN_AREA, MAX_AREA = 0.0005, 0.2  # fractions of the image that a defect may cover
 MIN_PIXELS = 6
-ATTEMPTS = 10
+ATTEMPTS = 20
 
 
 def paste_defect(image: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
-    """Paste one defect of a random kind on a copy of an image.
+    """Draw one defect of a random kind on a copy of an image.
 
     A defect that came out invisible (background on background), tiny or huge is drawn again; after `ATTEMPTS` failures
     a brighter or darker rectangle is pasted, which is visible on anything.
@@ -35,15 +52,16 @@ def paste_defect(image: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
     """
     assert image.dtype == torch.uint8 and image.ndim == 3, f"{tuple(image.shape)} {image.dtype}"
     for _ in range(ATTEMPTS):
-        kind = (cut_paste, scar, blend)[_randint(rng, 3)]
-        pasted = kind(image.float(), rng).round().clamp(0, 255)
+        pasted = KINDS[randint(rng, len(KINDS))](image.float(), rng).round().clamp(0, 255)
         mask = visible_change(image, pasted)
         if mask is not None:
             return torch.where(mask, pasted.to(torch.uint8), image), mask
-    mask = _draw_strip(image, rng, _uniform(rng, 0.15, 0.3), _uniform(rng, 0.15, 0.3))[2]
-    shift = _randint(rng, 80) + 24
-    pasted = torch.where(image < 128, image + shift, image - shift)
-    return torch.where(mask, pasted, image), mask
+    _, height, width = image.shape
+    mask = torch.zeros(height, width, dtype=torch.bool)
+    top, left = randint(rng, height - height // 4), randint(rng, width - width // 4)
+    mask[top : top + height // 4, left : left + width // 4] = True
+    shift = randint(rng, 80) + 24
+    return torch.where(mask, torch.where(image < 128, image + shift, image - shift), image), mask
 
 
 def visible_change(image: Tensor, pasted: Tensor) -> Tensor | None:
@@ -60,87 +78,74 @@ def visible_change(image: Tensor, pasted: Tensor) -> Tensor | None:
     return mask if float(smooth[mask].mean()) >= MIN_VISIBLE_CHANGE else None
 
 
+def displace(image: Tensor, rng: Generator) -> Tensor:
+    """Move a part by 1.5 to 6 % of the side and turn it by up to 20 degrees. (C, H, W) float -> the same."""
+    region, side = draw_blob(image, rng), math.sqrt(image[0].numel())
+    distance, turn = max(1.5, side * log_uniform(rng, 0.015, 0.06)), uniform(rng, -0.35, 0.35)
+    return show(image, take(image, region, draw_step(rng, distance), turn), region.alpha)
+
+
+def duplicate(image: Tensor, rng: Generator) -> Tensor:
+    """Repeat a part 1 to 2.5 of its radii beside itself. (C, H, W) float -> the same."""
+    region = draw_blob(image, rng)
+    step = draw_step(rng, region.radius * uniform(rng, 1, 2.5))
+    return show(image, take(image, region, step), region.alpha)
+
+
+def erase(image: Tensor, rng: Generator) -> Tensor:
+    """Cover a part by its surroundings, without a seam. (C, H, W) float -> the same."""
+    region = draw_blob(image, rng)
+    step = draw_step(rng, region.radius * uniform(rng, 2, 4))
+    return show(image, blend_seamlessly(image, take(image, region, step), region.alpha), region.alpha)
+
+
+def clone(image: Tensor, rng: Generator) -> Tensor:
+    """Blend in a patch from anywhere, turned or not, without a seam. (C, H, W) float -> the same."""
+    region = draw_blob(image, rng)
+    turn = uniform(rng, -math.pi, math.pi) * randint(rng, 2)
+    source = take(image, region, draw_step(rng, math.sqrt(image[0].numel()) * uniform(rng, 0.1, 0.5)), turn)
+    return show(image, blend_seamlessly(image, source, region.alpha), region.alpha * uniform(rng, 0.4, 1))
+
+
 def cut_paste(image: Tensor, rng: Generator) -> Tensor:
-    """Copy a rectangle of 0.5 to 12 % of the image, half the time jittered. (C, H, W) float -> the same."""
-    area, stretch = _log_uniform(rng, 0.005, 0.12), _log_uniform(rng, 0.4, 2.5)
-    rows, columns, inside = _draw_strip(image, rng, math.sqrt(area * stretch), math.sqrt(area / stretch))
-    return torch.where(inside, _jitter(image[:, rows, columns], rng), image)
+    """Paste a patch from anywhere with hard edges, brightness a little changed. (C, H, W) float -> the same."""
+    region = draw_blob(image, rng)
+    source = take(image, region, draw_step(rng, math.sqrt(image[0].numel()) * uniform(rng, 0.1, 0.5)))
+    return show(image, source + draw_tint(image, rng, 4, 20), (region.alpha > 0.5).float())
 
 
-def scar(image: Tensor, rng: Generator) -> Tensor:
-    """Copy a thin strip, 0.8 to 5 % of the side wide and 10 to 40 % long, jittered. (C, H, W) float -> the same."""
-    width, length = _log_uniform(rng, 0.008, 0.05), _log_uniform(rng, 0.1, 0.4)
-    rows, columns, inside = _draw_strip(image, rng, length, width)
-    return torch.where(inside, _jitter(image[:, rows, columns], rng, always=True), image)
+def stain(image: Tensor, rng: Generator) -> Tensor:
+    """Change brightness, tint and contrast of a region. (C, H, W) float -> the same."""
+    region, contrast = draw_blob(image, rng), uniform(rng, 0.7, 1.1)
+    mean = (image * region.alpha).sum((1, 2), keepdim=True) / region.alpha.sum().clamp(min=1)
+    return show(image, (image - mean) * contrast + mean + draw_tint(image, rng, 10, 50), region.alpha)
 
 
-def blend(image: Tensor, rng: Generator) -> Tensor:
-    """Let other content show through where smooth noise is high, opacity 0.2 to 0.8. (C, H, W) float -> the same."""
-    _, height, width = image.shape
-    row, column = _uniform(rng, 0.1, 0.9), _uniform(rng, 0.1, 0.9)
-    down = (torch.arange(height) / height - row)[:, None]
-    right = torch.arange(width) / width - column
-    reach = _log_uniform(rng, 0.05, 0.25)
-    waves = 4 + _randint(rng, 9)
-    coarse = torch.randn(1, 1, waves, waves, generator=rng)
-    noise = functional.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=False)[0, 0]
-    field = 0.45 * noise + 1 - (down**2 + right**2) / reach**2  # noise alone would cover the whole image
-    sharpness = _log_uniform(rng, 1.5, 20)
-    alpha = (field * sharpness).clamp(0, 1) * _uniform(rng, 0.2, 0.8)
-    moved = (_randint(rng, height), _randint(rng, width))
-    other = _jitter(image.flip(1 + _randint(rng, 2)).roll(moved, (1, 2)), rng, always=True)
-    return image + alpha * (other - image)
-
-
-def _draw_strip(image: Tensor, rng: Generator, length: float, width: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw a rotated rectangle and, for each of its pixels, another one of the image to copy.
-
-    Args:
-        image: (C, H, W).
-        rng: draws position and angle of the rectangle and of what is copied.
-        length: as a fraction of the image's side.
-        width: as a fraction of the image's side; at least one pixel is taken.
-
-    Returns:
-        Rows and columns of the copied pixels, (H, W) int64, and the rectangle, (H, W) bool.
-    """
-    _, height, across = image.shape
-    side = math.sqrt(height * across)
-    angle = _uniform(rng, 0, math.pi)
-    down = torch.arange(height)[:, None] - _uniform(rng, 0.1, 0.9) * height
-    right = torch.arange(across) - _uniform(rng, 0.1, 0.9) * across
+def scratch(image: Tensor, rng: Generator) -> Tensor:
+    """Draw a bent line, 0.4 to 1.5 % of the side wide and 5 to 30 % long. (C, H, W) float -> the same."""
+    side, angle, bend = math.sqrt(image[0].numel()), uniform(rng, 0, math.pi), uniform(rng, -0.6, 0.6)
+    length, width = max(5.0, side * log_uniform(rng, 0.05, 0.3)), max(1.0, side * log_uniform(rng, 0.004, 0.015))
+    down, right = axes(image, *draw_place(image, rng))
     along = right * math.cos(angle) + down * math.sin(angle)
-    beside = down * math.cos(angle) - right * math.sin(angle)
-    inside = (along.abs() <= max(length * side, 3) / 2) & (beside.abs() <= max(width * side, 1.5) / 2)
-    turn = angle * _randint(rng, 2)  # upright as it was, or rotated with the rectangle
-    rows = _uniform(rng, 0, 1) * height + along * math.sin(turn) + beside * math.cos(turn)
-    columns = _uniform(rng, 0, 1) * across + along * math.cos(turn) - beside * math.sin(turn)
-    return _reflect(rows, height), _reflect(columns, across), inside
+    beside = down * math.cos(angle) - right * math.sin(angle) + bend * along.square() / length
+    fade = ((length / 2 - along.abs()) / width + 0.5).clamp(0, 1)
+    return show(image, image + draw_tint(image, rng, 12, 60), fade * (width / 2 - beside.abs() + 0.5).clamp(0, 1))
 
 
-def _reflect(index: Tensor, size: int) -> Tensor:
-    index = index.round().long() % (2 * size)  # integer indices in [0, size), reflected at the borders
-    return torch.minimum(index, 2 * size - 1 - index)
+def spot(image: Tensor, rng: Generator) -> Tensor:
+    """Draw 1 to 4 specks near each other, 0.6 to 2 % of the side in radius. (C, H, W) float -> the same."""
+    side, (row, column) = math.sqrt(image[0].numel()), draw_place(image, rng)
+    alpha, tint = torch.zeros_like(image[0]), draw_tint(image, rng, 12, 60)
+    for _ in range(1 + randint(rng, 4)):
+        radius = max(1.2, side * log_uniform(rng, 0.006, 0.02))
+        down, right = axes(image, row, column)
+        alpha = torch.maximum(alpha, (radius - (down.square() + right.square()).sqrt() + 0.5).clamp(0, 1))
+        row, column = row + uniform(rng, -4, 4) * radius, column + uniform(rng, -4, 4) * radius
+    return show(image, image + tint, alpha)
 
 
-def _jitter(content: Tensor, rng: Generator, always: bool = False) -> Tensor:
-    """Change brightness by 8 to 60 grey levels, contrast and tint a little; half the time unless `always`."""
-    strength = _log_uniform(rng, 8, 60)
-    sign = 1 - 2 * _randint(rng, 2)
-    tint = 1 + 0.25 * torch.randn(len(content), 1, 1, generator=rng)
-    contrast = _uniform(rng, 0.8, 1.2)
-    if not always and _randint(rng, 2):
-        return content
-    return (content - 128) * contrast + 128 + sign * strength * tint
-
-
-def _uniform(rng: Generator, low: float, high: float) -> float:
-    return low + (high - low) * torch.rand((), generator=rng).item()
-
-
-def _log_uniform(rng: Generator, low: float, high: float) -> float:
-    return math.exp(_uniform(rng, math.log(low), math.log(high)))
-
-
-def _randint(rng: Generator, count: int) -> int:
-    return int(torch.randint(count, (), generator=rng))  # 0 to count - 1
+KINDS: tuple[Callable[[Tensor, Generator], Tensor], ...] = (
+    *(displace, duplicate, erase),
+    *(clone, cut_paste, stain),
+    *(scratch, spot),
+)

@@ -32,20 +32,11 @@ def invert(
     kappa: float = 0.0,
     patience: int = 0,
 ) -> Tensor:
-    """Find the latents whose images are nearest to the given ones, by Adam with frozen networks.
+    """Find the latents whose images are nearest to `image` (B, C, H, W) in [0, 1], by Adam with frozen networks.
 
-    Minimises |x - G(z)|^2 / N + kappa |f(x) - f(G(z))|^2 / F + latent_penalty |z|^2 / Z for each image on its own.
-    Works under the `inference_mode` of Lightning's test loop; no gradient is left in the networks.
-
-    Args:
-        networks: generator and critic.
-        image: (B, C, H, W) in [0, 1].
-        start: (R, B, Z).
-        steps: of Adam.
-        lr: its learning rate.
-        latent_penalty: weight, see above.
-        kappa: weight, see above.
-        patience: steps without an improvement of 1 % after which an image is done; 0 = all steps are made.
+    Minimises |x - G(z)|^2 / N + kappa |f(x) - f(G(z))|^2 / F + latent_penalty |z|^2 / Z for each image on its own, from
+    each of R latents `start` (R, B, Z); after `patience` steps without an improvement of 1 % an image is done (0 = all
+    steps are made). Works under the `inference_mode` of Lightning's test loop; no gradient is left in the networks.
 
     Returns:
         (B, Z), the best of each image's R searches.
@@ -67,17 +58,11 @@ def invert(
 def adam_search(
     loss_of: Callable[[Tensor, Tensor], Tensor], z: Tensor, query: Tensor, steps: int, lr: float, patience: int
 ) -> tuple[Tensor, Tensor]:
-    """Minimise each row's loss by Adam, and keep the best latent met.
+    """Minimise each row's loss by Adam, from latents `z` (B, Z), and keep the best latent met.
 
-    torch.optim.Adam cannot drop rows, hence its update written out (Kingma 2015, beta 0.9 and 0.999).
-
-    Args:
-        loss_of: latents (B, Z) and queries (B, ...) to losses (B,).
-        z: where the search starts, (B, Z).
-        query: what is searched for, (B, ...).
-        steps: of Adam.
-        lr: its learning rate.
-        patience: a row leaves the batch after so many steps without an improvement of 1 %; 0 = none leaves.
+    `loss_of` takes latents (B, Z) and queries (B, ...) to losses (B,). A row leaves the batch after `patience` steps
+    without an improvement of 1 % (0 = none leaves); torch.optim.Adam cannot drop rows, hence its update written out
+    (Kingma 2015, beta 0.9 and 0.999).
 
     Returns:
         Best latents (B, Z) and their losses (B,).

@@ -51,6 +51,8 @@ class WandbLogger(loggers.WandbLogger):
     ) -> None:
         mode, self.hint = choose_mode(mode), ""
         if _is_first_process():
+            from wandb import Settings
+
             folder = Path(save_dir).absolute()
             _check_writable(folder / "wandb")
             if group is None and sweep_dir and folder.is_relative_to(Path(sweep_dir).absolute()):
@@ -58,7 +60,9 @@ class WandbLogger(loggers.WandbLogger):
             known = RunFolder(folder).wandb_identity({"id": secrets.token_hex(4), "group": group})
             group = group or known["group"]
             name = name or (f"{group}/{folder.name}" if group else folder.name)
-            settings |= {"id": known["id"], "settings": _make_settings()}
+            # few words, no endless waiting, and tables in the run's folder rather than in the home
+            words = Settings(quiet=True, init_timeout=30, finish_timeout=300, allow_offline_artifacts=False)
+            settings |= {"id": known["id"], "settings": words}
             if mode == "offline":
                 self.hint = (
                     f"W&B: offline{'' if has_wandb_key() else ' (no account: `wandb login` adds one)'}; send this run "
@@ -122,10 +126,3 @@ def _check_writable(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
-
-
-def _make_settings() -> Any:
-    import wandb
-
-    # few words, no endless waiting, and tables in the run's folder rather than in the home
-    return wandb.Settings(quiet=True, init_timeout=30, finish_timeout=300, allow_offline_artifacts=False)

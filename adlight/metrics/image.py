@@ -15,14 +15,6 @@ RANKING = ("auroc", "ap", "f1_max", "f1_max_threshold", "precision_at_f1_max", "
 CALIBRATED = ("precision_calibrated", "recall_calibrated", "f1_calibrated", "fpr_calibrated")
 
 
-class NonFiniteScore(ValueError):
-    """Some scores are NaN or infinite; `positions` says which, counted from 0."""
-
-    def __init__(self, positions: list[int]) -> None:
-        super().__init__(f"scores at positions {positions} are not finite")
-        self.positions = positions
-
-
 class ConfusionCounts(NamedTuple):
     """True and false positives as the threshold falls, a step per distinct score: every ranking metric is read from it.
 
@@ -117,8 +109,7 @@ def image_metrics(
         The metrics by name, and for each name that is left out the reason why. No value is ever NaN.
 
     Raises:
-        NonFiniteScore: some scores are NaN or infinite.
-        ValueError: a threshold is NaN, a label is neither 0 nor 1, or shapes differ.
+        ValueError: a score is not finite, a threshold is NaN, a label is neither 0 nor 1, or shapes differ.
     """
     score, label = check_scores(score, label)
     anomalous, normal = int(label.sum()), int((~label).sum())
@@ -152,9 +143,9 @@ def _at_threshold(score: Tensor, label: Tensor, threshold: float | Tensor) -> tu
 
 
 def check_finite(score: Tensor) -> None:
-    """Raise `NonFiniteScore` if any score is NaN or infinite."""
+    """Raise a ValueError that says which scores (N,) are NaN or infinite, counted from 0."""
     if not score.isfinite().all():
-        raise NonFiniteScore((~score.isfinite()).nonzero().flatten().tolist())
+        raise ValueError(f"scores at positions {(~score.isfinite()).nonzero().flatten().tolist()} are not finite")
 
 
 def check_scores(score: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:

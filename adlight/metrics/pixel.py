@@ -7,7 +7,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from adlight.metrics.histogram import Histogram
-from adlight.metrics.image import NonFiniteScore
+from adlight.metrics.image import check_finite
 
 BINS = 2**20  # occupied bins at most, over all groups
 # A region's pixels share this many units. Integers, unlike doubles, add up to the same sum in any order and
@@ -93,15 +93,12 @@ class PixelHistogram(Metric):
             counted: (B, H, W) bool, False = padding, which the mask leaves out; None: all pixels.
 
         Raises:
-            NonFiniteScore: some images of the batch have pixels that are NaN or infinite in float32.
-            ValueError: a group is not in 0...groups - 1.
+            ValueError: a pixel is NaN or infinite in float32, or a group is not in 0...groups - 1.
         """
         pixel = pixel.detach().float()
-        finite, known = pixel.isfinite().flatten(1).all(1), (group >= 0) & (group < self.groups)  # (B,)
-        if not (finite & known).all():
-            if not known.all():
-                raise ValueError(f"groups {group[~known].tolist()} are not in 0...{self.groups - 1}")
-            raise NonFiniteScore((~finite).nonzero().flatten().tolist())
+        check_finite(pixel.abs().amax((1, 2)))  # (B,)
+        if not (known := (group >= 0) & (group < self.groups)).all():
+            raise ValueError(f"groups {group[~known].tolist()} are not in 0...{self.groups - 1}")
         code = (group[:, None, None] << 32 | to_key(pixel)) >> self.shift << self.shift  # (B, H, W)
         normal, count = code[~mask if counted is None else ~mask & counted].unique(return_counts=True)
         self.rows.append(torch.stack([normal, count, count * 0, count * 0], 1))

@@ -69,7 +69,7 @@ class Calibration:
 
         Raises:
             UserError: there are no scores for a method to work on.
-            NonFiniteScore: some scores are NaN or infinite.
+            ValueError: some scores are NaN or infinite.
         """
         if not len(score) and not (self.image.is_number and self.pixel.is_number):
             raise UserError(

@@ -91,11 +91,9 @@ def roc_curves(cells: Mapping[str, pd.DataFrame]) -> Figure | None:
 
 @rc_context(STYLE)
 def bars(panels: Mapping[str, pd.DataFrame], as_bars: bool = False) -> Figure:
-    """Draw grouped bars: a group per category, a colour per series, a panel per metric, and what was published.
+    """Draw `spreads` as grouped bars: a panel per metric, a group per category, a colour per series.
 
-    Args:
-        panels: `spreads` by the panel's title.
-        as_bars: draw published numbers as one more series instead of marks.
+    Published numbers are marks or, with `as_bars`, one more series.
     """
     everything = pd.concat([of for of in panels.values() if len(of)])
     series, categories = list(everything["series"].unique()), list(everything["category"].unique())

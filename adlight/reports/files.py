@@ -4,12 +4,13 @@ import pandas as pd
 
 from adlight.reports import grouping, tables
 from adlight.reports.collect import Runs, config_columns
+from adlight.reports.terminal import TEXT, as_text
 
 
 def as_markdown(table: pd.DataFrame) -> str:
     """Write a table as Markdown, words to the left and numbers to the right."""
-    text = tables.as_text(table)
-    words = {title for title, kind in table if kind == tables.TEXT}
+    text = as_text(table)
+    words = {title for title, kind in table if kind == TEXT}
     rule = ["---" if name in words else "--:" for name in text]
     lines = [[cell.replace("|", "\\|") for cell in line] for line in (text.columns, rule, *text.to_numpy())]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

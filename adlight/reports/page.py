@@ -15,7 +15,7 @@ from adlight import __version__
 from adlight.reports import figures, sections, tables
 from adlight.reports.collect import Runs
 from adlight.reports.grouping import group_scores, run_titles
-from adlight.reports.tables import DIFFERENCE, HIGH, LOW, PAPER, TEXT, VALUE
+from adlight.reports.terminal import DIFFERENCE, HIGH, LOW, PAPER, TEXT, VALUE
 from adlight.runs.find import natural_key
 
 OPEN, PAGED = 40, 200  # rows of a table that is shown without being asked for; of one page of a table
@@ -42,13 +42,8 @@ LOOK: dict[str, Any] = {
 def render(found: Runs, means: pd.DataFrame, title: str, tolerance: float, detailed: int, pictures: int) -> str:
     """Write the page's HTML.
 
-    Args:
-        found: what is in it.
-        means: those of `grouping.means`.
-        title: its heading.
-        tolerance: differences from published numbers up to this count as equal.
-        detailed: how many runs get histograms, curves and pictures of their own.
-        pictures: how many pictures each of them shows.
+    Differences of up to `tolerance` from published numbers count as equal; `detailed` runs get histograms, curves and
+    up to `pictures` pictures of their own.
     """
     of_tables = {
         "results": tables.by_run(found),

@@ -35,12 +35,8 @@ def compare(found: Runs, named: Sequence[str] | None, column: str | None) -> Run
     """Put published numbers beside ours, as columns `reference_<metric>` of the results.
 
     That of a mean is the mean over the very categories that the run has, if all of them were published. That of a
-    mask ratio and depth stands beside the run's headline.
-
-    Args:
-        found: the runs.
-        named: CSV files or names of experiments, for all runs; None takes what each run's own experiment expects.
-        column: method to take of tables with several.
+    mask ratio and depth stands beside the run's headline. `named` are CSV files or names of experiments, for all runs;
+    None takes what each run's own experiment expects. `column` is the method to take of tables with several.
 
     Returns:
         The runs; `published` has a row per run (`name`), `metric` and `category`, or `mask_ratio` and `depth`, with the
@@ -90,9 +86,7 @@ def path_of(name: str) -> Path:
 def read(path: Path, column: str | None = None) -> pd.DataFrame:
     """Read a published table; percent become fractions.
 
-    Args:
-        path: the CSV file.
-        column: the method or metric to take; None takes all metrics or, of methods, the last: the paper's own.
+    `column` is the method or metric to take; None takes all metrics or, of methods, the last: the paper's own.
 
     Returns:
         One row per `metric` and `category`, or `mask_ratio` and `depth`: its `value`, and the file as `source`.

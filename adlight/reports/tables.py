@@ -1,26 +1,18 @@
-"""Tables for people: frames with headings in two rows, as text and in the terminal.
-
-The upper heading names what is shown. The lower one says what a column is of it: `TEXT`; `COUNT`; `VALUE`, a fraction
-with the ends `LOW` and `HIGH` of its interval beside it; `PAPER`, the published number, and `DIFFERENCE`, ours from it.
-"""
+"""Tables for people: what stands in which, as frames with headings in two rows (see `reports.terminal`)."""
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from adlight.reports import grouping
 from adlight.reports.collect import Runs
 from adlight.reports.rows import CONFIG, OBJECTIVE, REFERENCE, defect_rows, result_rows
+from adlight.reports.terminal import COUNT, DIFFERENCE, HIGH, LOW, PAPER, TEXT, VALUE, Heading, print_table
 
 if TYPE_CHECKING:
     from adlight.metrics.results import Results
 
-Heading = tuple[str, str]
-TEXT, COUNT, VALUE, LOW, HIGH, PAPER, DIFFERENCE = "", "count", "ours", "low", "high", "paper", "ours - paper"
 TITLES = {  # the metrics of the tables, in their order
     OBJECTIVE: OBJECTIVE,
     "auroc": "AUROC",
@@ -42,9 +34,8 @@ def by_run(found: Runs, short: bool = False) -> pd.DataFrame:
     rows = found.headlines
     words = ("category",) if (rows["status"] == "finished").all() else ("status", "category")
     columns = _run_columns(found, rows) | _words(rows, *words)
-    if short:  # what all rows share stands above them
-        columns = {title: column for title, column in columns.items() if column.nunique() > 1 or len(rows) == 1}
-        return pd.DataFrame(columns | _metrics(rows, SHORT))
+    if short:
+        return pd.DataFrame(_words(rows, "name") | _news(columns, rows["name"]) | _metrics(rows, SHORT))
     return pd.DataFrame(columns | _images(rows) | _metrics(rows) | _counts(rows))
 
 
@@ -65,11 +56,11 @@ def by_mean(means: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(_words(means, "runs", "seeds", "category") | _metrics(means))
 
 
-def by_job(rows: list[dict[str, Any]], metrics: Iterable[str]) -> pd.DataFrame:
+def by_job(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Make the table of a sweep: a row per job."""
-    words = ("name", "job", "status")
+    words = ("name",) if all(row["status"] == "finished" for row in rows) else ("name", "status")
     jobs = pd.DataFrame(rows, columns=None if rows else words)
-    return pd.DataFrame(_words(jobs, *words) | _metrics(jobs, (OBJECTIVE, *metrics)) | _counts(jobs))
+    return pd.DataFrame(_words(jobs, *words) | _metrics(jobs, (OBJECTIVE, *SHORT)))
 
 
 def by_setting(found: Runs) -> pd.DataFrame:
@@ -91,58 +82,8 @@ def by_origin(found: Runs) -> pd.DataFrame:
     return pd.DataFrame(_words(found.headlines.dropna(axis=1, how="all"), *names))
 
 
-def as_text(table: pd.DataFrame) -> pd.DataFrame:
-    """Write a table as it is read: fractions with three digits and half the width of their interval."""
-    text = {}
-    for (title, kind), column in table.items():
-        if kind == VALUE:
-            low, high = (table.get((title, end), column * float("nan")) for end in (LOW, HIGH))
-            half = [f" ± {half:.3f}" if half == half else "" for half in (high - low) / 2]
-            text[title] = column.map("{:.3f}".format, na_action="ignore") + half
-        elif kind == PAPER:
-            text[f"paper's {title}"] = column.map("{:.3f}".format, na_action="ignore")
-        elif kind == COUNT:
-            text[title] = column.map("{:g}".format, na_action="ignore")
-        elif kind == TEXT:
-            text[title] = column
-    return pd.DataFrame(text, dtype=object).fillna("").astype(str)
-
-
-def print_table(table: pd.DataFrame, title: str, footnotes: Iterable[str] = ()) -> None:
-    """Print a table in as many blocks as the terminal's width asks for, each with the first column; then footnotes."""
-    console = Console() if Console().is_terminal else Console(width=160)  # a log file has no width of its own
-    text = as_text(table)
-    words = {name for name, kind in table if kind == TEXT}
-    widths = {name: max(map(len, [*name.split(), *text[name]])) for name in text}
-    first = min(widths[text.columns[0]], max(16, console.width // 3))
-    blocks, left = list[list[str]](), 0
-    for name in text.columns[1:]:
-        widths[name] = min(widths[name], console.width - first - 7)  # 7: three rules and the spaces beside them
-        if left < widths[name] + 3:
-            blocks, left = [*blocks, []], console.width - first - 4
-        blocks[-1].append(name)
-        left -= widths[name] + 3
-    for i, names in enumerate(blocks):
-        block = Table(title=None if i else title, title_justify="left")
-        block.add_column(text.columns[0], width=first, overflow="fold")
-        for name in names:
-            block.add_column(name, width=widths[name], justify="left" if name in words else "right", overflow="fold")
-        for _, line in text.iterrows():
-            cells = [line[name] or ("" if name in words else "-") for name in names]  # left out is not zero
-            block.add_row(*map(Text, [line.iloc[0], *cells]))
-        console.print(block)
-    for line in footnotes:
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
-
-
 def print_results(results: "Results", threshold: str, footnotes: list[str]) -> None:
-    """Print a row per category, their mean, and the pooled figures; metrics that no row has are left out.
-
-    Args:
-        results: the numbers.
-        threshold: how the threshold came about, in words.
-        footnotes: lines to print below the table.
-    """
+    """Print a row per category, their mean, and the pooled figures, below them the threshold in words and footnotes."""
     rows = pd.DataFrame(result_rows(results.as_dict()))
     table = pd.DataFrame(_words(rows, "category") | _images(rows) | _metrics(rows))
     print_table(table, "test results", (f"threshold: {threshold}", *footnotes))
@@ -171,6 +112,16 @@ def _run_columns(found: Runs, rows: pd.DataFrame) -> dict[Heading, pd.Series]:
 
 def _words(rows: pd.DataFrame, *names: str) -> dict[Heading, pd.Series]:
     return {(name, TEXT): rows[name] for name in names if name in rows}
+
+
+def _news(columns: dict[Heading, pd.Series], names: pd.Series) -> dict[Heading, pd.Series]:
+    """Leave out what all rows share and what their names contain."""
+
+    def is_news(column: pd.Series) -> bool:
+        told = all(str(value) in name for value, name in zip(column, names, strict=True))
+        return column.nunique() > 1 and not told
+
+    return {heading: column for heading, column in columns.items() if is_news(column)}
 
 
 def _images(rows: pd.DataFrame) -> dict[Heading, pd.Series]:

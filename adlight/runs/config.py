@@ -73,13 +73,8 @@ def apply_overrides(config: DictConfig, choices: Mapping[str, Any], overrides: S
     """Apply overrides to a run's config; Hydra must have been initialised with our conf/.
 
     A value goes to its key, which must exist. A group (`trainer=gpu`, `dataset=mvtec`) is composed anew with the
-    run's other choices, and values that the run had set itself stay; of a data set only `INPUT_KEYS` do, as the run's
-    network is made for them.
-
-    Args:
-        config: the run's config.
-        choices: the groups it was composed of, by name.
-        overrides: as on the command line.
+    run's other choices (the groups it was composed of, by name), and values that the run had set itself stay; of a data
+    set only `INPUT_KEYS` do, as the run's network is made for them.
 
     Raises:
         omegaconf.errors.OmegaConfBaseException: there is no such key.
@@ -122,16 +117,9 @@ def flatten(node: Any) -> dict[str, Any]:
     }
 
 
-def to_dict(config: DictConfig) -> dict[str, Any]:
-    """Give a config as plain dicts, interpolations as they are written."""
-    container = OmegaConf.to_container(config)
-    assert isinstance(container, dict)
-    return {str(key): value for key, value in container.items()}
-
-
 def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
     """Give what two configs of a job or sweep are compared by, interpolations as they are written."""
-    plain = to_dict(config) if isinstance(config, DictConfig) else config
+    plain: Any = OmegaConf.to_container(config) if isinstance(config, DictConfig) else config
     return {key: value for key, value in plain.items() if key not in NOT_COMPARED}
 
 

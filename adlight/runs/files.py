@@ -41,13 +41,10 @@ def append_traceback(log: Path, error: BaseException) -> None:
 
 @contextmanager
 def hold_lock(path: Path, waiting: str = "") -> Iterator[None]:
-    """Hold an advisory file lock; the OS releases it when the process ends. File systems without locks go without.
+    """Hold an advisory lock on a file, which is left behind; print `waiting` if another process holds it.
 
-    lockf works over NFS too. The lock belongs to the process and is gone when it closes the file: never open it twice.
-
-    Args:
-        path: the lock file, which is left behind.
-        waiting: what to print if another process holds it.
+    lockf works over NFS too; file systems without locks go without. The lock belongs to the process, which releases it
+    when it ends or closes the file: never open it twice.
     """
     import fcntl
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from adlight.runs.config import to_dict
+from adlight.runs.config import difference
 from adlight.runs.folder import RunFolder
 from adlight.types import UserError
 
@@ -18,11 +18,8 @@ def find_runs(places: Sequence[str]) -> list[RunFolder]:
 
     What lies in a run's own folder (evaluations, predictions) belongs to that run: it is found where it is named.
 
-    Args:
-        places: folders or globs.
-
     Raises:
-        UserError: one of them does not exist or matches nothing.
+        UserError: a place, folder or glob, does not exist or matches nothing.
     """
     found = set[Path]()
     for place in places:
@@ -45,11 +42,7 @@ def natural_key(path: Path) -> list[tuple[float, str]]:
 
 
 def find_unfinished(runs: Sequence[RunFolder], config: DictConfig) -> RunFolder | None:
-    """Find the newest unfinished run with a checkpoint and the same config, but for `resume`."""
-    wanted = {**to_dict(config), "resume": None}
-    matches = [
-        run
-        for run in runs
-        if run.is_run and run.can_resume and not run.is_finished and {**to_dict(run.config()), "resume": None} == wanted
-    ]
+    """Find the newest unfinished run with a checkpoint and the same config."""
+    unfinished = [run for run in runs if run.is_run and run.can_resume and not run.is_finished]
+    matches = [run for run in unfinished if not difference(run.config(), config)]
     return max(matches, key=lambda run: run.last_change, default=None)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from adlight.runs.files import hold_lock, rank, read_if_exists, write_atomically
 from adlight.runs.hydra_folder import HydraFolder
-from adlight.runs.tables import DEFECTS, PREDICTIONS, defect_rows, prediction_rows, read_predictions, to_csv
+from adlight.runs.tables import DEFECTS, PREDICTIONS, defect_rows, prediction_rows, to_csv
 from adlight.types import Record, UserError
 
 if TYPE_CHECKING:  # they take seconds: not for --help
@@ -122,9 +122,17 @@ class RunFolder(HydraFolder):
         """Read one row per test image, with the columns `tables.PREDICTIONS`; None where there is no such table.
 
         Raises:
-            UserError: the file is damaged.
+            UserError: a column is missing, or something else stands where a number should.
         """
-        return read_predictions(self.predictions_path)
+        import pandas
+
+        if not self.predictions_path.exists():
+            return None
+        types = {"category": str, "label": int, "score": float, "threshold": float}
+        try:
+            return pandas.read_csv(self.predictions_path, dtype=str, keep_default_na=False).astype(types)
+        except (ValueError, LookupError, OSError) as error:
+            raise UserError(f"{self.predictions_path} is damaged ({type(error).__name__}: {error})") from error
 
     @property
     def predictions_path(self) -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from adlight.runs.config import apply_overrides, flatten, read_yaml, to_dict
+from adlight.runs.config import apply_overrides, comparable, flatten, read_yaml
 from adlight.runs.files import write_atomically
 from adlight.types import UserError
 
@@ -16,11 +16,7 @@ _TARGETS_OF_0_1 = "adlight.modules."
 
 
 class HydraFolder:
-    """A folder with a composed config; it prints as its path.
-
-    Args:
-        path: the folder, which need not exist yet.
-    """
+    """A folder with a composed config, which need not exist yet; it prints as its path."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -69,7 +65,7 @@ class HydraFolder:
         if "run" in config and "images" not in config:
             parents = map(HydraFolder, self.path.parents)
             run = next((folder for folder in parents if folder.is_run), HydraFolder(str(config.run)))
-            changes = {key: value for key, value in to_dict(config).items() if key != "run" and value is not None}
+            changes = {key: value for key, value in comparable(config).items() if key != "run" and value is not None}
             config = DictConfig(OmegaConf.merge(run.config(), changes))
         if "model" not in config:
             return None

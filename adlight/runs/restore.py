@@ -21,10 +21,6 @@ if TYPE_CHECKING:  # torch takes seconds: not for --help
 def build_module(run: RunFolder, overrides: Sequence[str] = ()) -> tuple["AnomalyModule", dict[str, Any]]:
     """Build a run's module without weights, and without its objective: nothing is trained, no LPIPS is needed.
 
-    Args:
-        run: the run folder.
-        overrides: changes of its config, as on the command line.
-
     Returns:
         The module, and the settings that an image needs on its way to it: `image_size`, `resize`,
         `keep_shape`, `channels`, `precision`, and `ckpt`, the checkpoint that the run itself tested.
@@ -45,12 +41,7 @@ def build_module(run: RunFolder, overrides: Sequence[str] = ()) -> tuple["Anomal
 
 
 def load_weights(module: "nn.Module", path: Path, prefixes: tuple[str, ...] = ("",)) -> None:
-    """Load a checkpoint's tensors into a module built from the run's config.
-
-    Args:
-        module: the module.
-        path: the checkpoint.
-        prefixes: of the names of the tensors to load; the others stay as they are.
+    """Load a checkpoint's tensors whose names begin with one of `prefixes` into a module built from the run's config.
 
     Raises:
         UserError: no checkpoint, or one of another architecture.

@@ -1,7 +1,7 @@
 """What a training consists of: its stages, how long each is, and where a resumed run continues."""
 
 import math
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -59,7 +59,10 @@ def plan_stages(
         load_weights(module, RunFolder(source).checkpoint("last"), ("gan.",))
         check_same_split(config, RunFolder(source).config(), f"model.pretrained_gan={source}")
     for i, stage in enumerate(stages):
-        epochs = _num_epochs(config, stage.module, _epoch_length(run, data, trainer))
+        training: Any = stage.module
+        epochs = training.num_epochs(config.trainer.max_epochs, partial(_count_batches, run, data, trainer))
+        if isinstance(config.trainer.limit_train_batches, int):  # a short trial
+            epochs = min(epochs, config.trainer.max_epochs)
         stages[i] = stage._replace(epochs=epochs, resumed=resumed and stage.last.exists())
         if epochs != config.trainer.max_epochs and trainer.is_global_zero:
             print(f"{type(stage.module).__name__}: {epochs} epochs, whatever trainer.max_epochs says", flush=True)
@@ -71,20 +74,12 @@ def plan_stages(
     return stages
 
 
-def _num_epochs(config: DictConfig, module: Any, epoch_length: Callable[[], int]) -> int:
-    default = config.trainer.max_epochs
-    epochs = module.num_epochs(default, epoch_length)
-    return min(epochs, default) if isinstance(config.trainer.limit_train_batches, int) else epochs  # a short trial
-
-
-def _epoch_length(run: RunFolder, data: "AnomalyDataModule", trainer: "pl.Trainer") -> Callable[[], int]:
-    def count_batches() -> int:
-        with run.data_lock():  # the processes of the run do not know of each other yet
-            data.prepare_data()
-        data.setup("fit")
-        images = math.ceil(len(data.records("train")) / trainer.world_size)
-        batches = math.ceil(images / data.batch_size)
-        limit = trainer.limit_train_batches
-        return batches if isinstance(limit, int) else int(batches * limit)
-
-    return count_batches
+def _count_batches(run: RunFolder, data: "AnomalyDataModule", trainer: "pl.Trainer") -> int:
+    """Batches of an epoch in each process."""
+    with run.data_lock():  # the processes of the run do not know of each other yet
+        data.prepare_data()
+    data.setup("fit")
+    images = math.ceil(len(data.records("train")) / trainer.world_size)
+    batches = math.ceil(images / data.batch_size)
+    limit = trainer.limit_train_batches
+    return batches if isinstance(limit, int) else int(batches * limit)

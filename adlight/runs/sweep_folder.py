@@ -19,11 +19,7 @@ _NOTE, _TABLE, _LOG, _LOCK = "sweep.json", "results.csv", "sweep.log", ".lock"
 
 
 class SweepFolder:
-    """A sweep's folder; it prints as its path.
-
-    Args:
-        path: the folder, which need not exist yet.
-    """
+    """A sweep's folder, which need not exist yet; it prints as its path."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)

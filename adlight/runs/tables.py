@@ -3,14 +3,11 @@
 import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adlight.types import Prediction, Record, UserError
+from adlight.types import Prediction, Record
 
 if TYPE_CHECKING:  # they take seconds: not for --help
-    from pandas import DataFrame
-
     from adlight.detection.module import TestedImage
     from adlight.metrics.results import Results
 
@@ -45,20 +42,3 @@ def defect_rows(results: "Results") -> Iterator[tuple[Any, ...]]:
     """Give one row per defect type, with the columns `DEFECTS`; None for what could not be computed."""
     for category, defects in results.defects.items():
         yield from ((category, name, *map(found.get, DEFECTS[2:])) for name, found in defects.items())
-
-
-def read_predictions(path: Path) -> "DataFrame | None":
-    """Read the rows of `prediction_rows`, at full precision; None where there is no such file.
-
-    Raises:
-        UserError: a column is missing, or something else stands where a number should.
-    """
-    import pandas
-
-    if not path.exists():
-        return None
-    numbers = {"label": int, "score": float, "threshold": float}
-    try:
-        return pandas.read_csv(path, dtype=str, keep_default_na=False).astype({"category": str} | numbers)
-    except (ValueError, LookupError, OSError) as error:
-        raise UserError(f"{path} is damaged ({type(error).__name__}: {error})") from error

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from timing import DEVICE, Row, alternate, composed, ratios, row, seconds, wait
+from timing import DEVICE, Row, alternate, composed_bare, ratios, row, seconds, wait
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
@@ -107,11 +107,9 @@ def count_flops() -> list[Row]:
 def measure_training() -> list[Row]:
     """`model=gan dataset=mnist` with the thesis's networks on random images, by the Trainer and by hand, in turn."""
     with TemporaryDirectory() as folder:
-        place = "gpu" if DEVICE.type == "cuda" else "cpu"
-        config = composed(
-            "model=gan", "dataset=mnist", f"trainer={place}", "trainer.precision=32-true", "logger=none",
-            f"trainer.limit_train_batches={5 * CYCLES * (REPEATS + 1) + 1}", "trainer.max_epochs=1",
-            "trainer.enable_progress_bar=false", "~callbacks", f"dataset.root={folder}",
+        config = composed_bare(
+            "model=gan", "dataset=mnist", "trainer.precision=32-true", "trainer.max_epochs=1",
+            f"trainer.limit_train_batches={5 * CYCLES * (REPEATS + 1) + 1}", f"dataset.root={folder}",
         )  # fmt: skip
         random_mnist(Path(folder), images=5000)
         data, module, trainer = build(config)

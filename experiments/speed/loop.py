@@ -8,13 +8,14 @@ from tempfile import TemporaryDirectory
 
 import pytorch_lightning as pl
 import torch
-from timing import DEVICE, Row, composed, ratios, row, wait
+from timing import DEVICE, Row, composed_bare, ratios, row, wait
 from torch import Generator, Tensor
 from torch.optim import Optimizer
 
 from adlight.data.datamodule import AnomalyDataModule
+from adlight.detection.optimization import warmup_cosine
 from adlight.mae.masking import draw_masks
-from adlight.mae.module import MAEModule, warmup_cosine
+from adlight.mae.module import MAEModule
 from adlight.mae.scorer import reconstruct
 from adlight.rng import derive_seed
 from adlight.train import build
@@ -95,22 +96,15 @@ class Alternate(pl.Callback):
 def measure() -> list[Row]:
     """Epochs of `model=mae_small dataset=synthetic` by the Trainer and by hand, in turn, in one process."""
     with TemporaryDirectory() as folder:
-        place = "gpu" if DEVICE.type == "cuda" else "cpu"
-        config = composed(
+        config = composed_bare(
             "model=mae_small",
             "dataset=synthetic",
-            f"trainer={place}",
-            "logger=none",
             f"dataset.root={folder}/data",
             "dataset.batch_size=16",
             "dataset.augmentation={_target_:adlight.data.augmentation.Augmentation}",
             f"trainer.max_epochs={EPOCHS}",
             "trainer.limit_val_batches=0",
-            "trainer.enable_progress_bar=false",
-            "+trainer.enable_checkpointing=false",
         )
-        config.callbacks = {}
-        pl.seed_everything(0, verbose=False)
         data, module, trainer = build(config)
         data.prepare_data()
         data.setup("fit")

@@ -23,6 +23,13 @@ def composed(*overrides: str) -> DictConfig:
         return compose("train", ["run_dir=.", *overrides])
 
 
+def composed_bare(*overrides: str) -> DictConfig:
+    """The same with nothing beside the training, on the device that is measured."""
+    place = "gpu" if DEVICE.type == "cuda" else "cpu"
+    quiet = "logger=none", "callbacks=none", "trainer.enable_progress_bar=false"
+    return composed(f"trainer={place}", *quiet, *overrides)
+
+
 def seconds(work: Callable[[], Any]) -> float:
     """How long one call takes, the device's part included."""
     wait()

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from processes import in_processes
 from sklearn import decomposition, neighbors
 from test_configs import composed, names
-from test_train import in_processes
 
 from adlight.baselines import networks as baselines
 from adlight.baselines.module import ResidualScorer

@@ -1,8 +1,6 @@
 """Sweeps through the command line: what each job leaves, what is skipped, what goes on, what a failure costs."""
 
-import csv
 import json
-import os
 import re
 import shutil
 import signal
@@ -19,21 +17,15 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from makers import fake_mnist
+from processes import Command
+from readers import table
 
 from adlight.cli.arguments import multirun_argv
 from adlight.cli.job import job_name
 from adlight.runs import files
 from adlight.runs.config import CONF
 
-TESTS = Path(__file__).parents[1]
-
-
 TROUBLE = "+callbacks.trouble._target_=trouble.Trouble"
-
-
-def table(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def results(sweep):
@@ -238,27 +230,20 @@ def test_our_own_mistake_ends_one_job_only_and_leaves_its_traceback(adlight, mon
 
 def begun(adlight, sweep, *words):
     """A sweep in a process of its own that has done its first epoch, and does not end the second."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "adlight.train", "-m", *words],
-        cwd=adlight.folder,
-        env={**os.environ, "ADLIGHT_TEST_TROUBLE": "hold", "PYTHONPATH": path(TESTS), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    command = Command(adlight.folder, "train", "-m", *words, ADLIGHT_TEST_TROUBLE="hold")
     until = time.monotonic() + 600
     while not (sweep / "seed-0" / "checkpoints" / "last.ckpt").exists() and time.monotonic() < until:
         time.sleep(0.1)
-        assert process.poll() is None, process.stderr.read()
-    return process
+        assert command.process.is_alive(), command.wait()
+    return command
 
 
 def test_killed_and_on_as_if_nothing_had_happened(adlight, two_seeds):
     words = [*adlight.quick, TROUBLE, "seed=0,1", "hydra.sweep.dir=runs/killed"]
     sweep = adlight.folder / "runs" / "killed"
-    process = begun(adlight, sweep, *words)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    command = begun(adlight, sweep, *words)
+    command.stop(signal.SIGKILL)
+    command.wait()
     outcome = adlight("train", "-m", *words, "resume_sweep=true")
     assert outcome.code == 0, outcome.err
     assert outcome.out.count("epoch 1/2") == 1, "the finished epoch is not done again"
@@ -268,10 +253,10 @@ def test_killed_and_on_as_if_nothing_had_happened(adlight, two_seeds):
 
 def test_terminated_it_says_how_to_go_on(adlight):
     sweep = adlight.folder / "runs" / "terminated"
-    process = begun(adlight, sweep, *adlight.quick, TROUBLE, "seed=0,1", "hydra.sweep.dir=runs/terminated")
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 130 and "Traceback" not in err, err
+    command = begun(adlight, sweep, *adlight.quick, TROUBLE, "seed=0,1", "hydra.sweep.dir=runs/terminated")
+    command.stop(signal.SIGTERM)
+    code, _, err = command.wait()
+    assert code == 130 and "Traceback" not in err, err
     assert err.splitlines()[-1].endswith("resume_sweep=true hydra.sweep.dir=runs/terminated")
     assert {name: row["status"] for name, row in results(sweep).items()} == {"seed-0": "unfinished"}
 
@@ -298,11 +283,6 @@ def test_two_processes_wait_for_each_other(tmp_path, monkeypatch):
             assert said == ["waiting"]
     with files.hold_lock(lock, "waiting"):
         assert said == ["waiting"]
-
-
-def path(*folders):
-    """A search path for modules of a process of its own, after what this process has."""
-    return os.pathsep.join([*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def test_any_group_may_be_swept(adlight):

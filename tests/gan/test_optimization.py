@@ -57,7 +57,7 @@ def steps_of_all(rank, world, folder):
 
 
 def test_two_processes_step_as_one_does_on_the_joined_batch(tmp_path):
-    mp.spawn(steps_of_all, (2, tmp_path), nprocs=2)
+    mp.start_processes(steps_of_all, (2, tmp_path), nprocs=2, start_method="forkserver")
     steps_of_all(0, 1, tmp_path)
     alone, *both = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("1-0", "2-0", "2-1"))
     for case in CASES:

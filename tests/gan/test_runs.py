@@ -9,7 +9,8 @@ import pytest
 import torch
 from gan.tiny import CtrlC
 from makers import write_image
-from test_train import in_processes, numbers, table
+from processes import in_processes
+from readers import numbers, table
 
 from adlight.detector import Detector
 
@@ -181,8 +182,8 @@ def two_gans(adlight):
     """A run of two processes: its folder and what it printed."""
     words = [*adlight.gan, *SHORT, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
     words += ["dataset.train_limit=16", "dataset.test_limit=19", "model.gan.n_critic=1"]
-    done = in_processes(adlight, "train", *words, "hydra.run.dir=runs/two gans")
-    return adlight.folder / "runs" / "two gans", done.stdout
+    out = in_processes(adlight, "train", *words, "hydra.run.dir=runs/two gans")
+    return adlight.folder / "runs" / "two gans", out
 
 
 def assert_the_same_answers(one, other, tolerance):

@@ -1,11 +1,6 @@
-import csv
+from readers import table
 
 from adlight.loggers.csv import CSVLogger
-
-
-def table(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def logged(path, *rows):

@@ -1,9 +1,8 @@
 """The logger groups through the command line."""
 
-import csv
-
 import pytest
 from PIL import Image
+from readers import table
 
 
 @pytest.fixture
@@ -11,13 +10,8 @@ def words(adlight):
     return [*adlight.quick, "trainer.max_epochs=1", "dataset.category=bottle"]
 
 
-def rows(run):
-    with (run / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def test_csv_is_the_default(adlight, words):
-    assert len(rows(adlight.train(*words))) == 1
+    assert len(table(adlight.train(*words) / "metrics.csv")) == 1
 
 
 def test_none(adlight, words):
@@ -31,7 +25,7 @@ def test_tensorboard(adlight, words):
     words.remove("~callbacks.panels")
     run = adlight.train(*words, "logger=tensorboard")
     events = EventAccumulator(str(run / "tensorboard")).Reload()
-    (row,) = rows(run)
+    (row,) = table(run / "metrics.csv")
     (loss,) = events.Scalars("train/loss")
     assert loss.value == pytest.approx(float(row["train/loss"])) and loss.step == int(row["step"])
     assert events.Tags()["images"] == ["panels/bottle"]

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from adlight.metrics.histogram import Histogram
-from adlight.metrics.image import NonFiniteScore
 from adlight.metrics.pixel import PixelHistogram
 from adlight.metrics.thresholds import ALL, Calibration, Method, Threshold
 from adlight.types import UserError
@@ -128,7 +127,7 @@ def test_a_number_needs_no_scores():
 
 def test_a_single_image_and_one_that_is_not_finite():
     assert fit([7.0], [0], image="sigma:3").pooled.image == 7
-    with pytest.raises(NonFiniteScore, match=r"\[1\]"):
+    with pytest.raises(ValueError, match=r"\[1\]"):
         fit([0.0, math.nan], [0, 0])
 
 

@@ -1,0 +1,135 @@
+"""Regions of defects on an image, and the content that shows through in them.
+
+Letters: C channels, H x W pixels. Every draw is from the generator that is passed.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from scipy import fft
+from torch import Generator, Tensor
+from torch.nn import functional
+
+
+class Region(NamedTuple):
+    """Where a defect is: its opacity (H, W) in [0, 1], its centre and its radius in pixels."""
+
+    alpha: Tensor
+    row: float
+    column: float
+    radius: float
+
+
+def draw_blob(image: Tensor, rng: Generator) -> Region:
+    """Draw an uneven ellipse of about 0.15 to 3 % of the image, with hard or soft edges."""
+    row, column = draw_place(image, rng)
+    radius = max(2.0, math.sqrt(image[0].numel() * log_uniform(rng, 0.0015, 0.03) / math.pi))
+    stretch, angle = math.sqrt(log_uniform(rng, 0.4, 2.5)), uniform(rng, 0, math.pi)
+    down, right = axes(image, row, column)
+    along = (right * math.cos(angle) + down * math.sin(angle)) / (radius * stretch)
+    beside = (down * math.cos(angle) - right * math.sin(angle)) / (radius / stretch)
+    coarse = torch.randn(1, 1, 5, 5, generator=rng)
+    window = torch.stack([beside / 2, along / 2], -1)[None]  # the noise covers twice the ellipse
+    noise = functional.grid_sample(coarse, window, padding_mode="border", align_corners=True)[0, 0]
+    field = (1 - (along.square() + beside.square()).sqrt() + 0.15 * noise) * log_uniform(rng, 2, 20)
+    return Region(field.clamp(0, 1), row, column, radius)
+
+
+def take(image: Tensor, region: Region, step: tuple[float, float], turn: float = 0.0) -> Tensor:
+    """Content that a region gets from `step` (rows, columns) away, turned about its centre. -> (C, H, W)."""
+    _, height, width = image.shape
+    down, right = axes(image, region.row, region.column)
+    rows = region.row + step[0] + down * math.cos(turn) + right * math.sin(turn)
+    columns = region.column + step[1] + right * math.cos(turn) - down * math.sin(turn)
+    return image[:, _reflect(rows, height), _reflect(columns, width)]
+
+
+def blend_seamlessly(image: Tensor, content: Tensor, alpha: Tensor) -> Tensor:
+    """Keep the content's gradients and the image's values around the region (Perez 2003, on its bounding box).
+
+    The difference on the box's border is continued inside as a harmonic function, exactly, by a sine transform.
+    (C, H, W), (C, H, W), (H, W) -> (C, H, W).
+    """
+    inside = alpha > 0
+    if not inside.any():
+        return content
+    (top, bottom), (left, right) = (
+        (max(int(found.min()) - 1, 0), min(int(found.max()) + 2, size))
+        for found, size in zip(inside.nonzero().T, inside.shape, strict=True)
+    )
+    box = (slice(None), slice(top, bottom), slice(left, right))
+    if min(bottom - top, right - left) < 3:
+        return content
+    blended = content.clone()
+    blended[box] += fill_harmonically(image[box] - content[box])
+    return blended
+
+
+def fill_harmonically(values: Tensor) -> Tensor:
+    """Replace all but the border by the solution of Laplace's equation. (C, h, w) -> (C, h, w), h and w at least 3."""
+    filled = values.clone()
+    filled[:, 1:-1, 1:-1] = 0
+    flow = filled[:, :-2, 1:-1] + filled[:, 2:, 1:-1] + filled[:, 1:-1, :-2] + filled[:, 1:-1, 2:]
+    rows, columns = (2 - 2 * torch.arange(1, n + 1).mul(math.pi / (n + 1)).cos() for n in flow.shape[1:])
+    waves = fft.dstn(flow.numpy(), type=1, axes=(1, 2)) / (rows[:, None] + columns).numpy()
+    filled[:, 1:-1, 1:-1] = torch.from_numpy(fft.idstn(waves, type=1, axes=(1, 2)))
+    return filled
+
+
+def show(image: Tensor, content: Tensor, alpha: Tensor) -> Tensor:
+    """Let content show through. (C, H, W), (C, H, W), (H, W) -> (C, H, W)."""
+    return image + alpha * (content - image)
+
+
+def axes(image: Tensor, row: float, column: float) -> tuple[Tensor, Tensor]:
+    """How far each pixel is below and to the right of a point. -> (H, W), (H, W)."""
+    _, height, width = image.shape
+    down, right = torch.arange(height) - row, torch.arange(width) - column
+    return down[:, None].expand(height, width), right.expand(height, width)
+
+
+def draw_place(image: Tensor, rng: Generator) -> tuple[float, float]:
+    """Draw a centre, three times in four by how much the image varies there. -> row, column in pixels."""
+    _, height, width = image.shape
+    grid = min(16, height), min(16, width)
+    detail = (image - functional.avg_pool2d(image, 5, 1, 2, count_include_pad=False)).abs().mean(0, keepdim=True)
+    weight = functional.adaptive_avg_pool2d(detail, grid).flatten()
+    if not weight.sum() > 0 or randint(rng, 4) == 0:
+        weight = torch.ones_like(weight)
+    cell = int(torch.multinomial(weight, 1, generator=rng))
+    row, column = divmod(cell, grid[1])
+    row_part, column_part = uniform(rng, 0, 1), uniform(rng, 0, 1)
+    return (row + row_part) * height / grid[0], (column + column_part) * width / grid[1]
+
+
+def draw_step(rng: Generator, length: float) -> tuple[float, float]:
+    """Draw a direction. -> rows and columns of a step of `length`."""
+    angle = uniform(rng, 0, 2 * math.pi)
+    return length * math.sin(angle), length * math.cos(angle)
+
+
+def draw_tint(image: Tensor, rng: Generator, low: float, high: float) -> Tensor:
+    """Grey levels to add, (C, 1, 1): brighter or darker, channels a little apart."""
+    size = log_uniform(rng, low, high) * (1 - 2 * randint(rng, 2))
+    return size * (1 + 0.25 * torch.randn(len(image), 1, 1, generator=rng))
+
+
+def _reflect(index: Tensor, size: int) -> Tensor:
+    index = index.round().long() % (2 * size)  # integer indices in [0, size), reflected at the borders
+    return torch.minimum(index, 2 * size - 1 - index)
+
+
+def uniform(rng: Generator, low: float, high: float) -> float:
+    """Draw a number from [low, high)."""
+    return low + (high - low) * torch.rand((), generator=rng).item()
+
+
+def log_uniform(rng: Generator, low: float, high: float) -> float:
+    """Draw a number from [low, high) whose logarithm is uniform."""
+    return math.exp(uniform(rng, math.log(low), math.log(high)))
+
+
+def randint(rng: Generator, count: int) -> int:
+    """Draw from 0 to count - 1."""
+    return int(torch.randint(count, (), generator=rng))
