@@ -85,6 +85,24 @@ def test_answers_have_the_shape_of_the_image(detector, name):
         assert answer.mask.shape == (height, width)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_defect_is_found_where_it_is(detector, shape):
+    """PCA of flat images misses exactly what is not flat."""
+    found = detector("pca")
+    found.module.network.mean.fill_(0.5)
+    found.module.network.components.zero_()
+    found.threshold = found.pixel_threshold = 0.1
+    height, width = shape
+    image = np.full((*shape, 3), 128, np.uint8)
+    image[height // 4 : height // 2, width // 2 : width * 3 // 4] = 255
+    answer = found(image)[0]
+    assert len(answer.boxes) == 1
+    wanted = width // 2, height // 4, width * 3 // 4, height // 2
+    pixel = max(shape) / (64 if width == 2 * height else 32)  # of the frame, in pixels of the original
+    assert answer.boxes[0] == pytest.approx(wanted, abs=2 * pixel + 1)
+    assert answer.area == pytest.approx(answer.mask.mean(), abs=1e-2) and 0.04 < answer.area < 0.15
+
+
 @pytest.mark.parametrize("name", PADDED)
 def test_pixel_metrics_are_those_of_the_images_alone(adlight, runs, detector, name):
     """Computed once more from maps and masks that have no padding."""
