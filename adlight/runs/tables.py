@@ -42,3 +42,15 @@ def defect_rows(results: "Results") -> Iterator[tuple[Any, ...]]:
     """Give one row per defect type, with the columns `DEFECTS`; None for what could not be computed."""
     for category, defects in results.defects.items():
         yield from ((category, name, *map(found.get, DEFECTS[2:])) for name, found in defects.items())
+
+
+def check_results(content: dict[str, Any]) -> None:
+    """Refuse JSON that is not what `Results.as_dict` gives: tables of categories, defects, pooled images, validation.
+
+    Raises:
+        ValueError, LookupError, AttributeError, TypeError: something else stands in a table's place.
+    """
+    defects = [table for of in (content.get("defects") or {}).values() for table in of.values()]
+    others = [content.get(name) or {} for name in ("pooled", "validation")]
+    if not all(isinstance(table, dict) for table in (*content["categories"].values(), *defects, *others)):
+        raise ValueError("a table is missing in it")
