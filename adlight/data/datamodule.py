@@ -33,6 +33,7 @@ class AnomalyDataModule(pl.LightningDataModule):
         batch_size: images per process and training step.
         eval_batch_size: images per process and validation or test step.
         val_fraction: share of each category's normal training images that is held out.
+        val_defects: copies of each held-out image, with a pseudo-anomaly each.
         seed: of the split, the shuffling, the augmentation and the pseudo-anomalies.
         augmentation: applied to training batches on their device; None = none.
         cache_gb: splits up to this size (decoded, in GB) are kept in memory by every process; larger ones are decoded
@@ -56,6 +57,7 @@ class AnomalyDataModule(pl.LightningDataModule):
         batch_size: int = 16,
         eval_batch_size: int = 32,
         val_fraction: float = 0.1,
+        val_defects: int = 1,
         seed: int = 0,
         augmentation: Augmentation | None = None,
         cache_gb: float = 8.0,
@@ -64,7 +66,8 @@ class AnomalyDataModule(pl.LightningDataModule):
         **source_settings: Any,
     ) -> None:
         super().__init__()
-        for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
+        sizes = {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "val_defects": val_defects}
+        for name, value in sizes.items():
             check_integer(name, value, 1)
         if channels not in (1, 3):
             raise ValueError(f"channels must be 1 or 3, got {channels}")
@@ -75,7 +78,8 @@ class AnomalyDataModule(pl.LightningDataModule):
         self.frame, self.channels = Frame(image_size, resize, keep_shape), channels
         self.source = source(**source_settings)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.val_fraction, self.seed, self.augmentation = val_fraction, seed, augmentation
+        self.val_fraction, self.val_defects = val_fraction, val_defects
+        self.seed, self.augmentation = seed, augmentation
         self.cache_gb, self.num_workers, self.on_bad_image = cache_gb, num_workers, on_bad_image
         self.first_epoch = 0  # epochs of earlier stages of a training: the order of the images continues after theirs
         self.categories: list[str] = []
@@ -121,7 +125,8 @@ class AnomalyDataModule(pl.LightningDataModule):
     def val_dataloader(self) -> DataLoader:
         """Load held-out normals, plain and with pseudo-anomalies."""
         dataset = self.datasets["val"]
-        return self._exact_loader(PseudoAnomalyDataset(dataset, self.seed), dataset.cache, 2 * len(dataset))
+        copies = PseudoAnomalyDataset(dataset, self.seed, self.val_defects)
+        return self._exact_loader(copies, dataset.cache, len(copies))
 
     def test_dataloader(self) -> DataLoader:
         """Load the labelled test split."""

@@ -132,38 +132,39 @@ class CachedImageDataset(Dataset):
 
 
 class PseudoAnomalyDataset(Dataset):
-    """Each normal image twice, plain and with a synthetic defect: labelled data without any real anomaly.
+    """Each normal image plain, then its copies with a defect each: labelled data without any real anomaly.
 
-    Item 2i is image i of `dataset`, item 2i + 1 its copy with a defect, so that any part of them has both labels.
-    The defect depends on the seed and on i alone; `pseudo_anomalies.py` draws it.
+    Item (1 + copies) i is image i of `dataset`, its copies follow, so that any part of them has both labels.
+    A defect depends on the seed, on i and on the copy's number alone; `pseudo_anomalies.py` draws it.
     """
 
-    def __init__(self, dataset: CachedImageDataset, seed: int) -> None:
-        self.dataset, self.seed = dataset, seed
+    def __init__(self, dataset: CachedImageDataset, seed: int, copies: int = 1) -> None:
+        self.dataset, self.seed, self.copies = dataset, seed, copies
         self.pasted: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def paste(self, i: int, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Paste image i's own defect. (C, H, W) uint8 -> a copy with the defect, and its mask (H, W) bool."""
-        if i not in self.pasted:
-            result = paste_defect(image, Generator().manual_seed(derive_seed("defect", self.seed, i)))
+    def paste(self, item: int, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Paste the item's own defect. (C, H, W) uint8 -> a copy with the defect, and its mask (H, W) bool."""
+        if item not in self.pasted:
+            i, number = divmod(item, 1 + self.copies)
+            result = paste_defect(image, Generator().manual_seed(derive_seed("defect", self.seed + number - 1, i)))
             if not self.dataset.cache:
                 return result
-            self.pasted[i] = result
-        return self.pasted[i]
+            self.pasted[item] = result
+        return self.pasted[item]
 
     def __len__(self) -> int:
-        return 2 * len(self.dataset)
+        return (1 + self.copies) * len(self.dataset)
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Fetch a whole batch at once, as uint8 images."""
-        batch = self.dataset.__getitems__([item // 2 for item in indices])
+        batch = self.dataset.__getitems__([item // (1 + self.copies) for item in indices])
         batch["index"] = torch.as_tensor(indices)
-        batch["label"] = batch["index"] % 2
+        batch["label"] = (batch["index"] % (1 + self.copies) > 0).long()
         for row, item in enumerate(indices):
-            if item % 2:
+            if batch["label"][row]:
                 height, width = batch["size"][row].tolist() if "size" in batch else batch["mask"].shape[1:]
                 image, mask = batch["image"][row, :, :height, :width], batch["mask"][row, :height, :width]
-                image[:], mask[:] = self.paste(item // 2, image)
+                image[:], mask[:] = self.paste(item, image)
         return batch
 
 

@@ -307,6 +307,21 @@ def test_pseudo_anomalies_are_labelled_and_leave_the_normals_alone(root, cache_g
     assert torch.equal(dataset.__getitems__(range(len(dataset)))["image"], kept)
 
 
+def test_several_copies_of_an_image_have_defects_of_their_own(root):
+    few, many = module(root, val_fraction=0.5), module(root, val_fraction=0.5, val_defects=3)
+    for data in (few, many):
+        data.setup("fit")
+    first, whole = (
+        {key: torch.cat([batch[key] for batch in batches]) for key in ("image", "label", "mask")}
+        for batches in (epoch(few.val_dataloader()), epoch(many.val_dataloader()))
+    )
+    images = whole["image"].unflatten(0, (-1, 4))
+    assert whole["label"].tolist() == [0, 1, 1, 1] * len(images)
+    assert torch.equal(images[:, :2].flatten(0, 1), first["image"])  # the first copy is what it is alone
+    assert all(len(copies.unique(dim=0)) == 4 for copies in images)
+    assert torch.equal(whole["mask"].unflatten(0, (-1, 4)), (images != images[:, :1]).any(2))
+
+
 def test_pseudo_anomalies_depend_on_the_seed(root):
     one, other = module(root, val_fraction=0.5), module(root, val_fraction=0.5)
     one.setup("fit")
