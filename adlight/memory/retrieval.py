@@ -2,14 +2,13 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from adlight.features.predictor import Predictor, TrainingCells, in_image
 from adlight.types import UserError, check_integer, check_range
 
 
 class Retrieval(Predictor):
-    """Predicts cells as a softmax-weighted mean of the cells about their place in the nearest training images.
+    """Predicts cells as a softmax-weighted mean of the cells at their place in the nearest training images.
 
     The nearest images are those of the least squared distance over all cells, of whatever category; a cell's weights
     are softmax(-temperature * mean_c (x - y)^2) over them.
@@ -18,17 +17,15 @@ class Retrieval(Predictor):
         channels: C.
         neighbours: how many images.
         temperature: 0 is the plain mean; large, the most similar cell alone.
-        reach: rows and columns that such a cell may lie away from the place; 0: none.
     """
 
     bank: Tensor
 
-    def __init__(self, channels: int, neighbours: int = 8, temperature: float = 2.0, reach: int = 1) -> None:
+    def __init__(self, channels: int, neighbours: int = 8, temperature: float = 2.0) -> None:
         super().__init__()
         check_integer("neighbours", neighbours, 1)
         check_range("temperature", temperature)
-        check_integer("reach", reach, 0)
-        self.neighbours, self.temperature, self.reach = neighbours, temperature, reach
+        self.neighbours, self.temperature = neighbours, temperature
         self.register_buffer("bank", torch.empty(0, channels, dtype=torch.float16))  # (N h w, C)
 
     def fit(self, cells: TrainingCells) -> None:
@@ -67,15 +64,6 @@ class Retrieval(Predictor):
 
     def _blend(self, x: Tensor, candidates: Tensor) -> Tensor:
         """(h, w, C), (k, h, w, C) -> (h, w, C)."""
-        candidates = shifted(candidates, self.reach)  # (k (2 reach + 1)^2, h, w, C)
         distance = (candidates - x).square().mean(-1)  # (k, h, w)
         weight = (-self.temperature * distance).softmax(0)[..., None]  # (k, h, w, 1)
         return (weight * candidates).sum(0)
-
-
-def shifted(maps: Tensor, reach: int) -> Tensor:
-    """Shift maps by up to `reach` rows and columns, edges repeated. (k, h, w, C) -> (k (2 reach + 1)^2, h, w, C)."""
-    height, width = maps.shape[1:3]
-    padded = F.pad(maps.permute(0, 3, 1, 2), [reach] * 4, mode="replicate").permute(0, 2, 3, 1)
-    steps = range(2 * reach + 1)
-    return torch.cat([padded[:, i : i + height, j : j + width] for i in steps for j in steps])
