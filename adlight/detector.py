@@ -16,9 +16,10 @@ from torch import Tensor
 from adlight.data.frames import Frame, Size, is_content, scale_box
 from adlight.data.images import AnyImage, PreparedImage, prepare_image
 from adlight.detection.inference import autocast_dtype, find_device, inference, make_batch
-from adlight.detection.maps import bounding_boxes
 from adlight.detection.module import AnomalyModule, all_finite
+from adlight.detection.regions import bounding_boxes, segment
 from adlight.metrics.thresholds import Method
+from adlight.runs.config import changes_scores
 from adlight.runs.folder import RunFolder
 from adlight.runs.restore import build_module, load_weights
 from adlight.types import Prediction, UserError, unknown_name
@@ -97,8 +98,7 @@ class Detector:
         module, settings = build_module(folder, changes)
         tested = settings.pop("ckpt")
         load_weights(module, folder.checkpoint(str(ckpt or tested)))
-        outdating = ("model", "dataset", "calibration.image", "calibration.pixel")
-        if any(word.lstrip("+").startswith(outdating) for word in changes):
+        if changes_scores(changes):
             module.calibration.reset()
         return cls(module, **settings, device=find_device(device), batch_size=batch_size, category=category)
 
@@ -168,13 +168,11 @@ class Detector:
         if not (finite := all_finite(scores)).all():
             path = batch[finite.tolist().index(False)].path
             raise UserError(f"scores of {path or 'an image'} are not finite: this checkpoint's training has diverged")
-        level = scores["pixel"].new_tensor([one.pixel for one in used])[:, None, None]
-        content = is_content(size, scores["pixel"].cpu()).numpy()  # (B, H, W)
-        found = (scores["pixel"] > level).cpu().numpy() & content
+        content = is_content(None if size is None else size.to(self.device), scores["pixel"])  # (B, H, W)
+        found, areas = segment(scores["pixel"], [one.pixel for one in used], content)
         arrays = found, *(scores[key].float().cpu().numpy() for key in ("pixel", "reconstruction"))
         answers = [[self.frame.restore(array[i], *one.size) for array in arrays] for i, one in enumerate(batch)]
-        area = (found.sum((1, 2)) / content.sum((1, 2))).tolist()
-        rows = zip(batch, used, scores["image"].tolist(), area, answers, strict=True)
+        rows = zip(batch, used, scores["image"].tolist(), areas, answers, strict=True)
         return [
             Prediction(
                 *(score, own.image, own.pixel, own.source, share),

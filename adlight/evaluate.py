@@ -5,10 +5,9 @@ from omegaconf import DictConfig, OmegaConf
 from adlight.cli import main as cli
 from adlight.cli.arguments import OWN_OF_EVALUATE, evaluate_arguments, task_overrides
 from adlight.runs import provenance
+from adlight.runs.config import changes_scores, drop_objective, require_nodes
 from adlight.runs.folder import RunFolder
-from adlight.train import build, log_config, test
-
-CHANGES_SCORES = ("model", "dataset", "calibration.image", "calibration.pixel", "trainer=", "trainer.precision")
+from adlight.train import NODES, build, log_config, test
 
 
 def evaluate(config: DictConfig) -> dict[str, float]:
@@ -24,8 +23,8 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     overrides = task_overrides(*OWN_OF_EVALUATE)
     saved = run.config(overrides)
     OmegaConf.set_struct(saved, False)
-    if "objective" in saved.model:
-        saved.model.objective = None  # nothing is trained: no LPIPS weights are needed
+    require_nodes(saved, *NODES)
+    drop_objective(saved)
     if not any(word.startswith("logger=") for word in overrides):  # a run at W&B for each evaluation is asked for
         saved.logger = None
     elif saved.logger:
@@ -34,8 +33,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     path = run.checkpoint(config.ckpt or saved.ckpt)
     metadata = provenance.describe(saved.seed) | {"run": str(run)}
     log_config(trainer, saved)
-    calibrate = any(word.startswith(CHANGES_SCORES) for word in overrides)
-    metrics = test(RunFolder(saved.run_dir), path, trainer, module, data, metadata, calibrate)
+    metrics = test(RunFolder(saved.run_dir), path, trainer, module, data, metadata, changes_scores(overrides))
     if trainer.is_global_zero and module.results is not None:
         print_defects(module.results)
     return metrics

@@ -25,7 +25,7 @@ from adlight.data.images import find_images, read_image, to_channels
 from adlight.detection.pictures import colour_ceiling, draw_overlay, draw_panel
 from adlight.runs.folder import RunFolder
 from adlight.runs.tables import COLUMNS, prediction_cells
-from adlight.types import Prediction, UserError
+from adlight.types import Prediction, UserError, unknown_name
 
 if TYPE_CHECKING:  # torch takes seconds: not for --help
     from adlight.data.images import PreparedImage
@@ -46,7 +46,7 @@ def predict(config: DictConfig) -> None:
     paths, pictures = find_images(str(config.images)), parse_pictures(str(config.save))
     names = name_pictures(paths, Path(config.images).expanduser())
     if config.on_bad_image not in ("error", "skip"):
-        raise UserError(f"on_bad_image={config.on_bad_image} is unknown: error or skip")
+        raise UserError(unknown_name("on_bad_image", str(config.on_bad_image), ("error", "skip")))
     detector = Detector.load(
         config.run, config.ckpt, config.device, batch_size=config.batch_size, category=config.category
     )
@@ -166,7 +166,7 @@ def parse_pictures(text: str) -> list[str]:
     kinds = [kind.strip("' \"") for kind in text.strip("[]").split(",")]
     unknown = [kind for kind in kinds if kind not in (*PICTURES, "none", "null", "")]
     if unknown:
-        raise UserError(f"save={text}: {unknown[0]} is unknown, there are {', '.join(PICTURES)}, or none")
+        raise UserError(unknown_name("save", unknown[0], (*PICTURES, "none")))
     return [kind for kind in PICTURES if kind in kinds]
 
 

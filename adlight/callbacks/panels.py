@@ -8,7 +8,8 @@ import numpy as np
 import pytorch_lightning as pl
 from PIL import Image
 
-from adlight.detection.module import AnomalyModule, TestedImage, gather_rows
+from adlight.detection.gathering import gather_rows
+from adlight.detection.module import AnomalyModule, TestedImage
 from adlight.detection.pictures import draw_panel, stack_panels
 from adlight.types import Batch, Prediction, Scores
 

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from adlight.cli.sweep_table import OBJECTIVE, write_table
 from adlight.runs.config import difference
 from adlight.runs.files import append_traceback, rank
 from adlight.runs.folder import RunFolder
+from adlight.runs.provenance import command_line
 from adlight.runs.sweep_folder import SweepFolder
 from adlight.types import UserError
 
@@ -60,7 +60,7 @@ def job_words() -> list[str]:
 
 def job_command() -> str:
     """Command that runs this job alone, to be pasted into a shell."""
-    return shlex.join(["python", "-m", "adlight.train", *job_words()])
+    return command_line(job_words())
 
 
 def run_job(task: Callable[[DictConfig], Any], config: DictConfig) -> float | None:

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from adlight.cli.arguments import quote
 from adlight.runs.folder import RunFolder
+from adlight.runs.provenance import command_line
 from adlight.runs.sweep_folder import SweepFolder
 
 
 def resume_command(run: RunFolder) -> str:
     """Give the command that continues a run."""
-    return f"python -m adlight.train {_shell_word('resume', run.path)}"
+    return f"{command_line([])} {_shell_word('resume', run.path)}"
 
 
 def resume_advice(run: RunFolder) -> str:
@@ -23,7 +24,7 @@ def resume_advice(run: RunFolder) -> str:
 
 def resume_sweep_command(sweep: SweepFolder) -> str:
     """Give the command that continues a sweep."""
-    command = shlex.join(["python", "-m", "adlight.train", *sweep.note()["words"], "resume_sweep=true"])
+    command = command_line([*sweep.note()["words"], "resume_sweep=true"])
     return f"{command} {_shell_word('hydra.sweep.dir', sweep.path)}"
 
 

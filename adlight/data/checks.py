@@ -13,7 +13,7 @@ from rich.progress import track
 from rich.table import Table
 
 from adlight.data.frames import Frame, describe_shapes
-from adlight.data.images import IMAGE_SUFFIXES, list_folders, list_images, to_channels
+from adlight.data.images import IMAGE_SUFFIXES, UnreadableImage, list_folders, list_images, to_channels
 from adlight.data.mvtec import MVTecAD
 from adlight.data.source import Source
 from adlight.types import Record, UserError
@@ -71,9 +71,10 @@ def check_image(source: Source, record: Record) -> ImageCheck:
     try:
         image = source.read(record)
         digest = hashlib.blake2b(to_channels(image, 3).tobytes(), digest_size=16, key=str(image.size).encode()).digest()
+    except UnreadableImage as error:
+        return ImageCheck(problem=str(error))
     except Exception as error:  # whatever a decoder raises, the user needs the file's name
-        named = record.path in str(error)
-        return ImageCheck(problem=str(error) if named else f"cannot read image {record.path}: {error}")
+        return ImageCheck(problem=f"cannot read image {record.path}: {error}")
     kind, problem = f"{image.size[0]}x{image.size[1]} {image.mode}", None
     try:
         mask = source.read_mask(record, image.size)

@@ -14,7 +14,7 @@ from adlight.data.dataset import CachedImageDataset, ExactSampler, PseudoAnomaly
 from adlight.data.frames import Frame, Size
 from adlight.data.source import Source
 from adlight.rng import derive_seed
-from adlight.types import Batch, Record, UserError, check_integer
+from adlight.types import Batch, Record, UserError, check_choice, check_integer
 
 
 class AnomalyDataModule(pl.LightningDataModule):
@@ -73,8 +73,7 @@ class AnomalyDataModule(pl.LightningDataModule):
             raise ValueError(f"channels must be 1 or 3, got {channels}")
         if not 0 < val_fraction < 1:
             raise ValueError(f"val_fraction must be a number > 0 and < 1, got {val_fraction}")
-        if on_bad_image not in ("error", "skip"):
-            raise ValueError(f"on_bad_image must be error or skip, got {on_bad_image!r}")
+        check_choice("on_bad_image", on_bad_image, ("error", "skip"))
         self.frame, self.channels = Frame(image_size, resize, keep_shape), channels
         self.source = source(**source_settings)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size

@@ -28,6 +28,10 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
 READ_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
+class UnreadableImage(UserError):
+    """A file that cannot be decoded; the text names it."""
+
+
 def list_images(folder: Path) -> list[Path]:
     """List the image files in a folder and its sub-folders, sorted; hidden files are skipped."""
     return sorted(
@@ -76,7 +80,7 @@ def read_image(path: str | Path) -> Image.Image:
     """Decode an image file completely.
 
     Raises:
-        UserError: the file is missing, truncated or not an image.
+        UnreadableImage: the file is missing, truncated or not an image.
     """
     try:
         with Image.open(path) as image:
@@ -86,9 +90,9 @@ def read_image(path: str | Path) -> Image.Image:
         raise _unreadable(path, error) from error
 
 
-def _unreadable(path: str | Path, error: Exception) -> UserError:
+def _unreadable(path: str | Path, error: Exception) -> UnreadableImage:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return UserError(f"cannot read image {path}: {reason} (fix or remove the file, or set on_bad_image=skip)")
+    return UnreadableImage(f"cannot read image {path}: {reason} (fix or remove the file, or set on_bad_image=skip)")
 
 
 def read_size(path: str | Path) -> tuple[int, int]:
@@ -148,9 +152,9 @@ def prepare_image(image: AnyImage, channels: int, frame: Frame) -> PreparedImage
     try:
         picture = to_pil(image)
         return PreparedImage(to_input_array(picture, channels, frame).copy(), picture.size, path)
+    except UnreadableImage:
+        raise
     except (*READ_ERRORS, UserError) as error:
-        if isinstance(error, UserError) and path is not None and str(path) in str(error):
-            raise
         raise UserError(f"cannot read image {path or f'({type(image).__name__})'}: {error}") from error
 
 

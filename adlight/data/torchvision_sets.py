@@ -100,7 +100,7 @@ class OneVsRest(Source):
                 self.loaded[split] = self._torchvision(split)
             return self.loaded[split]
         except (RuntimeError, OSError, ValueError, AssertionError, IndexError) as error:
-            reason = " ".join(str(error).split()).split(". You can")[0] or type(error).__name__
+            reason = str(error).partition(".")[0] or type(error).__name__  # the rest is torchvision's advice
             raise UserError(
                 f"{self.title}: {reason}; expected in {self.root / self.files}: set root to the folder that holds "
                 f"{self.files}, or get them with download=true"

@@ -6,7 +6,7 @@ from pickle import UnpicklingError
 import torch
 from torch import Tensor, nn
 
-from adlight.types import UserError
+from adlight.types import UserError, check_choice
 
 
 def alexnet_path() -> Path:
@@ -29,8 +29,7 @@ class PerceptualDistance:
     """
 
     def __init__(self, layers: str = "calibrated") -> None:
-        if layers not in ("calibrated", "raw"):
-            raise ValueError(f"lpips_layers must be calibrated or raw, got {layers!r}")
+        check_choice("lpips_layers", layers, ("calibrated", "raw"))
         import lpips  # imports torchvision, which takes a second: only when the term is on
 
         try:

@@ -1,17 +1,15 @@
-"""Anomaly maps: from an image and its reconstruction to a map, to a score and to regions."""
+"""Anomaly maps: from an image and its reconstruction to a map, and to a score."""
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
 from adlight.data.frames import group_by_size
 from adlight.detection.lpips import PerceptualDistance
 from adlight.detection.ssim import gaussian_blur, ssim_map
-from adlight.types import Box, check_range, unknown_name
+from adlight.types import check_choice, check_range
 
 
 def mse_map(x: Tensor, y: Tensor) -> Tensor:
@@ -105,8 +103,7 @@ class ReconstructionError:
 
     def __init__(self, score: str = "mse", reduce: str = "mean", smoothing: float = 4.0, topk: float = 0.01) -> None:
         for kind, name, known in (("score", score, SCORES), ("reduce", reduce, REDUCTIONS)):
-            if name not in known:
-                raise ValueError(unknown_name(kind, name, known))
+            check_choice(kind, name, known)
         check_range("smoothing", smoothing)
         check_range("topk", topk, 0, 1, exclusive=True)
         self.error = PerceptualDistance() if score == "lpips" else MAPS[score]
@@ -131,13 +128,3 @@ class ReconstructionError:
             pixel = smooth(error, self.smoothing)  # (B, H, W)
             score = reduce_map(error if self.reduce == "mean" else pixel, self.reduce, self.topk)  # (B,)
         return score, pixel
-
-
-def bounding_boxes(mask: np.ndarray) -> list[Box]:
-    """Find the boxes (left, top, right, bottom; the last two exclusive) of 8-connected regions, largest first.
-
-    mask: (H, W) bool -> boxes in pixels of the mask.
-    """
-    labelled, _ = ndimage.label(mask, structure=np.ones((3, 3)))
-    boxes = [(columns.start, rows.start, columns.stop, rows.stop) for rows, columns in ndimage.find_objects(labelled)]
-    return sorted(boxes, key=lambda box: (box[0] - box[2]) * (box[3] - box[1]))

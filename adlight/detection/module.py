@@ -2,17 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, NamedTuple, cast
 
 import pytorch_lightning as pl
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from adlight.data.datamodule import AnomalyDataModule
 from adlight.data.frames import is_content
-from adlight.detection.maps import bounding_boxes
+from adlight.detection.gathering import gather_rows
 from adlight.detection.optimization import diverged
+from adlight.detection.regions import bounding_boxes, segment
 from adlight.metrics.pixel import PixelHistogram
 from adlight.metrics.results import Results, mean_auroc, refuse_non_finite, summarise
 from adlight.metrics.thresholds import Calibration
@@ -38,6 +38,13 @@ class TestedImage:
     category: int  # position in the data module's categories
     label: int
     prediction: Prediction
+
+
+class Pretrained(NamedTuple):
+    """The part of a module whose weights come from a finished run."""
+
+    run: str  # folder
+    prefix: str  # of the tensors' names
 
 
 class AnomalyModule(pl.LightningModule):
@@ -81,6 +88,11 @@ class AnomalyModule(pl.LightningModule):
     @property
     def pretraining(self) -> pl.LightningModule | None:
         """The stage that is trained before this module, if there is one."""
+        return None
+
+    @property
+    def pretrained(self) -> "Pretrained | None":
+        """What comes from another run instead."""
         return None
 
     def num_epochs(self, default: int, batches_per_epoch: Callable[[], int]) -> int:
@@ -161,12 +173,10 @@ class AnomalyModule(pl.LightningModule):
 
     def _predict(self, batch: Batch, scores: Scores, content: Tensor) -> list[Prediction]:
         used = [self.calibration.of(self.datamodule.categories[i]) for i in batch["category"].tolist()]
-        level = scores["pixel"].new_tensor([one.pixel for one in used])[:, None, None]
-        masks = ((scores["pixel"] > level) & content).cpu().numpy()  # (B, H, W)
-        rows = zip(scores["image"].tolist(), used, masks, content.sum((1, 2)).tolist(), strict=True)
+        masks, areas = segment(scores["pixel"], [one.pixel for one in used], content)  # (B, H, W), (B,)
         return [
-            Prediction(score, one.image, one.pixel, one.source, float(mask.sum() / pixels), bounding_boxes(mask))
-            for score, one, mask, pixels in rows
+            Prediction(score, own.image, own.pixel, own.source, area, bounding_boxes(mask))
+            for score, own, mask, area in zip(scores["image"].tolist(), used, masks, areas, strict=True)
         ]
 
 
@@ -177,23 +187,3 @@ def _truth(batch: Batch) -> tuple[list[int], list[int], list[int]]:
 def all_finite(scores: Scores) -> Tensor:
     """Say which images of a batch have finite scores only (B,); maps are judged in float32, as they are counted."""
     return scores["image"].isfinite() & scores["pixel"].float().isfinite().flatten(1).all(1)
-
-
-class Indexed(Protocol):
-    """A row that says which image it is of."""
-
-    @property
-    def index(self) -> int:
-        """The image's index in its split."""
-
-
-Row = TypeVar("Row", bound=Indexed)
-
-
-def gather_rows(rows: list[Row]) -> list[Row]:
-    """Collect all processes' rows, in the order of their indices, each index once."""
-    if dist.is_available() and dist.is_initialized():
-        parts: list[list[Row]] = [[] for _ in range(dist.get_world_size())]
-        dist.all_gather_object(parts, rows)
-        rows = [row for part in parts for row in part]
-    return list({row.index: row for row in sorted(rows, key=lambda row: row.index)}.values())

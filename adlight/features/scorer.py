@@ -5,9 +5,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from adlight.data.frames import group_by_size
-from adlight.detection.maps import reduce_map, smooth
+from adlight.detection.maps import REDUCTIONS, reduce_map, smooth
 from adlight.features.predictor import content_shape
-from adlight.types import check_range
+from adlight.types import check_choice, check_range
 
 
 class CellScorer:
@@ -26,7 +26,7 @@ class CellScorer:
     def __init__(
         self, reduce: str = "topk", topk: float = 0.01, cell_smoothing: float = 0.5, smoothing: float = 0.25
     ) -> None:
-        reduce_map(torch.zeros(1, 1, 1), reduce)  # an unknown one fails here
+        check_choice("reduce", reduce, REDUCTIONS)
         check_range("topk", topk, 0, 1, exclusive=True)
         check_range("cell_smoothing", cell_smoothing)
         check_range("smoothing", smoothing)

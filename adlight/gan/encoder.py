@@ -9,20 +9,16 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from adlight.detection.module import AnomalyModule, gather_rows
+from adlight.detection.gathering import gather_rows
+from adlight.detection.module import AnomalyModule, Pretrained
 from adlight.detection.optimization import log_terms, stop_if_diverged
 from adlight.gan.inversion import Networks, feature_distance
 from adlight.gan.module import AdversarialModule, check_same_sizes
 from adlight.gan.networks import Encoder
-from adlight.gan.optimization import (
-    OptimizerFactory,
-    check_precision,
-    make_optimizer,
-    optimizer_step,
-)
+from adlight.gan.optimization import OptimizerFactory, check_precision, make_optimizer, optimizer_step
 from adlight.gan.scorer import TERMS, InversionScorer
 from adlight.rng import derive_seed
-from adlight.types import Batch, Scores, check_integer, check_range, unknown_name
+from adlight.types import Batch, Scores, check_choice, check_integer, check_range
 
 
 @dataclass(frozen=True)
@@ -79,8 +75,7 @@ class GANDetector(AnomalyModule):
         check_integer("encoder_epochs", encoder_epochs, 0)
         check_range("kappa", kappa)
         check_range("clip", clip)
-        if encoder_images not in ("real", "generated"):
-            raise ValueError(unknown_name("encoder_images", encoder_images, ["real", "generated"]))
+        check_choice("encoder_images", encoder_images, ("real", "generated"))
         if scorer.method != "gradient" and (encoder is None or not encoder_epochs):
             raise ValueError(f"method={scorer.method} needs an encoder and encoder_epochs > 0, got {encoder_epochs}")
         self.automatic_optimization = False
@@ -95,6 +90,11 @@ class GANDetector(AnomalyModule):
     def pretraining(self) -> AdversarialModule | None:
         """The training of the GAN, unless it comes from another run."""
         return None if self.pretrained_gan else self.gan
+
+    @property
+    def pretrained(self) -> Pretrained | None:
+        """The GAN of another run."""
+        return Pretrained(self.pretrained_gan, "gan.") if self.pretrained_gan else None
 
     @property
     def networks(self) -> Networks:
@@ -125,7 +125,9 @@ class GANDetector(AnomalyModule):
     def configure_optimizers(self) -> Optimizer:
         """Make the encoder's optimizer."""
         assert self.encoder is not None
-        return make_optimizer("encoder_optimizer", self.encoder_optimizer, self.encoder)
+        optimizer = make_optimizer("encoder_optimizer", self.encoder_optimizer, self.encoder)
+        self.rates = [group["lr"] for group in optimizer.param_groups]
+        return optimizer
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Descend |x - G(E(x))|^2 / N + kappa |f(x) - f(G(E(x)))|^2 / F (Schlegl 2019, izi_f)."""
@@ -137,19 +139,18 @@ class GANDetector(AnomalyModule):
             with torch.no_grad():
                 image = generator(self.gan.draw_latents(len(image), rng))  # (B, C, H, W)
         made = generator(encoder(image))  # (B, C, H, W)
-        residual = (image - made).float().square().mean()
-        feature = feature_distance(critic, image, made).mean()
+        residual, feature = (image - made).float().square().mean(), feature_distance(critic, image, made).mean()
         loss = residual + self.kappa * feature
         norm = optimizer_step(self.lower_rate(batch_idx), loss, self.clip)
         terms = {"encoder": loss, "residual": residual, "feature": feature, "encoder_gradient": norm}
         log_terms(self, terms, len(image), shown="encoder")
 
     def lower_rate(self, batch_idx: int) -> Optimizer:
-        """Set the learning rate to its place on half a cosine over all epochs, as the config of now has them."""
+        """Set the learning rates to their place on half a cosine over all epochs, as the config of now has them."""
         optimizer: Any = self.optimizers()
         done = (self.current_epoch + batch_idx / self.trainer.num_training_batches) / (self.trainer.max_epochs or 1)
-        for group in optimizer.param_groups:
-            group["lr"] = optimizer.defaults["lr"] * (1 + math.cos(math.pi * done)) / 2
+        for group, rate in zip(optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * (1 + math.cos(math.pi * done)) / 2
         return optimizer
 
     def score(self, batch: Batch) -> Scores:
@@ -192,9 +193,8 @@ class GANDetector(AnomalyModule):
     def standardise(self) -> None:
         """Take each term's mean and deviation over the normal validation images."""
         normal = torch.tensor([row.values for row in gather_rows(self.terms) if row.label == 0], dtype=torch.float64)
-        mean, deviation = normal.mean(0), normal.std(0, unbiased=False)  # (T,)
-        if len(normal) == 1:  # a single image has no spread: its terms are only shifted
-            deviation = torch.ones_like(mean)
+        mean = normal.mean(0)  # (T,)
+        deviation = normal.std(0, unbiased=False) if len(normal) > 1 else torch.ones_like(mean)  # one has no spread
         constant = deviation <= 1e-6 * mean.abs()  # such a term says nothing: it is divided by infinity
         self.term_mean.copy_(mean)
         self.term_deviation.copy_(deviation.masked_fill(constant, math.inf))

@@ -54,7 +54,7 @@ def make_optimizer(name: str, factory: OptimizerFactory, network: nn.Module) -> 
     """Make a network's optimizer; an error names it."""
     try:
         return factory(network.parameters())
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise UserError(f"{name}: {error}") from error
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from adlight.detection.maps import SCORES, ReconstructionError
 from adlight.gan.inversion import Networks, feature_distance, invert
 from adlight.gan.networks import Critic
-from adlight.types import Scores, check_integer, check_range, unknown_name
+from adlight.types import Scores, check_choice, check_integer, check_range
 
 TERMS = ("residual", "latent_norm", "feature")
 
@@ -96,8 +96,7 @@ class InversionScorer:
             ("distance", distance, SCORES),
             *(("weights", term, TERMS) for term in weights),
         ):
-            if value not in known:
-                raise ValueError(unknown_name(name, value, known))
+            check_choice(name, value, known)
         if not any(weights.values()):
             raise ValueError(f"weights {weights} leave nothing to score by")
         for term, weight in weights.items():

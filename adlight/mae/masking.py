@@ -3,6 +3,8 @@
 import torch
 from torch import Generator, Tensor
 
+from adlight.types import check_choice
+
 
 def num_views(mask_ratio: float, num_patches: int) -> int:
     """Convert a mask ratio into a number of complementary masks: n = 1 / (1 - r), article section 2 (eq. 2).
@@ -70,8 +72,7 @@ def draw_masks(masks: str, mask_ratio: float, num_patches: int, rng: Generator) 
     Raises:
         ValueError: an unknown scheme, or a ratio that it does not allow.
     """
-    if masks == "complementary":
-        return partition_masks(num_patches, num_views(mask_ratio, num_patches), rng)
+    check_choice("masks", masks, ("complementary", "single"))
     if masks == "single":
         return random_mask(num_patches, mask_ratio, rng)
-    raise ValueError(f"masks must be complementary or single, got {masks!r}")
+    return partition_masks(num_patches, num_views(mask_ratio, num_patches), rng)

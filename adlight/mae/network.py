@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adlight.mae.tokens import sincos_positions
+from adlight.types import check_choice
 
 
 class Block(nn.Module):
@@ -71,8 +72,7 @@ class MaskedAutoencoder(nn.Module):
         for width, heads in ((encoder_width, encoder_heads), (decoder_width, decoder_heads)):
             if width % heads:
                 raise ValueError(f"width {width} is not a multiple of its {heads} heads")
-        if encoder not in ("separate", "joint"):
-            raise ValueError(f"encoder must be separate or joint, got {encoder!r}")
+        check_choice("encoder", encoder, ("separate", "joint"))
         self.num_patches, self.token_mean, self.joint = grid[0] * grid[1], token_mean, encoder == "joint"
 
         self.patch_embed = nn.Linear(token_dim, encoder_width)

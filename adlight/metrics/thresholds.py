@@ -12,7 +12,7 @@ from torch import Tensor
 from adlight.metrics.histogram import Histogram
 from adlight.metrics.image import check_finite
 from adlight.metrics.pixel import PixelHistogram
-from adlight.types import UserError
+from adlight.types import UserError, check_choice
 
 ALL, GIVEN = "all categories", "given"
 METHODS = "a number, `quantile:0.99`, `sigma:3`, `fpr:0.05` or `max`"
@@ -48,8 +48,7 @@ class Calibration:
     def __init__(
         self, image: float | str = "quantile:0.95", pixel: float | str = "quantile:0.995", per: str = "category"
     ) -> None:
-        if per not in ("category", "all"):
-            raise ValueError(f"calibration: per={per!r} is unknown: category or all")
+        check_choice("per", per, ("category", "all"))
         self.image, self.pixel, self.per = Method.parse(image), Method.parse(pixel), per
         self.reset()
 

@@ -1,6 +1,6 @@
 """Where the configs lie, and how overrides are applied to the config of a run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ NOT_COMPARED = (
 )  # they differ between the first time and the next
 FRAME_KEYS = ("image_size", "resize", "keep_shape")
 INPUT_KEYS = (*FRAME_KEYS, "channels")  # settings of a data set that say what a network gets to see
+CHANGE_SCORES = ("model", "dataset", "calibration.image", "calibration.pixel", "trainer=", "trainer.precision")
 SPLIT_KEYS = (  # settings of a data set that choose its training images
     *("source", "category", "seed", "val_fraction", "train_limit"),
     *("normal", "normal_dir", "test_normal_dir", "normal_test_fraction"),
@@ -133,6 +134,28 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         if old.get(path) != new.get(path):
             return f"{path} was {old.get(path)!r} and is {new.get(path)!r} now"
     return ""
+
+
+def require_nodes(config: DictConfig, *names: str) -> None:
+    """Refuse a config without nodes that nothing works without.
+
+    Raises:
+        UserError: one was deleted or set to null.
+    """
+    for name in names:
+        if not isinstance(config.get(name), DictConfig):
+            raise UserError(f"{name} is empty, and nothing works without it: remove {name}=null or ~{name}")
+
+
+def drop_objective(config: DictConfig) -> None:
+    """Leave a model's objective out where nothing is trained: no LPIPS weights are needed."""
+    if "objective" in config.model:
+        config.model.objective = None
+
+
+def changes_scores(overrides: Iterable[str]) -> bool:
+    """Whether overrides of a run may change what a normal score is, so that its thresholds say nothing any more."""
+    return any(word.lstrip("+").startswith(CHANGE_SCORES) for word in overrides)
 
 
 def instantiate_node(node: DictConfig, **more: Any) -> Any:

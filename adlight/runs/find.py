@@ -44,5 +44,13 @@ def natural_key(path: Path) -> list[tuple[float, str]]:
 def find_unfinished(runs: Sequence[RunFolder], config: DictConfig) -> RunFolder | None:
     """Find the newest unfinished run with a checkpoint and the same config."""
     unfinished = [run for run in runs if run.is_run and run.can_resume and not run.is_finished]
-    matches = [run for run in unfinished if not difference(run.config(), config)]
+    matches = [run for run in unfinished if _has_config(run, config)]
     return max(matches, key=lambda run: run.last_change, default=None)
+
+
+def _has_config(run: RunFolder, config: DictConfig) -> bool:
+    try:
+        return not difference(run.config(), config)
+    except UserError as error:
+        print(f"not resumed: {error}", flush=True)
+        return False

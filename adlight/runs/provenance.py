@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,12 @@ def command() -> str:
     """Give the command that does the run again, in a folder of its own."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     words = [word for word in sys.argv[1:] if not word.startswith(FOLDERS)]
-    return shlex.join(["python", "-m", spec.name if spec else "adlight.train", *words])
+    return command_line(words, spec.name if spec else "adlight.train")
+
+
+def command_line(words: Sequence[str], module: str = "adlight.train") -> str:
+    """Give a command with its arguments, to be pasted into a shell."""
+    return shlex.join(["python", "-m", module, *words])
 
 
 def git_commit() -> str | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from adlight.runs.config import CONF, INPUT_KEYS, instantiate_node
+from adlight.runs.config import CONF, INPUT_KEYS, drop_objective, instantiate_node
 from adlight.runs.folder import RunFolder
 from adlight.types import UserError
 
@@ -31,8 +31,7 @@ def build_module(run: RunFolder, overrides: Sequence[str] = ()) -> tuple["Anomal
     initialized = GlobalHydra.instance().is_initialized()
     with nullcontext() if initialized else initialize_config_dir(str(CONF), version_base="1.3"):
         config = run.config(overrides)  # a changed group is composed anew, which needs our conf/
-        if "objective" in config.model:
-            config.model.objective = None
+    drop_objective(config)
     settings = {name: config.dataset.get(name) for name in INPUT_KEYS}
     settings |= {"precision": str(config.trainer.precision), "ckpt": config.ckpt}
     module = instantiate_node(config.model)

@@ -55,9 +55,10 @@ def plan_stages(
     stages = [Stage(module, 0, run.last_checkpoint, run.best_checkpoint, False)]
     if module.pretraining is not None:
         stages.insert(0, Stage(module.pretraining, 0, run.stage_checkpoint, None, False))
-    elif not resumed and (source := config.model.get("pretrained_gan")):
-        load_weights(module, RunFolder(source).checkpoint("last"), ("gan.",))
-        check_same_split(config, RunFolder(source).config(), f"model.pretrained_gan={source}")
+    elif not resumed and module.pretrained is not None:
+        source = RunFolder(module.pretrained.run)
+        load_weights(module, source.checkpoint("last"), (module.pretrained.prefix,))
+        check_same_split(config, source.config(), str(source))
     for i, stage in enumerate(stages):
         training: Any = stage.module
         epochs = training.num_epochs(config.trainer.max_epochs, partial(_count_batches, run, data, trainer))

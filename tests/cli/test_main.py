@@ -60,6 +60,26 @@ def test_a_wrong_name_is_one_line(adlight, word, said):
     assert outcome.code == 2 and outcome.err.count("\n") == 1 and all(part in outcome.err for part in said)
 
 
+@pytest.mark.parametrize("word", ["checkpoint=null", "~checkpoint", "calibration=null", "~calibration", "~trainer"])
+def test_a_node_that_nothing_works_without(adlight, word):
+    name = word.strip("~").partition("=")[0]
+    outcome = adlight("train", *adlight.quick, word, "hydra.run.dir=runs/no_node")
+    assert outcome.code == 2 and outcome.err.count("\n") == 1 and name in outcome.err
+    assert not (adlight.folder / "runs" / "no_node" / "run.json").exists()
+
+
+@pytest.mark.parametrize("word", ["calibration=null", "~calibration"])
+def test_nor_an_evaluation(adlight, tiny_run, word):
+    outcome = adlight("evaluate", f"run={tiny_run[0]}", word)
+    assert outcome.code == 2 and outcome.err.count("\n") == 1 and "calibration" in outcome.err
+
+
+def test_a_precision_in_which_nothing_can_be_scored(adlight):
+    outcome = adlight("train", *adlight.quick, "trainer.precision=bf16-true", "hydra.run.dir=runs/precise")
+    assert outcome.code == 2 and "bf16-true" in outcome.err and "bf16-mixed" in outcome.err
+    assert not (adlight.folder / "runs" / "precise" / "run.json").exists()
+
+
 def test_the_config_of_an_evaluation_can_be_shown(adlight, tiny_run):
     outcome = adlight("evaluate", f"run={tiny_run[0]}", "--cfg", "job", "model.scorer.reduce=max")
     assert outcome.code == 0 and "reduce: max" in outcome.out, outcome.err

@@ -6,7 +6,6 @@ from scipy.ndimage import gaussian_filter
 from adlight.detection.maps import (
     MAPS,
     ReconstructionError,
-    bounding_boxes,
     gradient_magnitude,
     l1_map,
     mse_map,
@@ -165,26 +164,6 @@ def test_settings_that_make_no_sense_are_refused(settings):
     ((name, value),) = settings.items()
     with pytest.raises(ValueError, match=f"{name} .*{value}"):
         ReconstructionError(**settings)
-
-
-def test_regions_are_8_connected_and_the_largest_comes_first():
-    rows = [
-        "#.....##",
-        ".#....##",
-        "......##",
-        "....#...",
-        "#.......",
-    ]
-    mask = np.array([[letter == "#" for letter in row] for row in rows])
-    boxes = bounding_boxes(mask)
-    # left, top, right, bottom; the two diagonal pixels are one region, and so is (4, 3) on its own
-    assert boxes == [(6, 0, 8, 3), (0, 0, 2, 2), (4, 3, 5, 4), (0, 4, 1, 5)]
-    assert bounding_boxes(mask[:, ::-1].T)[0] == (0, 0, 3, 2)
-
-
-def test_no_regions_and_one_of_everything():
-    assert bounding_boxes(np.zeros((4, 6), bool)) == []
-    assert bounding_boxes(np.ones((4, 6), bool)) == [(0, 0, 6, 4)]
 
 
 @pytest.mark.parametrize("reduce", ["mean", "max", "topk"])

@@ -5,10 +5,12 @@ import pytest
 import torch
 from gan.tiny import BATCHES, ENCODER_EPOCHS, GAN_EPOCHS, SIZE, Watch, fit, make, make_data, make_gan, make_trainer
 from makers import fake_mvtec
+from torch import nn
 
 from adlight.gan.encoder import GANDetector
 from adlight.gan.inversion import feature_distance
 from adlight.gan.networks import Encoder
+from adlight.gan.optimization import make_optimizer
 from adlight.gan.scorer import TERMS, InversionScorer
 from adlight.metrics.image import auroc
 from adlight.types import UserError
@@ -56,6 +58,27 @@ def test_the_order_of_the_images_goes_on_after_the_gan_s(trained, root):
     every = make_data(root)
     every.setup("fit")
     assert torch.equal(seen[0], images(every, "train")[order])
+
+
+def test_groups_of_parameters_keep_their_rates(root, tmp_path):
+    def two_groups(parameters):
+        first, *others = parameters
+        return torch.optim.Adam([{"params": [first], "lr": 1e-3}, {"params": others}], lr=1e-2)
+
+    watch = Watch()
+    fit(make(optimizer=two_groups), make_data(root), tmp_path, ENCODER_EPOCHS, callbacks=[watch])
+    shares = [(1 + math.cos(math.pi * step / STEPS)) / 2 for step in range(STEPS)]
+    assert watch.rates == [pytest.approx([1e-3 * share, 1e-2 * share]) for share in shares]
+
+
+def test_a_bug_in_an_optimizer_keeps_its_traceback():
+    def broken(parameters):
+        return torch.optim.Adam(parameters, lr="1" + 1)
+
+    with pytest.raises(TypeError):
+        make_optimizer("encoder_optimizer", broken, nn.Linear(1, 1))
+    with pytest.raises(UserError, match=r"encoder_optimizer.*-1"):
+        make_optimizer("encoder_optimizer", partial(torch.optim.Adam, lr=-1.0), nn.Linear(1, 1))
 
 
 def test_weights_are_those_of_a_plain_loop(trained):

@@ -81,7 +81,7 @@ def test_methods_that_make_no_sense_are_named(method):
 
 
 def test_an_unknown_grouping_is_named():
-    with pytest.raises(ValueError, match="per='image'"):
+    with pytest.raises(ValueError, match=r"per 'image'"):
         Calibration(per="image")
 
 

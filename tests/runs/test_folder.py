@@ -228,6 +228,14 @@ def test_a_run_of_0_1_is_refused(tmp_path):
             read()
 
 
+def test_what_cannot_be_read_is_not_resumed(tmp_path, composer, capsys):
+    config = composer()
+    old = OmegaConf.create({"model": {"_target_": "adlight.modules.mae.MAEModule"}})
+    runs = [RunFolder(write_run(tmp_path / name, one)) for name, one in (("old", old), ("mine", config))]
+    assert find_unfinished(runs, config) is runs[1]
+    assert str(runs[0]) in capsys.readouterr().out
+
+
 def test_nodes_take_no_unknown_arguments(composer):
     node = composer().trainer
     assert instantiate_node(node, logger=False, enable_progress_bar=False).max_epochs == node.max_epochs
