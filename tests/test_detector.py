@@ -149,9 +149,9 @@ def test_threshold_can_be_set(detector, rows):
     assert all(prediction.anomalous and prediction.threshold == -1 for prediction in detector(rows[0]["path"]))
     detector.threshold = "1e9"
     assert not detector(rows[0]["path"])[0].anomalous
-    for rule in ("quantile:0.99", "max", "sigma:3"):
+    for method in ("quantile:0.99", "max", "sigma:3"):
         with pytest.raises(UserError, match=r"needs normal images.*adlight\.evaluate"):
-            detector.threshold = rule
+            detector.threshold = method
     with pytest.raises(UserError, match="not understood"):
         detector.threshold = "high"
     assert detector.threshold == 1e9

@@ -14,7 +14,7 @@ METRICS = [  # in their order; others follow
     *("precision_calibrated", "recall_calibrated", "f1_calibrated", "fpr_calibrated", "trivial_f1"),
     *("pixel_auroc", "pixel_ap", "pixel_f1_max", "pixel_f1_max_threshold", "aupro", "pixel_iou_calibrated"),
 ]
-METADATA = ["epochs", "generator_steps", "seconds", "threshold_rule", "commit", "machine", "started", "command"]
+METADATA = ["epochs", "generator_steps", "seconds", "threshold_method", "commit", "machine", "started", "command"]
 TAIL = ["threshold", "pixel_threshold", OBJECTIVE, *METADATA, "protocol", "sweep", "experiment", "categories"]
 TAIL += ["num_categories", "folder", "error", "log"]
 CONFIG = "config."  # before the dotted keys of settings, as at W&B

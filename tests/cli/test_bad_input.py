@@ -57,7 +57,7 @@ TRAIN = {
     "run folder holds a run": ("hydra.run.dir=runs/tiny", "runs/tiny already holds a run", "resume=runs/tiny"),
     "resume of nothing": ("resume=runs/nothing", "runs/nothing", "none"),
     "resume of a corrupt checkpoint": ("resume=runs/corrupt", "runs/corrupt/checkpoints/last.ckpt", "cannot be read"),
-    "bad threshold rule": ("calibration.image=quantil:3", "'quantil:3'", "quantile:0.99"),
+    "bad threshold method": ("calibration.image=quantil:3", "'quantil:3'", "quantile:0.99"),
     "epochs that are no number": ("trainer.max_epochs=abc", "trainer.max_epochs", "got abc"),
     "no epochs": ("trainer.max_epochs=0", "trainer.max_epochs", "got 0"),
     "negative seed": ("seed=-3", "seed", "got -3"),
@@ -67,7 +67,7 @@ TRAIN = {
     "unknown strategy": ("trainer.strategy=foo", "foo"),
     "unknown score": ("model.scorer.score=mae", "score 'mae'", "msgms"),
     "no normal images named": ("dataset=folder", "dataset.normal_dir"),
-    "bad rule for bad images": ("dataset.on_bad_image=ignore", "'ignore'", "skip"),
+    "bad choice for bad images": ("dataset.on_bad_image=ignore", "'ignore'", "skip"),
 }
 
 
@@ -136,7 +136,7 @@ EVALUATE = {
     "unknown top setting": ("run=runs/tiny calibraton.image=0.5", "did you mean calibration?"),
     "unknown value": ("run=runs/tiny model.scorer.reduce=maximum", "'maximum'", "mean, max, topk"),
     "unknown group": ("run=runs/tiny trainer=cpus", "unknown trainer 'cpus'", "did you mean cpu?"),
-    "bad threshold rule": ("run=runs/tiny calibration.image=quantil:3", "'quantil:3'"),
+    "bad threshold method": ("run=runs/tiny calibration.image=quantil:3", "'quantil:3'"),
     "corrupt checkpoint": ("run=runs/corrupt", "runs/corrupt/checkpoints/best.ckpt cannot be read as a checkpoint"),
     "another architecture": ("run=runs/tiny model.network.encoder_width=64", "is of another architecture", "shape"),
     "other layers": ("run=runs/tiny model.network.encoder_depth=3", "is of another architecture", "is missing"),
