@@ -172,9 +172,9 @@ class Detector:
         content = is_content(size, scores["pixel"].cpu()).numpy()  # (B, H, W)
         found = (scores["pixel"] > level).cpu().numpy() & content
         arrays = found, *(scores[key].float().cpu().numpy() for key in ("pixel", "reconstruction"))
-        answers = [[self.frame.restore(array[i], *one.size) for array in arrays] for i, one in enumerate(batch)]
+        restored = [[self.frame.restore(array[i], *one.size) for array in arrays] for i, one in enumerate(batch)]
         area = (found.sum((1, 2)) / content.sum((1, 2))).tolist()
-        rows = zip(batch, used, scores["image"].tolist(), area, answers, strict=True)
+        rows = zip(batch, used, scores["image"].tolist(), area, restored, strict=True)
         return [
             Prediction(
                 *(score, own.image, own.pixel, own.source, share),

@@ -17,7 +17,7 @@ def alexnet_path() -> Path:
 class PerceptualDistance:
     """LPIPS at each pixel, frozen.
 
-    Not an `nn.Module`: its weights stay out of the optimiser, EMA, DDP and checkpoints of the module that holds it.
+    Not an `nn.Module`: its weights stay out of the optimizer, EMA, DDP and checkpoints of the module that holds it.
 
     Args:
         layers: `calibrated` (the lpips package's learned weights) or `raw` (the plain mean over layers: the article's

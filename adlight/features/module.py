@@ -33,7 +33,7 @@ class FeatureModule(AnomalyModule):
         predictors: by name; each is made from the number of channels.
         scorer: from cells to images and pixels.
         members: names of the predictors that are used; None: all.
-        optimizer: makes the optimiser of what is trained; None where nothing is.
+        optimizer: makes the optimizer of what is trained; None where nothing is.
         warmup: share of the steps in which the learning rate rises; a half cosine to 0 follows.
         cache: folder in which features are kept from run to run; None: in memory.
         clusters: of images, each with its own covariance of residuals.
@@ -42,7 +42,7 @@ class FeatureModule(AnomalyModule):
         clip: largest norm of all gradients together.
 
     Raises:
-        ValueError: a number out of range, or something is trained without an optimiser.
+        ValueError: a number out of range, or something is trained without an optimizer.
         UserError: a member that there is not.
     """
 

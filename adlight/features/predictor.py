@@ -12,7 +12,7 @@ from adlight.types import UserError, unknown_name
 
 
 class TrainingCells:
-    """The training images' features, standardised as they are read.
+    """The training images' features, standardized as they are read.
 
     Args:
         features: (N, h, w, C) float16, as a cache keeps them.
@@ -66,7 +66,7 @@ class Predictor(nn.Module):
 
         Args:
             cells: of some images.
-            own: (B,) their places among the training images, where they are training images; what was memorised of an
+            own: (B,) their places among the training images, where they are training images; what was memorized of an
                 image does not serve to predict it.
         """
         return cells - self(cells)
@@ -82,7 +82,7 @@ class Predictor(nn.Module):
         return None
 
     def matrices(self) -> list[nn.Parameter]:
-        """Weights for an optimiser that wants matrices (Muon)."""
+        """Weights for an optimizer that wants matrices (Muon)."""
         return []
 
     def summary(self) -> str:

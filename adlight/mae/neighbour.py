@@ -74,7 +74,7 @@ class NeighbourMaskedNetwork(Predictor):
         return f"neighbour-masked attention of {size:.1f} M parameters"
 
     def matrices(self) -> list[nn.Parameter]:
-        """Weight matrices of the blocks, for an optimiser that wants matrices (Muon)."""
+        """Weight matrices of the blocks, for an optimizer that wants matrices (Muon)."""
         return [p for part in (self.mlp, self.blocks) for p in part.parameters() if p.ndim == 2]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from adlight.runs.folder import RunFolder
 from adlight.types import UserError
 
-OBJECTIVE = "val/auroc"  # what a search maximises: never a figure of the test split
+OBJECTIVE = "val/auroc"  # what a search maximizes: never a figure of the test split
 HEAD = ["name", "status", "model", "dataset", "level", "category", "headline", "normal_images", "anomalous_images"]
 METRICS = [  # in their order; others follow
     *("auroc", "ap", "f1_max", "f1_max_threshold", "precision_at_f1_max", "recall_at_f1_max", "fpr_at_95_tpr"),

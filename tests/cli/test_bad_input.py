@@ -87,8 +87,8 @@ GAN = {
     "negative rate": ("model.gan.critic_optimizer.lr=-1", "critic_optimizer: Invalid learning rate: -1"),
     "untrained encoder": ("model.encoder_epochs=0", "method=encoder", "encoder_epochs"),
     "missing encoder": ("model.encoder=null", "method=encoder", "encoder"),
-    "generator of no run": ("model.pretrained_gan=nowhere", "nowhere/checkpoints/last.ckpt does not exist"),
-    "generator of another model": ("model.pretrained_gan=runs/tiny", "runs/tiny", "another architecture", "critic"),
+    "pretrained GAN of no run": ("model.pretrained_gan=nowhere", "nowhere/checkpoints/last.ckpt does not exist"),
+    "pretrained GAN of another model": ("model.pretrained_gan=runs/tiny", "runs/tiny", "another architecture", "critic"),
     "precision": ("trainer.precision=bf16-true", "precision=bf16-true", "32-true or bf16-mixed"),
     "clipping by the trainer": ("trainer.gradient_clip_val=1", "trainer: ", "manual optimization"),
 }
@@ -102,28 +102,28 @@ def test_a_gan_refuses(adlight, place, case):
 
 
 @pytest.fixture(scope="module")
-def giver(adlight, place):
-    """The words of a finished GAN in runs/giver."""
+def source_run(adlight, place):
+    """The settings of a finished GAN, the run runs/source."""
     words = [*adlight.gan, "trainer.max_epochs=1", "model.encoder_epochs=1", "dataset.train_limit=8"]
-    assert adlight("train", *words, "hydra.run.dir=runs/giver").code == 0
+    assert adlight("train", *words, "hydra.run.dir=runs/source").code == 0
     return words
 
 
-def test_generator_of_other_images(adlight, giver):
+def test_pretrained_gan_of_other_images(adlight, source_run):
     for word, said in (
         ("seed=1", "dataset.seed is 1"),
         ("dataset.train_limit=9", "dataset.train_limit is 9"),
     ):
-        check(adlight("train", *giver, "model.pretrained_gan=runs/giver", word), said, "held out")
+        check(adlight("train", *source_run, "model.pretrained_gan=runs/source", word), said, "held out")
 
 
-def test_generator_of_another_width(adlight, giver):
+def test_pretrained_gan_of_another_width(adlight, source_run):
     for word, name in (
         ("model.gan.generator.ngf=8", "generator"),
         ("model.gan.critic.ndf=8", "critic"),
         ("model.gan.ema=0.5", "set ema as it was there"),
     ):
-        check(adlight("train", *giver, "model.pretrained_gan=runs/giver", word), "is of another architecture", name)
+        check(adlight("train", *source_run, "model.pretrained_gan=runs/source", word), "is of another architecture", name)
 
 
 EVALUATE = {
