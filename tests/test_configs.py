@@ -21,7 +21,7 @@ def names(group):
     return sorted(path.stem for path in (CONF / group).glob("*.yaml") if not path.name.startswith("_"))
 
 
-MODELS = [name for name in names("model") if name.startswith("mae")]  # the others: tests/baselines, tests/features, tests/gan
+MODELS = [name for name in names("model") if name.startswith("mae")]  # others: tests/<their folder>
 DATASETS = names("dataset")
 PAIRS = [(model, dataset) for model in MODELS for dataset in DATASETS]
 ARTICLE_DEPTHS = [(2, 2), (2, 4), (4, 2), (6, 6), (8, 12), (12, 8)]

@@ -88,7 +88,12 @@ GAN = {
     "untrained encoder": ("model.encoder_epochs=0", "method=encoder", "encoder_epochs"),
     "missing encoder": ("model.encoder=null", "method=encoder", "encoder"),
     "pretrained GAN of no run": ("model.pretrained_gan=nowhere", "nowhere/checkpoints/last.ckpt does not exist"),
-    "pretrained GAN of another model": ("model.pretrained_gan=runs/tiny", "runs/tiny", "another architecture", "critic"),
+    "pretrained GAN of another model": (
+        "model.pretrained_gan=runs/tiny",
+        "runs/tiny",
+        "another architecture",
+        "critic",
+    ),
     "precision": ("trainer.precision=bf16-true", "precision=bf16-true", "32-true or bf16-mixed"),
     "clipping by the trainer": ("trainer.gradient_clip_val=1", "trainer: ", "manual optimization"),
 }
@@ -123,7 +128,9 @@ def test_pretrained_gan_of_another_width(adlight, source_run):
         ("model.gan.critic.ndf=8", "critic"),
         ("model.gan.ema=0.5", "set ema as it was there"),
     ):
-        check(adlight("train", *source_run, "model.pretrained_gan=runs/source", word), "is of another architecture", name)
+        check(
+            adlight("train", *source_run, "model.pretrained_gan=runs/source", word), "is of another architecture", name
+        )
 
 
 EVALUATE = {
