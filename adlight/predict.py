@@ -188,7 +188,7 @@ def arguments(argv: list[str]) -> list[str]:
 
 
 def main() -> None:
-    """Entry point."""
+    """Run as a program."""
     cli.run(predict, "predict", arguments)
 
 

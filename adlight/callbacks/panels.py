@@ -89,7 +89,7 @@ class Panels(pl.Callback):
                 stack_panels(rows, category).save(self.path(category))
 
     def path(self, category: str) -> Path:
-        """Where a category's picture lies."""
+        """Name the file of a category's picture."""
         return self.folder / f"{category}.png"
 
 

@@ -10,7 +10,7 @@ from adlight.types import UserError
 
 
 def alexnet_path() -> Path:
-    """Where torchvision keeps AlexNet's weights on this machine, once they are fetched."""
+    """Find where torchvision keeps AlexNet's weights on this machine, once they are fetched."""
     return Path(torch.hub.get_dir()) / "checkpoints" / "alexnet-owt-7be5be79.pth"
 
 

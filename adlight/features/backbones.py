@@ -133,7 +133,7 @@ class Backbone:
         return image.contiguous(memory_format=torch.channels_last)
 
     def _input_sides(self, height: float, width: float) -> tuple[float, float]:
-        """Height and width that the network gets to see of an image."""
+        """Compute the height and width that the network gets to see of an image."""
         if isinstance(self.input_size, int):
             scale = self.input_size / max(height, width)
             height, width = height * scale, width * scale

@@ -46,7 +46,7 @@ class MuonAdamW(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step of both."""
+        """Take one step of both."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -80,7 +80,7 @@ def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
 
 
 def parameter_groups(trained: Sequence[Predictor], *more: nn.Parameter) -> list[dict[str, Any]]:
-    """Matrices of the predictors' choice for Muon, all others apart; weight decay on matrices only."""
+    """Give matrices of the predictors' choice to Muon, all others to AdamW; weight decay on matrices only."""
     special = [p for one in trained for p in one.matrices()]
     chosen = {id(p) for p in special}
     rest = [*(p for one in trained for p in one.parameters() if id(p) not in chosen), *more]

@@ -128,7 +128,7 @@ class GANDetector(AnomalyModule):
         return make_optimizer("encoder_optimizer", self.encoder_optimizer, self.encoder)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """Descend |x - G(E(x))|^2 / N + kappa |f(x) - f(G(E(x)))|^2 / F (Schlegl 2019, izi_f)."""
+        """Minimize |x - G(E(x))|^2 / N + kappa |f(x) - f(G(E(x)))|^2 / F (Schlegl 2019, izi_f)."""
         generator, critic, encoder = self.networks
         assert encoder is not None
         image, step = batch["image"], self.trainer.fit_loop.total_batch_idx

@@ -115,7 +115,7 @@ def _order_columns(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _short_names(folders: Sequence[str]) -> dict[str, str]:
-    """Paths without the folders that all of them share."""
+    """Shorten paths by the folders that all of them share."""
     shared = os.path.commonpath(map(os.path.abspath, folders))
     names = {folder: os.path.relpath(folder, shared) for folder in folders}
     return {folder: Path(shared).name if name == "." else name for folder, name in names.items()}

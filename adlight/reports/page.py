@@ -109,6 +109,6 @@ def to_html(table: pd.DataFrame, name: str, tolerance: float) -> Markup:
 
 
 def _ranked(column: pd.Series) -> pd.Series:
-    """A column of words that sorts by the numbers in them: 0.75 before 0.8, 9 before 10."""
+    """Make a column of words sort by the numbers in them: 0.75 before 0.8, 9 before 10."""
     words = list(column.dropna().unique())
     return column.astype(pd.CategoricalDtype(sorted(words, key=lambda word: natural_key(Path(word))), ordered=True))

@@ -88,6 +88,6 @@ def _as_text(value: Any) -> str:
 
 
 def _numbers(table: dict[str, Any]) -> dict[str, float]:
-    """The finite numbers of a table, by name."""
+    """Select the finite numbers of a table, by name."""
     kept = {name: value for name, value in table.items() if isinstance(value, int | float) and math.isfinite(value)}
     return {_COUNTS.get(name, name): float(value) for name, value in kept.items()}
