@@ -139,7 +139,7 @@ def _counts(rows: pd.DataFrame) -> dict[Heading, pd.Series]:
 def _metrics(
     rows: pd.DataFrame, metrics: Iterable[str] = tuple(TITLES), titles: Mapping[str, str] = TITLES
 ) -> dict[Heading, pd.Series]:
-    """Make columns of the metrics that some row has: the value, its spread where it is known, and what was published."""
+    """Make columns of the metrics that some row has: the value, its spread if known, and what was published."""
     columns = {}
     for name in metrics:
         if name in rows and rows[name].notna().any():
