@@ -92,12 +92,12 @@ def test_random_mask_hides_the_share(ratio, hidden):
 
 @pytest.mark.parametrize("ratio", [0.0, 0.001, 0.999, 1.0])
 def test_random_mask_leaves_some_and_hides_some(ratio):
-    with pytest.raises(ValueError, match=f"mask_ratio {ratio} hides"):
+    with pytest.raises(ValueError, match=f"mask_ratio.*{ratio}"):
         random_mask(16, ratio, rng())
 
 
 def test_schemes_by_name():
     assert torch.equal(draw_masks("complementary", 0.8, 49, rng(1)), partition_masks(49, 5, rng(1)))
     assert torch.equal(draw_masks("single", 0.8, 49, rng(1)), random_mask(49, 0.8, rng(1)))
-    with pytest.raises(ValueError, match="complementary or single, got 'both'"):
+    with pytest.raises(ValueError, match=r"complementary.*single.*both"):
         draw_masks("both", 0.75, 49, rng())
