@@ -171,8 +171,8 @@ class Detector:
         content = is_content(None if size is None else size.to(self.device), scores["pixel"])  # (B, H, W)
         found, areas = segment(scores["pixel"], [one.pixel for one in used], content)
         arrays = found, *(scores[key].float().cpu().numpy() for key in ("pixel", "reconstruction"))
-        answers = [[self.frame.restore(array[i], *one.size) for array in arrays] for i, one in enumerate(batch)]
-        rows = zip(batch, used, scores["image"].tolist(), areas, answers, strict=True)
+        restored = [[self.frame.restore(array[i], *one.size) for array in arrays] for i, one in enumerate(batch)]
+        rows = zip(batch, used, scores["image"].tolist(), areas, restored, strict=True)
         return [
             Prediction(
                 *(score, own.image, own.pixel, own.source, share),

@@ -126,7 +126,7 @@ def arguments(argv: list[str]) -> list[str]:
 
 
 def main() -> None:
-    """Entry point."""
+    """Run as a program."""
     problems: list[str] = []
 
     def task(config: DictConfig) -> None:

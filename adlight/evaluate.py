@@ -40,7 +40,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
 
 
 def main() -> None:
-    """Entry point."""
+    """Run as a program."""
     cli.run(evaluate, "evaluate", evaluate_arguments)
 
 

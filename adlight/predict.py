@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # torch takes seconds: not for --help
     from adlight.detector import Detector
 
 PICTURES = ("masks", "maps", "panels")
-Decision = tuple[str, float, float, bool]  # source of the thresholds, of images, of pixels, anomalous
+SummaryKey = tuple[str, float, float, bool]  # source of the thresholds, of images, of pixels, anomalous
 
 
 def predict(config: DictConfig) -> None:
@@ -62,16 +62,16 @@ def predict(config: DictConfig) -> None:
 
 def write_predictions(
     detector: "Detector", names: dict[Path, str], folder: Path, pictures: list[str], skip: bool
-) -> tuple[Counter[Decision], list[str]]:
+) -> tuple[Counter[SummaryKey], list[str]]:
     """Predict for the images in `names`, write the table and the pictures, which have those names.
 
     Returns:
-        Counts of decisions, and messages of the unreadable images that `skip` left out.
+        Counts for the summary, and messages of the unreadable images that `skip` left out.
 
     Raises:
         UserError: an image cannot be read; the predictions so far lie in a `.part` file.
     """
-    counts, skipped = Counter[Decision](), list[str]()
+    counts, skipped = Counter[SummaryKey](), list[str]()
     whole = RunFolder(folder).predictions_path
     part = whole.with_suffix(".part")  # a table that is not whole never has the whole one's name
     console = Console(stderr=True)
@@ -79,8 +79,8 @@ def write_predictions(
         writer = csv.writer(file)
         writer.writerow(("path", *COLUMNS))
         batches = read_ahead(detector, list(names), pool)
-        steps, quiet = -(-len(names) // detector.batch_size), not console.is_terminal
-        for batch in track(batches, "predicting", steps, console=console, transient=True, disable=quiet):
+        steps, hidden = -(-len(names) // detector.batch_size), not console.is_terminal
+        for batch in track(batches, "predicting", steps, console=console, transient=True, disable=hidden):
             skipped += [found for found in batch.values() if isinstance(found, str)]
             if skipped and not skip:
                 raise UserError(skipped[0])
@@ -127,13 +127,13 @@ def save(folder: Path, pictures: list[str], path: Path, prediction: Prediction, 
 
 
 def print_summary(
-    folder: Path, pictures: list[str], counts: Counter[Decision], rate: float, skipped: list[str]
+    folder: Path, pictures: list[str], counts: Counter[SummaryKey], rate: float, skipped: list[str]
 ) -> None:
     """Print how many images there were, how many are anomalous by which threshold, and where the results lie."""
     table = Table()
     for name in ("threshold of", "threshold", "images", "anomalous"):
         table.add_column(name, justify="left" if name == "threshold of" else "right")
-    used = sorted({decision[:3] for decision in counts})
+    used = sorted({key[:3] for key in counts})
     for source, threshold, pixel_threshold in used:
         normal, anomalous = (counts[source, threshold, pixel_threshold, one] for one in (False, True))
         table.add_row(escape(source), f"{threshold:.6g}", str(normal + anomalous), str(anomalous))
@@ -188,7 +188,7 @@ def arguments(argv: list[str]) -> list[str]:
 
 
 def main() -> None:
-    """Entry point."""
+    """Run as a program."""
     cli.run(predict, "predict", arguments)
 
 

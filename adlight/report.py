@@ -49,7 +49,7 @@ def _texts(value: str | ListConfig) -> list[str]:
 
 
 def _default_folder(places: list[str]) -> Path:
-    """Inside the one folder that was named; of a glob or several, a new one in runs/."""
+    """Choose a folder inside the one that was named or, for a glob or several, a new one in runs/."""
     if len(places) == 1 and Path(places[0]).expanduser().is_dir():
         return Path(places[0]).expanduser() / "report"
     return Path("runs") / f"report-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -76,7 +76,7 @@ def arguments(argv: list[str]) -> list[str]:
 
 
 def main() -> None:
-    """Entry point."""
+    """Run as a program."""
     cli.run(report, "report", arguments)
 
 

@@ -18,5 +18,5 @@ def derive_seed(purpose: str, *numbers: int) -> int:
 
 
 def to_device(drawn: Tensor, device: torch.device) -> Tensor:
-    """Move a CPU-drawn tensor to `device` without synchronising, so that draws are identical on every device."""
+    """Move a CPU-drawn tensor to `device` without synchronizing, so that draws are identical on every device."""
     return drawn.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else drawn.to(device)

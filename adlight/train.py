@@ -186,7 +186,7 @@ def run_or_job(config: DictConfig) -> Any:
 
 
 def main() -> None:
-    """Entry point."""
+    """Run as a program."""
     cli.run(run_or_job, "train", train_arguments)
 
 

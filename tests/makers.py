@@ -123,7 +123,7 @@ def fake_run(
         tables[category] |= intervals(tables[category]) | {"threshold": 2.0 + c, "pixel_threshold": 0.5}
     (folder / "predictions.csv").write_text("\n".join(lines) + "\n")
     content = Results(macro_mean(list(tables.values())), tables[categories[0]], tables).as_dict()
-    content |= {"threshold": 1.5, "threshold_rule": "quantile:0.95", "seed": seed, "epochs": 3, "seconds": 12.5}
+    content |= {"threshold": 1.5, "threshold_method": "quantile:0.95", "seed": seed, "epochs": 3, "seconds": 12.5}
     content |= {"commit": "0123456789ab", "command": "python -m adlight.train"}
     (folder / "metrics.json").write_text(json.dumps(content))
     for category in categories:

@@ -1,14 +1,16 @@
 """Every config composes, and every model trains on every data set at the sizes that belong to the pair."""
 
+import inspect
 import math
 import os
 import warnings
 
 import pytest
 import torch
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from makers import fake_cifar10, fake_mnist, fake_mvtec, write_image
 
 from adlight.runs.config import CONF
@@ -21,7 +23,7 @@ def names(group):
     return sorted(path.stem for path in (CONF / group).glob("*.yaml") if not path.name.startswith("_"))
 
 
-MODELS = [name for name in names("model") if name.startswith("mae")]  # baselines: modules/test_baselines.py
+MODELS = [name for name in names("model") if name.startswith("mae")]  # others: tests/<their folder>
 DATASETS = names("dataset")
 PAIRS = [(model, dataset) for model in MODELS for dataset in DATASETS]
 ARTICLE_DEPTHS = [(2, 2), (2, 4), (4, 2), (6, 6), (8, 12), (12, 8)]
@@ -72,6 +74,30 @@ def test_every_choice_composes(group):
         config = composed(f"{group}={name}")
         assert set(config) >= {"model", "dataset", "trainer", "callbacks", "seed", "calibration", "ckpt"}, name
     assert names(group), group
+
+
+def nodes(value):
+    """Those that name a constructor of ours."""
+    if isinstance(value, dict):
+        if str(value.get("_target_", "")).startswith("adlight."):
+            yield value
+        value = list(value.values())
+    for one in value if isinstance(value, list) else []:
+        yield from nodes(one)
+
+
+def test_a_node_repeats_the_constructor_s_defaults():
+    """Hydra takes keys that a node does not list only with a `+`, so nodes list all that is a setting."""
+    count, others = 0, set()
+    for node in [node for path in CONF.rglob("*.yaml") for node in nodes(yaml.safe_load(path.read_text()))]:
+        target = get_object(node["_target_"])
+        for name, parameter in inspect.signature(target).parameters.items():
+            value, default = node.get(name, parameter.empty), parameter.default
+            if parameter.empty not in (value, default) and not isinstance(value, dict) and "${" not in str(value):
+                count += 1
+                others |= {f"{target.__name__}.{name}"} if value != default else set()
+    assert count > 80
+    assert others == {"Backbone.min_size"}
 
 
 @pytest.mark.parametrize(("encoder", "decoder"), ARTICLE_DEPTHS)

@@ -149,10 +149,10 @@ def test_threshold_can_be_set(detector, rows):
     assert all(prediction.anomalous and prediction.threshold == -1 for prediction in detector(rows[0]["path"]))
     detector.threshold = "1e9"
     assert not detector(rows[0]["path"])[0].anomalous
-    for rule in ("quantile:0.99", "max", "sigma:3"):
-        with pytest.raises(UserError, match=r"needs normal images.*adlight\.evaluate"):
-            detector.threshold = rule
-    with pytest.raises(UserError, match="not understood"):
+    for method in ("quantile:0.99", "max", "sigma:3"):
+        with pytest.raises(UserError, match=rf"{method}.*adlight\.evaluate"):
+            detector.threshold = method
+    with pytest.raises(UserError, match="high"):
         detector.threshold = "high"
     assert detector.threshold == 1e9
 
@@ -194,7 +194,7 @@ def test_an_image_whose_score_is_no_number_is_named(detector, rows, monkeypatch)
 
 def test_a_changed_model_needs_thresholds_of_its_own(run, rows):
     changed = Detector.load(run, device="cpu", overrides=["model.scorer.reduce=max"])
-    with pytest.raises(UserError, match="set threshold and pixel_threshold"):
+    with pytest.raises(UserError, match=r"threshold.*pixel_threshold"):
         changed(rows[0]["path"])
     changed.threshold, changed.pixel_threshold = 0.5, 0.5
     prediction = changed(rows[0]["path"])[0]
@@ -275,8 +275,8 @@ def test_bad_images(detector, image, message):
 
 def test_bad_arguments(run, tmp_path):
     for arguments, message in (
-        ({"run": tmp_path}, "not a run folder"),
-        ({"run": run, "ckpt": "nix"}, "does not exist"),
+        ({"run": tmp_path}, str(tmp_path)),
+        ({"run": run, "ckpt": "nix"}, "nix"),
         ({"run": run, "device": "cuda:99"}, "device=cuda:99"),
         ({"run": run, "batch_size": 0}, "batch_size.*0"),
     ):

@@ -41,7 +41,7 @@ def test_another_reduction_changes_scores_and_threshold(adlight, run):
 
 def test_thresholds(adlight, run):
     by_number = adlight.evaluate(run, "calibration.image=0.125", "~callbacks.panels")
-    assert content(by_number)["threshold"] == 0.125 and content(by_number)["threshold_rule"] == "0.125"
+    assert content(by_number)["threshold"] == 0.125 and content(by_number)["threshold_method"] == "0.125"
     by_quantile = adlight.evaluate(run, "calibration.image=quantile:0.5", "~callbacks.panels")
     assert content(by_quantile)["threshold"] < content(run)["threshold"]
     assert scores(by_number) == scores(by_quantile) == scores(run)

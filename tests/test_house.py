@@ -94,7 +94,7 @@ def test_only_runs_knows_a_file_name_of_a_run_folder(tiny_run):
     left = {path.name for path in run.rglob("*") if path.is_file() and path.suffix != ".png"} | {
         ".hydra",
     }
-    left |= {"wandb.json", "job.json", "error.txt", "sweep.json", "sweep.log"}  # of dashboards and sweeps
+    left |= {"wandb.json", "job.json", "error.txt", "sweep.json", "sweep.log"}  # of W&B and sweeps
     assert {"metrics.json", "predictions.csv", "last.ckpt", "run.json", "config.yaml"} <= left
     pattern = re.compile("|".join(rf"(?<![\w.-]){re.escape(name)}(?![\w-])" for name in sorted(left)))
     for path in FILES:

@@ -43,7 +43,7 @@ class ResidualScorer:
 
 
 class BaselineModule(AnomalyModule):
-    """Fit nearest neighbours or principal components to the training images: no gradient, no optimiser.
+    """Fit nearest neighbours or principal components to the training images: no gradient, no optimizer.
 
     All processes fit the same images in the same order. A second epoch fits them anew.
 

@@ -131,7 +131,7 @@ class PCA(nn.Module):
 
     @torch.no_grad()
     def forward(self, image: Tensor, size: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Project on the components; the distance to that, in units of one pixel's range."""
+        """Project on the components and measure the distance to that, in units of one pixel's range."""
         x = (image - self.mean).flatten(1)  # (B, D)
         weight = None if size is None else _content_weight(size, image).sqrt()  # (B, D)
         x = x if weight is None else x * (weight > 0)
@@ -145,7 +145,7 @@ def _to_unit(image: Tensor) -> Tensor:
 
 
 def _content_weight(size: Tensor, image: Tensor) -> Tensor:
-    """Weight of each value of padded images: 0 of padding, together as many as there are. (B, 2) -> (B, D)."""
+    """Weigh each value of padded images: 0 of padding, together as many as there are. (B, 2) -> (B, D)."""
     content = is_content(size, image[:, 0])[:, None].expand_as(image).flatten(1)  # (B, D)
     return content * (content.shape[1] / content.sum(1, keepdim=True))
 

@@ -90,7 +90,7 @@ class Panels(pl.Callback):
                 stack_panels(rows, category).save(self.path(category))
 
     def path(self, category: str) -> Path:
-        """Where a category's picture lies."""
+        """Name the file of a category's picture."""
         return self.folder / f"{category}.png"
 
 
@@ -98,11 +98,11 @@ def copy_example(row: TestedImage, batch: Batch, scores: Scores, i: int) -> Exam
     """Copy image i of a batch, and all that is said of it, to the CPU."""
     height, width = batch["size"][i].tolist() if "size" in batch else batch["mask"].shape[1:]  # without padding
     pixel = scores["pixel"][i, :height, :width]
-    answer = replace(
+    prediction = replace(
         row.prediction,
         mask=(pixel > row.prediction.pixel_threshold).cpu().numpy(),
         anomaly_map=pixel.float().cpu().numpy(),
         reconstruction=scores["reconstruction"][i, :, :height, :width].float().cpu().numpy(),
     )
     image = (batch["image"][i, :, :height, :width].expand(3, -1, -1).permute(1, 2, 0).clamp(0, 1) * 255).round().byte()
-    return Example(row.index, answer, image.cpu().numpy(), batch["mask"][i, :height, :width].cpu().numpy().copy())
+    return Example(row.index, prediction, image.cpu().numpy(), batch["mask"][i, :height, :width].cpu().numpy().copy())

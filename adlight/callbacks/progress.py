@@ -13,7 +13,7 @@ class QuietProgress(ProgressBar):
     printed = 0.0
 
     def disable(self) -> None:
-        """Lightning calls this on all processes but the first."""
+        """Print nothing: Lightning calls this on all processes but the first."""
         self.silent = True
 
     def enable(self) -> None:

@@ -140,20 +140,21 @@ def _cases(shown: dict[str, list[Example]], records: list[Record]) -> dict[str, 
 def _case(example: Example, record: Record) -> Any:
     import wandb
 
-    answer = example.prediction
-    assert answer.mask is not None
-    verdict = "anomalous" if answer.anomalous else "normal"
-    masks = {"ground_truth": (example.true_mask, 1, "defect"), "prediction": (answer.mask, 2, "found")}
+    prediction = example.prediction
+    assert prediction.mask is not None
+    decision = "anomalous" if prediction.anomalous else "normal"
+    numbers = f"{prediction.score:.4g} (threshold {prediction.threshold:.4g})"
+    masks = {"ground_truth": (example.true_mask, 1, "defect"), "prediction": (prediction.mask, 2, "found")}
     boxes = [
         {
             "position": dict(zip(("minX", "minY", "maxX", "maxY"), box, strict=True)),
             **{"class_id": 2, "domain": "pixel", "box_caption": "found"},
         }
-        for box in answer.boxes
+        for box in prediction.boxes
     ]
     return wandb.Image(
         example.image,
-        caption=f"{record.defect}, {record.path}: {verdict}, {answer.score:.4g} (threshold {answer.threshold:.4g})",
+        caption=f"{record.defect}, {record.path}: {decision}, {numbers}",
         masks={
             name: {"mask_data": mask.astype(np.uint8) * value, "class_labels": {0: "normal", value: word}}
             for name, (mask, value, word) in masks.items()

@@ -34,12 +34,12 @@ def flags_first(argv: Sequence[str]) -> list[str]:
 
 
 def shows_help(argv: Sequence[str]) -> bool:
-    """Whether a command line only asks for help."""
+    """Tell whether a command line only asks for help."""
     return not FLAGS_OF_HELP.isdisjoint(argv)
 
 
 def value_of(argv: Sequence[str], key: str) -> str | None:
-    """Value of the last `key=value` among the words, without its quotes."""
+    """Find the value of the last `key=value` among the words, without its quotes."""
     return next((word.partition("=")[2].strip("'\"") for word in argv[::-1] if word.startswith(f"{key}=")), None)
 
 

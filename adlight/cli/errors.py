@@ -34,13 +34,13 @@ def filter_warnings() -> None:
 
 
 def interrupted(error: BaseException) -> bool:
-    """Whether an exception goes back to Ctrl-C or SIGTERM, of which Lightning makes exits with 1 and with 0."""
+    """Tell whether an exception goes back to Ctrl-C or SIGTERM, of which Lightning makes exits with 1 and with 0."""
     terminated = type(error).__name__ == "SIGTERMException"
     return terminated or isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt)
 
 
 def first_line(error: BaseException) -> str:
-    """First line of an error's text."""
+    """Take the first line of an error's text."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 

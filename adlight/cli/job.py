@@ -47,19 +47,19 @@ OmegaConf.register_new_resolver("job_name", job_name, replace=True)
 
 
 def is_job() -> bool:
-    """Whether this process runs a job of a multirun."""
+    """Tell whether this process runs a job of a multirun."""
     return HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def job_words() -> list[str]:
-    """Words of the command that runs this job alone."""
+    """List the words of the command that runs this job alone."""
     hydra = HydraConfig.get()
     chosen = [f"{group}={hydra.runtime.choices[group]}" for group in ("model", "dataset")]  # by sweep=<name>, perhaps
     return [*chosen, *(word for word in hydra.overrides.task if not word.startswith(("sweep=", *OURS)))]
 
 
 def job_command() -> str:
-    """Command that runs this job alone, to be pasted into a shell."""
+    """Write the command that runs this job alone, to be pasted into a shell."""
     return command_line(job_words())
 
 
@@ -115,7 +115,7 @@ def _begin(run: RunFolder, config: DictConfig) -> None:
 
 
 def _has_processes(trainer: DictConfig) -> bool:
-    """Whether Lightning may have to start processes for a job, which Slurm has not done."""
+    """Tell whether Lightning may have to start processes for a job, which Slurm has not done."""
     return not trainer.devices == trainer.num_nodes == 1 and int(os.environ.get("SLURM_NTASKS", "1")) < 2
 
 

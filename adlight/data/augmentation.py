@@ -61,7 +61,7 @@ class Augmentation:
         return self.pipelines[size]
 
     def _crop(self, size: torch.Size) -> list[Any]:
-        """Crops have about the shape of the image, whatever that is."""
+        """Crop to about the shape of the image, whatever that is."""
         if self.crop >= 1:
             return []
         (height, width), shape = size, size[1] / size[0]

@@ -37,7 +37,7 @@ def draw_blob(image: Tensor, rng: Generator) -> Region:
 
 
 def take(image: Tensor, region: Region, step: tuple[float, float], turn: float = 0.0) -> Tensor:
-    """Content that a region gets from `step` (rows, columns) away, turned about its centre. -> (C, H, W)."""
+    """Take a region's content from `step` (rows, columns) away, turned about its centre. -> (C, H, W)."""
     _, height, width = image.shape
     down, right = axes(image, region.row, region.column)
     rows = region.row + step[0] + down * math.cos(turn) + right * math.sin(turn)
@@ -83,7 +83,7 @@ def show(image: Tensor, content: Tensor, alpha: Tensor) -> Tensor:
 
 
 def axes(image: Tensor, row: float, column: float) -> tuple[Tensor, Tensor]:
-    """How far each pixel is below and to the right of a point. -> (H, W), (H, W)."""
+    """Measure how far each pixel is below and to the right of a point. -> (H, W), (H, W)."""
     _, height, width = image.shape
     down, right = torch.arange(height) - row, torch.arange(width) - column
     return down[:, None].expand(height, width), right.expand(height, width)
@@ -110,7 +110,7 @@ def draw_step(rng: Generator, length: float) -> tuple[float, float]:
 
 
 def draw_tint(image: Tensor, rng: Generator, low: float, high: float) -> Tensor:
-    """Grey levels to add, (C, 1, 1): brighter or darker, channels a little apart."""
+    """Draw grey levels to add, (C, 1, 1): brighter or darker, channels a little apart."""
     size = log_uniform(rng, low, high) * (1 - 2 * randint(rng, 2))
     return size * (1 + 0.25 * torch.randn(len(image), 1, 1, generator=rng))
 

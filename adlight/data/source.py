@@ -104,7 +104,8 @@ class Sampling:
 
     def test(self, records: Sequence[Record]) -> list[Record]:
         """Select test records."""
-        return subsample(balance(records, self.seed) if self.balanced_test else records, self.test_limit, self.seed)
+        kept = balance_labels(records, self.seed) if self.balanced_test else records
+        return subsample(kept, self.test_limit, self.seed)
 
     def describe(self) -> str:
         """Describe the limits for a protocol; empty without any."""
@@ -129,7 +130,7 @@ def subsample(records: Sequence[Record], limit: int | None, seed: int) -> list[R
     return [records[i] for i in sorted(normal[: limit - share] + anomalous[:share])]
 
 
-def balance(records: Sequence[Record], seed: int) -> list[Record]:
+def balance_labels(records: Sequence[Record], seed: int) -> list[Record]:
     """Keep all normal records and draw as many anomalous ones."""
     anomalous = [i for i, record in enumerate(records) if record.label == 1]
     normal = [i for i, record in enumerate(records) if record.label == 0]

@@ -10,14 +10,14 @@ from adlight.types import UserError, check_choice
 
 
 def alexnet_path() -> Path:
-    """Where torchvision keeps AlexNet's weights on this machine, once they are fetched."""
+    """Find where torchvision keeps AlexNet's weights on this machine, once they are fetched."""
     return Path(torch.hub.get_dir()) / "checkpoints" / "alexnet-owt-7be5be79.pth"
 
 
 class PerceptualDistance:
     """LPIPS at each pixel, frozen.
 
-    Not an `nn.Module`: its weights stay out of the optimiser, EMA, DDP and checkpoints of the module that holds it.
+    Not an `nn.Module`: its weights stay out of the optimizer, EMA, DDP and checkpoints of the module that holds it.
 
     Args:
         layers: `calibrated` (the lpips package's learned weights) or `raw` (the plain mean over layers: the article's

@@ -13,22 +13,22 @@ from adlight.types import check_choice, check_range
 
 
 def mse_map(x: Tensor, y: Tensor) -> Tensor:
-    """Squared difference, mean over channels (article eq. 1). (B, C, H, W) twice -> (B, H, W)."""
+    """Compute the squared difference, mean over channels (article eq. 1). (B, C, H, W) twice -> (B, H, W)."""
     return (x - y).square().mean(1)
 
 
 def l1_map(x: Tensor, y: Tensor) -> Tensor:
-    """Absolute difference, mean over channels. (B, C, H, W) twice -> (B, H, W)."""
+    """Compute the absolute difference, mean over channels. (B, C, H, W) twice -> (B, H, W)."""
     return (x - y).abs().mean(1)
 
 
 def ssim_distance_map(x: Tensor, y: Tensor) -> Tensor:
-    """1 - SSIM (Wang 2004), mean over channels. (B, C, H, W) twice -> (B, H, W)."""
+    """Compute 1 - SSIM (Wang 2004), mean over channels. (B, C, H, W) twice -> (B, H, W)."""
     return 1 - ssim_map(x, y).mean(1)
 
 
 def msgms_map(x: Tensor, y: Tensor, scales: int = 4, c: float = 0.0026) -> Tensor:
-    """Multi-scale gradient magnitude dissimilarity (Zavrtanik 2021, RIAD eq. 4 to 7). (B, C, H, W) twice -> (B, H, W).
+    """Compare gradient magnitudes at several scales (Zavrtanik 2021, RIAD eq. 4 to 7). (B, C, H, W) twice -> (B, H, W).
 
     1 - GMS with Prewitt filters on each of `scales` halvings (fewer where the image gets smaller than 8 pixels),
     interpolated to full size and averaged.

@@ -14,7 +14,7 @@ from adlight.detection.gathering import gather_rows
 from adlight.detection.optimization import diverged
 from adlight.detection.regions import bounding_boxes, segment
 from adlight.metrics.pixel import PixelHistogram
-from adlight.metrics.results import Results, mean_auroc, refuse_non_finite, summarise
+from adlight.metrics.results import Results, mean_auroc, refuse_non_finite, summarize
 from adlight.metrics.thresholds import Calibration
 from adlight.types import Batch, Prediction, Scores, UserError
 
@@ -168,7 +168,7 @@ class AnomalyModule(pl.LightningModule):
         self.predictions = gather_rows(self.predictions)
         scored = [records[row.index] for row in self.predictions]
         score = torch.tensor([row.prediction.score for row in self.predictions], dtype=torch.float64)
-        self.results = summarise(scored, score, self.calibration, self.pixels, self.datamodule.categories)
+        self.results = summarize(scored, score, self.calibration, self.pixels, self.datamodule.categories)
         self.log_dict({f"test/{name}": value for name, value in self.results.mean.items()})
 
     def _predict(self, batch: Batch, scores: Scores, content: Tensor) -> list[Prediction]:

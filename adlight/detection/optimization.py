@@ -26,7 +26,7 @@ class WarmupCosine(LambdaLR):
         super().__init__(optimizer, lambda step: warmup_cosine(step, warmup, total))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the step from a checkpoint; Lightning has restored the optimiser, with its old rates, before."""
+        """Take the step from a checkpoint; Lightning has restored the optimizer, with its old rates, before."""
         super().load_state_dict(state_dict | {"base_lrs": self.base_lrs})
         for group, base, factor in zip(self.optimizer.param_groups, self.base_lrs, self.lr_lambdas, strict=True):
             group["lr"] = base * factor(self.last_epoch)
@@ -39,11 +39,11 @@ def warmup_cosine(step: int, warmup: float, total: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1.0, total - warmup))))
 
 
-def log_terms(module: pl.LightningModule, terms: dict[str, Tensor], images: int, shown: str = "loss") -> None:
+def log_terms(module: pl.LightningModule, terms: dict[str, Tensor], images: int, prog_bar: str = "loss") -> None:
     """Log the epoch's means of a step's terms as `train/<name>`; the progress bar shows one of them."""
     how = {"on_step": False, "on_epoch": True, "batch_size": images, "sync_dist": True}
     for name, term in terms.items():
-        module.log(f"train/{name}", term.detach(), prog_bar=name == shown, **how)  # type: ignore[arg-type]
+        module.log(f"train/{name}", term.detach(), prog_bar=name == prog_bar, **how)  # type: ignore[arg-type]
 
 
 def stop_if_diverged(module: pl.LightningModule, rate: str = "lr") -> None:

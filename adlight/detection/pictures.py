@@ -42,11 +42,11 @@ def draw_panel(
         side: of the square, in pixels, into which each part is fitted in the shape of the image.
     """
     assert prediction.reconstruction is not None and prediction.mask is not None
-    verdict, colour = ("ANOMALOUS" if prediction.anomalous else "normal"), "red" if prediction.anomalous else "black"
+    decision, colour = ("ANOMALOUS" if prediction.anomalous else "normal"), "red" if prediction.anomalous else "black"
     title = "image"
     if record is not None:
         right = prediction.anomalous == bool(record.label)
-        verdict, colour = f"{verdict} ({'right' if right else 'WRONG'})", "black" if right else "red"
+        decision, colour = f"{decision} ({'right' if right else 'WRONG'})", "black" if right else "red"
         title = f"{record.defect}: {Path(record.path).name}"
     reconstruction = (np.clip(prediction.reconstruction.transpose(1, 2, 0), 0, 1) * 255).astype(np.uint8)
     reconstruction = np.broadcast_to(reconstruction, (*reconstruction.shape[:2], 3))
@@ -55,7 +55,7 @@ def draw_panel(
         ("reconstruction", Image.fromarray(reconstruction)),
         (f"error, 0 to {colour_ceiling(prediction.pixel_threshold):.3g}", _heatmap(prediction)),
         *([] if true_mask is None else [("true mask", Image.fromarray(true_mask).convert("RGB"))]),
-        (f"{verdict}: {prediction.score:.4g}, threshold {prediction.threshold:.4g}", _mark(image, prediction, side)),
+        (f"{decision}: {prediction.score:.4g}, threshold {prediction.threshold:.4g}", _mark(image, prediction, side)),
     ]
     width, height = _fit(image, side)
     panel = Image.new("RGB", (len(parts) * (side + GAP) - GAP, side + TITLE), "white")

@@ -11,7 +11,7 @@ C1, C2 = 0.01**2, 0.03**2  # for values in [0, 1]
 
 @lru_cache(maxsize=32)
 def gaussian_matrix(size: int, sigma: float, radius: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Gaussian filter along one axis as a matrix, reflecting at the borders. -> (size, size), rows sum to 1.
+    """Make a Gaussian filter along one axis a matrix, reflecting at the borders. -> (size, size), rows sum to 1.
 
     A product with it is several times faster, forwards and backwards, than the depthwise convolution it stands for.
     """
@@ -39,7 +39,7 @@ def gaussian_blur(x: Tensor, sigma: float, radius: int) -> Tensor:
 
 
 def ssim_map(x: Tensor, y: Tensor) -> Tensor:
-    """SSIM at each pixel and channel. x, y: (B, C, H, W) in [0, 1] -> (B, C, H, W) in [-1, 1]."""
+    """Compute SSIM at each pixel and channel. x, y: (B, C, H, W) in [0, 1] -> (B, C, H, W) in [-1, 1]."""
     with torch.autocast(x.device.type, enabled=False):  # differences of squares need all their digits
         x, y = x.float(), y.float()
         maps = torch.stack([x, y, x * x, y * y, x * y])  # (5, B, C, H, W)

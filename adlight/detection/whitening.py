@@ -78,7 +78,7 @@ class Whitening(nn.Module):
 
 
 def nearest_center(mean: Tensor, centers: Tensor) -> Tensor:
-    """Cluster of each image. (B, C), (K, C) -> (B,)."""
+    """Find the cluster of each image. (B, C), (K, C) -> (B,)."""
     return torch.cdist(mean.double(), centers.double(), compute_mode="donot_use_mm_for_euclid_dist").argmin(1)
 
 
@@ -101,7 +101,7 @@ def k_means(points: Tensor, count: int, *, restarts: int = 10, steps: int = 50, 
 
 
 def _spread(points: Tensor, count: int, rng: Generator) -> Tensor:
-    """k-means++ (Arthur & Vassilvitskii 2007): each start is drawn by its squared distance to those before."""
+    """Draw starts by k-means++ (Arthur & Vassilvitskii 2007): each by its squared distance to those before."""
     chosen = [int(torch.randint(len(points), (), generator=rng))]
     while len(chosen) < min(count, len(points)):
         distance = torch.cdist(points, points[chosen]).amin(1).square().cpu()

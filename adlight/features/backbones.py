@@ -22,7 +22,7 @@ TRANSFORMERS = ("vit_", "deit", "beit", "eva", "flexivit")  # those whose positi
 class Backbone:
     """Maps images to the features of some layers of a frozen network, concatenated on one grid.
 
-    Not an `nn.Module`, so that its weights are in no checkpoint, average or optimiser; `fingerprint` stands for them.
+    Not an `nn.Module`, so that its weights are in no checkpoint, average or optimizer; `fingerprint` stands for them.
 
     Args:
         name: as timm knows it, such as `resnet18` or `vit_small_patch14_reg4_dinov2`.
@@ -123,7 +123,7 @@ class Backbone:
             )
 
     def _prepare(self, image: Tensor, frame: torch.Size) -> Tensor:
-        """Resize, as much as their frame would be, and normalise. (B, 1 or 3, H, W) -> (B, 3, H', W')."""
+        """Resize, as much as their frame would be, and normalize. (B, 1 or 3, H, W) -> (B, 3, H', W')."""
         scales = [new / old for new, old in zip(self._input_sides(*frame), frame, strict=True)]
         sides = [side * scale for side, scale in zip(image.shape[-2:], scales, strict=True)]
         size = [max(1, round(side / patch)) * patch for side, patch in zip(sides, self.patch, strict=True)]
@@ -133,7 +133,7 @@ class Backbone:
         return image.contiguous(memory_format=torch.channels_last)
 
     def _input_sides(self, height: float, width: float) -> tuple[float, float]:
-        """Height and width that the network gets to see of an image."""
+        """Compute the height and width that the network gets to see of an image."""
         if isinstance(self.input_size, int):
             scale = self.input_size / max(height, width)
             height, width = height * scale, width * scale

@@ -109,7 +109,7 @@ def _place() -> tuple[int, int]:
 
 
 def _from_first_process(value: Any) -> Any:
-    """What the first process holds, on all of them."""
+    """Give all processes what the first one holds."""
     if _place()[1] > 1:
         values = [value]
         dist.broadcast_object_list(values)

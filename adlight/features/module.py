@@ -33,7 +33,7 @@ class FeatureModule(AnomalyModule):
         predictors: by name; each is made from the number of channels.
         scorer: from cells to images and pixels.
         members: names of the predictors that are used; None: all.
-        optimizer: makes the optimiser of what is trained; None where nothing is.
+        optimizer: makes the optimizer of what is trained; None where nothing is.
         warmup: share of the steps in which the learning rate rises; a half cosine to 0 follows.
         cache: folder in which features are kept from run to run; None: in memory.
         clusters: of images, each with its own covariance of residuals.
@@ -42,7 +42,7 @@ class FeatureModule(AnomalyModule):
         clip: largest norm of all gradients together.
 
     Raises:
-        ValueError: a number out of range, or something is trained without an optimiser.
+        ValueError: a number out of range, or something is trained without an optimizer.
         UserError: a member that there is not.
     """
 
@@ -88,12 +88,12 @@ class FeatureModule(AnomalyModule):
         self.split: str | None = None  # whose cached features are scored
 
     def describe(self) -> list[str]:
-        """The backbone, and what was fitted or trained."""
+        """Name the backbone, and say what was fitted or trained."""
         parts = "; ".join(one.summary() for one in self.predictors.values())  # type: ignore[operator]
         return [f"features: {self.backbone.name} ({', '.join(self.backbone.layers)}); {parts}"]
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The backbone's fingerprint in the place of its weights."""
+        """Give the thresholds and, in the place of its weights, the backbone's fingerprint."""
         return {**super().get_extra_state(), "backbone": self.backbone.fingerprint}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
@@ -114,7 +114,7 @@ class FeatureModule(AnomalyModule):
         self.residual_map.folds = []
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
-        """One step of all that is trained; augmented images pass the backbone, others have done so before."""
+        """Compute the loss of all that is trained; augmented images pass the backbone, others have done so before."""
         if not self.automatic_optimization:
             return None
         if self.datamodule.augmentation is not None:
@@ -135,7 +135,7 @@ class FeatureModule(AnomalyModule):
         stop_if_diverged(self)
 
     def configure_optimizers(self) -> Any:
-        """Matrices of the predictors' choice apart, weight decay on matrices only; warm-up and half cosine by step."""
+        """Set matrices of the predictors' choice apart, decay matrices only; warm up, then half a cosine, by step."""
         if self.optimizer is None or not self.automatic_optimization:
             return []
         trained: Any = [one for one in self.predictors.values() if one.trained]

@@ -1,4 +1,4 @@
-"""Muon for matrices and AdamW for the rest, as one optimiser."""
+"""Muon for matrices and AdamW for the rest, as one optimizer."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ QUINTIC = (3.4445, -4.7750, 2.0315)  # Newton-Schulz coefficients (Jordan 2024)
 class MuonAdamW(Optimizer):
     """Steps groups that are marked `muon=True` by Muon (Jordan 2024) and all others by AdamW.
 
-    `torch.optim.Muon` always orthogonalises in bfloat16, which takes 20 times as long on CPUs without such units; here
+    `torch.optim.Muon` always orthogonalizes in bfloat16, which takes 20 times as long on CPUs without such units; here
     that is done where there is a GPU, and in float32 elsewhere.
 
     Args:
@@ -46,13 +46,13 @@ class MuonAdamW(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step of both."""
+        """Take one step of both."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         self.adamw.param_groups = [group for group in self.param_groups if not group["muon"]]
-        self.adamw.state = self.state  # one state, so that schedules and checkpoints see one optimiser
+        self.adamw.state = self.state  # one state, so that schedules and checkpoints see one optimizer
         self.adamw.step()
         for group in self.param_groups:
             for p in group["params"] if group["muon"] else ():
@@ -80,7 +80,7 @@ def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
 
 
 def parameter_groups(trained: Sequence[Predictor], *more: nn.Parameter) -> list[dict[str, Any]]:
-    """Matrices of the predictors' choice for Muon, all others apart; weight decay on matrices only."""
+    """Give matrices of the predictors' choice to Muon, all others to AdamW; weight decay on matrices only."""
     special = [p for one in trained for p in one.matrices()]
     chosen = {id(p) for p in special}
     rest = [*(p for one in trained for p in one.parameters() if id(p) not in chosen), *more]

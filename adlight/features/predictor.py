@@ -12,7 +12,7 @@ from adlight.types import UserError, unknown_name
 
 
 class TrainingCells:
-    """The training images' features, standardised as they are read.
+    """The training images' features, standardized as they are read.
 
     Args:
         features: (N, h, w, C) float16, as a cache keeps them.
@@ -31,12 +31,12 @@ class TrainingCells:
         return standardize(self.features[index].to(self.mean.device), self.mean, self.std)
 
     def batches(self, size: int = 64) -> Iterator[Tensor]:
-        """All images in order, (B, h, w, C) at a time."""
+        """Read all images in order, (B, h, w, C) at a time."""
         for start in range(0, len(self), size):
             yield self[start : start + size]
 
     def sample(self, count: int, size: int = 64) -> Iterator[tuple[Tensor, Tensor]]:
-        """At most `count` images, evenly spaced, with their places: (n, h, w, C) and (n,) at a time."""
+        """Read at most `count` images, evenly spaced, with their places: (n, h, w, C) and (n,) at a time."""
         if count:
             step = max(1, len(self) // count)
             for place in torch.arange(0, len(self), step)[:count].split(size):
@@ -62,31 +62,31 @@ class Predictor(nn.Module):
         raise NotImplementedError
 
     def residual(self, cells: Tensor, own: Tensor | None = None) -> Tensor:
-        """What the prediction misses. (B, h, w, C) -> (B, h, w, C).
+        """Compute what the prediction misses. (B, h, w, C) -> (B, h, w, C).
 
         Args:
             cells: of some images.
-            own: (B,) their places among the training images, where they are training images; what was memorised of an
+            own: (B,) their places among the training images, where they are training images; what was memorized of an
                 image does not serve to predict it.
         """
         return cells - self(cells)
 
     def loss(self, cells: Tensor) -> Tensor:
-        """Mean squared residual. (B, h, w, C) -> scalar."""
+        """Compute the mean squared residual. (B, h, w, C) -> scalar."""
         inside = in_image(cells)
         residual = (cells - self(cells)).where(inside[..., None], 0)
         return residual.square().sum() / (inside.sum() * cells.shape[-1])
 
     def image_score(self, cells: Tensor, score: Tensor) -> Tensor | None:
-        """An image score of its own, (B,), from cells (B, h, w, C) and their scores (B, h, w); None: the usual one."""
+        """Compute an own image score (B,) from cells (B, h, w, C) and their scores (B, h, w); None: the usual one."""
         return None
 
     def matrices(self) -> list[nn.Parameter]:
-        """Weights for an optimiser that wants matrices (Muon)."""
+        """List the weights for an optimizer that wants matrices (Muon)."""
         return []
 
     def summary(self) -> str:
-        """What was trained or fitted, in words."""
+        """Say what was trained or fitted."""
         return type(self).__name__
 
 
@@ -109,7 +109,7 @@ def standardize(features: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def channel_statistics(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each channel over all images and places. (N, h, w, C) -> (C,), (C,)."""
+    """Compute each channel's mean and deviation over all images and places. (N, h, w, C) -> (C,), (C,)."""
     total, squares, count = torch.zeros(()), torch.zeros(()), 0
     for part in features.split(64):
         flat = content_of(part).double()
@@ -130,12 +130,12 @@ def content_of(cells: Tensor) -> Tensor:
 
 
 def image_means(cells: Tensor) -> Tensor:
-    """Mean of each image's cells. (B, h, w, C) -> (B, C)."""
+    """Average each image's cells. (B, h, w, C) -> (B, C)."""
     inside = in_image(cells)  # (B, h, w)
     return cells.where(inside[..., None], 0).sum((1, 2)) / inside.sum((1, 2))[:, None]
 
 
 def content_shape(cells: Tensor) -> tuple[int, int]:
-    """Rows and columns of the cells (h, w) of one image that are no padding."""
+    """Count the rows and columns of the cells (h, w) of one image that are no padding."""
     known = ~cells.isnan()
     return int(known[:, 0].sum()), int(known[0].sum())

@@ -46,8 +46,8 @@ class ResidualMap(nn.Module):
         Args:
             predictors: those of the constructor.
             centers: (K, C) of clusters of images.
-            held_out: standardised cells (n, h, w, C) of the held-out normal images, a part a fold.
-            training: standardised cells of training images with their places, (n, h, w, C) and (n,), to join them.
+            held_out: standardized cells (n, h, w, C) of the held-out normal images, a part a fold.
+            training: standardized cells of training images with their places, (n, h, w, C) and (n,), to join them.
         """
         parts = list(training)
         known = {name for name, one in predictors.items() if self.folds and not one.trained}
@@ -86,7 +86,7 @@ class ResidualMap(nn.Module):
         """Score cells. (B, h, w, C) and one such residual a predictor -> (B, h, w).
 
         Args:
-            cells: standardised.
+            cells: standardized.
             residuals: by predictor.
             fold: (B,) of held-out images, which are measured without their own fold; None: others.
         """

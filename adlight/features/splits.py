@@ -22,14 +22,14 @@ class SplitFeatures:
         self.cache, self.kept = cache, dict[str, tuple[AnomalyDataModule, Tensor]]()
 
     def features(self, data: AnomalyDataModule, split: str, device: torch.device) -> Tensor:
-        """Features of a split in the order of `Batch["index"]`. -> (N, h, w, C) float16 on the CPU."""
+        """Compute or load a split's features in the order of `Batch["index"]`. -> (N, h, w, C) float16 on the CPU."""
         if split not in self.kept or self.kept[split][0] is not data:
             self.kept[split] = data, self.cache(images_of(data, split), device)
         return self.kept[split][1]
 
 
 def images_of(data: AnomalyDataModule, split: str) -> Images:
-    """A split's images as they are before augmentation: `train`, `val` (with pseudo-anomalies) or `test`."""
+    """Give a split's images before augmentation: `train`, `val` (with pseudo-anomalies) or `test`."""
     data.setup(STAGES[split])  # does nothing where it is done
     loader: Any = getattr(data, f"{split}_dataloader")()
     return loader.dataset

@@ -39,7 +39,7 @@ def build_network(name: str, weights: str, **settings: Any) -> Any:
 
 
 def weights_folder() -> Path:
-    """Folder in which files called `<timm name>.safetensors` (or .pth, .pt, .bin) are found."""
+    """Name the folder in which `<timm name>.safetensors` (or .pth, .pt, .bin) is looked for."""
     return Path(torch.hub.get_dir()) / "backbones"
 
 

@@ -130,7 +130,7 @@ class GANDetector(AnomalyModule):
         return optimizer
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """Descend |x - G(E(x))|^2 / N + kappa |f(x) - f(G(E(x)))|^2 / F (Schlegl 2019, izi_f)."""
+        """Minimize |x - G(E(x))|^2 / N + kappa |f(x) - f(G(E(x)))|^2 / F (Schlegl 2019, izi_f)."""
         generator, critic, encoder = self.networks
         assert encoder is not None
         image, step = batch["image"], self.trainer.fit_loop.total_batch_idx
@@ -143,7 +143,7 @@ class GANDetector(AnomalyModule):
         loss = residual + self.kappa * feature
         norm = optimizer_step(self.lower_rate(batch_idx), loss, self.clip)
         terms = {"encoder": loss, "residual": residual, "feature": feature, "encoder_gradient": norm}
-        log_terms(self, terms, len(image), shown="encoder")
+        log_terms(self, terms, len(image), prog_bar="encoder")
 
     def lower_rate(self, batch_idx: int) -> Optimizer:
         """Set the learning rates to their place on half a cosine over all epochs, as the config of now has them."""
@@ -154,14 +154,14 @@ class GANDetector(AnomalyModule):
         return optimizer
 
     def score(self, batch: Batch) -> Scores:
-        """Score a batch: the thesis's equation, or the standardised mixture."""
+        """Score a batch: the thesis's equation, or the standardized mixture."""
         self.last_terms, scores = self.scorer.terms(self.networks, batch["image"])
         if self.scorer.score == "mixture":
             scores["image"] = self.mix(self.last_terms)
         return scores
 
     def mix(self, terms: Tensor) -> Tensor:
-        """Mix terms (B, T), standardised by the normal validation images. -> (B,)."""
+        """Mix terms (B, T), standardized by the normal validation images. -> (B,)."""
         return self.scorer.mix(terms, self.term_mean, self.term_deviation)
 
     def on_validation_epoch_start(self) -> None:
@@ -174,15 +174,15 @@ class GANDetector(AnomalyModule):
         stop_if_diverged(self, "encoder_optimizer.lr")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Scores:
-        """Keep the terms, which can be standardised only when all are there."""
+        """Keep the terms, which can be standardized only when all are there."""
         scores = super().validation_step(batch, batch_idx)
         self.terms += map(ScoredTerms, batch["index"].tolist(), batch["label"].tolist(), self.last_terms.tolist())
         return scores
 
     def on_validation_epoch_end(self) -> None:
-        """Standardise by the normal images of all processes, then calibrate as every detector does."""
+        """Standardize by the normal images of all processes, then calibrate as every detector does."""
         if self.scorer.score == "mixture":
-            self.standardise()
+            self.standardize()
             mine = torch.tensor([row.values for row in self.terms], device=self.device)
             self.validation_scores = [
                 replace(row, score=score)
@@ -190,7 +190,7 @@ class GANDetector(AnomalyModule):
             ]
         super().on_validation_epoch_end()
 
-    def standardise(self) -> None:
+    def standardize(self) -> None:
         """Take each term's mean and deviation over the normal validation images."""
         normal = torch.tensor([row.values for row in gather_rows(self.terms) if row.label == 0], dtype=torch.float64)
         mean = normal.mean(0)  # (T,)

@@ -34,7 +34,7 @@ def invert(
 ) -> Tensor:
     """Find the latents whose images are nearest to `image` (B, C, H, W) in [0, 1], by Adam with frozen networks.
 
-    Minimises |x - G(z)|^2 / N + kappa |f(x) - f(G(z))|^2 / F + latent_penalty |z|^2 / Z for each image on its own, from
+    Minimizes |x - G(z)|^2 / N + kappa |f(x) - f(G(z))|^2 / F + latent_penalty |z|^2 / Z for each image on its own, from
     each of R latents `start` (R, B, Z); after `patience` steps without an improvement of 1 % an image is done (0 = all
     steps are made). Works under the `inference_mode` of Lightning's test loop; no gradient is left in the networks.
 
@@ -58,7 +58,7 @@ def invert(
 def adam_search(
     loss_of: Callable[[Tensor, Tensor], Tensor], z: Tensor, query: Tensor, steps: int, lr: float, patience: int
 ) -> tuple[Tensor, Tensor]:
-    """Minimise each row's loss by Adam, from latents `z` (B, Z), and keep the best latent met.
+    """Minimize each row's loss by Adam, from latents `z` (B, Z), and keep the best latent met.
 
     `loss_of` takes latents (B, Z) and queries (B, ...) to losses (B,). A row leaves the batch after `patience` steps
     without an improvement of 1 % (0 = none leaves); torch.optim.Adam cannot drop rows, hence its update written out
@@ -84,7 +84,7 @@ def adam_search(
             first, second = first.lerp(gradient, 0.1), second.lerp(gradient.square(), 0.001)
             size = second.sqrt() / math.sqrt(1 - 0.999 ** (step + 1)) + 1e-8
             z = z - lr / (1 - 0.9 ** (step + 1)) * first / size
-            if patience and step % 10 == 9:  # a look costs a synchronisation with the GPU
+            if patience and step % 10 == 9:  # a look costs a synchronization with the GPU
                 on = step - since[row] < patience
                 if not on.any():
                     break

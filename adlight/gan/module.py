@@ -28,7 +28,7 @@ class AdversarialModule(pl.LightningModule):
 
     Args:
         generator, critic: the networks.
-        objective: what they minimise.
+        objective: what they minimize.
         critic_optimizer, generator_optimizer: make the optimizers from parameters.
         n_critic: critic steps per generator step.
         generator_steps: length of the training instead of a number of epochs; rounded up to whole epochs.
@@ -85,7 +85,7 @@ class AdversarialModule(pl.LightningModule):
             self.generator_steps += 1
             if self.ema is not None:
                 self.ema.update(self.generator)
-        log_terms(self, terms, len(real), shown="wasserstein")
+        log_terms(self, terms, len(real), prog_bar="wasserstein")
         self.log("generator_steps", self.generator_steps.float(), on_step=False, on_epoch=True, reduce_fx="max")
 
     def update(self, name: str, loss: Tensor) -> Tensor:

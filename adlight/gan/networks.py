@@ -78,7 +78,7 @@ class Generator(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Strided convolutions with ReLU, without pooling or normalisation. (B, C, H, W) -> (B, F)."""
+    """Strided convolutions with ReLU, without pooling or normalization. (B, C, H, W) -> (B, F)."""
 
     def __init__(self, image_size: int, channels: int, ndf: int) -> None:
         super().__init__()

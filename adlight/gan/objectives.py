@@ -1,4 +1,4 @@
-"""What critic and generator minimise: WGAN-GP (thesis eq. 3-5) and the objectives that the thesis discusses beside it.
+"""What critic and generator minimize: WGAN-GP (thesis eq. 3-5) and the objectives that the thesis discusses beside it.
 
 Shapes: real, fake (B, C, H, W); scores (B, 1); losses are scalars.
 """

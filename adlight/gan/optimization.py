@@ -1,4 +1,4 @@
-"""What both trainings share: steps by manual optimisation, averaged over processes."""
+"""What both trainings share: steps by manual optimization, averaged over processes."""
 
 from collections.abc import Callable, Sequence
 

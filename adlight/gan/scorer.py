@@ -48,7 +48,7 @@ class InversionScorer:
     Args:
         method: `encoder` (one forward pass), `gradient` (search from random latents) or `encoder+gradient` (search
             from the encoder's answer).
-        score: `thesis` (eq. 3-9 as printed) or `mixture`: the weighted sum of the terms, each standardised by its
+        score: `thesis` (eq. 3-9 as printed) or `mixture`: the weighted sum of the terms, each standardized by its
             mean and deviation on normal validation images.
         weights: of the mixture's terms `residual`, `latent_norm` (-|z| / sqrt(Z), eq. 3-8) and `feature`, the distance
             in the critic's features; a negative weight reverses a term.
@@ -155,5 +155,5 @@ class InversionScorer:
         return terms, Scores(image=thesis, pixel=pixel, reconstruction=reconstruction)
 
     def mix(self, terms: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
-        """Return the weighted sum of the standardised terms. (B, T), (T,), (T,) -> (B,)."""
+        """Return the weighted sum of the standardized terms. (B, T), (T,), (T,) -> (B,)."""
         return ((terms - mean) / deviation) @ terms.new_tensor(self.weights)

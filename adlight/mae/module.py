@@ -26,7 +26,7 @@ class MAEModule(AnomalyModule):
         network: makes the autoencoder for the tokenizer's `grid`, `token_dim` and `token_mean`.
         objective: reconstruction loss; None where nothing will be trained (evaluation needs no LPIPS weights).
         scorer: scores images with the trained network.
-        optimizer: makes the optimiser from parameter groups.
+        optimizer: makes the optimizer from parameter groups.
         mask_ratio: r, the share of the patches that a view hides.
         masks: `complementary` or `single` (the plain MAE).
         warmup_epochs: length of the linear warm-up; a half cosine to 0 follows, both per step.

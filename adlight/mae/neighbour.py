@@ -69,12 +69,12 @@ class NeighbourMaskedNetwork(Predictor):
         return unfold_cells(self.decoder_pred(self.decoder_norm(query)), self.fold, grid, x.shape)  # (B, h, w, C)
 
     def summary(self) -> str:
-        """What was trained, in words."""
+        """Say what was trained."""
         size = sum(p.numel() for p in self.parameters()) / 1e6
         return f"neighbour-masked attention of {size:.1f} M parameters"
 
     def matrices(self) -> list[nn.Parameter]:
-        """Weight matrices of the blocks, for an optimiser that wants matrices (Muon)."""
+        """List the blocks' weight matrices, for an optimizer that wants matrices (Muon)."""
         return [p for part in (self.mlp, self.blocks) for p in part.parameters() if p.ndim == 2]
 
 
@@ -101,7 +101,7 @@ class CrossBlock(nn.Module):
 
 
 def outside_neighbourhood(height: int, width: int, radius: int, device: torch.device | None = None) -> Tensor:
-    """Which tokens each query may see: those more than `radius` rows or columns away. -> (L, L) bool.
+    """Say which tokens each query may see: those more than `radius` rows or columns away. -> (L, L) bool.
 
     Raises:
         UserError: a query would see nothing, as the grid is too small.

@@ -88,7 +88,7 @@ class MaskedAutoencoder(nn.Module):
         self.initialize_weights()
 
     def initialize_weights(self) -> None:
-        """Xavier for matrices, zeros for biases (He 2021); predictions start at the tokens' mean."""
+        """Draw matrices by Xavier, zero biases (He 2021); predictions start at the tokens' mean."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -140,6 +140,6 @@ class MaskedAutoencoder(nn.Module):
 
 
 def split_by_size(visible: Tensor) -> list[Tensor]:
-    """Indices of the visible tokens of each view, views in order, equal sizes together. (n, L) bool -> (g, V) each."""
+    """List the visible tokens of each view, views in order, equal sizes together. (n, L) bool -> (g, V) each."""
     _, lengths = visible.sum(1).unique_consecutive(return_counts=True)
     return [group.nonzero()[:, 1].view(len(group), -1) for group in visible.split(lengths.tolist())]

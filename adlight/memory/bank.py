@@ -81,15 +81,15 @@ class PatchBank(Predictor):
         return (total / known).where(inside, torch.nan)
 
     def forward(self, cells: Tensor) -> Tensor:
-        """Nearest bank cell of each pooled cell. (B, h, w, C) -> (B, h, w, C)."""
+        """Find the nearest bank cell of each pooled cell. (B, h, w, C) -> (B, h, w, C)."""
         return self.bank[self.nearest(self.pool(cells))]
 
     def residual(self, cells: Tensor, own: Tensor | None = None) -> Tensor:
-        """From the nearest bank cell to the pooled cell. (B, h, w, C) -> (B, h, w, C)."""
+        """Subtract the nearest bank cell from the pooled cell. (B, h, w, C) -> (B, h, w, C)."""
         return self.pool(cells) - self(cells)
 
     def nearest(self, cells: Tensor) -> Tensor:
-        """Which bank cell is nearest. (..., C) -> (...) int64."""
+        """Find which bank cell is nearest. (..., C) -> (...) int64."""
         flat = cells.flatten(0, -2)
         best, place = (
             flat.new_full((len(flat),), torch.inf),
@@ -102,7 +102,7 @@ class PatchBank(Predictor):
         return place.view(cells.shape[:-1])
 
     def image_score(self, cells: Tensor, score: Tensor) -> Tensor:
-        """Worst cell's distance times 1 - softmax of it among those to the neighbours of its nearest bank cell."""
+        """Weigh the worst cell's distance by 1 - its softmax among those to its nearest bank cell's neighbours."""
         worst = score.flatten(1).nan_to_num(-torch.inf).argmax(1)  # (B,)
         rows = torch.arange(len(cells), device=cells.device)
         x = self.pool(cells).flatten(1, 2)[rows, worst]  # (B, C)
@@ -119,7 +119,7 @@ class PatchBank(Predictor):
         return (1 - share) * distance
 
     def summary(self) -> str:
-        """What was fitted, in words."""
+        """Say what was fitted."""
         return f"distance to the nearest of {len(self.bank)} training cells"
 
 

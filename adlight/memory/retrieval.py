@@ -41,15 +41,15 @@ class Retrieval(Predictor):
         return torch.stack([self._blend(x, bank[i].float()) for x, i in zip(cells, nearest, strict=True)])
 
     def residual(self, cells: Tensor, own: Tensor | None = None) -> Tensor:
-        """What the other images' cells miss. (B, h, w, C) -> (B, h, w, C)."""
+        """Compute what the other images' cells miss. (B, h, w, C) -> (B, h, w, C)."""
         return cells - self(cells, own)
 
     def summary(self) -> str:
-        """What was fitted, in words."""
+        """Say what was fitted."""
         return f"mean of the {self.neighbours} nearest training images' cells"
 
     def _distances(self, cells: Tensor, bank: Tensor, own: Tensor | None) -> Tensor:
-        """Squared distances but for |x|^2, which changes no order. (B, h, w, C), (N, h, w, C) -> (B, N)."""
+        """Compute squared distances but for |x|^2, which changes no order. (B, h, w, C), (N, h, w, C) -> (B, N)."""
         inside = in_image(cells)[..., None].expand_as(cells)  # padding is no part of a distance
         query, parts = cells.where(inside, 0).flatten(1), bank.flatten(1).split(64)
         weight = None if inside.all() else inside.flatten(1).float()  # (B, h w C)

@@ -43,5 +43,5 @@ class Subspace(Predictor):
         return (cells - self.mean) @ self.components.T @ self.components + self.mean
 
     def summary(self) -> str:
-        """What was fitted, in words."""
+        """Say what was fitted."""
         return f"distance to the span of {len(self.components)} principal components of cells"

@@ -25,22 +25,22 @@ class ConfusionCounts(NamedTuple):
     fp: Tensor  # (..., K) float64, normal ones
 
     def auroc(self) -> Tensor:
-        """Area under the ROC curve by trapezoids, so that a tie counts half (...,)."""
+        """Compute the area under the ROC curve by trapezoids, so that a tie counts half (...,)."""
         tp, fp = pad(self.tp, (1, 0)), pad(self.fp, (1, 0))
         area = (fp.diff() * (tp[..., 1:] + tp[..., :-1])).sum(-1) / 2
         return area / (tp[..., -1] * fp[..., -1])
 
     def average_precision(self) -> Tensor:
-        """Precision summed over the steps in recall, without interpolation (...,)."""
+        """Sum precision over the steps in recall, without interpolation (...,)."""
         precision = self.tp / (self.tp + self.fp).clamp(min=1)  # a resample may find nothing at first
         return (pad(self.tp, (1, 0)).diff() * precision).sum(-1) / self.tp[..., -1]
 
     def f1(self) -> Tensor:
-        """F1 at every step (..., K)."""
+        """Compute F1 at every step (..., K)."""
         return 2 * self.tp / (self.tp + self.fp + self.tp[..., -1:])
 
     def fpr_at_tpr(self, tpr: float) -> Tensor:
-        """Share of normal ones flagged at the first step that finds this share of the others (...,)."""
+        """Find the share of normal ones flagged at the first step that finds this share of the others (...,)."""
         reached = self.tp / self.tp[..., -1:] >= tpr
         return (self.fp / self.fp[..., -1:]).gather(-1, reached.int().argmax(-1, keepdim=True)).squeeze(-1)
 

@@ -47,7 +47,7 @@ class Results:
         return {**rest.pop("mean"), **rest}
 
 
-def summarise(
+def summarize(
     records: Sequence[Record],
     score: Tensor,
     calibration: Calibration,

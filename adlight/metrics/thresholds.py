@@ -124,8 +124,8 @@ class Calibration:
     def as_dict(self) -> dict[str, Any]:
         """Give methods and thresholds as a result's file holds them; what decided stands beside each category."""
         return {
-            "threshold_rule": self.image.text,
-            "pixel_threshold_rule": self.pixel.text,
+            "threshold_method": self.image.text,
+            "pixel_threshold_method": self.pixel.text,
             "threshold_per": self.per,
             "threshold": self.pooled.image,
             "pixel_threshold": self.pooled.pixel,

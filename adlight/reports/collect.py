@@ -91,7 +91,7 @@ def collect(places: Sequence[str]) -> Runs:
     if not rows:
         raise UserError(f"no runs in {', '.join(places)}: adlight.train makes run folders")
     names = _short_names(list(dict.fromkeys(row["folder"] for row in rows)))
-    frames = [_in_order(pd.DataFrame(rows)), pd.concat(tables, ignore_index=True), pd.DataFrame(defects)]
+    frames = [_order_columns(pd.DataFrame(rows)), pd.concat(tables, ignore_index=True), pd.DataFrame(defects)]
     return Runs(*(of.assign(name=of["name"].map(names)) if len(of) else of for of in frames))
 
 
@@ -106,8 +106,8 @@ def metric_columns(results: pd.DataFrame) -> list[str]:
     return [name for name in results if name not in others and not name.endswith(("_lower", "_upper"))]
 
 
-def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
-    """Every column of HEAD and TAIL, in their order, the metrics and settings between and behind them."""
+def _order_columns(frame: pd.DataFrame) -> pd.DataFrame:
+    """Bring columns into the order HEAD, metrics, TAIL, settings; those of HEAD and TAIL are all there."""
     names = sorted(metric_columns(frame), key=[*METRICS, *metric_columns(frame)].index)
     metrics = [one for name in names for one in (name, f"{name}_lower", f"{name}_upper") if one in frame]
     types = dict.fromkeys(_TEXT, object) | dict.fromkeys(_INTEGERS, "Int64")  # also where nothing is known
@@ -115,7 +115,7 @@ def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _short_names(folders: Sequence[str]) -> dict[str, str]:
-    """Paths without the folders that all of them share."""
+    """Shorten paths by the folders that all of them share."""
     shared = os.path.commonpath(map(os.path.abspath, folders))
     names = {folder: os.path.relpath(folder, shared) for folder in folders}
     return {folder: Path(shared).name if name == "." else name for folder, name in names.items()}

@@ -61,7 +61,7 @@ def histograms(cells: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def overlap(predictions: pd.DataFrame, bins: int = BINS) -> float | None:
-    """Area that the histograms of both classes share, 0 (apart) to 1 (the same); None where a class is missing."""
+    """Compute the area that both classes' histograms share, 0 (apart) to 1 (the same); None if one is missing."""
     if predictions["label"].nunique() < 2:
         return None
     edges = np.histogram_bin_edges(predictions["score"], bins)

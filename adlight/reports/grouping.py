@@ -140,7 +140,7 @@ def group_scores(found: Runs) -> Iterator[tuple[str, dict[str, pd.DataFrame]]]:
 
 
 def _means_of(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """Means over runs that differ in seed and category alone; none if one of them is there twice."""
+    """Average runs that differ in seed and category alone; none if one of them is there twice."""
     seed = rows[SEED].fillna(UNSET) if SEED in rows else pd.Series(UNSET, index=rows.index)
     if pd.DataFrame({"seed": seed, "category": rows["category"]}).duplicated().any():
         return []
@@ -162,7 +162,7 @@ def _means_of(rows: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _group_labels(first: pd.DataFrame, ignored: Sequence[str]) -> list[str]:
-    """What sets each group's first run apart: its model, whether it is for several, and the settings that differ."""
+    """Say what sets each group's first run apart: its model, whether it is for several, the settings that differ."""
     model = first["model"] + (" on " + first["dataset"] if first["dataset"].nunique() > 1 else "")
     several_scopes = first.groupby(["model", "dataset"])["scope"].transform("nunique") > 1
     scope = first.apply(_scope_in_words, axis=1).where(several_scopes, "")

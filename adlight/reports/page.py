@@ -29,7 +29,7 @@ MEANINGS = {
     "recall at threshold": "share of the defect's images called anomalous at that threshold",
     "F1 of all-anomalous": "F1 of calling every image anomalous",
     "pixel AUROC": "area under the ROC curve of the pixels",
-    "AUPRO": "area under the per-region-overlap curve up to a false positive rate of 0.3, normalised",
+    "AUPRO": "area under the per-region-overlap curve up to a false positive rate of 0.3, normalized",
     "val/auroc": "AUROC of held-out normal images against copies with synthetic anomalies: what may choose a model",
 }
 LOOK: dict[str, Any] = {
@@ -109,6 +109,6 @@ def to_html(table: pd.DataFrame, name: str, tolerance: float) -> Markup:
 
 
 def _ranked(column: pd.Series) -> pd.Series:
-    """A column of words that sorts by the numbers in them: 0.75 before 0.8, 9 before 10."""
+    """Make a column of words sort by the numbers in them: 0.75 before 0.8, 9 before 10."""
     words = list(column.dropna().unique())
     return column.astype(pd.CategoricalDtype(sorted(words, key=lambda word: natural_key(Path(word))), ordered=True))

@@ -7,14 +7,14 @@ from typing import Any
 from adlight.runs.folder import RunFolder
 from adlight.types import UserError
 
-OBJECTIVE = "val/auroc"  # what a search maximises: never a figure of the test split
+OBJECTIVE = "val/auroc"  # what a search maximizes: never a figure of the test split
 HEAD = ["name", "status", "model", "dataset", "level", "category", "headline", "normal_images", "anomalous_images"]
 METRICS = [  # in their order; others follow
     *("auroc", "ap", "f1_max", "f1_max_threshold", "precision_at_f1_max", "recall_at_f1_max", "fpr_at_95_tpr"),
     *("precision_calibrated", "recall_calibrated", "f1_calibrated", "fpr_calibrated", "trivial_f1"),
     *("pixel_auroc", "pixel_ap", "pixel_f1_max", "pixel_f1_max_threshold", "aupro", "pixel_iou_calibrated"),
 ]
-METADATA = ["epochs", "generator_steps", "seconds", "threshold_rule", "commit", "machine", "started", "command"]
+METADATA = ["epochs", "generator_steps", "seconds", "threshold_method", "commit", "machine", "started", "command"]
 TAIL = ["threshold", "pixel_threshold", OBJECTIVE, *METADATA, "protocol", "sweep", "experiment", "categories"]
 TAIL += ["num_categories", "folder", "error", "log"]
 CONFIG = "config."  # before the dotted keys of settings, as at W&B
@@ -88,6 +88,6 @@ def _as_text(value: Any) -> str:
 
 
 def _numbers(table: dict[str, Any]) -> dict[str, float]:
-    """The finite numbers of a table, by name."""
+    """Select the finite numbers of a table, by name."""
     kept = {name: value for name, value in table.items() if isinstance(value, int | float) and math.isfinite(value)}
     return {_COUNTS.get(name, name): float(value) for name, value in kept.items()}

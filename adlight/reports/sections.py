@@ -111,7 +111,7 @@ def embed_panels(found: Runs, detailed: int, each: int) -> tuple[list[tuple[str,
 
 
 def _embed_picture(path: Path, title: str) -> Picture | None:
-    """A picture no wider than the page; None if it cannot be read."""
+    """Embed a picture, no wider than the page; None if it cannot be read."""
     try:
         with Image.open(path) as image:
             small = image.convert("RGB")

@@ -99,7 +99,7 @@ _HEADINGS = ("name", "model", "dataset", "status", "category", "images", "epochs
 
 
 def _run_columns(found: Runs, rows: pd.DataFrame) -> dict[Heading, pd.Series]:
-    """Name, model and data set where there are several, and the settings that differ within a model and data set."""
+    """List name, model and data set where there are several, and the settings that differ within these two."""
     runs = found.headlines
     columns = _words(rows, "name", *(name for name in ("model", "dataset") if runs[name].nunique() > 1))
     settings = grouping.varied(runs).set_axis(runs["name"])
@@ -139,7 +139,7 @@ def _counts(rows: pd.DataFrame) -> dict[Heading, pd.Series]:
 def _metrics(
     rows: pd.DataFrame, metrics: Iterable[str] = tuple(TITLES), titles: Mapping[str, str] = TITLES
 ) -> dict[Heading, pd.Series]:
-    """Columns of the metrics that some row has: the value, and what is known of its spread and what was published."""
+    """Make columns of the metrics that some row has: the value, its spread if known, and what was published."""
     columns = {}
     for name in metrics:
         if name in rows and rows[name].notna().any():

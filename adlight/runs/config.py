@@ -72,7 +72,7 @@ def choose_none(override: str) -> str:
 
 
 def apply_overrides(config: DictConfig, choices: Mapping[str, Any], overrides: Sequence[str]) -> DictConfig:
-    """Apply overrides to a run's config; Hydra must have been initialised with our conf/.
+    """Apply overrides to a run's config; Hydra must have been initialized with our conf/.
 
     A value goes to its key, which must exist. A group (`trainer=gpu`, `dataset=mvtec`) is composed anew with the
     run's other choices (the groups it was composed of, by name), and values that the run had set itself stay; of a data

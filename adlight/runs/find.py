@@ -36,7 +36,7 @@ def find_runs(places: Sequence[str]) -> list[RunFolder]:
 
 
 def natural_key(path: Path) -> list[tuple[float, str]]:
-    """Sort key of paths by their text, and by value where there are numbers: 0.75 before 0.8, 9 before 10."""
+    """Sort paths by their text, and by value where there are numbers: 0.75 before 0.8, 9 before 10."""
     parts = re.split(r"(\d+(?:\.\d+)?)", str(path))
     return [(float(part), part) if i % 2 else (0.0, part) for i, part in enumerate(parts)]
 

@@ -149,11 +149,11 @@ class RunFolder(HydraFolder):
         return self.path / _PANELS
 
     def panel_paths(self) -> list[Path]:
-        """The run's panels, one file per category."""
+        """List the run's panels, one file per category."""
         return sorted(self.panels.glob("*.png"))
 
     def wandb_identity(self, fresh: dict[str, Any]) -> dict[str, Any]:
-        """What the run is called at W&B: `fresh` the first time, and the same again whenever it is resumed."""
+        """Name the run at W&B: `fresh` the first time, and the same again whenever it is resumed."""
         if not (self.path / _WANDB).exists():
             self._write_json(_WANDB, fresh)
         return json.loads((self.path / _WANDB).read_text())
@@ -193,7 +193,7 @@ class RunFolder(HydraFolder):
         write_atomically(self.path / _ERROR, line + "\n")
 
     def failure(self) -> str | None:
-        """Why the job failed, in one line; None if it did not."""
+        """Read why the job failed, in one line; None if it did not."""
         if (text := read_if_exists(self.path / _ERROR)) is None:
             return None
         return (text.strip().splitlines() or ["no reason given"])[-1]

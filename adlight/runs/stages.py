@@ -76,7 +76,7 @@ def plan_stages(
 
 
 def _count_batches(run: RunFolder, data: "AnomalyDataModule", trainer: "pl.Trainer") -> int:
-    """Batches of an epoch in each process."""
+    """Count the batches of an epoch in each process."""
     with run.data_lock():  # the processes of the run do not know of each other yet
         data.prepare_data()
     data.setup("fit")

@@ -47,7 +47,7 @@ class SweepFolder:
         return json.loads((self.path / _NOTE).read_text())
 
     def jobs(self) -> list[RunFolder]:
-        """The jobs that the sweep has begun, in the order of their numbers."""
+        """List the jobs that the sweep has begun, in the order of their numbers."""
         runs = [RunFolder(path) for path in self.path.iterdir() if path.is_dir()]
         found = [(job["job"], run) for run in runs if (job := run.job())]
         return [run for _, run in sorted(found, key=lambda pair: (pair[0], pair[1].path.name))]

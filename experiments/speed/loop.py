@@ -28,7 +28,7 @@ def autocast(dtype: torch.dtype) -> AbstractContextManager:
 
 
 def adamw(module: MAEModule) -> Optimizer:
-    """The optimiser of `MAEModule.configure_optimizers`: decay on matrices only."""
+    """The optimizer of `MAEModule.configure_optimizers`: decay on matrices only."""
     parameters = list(module.network.parameters())
     matrices, others = ([p for p in parameters if (p.ndim >= 2) == wanted] for wanted in (True, False))
     return module.optimizer([{"params": matrices}, {"params": others, "weight_decay": 0.0}])

@@ -53,9 +53,9 @@ def measure_step() -> list[Row]:
         rows.append(row("step", f"{name}: peak, {SQUARE} x {SQUARE} product", [p / 1e9 for p in peak], "GFLOP/s"))
         rows.append(row("step", f"{name}: a step", [1e3 * t for t in taken], "ms"))
         used = [total / t / p for t, p in zip(taken, peak, strict=True)]
-        rows.append(row("step", f"{name}: utilisation", used, "of peak", ">= 0.6"))
+        rows.append(row("step", f"{name}: utilization", used, "of peak", ">= 0.6"))
         network = [u * (1 - loss / total) for u in used]
-        rows.append(row("step", f"{name}: utilisation, the network's FLOPs only", network, "of peak"))
+        rows.append(row("step", f"{name}: utilization, the network's FLOPs only", network, "of peak"))
         rows += [row("step", f"{name}: time in {kind}", 100 * s, "%") for kind, s in shares(module, work).items()]
     return rows
 
@@ -103,11 +103,11 @@ def shares(module: MAEModule, work) -> dict[str, float]:
 
 
 def kind_of(event) -> str:
-    """Optimiser and loss by the range they run in (the loss's backward pass by its whole images), else by name."""
+    """Optimizer and loss by the range they run in (the loss's backward pass by its whole images), else by name."""
     parent = event
     while parent is not None:
         if parent.name.startswith("Optimizer."):
-            return "optimiser"
+            return "optimizer"
         if parent.name == "objective":
             return "loss (SSIM, l1)"
         parent = parent.cpu_parent

@@ -1,5 +1,6 @@
 """Every foreseeable mistake, through the command line: one clear line on stderr, exit code 2, no traceback."""
 
+import errno
 import json
 import os
 import resource
@@ -38,36 +39,36 @@ def check(outcome, *said):
 
 
 TRAIN = {
-    "unknown model": ("model=mea", "unknown model 'mea'", "did you mean mae?", "mae_small"),
-    "unknown dataset": ("dataset=mnst", "unknown dataset 'mnst'", "did you mean mnist?", "labelled_folder"),
-    "unknown trainer": ("trainer=gpus", "unknown trainer 'gpus'", "did you mean gpu?", "ddp_4gpu"),
-    "unknown logger": ("logger=tensorbord", "did you mean tensorboard?"),
-    "unknown depth": ("model/depth=e2d5", "unknown model/depth 'e2d5'", "e2d4"),
-    "unknown experiment": ("experiment=mae_mvtek", "did you mean mae_mvtec?"),
-    "unknown group": ("datset=mvtec", "'datset'", "did you mean dataset?"),
-    "unknown setting": ("model.mask_ration=0.5", "unknown setting in model 'mask_ration'", "did you mean mask_ratio?"),
-    "unknown deep setting": ("model.network.encoder_dpth=3", "model.network", "did you mean encoder_depth?"),
-    "unparsable override": ("dataset.root=a(b", "cannot read the override 'dataset.root=a(b'", "quotes"),
-    "missing root": ("dataset.root=nowhere", "nowhere", "{train/good", "no such folder", "download=true"),
-    "unknown category": ("dataset.category=botle", "'botle'", "did you mean bottle?", "there are: bottle, screw"),
-    "empty training folder": ("dataset.root=empty", "no images in empty/bottle/train/good"),
+    "unknown model": ("model=mea", "'mea'", "mae?", "mae_small"),
+    "unknown dataset": ("dataset=mnst", "'mnst'", "mnist?", "labelled_folder"),
+    "unknown trainer": ("trainer=gpus", "'gpus'", "gpu?", "ddp_4gpu"),
+    "unknown logger": ("logger=tensorbord", "tensorboard?"),
+    "unknown depth": ("model/depth=e2d5", "model/depth", "'e2d5'", "e2d4"),
+    "unknown experiment": ("experiment=mae_mvtek", "mae_mvtec?"),
+    "unknown group": ("datset=mvtec", "'datset'", "dataset?"),
+    "unknown setting": ("model.mask_ration=0.5", "model", "'mask_ration'", "mask_ratio?"),
+    "unknown deep setting": ("model.network.encoder_dpth=3", "model.network", "encoder_depth?"),
+    "unparsable override": ("dataset.root=a(b", "'dataset.root=a(b'"),
+    "missing root": ("dataset.root=nowhere", "nowhere", "train/good", "download=true"),
+    "unknown category": ("dataset.category=botle", "'botle'", "bottle?", "bottle, screw"),
+    "empty training folder": ("dataset.root=empty", "empty/bottle/train/good"),
     "unreadable image": ("dataset.root=truncated", "truncated/bottle/train/good/001.png", "on_bad_image=skip"),
-    "n is not whole": ("model.mask_ratio=0.6", "mask_ratio 0.6", "2.5", "0.5 (n = 2)", "0.666667 (n = 3)"),
+    "n is not whole": ("model.mask_ratio=0.6", "mask_ratio", "0.6", "2.5", "0.666667"),
     "run folder under a file": ("hydra.run.dir=file/run", "file/run", "hydra.run.dir"),
-    "run folder holds a run": ("hydra.run.dir=runs/tiny", "runs/tiny already holds a run", "resume=runs/tiny"),
-    "resume of nothing": ("resume=runs/nothing", "runs/nothing", "none"),
-    "resume of a corrupt checkpoint": ("resume=runs/corrupt", "runs/corrupt/checkpoints/last.ckpt", "cannot be read"),
-    "bad threshold rule": ("calibration.image=quantil:3", "'quantil:3'", "quantile:0.99"),
-    "epochs that are no number": ("trainer.max_epochs=abc", "trainer.max_epochs", "got abc"),
+    "run folder holds a run": ("hydra.run.dir=runs/tiny", "resume=runs/tiny"),
+    "resume of nothing": ("resume=runs/nothing", "runs/nothing"),
+    "resume of a corrupt checkpoint": ("resume=runs/corrupt", "runs/corrupt/checkpoints/last.ckpt"),
+    "bad threshold method": ("calibration.image=quantil:3", "'quantil:3'", "quantile:0.99"),
+    "epochs that are no number": ("trainer.max_epochs=abc", "trainer.max_epochs", "abc"),
     "no epochs": ("trainer.max_epochs=0", "trainer.max_epochs", "got 0"),
-    "negative seed": ("seed=-3", "seed", "got -3"),
-    "seed that is no number": ("seed=one", "seed", "got one"),
-    "seed too large": ("seed=4294967296", "seed", "got 4294967296"),
+    "negative seed": ("seed=-3", "seed", "-3"),
+    "seed that is no number": ("seed=one", "seed", "one"),
+    "seed too large": ("seed=4294967296", "seed", "4294967296"),
     "empty batches": ("dataset.batch_size=0", "batch_size", "got 0"),
     "unknown strategy": ("trainer.strategy=foo", "foo"),
-    "unknown score": ("model.scorer.score=mae", "score 'mae'", "msgms"),
+    "unknown score": ("model.scorer.score=mae", "'mae'", "msgms"),
     "no normal images named": ("dataset=folder", "dataset.normal_dir"),
-    "bad rule for bad images": ("dataset.on_bad_image=ignore", "'ignore'", "skip"),
+    "bad choice for bad images": ("dataset.on_bad_image=ignore", "'ignore'", "skip"),
 }
 
 
@@ -81,16 +82,16 @@ def test_train_refuses(adlight, place, case):
 GAN = {
     "unknown digit": ("dataset.normal=12", "12"),
     "batch larger than the set": ("dataset.batch_size=500", "batch_size=500", "18"),
-    "unknown objective": ("model/gan/objective=wgn", "unknown model/gan/objective 'wgn'", "did you mean wgan"),
-    "unknown method": ("model.scorer.method=encodr", "'encodr'", "did you mean encoder"),
-    "unknown score of a GAN": ("model.scorer.score=sum", "score 'sum'", "mixture, thesis"),
-    "negative rate": ("model.gan.critic_optimizer.lr=-1", "critic_optimizer: Invalid learning rate: -1"),
+    "unknown objective": ("model/gan/objective=wgn", "model/gan/objective", "'wgn'", "wgan?"),
+    "unknown method": ("model.scorer.method=encodr", "'encodr'", "encoder?"),
+    "unknown score of a GAN": ("model.scorer.score=sum", "'sum'", "mixture, thesis"),
+    "negative rate": ("model.gan.critic_optimizer.lr=-1", "critic_optimizer", "-1"),
     "untrained encoder": ("model.encoder_epochs=0", "method=encoder", "encoder_epochs"),
     "missing encoder": ("model.encoder=null", "method=encoder", "encoder"),
-    "generator of no run": ("model.pretrained_gan=nowhere", "nowhere/checkpoints/last.ckpt does not exist"),
-    "generator of another model": ("model.pretrained_gan=runs/tiny", "runs/tiny", "another architecture", "critic"),
-    "precision": ("trainer.precision=bf16-true", "precision=bf16-true", "32-true or bf16-mixed"),
-    "clipping by the trainer": ("trainer.gradient_clip_val=1", "trainer: ", "manual optimization"),
+    "pretrained GAN of no run": ("model.pretrained_gan=nowhere", "nowhere/checkpoints/last.ckpt"),
+    "pretrained GAN of another model": ("model.pretrained_gan=runs/tiny", "runs/tiny", "critic"),
+    "precision": ("trainer.precision=bf16-true", "precision=bf16-true", "32-true", "bf16-mixed"),
+    "clipping by the trainer": ("trainer.gradient_clip_val=1", "trainer: ", "gradient_clip_val"),
 }
 
 
@@ -102,44 +103,49 @@ def test_a_gan_refuses(adlight, place, case):
 
 
 @pytest.fixture(scope="module")
-def giver(adlight, place):
-    """The words of a finished GAN in runs/giver."""
+def source_run(adlight, place):
+    """The settings of a finished GAN, the run runs/source."""
     words = [*adlight.gan, "trainer.max_epochs=1", "model.encoder_epochs=1", "dataset.train_limit=8"]
-    assert adlight("train", *words, "hydra.run.dir=runs/giver").code == 0
+    assert adlight("train", *words, "hydra.run.dir=runs/source").code == 0
     return words
 
 
-def test_generator_of_other_images(adlight, giver):
+def test_pretrained_gan_of_other_images(adlight, source_run):
     for word, said in (
-        ("seed=1", "dataset.seed is 1"),
-        ("dataset.train_limit=9", "dataset.train_limit is 9"),
+        ("seed=1", "dataset.seed"),
+        ("dataset.train_limit=9", "dataset.train_limit"),
     ):
-        check(adlight("train", *giver, "model.pretrained_gan=runs/giver", word), said, "held out")
+        check(adlight("train", *source_run, "model.pretrained_gan=runs/source", word), said, word.partition("=")[2])
 
 
-def test_generator_of_another_width(adlight, giver):
+def test_pretrained_gan_of_another_width(adlight, source_run):
     for word, name in (
         ("model.gan.generator.ngf=8", "generator"),
         ("model.gan.critic.ndf=8", "critic"),
-        ("model.gan.ema=0.5", "set ema as it was there"),
+        ("model.gan.ema=0.5", "ema"),
     ):
-        check(adlight("train", *giver, "model.pretrained_gan=runs/giver", word), "is of another architecture", name)
+        check(adlight("train", *source_run, "model.pretrained_gan=runs/source", word), "runs/source", name)
 
 
 EVALUATE = {
-    "no run named": ("", "run=<run folder>"),
-    "no such run": ("run=runs/nothing", "runs/nothing is not a run folder"),
-    "no such checkpoint": ("run=runs/tiny ckpt=nix.ckpt", "nix.ckpt does not exist", "best.ckpt, last.ckpt"),
-    "unknown setting": ("run=runs/tiny model.scorer.reduc=max", "model.scorer", "did you mean reduce?"),
-    "unknown setting of another data set": ("run=runs/tiny dataset=mvtec dataset.catgory=bottle", "mean category?"),
-    "unknown callback": ("run=runs/tiny ~callbacks.panel", "did you mean panels?"),
-    "unknown top setting": ("run=runs/tiny calibraton.image=0.5", "did you mean calibration?"),
+    "no run named": ("", "run="),
+    "no such run": ("run=runs/nothing", "runs/nothing"),
+    "no such checkpoint": ("run=runs/tiny ckpt=nix.ckpt", "nix.ckpt", "best.ckpt, last.ckpt"),
+    "unknown setting": ("run=runs/tiny model.scorer.reduc=max", "model.scorer", "reduce?"),
+    "unknown setting of another data set": ("run=runs/tiny dataset=mvtec dataset.catgory=bottle", "category?"),
+    "unknown callback": ("run=runs/tiny ~callbacks.panel", "panels?"),
+    "unknown top setting": ("run=runs/tiny calibraton.image=0.5", "calibration?"),
     "unknown value": ("run=runs/tiny model.scorer.reduce=maximum", "'maximum'", "mean, max, topk"),
-    "unknown group": ("run=runs/tiny trainer=cpus", "unknown trainer 'cpus'", "did you mean cpu?"),
-    "bad threshold rule": ("run=runs/tiny calibration.image=quantil:3", "'quantil:3'"),
-    "corrupt checkpoint": ("run=runs/corrupt", "runs/corrupt/checkpoints/best.ckpt cannot be read as a checkpoint"),
-    "another architecture": ("run=runs/tiny model.network.encoder_width=64", "is of another architecture", "shape"),
-    "other layers": ("run=runs/tiny model.network.encoder_depth=3", "is of another architecture", "is missing"),
+    "unknown group": ("run=runs/tiny trainer=cpus", "'cpus'", "cpu?"),
+    "bad threshold method": ("run=runs/tiny calibration.image=quantil:3", "'quantil:3'"),
+    "corrupt checkpoint": ("run=runs/corrupt", "runs/corrupt/checkpoints/best.ckpt"),
+    "another architecture": (
+        "run=runs/tiny model.network.encoder_width=64",
+        "decoder_embed.weight",
+        "(32, 32)",
+        "(32, 64)",
+    ),
+    "other layers": ("run=runs/tiny model.network.encoder_depth=3", "encoder_blocks.1", "(128,)"),
 }
 
 
@@ -158,7 +164,7 @@ def test_a_mistake_leaves_no_checkpoint_behind(adlight, place):
 def test_resume_with_another_architecture(adlight, place):
     check(
         adlight("train", "resume=runs/tiny", "model.network.encoder_width=64", "trainer.max_epochs=3"),
-        "runs/tiny/checkpoints/last.ckpt is of another architecture",
+        "runs/tiny/checkpoints/last.ckpt",
     )
     assert "encoder_width: 32" in (place / "runs" / "tiny" / ".hydra" / "config.yaml").read_text()
 
@@ -179,7 +185,6 @@ def test_lpips_weights_are_missing(adlight, place, monkeypatch):
     monkeypatch.setattr("lpips.LPIPS", unreachable)
     check(
         adlight("train", *adlight.quick, "model.objective.lpips=1"),
-        "AlexNet's weights",
         "alexnet-owt-7be5be79.pth",
         "lpips=0",
     )
@@ -189,7 +194,7 @@ def test_unreadable_images_are_skipped_and_counted(adlight, place):
     words = [*adlight.quick, "dataset.root=truncated", "dataset.on_bad_image=skip", "trainer.max_epochs=1"]
     outcome = adlight("train", *words, "hydra.run.dir=runs/skipped")
     assert outcome.code == 0
-    assert "skipped 1 unreadable image(s), the first: cannot read image truncated/bottle" in outcome.out
+    assert "truncated/bottle/train/good/001.png" in outcome.out
     (skipped,) = json.loads((place / "runs" / "skipped" / "metrics.json").read_text())["skipped"]
     assert "truncated/bottle/train/good/001.png" in skipped
 
@@ -198,7 +203,7 @@ def test_mask_of_another_size_keeps_the_training(adlight, place):
     outcome = adlight("train", *adlight.quick, "dataset.root=small_mask", "hydra.run.dir=runs/small_mask")
     run = place / "runs" / "small_mask"
     command = f"python -m adlight.train resume={run}"
-    check(outcome, "small_mask/bottle/ground_truth/hole/001_mask.png is 5x5", "32x32", "is done and kept", command)
+    check(outcome, "small_mask/bottle/ground_truth/hole/001_mask.png", "5x5", "32x32", command)
     trained = (run / "checkpoints" / "last.ckpt").read_bytes()
     write_mask(place / "small_mask" / "bottle" / "ground_truth" / "hole" / "001_mask.png")
     assert adlight("train", f"resume={run}").code == 0
@@ -209,7 +214,7 @@ def test_mask_of_another_size_keeps_the_training(adlight, place):
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_no_permission_for_the_run_folder(adlight, place):
     (place / "closed").mkdir(mode=0o500)
-    check(adlight("train", *adlight.quick, "hydra.run.dir=closed/run"), "closed/run", "Permission denied")
+    check(adlight("train", *adlight.quick, "hydra.run.dir=closed/run"), "closed/run", os.strerror(errno.EACCES))
 
 
 def test_no_space_leaves_the_earlier_checkpoint_whole(adlight, place, tiny_run):
@@ -224,7 +229,7 @@ def test_no_space_leaves_the_earlier_checkpoint_whole(adlight, place, tiny_run):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     assert full.code == 2, full.err
-    assert "error: a file of the run: File too large" in full.err and "Traceback" not in full.err
+    assert os.strerror(errno.EFBIG) in full.err and "Traceback" not in full.err
     for path, content in before.items():
         assert path.read_bytes() == content
         torch.load(path, weights_only=True)

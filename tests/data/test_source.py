@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from makers import write_image, write_mask
 
-from adlight.data.source import Sampling, Source, balance, require_images, subsample
+from adlight.data.source import Sampling, Source, balance_labels, require_images, subsample
 from adlight.types import Record, UserError
 
 
@@ -35,15 +35,15 @@ def test_subsample_depends_on_the_seed_and_a_large_limit_keeps_all():
 
 
 def test_balance_keeps_all_normals():
-    kept = balance(RECORDS, 0)
+    kept = balance_labels(RECORDS, 0)
     assert [record.label for record in kept].count(0) == [record.label for record in kept].count(1) == 20
-    assert kept != balance(RECORDS, 1)
+    assert kept != balance_labels(RECORDS, 1)
 
 
 def test_sampling_limits_each_split():
     sampling = Sampling(train_limit=3, test_limit=10, balanced_test=True, seed=7)
     assert sampling.train(RECORDS) == subsample(RECORDS, 3, 7)
-    assert sampling.test(RECORDS) == subsample(balance(RECORDS, 7), 10, 7)
+    assert sampling.test(RECORDS) == subsample(balance_labels(RECORDS, 7), 10, 7)
     assert all(part in sampling.describe() for part in ("at most 3 training", "10 mixed test", "seed 7"))
     assert Sampling().train(RECORDS) == Sampling().test(RECORDS) == RECORDS and not Sampling().describe()
 

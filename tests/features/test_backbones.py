@@ -30,7 +30,7 @@ def test_the_wheel_s_weights_are_the_network_s(lite):
 
 
 def test_statistics_fit_the_wheel_s_weights():
-    """Inputs normalised as in training give activations like those that the batch norms counted."""
+    """Inputs normalized as in training give activations like those that the batch norms counted."""
     network = weights.build_network("tf_efficientnet_lite0", "pretrained")
     seen = {}
     network.bn1.register_forward_pre_hook(lambda module, inputs: seen.update(stem=inputs[0]))

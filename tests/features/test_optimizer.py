@@ -1,4 +1,4 @@
-"""Muon and AdamW as one optimiser."""
+"""Muon and AdamW as one optimizer."""
 
 import copy
 

@@ -118,8 +118,8 @@ def test_resumed_with_more_epochs_its_rate_goes_on_falling(trained, root, tmp_pa
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_generated_images_and_clipping(root, tmp_path, precision):
-    watch, descend = Watch(), partial(torch.optim.SGD, lr=1.0)
-    module = make(encoder_images="generated", optimizer=descend, clip=1e-4)
+    watch, sgd = Watch(), partial(torch.optim.SGD, lr=1.0)
+    module = make(encoder_images="generated", optimizer=sgd, clip=1e-4)
     fit(module, make_data(root), tmp_path, 1, callbacks=[watch], precision=precision)
     assert watch.moved("encoder") == [0, 1] and math.isfinite(module.calibration.pooled.image)
     old, new = (torch.cat([p.flatten() for k, p in w.items() if "encoder" in k]) for w in watch.weights[:2])
@@ -140,7 +140,7 @@ def test_a_diverged_encoder_stops(root, tmp_path):
 # calibration
 
 
-def test_terms_of_the_normals_are_standardised(trained):
+def test_terms_of_the_normals_are_standardized(trained):
     module, data, trainer, _, _ = trained
     with torch.no_grad():
         terms, _ = module.scorer.terms(module.networks, images(data, "val"))
@@ -187,7 +187,7 @@ def test_every_method_runs_under_the_test_loop(trained, method, monkeypatch):
     assert all(p.grad is None for p in module.parameters())
 
 
-def test_thesis_score_is_not_standardised(trained, monkeypatch):
+def test_thesis_score_is_not_standardized(trained, monkeypatch):
     module, data = trained[:2]
     monkeypatch.setattr(module, "scorer", InversionScorer(score="thesis", lam=0.3))
     with torch.no_grad():

@@ -72,7 +72,7 @@ def test_critic_and_encoder_of_the_thesis(side, maps, channels, make, outputs):
     backbone = channels * 64 * 25 + 64 + 64 * 128 * 25 + 128 + 128 * 256 * 25 + 256
     assert count(network) == backbone + 4096 * outputs + outputs
     kinds = {type(layer) for layer in network.modules()}
-    assert kinds == {make, nn.ModuleList, nn.Conv2d, nn.Linear}  # no pooling, no normalisation
+    assert kinds == {make, nn.ModuleList, nn.Conv2d, nn.Linear}  # no pooling, no normalization
     features = network.features(image)
     assert features.shape == (2, 4096) and features.min() >= 0
     torch.testing.assert_close(network.feature_maps(image)[-1].flatten(1), features)

@@ -37,8 +37,8 @@ def steps_of_all(rank, world, folder):
         objectives.interpolate = mixture
     found = {}
     for case, (of_gan, of_encoder) in CASES.items():
-        descend = partial(torch.optim.SGD, lr=0.1)
-        module, terms = make(make_gan(optimizer=descend, n_critic=1, **of_gan), optimizer=descend, **of_encoder), {}
+        sgd = partial(torch.optim.SGD, lr=0.1)
+        module, terms = make(make_gan(optimizer=sgd, n_critic=1, **of_gan), optimizer=sgd, **of_encoder), {}
         module.gan.generator.up[-1].weight.data.mul_(30)  # images that differ, as a trained generator's do
         if world > 1:
             module.gan.draw_latents = lambda count, rng: share(torch.randn(world * count, LATENT, generator=rng))

@@ -92,7 +92,7 @@ def test_random_mask_hides_the_share(ratio, hidden):
 
 @pytest.mark.parametrize("ratio", [0.0, 0.001, 0.999, 1.0])
 def test_random_mask_leaves_some_and_hides_some(ratio):
-    with pytest.raises(ValueError, match=f"mask_ratio {ratio} hides"):
+    with pytest.raises(ValueError, match=f"mask_ratio.*{ratio}"):
         random_mask(16, ratio, rng())
 
 

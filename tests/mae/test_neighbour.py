@@ -10,7 +10,7 @@ from adlight.types import UserError
 def network(channels=5, **settings):
     torch.manual_seed(0)
     made = NeighbourMaskedNetwork(channels, **{"width": 16, "heads": 2, "depth": 2, **settings})
-    for p in made.parameters():  # nothing that is zero by initialisation may prove anything
+    for p in made.parameters():  # nothing that is zero by initialization may prove anything
         torch.nn.init.normal_(p, std=0.3)
     return made.eval()
 

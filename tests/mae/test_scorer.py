@@ -154,7 +154,7 @@ def test_rounds_average_what_was_predicted_and_nothing_else():
         torch.testing.assert_close(found[i], wanted.to(found.dtype))
 
 
-def test_scores_in_bf16_are_not_quantised(network):
+def test_scores_in_bf16_are_not_quantized(network):
     """Under autocast the reconstruction may be coarse, the scores made of it may not: ties would spoil every metric."""
     image = images(64, 32)
     with torch.autocast("cpu", torch.bfloat16):

@@ -8,7 +8,7 @@ from sklearn import metrics as sk
 
 from adlight.metrics.bootstrap import bootstrap
 from adlight.metrics.pixel import PixelHistogram
-from adlight.metrics.results import summarise
+from adlight.metrics.results import summarize
 from adlight.metrics.thresholds import Calibration, Threshold
 from adlight.types import Record, UserError
 
@@ -37,7 +37,7 @@ def make(counts, calibration=None):
     pixels = PixelHistogram(len(names))
     pixels.update(pixel, mask, torch.tensor([names.index(r.category) for r in records]))
     calibration = calibration or Calibration(0.5, 0.5, per="all")
-    return summarise(records, score, calibration, pixels, names), records, score
+    return summarize(records, score, calibration, pixels, names), records, score
 
 
 COUNTS = {"a": (9, {"hole": 5, "cut": 4}), "b": (7, {"hole": 3})}
@@ -118,4 +118,4 @@ def test_nothing_calibrated():
 def test_not_finite_scores_name_their_images():
     record = Record("x.png", "a")
     with pytest.raises(UserError, match=r"1 image.* x\.png"):
-        summarise([record], torch.tensor([math.inf]), Calibration(), PixelHistogram(), ["a"])
+        summarize([record], torch.tensor([math.inf]), Calibration(), PixelHistogram(), ["a"])

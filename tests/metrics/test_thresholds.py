@@ -164,6 +164,6 @@ def test_description_names_values_method_and_images():
 
 def test_the_result_file_holds_methods_and_thresholds():
     found = fit([1.0, 2.0], [0, 0], image="quantile:0.5").as_dict()
-    assert (found["threshold_rule"], found["pixel_threshold_rule"]) == ("quantile:0.5", "max")
+    assert (found["threshold_method"], found["pixel_threshold_method"]) == ("quantile:0.5", "max")
     assert (found["threshold"], found["pixel_threshold"], found["threshold_per"]) == (1.5, 4, "category")
     assert found["thresholds"] == {"a": {"image": 1.5, "pixel": 4, "num_normals": 2, "source": "a"}}

@@ -70,7 +70,7 @@ def test_values_are_laid_over_a_config(composer):
     assert (found.model.scorer.reduce, found.trainer.devices, found.calibration.image) == ("max", 2, "sigma:3")
     assert config.model.scorer.reduce == "mean"  # the original is left alone
     for key in ("model.scorer.reduc=max", "nonsense=1", "trainer.fancy=1"):
-        with pytest.raises(OmegaConfBaseException, match="is not in struct"):
+        with pytest.raises(OmegaConfBaseException, match=key.partition("=")[0].rpartition(".")[2]):
             apply_overrides(config, CHOICES, [key])
 
 
@@ -97,7 +97,7 @@ def test_a_data_set_switch_keeps_what_the_network_is_made_for(composer):
     assert found.dataset.source._target_.endswith("MNIST") and found.dataset.root == "elsewhere"
     assert (found.dataset.image_size, found.dataset.channels) == (64, 3)
     assert found.model.tokenizer.image_size == 64 and found.model.tokenizer.patch_size == 16
-    with pytest.raises(OmegaConfBaseException, match="is not in struct"):
+    with pytest.raises(OmegaConfBaseException, match="category"):
         apply_overrides(composer(), CHOICES, ["dataset=mnist", "dataset.category=bottle"])
 
 
