@@ -32,7 +32,7 @@ NODES = ("dataset", "model", "trainer", "calibration")  # what a config is made 
 
 
 def train(config: DictConfig) -> dict[str, float]:
-    """Fit and test what `config` describes, in its run folder. -> every metric, by name."""
+    """Train and test the configured detector in its run folder. -> every metric, by name."""
     run, sweep, resumed = RunFolder(config.run_dir), is_job(), bool(config.resume)
     require_nodes(config, "checkpoint", *NODES)
     if resumed:
@@ -88,12 +88,12 @@ def build(config: DictConfig) -> tuple["AnomalyDataModule", "AnomalyModule", "pl
 
 
 def make_trainer(config: DictConfig, callbacks: list[Any], loggers: list[Any], **settings: Any) -> "pl.Trainer":
-    """Build a Trainer; `settings` go before those of the config."""
+    """Build a Trainer; `settings` override the config's."""
     return instantiate_node(config.trainer, callbacks=callbacks, logger=loggers or False, **settings)
 
 
 def check(config: DictConfig, trainer: "pl.Trainer") -> None:
-    """Find out before the training what would make its end useless.
+    """Fail early on settings that would waste the training.
 
     Raises:
         UserError: no checkpoint of the wanted name would be there, no validation, or a strategy that cannot work.

@@ -26,7 +26,7 @@ def gaussian_matrix(size: int, sigma: float, radius: int, device: torch.device, 
 
 
 def gaussian_blur(x: Tensor, sigma: float, radius: int) -> Tensor:
-    """Blur the last two axes, with a window of 2 radius + 1 pixels a side. (..., H, W) -> same.
+    """Blur the last two axes, with a window of 2 radius + 1 pixels per side. (..., H, W) -> same.
 
     Raises:
         ValueError: the image is not larger than the radius, so that it cannot be reflected at its borders.

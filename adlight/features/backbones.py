@@ -31,7 +31,7 @@ class Backbone:
         input_size: longer side, or height and width, that images are resized to; None: as they come. Transformers
             round it to whole patches.
         min_size: of the shorter side; smaller images are scaled up.
-        stride: pixels a cell; None: the grid of the coarsest layer.
+        stride: pixels per cell; None: the grid of the coarsest layer.
 
     Raises:
         UserError: no such network, weights or layer.

@@ -46,7 +46,7 @@ class ResidualMap(nn.Module):
         Args:
             predictors: those of the constructor.
             centers: (K, C) of clusters of images.
-            held_out: standardized cells (n, h, w, C) of the held-out normal images, a part a fold.
+            held_out: standardized cells (n, h, w, C) of the held-out normal images, one part per fold.
             training: standardized cells of training images with their places, (n, h, w, C) and (n,), to join them.
         """
         parts = list(training)
@@ -83,7 +83,7 @@ class ResidualMap(nn.Module):
         return residual.square().mean(-1).sqrt()
 
     def forward(self, cells: Tensor, residuals: Mapping[str, Tensor], fold: Tensor | None = None) -> Tensor:
-        """Score cells. (B, h, w, C) and one such residual a predictor -> (B, h, w).
+        """Score cells. (B, h, w, C) and one such residual per predictor -> (B, h, w).
 
         Args:
             cells: standardized.

@@ -32,7 +32,7 @@ class AdversarialModule(pl.LightningModule):
         critic_optimizer, generator_optimizer: make the optimizers from parameters.
         n_critic: critic steps per generator step.
         generator_steps: length of the training instead of a number of epochs; rounded up to whole epochs.
-        ema: decay of an average of the generator's weights that is used for everything but its own training; 0 = none.
+        ema: decay of the generator's weight average, used everywhere except in its own training; 0 disables it.
         clip: largest norm of a network's gradient; 0 = any.
         seed: of latents and penalties, which depend on it, the step and the process only.
 
@@ -114,7 +114,7 @@ class AdversarialModule(pl.LightningModule):
         return math.ceil(self.max_generator_steps * self.n_critic / batches_per_epoch())
 
     def on_fit_start(self) -> None:
-        """Refuse a precision that the gradient penalty does not stand, and batches that no epoch can fill."""
+        """Reject precisions in which the gradient penalty is unstable, and batch sizes larger than the training set."""
         check_precision(self.trainer)
         data = cast(Any, self.trainer).datamodule
         images = len(data.records("train")) // self.trainer.world_size

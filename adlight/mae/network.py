@@ -41,7 +41,7 @@ class MaskedAutoencoder(nn.Module):
     Args:
         grid: rows and columns of the tokens; L is their product.
         token_dim: P.
-        token_mean: usual value of a token: what the embedding subtracts and predictions start from.
+        token_mean: mean token value, subtracted before embedding and used to initialize predictions.
         encoder_depth, encoder_width, encoder_heads: of the encoder; the article's 2 blocks with ViT-B's widths.
         decoder_depth, decoder_width, decoder_heads: of the decoder; the article's 4 blocks.
         encoder: `separate`: each view is a sequence of its own and knows nothing of what it hides. `joint`: the

@@ -66,7 +66,7 @@ def plan_stages(
             epochs = min(epochs, config.trainer.max_epochs)
         stages[i] = stage._replace(epochs=epochs, resumed=resumed and stage.last.exists())
         if epochs != config.trainer.max_epochs and trainer.is_global_zero:
-            print(f"{type(stage.module).__name__}: {epochs} epochs, whatever trainer.max_epochs says", flush=True)
+            print(f"{type(stage.module).__name__}: {epochs} epochs (trainer.max_epochs does not apply)", flush=True)
         if stages[i].resumed:
             load_weights(stage.module, stage.last)  # Lightning's own words for a damaged file fill a screen
             done, is_over = trained_epochs(stage.last), any(later.last.exists() for later in stages[i + 1 :])

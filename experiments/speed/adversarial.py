@@ -1,4 +1,4 @@
-"""Row `gan`: a WGAN-GP cycle of the module against a hand-written loop, and images a second of each inversion."""
+"""Row `gan`: a WGAN-GP cycle of the module against a hand-written loop, and images per second of each inversion."""
 
 import copy
 import itertools

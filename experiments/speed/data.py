@@ -1,4 +1,4 @@
-"""Row `data`: images a second from the cache, and while it is filled; what the cache costs."""
+"""Row `data`: images per second from the cache, and while it is filled; what the cache costs."""
 
 import time
 from functools import partial
@@ -18,7 +18,7 @@ from adlight.data.mvtec import MVTecAD
 from adlight.data.source import Source
 from adlight.types import Record
 
-SIZE, COUNT, BIG = 256, 4000, 64  # pixels a side, images in the cache, originals of 1024 x 1024
+SIZE, COUNT, BIG = 256, 4000, 64  # pixels per side, images in the cache, originals of 1024 x 1024
 
 
 class Noise(Source):
