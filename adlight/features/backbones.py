@@ -9,10 +9,11 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from adlight.data.frames import group_by_size
+from adlight.features.folding import fold_batch_norms
 from adlight.features.weights import build_network
 from adlight.types import UserError
 
@@ -46,16 +47,15 @@ class Backbone:
         min_size: int = 1,
         stride: int | None = None,
     ) -> None:
-        settings = {"dynamic_img_size": True} if name.startswith(TRANSFORMERS) else {}
-        self.network = build_network(name, weights, **settings)
-        self.network.to(memory_format=torch.channels_last)  # a third faster on CPUs
+        network = build_network(name, weights, **({"dynamic_img_size": True} if name.startswith(TRANSFORMERS) else {}))
+        self.patch: tuple[int, int] = getattr(getattr(network, "patch_embed", None), "patch_size", (1, 1))
+        network = fold_batch_norms(network, torch.rand(1, 3, *self._probe_size(), generator=Generator()))
+        self.network: Any = network.to(memory_format=torch.channels_last)  # a third faster on CPUs
         self.layers = [self._layer_name(layer) for layer in layers]
         if not self.layers:
             raise UserError("layers is empty: name at least one layer of the backbone")
-        self.input_size = input_size
-        self.name, self.min_size, self.stride = name, min_size, stride
+        self.name, self.input_size, self.min_size, self.stride = name, input_size, min_size, stride
         self.mean, self.std = (torch.tensor(self.network.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
-        self.patch: tuple[int, int] = getattr(getattr(self.network, "patch_embed", None), "patch_size", (1, 1))
         self.outputs: dict[str, Tensor] = {}
         self.grids: dict[torch.Size, torch.Size] = {}  # of frames that images are padded to
         for layer in self.layers:

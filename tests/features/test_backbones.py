@@ -21,9 +21,9 @@ def random(*layers, name="resnet18", **settings):
     return Backbone(name, list(layers), weights="random", **settings)
 
 
-def test_the_wheel_s_weights_are_the_network_s(lite):
+def test_the_wheel_s_weights_are_the_network_s():
     file = weights.pretrained_file("tf_efficientnet_lite0")
-    theirs, mine = torch.load(file, weights_only=True), lite.network.state_dict()
+    theirs, mine = torch.load(file, weights_only=True), weights.build_network(LITE[0], "pretrained").state_dict()
     assert torch.equal(mine["conv_stem.weight"], theirs["_conv_stem.weight"])
     assert torch.equal(mine["blocks.4.2.bn3.running_var"], theirs["_blocks.10._bn2.running_var"])
     assert torch.equal(mine["blocks.0.0.conv_pw.weight"], theirs["_blocks.0._project_conv.weight"])
@@ -122,7 +122,7 @@ def test_files(monkeypatch, tmp_path):
     torch.save({**network.state_dict(), "fc.weight": torch.zeros(2, 2)}, file)
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
     for choice in ("pretrained", str(file)):
-        assert torch.equal(Backbone("resnet18", [1], choice).network.conv1.weight, network.conv1.weight)
+        assert torch.equal(weights.build_network("resnet18", choice).conv1.weight, network.conv1.weight)
     with pytest.raises(UserError, match=r"another network: .*resnet18.pth|resnet18.pth.* another network"):
         Backbone("resnet50", [1], str(file))
     file.write_bytes(b"no weights")
