@@ -24,7 +24,7 @@ def fold_batch_norms(network: Any, image: Tensor) -> Any:
         conv.bias = nn.Parameter(norm.bias + (bias - norm.running_mean) * scale, requires_grad=False)
         parent, name = parents[norm]
         setattr(parent, name, getattr(norm, "act", nn.Identity()))  # timm's norms hold their activation
-    before, after = (one.forward_features(image) for one in (network, folded))  # type: ignore[operator]
+    before, after = (one.forward_features(image) for one in (network, folded))
     return folded if torch.allclose(before, after, rtol=1e-3, atol=1e-3 * float(before.abs().max())) else network
 
 
