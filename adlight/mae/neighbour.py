@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adlight.features.predictor import Predictor, in_image
-from adlight.mae.tokens import sincos_positions
+from adlight.mae.tokens import fold_cells, sincos_positions, unfold_cells
 from adlight.types import UserError
 
 
@@ -122,24 +122,6 @@ def hide_padding(visible: Tensor, known: Tensor) -> Tensor:
     """Hide tokens that hold padding only from queries that have others to see. (L, L), (B, L) -> (B, 1, L, L) bool."""
     both = visible & known[:, None, None]
     return both | (visible & ~both.any(-1, keepdim=True))
-
-
-def fold_cells(x: Tensor, fold: int) -> tuple[Tensor, tuple[int, int]]:
-    """Fold squares of cells into tokens; edges are repeated. (B, h, w, C) -> (B, L, C fold^2), and the token grid."""
-    b, height, width, channels = x.shape
-    rows, columns = -(-height // fold), -(-width // fold)
-    if (rows * fold, columns * fold) != (height, width):
-        padding = (0, columns * fold - width, 0, rows * fold - height)
-        x = F.pad(x.permute(0, 3, 1, 2), padding, mode="replicate").permute(0, 2, 3, 1)
-    x = x.reshape(b, rows, fold, columns, fold, channels).transpose(2, 3)  # (B, rows, columns, fold, fold, C)
-    return x.reshape(b, rows * columns, fold * fold * channels), (rows, columns)
-
-
-def unfold_cells(tokens: Tensor, fold: int, grid: tuple[int, int], shape: torch.Size) -> Tensor:
-    """Undo `fold_cells`. (B, L, C fold^2) -> (B, h, w, C) of `shape`."""
-    b, height, width, channels = shape
-    cells = tokens.reshape(b, *grid, fold, fold, channels).transpose(2, 3)
-    return cells.reshape(b, grid[0] * fold, grid[1] * fold, channels)[:, :height, :width]
 
 
 def _mlp(width: int) -> nn.Sequential:
