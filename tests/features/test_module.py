@@ -65,6 +65,12 @@ def test_a_detector_gives_the_test_s_scores(adlight, runs, name, monkeypatch):
     assert [one.score for one in answers] == pytest.approx([float(row["score"]) for row in rows], rel=2e-2)
 
 
+def test_another_score_calibrates_anew(adlight, runs):
+    again = adlight.evaluate(runs["retrieval"], "model.scorer.reduce=max")
+    thresholds = [json.loads((run / "metrics.json").read_text())["threshold"] for run in (runs["retrieval"], again)]
+    assert thresholds[1] > thresholds[0] > 0
+
+
 def test_training_moves_the_network(runs, adlight):
     state = torch.load(runs["feature_mae"] / "checkpoints" / "last.ckpt", weights_only=True)
     made = NeighbourMaskedNetwork(192, width=16, heads=2, depth=1)

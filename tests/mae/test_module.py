@@ -331,7 +331,8 @@ def test_masks_depend_on_seed_batch_and_process(monkeypatch):
                 place = dict(fit_loop=SimpleNamespace(total_batch_idx=batch), global_rank=rank, world_size=2)
                 module = attached(make(seed=0), monkeypatch, **place)
                 module.seed = seed
-                masks = [draw_masks("complementary", 0.75, 196, step_rng(module, "masks", module.seed)) for _ in range(2)]
+                rngs = [step_rng(module, "masks", module.seed) for _ in range(2)]
+                masks = [draw_masks("complementary", 0.75, 196, rng) for rng in rngs]
                 assert torch.equal(*masks)
                 drawn.append(masks[0])
     assert all(not torch.equal(drawn[i], drawn[j]) for i in range(len(drawn)) for j in range(i))
