@@ -138,11 +138,20 @@ def image_means(cells: Tensor) -> Tensor:
     return cells.where(inside[..., None], 0).sum((1, 2)) / inside.sum((1, 2))[:, None]
 
 
-def mean_square(predicted: Tensor, cells: Tensor) -> Tensor:
-    """Mean squared difference, padding left out. (B, h, w, C), (B, h, w, C) -> scalar."""
+def mean_square(predicted: Tensor, cells: Tensor, hard: float = 0.0) -> Tensor:
+    """Mean squared difference, padding left out. (B, h, w, C), (B, h, w, C) -> scalar.
+
+    Args:
+        predicted: what is trained.
+        cells: its targets.
+        hard: share of the cells, the best predicted ones, whose gradients are a tenth (hard mining, Dinomaly).
+    """
     inside = in_image(cells)
-    residual = (cells - predicted).where(inside[..., None], 0)
-    return residual.square().sum() / (inside.sum() * cells.shape[-1])
+    error = (cells - predicted).where(inside[..., None], 0).square().mean(-1)  # (B, h, w)
+    if hard:
+        easy = error < error[inside].detach().quantile(hard)
+        error = torch.where(easy, 0.1 * error + 0.9 * error.detach(), error)
+    return error.sum() / inside.sum()
 
 
 def content_shape(cells: Tensor) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from adlight.features.predictor import mean_square
 from adlight.mae.neighbour import NeighbourMaskedNetwork, outside_neighbourhood
 from adlight.mae.tokens import fold_cells, unfold_cells
 from adlight.types import UserError
@@ -79,6 +80,19 @@ def test_matrices_are_the_blocks():
 
 
 def test_what_does_not_fit_is_refused():
-    for settings in ({"width": 15}, {"heads": 3}, {"radius": -1}, {"depth": 0}):
+    for settings in ({"width": 15}, {"heads": 3}, {"radius": -1}, {"depth": 0}, {"hard": 1.5}):
         with pytest.raises(ValueError, match=next(iter(settings))):
             NeighbourMaskedNetwork(5, **{"width": 16, "heads": 2, **settings})
+
+
+def test_gradients_of_easy_cells_are_a_tenth():
+    cells = torch.zeros(1, 2, 2, 3)
+    cells[0, 1, 1] = torch.nan
+    gradients = []
+    for hard in (0.0, 0.5):
+        predicted = torch.tensor([[1.0, 2.0], [3.0, 9.0]])[None, ..., None].expand(1, 2, 2, 3).clone().requires_grad_()
+        loss = mean_square(predicted, cells, hard)
+        assert loss.item() == pytest.approx((1 + 4 + 9) / 3)  # the value stays
+        gradients.append(torch.autograd.grad(loss, predicted)[0][0, ..., 0] * 9)
+    assert torch.allclose(gradients[0], torch.tensor([[2.0, 4.0], [6.0, 0.0]]))
+    assert torch.allclose(gradients[1], torch.tensor([[0.2, 4.0], [6.0, 0.0]]))  # the median is not below itself
