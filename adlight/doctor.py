@@ -105,6 +105,7 @@ def check_dataset(config: DictConfig, console: Console) -> list[str]:
     for name in ("train_limit", "test_limit"):
         if name in config.dataset:
             config.dataset[name] = None  # all of it
+    config.dataset.keep_shape = config.dataset.keep_shape is True  # auto asks for what is found here
     data = instantiate(config.dataset, _convert_="all")
     found, problems = check_source(data.source, data.frame)
     for part in found:

@@ -16,6 +16,7 @@ from adlight.cli.resume import resume_advice, resume_command
 from adlight.runs import provenance
 from adlight.runs.config import instantiate_node
 from adlight.runs.folder import RunFolder
+from adlight.runs.frame import settle_frame
 from adlight.runs.restore import load_weights
 from adlight.runs.stages import Stage, plan_stages
 from adlight.types import UserError
@@ -30,8 +31,10 @@ if TYPE_CHECKING:  # torch takes seconds: not for --help
 def train(config: DictConfig) -> dict[str, float]:
     """Fit and test what `config` describes, in its run folder. -> every metric, by name."""
     run, sweep, resumed = RunFolder(config.run_dir), is_job(), bool(config.resume)
-    if resumed and not sweep:  # a sweep's job has the run's own config
-        config = run.config(task_overrides("resume"))
+    if resumed:
+        config = run.config(() if sweep else task_overrides("resume"))
+    else:
+        settle_frame(config, run)
     data, module, trainer = build(config)
     check(config, trainer)
     stages = plan_stages(config, run, data, module, trainer, resumed)

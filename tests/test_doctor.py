@@ -88,7 +88,7 @@ def test_the_shapes_of_the_training_images_choose_an_image_size(ask, tmp_path):
     fake_mvtec(tmp_path / "data", ("bottle",), size=(40, 100))
     write_image(tmp_path / "data" / "bottle" / "test" / "good" / "tall.png", size=(100, 20))  # not looked at
     code, _, printed = ask(*MVTEC, "dataset.image_size=320")
-    assert code == 0 and "2.50 (6)" in printed and "0.20" not in printed and "dataset.image_size=[208,512]" in printed
+    assert code == 0 and "2.50 (6)" in printed and "0.20" not in printed and "dataset.image_size=[320,800]" in printed
 
 
 def test_what_is_missing(ask, tmp_path):

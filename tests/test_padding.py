@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from makers import fake_mvtec, write_image, write_mask
+from omegaconf import OmegaConf
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 from test_shapes import ANY, MODELS, boxes_of, rows_of
@@ -171,3 +172,30 @@ def test_numbers_are_those_without_the_padding(adlight, name):
 def test_models_that_need_whole_frames_refuse_before_any_image_is_read(adlight):
     outcome = adlight("train", *adlight.gan, "dataset.keep_shape=true", "hydra.run.dir=refused")
     assert outcome.code == 2 and "dataset.keep_shape" in outcome.err and "Traceback" not in outcome.err
+
+
+def test_auto_lets_the_shapes_decide(adlight, runs, monkeypatch):
+    """Once, when a run begins: what comes later keeps to it, and a sweep knows its job again."""
+    runs("pca")  # makes the images
+    words = [word for word in KEPT if not word.startswith(("dataset.image_size", "dataset.keep_shape"))]
+    words += ["dataset.image_size=32", "dataset.keep_shape=auto", *MODELS["retrieval"], "model=retrieval"]
+    sweep = [*words, "-m", "seed=0", "hydra.sweep.dir=runs/auto"]
+    first = adlight("train", *sweep)
+    assert first.code == 0, first.err
+    (run,) = (path.parents[1] for path in (adlight.folder / "runs" / "auto").glob("*/.hydra/config.yaml"))
+    chosen = OmegaConf.load(run / ".hydra" / "config.yaml").dataset
+    assert (list(chosen.image_size), chosen.resize, chosen.keep_shape) == ([64, 64], 32, True)
+    before = json.loads((run / "metrics.json").read_text())
+    assert json.loads((adlight.evaluate(run) / "metrics.json").read_text())["auroc"] == before["auroc"]
+    monkeypatch.chdir(adlight.folder)
+    answers = Detector.load(run, device="cpu")([np.zeros((*shape, 3), np.uint8) for shape in SHAPES])
+    assert [one.anomaly_map.shape for one in answers] == [(32, 64), (32, 32), (64, 32)]
+
+    again = adlight("train", *sweep, "resume_sweep=true")
+    assert again.code == 0 and json.loads((run / "metrics.json").read_text()) == before
+    (run / "metrics.json").unlink()
+    resumed = adlight("train", *sweep, "resume_sweep=true", "trainer.max_epochs=1")
+    assert resumed.code == 0, resumed.err
+    assert json.loads((run / "metrics.json").read_text())["auroc"] == before["auroc"]
+    other = adlight("train", *sweep, "resume_sweep=true", "dataset.image_size=48")
+    assert other.code == 2 and "dataset.image_size" in other.err

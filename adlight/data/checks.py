@@ -36,7 +36,7 @@ def check_source(source: Source, frame: Frame) -> tuple[list[str | Table], list[
 
     Args:
         source: the data set.
-        frame: into which its images would be brought; another may be advised.
+        frame: into which its images would be brought; others of its shorter side may be advised.
     """
     problems: list[str] = []
     checked: Checked = {}
@@ -53,7 +53,7 @@ def check_source(source: Source, frame: Frame) -> tuple[list[str | Table], list[
     found: list[str | Table] = [source.protocol]
     if records:
         sizes = [check.size for _, check in checked["train"] if check.kind]
-        found += [summarize(checked), describe_shapes(sizes, frame.size)]
+        found += [summarize(checked), describe_shapes(sizes, min(frame.size))]
     return [*found, *list_skipped_files(records)], list(dict.fromkeys(problems))
 
 

@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:  # torch takes seconds to import: not for --help
     from torch import Tensor
 
 Size = int | Sequence[int]  # a side, or height and width
-BENT = 1.1  # change of an image's shape from which padding it is advised
+BENT = 1.1  # change of an image's shape that is too much
+LONGEST = 2.5  # of an image's longer side in units of the shorter one, before it is scaled down further
 THINNEST = 8  # pixels: windows of scores would not fit into less
 
 
@@ -40,7 +41,8 @@ class Frame:
 
     Args:
         image_size: side, or height and width.
-        resize: side, or height and width, to resize to instead; the centre of `image_size` is kept.
+        resize: side, or height and width, to resize to instead; the centre of `image_size` is kept. Of images that
+            keep their shape: the shorter side, where that fits into the frame.
         keep_shape: scale images so that they just fit into the frame, and pad them; otherwise they are resized to it,
             whatever their own shape.
 
@@ -49,12 +51,16 @@ class Frame:
     """
 
     def __init__(self, image_size: Size, resize: Size | None = None, keep_shape: bool = False) -> None:
-        if keep_shape and resize is not None:
-            raise ValueError(f"keep_shape pads images, resize={resize} crops them: set one of the two")
-        self.keep_shape = bool(keep_shape)
+        if not isinstance(keep_shape, bool):
+            raise ValueError(f"keep_shape must be true or false, got {keep_shape!r}")
+        self.keep_shape = keep_shape
         self.size = parse_size("image_size", image_size)  # (H, W)
         self.resize = self.size if resize is None else parse_size("resize", resize)
-        if any(before < after for before, after in zip(self.resize, self.size, strict=True)):
+        if keep_shape:
+            if self.resize[0] != self.resize[1] and resize is not None:
+                raise ValueError(f"resize must be one side, the shorter one, where keep_shape is set, got {resize}")
+            self.shorter = max(self.size) if resize is None else self.resize[0]
+        elif any(before < after for before, after in zip(self.resize, self.size, strict=True)):
             raise ValueError(f"resize {resize} is smaller than image_size {image_size}, which is cropped from it")
 
     def fit(self, width: int, height: int) -> tuple[int, int]:
@@ -65,7 +71,7 @@ class Frame:
         """
         if not self.keep_shape:
             return self.resize
-        scale = min(self.size[0] / height, self.size[1] / width)
+        scale = min(self.size[0] / height, self.size[1] / width, self.shorter / min(height, width))
         h, w = (min(side, round(own * scale)) for side, own in zip(self.size, (height, width), strict=True))
         if min(h, w) < min(THINNEST, *self.size):
             raise ValueError(
@@ -111,34 +117,38 @@ def group_by_size(size: "Tensor") -> "Iterator[tuple[Tensor, int, int]]":
         yield (group == number).nonzero()[:, 0], height, width
 
 
-def choose_image_size(sizes: Sequence[tuple[int, int]], frame: tuple[int, int]) -> tuple[int, int]:
-    """Choose a frame of the images' usual shape and of about as many pixels as another frame has. -> (H, W).
+def choose_frame(sizes: Sequence[tuple[int, int]], side: int) -> dict[str, Any]:
+    """Choose the arguments of a `Frame` in which images are not bent: a square, their usual shape, or each its own.
 
-    Its sides are multiples of what the other's are (of 16, 8, 4 or 2 pixels), as models have patches and strides.
+    Their shorter side gets `side` pixels. A frame's sides are multiples of what `side` is one of (of 16, 8, 4 or 2), as
+    models have patches and strides.
 
     Args:
         sizes: widths and heights of images.
-        frame: (H, W) of the other.
+        side: the wanted one, in pixels.
     """
-    shape = math.exp(median(math.log(width / height) for width, height in sizes))
-    side, unit = math.sqrt(math.prod(frame)), math.gcd(*frame, 16)
-    height, width = (max(1, round(one / unit)) * unit for one in (side / math.sqrt(shape), side * math.sqrt(shape)))
-    return height, width
+    unit = math.gcd(side, 16)
+    shapes = [width / height for width, height in sizes]
+    usual = math.exp(median(map(math.log, shapes))) if shapes else 1.0
+    for shape in (1.0, usual):
+        longer = math.ceil(side * min(LONGEST, max(shape, 1 / shape)) / unit) * unit
+        height, width = (longer, side) if shape < 1 else (side, longer)
+        if all(max(one * height / width, width / height / one) <= BENT for one in shapes):
+            return {"image_size": side if height == width else [height, width], "resize": None, "keep_shape": False}
+    largest = Frame(math.ceil(side * LONGEST), side, keep_shape=True)
+    sides = zip(*(largest.fit(*size) for size in sizes), strict=True)
+    return {"image_size": [math.ceil(max(one) / unit) * unit for one in sides], "resize": side, "keep_shape": True}
 
 
-def describe_shapes(sizes: Sequence[tuple[int, int]], frame: tuple[int, int]) -> str:
-    """Say which shapes images of some widths and heights have, and which `image_size` is theirs."""
+def describe_shapes(sizes: Sequence[tuple[int, int]], side: int) -> str:
+    """Say which shapes images of some widths and heights have, and what `choose_frame` would choose."""
     if not sizes:
         return ""
     found = Counter(f"{width / height:.2f}" for width, height in sizes).most_common()
     shown = [f"{shape} ({count})" for shape, count in found[:3]] + [f"{len(found) - 3} more"] * (len(found) > 3)
-    height, width = choose_image_size(sizes, frame)
-    setting = f"dataset.image_size={height if height == width else f'[{height},{width}]'}"
-    bent = sum(max(one := w / h * height / width, 1 / one) > BENT for w, h in sizes)
-    advice = f"{setting} keeps the usual one" + (
-        f", dataset.keep_shape=true that of the {bent} image(s) of other shapes too" if bent else ""
-    )
-    return f"shapes, width / height: {', '.join(shown)}; {advice}"
+    chosen = {name: value for name, value in choose_frame(sizes, side).items() if value}
+    settings = " ".join(f"dataset.{name}={str(value).lower().replace(' ', '')}" for name, value in chosen.items())
+    return f"shapes, width / height: {', '.join(shown)}; dataset.keep_shape=auto chooses {settings}"
 
 
 def scale_box(box: Box, shape: tuple[int, ...], size: tuple[int, int]) -> Box:

@@ -83,10 +83,25 @@ def read_image(path: str | Path) -> Image.Image:
             image.load()
             return image
     except READ_ERRORS as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"cannot read image {path}: {reason} (fix or remove the file, or set on_bad_image=skip)"
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str | Path, error: Exception) -> UserError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return UserError(f"cannot read image {path}: {reason} (fix or remove the file, or set on_bad_image=skip)")
+
+
+def read_size(path: str | Path) -> tuple[int, int]:
+    """Read the width and height of an image file from its header.
+
+    Raises:
+        UserError: the file is missing or not an image.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except READ_ERRORS as error:
+        raise _unreadable(path, error) from error
 
 
 def to_pil(image: AnyImage) -> Image.Image:

@@ -1,5 +1,6 @@
 """What a data set is: normal records to train on, labelled records to test on, and how to read one."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from adlight.data.images import describe_folder, list_images, read_image, to_mask
+from adlight.data.images import describe_folder, list_images, read_image, read_size, to_mask
 from adlight.types import Record, UserError, check_integer
 
 
@@ -34,6 +35,15 @@ class Source:
     def test(self) -> list[Record]:
         """List the labelled test images; empty where the user has none."""
         raise NotImplementedError
+
+    def sizes(self) -> list[tuple[int, int]]:
+        """Read the widths and heights of training images, of 500 where there are more; empty if all are of one size.
+
+        Raises:
+            UserError: a file cannot be read as an image; the message names it.
+        """
+        records = self.train()
+        return [read_size(record.path) for record in records[:: math.ceil(len(records) / 500)]]
 
     def read(self, record: Record) -> Image.Image:
         """Read one image, in any mode.

@@ -77,6 +77,10 @@ class OneVsRest(Source):
         """List the test images in torchvision's order."""
         return self.sampling.test(self._records("test"))
 
+    def sizes(self) -> list[tuple[int, int]]:
+        """Give none: all images are of one size."""
+        return []
+
     def read(self, record: Record) -> Image.Image:
         """Read one image: mode L (MNIST) or RGB (CIFAR-10)."""
         split, number = record.path.split("/")

@@ -19,14 +19,15 @@ CONF = next(
     if (folder / "train.yaml").exists()
 )
 
-NOT_COMPARED = ("resume", "resume_sweep", "run_dir", "hydra")  # they differ between the first time and the next
-INPUT_KEYS = (
-    "image_size",
-    "resize",
-    "keep_shape",
-    "channels",
-)  # settings of a data set that say what a network gets to see
-
+NOT_COMPARED = (
+    "resume",
+    "resume_sweep",
+    "run_dir",
+    "requested_frame",
+    "hydra",
+)  # they differ between the first time and the next
+FRAME_KEYS = ("image_size", "resize", "keep_shape")
+INPUT_KEYS = (*FRAME_KEYS, "channels")  # settings of a data set that say what a network gets to see
 SPLIT_KEYS = (  # settings of a data set that choose its training images
     *("source", "category", "seed", "val_fraction", "train_limit"),
     *("normal", "normal_dir", "test_normal_dir", "normal_test_fraction"),
@@ -119,7 +120,9 @@ def flatten(node: Any) -> dict[str, Any]:
 
 def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
     """Give what two configs of a job or sweep are compared by, interpolations as they are written."""
-    plain: Any = OmegaConf.to_container(config) if isinstance(config, DictConfig) else config
+    plain: Any = OmegaConf.to_container(config) if isinstance(config, DictConfig) else dict(config)
+    if plain.get("requested_frame"):
+        plain["dataset"] = {**plain["dataset"], **plain["requested_frame"]}
     return {key: value for key, value in plain.items() if key not in NOT_COMPARED}
 
 

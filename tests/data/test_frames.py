@@ -5,7 +5,7 @@ from PIL import Image
 
 from adlight.data.frames import (
     Frame,
-    choose_image_size,
+    choose_frame,
     describe_shapes,
     group_by_size,
     is_content,
@@ -70,8 +70,10 @@ def test_the_padding_lies_to_the_right_and_below():
 
 
 def test_what_cannot_be_padded_is_refused():
-    with pytest.raises(ValueError, match=r"resize=64.*"):
-        Frame(32, 64, keep_shape=True)
+    with pytest.raises(ValueError, match=r"^resize .*\[32, 64\]"):
+        Frame(64, [32, 64], keep_shape=True)
+    with pytest.raises(ValueError, match=r"^keep_shape .*'auto'"):
+        Frame(64, keep_shape="auto")
     with pytest.raises(ValueError, match=r"1000x20 .* 64x1: .*keep_shape"):
         Frame(64, keep_shape=True).fit(1000, 20)
 
@@ -89,26 +91,44 @@ def test_boxes_are_rounded_outwards():
     assert scale_box((4, 2, 8, 5), (16, 32), (200, 100)) == (25, 12, 50, 32)  # 16 x 32 pixels stand for 100 x 200
 
 
+SQUARE, TWICE = (100, 100), (200, 100)  # width, height
+
+
 @pytest.mark.parametrize(
-    ("sizes", "frame", "wanted"),
+    ("sizes", "side", "image_size", "keep_shape"),
     [
-        ([(900, 900)] * 3, (320, 320), (320, 320)),
-        ([(1400, 1380)], (224, 224), (224, 224)),  # within half a patch
-        ([(800, 320)], (320, 320), (208, 512)),  # 106,496 pixels of 102,400
-        ([(320, 800)], (320, 320), (512, 208)),
-        ([(200, 100), (200, 100), (100, 100)], (128, 128), (96, 176)),
-        ([(28, 28)], (28, 28), (28, 28)),
-        ([(56, 28)], (28, 28), (20, 40)),  # patches of 4
+        ([], 320, 320, False),
+        ([(900, 900)] * 3 + [(840, 900)], 320, 320, False),  # within a tenth
+        ([(800, 320)], 320, [320, 800], False),
+        ([(320, 800)], 320, [800, 320], False),
+        ([(1000, 100)], 320, [80, 800], True),  # thinner than 1 : 2.5
+        ([TWICE, TWICE, (205, 100)], 128, [128, 256], False),
+        ([(56, 28)], 28, [28, 56], False),
+        ([SQUARE, TWICE], 320, [320, 640], True),
+        ([SQUARE, TWICE, (100, 150)], 64, [96, 128], True),
     ],
 )
-def test_a_frame_of_the_usual_shape_costs_as_much_as_the_square(sizes, frame, wanted):
-    assert choose_image_size(sizes, frame) == wanted
-    assert str(list(wanted)).replace(" ", "") in describe_shapes(sizes, frame) or wanted[0] == wanted[1]
+def test_the_shapes_choose_the_frame(sizes, side, image_size, keep_shape):
+    resize = side if keep_shape else None
+    chosen = choose_frame(sizes, side)
+    assert chosen == {"image_size": image_size, "resize": resize, "keep_shape": keep_shape}
+    frame = Frame(**chosen)
+    for width, height in sizes:
+        h, w = frame.fit(width, height)
+        assert 1 / 1.1 < (w / h) / (width / height) < 1.1 and h <= frame.size[0] and w <= frame.size[1]
+        assert min(h, w) == side or max(h, w) == 2.5 * side
+
+
+def test_the_shorter_side_is_asked_for():
+    frame = Frame([64, 96], 48, keep_shape=True)
+    assert [frame.fit(*size) for size in ((100, 100), (200, 100), (100, 200), (300, 100))] == [
+        *((48, 48), (48, 96), (64, 32), (32, 96))
+    ]
 
 
 def test_shapes_are_counted():
-    said = describe_shapes([(200, 100)] * 5 + [(50, 100)] * 2 + [(100, 100), (100, 90), (100, 80)], (64, 64))
+    said = describe_shapes([(200, 100)] * 5 + [(50, 100)] * 2 + [(100, 100), (100, 90), (100, 80)], 64)
     assert "2.00 (5), 0.50 (2), 1.00 (1), 2 more" in said
-    assert "dataset.keep_shape=true" in said and "10 image" in said  # the median is none of them
-    assert "keep_shape" not in describe_shapes([(200, 100)] * 5 + [(210, 100)], (64, 64))
-    assert describe_shapes([], (64, 64)) == ""
+    assert "dataset.image_size=[128,128] dataset.resize=64 dataset.keep_shape=true" in said
+    assert "dataset.image_size=[64,128]" in describe_shapes([(200, 100)] * 5 + [(210, 100)], 64)
+    assert describe_shapes([], 64) == ""

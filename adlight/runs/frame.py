@@ -1,0 +1,31 @@
+"""The frame of a run's images, where their own shapes decide it."""
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from adlight.runs.config import FRAME_KEYS, instantiate_node
+from adlight.runs.files import rank
+from adlight.runs.folder import RunFolder
+
+
+def settle_frame(config: DictConfig, run: RunFolder) -> None:
+    """Let the training images' shapes decide where `keep_shape` is `auto`; the config says so from then on."""
+    if config.dataset.keep_shape != "auto":
+        return
+    from adlight.data.frames import choose_frame  # takes time to import: not for --help
+
+    asked: Any = OmegaConf.to_container(config.dataset)
+    config.requested_frame = {name: asked[name] for name in FRAME_KEYS}
+    config.dataset.keep_shape = False
+    data = instantiate_node(config.dataset)
+    if isinstance(config.dataset.image_size, int) and config.dataset.resize is None:  # it is not decided already
+        with run.data_lock():
+            data.prepare_data()
+        chosen = choose_frame(data.source.sizes(), config.dataset.image_size)
+        if chosen["image_size"] != config.dataset.image_size and rank() == 0:
+            settings = " ".join(f"dataset.{name}={value}" for name, value in chosen.items())
+            print(f"the training images are no squares: {settings}", flush=True)
+        config.dataset.update(chosen)
+    if rank() == 0:
+        run.write_config(config)
