@@ -4,10 +4,11 @@ import math
 from typing import Any
 
 import pytorch_lightning as pl
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from adlight.rng import derive_seed
 from adlight.types import UserError
 
 
@@ -37,6 +38,12 @@ def warmup_cosine(step: int, warmup: float, total: int) -> float:
     if step < warmup:
         return (step + 1) / (warmup + 1)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1.0, total - warmup))))
+
+
+def step_rng(module: pl.LightningModule, purpose: str, seed: int) -> Generator:
+    """Seed what a batch draws, by process: a resumed run draws what the uninterrupted one would have drawn."""
+    batch = module.trainer.fit_loop.total_batch_idx  # not the step, which stands still while gradients accumulate
+    return Generator().manual_seed(derive_seed(purpose, seed, batch, module.global_rank))
 
 
 def log_terms(module: pl.LightningModule, terms: dict[str, Tensor], images: int, prog_bar: str = "loss") -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from adlight.detection.module import AnomalyModule
-from adlight.detection.optimization import WarmupCosine, log_terms, stop_if_diverged
+from adlight.detection.optimization import WarmupCosine, log_terms, step_rng, stop_if_diverged
 from adlight.detection.whitening import k_means
 from adlight.features.backbones import Backbone
 from adlight.features.cache import FeatureCache
@@ -121,7 +121,8 @@ class FeatureModule(AnomalyModule):
             cells = standardize(self.backbone(batch["image"], batch.get("size")), self.mean, self.std)  # (B, h, w, C)
         else:
             cells = self._training_cells()[batch["index"].cpu()]  # (B, h, w, C)
-        losses = [one.loss(cells) for one in self.predictors.values() if one.trained]  # type: ignore[operator]
+        rng = step_rng(self, "features", self.datamodule.seed)
+        losses = [one.loss(cells, rng) for one in self.predictors.values() if one.trained]  # type: ignore[operator]
         loss = torch.stack(losses).sum()
         log_terms(self, {"loss": loss}, len(cells))
         return loss + 0 * self.unused

@@ -6,7 +6,7 @@ Cells beyond an image that keeps its shape in a larger frame are NaN, and so is 
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from adlight.types import UserError, unknown_name
 
@@ -71,11 +71,14 @@ class Predictor(nn.Module):
         """
         return cells - self(cells)
 
-    def loss(self, cells: Tensor) -> Tensor:
-        """Compute the mean squared residual. (B, h, w, C) -> scalar."""
-        inside = in_image(cells)
-        residual = (cells - self(cells)).where(inside[..., None], 0)
-        return residual.square().sum() / (inside.sum() * cells.shape[-1])
+    def loss(self, cells: Tensor, rng: Generator) -> Tensor:
+        """Compute the mean squared residual. (B, h, w, C) -> scalar.
+
+        Args:
+            cells: of training images.
+            rng: the only source of what a training step draws.
+        """
+        return mean_square(self(cells), cells)
 
     def image_score(self, cells: Tensor, score: Tensor) -> Tensor | None:
         """Compute an own image score (B,) from cells (B, h, w, C) and their scores (B, h, w); None: the usual one."""
@@ -133,6 +136,22 @@ def image_means(cells: Tensor) -> Tensor:
     """Average each image's cells. (B, h, w, C) -> (B, C)."""
     inside = in_image(cells)  # (B, h, w)
     return cells.where(inside[..., None], 0).sum((1, 2)) / inside.sum((1, 2))[:, None]
+
+
+def mean_square(predicted: Tensor, cells: Tensor, hard: float = 0.0) -> Tensor:
+    """Compute the mean squared difference, padding left out. (B, h, w, C), (B, h, w, C) -> scalar.
+
+    Args:
+        predicted: what is trained.
+        cells: its targets.
+        hard: share of the cells, the best predicted ones, whose gradients are a tenth (hard mining, Dinomaly).
+    """
+    inside = in_image(cells)
+    error = (cells - predicted).where(inside[..., None], 0).square().mean(-1)  # (B, h, w)
+    if hard:
+        easy = error < error[inside].detach().quantile(hard)
+        error = torch.where(easy, 0.1 * error + 0.9 * error.detach(), error)
+    return error.sum() / inside.sum()
 
 
 def content_shape(cells: Tensor) -> tuple[int, int]:

@@ -30,7 +30,8 @@ class SplitFeatures:
 
 def images_of(data: AnomalyDataModule, split: str) -> Images:
     """Give a split's images before augmentation: `train`, `val` (with pseudo-anomalies) or `test`."""
-    data.setup(STAGES[split])  # does nothing where it is done
+    with torch.inference_mode(False):  # a validation may ask first, and threads fill the memory that this allocates
+        data.setup(STAGES[split])  # does nothing where it is done
     loader: Any = getattr(data, f"{split}_dataloader")()
     return loader.dataset
 

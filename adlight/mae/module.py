@@ -8,13 +8,12 @@ from torch.optim import Optimizer
 
 from adlight.detection.ema import EMA
 from adlight.detection.module import AnomalyModule
-from adlight.detection.optimization import WarmupCosine, log_terms, stop_if_diverged
+from adlight.detection.optimization import WarmupCosine, log_terms, step_rng, stop_if_diverged
 from adlight.mae.masking import draw_masks
 from adlight.mae.network import MaskedAutoencoder
 from adlight.mae.objective import ReconstructionLoss
 from adlight.mae.scorer import MultiMaskScorer, reconstruct
 from adlight.mae.tokens import PixelTokenizer
-from adlight.rng import derive_seed
 from adlight.types import Batch, Scores
 
 
@@ -68,16 +67,12 @@ class MAEModule(AnomalyModule):
         """Draw masks, predict what each view hides, compare (eq. 2 to 4)."""
         assert self.objective is not None
         image, size = batch["image"], batch.get("size")  # (B, C, H, W), (B, 2) where padded
-        mask = draw_masks(self.masks, self.mask_ratio, self.network.num_patches, self.step_rng())  # (n, L)
+        rng = step_rng(self, "masks", self.seed)
+        mask = draw_masks(self.masks, self.mask_ratio, self.network.num_patches, rng)  # (n, L)
         reconstruction = reconstruct(self.network, self.tokenizer, image, mask, size)  # (B, C, H, W)
         terms = self.objective(image, reconstruction, size)
         log_terms(self, terms, len(image))
         return terms["loss"]
-
-    def step_rng(self) -> Generator:
-        """Seed this batch's masks: a resumed run draws what the uninterrupted one would have drawn."""
-        batch = self.trainer.fit_loop.total_batch_idx  # not the step, which stands still while gradients accumulate
-        return Generator().manual_seed(derive_seed("masks", self.seed, batch, self.global_rank))
 
     def configure_optimizers(self) -> Any:
         """Decay matrices only; warm up, then half a cosine, per step (He 2021)."""

@@ -5,12 +5,12 @@ C features of a cell, P = C fold^2 values of a token, D width.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from adlight.features.predictor import Predictor, in_image
-from adlight.mae.tokens import sincos_positions
-from adlight.types import UserError
+from adlight.features.predictor import Predictor, in_image, mean_square
+from adlight.mae.tokens import fold_cells, sincos_positions, unfold_cells
+from adlight.types import UserError, check_range
 
 
 class NeighbourMaskedNetwork(Predictor):
@@ -27,21 +27,30 @@ class NeighbourMaskedNetwork(Predictor):
         depth: blocks.
         fold: side of the square of cells that are one token.
         radius: tokens nearer than this many rows and columns are hidden, inclusive; 1 hides 3 x 3.
+        hard: share of a batch's cells, the best predicted ones, whose gradients are a tenth; 0 = none.
     """
 
     trained = True
 
     def __init__(
-        self, channels: int, width: int = 160, heads: int = 5, depth: int = 3, fold: int = 2, radius: int = 1
+        self,
+        channels: int,
+        width: int = 160,
+        heads: int = 5,
+        depth: int = 3,
+        fold: int = 2,
+        radius: int = 1,
+        hard: float = 0.0,
     ) -> None:
         super().__init__()
+        check_range("hard", hard, 0, 1)
         if width % heads or width % 4:
             raise ValueError(f"width {width} must be a multiple of heads {heads} and of 4")
         if min(depth, fold, heads) < 1 or radius < 0:
             raise ValueError(
                 f"depth {depth}, fold {fold} and heads {heads} must be at least 1, radius {radius} at least 0"
             )
-        self.fold, self.radius, self.width = fold, radius, width
+        self.fold, self.radius, self.width, self.hard = fold, radius, width, hard
         values = channels * fold**2
         self.patch_embed = nn.Linear(values, width)
         self.norm = nn.LayerNorm(width)
@@ -67,6 +76,10 @@ class NeighbourMaskedNetwork(Predictor):
         for block in self.blocks:
             query = block(query, tokens, visible)  # (B, L, D)
         return unfold_cells(self.decoder_pred(self.decoder_norm(query)), self.fold, grid, x.shape)  # (B, h, w, C)
+
+    def loss(self, cells: Tensor, rng: Generator) -> Tensor:
+        """Mean squared residual. (B, h, w, C) -> scalar."""
+        return mean_square(self(cells), cells, self.hard)
 
     def summary(self) -> str:
         """Say what was trained."""
@@ -122,24 +135,6 @@ def hide_padding(visible: Tensor, known: Tensor) -> Tensor:
     """Hide tokens that hold padding only from queries that have others to see. (L, L), (B, L) -> (B, 1, L, L) bool."""
     both = visible & known[:, None, None]
     return both | (visible & ~both.any(-1, keepdim=True))
-
-
-def fold_cells(x: Tensor, fold: int) -> tuple[Tensor, tuple[int, int]]:
-    """Fold squares of cells into tokens; edges are repeated. (B, h, w, C) -> (B, L, C fold^2), and the token grid."""
-    b, height, width, channels = x.shape
-    rows, columns = -(-height // fold), -(-width // fold)
-    if (rows * fold, columns * fold) != (height, width):
-        padding = (0, columns * fold - width, 0, rows * fold - height)
-        x = F.pad(x.permute(0, 3, 1, 2), padding, mode="replicate").permute(0, 2, 3, 1)
-    x = x.reshape(b, rows, fold, columns, fold, channels).transpose(2, 3)  # (B, rows, columns, fold, fold, C)
-    return x.reshape(b, rows * columns, fold * fold * channels), (rows, columns)
-
-
-def unfold_cells(tokens: Tensor, fold: int, grid: tuple[int, int], shape: torch.Size) -> Tensor:
-    """Undo `fold_cells`. (B, L, C fold^2) -> (B, h, w, C) of `shape`."""
-    b, height, width, channels = shape
-    cells = tokens.reshape(b, *grid, fold, fold, channels).transpose(2, 3)
-    return cells.reshape(b, grid[0] * fold, grid[1] * fold, channels)[:, :height, :width]
 
 
 def _mlp(width: int) -> nn.Sequential:

@@ -96,14 +96,16 @@ class MaskedAutoencoder(nn.Module):
         nn.init.normal_(self.mask_token, std=0.02)
         nn.init.constant_(self.decoder_pred.bias, self.token_mean)
 
-    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, mask: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """Predict all tokens of every view. (B, L, P), (n, L) -> (n, B, L, P).
 
         Args:
             tokens: of the images, visible and hidden alike.
             mask: bool, True = hidden, the same for all images; on the CPU, so that no step waits for the device.
+            grid: of the tokens, where it is another than the constructor's.
         """
-        x = self.patch_embed(tokens - self.token_mean) + self.encoder_positions  # (B, L, De)
+        encoder_positions, decoder_positions = self.positions(grid)  # (L, De), (L, Dd)
+        x = self.patch_embed(tokens - self.token_mean) + encoder_positions  # (B, L, De)
         if self.joint:
             x = self.forward_encoder(x)  # (B, L, De)
         views = []
@@ -114,8 +116,16 @@ class MaskedAutoencoder(nn.Module):
             if not self.joint:
                 z = self.forward_encoder(z)  # (gB, V, De)
             z = self.decoder_embed(z).unflatten(0, (len(visible), -1))  # (g, B, V, Dd)
-            views.append(self.unshuffle(z, visible))  # (g, B, L, Dd)
-        return self.forward_decoder(torch.cat(views) + self.decoder_positions)  # (n, B, L, P)
+            views.append(self.unshuffle(z, visible, mask.shape[1]))  # (g, B, L, Dd)
+        return self.forward_decoder(torch.cat(views) + decoder_positions)  # (n, B, L, P)
+
+    def positions(self, grid: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
+        """Give the positions of a grid, None being the constructor's. -> (L, De), (L, Dd)."""
+        if grid is None:
+            return self.encoder_positions, self.decoder_positions
+        device = self.mask_token.device
+        widths = self.encoder_positions.shape[1], self.decoder_positions.shape[1]
+        return sincos_positions(grid, widths[0], device), sincos_positions(grid, widths[1], device)
 
     def forward_encoder(self, x: Tensor) -> Tensor:
         """(B, V, De) -> (B, V, De)."""
@@ -123,9 +133,9 @@ class MaskedAutoencoder(nn.Module):
             x = block(x)
         return self.encoder_norm(x)
 
-    def unshuffle(self, z: Tensor, visible: Tensor) -> Tensor:
+    def unshuffle(self, z: Tensor, visible: Tensor, length: int) -> Tensor:
         """Put visible tokens in their places, the mask token in all others. (g, B, V, Dd), (g, V) -> (g, B, L, Dd)."""
-        g, length = len(z), self.num_patches
+        g = len(z)
         x = self.mask_token.expand(g * length, z.shape[1], -1)  # (gL, B, Dd)
         places = visible + length * torch.arange(g, device=z.device)[:, None]  # (g, V)
         x = x.index_copy(0, places.flatten(), z.transpose(1, 2).flatten(0, 1).to(x.dtype))  # (gL, B, Dd)

@@ -1,10 +1,11 @@
-"""What the autoencoder reads and predicts: an image as a grid of L tokens with P values each.
+"""What the autoencoders read and predict: a grid of L tokens with P values each, made of pixels or of features.
 
-A tokenizer has `grid` (rows, columns), `dim` P, `mean` (the usual value), `tokenize` and `detokenize`.
+A tokenizer of images has `grid` (rows, columns), `dim` P, `mean` (the usual value), `tokenize` and `detokenize`.
 """
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from adlight.data.frames import Size, is_content, parse_size
 
@@ -54,6 +55,24 @@ def unpatchify(tokens: Tensor, patch_size: int, grid: tuple[int, int]) -> Tensor
     b, (rows, columns) = len(tokens), grid
     patches = tokens.reshape(b, rows, columns, -1, patch_size, patch_size)
     return patches.permute(0, 3, 1, 4, 2, 5).reshape(b, -1, rows * patch_size, columns * patch_size)
+
+
+def fold_cells(x: Tensor, fold: int) -> tuple[Tensor, tuple[int, int]]:
+    """Fold squares of cells into tokens; edges are repeated. (B, h, w, C) -> (B, L, C fold^2), and the token grid."""
+    b, height, width, channels = x.shape
+    rows, columns = -(-height // fold), -(-width // fold)
+    if (rows * fold, columns * fold) != (height, width):
+        padding = (0, columns * fold - width, 0, rows * fold - height)
+        x = F.pad(x.permute(0, 3, 1, 2), padding, mode="replicate").permute(0, 2, 3, 1)
+    x = x.reshape(b, rows, fold, columns, fold, channels).transpose(2, 3)  # (B, rows, columns, fold, fold, C)
+    return x.reshape(b, rows * columns, fold * fold * channels), (rows, columns)
+
+
+def unfold_cells(tokens: Tensor, fold: int, grid: tuple[int, int], shape: torch.Size) -> Tensor:
+    """Undo `fold_cells`. (B, L, C fold^2) -> (B, h, w, C) of `shape`."""
+    b, height, width, channels = shape
+    cells = tokens.reshape(b, *grid, fold, fold, channels).transpose(2, 3)
+    return cells.reshape(b, grid[0] * fold, grid[1] * fold, channels)[:, :height, :width]
 
 
 def sincos_positions(grid: tuple[int, int], width: int, device: torch.device | None = None) -> Tensor:

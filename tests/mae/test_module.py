@@ -15,7 +15,7 @@ from torch import nn
 from adlight.data.augmentation import Augmentation
 from adlight.data.datamodule import AnomalyDataModule
 from adlight.data.mvtec import MVTecAD
-from adlight.detection.optimization import WarmupCosine, warmup_cosine
+from adlight.detection.optimization import WarmupCosine, step_rng, warmup_cosine
 from adlight.mae.masking import draw_masks
 from adlight.mae.module import MAEModule
 from adlight.mae.network import MaskedAutoencoder
@@ -316,7 +316,7 @@ def test_a_step_is_the_loss_of_the_reconstruction(monkeypatch):
     module = attached(make(seed=0), monkeypatch, global_step=7)
     image = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     loss = module.training_step({"image": image}, 0)
-    mask = draw_masks("complementary", 0.75, 16, module.step_rng())
+    mask = draw_masks("complementary", 0.75, 16, step_rng(module, "masks", module.seed))
     y = reconstruct(module.network, PIXELS, image, mask)
     torch.testing.assert_close(loss, ReconstructionLoss(lpips=0)(image, y)["loss"])
     loss.backward()
@@ -331,7 +331,8 @@ def test_masks_depend_on_seed_batch_and_process(monkeypatch):
                 place = dict(fit_loop=SimpleNamespace(total_batch_idx=batch), global_rank=rank, world_size=2)
                 module = attached(make(seed=0), monkeypatch, **place)
                 module.seed = seed
-                masks = [draw_masks("complementary", 0.75, 196, module.step_rng()) for _ in range(2)]
+                rngs = [step_rng(module, "masks", module.seed) for _ in range(2)]
+                masks = [draw_masks("complementary", 0.75, 196, rng) for rng in rngs]
                 assert torch.equal(*masks)
                 drawn.append(masks[0])
     assert all(not torch.equal(drawn[i], drawn[j]) for i in range(len(drawn)) for j in range(i))

@@ -1,9 +1,8 @@
-import math
-
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from naive_mae import naive_view
 
 from adlight.mae.masking import draw_masks
 from adlight.mae.network import MaskedAutoencoder, split_by_size
@@ -37,48 +36,6 @@ def images(count=2):
 
 def tokens(count=2, length=196, dim=12):
     return torch.rand(count, length, dim, generator=generator(1), dtype=torch.float64)
-
-
-def naive_norm(norm, token):
-    centred = token - token.mean()
-    return norm.weight * centred / (centred.square().mean() + 1e-5).sqrt() + norm.bias
-
-
-def naive_block(block, tokens):
-    """One sequence (V, D), one head after the other, one query after the other."""
-    width = tokens.shape[1]
-    each = width // block.heads
-    qkv = torch.stack([block.qkv.weight @ naive_norm(block.norm1, token) + block.qkv.bias for token in tokens])
-    attended = torch.zeros_like(tokens)
-    for head in range(block.heads):
-        q, k, v = (qkv[:, part * width + head * each :][:, :each] for part in range(3))
-        for i, query in enumerate(q):
-            weight = (k @ query / math.sqrt(each)).exp()
-            attended[i, head * each : (head + 1) * each] = (weight / weight.sum()) @ v
-    tokens = tokens + attended @ block.proj.weight.T + block.proj.bias
-    result = []
-    for token in tokens:
-        inner = block.fc1.weight @ naive_norm(block.norm2, token) + block.fc1.bias
-        inner = inner * 0.5 * (1 + torch.erf(inner / math.sqrt(2)))  # GELU
-        result.append(token + block.fc2.weight @ inner + block.fc2.bias)
-    return torch.stack(result)
-
-
-def naive_view(network, token, hidden):
-    """What one view of one image (L, P) predicts, (L, P)."""
-    seen = [place for place in range(len(token)) if not hidden[place]]
-    embed, positions = network.patch_embed, network.encoder_positions
-    x = torch.stack([embed.weight @ (token[place] - 0.5) + embed.bias + positions[place] for place in seen])
-    for block in network.encoder_blocks:
-        x = naive_block(block, x)
-    sequence, embed = [network.mask_token] * len(token), network.decoder_embed
-    for place, one in zip(seen, x, strict=True):
-        sequence[place] = embed.weight @ naive_norm(network.encoder_norm, one) + embed.bias
-    x = torch.stack([one + network.decoder_positions[place] for place, one in enumerate(sequence)])
-    for block in network.decoder_blocks:
-        x = naive_block(block, x)
-    last = network.decoder_pred
-    return torch.stack([last.weight @ naive_norm(network.decoder_norm, one) + last.bias for one in x])
 
 
 def naive_reconstruct(network, image, mask):
@@ -186,6 +143,12 @@ def test_other_grids_and_tokens_and_one_mask():
     """Nothing in the network knows of images: a wide grid of seven-dimensional features will do."""
     network = small(grid=(3, 5), token_dim=7)
     assert network(tokens(3, 15, 7), draw_masks("single", 0.8, 15, generator())).shape == (1, 3, 15, 7)
+
+
+@torch.no_grad()
+def test_a_grid_given_later_is_as_one_given_at_first():
+    network, other, mask = small(grid=(3, 5)), small(grid=(9, 2)), draw_masks("complementary", 0.8, 15, generator())
+    torch.testing.assert_close(other(tokens(2, 15), mask, (3, 5)), network(tokens(2, 15), mask), rtol=1e-9, atol=1e-9)
 
 
 def test_starts_at_the_mean_of_the_tokens():

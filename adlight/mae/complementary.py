@@ -1,0 +1,82 @@
+"""Complementary masks on features (article, section 2, eq. 2 and 3): n views, each cell visible in exactly one.
+
+Letters: B images, h x w cells, L = h w tokens after folding, C features of a cell, P = C fold^2 values of a token,
+n views.
+"""
+
+import torch
+from torch import Generator, Tensor, nn
+
+from adlight.data.frames import group_by_size
+from adlight.features.predictor import Predictor, in_image, mean_square
+from adlight.mae.masking import partition_masks
+from adlight.mae.network import MaskedAutoencoder
+from adlight.mae.scorer import aggregate
+from adlight.mae.tokens import fold_cells, unfold_cells
+from adlight.types import check_integer
+
+
+class ComplementaryMaskedNetwork(Predictor):
+    """Predicts each cell of a feature map as the mean of the n - 1 views that hide it, by the autoencoder for pixels.
+
+    Args:
+        channels: C.
+        views: n; a view shows one token in n.
+        width: of the encoder and the decoder.
+        heads: of the attention.
+        encoder_depth: blocks.
+        decoder_depth: blocks.
+        fold: side of the square of cells that are one token.
+        seed: of the masks that predict, the same for all images of a shape; those of the training are drawn anew
+            for every step.
+    """
+
+    trained = True
+
+    def __init__(
+        self,
+        channels: int,
+        views: int = 2,
+        width: int = 160,
+        heads: int = 5,
+        encoder_depth: int = 2,
+        decoder_depth: int = 2,
+        fold: int = 2,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_integer("views", views, 2)
+        self.views, self.fold, self.seed = views, fold, seed
+        sizes = encoder_depth, width, heads, decoder_depth, width, heads
+        self.network = MaskedAutoencoder((1, 1), channels * fold**2, 0.0, *sizes)
+
+    def forward(self, cells: Tensor, rng: Generator | None = None) -> Tensor:
+        """Predict every cell; images of one shape together, without their padding. (B, h, w, C) -> (B, h, w, C)."""
+        inside = in_image(cells)  # (B, h, w)
+        size = torch.stack([inside[:, :, 0].sum(1), inside[:, 0].sum(1)], 1)  # (B, 2)
+        predicted = torch.full_like(cells, torch.nan)
+        for rows, h, w in group_by_size(size):
+            draws = rng or Generator().manual_seed(self.seed)  # a group's masks depend on no other group
+            predicted[rows, :h, :w] = self.predict(cells[rows, :h, :w], draws)
+        return predicted
+
+    def predict(self, x: Tensor, rng: Generator) -> Tensor:
+        """Predict the cells of images without padding. (B, h, w, C) -> (B, h, w, C)."""
+        tokens, grid = fold_cells(x, self.fold)  # (B, L, P)
+        mask = partition_masks(tokens.shape[1], self.views, rng)  # (n, L)
+        views = self.network(tokens, mask, grid)  # (n, B, L, P)
+        return unfold_cells(aggregate(views, mask, tokens), self.fold, grid, x.shape)  # (B, h, w, C)
+
+    def loss(self, cells: Tensor, rng: Generator) -> Tensor:
+        """Mean squared residual under masks of this step. (B, h, w, C) -> scalar."""
+        return mean_square(self(cells, rng), cells)
+
+    def summary(self) -> str:
+        """Say what was trained."""
+        size = sum(p.numel() for p in self.parameters()) / 1e6
+        return f"{self.views} complementary masks, a network of {size:.1f} M parameters"
+
+    def matrices(self) -> list[nn.Parameter]:
+        """Weight matrices of the blocks, for an optimiser that wants matrices (Muon)."""
+        parts = self.network.encoder_blocks, self.network.decoder_blocks
+        return [p for part in parts for p in part.parameters() if p.ndim == 2]
