@@ -40,7 +40,7 @@ class NeighbourMaskedNetwork(Predictor):
         depth: int = 3,
         fold: int = 2,
         radius: int = 1,
-        hard: float = 0.0,
+        hard: float = 0.9,
     ) -> None:
         super().__init__()
         check_range("hard", hard, 0, 1)
