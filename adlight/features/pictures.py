@@ -63,7 +63,8 @@ class PatchPictures(nn.Module):
                 shown[at, :, :h, :w] = self(cells[at, :rows, :columns], image[at, :, :h, :w])
             return shown
         known = self.cells.to(cells.dtype)
-        nearest = (known.square().sum(1) - 2 * cells @ known.T).argmin(-1)  # (B, h, w)
+        distance = torch.addmm(known.square().sum(1), cells.flatten(0, 2), known.T, alpha=-2)  # (B h w, count)
+        nearest = distance.argmin(-1).view(cells.shape[:3])  # (B, h, w)
         picture = torch.stack([blend(self.patches[one]) for one in nearest]) / 255  # (B, 3, h SIDE, w SIDE)
         picture = F.interpolate(picture, image.shape[-2:], mode="bilinear", align_corners=False)
         return picture.mean(1, keepdim=True) if image.shape[1] == 1 else picture

@@ -20,6 +20,7 @@ class Retrieval(Predictor):
     """
 
     bank: Tensor
+    norm: Tensor
 
     def __init__(self, channels: int, neighbours: int = 8, temperature: float = 2.0) -> None:
         super().__init__()
@@ -27,12 +28,15 @@ class Retrieval(Predictor):
         check_range("temperature", temperature)
         self.neighbours, self.temperature = neighbours, temperature
         self.register_buffer("bank", torch.empty(0, channels, dtype=torch.float16))  # (N h w, C)
+        self.register_buffer("norm", torch.empty(0))  # (N,), squared lengths of the images
 
     def fit(self, cells: TrainingCells) -> None:
         """Keep all training images' cells; padding is as the mean cell."""
         if len(cells) <= self.neighbours:
             raise UserError(f"{self.neighbours} neighbours of {len(cells)} training images: lower neighbours")
-        self.bank = torch.cat([part.half().nan_to_num(0).flatten(0, 2) for part in cells.batches()])
+        parts = [part.half().nan_to_num(0) for part in cells.batches()]
+        self.bank = torch.cat([part.flatten(0, 2) for part in parts])
+        self.norm = torch.cat([part.float().square().sum((1, 2, 3)) for part in parts])
 
     def forward(self, cells: Tensor, own: Tensor | None = None) -> Tensor:
         """Predict from the nearest images, `own` not being among them. (B, h, w, C) -> (B, h, w, C)."""
@@ -52,12 +56,12 @@ class Retrieval(Predictor):
         """Compute squared distances but for |x|^2, which changes no order. (B, h, w, C), (N, h, w, C) -> (B, N)."""
         inside = in_image(cells)[..., None].expand_as(cells)  # padding is no part of a distance
         query, parts = cells.where(inside, 0).flatten(1), bank.flatten(1).split(64)
-        weight = None if inside.all() else inside.flatten(1).float()  # (B, h w C)
-
-        def norm(y: Tensor) -> Tensor:
-            return y.square().sum(1) if weight is None else weight @ y.square().T
-
-        found = torch.cat([norm(y) - 2 * query @ y.T for y in map(Tensor.float, parts)], 1)
+        found = torch.cat([-2 * query @ y.float().T for y in parts], 1)  # (B, N)
+        if inside.all():
+            found += self.norm
+        else:
+            weight = inside.flatten(1).float()  # (B, h w C)
+            found += torch.cat([weight @ y.float().square().T for y in parts], 1)
         if own is not None:
             found[torch.arange(len(own)), own] = torch.inf
         return found
