@@ -18,7 +18,7 @@ from adlight.data.images import AnyImage, PreparedImage, prepare_image
 from adlight.detection.inference import autocast_dtype, find_device, inference, make_batch
 from adlight.detection.module import AnomalyModule, all_finite
 from adlight.detection.regions import bounding_boxes, segment
-from adlight.metrics.thresholds import Method
+from adlight.metrics.methods import Method
 from adlight.runs.config import changes_scores
 from adlight.runs.folder import RunFolder
 from adlight.runs.restore import build_module, load_weights
@@ -169,10 +169,11 @@ class Detector:
             path = batch[finite.tolist().index(False)].path
             raise UserError(f"scores of {path or 'an image'} are not finite: this checkpoint's training has diverged")
         content = is_content(None if size is None else size.to(self.device), scores["pixel"])  # (B, H, W)
-        found, areas = segment(scores["pixel"], [one.pixel for one in used], content)
+        image_scores = scores["image"].tolist()
+        found, areas = segment(scores["pixel"], image_scores, used, content, self.calibration.min_area)
         arrays = found, *(scores[key].float().cpu().numpy() for key in ("pixel", "reconstruction"))
         restored = [[self.frame.restore(array[i], *one.size) for array in arrays] for i, one in enumerate(batch)]
-        rows = zip(batch, used, scores["image"].tolist(), areas, restored, strict=True)
+        rows = zip(batch, used, image_scores, areas, restored, strict=True)
         return [
             Prediction(
                 *(score, own.image, own.pixel, own.source, share),

@@ -74,7 +74,7 @@ def test_predictions_are_those_of_the_run(detector, rows):
         assert prediction.area == pytest.approx(float(row["area"]), abs=1e-9)
         inside = [[int(edge) for edge in box.split(",")] for box in row["boxes"].split()]
         outward = [(a * 3 // 2, b * 3 // 2, -(-c * 3 // 2), -(-d * 3 // 2)) for a, b, c, d in inside]
-        assert prediction.boxes == outward
+        assert prediction.boxes == outward and bool(prediction.boxes) == prediction.anomalous == prediction.mask.any()
     assert any(prediction.boxes for prediction in predictions)
 
 
@@ -119,6 +119,9 @@ def test_every_kind_of_image(detector, rows):
 def test_boxes_and_mask_have_the_originals_size(detector):
     image = np.random.default_rng(0).integers(0, 256, (40, 100, 3), dtype=np.uint8)
     detector.pixel_threshold = float(np.quantile(detector(image)[0].anomaly_map, 0.8))
+    detector.threshold = 1e9
+    assert not detector(image)[0].mask.any()  # a normal image has no region
+    detector.threshold = -1
     prediction = detector(image)[0]
     assert prediction.area == pytest.approx(0.2, abs=0.01) and prediction.mask.shape == (40, 100)
     inside = np.zeros_like(prediction.mask)
@@ -131,7 +134,7 @@ def test_boxes_and_mask_have_the_originals_size(detector):
 def test_a_centre_crop_finds_nothing_outside(detector):
     image = np.random.default_rng(0).integers(0, 256, (48, 96, 3), dtype=np.uint8)
     cropping = Detector(detector.module, SIZE, resize=48)
-    cropping.pixel_threshold = 0  # every pixel that is looked at
+    cropping.threshold, cropping.pixel_threshold = -1, 0  # every pixel that is looked at
     prediction = cropping(image)[0]
     assert prediction.boxes == [(16, 8, 80, 40)] and prediction.area == 1
     assert prediction.mask[8:40, 16:80].all() and prediction.mask.sum() == 32 * 64
@@ -168,7 +171,7 @@ def test_whose_thresholds(tiny_run, adlight):
     for prediction in predictions:
         used = known.of(prediction.threshold_source)
         assert (prediction.threshold, prediction.pixel_threshold) == (used.image, used.pixel)
-        assert prediction.area == pytest.approx((prediction.anomaly_map > np.float32(used.pixel)).mean())
+        assert bool(prediction.boxes) == (prediction.area > 0) == prediction.anomalous
     assert several.threshold == known.pooled.image and bottle.pixel_threshold == known.categories["bottle"].pixel
     several.threshold = 0.5
     prediction = several(image)[0]

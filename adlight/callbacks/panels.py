@@ -6,11 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
+import torch
 from PIL import Image
 
 from adlight.detection.gathering import gather_rows
 from adlight.detection.module import AnomalyModule, TestedImage
 from adlight.detection.pictures import draw_panel, stack_panels
+from adlight.detection.regions import segment
+from adlight.metrics.thresholds import Threshold
 from adlight.types import Batch, Prediction, Scores
 
 
@@ -63,7 +66,9 @@ class Panels(pl.Callback):
             scores = [example.prediction.score for example in kept]  # highest first
             score = row.prediction.score
             if len(kept) < 2 * self.cases or score > scores[self.cases - 1] or score < scores[self.cases]:
-                kept[:] = self.select_extremes([*kept, copy_example(row, batch, outputs, i)])
+                threshold = pl_module.calibration.of(pl_module.datamodule.categories[row.category])
+                example = copy_example(row, batch, outputs, i, threshold, pl_module.calibration.min_area)
+                kept[:] = self.select_extremes([*kept, example])
 
     def select_extremes(self, examples: list[Example]) -> list[Example]:
         """Select the highest and the lowest scores, highest first; ties in the order of the test."""
@@ -94,14 +99,17 @@ class Panels(pl.Callback):
         return self.folder / f"{category}.png"
 
 
-def copy_example(row: TestedImage, batch: Batch, scores: Scores, i: int) -> Example:
+def copy_example(
+    row: TestedImage, batch: Batch, scores: Scores, i: int, threshold: Threshold, min_area: float
+) -> Example:
     """Copy image i of a batch, and all that is said of it, to the CPU."""
     height, width = batch["size"][i].tolist() if "size" in batch else batch["mask"].shape[1:]  # without padding
-    pixel = scores["pixel"][i, :height, :width]
+    pixel = scores["pixel"][i : i + 1, :height, :width]  # (1, H, W)
+    masks, _ = segment(pixel, [row.prediction.score], [threshold], torch.ones_like(pixel, dtype=torch.bool), min_area)
     prediction = replace(
         row.prediction,
-        mask=(pixel > row.prediction.pixel_threshold).cpu().numpy(),
-        anomaly_map=pixel.float().cpu().numpy(),
+        mask=masks[0],
+        anomaly_map=pixel[0].float().cpu().numpy(),
         reconstruction=scores["reconstruction"][i, :, :height, :width].float().cpu().numpy(),
     )
     image = (batch["image"][i, :, :height, :width].expand(3, -1, -1).permute(1, 2, 0).clamp(0, 1) * 255).round().byte()

@@ -27,6 +27,7 @@ class ScoredImage:
     category: int  # position in the data module's categories
     label: int
     score: float
+    peak: float  # its largest pixel
 
 
 @dataclass(frozen=True)
@@ -122,9 +123,11 @@ class AnomalyModule(pl.LightningModule):
         scores = self.score(batch)
         if not all_finite(scores).all():  # before the pixels, which would be refused without advice
             raise UserError(f"scores of validation images are not finite in epoch {self.current_epoch}: {diverged()}")
-        self.validation_scores += map(ScoredImage, *_truth(batch), scores["image"].tolist())
+        content = is_content(batch.get("size"), scores["pixel"])  # (B, H, W)
+        peak = scores["pixel"].float().masked_fill(~content, -torch.inf).amax((1, 2))  # (B,)
+        self.validation_scores += map(ScoredImage, *_truth(batch), scores["image"].tolist(), peak.tolist())
         normal = batch["label"] == 0
-        pixel, counted = scores["pixel"][normal], is_content(batch.get("size"), scores["pixel"])[normal]
+        pixel, counted = scores["pixel"][normal], content[normal]
         if len(pixel):
             self.pixels.update(pixel, torch.zeros_like(counted), batch["category"][normal], counted)
         return scores
@@ -132,11 +135,12 @@ class AnomalyModule(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Calibrate the thresholds and log `val/auroc`, from the scores of all processes: nothing is left to sync."""
         rows = gather_rows(self.validation_scores)
-        score = torch.tensor([row.score for row in rows], dtype=torch.float64)
+        score, peak = torch.tensor([(row.score, row.peak) for row in rows], dtype=torch.float64).view(-1, 2).T
         label = torch.tensor([row.label for row in rows])
         category = torch.tensor([row.category for row in rows])
         normal = label == 0
-        self.calibration.fit(score[normal], category[normal], self.pixels, self.datamodule.categories)
+        names = self.datamodule.categories
+        self.calibration.fit(score[normal], peak[normal], category[normal], self.pixels, names)
         value = mean_auroc(score, label, category)
         if value is not None:
             self.log("val/auroc", value, prog_bar=True)
@@ -173,10 +177,11 @@ class AnomalyModule(pl.LightningModule):
 
     def _predict(self, batch: Batch, scores: Scores, content: Tensor) -> list[Prediction]:
         used = [self.calibration.of(self.datamodule.categories[i]) for i in batch["category"].tolist()]
-        masks, areas = segment(scores["pixel"], [one.pixel for one in used], content)  # (B, H, W), (B,)
+        image = scores["image"].tolist()
+        masks, areas = segment(scores["pixel"], image, used, content, self.calibration.min_area)  # (B, H, W), (B,)
         return [
             Prediction(score, own.image, own.pixel, own.source, area, bounding_boxes(mask))
-            for score, own, mask, area in zip(scores["image"].tolist(), used, masks, areas, strict=True)
+            for score, own, mask, area in zip(image, used, masks, areas, strict=True)
         ]
 
 

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from adlight.metrics.histogram import Histogram
 from adlight.metrics.image import check_finite
+from adlight.metrics.methods import Method
 from adlight.metrics.pixel import PixelHistogram
-from adlight.types import UserError, check_choice
+from adlight.types import UserError, check_choice, check_range
 
 ALL, GIVEN = "all categories", "given"
-METHODS = "a number, `quantile:0.99`, `sigma:3`, `fpr:0.05` or `max`"
 
 
 class Threshold(NamedTuple):
@@ -25,6 +25,7 @@ class Threshold(NamedTuple):
     pixel: float = math.nan
     num_normals: int = 0  # validation images that both were calibrated on
     source: str = ALL  # the category of those images, or ALL; GIVEN where both are numbers of the user's
+    region: float | None = None  # peaks of regions above it count; None: all regions do
 
 
 class Calibration:
@@ -36,19 +37,29 @@ class Calibration:
             smallest score that at most a share p exceeds, `max` the largest.
         pixel: likewise, of the scores of those images' pixels; quantiles are not interpolated.
         per: `category` compares an image with its own category's thresholds, `all` with those of all together.
+        min_area: share of an image's pixels below which a region does not count, unless it is the strongest.
+
+    A region's peak is compared with the largest pixels of the normal images, of which `image` takes the threshold: no
+    more normal images show a region than are called anomalous.
 
     Attributes:
         pooled: found on the normal images of all categories together.
         categories: found on each category's own normal images; a category that had none is missing.
 
     Raises:
-        ValueError: an unknown method or `per`.
+        ValueError: an unknown method or `per`, or a share out of range.
     """
 
     def __init__(
-        self, image: float | str = "quantile:0.95", pixel: float | str = "quantile:0.995", per: str = "category"
+        self,
+        image: float | str = "quantile:0.95",
+        pixel: float | str = "quantile:0.995",
+        per: str = "category",
+        min_area: float = 0.0,
     ) -> None:
         check_choice("per", per, ("category", "all"))
+        check_range("min_area", min_area, 0, 1)
+        self.min_area = min_area
         self.image, self.pixel, self.per = Method.parse(image), Method.parse(pixel), per
         self.reset()
 
@@ -57,11 +68,12 @@ class Calibration:
         self.pooled = Threshold()
         self.categories: dict[str, Threshold] = {}
 
-    def fit(self, score: Tensor, category: Tensor, pixels: PixelHistogram, names: Sequence[str]) -> None:
+    def fit(self, score: Tensor, peak: Tensor, category: Tensor, pixels: PixelHistogram, names: Sequence[str]) -> None:
         """Find the thresholds of each category, and the pooled ones.
 
         Args:
             score: (N,) scores of normal images.
+            peak: (N,) their largest pixels.
             category: (N,) their positions in `names`.
             pixels: the scores of their pixels, one group per category.
             names: the categories.
@@ -76,15 +88,16 @@ class Calibration:
                 "limit_val_batches, or give both thresholds as numbers"
             )
         check_finite(score)
-        self.pooled = self._threshold(score, pixels.histogram(), ALL)
+        self.pooled = self._threshold(score, peak, pixels.histogram(), ALL)
         self.categories = {
-            name: self._threshold(score[category == group], pixels.histogram(group), name)
+            name: self._threshold(score[category == group], peak[category == group], pixels.histogram(group), name)
             for group, name in enumerate(names)
             if (category == group).any()
         }
 
-    def _threshold(self, score: Tensor, pixels: Histogram, source: str) -> Threshold:
-        return Threshold(self.image.of_images(score), self.pixel.of_pixels(pixels), len(score), source)
+    def _threshold(self, score: Tensor, peak: Tensor, pixels: Histogram, source: str) -> Threshold:
+        region = None if self.image.is_number else self.image.of_images(peak)
+        return Threshold(self.image.of_images(score), self.pixel.of_pixels(pixels), len(score), source, region)
 
     @property
     def is_fitted(self) -> bool:
@@ -105,7 +118,8 @@ class Calibration:
         image = self.image.value if self.image.is_number else found.image
         pixel = self.pixel.value if self.pixel.is_number else found.pixel
         source = GIVEN if self.image.is_number and self.pixel.is_number else found.source
-        return Threshold(image, pixel, found.num_normals, source)
+        region = None if self.image.is_number or self.pixel.is_number else found.region
+        return Threshold(image, pixel, found.num_normals, source, region)
 
     def describe(self, names: Sequence[str]) -> str:
         """Say what the image thresholds of these categories are, and what they were calibrated on."""
@@ -129,6 +143,7 @@ class Calibration:
             "threshold_per": self.per,
             "threshold": self.pooled.image,
             "pixel_threshold": self.pooled.pixel,
+            "region_threshold": self.pooled.region,
             "thresholds": self.state_dict()["categories"],
         }
 
@@ -141,56 +156,3 @@ class Calibration:
         """Take thresholds from `state_dict`; the methods and `per` stay."""
         self.pooled = Threshold(**state["pooled"])
         self.categories = {name: Threshold(**values) for name, values in state["categories"].items()}
-
-
-class Method(NamedTuple):
-    """How a threshold follows from normal scores."""
-
-    name: str  # number, quantile, sigma or fpr; max is fpr:0
-    value: float  # the number behind it
-    text: str  # what the user wrote
-
-    @property
-    def is_number(self) -> bool:
-        """Whether the threshold is the number itself, whatever the scores."""
-        return self.name == "number"
-
-    @staticmethod
-    def parse(text: float | str) -> "Method":
-        """Read a method such as `quantile:0.99`.
-
-        Raises:
-            ValueError: the text is none of the accepted forms; the message names both.
-        """
-        name, colon, number = str(text).strip().partition(":")
-        if not colon:
-            name, number = ("fpr", "0") if name == "max" else ("number", name)
-        try:
-            value = float(number)
-        except ValueError:
-            value = math.nan
-        known = name in ("quantile", "sigma", "fpr") or not colon
-        if not known or not math.isfinite(value) or (name in ("quantile", "fpr") and not 0 <= value <= 1):
-            raise ValueError(f"threshold {text!r} is not understood; write {METHODS} (shares lie in 0...1)")
-        return Method(name, value, str(text))
-
-    def of_images(self, score: Tensor) -> float:
-        """Find the threshold of scores (N,)."""
-        if self.is_number:
-            return self.value
-        score = score.detach().cpu().double().sort().values
-        if self.name == "quantile":
-            return score.quantile(self.value).item()
-        if self.name == "sigma":
-            return (score.mean() + self.value * score.std(correction=0)).item()
-        num_above = math.floor(self.value * len(score) + 1e-9)  # 0.29 * 100 is 28.999...
-        return score[max(len(score) - 1 - num_above, 0)].item()
-
-    def of_pixels(self, pixels: Histogram) -> float:
-        """Find the threshold of the normal pixels in a histogram."""
-        if self.is_number:
-            return self.value
-        if self.name == "sigma":
-            mean, deviation = pixels.mean_and_deviation()
-            return mean + self.value * deviation
-        return pixels.quantile(self.value if self.name == "quantile" else 1 - self.value)

@@ -7,6 +7,7 @@ from PIL import Image
 from adlight.callbacks.panels import Example, Panels
 from adlight.detection.module import AnomalyModule, TestedImage
 from adlight.detection.pictures import draw_panel
+from adlight.metrics.thresholds import Calibration
 from adlight.types import Prediction, Record
 
 SIZE = 8
@@ -44,6 +45,7 @@ def test_a_picture_per_category(tmp_path):
     data = SimpleNamespace(categories=["a", "b", "empty"], records=lambda split: records)
     trainer = SimpleNamespace(datamodule=data, is_global_zero=True)
     module = AnomalyModule()
+    module.calibration = Calibration(0.5, 0.25)
     module._trainer = trainer
     callback = Panels(str(tmp_path / "panels"), cases=1)
     callback.on_test_epoch_start(trainer, module)

@@ -94,7 +94,7 @@ def test_mean_auroc_is_over_the_categories_with_both_labels():
 
 
 def test_rows_come_in_the_order_of_the_split_each_once():
-    rows = [ScoredImage(index, 0, 0, float(index)) for index in (3, 1, 2, 1)]
+    rows = [ScoredImage(index, 0, 0, float(index), 0.0) for index in (3, 1, 2, 1)]
     assert [row.index for row in gather_rows(rows)] == [1, 2, 3]
 
 

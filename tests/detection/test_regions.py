@@ -1,16 +1,52 @@
 import numpy as np
+import pytest
 import torch
 
-from adlight.detection.regions import bounding_boxes, segment
+from adlight.detection.regions import bounding_boxes, find_regions, segment
+from adlight.metrics.thresholds import Threshold
 
 
-def test_pixels_above_each_image_s_own_threshold():
-    pixel = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]).expand(3, 2, 2)
-    content = torch.ones(3, 2, 2, dtype=torch.bool)
-    content[2, 1] = False  # padding
-    masks, areas = segment(pixel, [2.0, 4.0, 1.0], content)
-    assert masks.tolist() == [[[False, False], [True, True]], [[False] * 2] * 2, [[False, True], [False, False]]]
-    assert areas == [0.5, 0.0, 0.5]
+def letters(*rows):
+    """Pixels of 0 to 9."""
+    return np.array([[float(letter) for letter in row] for row in rows], dtype=np.float32)
+
+
+MAP = letters(
+    "5000009",
+    "5500030",
+    "0000000",
+    "0004000",
+)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "min_pixels", "wanted"),
+    [
+        (Threshold(0, 1), 0, "5 55 9 3 4"),  # all that is above the pixel threshold
+        (Threshold(0, 3), 0, "5 55 9 4"),  # 3 is not
+        (Threshold(0, 1, region=4), 0, "5 55 9 3"),  # 3 hangs together with 9
+        (Threshold(0, 1, region=5), 0, "9 3"),
+        (Threshold(0, 1, region=9), 0, "9 3"),  # the strongest, whatever normal images show
+        (Threshold(0, 1), 2, "5 55 9 3"),
+        (Threshold(0, 1), 5, "9 3"),
+        (Threshold(0, 9), 0, "9"),  # nothing is above: the peak
+        (Threshold(0, 99, region=99), 7, "9"),
+    ],
+)
+def test_regions_that_count(threshold, min_pixels, wanted):
+    found = MAP[find_regions(MAP, threshold, min_pixels)]
+    assert sorted(found) == sorted(float(letter) for letter in wanted.replace(" ", ""))
+
+
+def test_normal_images_have_no_region_and_anomalous_ones_do():
+    pixel = torch.from_numpy(MAP).expand(3, -1, -1)
+    content = torch.ones(3, 4, 7, dtype=torch.bool)
+    content[2, :, 3:] = False  # padding
+    masks, areas = segment(pixel, [1.0, 1.1, 1.1], [Threshold(1.0, 4.5)] * 3, content)
+    assert not masks[0].any() and sorted(MAP[masks[1]]) == [5, 5, 5, 9] and sorted(MAP[masks[2]]) == [5, 5, 5]
+    assert areas == [0, 4 / 28, 3 / 12]
+    masks, _ = segment(pixel, [2.0] * 3, [Threshold(1.0, 2.5)] * 3, content, min_area=3 / 28)
+    assert sorted(MAP[masks[1]]) == [3, 5, 5, 5, 9]
 
 
 def test_regions_are_8_connected_and_the_largest_comes_first():

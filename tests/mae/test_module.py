@@ -16,6 +16,7 @@ from adlight.data.augmentation import Augmentation
 from adlight.data.datamodule import AnomalyDataModule
 from adlight.data.mvtec import MVTecAD
 from adlight.detection.optimization import WarmupCosine, step_rng, warmup_cosine
+from adlight.detection.regions import segment
 from adlight.mae.masking import draw_masks
 from adlight.mae.module import MAEModule
 from adlight.mae.network import MaskedAutoencoder
@@ -183,9 +184,11 @@ def test_test_results_are_those_of_the_scorer(trained, tmp_path):
         with torch.no_grad():
             scores = module.scorer(module.ema.network, PIXELS, images[row.index : row.index + 1])
         assert row.prediction.score == pytest.approx(float(scores["image"][0]), rel=1e-5)
-        flagged = scores["pixel"][0] > module.calibration.of(data.categories[row.category]).pixel
-        assert row.prediction.area == pytest.approx(float(flagged.float().mean()), abs=2 / 1024)
-        assert bool(row.prediction.boxes) == (row.prediction.area > 0)
+        threshold = module.calibration.of(data.categories[row.category])
+        content = torch.ones_like(scores["pixel"], dtype=torch.bool)
+        _, (area,) = segment(scores["pixel"], [row.prediction.score], [threshold], content)
+        assert row.prediction.area == pytest.approx(area, abs=2 / 1024)
+        assert bool(row.prediction.boxes) == (row.prediction.area > 0) == row.prediction.anomalous
 
 
 # determinism

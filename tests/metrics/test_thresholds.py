@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from adlight.metrics.histogram import Histogram
+from adlight.metrics.methods import Method
 from adlight.metrics.pixel import PixelHistogram
-from adlight.metrics.thresholds import ALL, Calibration, Method, Threshold
+from adlight.metrics.thresholds import ALL, Calibration, Threshold
 from adlight.types import UserError
 
 
@@ -86,24 +87,36 @@ def test_an_unknown_grouping_is_named():
 
 
 def fit(score, category, names=("a", "b"), **settings):
-    """Calibrate on images whose pixels all have twice their score."""
+    """Calibrate on images whose pixels all have twice their score, and whose peak is said to be three times that."""
     calibration = Calibration(**({"image": "max", "pixel": "max"} | settings))
     score, category = torch.tensor(score, dtype=torch.float64), torch.tensor(category)
     pixels = PixelHistogram(len(names))
     if len(score):
         pixel = (score[:, None, None] * 2).float().expand(-1, 3, 3)
         pixels.update(pixel.nan_to_num(), torch.zeros(len(score), 3, 3, dtype=torch.bool), category)
-    calibration.fit(score, category, pixels, names)
+    calibration.fit(score, 3 * score, category, pixels, names)
     return calibration
 
 
 def test_thresholds_of_each_category_and_of_all():
     found = fit([1.0, 2.0, 100.0], [0, 0, 1])
-    assert found.pooled == Threshold(100, 200, 3, ALL)
-    assert found.categories == {"a": Threshold(2, 4, 2, "a"), "b": Threshold(100, 200, 1, "b")}
+    assert found.pooled == Threshold(100, 200, 3, ALL, 300)
+    assert found.categories == {"a": Threshold(2, 4, 2, "a", 6), "b": Threshold(100, 200, 1, "b", 300)}
     assert found.of("a").image == 2 and found.of("nut") == found.of(None) == found.pooled
     together = fit([1.0, 2.0, 100.0], [0, 0, 1], per="all")
     assert together.of("a") == found.pooled and together.categories == found.categories and not together.by_category
+
+
+def test_no_more_normal_images_show_a_region_than_are_anomalous():
+    score, peak = torch.rand(2, 100, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    calibration, zeros = Calibration("fpr:0.05", 1), torch.zeros(100, dtype=torch.long)
+    calibration.fit(score, peak, zeros, PixelHistogram(), ["a"])
+    assert calibration.of("a").region is None  # a pixel threshold that is given decides alone
+    calibration = Calibration("fpr:0.05", "max")
+    pixels = PixelHistogram()
+    pixels.update(peak[:, None, None].float(), torch.zeros(100, 1, 1, dtype=torch.bool), zeros)
+    calibration.fit(score, peak, zeros, pixels, ["a"])
+    assert int((peak > calibration.of("a").region).sum()) == int((score > calibration.of("a").image).sum()) == 5
 
 
 def test_a_category_without_normal_images_has_the_pooled_threshold():
@@ -144,7 +157,7 @@ def test_state_comes_back_and_is_plain():
     state = found.state_dict()
     assert type(state["pooled"]) is dict and type(state["categories"]["a"]) is dict  # loads with weights_only=True
     other.load_state_dict(state)
-    assert other.of("a") == found.of("a")._replace(image=0.5)  # a number holds whatever was found
+    assert other.of("a") == found.of("a")._replace(image=0.5, region=None)  # a number holds whatever was found
     other.pixel = Method.parse(9)
     assert other.of("a") == Threshold(0.5, 9, 2, "given")
     other = Calibration()
@@ -165,5 +178,6 @@ def test_description_names_values_method_and_images():
 def test_the_result_file_holds_methods_and_thresholds():
     found = fit([1.0, 2.0], [0, 0], image="quantile:0.5").as_dict()
     assert (found["threshold_method"], found["pixel_threshold_method"]) == ("quantile:0.5", "max")
-    assert (found["threshold"], found["pixel_threshold"], found["threshold_per"]) == (1.5, 4, "category")
-    assert found["thresholds"] == {"a": {"image": 1.5, "pixel": 4, "num_normals": 2, "source": "a"}}
+    assert (found["threshold"], found["pixel_threshold"], found["region_threshold"]) == (1.5, 4, 4.5)
+    one = {"image": 1.5, "pixel": 4, "num_normals": 2, "source": "a", "region": 4.5}
+    assert found["thresholds"] == {"a": one} and found["threshold_per"] == "category"
