@@ -86,13 +86,10 @@ class RunFolder(HydraFolder):
 
     def begin(self, metadata: dict[str, Any]) -> None:
         """Write `run.json`. What an earlier part of the run ended with is set aside: it counts as unfinished again."""
-        if rank() != 0:
-            return
         (self.path / _ERROR).unlink(missing_ok=True)
         if self.is_finished:
             os.replace(self.path / _METRICS, self.path / _PREVIOUS)
         self._write_json(_RUN, metadata)
-        print(f"run folder: {self}", flush=True)
 
     def write_results(self, module: "AnomalyModule", records: list[Record], metadata: dict[str, Any]) -> None:
         """Write the tables, then `metrics.json`, whose presence marks the run as finished."""
