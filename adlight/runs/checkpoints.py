@@ -1,6 +1,5 @@
 """A stage's checkpoints: the weights of the best validation, and the full state of the last epoch."""
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +8,9 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
+
+from adlight.runs.verification import put_in_place
+from adlight.types import UserError
 
 
 class BestAndLast(Checkpoint):
@@ -81,10 +83,17 @@ def save(trainer: pl.Trainer, path: Path, weights_only: bool = False) -> None:
     partial = path.with_suffix(".part")
     trainer.save_checkpoint(partial, weights_only)
     if trainer.is_global_zero:
-        os.replace(partial, path)
+        put_in_place(partial, path)
 
 
 def trained_epochs(path: Path) -> int:
-    """Read how many epochs a checkpoint's training has had."""
+    """Read how many epochs a checkpoint's training has had.
+
+    Raises:
+        UserError: it holds weights only.
+    """
     state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    return state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    try:
+        return int(state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+    except (LookupError, TypeError, ValueError) as error:
+        raise UserError(f"{path} holds no state of a training to continue from: train anew") from error
