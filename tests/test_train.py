@@ -23,7 +23,12 @@ def test_a_run_leaves_exactly_this(tiny_run):
     found = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     assert {path for path in found if not path.startswith("evaluations/")} == {
         *(f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides")),
-        *("run.json", "train.log", *(f"checkpoints/{name}.ckpt{end}" for name in ("best", "last") for end in HASHED)),
+        *(
+            "run.json",
+            "train.log",
+            ".lock",
+            *(f"checkpoints/{name}.ckpt{end}" for name in ("best", "last") for end in HASHED),
+        ),
         *("metrics.csv", "metrics.json", "predictions.csv", "defects.csv", "panels/bottle.png", "panels/screw.png"),
     }
 

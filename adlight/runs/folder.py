@@ -11,6 +11,7 @@ runs/<name>/
     panels/*.png, samples/*.png          test images; what a GAN makes while it is trained
     wandb.json                           id and group at W&B, where it is used
     job.json, error.txt                  of a sweep's job: number and overrides; why it failed, if it did
+    .lock                                held by the process that works in the folder
 """
 
 import json
@@ -158,14 +159,14 @@ class RunFolder(HydraFolder):
     def _write_json(self, name: str, content: dict[str, Any]) -> None:
         write_atomically(self.path / name, json.dumps(content, indent=2) + "\n")
 
-    def lock(self) -> AbstractContextManager[None]:
-        """Wait while another process works in the folder: a sweep was started twice, or a search repeats a job.
+    def lock(self, wait: bool = True) -> AbstractContextManager[None]:
+        """Hold the folder against other processes; of those of one run or job, the first holds it for all.
 
-        Of the processes of one job, the first holds the lock for all.
+        A job waits for its turn: a sweep was started twice, or a search repeats a job. `wait=False` raises a UserError.
         """
-        if rank() != 0:
-            return nullcontext()
-        return hold_lock(self.path / _LOCK, f"another process works in {self}: waiting for it")
+        said, advice = f"another process works in {self}", "wait for its end, or choose another hydra.run.dir"
+        refusal = "" if wait else f"{said}: {advice}"
+        return hold_lock(self.path / _LOCK, f"{said}: waiting for it", refusal) if rank() == 0 else nullcontext()
 
     def data_lock(self) -> AbstractContextManager[None]:
         """Let the processes of a run prepare its data one after the other, before they know of each other."""
