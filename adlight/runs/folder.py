@@ -3,7 +3,8 @@
 runs/<name>/
     .hydra/                              the composed config, see hydra_folder.py
     run.json                             command, seed, commit, versions, machine
-    checkpoints/best.ckpt, last.ckpt     tensors only; beside each its hash, see verification.py
+    checkpoints/best.ckpt, last.ckpt     tensors only
+    checkpoints.sha256                   their hashes, see verification.py
     checkpoints/pretraining.ckpt         the last epoch of the stage before the detector, where there is one
     metrics.csv, pretraining.csv         curves of the detector and of the stage before it
     metrics.json                         final numbers (their presence marks a finished run)

@@ -1,7 +1,7 @@
 """Checkpoints are verified before use: by the hash that their run noted, or else by the checksums of their archive.
 
-A hash lies beside its file, as `sha256sum` writes it. It is noted before the file is put in place, together with that
-of the file that lies there until then: whenever a run is killed, the file's hash is one of those noted.
+Hashes lie beside the folder of the checkpoints, as `sha256sum` writes them. One is noted before its file is put in
+place, together with that of the file that lies there until then: whenever a run is killed, the file's hash is noted.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from pathlib import Path
 from adlight.runs.files import write_atomically
 from adlight.types import UserError
 
-_HASH = re.compile(r"^[0-9a-f]{64}\b", re.MULTILINE)
+_LINE = re.compile(r"^([0-9a-f]{64})  .*/([^/\n]+)$", re.MULTILINE)
 
 
 def put_in_place(partial: Path, path: Path) -> None:
@@ -35,8 +35,8 @@ def verify(path: Path) -> None:
     if noted := _noted(path):
         if _hash(path) not in noted:
             raise UserError(
-                f"{path} is damaged: its SHA-256 is not that of {_note_path(path).name} beside it; train anew, name "
-                "another checkpoint or, if you put it there yourself, delete that file"
+                f"{path} is damaged: its SHA-256 is not the one in {_note_path(path)}; train anew, name another "
+                "checkpoint or, if you put it there yourself, delete its line there"
             )
         return
     try:
@@ -51,16 +51,24 @@ def verify(path: Path) -> None:
 
 
 def _note_path(path: Path) -> Path:
-    return path.with_name(f"{path.name}.sha256")
+    folder = path.absolute().parent
+    return folder.with_name(f"{folder.name}.sha256")
 
 
-def _note(path: Path, hashes: list[str]) -> None:
-    write_atomically(_note_path(path), "".join(f"{one}  {path.name}\n" for one in hashes))
+def _read(path: Path) -> list[tuple[str, str]]:
+    """Read the hashes noted for the checkpoints of a folder, and whose they are."""
+    note = _note_path(path)
+    return _LINE.findall(note.read_text(errors="replace")) if note.is_file() else []
 
 
 def _noted(path: Path) -> list[str]:
-    note = _note_path(path)
-    return _HASH.findall(note.read_text(errors="replace")) if note.exists() else []
+    return [one for one, name in _read(path) if name == path.name]
+
+
+def _note(path: Path, hashes: list[str]) -> None:
+    lines = [*((one, path.name) for one in hashes), *((one, name) for one, name in _read(path) if name != path.name)]
+    folder = path.absolute().parent.name
+    write_atomically(_note_path(path), "".join(f"{one}  {folder}/{name}\n" for one, name in lines))
 
 
 def _hash(path: Path) -> str:

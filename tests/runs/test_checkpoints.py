@@ -5,8 +5,6 @@ import torch
 
 from adlight.runs.checkpoints import BestAndLast
 
-BOTH = {f"{name}.ckpt{end}" for name in ("best", "last") for end in ("", ".sha256")}
-
 
 class FakeTrainer(SimpleNamespace):
     """As much of a trainer as the callback sees."""
@@ -36,12 +34,7 @@ def test_of_equal_epochs_the_later_one_stays(tmp_path):
     epochs(keep_in(tmp_path), [0.5, 0.9, 0.9, 0.7])
     assert (tmp_path / "best.ckpt").read_text() == "epoch 2 weights"
     assert (tmp_path / "last.ckpt").read_text() == "epoch 3"
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "best.ckpt",
-        "best.ckpt.sha256",
-        "last.ckpt",
-        "last.ckpt.sha256",
-    }
+    assert {path.name for path in tmp_path.iterdir()} == {"best.ckpt", "last.ckpt"}
 
 
 def test_a_resumed_run_knows_the_best(tmp_path):
@@ -91,16 +84,11 @@ def test_a_stage_without_validation_has_no_best(tmp_path):
     trainer = FakeTrainer(current_epoch=3, callback_metrics={}, fails=False)
     callback.on_validation_end(trainer, None)
     callback.on_train_epoch_end(trainer, None)
-    assert {path.name for path in tmp_path.iterdir()} == {"pretraining.ckpt", "pretraining.ckpt.sha256"}
+    assert {path.name for path in tmp_path.iterdir()} == {"pretraining.ckpt"}
 
 
 def test_a_detector_without_epochs_is_kept_whole(tmp_path):
     trainer = FakeTrainer(current_epoch=0, callback_metrics={"val/auroc": 1.0}, fails=False)
     trainer.state.fn = "validate"
     keep_in(tmp_path).on_validation_end(trainer, None)
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "best.ckpt",
-        "best.ckpt.sha256",
-        "last.ckpt",
-        "last.ckpt.sha256",
-    }
+    assert {path.name for path in tmp_path.iterdir()} == {"best.ckpt", "last.ckpt"}

@@ -25,6 +25,10 @@ def write(path, seed=0):
     return path
 
 
+def note_of(folder):
+    return folder.with_name(f"{folder.name}.sha256")
+
+
 def same(one, other):
     mine, theirs = one.state_dict(), other.state_dict()
     return all(torch.equal(mine[name], theirs[name]) for name in mine)
@@ -39,7 +43,7 @@ def test_a_corrupt_checkpoint_is_refused_or_loads_the_same(tmp_path, hashed, kin
         (tmp_path / "part").write_bytes(whole)
         put_in_place(tmp_path / "part", path)
         if not hashed:
-            (tmp_path / "x.ckpt.sha256").unlink()
+            note_of(tmp_path).unlink()
         generator = np.random.default_rng(seed)
         at, content = int(generator.integers(len(whole))), bytearray(whole)
         if kind == "bit":
@@ -72,11 +76,13 @@ def test_a_whole_checkpoint_passes(tmp_path):
     verify(path)
     put_in_place(write(tmp_path / "part", 1), path)
     verify(path)
-    assert (tmp_path / "x.ckpt.sha256").read_text() == f"{hashlib.sha256(path.read_bytes()).hexdigest()}  x.ckpt\n"
+    assert note_of(tmp_path).read_text() == (
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {tmp_path.name}/x.ckpt\n"
+    )
     write(path, 2)  # another one in its place
-    with pytest.raises(UserError, match=r"x\.ckpt is damaged.*x\.ckpt\.sha256"):
+    with pytest.raises(UserError, match=r"x\.ckpt is damaged.*\.sha256"):
         verify(path)
-    (tmp_path / "x.ckpt.sha256").write_bytes(b"\xff\xfe nothing")
+    note_of(tmp_path).write_bytes(b"\xff\xfe nothing")
     verify(path)
 
 
@@ -86,7 +92,7 @@ def test_a_kill_at_any_step_makes_no_checkpoint_unusable(tmp_path, monkeypatch, 
     path, calls = tmp_path / "x.ckpt", []
     put_in_place(write(tmp_path / "part", 0), path)
     if not noted:
-        (tmp_path / "x.ckpt.sha256").unlink()
+        note_of(tmp_path).unlink()
 
     class Killed(BaseException):
         pass
@@ -111,13 +117,21 @@ def test_a_kill_at_any_step_makes_no_checkpoint_unusable(tmp_path, monkeypatch, 
         load_weights(net(), path)
     put_in_place(write(tmp_path / "part", 3), path)
     verify(path)
-    assert len((tmp_path / "x.ckpt.sha256").read_text().splitlines()) == 1
+    assert len(note_of(tmp_path).read_text().splitlines()) == 1
 
 
 def killed_replace(replace, path, killed):
     """Counts the renaming to the checkpoint's name as a step, and none of its note."""
     step = killed(replace)
     return lambda source, target: step(source, target) if target == path else replace(source, target)
+
+
+def test_each_checkpoint_has_its_own_line(tmp_path):
+    for seed, name in enumerate(("best.ckpt", "last.ckpt", "best.ckpt")):
+        put_in_place(write(tmp_path / "part", seed), tmp_path / name)
+    assert [line.split("/")[1] for line in note_of(tmp_path).read_text().splitlines()] == ["best.ckpt", "last.ckpt"]
+    for name in ("best", "last"):
+        verify(tmp_path / f"{name}.ckpt")
 
 
 def test_weights_of_another_type_are_refused(tmp_path):
@@ -155,4 +169,4 @@ def test_a_run_s_corrupt_checkpoint_stops_everything_with_a_line(adlight, tiny_r
     ):  # fmt: skip
         outcome = adlight(name, *words)
         assert outcome.code == 2 and outcome.err.count("\n") == 1, outcome.err
-        assert f"{run}/checkpoints/" in outcome.err and "sha256" in outcome.err
+        assert f"{run}/checkpoints/" in outcome.err and f"{run}/checkpoints.sha256" in outcome.err
