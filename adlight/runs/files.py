@@ -30,7 +30,7 @@ def write_atomically(path: Path, content: str | bytes) -> Path:
 def read_if_exists(path: Path) -> str | None:
     """Return a file's text; None if there is no such file (any more: another process may have deleted it)."""
     try:
-        return path.read_text()
+        return path.read_text(errors="replace")
     except FileNotFoundError:
         return None
 

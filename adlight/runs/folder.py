@@ -21,9 +21,9 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adlight.runs import tables
 from adlight.runs.files import hold_lock, rank, read_if_exists, write_atomically
 from adlight.runs.hydra_folder import HydraFolder
-from adlight.runs.tables import DEFECTS, PREDICTIONS, check_results, defect_rows, prediction_rows, to_csv
 from adlight.types import Record, UserError
 
 if TYPE_CHECKING:  # they take seconds: not for --help
@@ -96,8 +96,9 @@ class RunFolder(HydraFolder):
     def write_results(self, module: "AnomalyModule", records: list[Record], metadata: dict[str, Any]) -> None:
         """Write the tables, then `metrics.json`, whose presence marks the run as finished."""
         assert module.results is not None
-        write_atomically(self.predictions_path, to_csv(PREDICTIONS, prediction_rows(records, module.predictions)))
-        write_atomically(self.path / _DEFECTS, to_csv(DEFECTS, defect_rows(module.results)))
+        rows = tables.prediction_rows(records, module.predictions)
+        write_atomically(self.predictions_path, tables.to_csv(tables.PREDICTIONS, rows))
+        write_atomically(self.path / _DEFECTS, tables.to_csv(tables.DEFECTS, tables.defect_rows(module.results)))
         self._write_json(_METRICS, module.results.as_dict() | module.calibration.as_dict() | metadata)
 
     def read_results(self) -> dict[str, Any] | None:
@@ -110,7 +111,7 @@ class RunFolder(HydraFolder):
             return None
         try:
             content = json.loads(text)
-            check_results(content)
+            tables.check_results(content)
         except (ValueError, LookupError, AttributeError, TypeError) as error:
             path = self.path / _METRICS
             raise UserError(f"{path} is damaged ({error}): test the run again with adlight.evaluate") from error
@@ -122,15 +123,7 @@ class RunFolder(HydraFolder):
         Raises:
             UserError: a column is missing, or something else stands where a number should.
         """
-        import pandas
-
-        if not self.predictions_path.exists():
-            return None
-        types = {"category": str, "label": int, "score": float, "threshold": float}
-        try:
-            return pandas.read_csv(self.predictions_path, dtype=str, keep_default_na=False).astype(types)
-        except (ValueError, LookupError, OSError) as error:
-            raise UserError(f"{self.predictions_path} is damaged ({type(error).__name__}: {error})") from error
+        return tables.read_predictions(self.predictions_path) if self.predictions_path.exists() else None
 
     @property
     def predictions_path(self) -> Path:

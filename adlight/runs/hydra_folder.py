@@ -6,6 +6,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from adlight.runs.config import apply_overrides, comparable, flatten, read_yaml
 from adlight.runs.files import write_atomically
@@ -14,6 +15,10 @@ from adlight.types import UserError
 
 _HYDRA = ".hydra"
 _ROOMS_OF_0_1 = tuple(f"adlight.{room}." for room in ("modules", "networks", "objectives", "scoring"))
+
+
+class OlderRun(UserError):
+    """A run of a version whose runs are not read any more."""
 
 
 class HydraFolder:
@@ -43,7 +48,7 @@ class HydraFolder:
         """
         config = self._read_yaml("config")
         if any(str(target).startswith(_ROOMS_OF_0_1) for target in find_targets(config).values()):
-            raise UserError(f"{self} is a run of adlight 0.1: evaluate it with that version (0.1.0), or train it again")
+            raise OlderRun(f"{self} is a run of adlight 0.1: evaluate it with that version (0.1.0), or train it again")
         return config
 
     def config(self, overrides: Sequence[str] = ()) -> DictConfig:
@@ -78,6 +83,13 @@ class HydraFolder:
         Raises:
             UserError: the folder holds none of these, or a file is damaged.
         """
+        try:
+            return self._settings()
+        except OmegaConfBaseException as error:
+            line = str(error).splitlines()[0]
+            raise UserError(f"{self.config_path} is damaged ({line}): train the run again, or remove it") from error
+
+    def _settings(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
         run: HydraFolder = self
         config = self.read_config()
         if "run" in config and "images" not in config:
