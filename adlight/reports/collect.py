@@ -83,11 +83,8 @@ def collect(places: Sequence[str]) -> Runs:
             found, table, of_defects = [status_row(run) | {"status": "of 0.1", "error": str(error)}], None, []
         except (UserError, *DAMAGE) as error:
             line = str(error) if isinstance(error, UserError) else f"{run}: {type(error).__name__}: {error}"
-            found, table, of_defects = (
-                [status_row(run) | {"status": "damaged", "error": " ".join(line.split())}],
-                None,
-                [],
-            )
+            row = status_row(run) | {"status": "damaged", "error": " ".join(line.split())}
+            found, table, of_defects = [row], None, []
         rows += found
         tables += [] if table is None else [table.assign(name=str(run))]
         defects += [{"name": str(run), **row} for row in of_defects]
