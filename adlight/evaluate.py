@@ -7,7 +7,8 @@ from adlight.cli.arguments import OWN_OF_EVALUATE, evaluate_arguments, task_over
 from adlight.runs import provenance
 from adlight.runs.config import changes_scores, drop_objective, require_nodes
 from adlight.runs.folder import RunFolder
-from adlight.train import NODES, build, log_config, test
+from adlight.runs.trust import check_places
+from adlight.train import NODES, build, test
 
 
 def evaluate(config: DictConfig) -> dict[str, float]:
@@ -29,11 +30,13 @@ def evaluate(config: DictConfig) -> dict[str, float]:
         saved.logger = None
     elif saved.logger:
         saved.logger.pop("csv", None)
+    check_places(saved, run.config_path, overrides)
     data, module, trainer = build(saved)
     path = run.checkpoint(config.ckpt or saved.ckpt)
     metadata = provenance.describe(saved.seed) | {"run": str(run)}
-    log_config(trainer, saved)
-    metrics = test(RunFolder(saved.run_dir), path, trainer, module, data, metadata, changes_scores(overrides))
+    provenance.log_config(trainer, saved)
+    results, calibrate = RunFolder(saved.run_dir), changes_scores(overrides)
+    metrics = test(results, path, trainer, module, data, metadata, calibrate=calibrate)
     if trainer.is_global_zero and module.results is not None:
         print_defects(module.results)
     return metrics

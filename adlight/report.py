@@ -8,6 +8,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from adlight.cli import main as cli
 from adlight.cli.arguments import quote_values, shows_help, value_of
 from adlight.runs.files import write_atomically
+from adlight.runs.occupied import check_free
+from adlight.runs.sweep_folder import SweepFolder
 from adlight.types import UserError, check_range
 
 
@@ -30,6 +32,9 @@ def report(config: DictConfig) -> Path:
     means = grouping.means(found.results)
     title = str(config.title or f"Runs in {', '.join(places)}")
     folder = Path(config.out).expanduser() if config.out else _default_folder(places)
+    check_free("out", folder, below=False)
+    if SweepFolder(folder).is_sweep:
+        raise UserError(f"out={folder} is a sweep, whose table would be written over: choose another folder")
     written = [_write(folder / "results.csv", files.results_csv(found))]
     written.append(_write(folder / "results.md", files.results_markdown(found, means, title)))
 

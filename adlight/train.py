@@ -2,10 +2,11 @@
 
 import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from adlight.cli import main as cli
 from adlight.cli.arguments import task_overrides, train_arguments
@@ -14,6 +15,7 @@ from adlight.cli.job import is_job, job_command, run_job
 from adlight.cli.launchers import check_strategy
 from adlight.cli.resume import resume_advice, resume_command
 from adlight.runs import provenance
+from adlight.runs.beginning import Beginning, resumed_config
 from adlight.runs.config import instantiate_node, require_nodes
 from adlight.runs.folder import RunFolder
 from adlight.runs.frame import settle_frame
@@ -36,22 +38,22 @@ def train(config: DictConfig) -> dict[str, float]:
     run, sweep, resumed = RunFolder(config.run_dir), is_job(), bool(config.resume)
     require_nodes(config, "checkpoint", *NODES)
     if resumed:
-        config = run.config(() if sweep else task_overrides("resume"))
+        config = resumed_config(run, () if sweep else task_overrides("resume"))
     else:
         settle_frame(config, run)
     data, module, trainer = build(config)
     check(config, trainer)
     stages = plan_stages(config, run, data, module, trainer, resumed)
-    if resumed and trainer.is_global_zero and not sweep:
-        run.write_config(config)  # overrides are part of the run from now on
     metadata = provenance.describe(config.seed) | ({"command": job_command()} if sweep else {})
-    run.begin(metadata)
-    log_config(trainer, config)
+    begin = Beginning(run, metadata, config if resumed and not sweep else None)
+    if not resumed:
+        begin()
+    provenance.log_config(trainer, config)
     try:
-        trainer, training = fit(config, stages, data, trainer)
+        trainer, training = fit(config, stages, data, trainer, begin)
         metadata |= training
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        return metrics | test(run, run.checkpoint(config.ckpt), trainer, module, data, metadata)
+        return metrics | test(run, run.checkpoint(config.ckpt), trainer, module, data, metadata, begin)
     except (KeyboardInterrupt, SystemExit) as error:
         if not interrupted(error):
             raise
@@ -109,9 +111,15 @@ def check(config: DictConfig, trainer: "pl.Trainer") -> None:
 
 
 def fit(
-    config: DictConfig, stages: list[Stage], data: "AnomalyDataModule", observers: "pl.Trainer"
+    config: DictConfig,
+    stages: list[Stage],
+    data: "AnomalyDataModule",
+    observers: "pl.Trainer",
+    begin: Callable[[], None] = lambda: None,
 ) -> tuple["pl.Trainer", dict[str, Any]]:
     """Fit the stages in turn, each with its own Trainer, which has the callbacks and loggers of `observers`.
+
+    `begin` is called before the first checkpoint is written.
 
     Returns:
         The last Trainer, and what the results say of the training.
@@ -121,6 +129,7 @@ def fit(
     for stage in stages:
         is_detector = stage is stages[-1]
         checkpoint = instantiate_node(config.checkpoint, last=stage.last, best=stage.best, seconds=seconds)
+        checkpoint.begin = begin
         trainer = make_trainer(
             config,
             [*callbacks, checkpoint],
@@ -145,9 +154,10 @@ def test(
     module: "AnomalyModule",
     data: "AnomalyDataModule",
     metadata: dict[str, Any],
+    begin: Callable[[], None] = lambda: None,
     calibrate: bool = False,
 ) -> dict[str, float]:
-    """Test a checkpoint, write the results into a folder and print the table. -> every metric, by name."""
+    """Test a checkpoint, call `begin`, write the results and print the table. -> every metric, by name."""
     from adlight.reports.tables import print_results
 
     load_weights(module, checkpoint)
@@ -158,6 +168,7 @@ def test(
     if trainer.is_global_zero:
         metadata |= module.metadata()
         metadata |= {"checkpoint": str(checkpoint), "protocol": data.source.protocol, "skipped": data.skipped()}
+        begin()
         run.write_results(module, data.records("test"), metadata)
         thresholds = module.calibration.describe(list(module.results.categories))
         print_results(module.results, thresholds, footnotes(run, module, data))
@@ -172,12 +183,6 @@ def footnotes(run: RunFolder, module: "AnomalyModule", data: "AnomalyDataModule"
     if run.panels.is_dir():
         notes.append(f"pictures: {run.panels}")
     return [*notes, f"numbers: {', '.join(map(str, run.result_paths))}"]
-
-
-def log_config(trainer: "pl.Trainer", config: DictConfig) -> None:
-    """Give the whole config, interpolations resolved, to the loggers."""
-    for logger in trainer.loggers:
-        logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
 
 
 def run_or_job(config: DictConfig) -> Any:

@@ -49,7 +49,7 @@ def test_a_sweep_with_failures(adlight, place):
     assert outcome.code == 0, outcome.err
     assert "2 finished, 1 failed, 1 damaged" in outcome.out
     assert "2: failed. CUDA out of memory" in outcome.out
-    assert re.search(r"3: damaged. .*sweep-1/3/metrics.json is damaged", outcome.out)
+    assert re.search(r"3: damaged, because .*sweep-1/3/metrics.json is damaged", outcome.out)
     rows = list(csv.DictReader((place / "report" / "results.csv").open()))
     assert [row["status"] for row in rows] == ["finished"] * 8 + ["failed", "damaged"]
     again = adlight("report", "runs=report_runs/sweep-1", "detailed=0", "pictures=0")  # its own folder is no run

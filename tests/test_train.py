@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from makers import write_mask
 from readers import numbers, table
 from sklearn import metrics as reference
 
@@ -21,7 +22,7 @@ def test_a_run_leaves_exactly_this(tiny_run):
     found = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     assert {path for path in found if not path.startswith("evaluations/")} == {
         *(f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides")),
-        *("run.json", "train.log", "checkpoints/best.ckpt", "checkpoints/last.ckpt"),
+        *("run.json", "train.log", ".lock", "checkpoints.sha256", "checkpoints/best.ckpt", "checkpoints/last.ckpt"),
         *("metrics.csv", "metrics.json", "predictions.csv", "defects.csv", "panels/bottle.png", "panels/screw.png"),
     }
 
@@ -246,3 +247,57 @@ def test_normal_images_only(adlight):
     content = json.loads((run / "metrics.json").read_text())
     assert "auroc" not in content and "anomalous" in content["left_out"]["bottle/auroc"]
     assert 0 <= content["fpr_calibrated"] <= 1
+
+
+def copy_of(run, folder):
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("evaluations"))
+    return folder, contents(folder)
+
+
+def contents(run):
+    """What lies in a run, but for its log, to which every command appends."""
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.suffix != ".log"}
+
+
+@pytest.mark.parametrize("words, said", [
+    ("trainer.max_epoch=4", "max_epochs?"),
+    ("trainer.max_epochs=4 dataset.root=nowhere", "nowhere"),
+    ("trainer.max_epochs=4 seed=1", "seed"),
+    ("trainer.max_epochs=4 dataset.seed=1", "dataset.seed"),
+    ("trainer.max_epochs=4 dataset.val_fraction=0.5", "dataset.val_fraction"),
+    ("trainer.max_epochs=4 dataset.train_limit=3", "dataset.train_limit"),
+    ("trainer.max_epochs=4 dataset.category=bottle", "dataset.category"),
+    ("trainer.max_epochs=4 dataset=synthetic dataset.image_size=32", "dataset.source"),
+    ("ckpt=bst", "ckpt"),
+    ("dataset.root=small_mask_2", "001_mask.png"),  # found by the test, with no epoch left
+])  # fmt: skip
+def test_what_fails_on_resume_leaves_a_finished_run_finished(adlight, tiny_run, tmp_path, words, said):
+    shutil.copytree(adlight.folder / "data", adlight.folder / "small_mask_2", dirs_exist_ok=True)
+    write_mask(adlight.folder / "small_mask_2" / "bottle" / "ground_truth" / "hole" / "001_mask.png", 5)
+    run, before = copy_of(tiny_run[0], tmp_path / "run")
+    outcome = adlight("train", f"resume={run}", *words.split())
+    assert outcome.code == 2 and outcome.err.count("\n") == 1 and said in outcome.err, outcome.err
+    assert contents(run) == before
+
+
+def test_an_error_in_the_first_new_epoch_leaves_a_finished_run_finished(adlight, monkeypatch):
+    words = [*adlight.quick, "trainer.max_epochs=1", "+callbacks.trouble._target_=trouble.Trouble"]
+    run = adlight.folder / adlight.train(*words, "hydra.run.dir=runs/breaks")
+    before = contents(run)
+    monkeypatch.setenv("ADLIGHT_TEST_TROUBLE", "break 0")
+    with pytest.raises(ZeroDivisionError):
+        adlight("train", f"resume={run}", "trainer.max_epochs=2")
+    assert contents(run) == before
+    monkeypatch.delenv("ADLIGHT_TEST_TROUBLE")
+    assert adlight("train", f"resume={run}", "trainer.max_epochs=2").code == 0
+    assert (run / "metrics.previous.json").exists() and "max_epochs: 2" in (run / ".hydra" / "config.yaml").read_text()
+    assert "resume=" in json.loads((run / "run.json").read_text())["command"]
+
+
+def test_with_no_epoch_left_a_resumed_run_is_tested_again(adlight, tiny_run, tmp_path):
+    run, before = copy_of(tiny_run[0], tmp_path / "run")
+    assert adlight("train", f"resume={run}", "~callbacks.panels").code == 0
+    changed = {path.name for path, content in contents(run).items() if before.get(path) != content}
+    assert {"config.yaml", "run.json", "metrics.json", "metrics.previous.json"} <= changed
+    assert not {"best.ckpt", "last.ckpt", "metrics.csv"} & changed
+    assert numbers(run) == numbers(tiny_run[0])

@@ -92,7 +92,7 @@ def train_arguments(argv: list[str]) -> list[str]:
     """Add what a resumed run, a sweep or a step of srun needs to the words of `adlight.train`.
 
     Raises:
-        UserError: no such run, or `hydra.run.dir` names a folder that holds one already.
+        UserError: no such run.
     """
     argv = [choose_none(word) for word in argv]
     if any(word.partition("=")[0] in FLAGS_THAT_SHOW for word in argv):
@@ -105,8 +105,6 @@ def train_arguments(argv: list[str]) -> list[str]:
         return _resume(argv, str(resume), folder)
     if multirun:
         return multirun_argv(argv)
-    if folder and RunFolder(folder).has_results:
-        raise UserError(f"{folder} already holds a run: use resume={folder} or another hydra.run.dir")
     return argv if folder else _share_folder_of_step(argv)
 
 

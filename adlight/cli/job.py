@@ -106,7 +106,7 @@ def _begin(run: RunFolder, config: DictConfig) -> None:
     hydra = HydraConfig.get()
     if hydra.output_subdir is not None:
         raise UserError("start a multirun by -m or sweep=<name>")
-    if run.is_run and (change := difference(run.config(), config)):
+    if run.is_run and (change := difference(run.read_config(), config)):
         raise UserError(f"{run} holds a job with other settings ({change}): choose another hydra.sweep.dir")
     if rank() == 0:
         if not run.is_run:

@@ -16,7 +16,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from adlight.cli import sweep
+from adlight.cli import folders, sweep
 from adlight.cli.arguments import flags_first
 from adlight.cli.errors import explain, filter_warnings, interrupted
 from adlight.cli.job import finish_wandb, note_failure
@@ -88,6 +88,8 @@ def _run(program: Callable[[], Any], prepare: Callable[[list[str]], list[str]], 
         elif not sweep.report_crash(error):
             raise
         return 2
+    finally:
+        folders.held.close()
     return 0
 
 

@@ -20,8 +20,11 @@ from adlight.reports.rows import (
     status_row,
 )
 from adlight.runs.find import find_runs
+from adlight.runs.folder import RunFolder
+from adlight.runs.hydra_folder import OlderRun
 from adlight.types import UserError
 
+DAMAGE = (ValueError, LookupError, TypeError, AttributeError, OSError)  # what files of any content may raise
 _TEXT = ["model", "dataset", "level", "category", "sweep", "experiment", "categories", "error", "log"]
 _INTEGERS = ["normal_images", "anomalous_images", "num_categories", "epochs", "generator_steps"]
 
@@ -62,7 +65,8 @@ class Runs:
         runs = self.headlines[(self.headlines["status"] != "finished") | self.headlines["error"].notna()]
         runs = runs[["name", "status", "error", "log"]].fillna("")
         logs = runs["log"].map(" (log: {})".format).where((runs["log"] != "") & (runs["status"] == "failed"), "")
-        return dict(zip(runs["name"], (runs["status"] + ". " + runs["error"] + logs).str.strip(), strict=True))
+        ends = runs["status"].map({"damaged": ", because "}).fillna(". ")
+        return dict(zip(runs["name"], (runs["status"] + ends + runs["error"] + logs).str.strip(), strict=True))
 
 
 def collect(places: Sequence[str]) -> Runs:
@@ -74,25 +78,40 @@ def collect(places: Sequence[str]) -> Runs:
     rows, tables, defects = list[dict[str, Any]](), [pd.DataFrame()], list[dict[str, Any]]()
     for run in find_runs(places):
         try:
-            config = run.settings()
-        except UserError as error:
-            rows.append(status_row(run) | {"status": "damaged", "error": str(error)})
-            continue
-        if config is None:  # something else that Hydra left behind
-            continue
-        found, content = read_results(run)
-        try:
-            table = run.predictions()
-        except UserError as error:
-            table, found = None, [row | {"error": str(error)} for row in found]
-        rows += [setting_row(*config) | row for row in found]
+            found, table, of_defects = _read(run)
+        except OlderRun as error:
+            found, table, of_defects = [status_row(run) | {"status": "of 0.1", "error": str(error)}], None, []
+        except (UserError, *DAMAGE) as error:
+            line = str(error) if isinstance(error, UserError) else f"{run}: {type(error).__name__}: {error}"
+            row = status_row(run) | {"status": "damaged", "error": " ".join(line.split())}
+            found, table, of_defects = [row], None, []
+        rows += found
         tables += [] if table is None else [table.assign(name=str(run))]
-        defects += [{"name": str(run), **row} for row in defect_rows(content)]
+        defects += [{"name": str(run), **row} for row in of_defects]
     if not rows:
         raise UserError(f"no runs in {', '.join(places)}: adlight.train makes run folders")
     names = _short_names(list(dict.fromkeys(row["folder"] for row in rows)))
     frames = [_order_columns(pd.DataFrame(rows)), pd.concat(tables, ignore_index=True), pd.DataFrame(defects)]
     return Runs(*(of.assign(name=of["name"].map(names)) if len(of) else of for of in frames))
+
+
+def _read(run: RunFolder) -> tuple[list[dict[str, Any]], pd.DataFrame | None, list[dict[str, Any]]]:
+    """Read a run's rows, its predictions and its defects; no rows of what else Hydra leaves behind.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    config = run.settings()
+    if config is None:
+        if run.has_results:
+            raise UserError(f"{run.config_path} is damaged: it has no model")
+        return [], None, []
+    found, content = read_results(run)
+    try:
+        table = run.predictions()
+    except UserError as error:  # its numbers are shown all the same
+        table, found = None, [row | {"status": "damaged", "error": str(error)} for row in found]
+    return [setting_row(*config) | row for row in found], table, defect_rows(content)
 
 
 def config_columns(frame: pd.DataFrame) -> list[str]:

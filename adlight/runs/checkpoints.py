@@ -1,13 +1,16 @@
 """A stage's checkpoints: the weights of the best validation, and the full state of the last epoch."""
 
-import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
+
+from adlight.runs.verification import put_in_place
+from adlight.types import UserError
 
 
 class BestAndLast(Checkpoint):
@@ -25,6 +28,7 @@ class BestAndLast(Checkpoint):
         seconds: how long earlier stages were trained.
 
     Attributes:
+        begin: is called before each checkpoint is written.
         best_value: the best value so far; -inf as long as there is none.
     """
 
@@ -38,6 +42,7 @@ class BestAndLast(Checkpoint):
     ) -> None:
         self.last, self.best, self.monitor, self.every_n_epochs = last, best, monitor, every_n_epochs
         self.best_value = float("-inf")
+        self.begin: Callable[[], None] = lambda: None
         self.earlier_seconds, self.started = seconds, time.perf_counter()
 
     @property
@@ -58,15 +63,19 @@ class BestAndLast(Checkpoint):
         value = float(trainer.callback_metrics.get(self.monitor, self.best_value))  # without one the latest is the best
         if self.best is not None and value >= self.best_value:
             self.best_value = value
-            save(trainer, self.best, weights_only=True)
+            self._save(trainer, self.best, weights_only=True)
         if trainer.state.fn == "validate":
-            save(trainer, self.last)
+            self._save(trainer, self.last)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the full state."""
         epoch = trainer.current_epoch + 1
         if epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs:
-            save(trainer, self.last)
+            self._save(trainer, self.last)
+
+    def _save(self, trainer: pl.Trainer, path: Path, weights_only: bool = False) -> None:
+        self.begin()
+        save(trainer, path, weights_only)
 
 
 def save(trainer: pl.Trainer, path: Path, weights_only: bool = False) -> None:
@@ -74,10 +83,17 @@ def save(trainer: pl.Trainer, path: Path, weights_only: bool = False) -> None:
     partial = path.with_suffix(".part")
     trainer.save_checkpoint(partial, weights_only)
     if trainer.is_global_zero:
-        os.replace(partial, path)
+        put_in_place(partial, path)
 
 
 def trained_epochs(path: Path) -> int:
-    """Read how many epochs a checkpoint's training has had."""
+    """Read how many epochs a checkpoint's training has had.
+
+    Raises:
+        UserError: it holds weights only.
+    """
     state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    return state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    try:
+        return int(state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+    except (LookupError, TypeError, ValueError) as error:
+        raise UserError(f"{path} holds no state of a training to continue from: train anew") from error

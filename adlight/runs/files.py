@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from adlight.types import UserError
+
 
 def rank() -> int:
     """Return this process's number among those of a run (set by Lightning's ddp or Slurm's srun); 0 writes."""
@@ -28,7 +30,7 @@ def write_atomically(path: Path, content: str | bytes) -> Path:
 def read_if_exists(path: Path) -> str | None:
     """Return a file's text; None if there is no such file (any more: another process may have deleted it)."""
     try:
-        return path.read_text()
+        return path.read_text(errors="replace")
     except FileNotFoundError:
         return None
 
@@ -40,11 +42,14 @@ def append_traceback(log: Path, error: BaseException) -> None:
 
 
 @contextmanager
-def hold_lock(path: Path, waiting: str = "") -> Iterator[None]:
+def hold_lock(path: Path, waiting: str = "", refusal: str = "") -> Iterator[None]:
     """Hold an advisory lock on a file, which is left behind; print `waiting` if another process holds it.
 
     lockf works over NFS too; file systems without locks go without. The lock belongs to the process, which releases it
     when it ends or closes the file: never open it twice.
+
+    Raises:
+        UserError: another process holds it, and there is a `refusal`, its text.
     """
     import fcntl
 
@@ -52,7 +57,9 @@ def hold_lock(path: Path, waiting: str = "") -> Iterator[None]:
     with path.open("a") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):  # which of them depends on the system
+        except (BlockingIOError, PermissionError) as error:  # which of them depends on the system
+            if refusal:
+                raise UserError(refusal) from error
             if waiting:
                 print(waiting, flush=True)
             fcntl.lockf(file, fcntl.LOCK_EX)

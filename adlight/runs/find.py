@@ -50,7 +50,7 @@ def find_unfinished(runs: Sequence[RunFolder], config: DictConfig) -> RunFolder 
 
 def _has_config(run: RunFolder, config: DictConfig) -> bool:
     try:
-        return not difference(run.config(), config)
+        return not difference(run.read_config(), config)
     except UserError as error:
         print(f"not resumed: {error}", flush=True)
         return False

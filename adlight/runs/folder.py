@@ -4,6 +4,7 @@ runs/<name>/
     .hydra/                              the composed config, see hydra_folder.py
     run.json                             command, seed, commit, versions, machine
     checkpoints/best.ckpt, last.ckpt     tensors only
+    checkpoints.sha256                   their hashes, see verification.py
     checkpoints/pretraining.ckpt         the last epoch of the stage before the detector, where there is one
     metrics.csv, pretraining.csv         curves of the detector and of the stage before it
     metrics.json                         final numbers (their presence marks a finished run)
@@ -11,6 +12,7 @@ runs/<name>/
     panels/*.png, samples/*.png          test images; what a GAN makes while it is trained
     wandb.json                           id and group at W&B, where it is used
     job.json, error.txt                  of a sweep's job: number and overrides; why it failed, if it did
+    .lock                                held by the process that works in the folder
 """
 
 import json
@@ -19,9 +21,9 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adlight.runs import tables
 from adlight.runs.files import hold_lock, rank, read_if_exists, write_atomically
 from adlight.runs.hydra_folder import HydraFolder
-from adlight.runs.tables import DEFECTS, PREDICTIONS, check_results, defect_rows, prediction_rows, to_csv
 from adlight.types import Record, UserError
 
 if TYPE_CHECKING:  # they take seconds: not for --help
@@ -86,19 +88,17 @@ class RunFolder(HydraFolder):
 
     def begin(self, metadata: dict[str, Any]) -> None:
         """Write `run.json`. What an earlier part of the run ended with is set aside: it counts as unfinished again."""
-        if rank() != 0:
-            return
         (self.path / _ERROR).unlink(missing_ok=True)
         if self.is_finished:
             os.replace(self.path / _METRICS, self.path / _PREVIOUS)
         self._write_json(_RUN, metadata)
-        print(f"run folder: {self}", flush=True)
 
     def write_results(self, module: "AnomalyModule", records: list[Record], metadata: dict[str, Any]) -> None:
         """Write the tables, then `metrics.json`, whose presence marks the run as finished."""
         assert module.results is not None
-        write_atomically(self.predictions_path, to_csv(PREDICTIONS, prediction_rows(records, module.predictions)))
-        write_atomically(self.path / _DEFECTS, to_csv(DEFECTS, defect_rows(module.results)))
+        rows = tables.prediction_rows(records, module.predictions)
+        write_atomically(self.predictions_path, tables.to_csv(tables.PREDICTIONS, rows))
+        write_atomically(self.path / _DEFECTS, tables.to_csv(tables.DEFECTS, tables.defect_rows(module.results)))
         self._write_json(_METRICS, module.results.as_dict() | module.calibration.as_dict() | metadata)
 
     def read_results(self) -> dict[str, Any] | None:
@@ -111,7 +111,7 @@ class RunFolder(HydraFolder):
             return None
         try:
             content = json.loads(text)
-            check_results(content)
+            tables.check_results(content)
         except (ValueError, LookupError, AttributeError, TypeError) as error:
             path = self.path / _METRICS
             raise UserError(f"{path} is damaged ({error}): test the run again with adlight.evaluate") from error
@@ -123,15 +123,7 @@ class RunFolder(HydraFolder):
         Raises:
             UserError: a column is missing, or something else stands where a number should.
         """
-        import pandas
-
-        if not self.predictions_path.exists():
-            return None
-        types = {"category": str, "label": int, "score": float, "threshold": float}
-        try:
-            return pandas.read_csv(self.predictions_path, dtype=str, keep_default_na=False).astype(types)
-        except (ValueError, LookupError, OSError) as error:
-            raise UserError(f"{self.predictions_path} is damaged ({type(error).__name__}: {error})") from error
+        return tables.read_predictions(self.predictions_path) if self.predictions_path.exists() else None
 
     @property
     def predictions_path(self) -> Path:
@@ -161,14 +153,14 @@ class RunFolder(HydraFolder):
     def _write_json(self, name: str, content: dict[str, Any]) -> None:
         write_atomically(self.path / name, json.dumps(content, indent=2) + "\n")
 
-    def lock(self) -> AbstractContextManager[None]:
-        """Wait while another process works in the folder: a sweep was started twice, or a search repeats a job.
+    def lock(self, wait: bool = True) -> AbstractContextManager[None]:
+        """Hold the folder against other processes; of those of one run or job, the first holds it for all.
 
-        Of the processes of one job, the first holds the lock for all.
+        A job waits for its turn: a sweep was started twice, or a search repeats a job. `wait=False` raises a UserError.
         """
-        if rank() != 0:
-            return nullcontext()
-        return hold_lock(self.path / _LOCK, f"another process works in {self}: waiting for it")
+        said, advice = f"another process works in {self}", "wait for its end, or choose another hydra.run.dir"
+        refusal = "" if wait else f"{said}: {advice}"
+        return hold_lock(self.path / _LOCK, f"{said}: waiting for it", refusal) if rank() == 0 else nullcontext()
 
     def data_lock(self) -> AbstractContextManager[None]:
         """Let the processes of a run prepare its data one after the other, before they know of each other."""

@@ -6,13 +6,19 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from adlight.runs.config import apply_overrides, comparable, flatten, read_yaml
 from adlight.runs.files import write_atomically
+from adlight.runs.trust import check_choices, check_config, find_targets
 from adlight.types import UserError
 
 _HYDRA = ".hydra"
-_TARGETS_OF_0_1 = "adlight.modules."
+_ROOMS_OF_0_1 = tuple(f"adlight.{room}." for room in ("modules", "networks", "objectives", "scoring"))
+
+
+class OlderRun(UserError):
+    """A run of a version whose runs are not read any more."""
 
 
 class HydraFolder:
@@ -29,18 +35,35 @@ class HydraFolder:
         """Whether the folder is a run's, finished or not."""
         return self._hydra_file("config").is_file()
 
-    def config(self, overrides: Sequence[str] = ()) -> DictConfig:
-        """Read the composed config, and lay overrides over it.
+    @property
+    def config_path(self) -> Path:
+        """The composed config."""
+        return self._hydra_file("config")
+
+    def read_config(self) -> DictConfig:
+        """Read the composed config, to be looked at: `config` gives it to be built from.
 
         Raises:
             UserError: the folder holds no run, or one of adlight 0.1.
         """
         config = self._read_yaml("config")
-        if str(OmegaConf.select(config, "model._target_")).startswith(_TARGETS_OF_0_1):
-            raise UserError(f"{self} is a run of adlight 0.1: evaluate it with that version (0.1.0), or train it again")
+        if any(str(target).startswith(_ROOMS_OF_0_1) for target in find_targets(config).values()):
+            raise OlderRun(f"{self} is a run of adlight 0.1: evaluate it with that version (0.1.0), or train it again")
+        return config
+
+    def config(self, overrides: Sequence[str] = ()) -> DictConfig:
+        """Read the composed config, which is not trusted, and lay overrides over it, which are.
+
+        Raises:
+            UserError: the folder holds no run, or one of adlight 0.1, or one that says to run what is not on the list.
+        """
+        config = self.read_config()
+        check_config(config, self.config_path)
         if not overrides:
             return config
-        return apply_overrides(config, self._read_yaml("hydra").hydra.runtime.choices, overrides)
+        choices = self._read_yaml("hydra").hydra.runtime.choices
+        check_choices(choices, self._hydra_file("hydra"))
+        return apply_overrides(config, choices, overrides)
 
     def write_config(self, config: DictConfig) -> None:
         """Write the composed config anew."""
@@ -60,13 +83,20 @@ class HydraFolder:
         Raises:
             UserError: the folder holds none of these, or a file is damaged.
         """
+        try:
+            return self._settings()
+        except OmegaConfBaseException as error:
+            line = str(error).splitlines()[0]
+            raise UserError(f"{self.config_path} is damaged ({line}): train the run again, or remove it") from error
+
+    def _settings(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
         run: HydraFolder = self
-        config = self.config()
+        config = self.read_config()
         if "run" in config and "images" not in config:
             parents = map(HydraFolder, self.path.parents)
             run = next((folder for folder in parents if folder.is_run), HydraFolder(str(config.run)))
             changes = {key: value for key, value in comparable(config).items() if key != "run" and value is not None}
-            config = DictConfig(OmegaConf.merge(run.config(), changes))
+            config = DictConfig(OmegaConf.merge(run.read_config(), changes))
         if "model" not in config:
             return None
         has_choices = run._hydra_file("hydra").is_file()

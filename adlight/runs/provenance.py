@@ -9,9 +9,14 @@ import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
 
 from adlight import __version__
+
+if TYPE_CHECKING:  # torch takes seconds: not for --help
+    import pytorch_lightning as pl
 
 PACKAGES = (
     *("torch", "torchvision", "pytorch-lightning", "torchmetrics"),
@@ -64,3 +69,9 @@ def machine() -> str:
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, {os.cpu_count()} cores"
     return f"{os.cpu_count()} cores ({platform.machine()}), no GPU"
+
+
+def log_config(trainer: "pl.Trainer", config: DictConfig) -> None:
+    """Give the whole config, interpolations resolved, to the loggers."""
+    for logger in trainer.loggers:
+        logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from adlight.runs.config import CONF, INPUT_KEYS, drop_objective, instantiate_node
 from adlight.runs.folder import RunFolder
+from adlight.runs.verification import verify
 from adlight.types import UserError
 
 if TYPE_CHECKING:  # torch takes seconds: not for --help
@@ -43,33 +44,40 @@ def load_weights(module: "nn.Module", path: Path, prefixes: tuple[str, ...] = ("
     """Load a checkpoint's tensors whose names begin with one of `prefixes` into a module built from the run's config.
 
     Raises:
-        UserError: no checkpoint, or one of another architecture.
+        UserError: no checkpoint, a damaged one, or one of another architecture.
     """
     import torch
 
+    verify(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        state = dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
     except Exception as error:  # pickle, zip and key errors alike: the file is no checkpoint of ours
-        raise UserError(
-            f"{path} cannot be read as a checkpoint ({type(error).__name__}): train anew or name another"
-        ) from error
+        raise _unreadable(path, error) from error
     for name, buffer in module.named_buffers():
         if buffer.shape[:1] == (0,) and name in state and state[name].shape[1:] == buffer.shape[1:]:
             buffer.resize_(state[name].shape)  # empty until fitted: as many rows as there were training images
     expected = {name: value for name, value in module.state_dict().items() if name.startswith(prefixes)}
     found = {name: value for name, value in state.items() if name.startswith(prefixes)}
     for name in sorted(expected.keys() | found.keys()):
-        there, here = (_describe_shape(tensors, name) for tensors in (found, expected))
+        there, here = (_describe(tensors, name) for tensors in (found, expected))
         if there != here:
             advice = "; set ema as it was there" if "ema." in name else ""
             raise UserError(
                 f"checkpoint {path} is of another architecture: {name} {there} in it and {here} in the model of this "
                 f"config{advice}"
             )
-    module.load_state_dict({**module.state_dict(), **found})
+    try:
+        module.load_state_dict({**module.state_dict(), **found})
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # the thresholds in it
+        raise _unreadable(path, error) from error
 
 
-def _describe_shape(tensors: dict[str, Any], name: str) -> str:
+def _describe(tensors: dict[str, Any], name: str) -> str:
     if name not in tensors:
         return "is missing"
-    return f"has shape {tuple(getattr(tensors[name], 'shape', ()))}"  # the thresholds beside the weights have none
+    value = tensors[name]  # the thresholds beside the weights have no shape
+    return f"is {value.dtype} of shape {tuple(value.shape)}" if hasattr(value, "shape") else f"is a {type(value)}"
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} cannot be read as a checkpoint ({type(error).__name__}): train anew or name another")

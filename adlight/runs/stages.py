@@ -58,7 +58,7 @@ def plan_stages(
     elif not resumed and module.pretrained is not None:
         source = RunFolder(module.pretrained.run)
         load_weights(module, source.checkpoint("last"), (module.pretrained.prefix,))
-        check_same_split(config, source.config(), str(source))
+        check_same_split(config, source.read_config(), str(source))
     for i, stage in enumerate(stages):
         training: Any = stage.module
         epochs = training.num_epochs(config.trainer.max_epochs, partial(_count_batches, run, data, trainer))

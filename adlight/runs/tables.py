@@ -2,17 +2,22 @@
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adlight.types import Prediction, Record
+from adlight.types import Prediction, Record, UserError
 
 if TYPE_CHECKING:  # they take seconds: not for --help
+    from pandas import DataFrame
+
     from adlight.detection.module import TestedImage
     from adlight.metrics.results import Results
 
 COLUMNS = ("score", "threshold", "anomalous", "threshold_source", "pixel_threshold", "area", "boxes")
 PREDICTIONS = ("path", "category", "defect", "label", *COLUMNS)
+NUMBERS = ("epochs", "generator_steps", "seconds", "threshold", "pixel_threshold")  # of a run, beside its metrics
 DEFECTS = ("category", "defect", "normal", "anomalous", "auroc", "ap", "recall_calibrated")
 
 
@@ -48,9 +53,40 @@ def check_results(content: dict[str, Any]) -> None:
     """Refuse JSON that is not what `Results.as_dict` gives: tables of categories, defects, pooled images, validation.
 
     Raises:
-        ValueError, LookupError, AttributeError, TypeError: something else stands in a table's place.
+        ValueError, LookupError, AttributeError, TypeError: something else stands in the place of a table or a number.
     """
-    defects = [table for of in (content.get("defects") or {}).values() for table in of.values()]
-    others = [content.get(name) or {} for name in ("pooled", "validation")]
-    if not all(isinstance(table, dict) for table in (*content["categories"].values(), *defects, *others)):
+    tables = {f"defects of {name}": of for name, of in (content.get("defects") or {}).items()}
+    tables = {f"{name}, {defect}": table for name, of in tables.items() for defect, table in of.items()}
+    tables |= content["categories"] | {name: content.get(name) or {} for name in ("pooled", "validation")}
+    if not all(isinstance(table, dict) for table in tables.values()):
         raise ValueError("a table is missing in it")
+    metrics = {name for table in content["categories"].values() for name in table} | set(NUMBERS)
+    tables["the mean"] = {name: value for name, value in content.items() if name in metrics}
+    for name, table in tables.items():
+        for metric, value in table.items():
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+                raise ValueError(f"{metric} of {name} is {value!r}, no number")
+
+
+def read_predictions(path: Path) -> "DataFrame":
+    """Read the table of the test images.
+
+    Raises:
+        UserError: a column is missing, scores or thresholds are not finite, or labels other than 0 and 1.
+    """
+    import pandas
+
+    types = {"category": str, "label": int, "score": float, "threshold": float}
+    try:
+        table = pandas.read_csv(path, dtype=str, keep_default_na=False).astype(types)
+        for name in ("score", "threshold", "label"):
+            value = table[name]
+            wrong = table.index[
+                ~(value.isin((0, 1)) if name == "label" else value.abs() < math.inf)
+            ]  # NaN is not below
+            if len(wrong):
+                raise ValueError(f"{name} is {value[wrong[0]]} in line {wrong[0] + 2}")
+    except (ValueError, LookupError, OSError) as error:
+        line = " ".join(str(error).split())
+        raise UserError(f"{path} is damaged ({type(error).__name__}: {line})") from error
+    return table

@@ -7,6 +7,10 @@ import pytest
 from makers import fake_run
 
 from adlight.reports.collect import collect, metric_columns
+from adlight.reports.files import results_csv, results_markdown
+from adlight.reports.grouping import means
+from adlight.reports.page import render
+from adlight.reports.reference import compare
 from adlight.reports.rows import read_results, result_rows, setting_row
 from adlight.runs.folder import RunFolder
 from adlight.types import UserError
@@ -32,9 +36,9 @@ def test_every_run_has_a_row_with_its_status(sweep):
     runs = found.headlines.set_index("name")
     assert list(runs.index) == ["one", *(f"sweep/{i}" for i in (2, 3, 4, 5, 6, 10))]  # 10 comes after 6
     assert dict(runs["status"]) == {"one": "finished", "sweep/2": "finished", "sweep/3": "unfinished",
-                                    "sweep/4": "damaged", "sweep/5": "finished", "sweep/6": "damaged",
+                                    "sweep/4": "damaged", "sweep/5": "damaged", "sweep/6": "damaged",
                                     "sweep/10": "failed"}  # fmt: skip
-    assert found.states == "3 finished, 1 unfinished, 2 damaged, 1 failed"
+    assert found.states == "2 finished, 1 unfinished, 3 damaged, 1 failed"
     assert list(found.problems) == [f"sweep/{i}" for i in (3, 4, 5, 6, 10)]
     assert found.problems["sweep/3"] == "unfinished."
     assert "ValueError: too small" in found.problems["sweep/10"] and "10/train.log" in found.problems["sweep/10"]
@@ -113,3 +117,85 @@ def test_an_evaluation_is_its_run_with_its_changes(tmp_path):
     found = collect([str(run / "evaluations")]).headlines.iloc[0]
     assert (found["name"], found["model"]) == ("1", "mae")
     assert (found["config.model.scorer.reduce"], found["config.model.scorer.score"]) == ("max", "mse")
+
+
+def edit(name, old, new):
+    def damage(run):
+        text = (run / name).read_text()
+        assert old in text
+        (run / name).write_text(text.replace(old, new))
+
+    return damage
+
+
+def cut(name, share):
+    def damage(run):
+        content = (run / name).read_bytes()
+        (run / name).write_bytes(content[: int(len(content) * share)])
+
+    return damage
+
+
+def fill(name, content):
+    return lambda run: (run / name).write_bytes(content)
+
+
+def score(text):
+    def damage(run):
+        lines = (run / "predictions.csv").read_text().splitlines()
+        cells = lines[3].split(",")
+        lines[3] = ",".join([*cells[:4], text, *cells[5:]])
+        (run / "predictions.csv").write_text("\n".join(lines) + "\n")
+
+    return damage
+
+
+DAMAGE = {
+    "NaN in a CSV": (score("nan"), "predictions.csv"),
+    "infinity in a CSV": (score("inf"), "predictions.csv"),
+    "text in a CSV": (score("x"), "predictions.csv"),
+    "another label": (edit("predictions.csv", ",x,1,", ",x,2,"), "predictions.csv"),
+    "a CSV of nothing": (fill("predictions.csv", b""), "predictions.csv"),
+    "a binary CSV": (fill("predictions.csv", bytes(range(256)) * 9), "predictions.csv"),
+    "a truncated config": (cut(".hydra/config.yaml", 0.97), "config.yaml"),
+    "half a config": (fill(".hydra/config.yaml", b"seed: 0\nmo"), "config.yaml"),
+    "an empty config": (fill(".hydra/config.yaml", b""), "config.yaml"),
+    "a config without a model": (fill(".hydra/config.yaml", b"seed: 0\n"), "config.yaml"),
+    "a binary config": (fill(".hydra/config.yaml", bytes(range(256))), "config.yaml"),
+    "broken choices": (fill(".hydra/hydra.yaml", b"hydra: {runtime: {choices: yes}}"), ""),
+    "broken hydra.yaml": (fill(".hydra/hydra.yaml", b"hydra: ["), "hydra.yaml"),
+    "text in metrics.json": (edit("metrics.json", '"f1_max": ', '"f1_max": "high", "was": '), "metrics.json"),
+    "epochs as text": (edit("metrics.json", '"epochs": 3', '"epochs": "three"'), "metrics.json"),
+    "seconds as a list": (edit("metrics.json", '"seconds": 12.5', '"seconds": [1]'), "metrics.json"),
+    "binary metrics.json": (fill("metrics.json", b"\xff\xfe{}"), "metrics.json"),
+    "a list": (fill("metrics.json", b"[]"), "metrics.json"),
+}
+
+
+@pytest.mark.parametrize("damage, file", DAMAGE.values(), ids=DAMAGE.keys())
+def test_a_damaged_run_is_a_row_and_not_the_end(tmp_path, damage, file):
+    fake_run(tmp_path / "whole")
+    damage(fake_run(tmp_path / "broken", draw=1))
+    found = compare(collect([str(tmp_path)]), None, None)
+    assert dict(found.headlines[["name", "status"]].to_numpy()) == {"broken": "damaged", "whole": "finished"}
+    line = found.problems["broken"]
+    assert line.startswith("damaged, because ") and "\n" not in line and f"{tmp_path}/broken" in line and file in line
+    page = render(found, means(found.results), "title", 0.02, 8, 4)
+    assert "whole" in page and "damaged" in page
+    assert results_markdown(found, means(found.results), "title") and results_csv(found)
+
+
+def test_a_binary_error_is_shown(tmp_path):
+    fake_run(tmp_path / "run", finished=False, error="x")
+    (tmp_path / "run" / "error.txt").write_bytes(b"out of \xff memory")
+    assert collect([str(tmp_path)]).problems["run"].startswith("failed. out of")
+
+
+def test_a_run_of_0_1_is_called_so(tmp_path):
+    fake_run(tmp_path / "new")
+    fake_run(tmp_path / "old", model___target_="adlight.modules.gan.GANModule")
+    config = (tmp_path / "old" / ".hydra" / "config.yaml").read_text()
+    assert "adlight.modules.gan" in config
+    found = collect([str(tmp_path)])
+    assert dict(found.headlines[["name", "status"]].to_numpy()) == {"new": "finished", "old": "of 0.1"}
+    assert "is a run of adlight 0.1" in found.problems["old"]

@@ -1,0 +1,71 @@
+"""The folder that a command writes to: refused before Hydra writes there, and held as long as the command runs."""
+
+import os
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from adlight.cli.errors import describe
+from adlight.cli.job import FOLDER
+from adlight.runs.files import rank
+from adlight.runs.folder import RunFolder
+from adlight.runs.occupied import check_free
+from adlight.runs.trust import HERE
+from adlight.types import UserError
+
+held = ExitStack()  # the lock on this process's folder
+
+
+class FolderCallback(Callback):
+    """Hydra calls this when the config is composed, and nothing has been written.
+
+    Args:
+        trains: whether the command trains, which may go on in a folder where nothing has come of it yet.
+        writes: whether it writes to the folder that Hydra is told.
+    """
+
+    def __init__(self, trains: bool = False, writes: bool = True) -> None:
+        self.trains, self.writes = trains, writes
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse a single command's folder, or hold it; of several processes, the first does so for all."""
+        if rank() != 0:
+            return
+        try:
+            HydraConfig.instance().set_config(config)  # as Hydra does next: the folder's name may ask for it
+            self._take(config)
+        except Exception as error:
+            _refuse(error)
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse the folder of several jobs; those of a sweep hold theirs themselves."""
+        try:
+            if self.writes:
+                check_free("hydra.sweep.dir", Path(str(config.hydra.sweep.dir)), below=not self.trains)
+        except Exception as error:
+            _refuse(error)
+
+    def _take(self, config: DictConfig) -> None:
+        run_dir: Any = OmegaConf.to_container(config).get("run_dir", HERE)  # type: ignore[union-attr]
+        if run_dir != HERE:
+            raise UserError(f"run_dir={run_dir} follows from hydra.run.dir: set hydra.run.dir={run_dir} instead")
+        run = RunFolder(str(config.hydra.run.dir))
+        if not self.writes and run.path.resolve() == Path.cwd():  # where reports say that they are
+            return
+        if not config.get("resume"):
+            if self.trains and run.has_results:
+                raise UserError(f"{run} already holds a run: use resume={run} or another hydra.run.dir")
+            if not (self.trains and run.is_run):  # nothing has come of an earlier command there
+                check_free("hydra.run.dir", run.path)
+        if self.writes and FOLDER not in os.environ:  # the sweep holds its job's folder
+            held.enter_context(run.lock(wait=False))
+
+
+def _refuse(error: Exception) -> None:
+    print(f"error: {describe(error)}", file=sys.stderr, flush=True)  # Hydra would make a warning of it
+    sys.exit(2)
