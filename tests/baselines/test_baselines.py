@@ -218,7 +218,7 @@ def test_two_processes_fit_the_same(adlight):
 
 def test_a_checkpoint_of_another_size_is_refused(run):
     module, _ = build_module(RunFolder(run), ["dataset.image_size=16"])
-    with pytest.raises(UserError, match=r"another architecture: network\.\w+ has shape \(.* in the model"):
+    with pytest.raises(UserError, match=r"another architecture: network\.\w+ .* of shape \(.* in the model"):
         load_weights(module, run / "checkpoints" / "best.ckpt")
 
 
