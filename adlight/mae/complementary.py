@@ -68,7 +68,7 @@ class ComplementaryMaskedNetwork(Predictor):
         return unfold_cells(aggregate(views, mask, tokens), self.fold, grid, x.shape)  # (B, h, w, C)
 
     def loss(self, cells: Tensor, rng: Generator) -> Tensor:
-        """Mean squared residual under masks of this step. (B, h, w, C) -> scalar."""
+        """Compute the mean squared residual under masks of this step. (B, h, w, C) -> scalar."""
         return mean_square(self(cells, rng), cells)
 
     def summary(self) -> str:
@@ -77,6 +77,6 @@ class ComplementaryMaskedNetwork(Predictor):
         return f"{self.views} complementary masks, a network of {size:.1f} M parameters"
 
     def matrices(self) -> list[nn.Parameter]:
-        """Weight matrices of the blocks, for an optimiser that wants matrices (Muon)."""
+        """List the blocks' weight matrices, for an optimizer that wants matrices (Muon)."""
         parts = self.network.encoder_blocks, self.network.decoder_blocks
         return [p for part in parts for p in part.parameters() if p.ndim == 2]

@@ -78,7 +78,7 @@ class NeighbourMaskedNetwork(Predictor):
         return unfold_cells(self.decoder_pred(self.decoder_norm(query)), self.fold, grid, x.shape)  # (B, h, w, C)
 
     def loss(self, cells: Tensor, rng: Generator) -> Tensor:
-        """Mean squared residual. (B, h, w, C) -> scalar."""
+        """Compute the mean squared residual. (B, h, w, C) -> scalar."""
         return mean_square(self(cells), cells, self.hard)
 
     def summary(self) -> str:

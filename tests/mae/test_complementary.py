@@ -15,7 +15,7 @@ C = 5
 def network(views, fold=2):
     made = ComplementaryMaskedNetwork(C, views, width=16, heads=2, encoder_depth=1, decoder_depth=1, fold=fold)
     rng = torch.Generator().manual_seed(7)
-    for p in made.parameters():  # nothing that is zero by initialisation may prove anything
+    for p in made.parameters():  # nothing that is zero by initialization may prove anything
         p.data = torch.randn(p.shape, generator=rng, dtype=torch.float64) * 0.3
     return made.double().eval()
 
