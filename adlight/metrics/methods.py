@@ -1,8 +1,9 @@
 """How a threshold follows from normal scores."""
 
 import math
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
+from pydantic import AfterValidator
 from torch import Tensor
 
 from adlight.metrics.histogram import Histogram
@@ -61,3 +62,11 @@ class Method(NamedTuple):
             mean, deviation = pixels.mean_and_deviation()
             return mean + self.value * deviation
         return pixels.quantile(self.value if self.name == "quantile" else 1 - self.value)
+
+
+def _understood(text: float | str) -> float | str:
+    Method.parse(text)
+    return text
+
+
+MethodText = Annotated[float | str, AfterValidator(_understood)]
