@@ -85,7 +85,7 @@ def write_predictions(
             if skipped and not skip:
                 raise UserError(skipped[0])
             images = {path: found for path, found in batch.items() if not isinstance(found, str)}
-            found = detector.predict(list(images.values())) if images else []
+            found = detector.predict(list(images.values()), "panels" in pictures) if images else []
             writer.writerows((path, *prediction_cells(one)) for path, one in zip(images, found, strict=True))
             counts.update((one.threshold_source, one.threshold, one.pixel_threshold, one.anomalous) for one in found)
             list(pool.map(partial(save, folder, pictures), images, found, [names[path] for path in images]))

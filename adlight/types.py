@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
 
@@ -59,7 +59,13 @@ class Scores(TypedDict):
 
     image: Tensor  # (B,)
     pixel: Tensor  # (B, H, W)
-    reconstruction: Tensor  # (B, C, H, W)
+    reconstruction: Tensor | Callable[[slice], Tensor]  # (B, C, H, W), or what makes those of some rows when asked
+
+
+def reconstruction_of(scores: Scores, rows: slice = slice(None)) -> Tensor:
+    """Give the reconstructions of some rows of a batch, (n, C, H, W)."""
+    found = scores["reconstruction"]
+    return found(rows) if callable(found) else found[rows]
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ Letters: B images, C channels of all layers together, H x W pixels, h x w cells 
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
@@ -18,6 +19,7 @@ from adlight.features.weights import build_network
 from adlight.types import UserError
 
 TRANSFORMERS = ("vit_", "deit", "beit", "eva", "flexivit")  # those whose positions timm resizes on request
+AT_ONCE = 2**18  # pixels on a CPU: glibc maps what is above 32 MiB anew for each layer, half of the time went there
 
 
 class Backbone:
@@ -29,8 +31,7 @@ class Backbone:
         name: as timm knows it, such as `resnet18` or `vit_small_patch14_reg4_dinov2`.
         layers: names of modules (`blocks.3`), or indices into timm's `feature_info`.
         weights: `pretrained`, `random` or a file, see `build_network`.
-        input_size: longer side, or height and width, that images are resized to; None: as they come. Transformers
-            round it to whole patches.
+        input_size: longer side, or height and width, that images are resized to; None: as they come.
         min_size: of the shorter side; smaller images are scaled up.
         stride: pixels per cell; None: the grid of the coarsest layer.
 
@@ -80,6 +81,9 @@ class Backbone:
         return features
 
     def _extract(self, image: Tensor, frame: torch.Size) -> Tensor:
+        few = max(1, int(AT_ONCE // math.prod(self._input_sides(*frame))))
+        if len(image) > few and image.device.type == "cpu":
+            return torch.cat([self._extract(part, frame) for part in image.split(few)])
         with torch.autocast(image.device.type, enabled=False):
             pixels = self._prepare(image.float(), frame)  # (B, 3, H', W')
             maps = self._maps(pixels)
@@ -152,8 +156,7 @@ class Backbone:
 
     def _tokens_to_map(self, tokens: Tensor, size: list[int]) -> Tensor:
         """Drop class and register tokens. (B, prefix + h w, C) -> (B, C, h, w)."""
-        patches = tokens[:, self.network.num_prefix_tokens :]
-        return patches.transpose(1, 2).unflatten(2, size)
+        return tokens[:, self.network.num_prefix_tokens :].transpose(1, 2).unflatten(2, size)
 
     def _layer_name(self, layer: str | int) -> str:
         known = [one["module"] for one in self.network.feature_info]
@@ -166,10 +169,7 @@ class Backbone:
         return layer
 
     def _keep(self, layer: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            self.outputs[layer] = output
-
-        return hook
+        return lambda module, inputs, output: self.outputs.update({layer: output})
 
     def _probe_size(self) -> tuple[int, int]:
         return (64, 64) if self.patch == (1, 1) else (4 * self.patch[0], 4 * self.patch[1])

@@ -29,6 +29,12 @@ DEFECTS = {"auroc": "AUROC", "ap": "AP", "recall_calibrated": "recall at thresho
 SETTINGS = 6  # columns at most for settings that differ
 
 
+def by_result(content: Mapping[str, Any]) -> pd.DataFrame:
+    """Make the table of one run's results: a row per category, their mean, and the pooled figures."""
+    rows = pd.DataFrame(result_rows(dict(content)))
+    return pd.DataFrame(_words(rows, "category") | _images(rows) | _metrics(rows))
+
+
 def by_run(found: Runs, short: bool = False) -> pd.DataFrame:
     """Make the result table: a row per run, that of its mean or its only category; `short` leaves out what can wait."""
     rows = found.headlines
@@ -100,9 +106,7 @@ def by_origin(found: Runs) -> pd.DataFrame:
 
 def print_results(results: "Results", threshold: str, footnotes: list[str]) -> None:
     """Print a row per category, their mean, and the pooled figures, below them the threshold in words and footnotes."""
-    rows = pd.DataFrame(result_rows(results.as_dict()))
-    table = pd.DataFrame(_words(rows, "category") | _images(rows) | _metrics(rows))
-    print_table(table, "test results", (f"threshold: {threshold}", *footnotes))
+    print_table(by_result(results.as_dict()), "test results", (f"threshold: {threshold}", *footnotes))
 
 
 def print_defects(results: "Results") -> None:
