@@ -26,7 +26,7 @@ from adlight.detection.pictures import colour_ceiling, draw_overlay, draw_panel
 from adlight.runs.checks import check_values
 from adlight.runs.folder import RunFolder
 from adlight.runs.tables import COLUMNS, prediction_cells
-from adlight.types import Prediction, UserError, unknown_name
+from adlight.types import Prediction, Unreadable, UserError, unknown_name
 
 if TYPE_CHECKING:  # torch takes seconds: not for --help
     from adlight.data.images import PreparedImage
@@ -82,11 +82,11 @@ def write_predictions(
         batches = read_ahead(detector, list(names), pool)
         steps, hidden = -(-len(names) // detector.batch_size), not console.is_terminal
         for batch in track(batches, "predicting", steps, console=console, transient=True, disable=hidden):
-            skipped += [found for found in batch.values() if isinstance(found, str)]
+            skipped += [found.error for found in batch.values() if isinstance(found, Unreadable)]
             if skipped and not skip:
                 raise UserError(skipped[0])
-            images = {path: found for path, found in batch.items() if not isinstance(found, str)}
-            found = detector.predict(list(images.values())) if images else []
+            images = {path: found for path, found in batch.items() if not isinstance(found, Unreadable)}
+            found = detector.predict(list(images.values()), "panels" in pictures) if images else []
             writer.writerows((path, *prediction_cells(one)) for path, one in zip(images, found, strict=True))
             counts.update((one.threshold_source, one.threshold, one.pixel_threshold, one.anomalous) for one in found)
             list(pool.map(partial(save, folder, pictures), images, found, [names[path] for path in images]))
@@ -96,18 +96,11 @@ def write_predictions(
 
 def read_ahead(
     detector: "Detector", paths: list[Path], pool: ThreadPoolExecutor
-) -> Iterator[dict[Path, "PreparedImage | str"]]:
-    """Decode images batch by batch on all cores, the next batch while this one is scored; a message if unreadable."""
-
-    def prepare(path: Path) -> "PreparedImage | str":
-        try:
-            return detector.prepare(path)
-        except UserError as error:
-            return str(error)
-
-    waiting: dict[Path, Future[PreparedImage | str]] = {}
+) -> Iterator[dict[Path, "PreparedImage | Unreadable"]]:
+    """Decode images batch by batch on all cores, the next batch while this one is scored."""
+    waiting: dict[Path, Future[PreparedImage | Unreadable]] = {}
     for start in range(0, len(paths) + detector.batch_size, detector.batch_size):
-        coming = {path: pool.submit(prepare, path) for path in paths[start : start + detector.batch_size]}
+        coming = {path: pool.submit(detector.prepare, path) for path in paths[start : start + detector.batch_size]}
         if waiting:
             yield {path: future.result() for path, future in waiting.items()}
         waiting = coming

@@ -38,7 +38,7 @@ def report(config: DictConfig) -> Path:
 
     from adlight.reports import page
 
-    html = page.render(found, means, title, float(config.tolerance), int(config.detailed), int(config.pictures))
+    html = page.render(found, means, title, float(config.tolerance), int(config.detailed), int(config.pictures), folder)
     written.append(_write(folder / "index.html", html))
     problems = [f"{name}: {line}" for name, line in found.problems.items()]
     categories = found.headlines["category"].dropna().unique()

@@ -2,12 +2,14 @@
 
 import logging
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from adlight.api import TrainProgram
 from adlight.cli import main as cli
 from adlight.cli.arguments import task_overrides, train_arguments
 from adlight.cli.errors import interrupted
@@ -29,7 +31,6 @@ if TYPE_CHECKING:  # torch takes seconds: not for --help
 
     from adlight.data.datamodule import AnomalyDataModule
     from adlight.detection.module import AnomalyModule
-
 
 NODES = ("dataset", "model", "trainer", "calibration")  # what a config is made of
 
@@ -124,8 +125,8 @@ def fit(
     Returns:
         The last Trainer, and what the results say of the training.
     """
-    callbacks, every = observers.callbacks, config.trainer.check_val_every_n_epoch or 1  # type: ignore[attr-defined]
-    seconds = 0.0
+    callbacks, seconds = observers.callbacks, 0.0  # type: ignore[attr-defined]
+    every = config.trainer.check_val_every_n_epoch or 1
     for stage in stages:
         is_detector = stage is stages[-1]
         checkpoint = instantiate_node(config.checkpoint, last=stage.last, best=stage.best, seconds=seconds)
@@ -180,9 +181,8 @@ def footnotes(run: RunFolder, module: "AnomalyModule", data: "AnomalyDataModule"
     notes = [f"data: {data.source.protocol}", *module.describe()]
     if data.skipped():
         notes.append(f"skipped {len(data.skipped())} unreadable image(s), the first: {data.skipped()[0]}")
-    if run.panels.is_dir():
-        notes.append(f"pictures: {run.panels}")
-    return [*notes, f"numbers: {', '.join(map(str, run.result_paths))}"]
+    pictures = [f"pictures: {run.panels}"] if run.panels.is_dir() else []
+    return [*notes, *pictures, f"numbers: {', '.join(map(str, run.result_paths))}"]
 
 
 def run_or_job(config: DictConfig) -> Any:
@@ -195,5 +195,6 @@ def main() -> None:
     cli.run(run_or_job, "train", train_arguments)
 
 
+sys.modules[__name__].__class__ = TrainProgram  # `adlight.train(...)`
 if __name__ == "__main__":
     main()

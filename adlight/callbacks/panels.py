@@ -16,7 +16,7 @@ from adlight.detection.pictures import draw_panel, stack_panels
 from adlight.detection.regions import segment
 from adlight.metrics.thresholds import Threshold
 from adlight.settings import PathName, checked
-from adlight.types import Batch, Prediction, Scores
+from adlight.types import Batch, Prediction, Scores, reconstruction_of
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def copy_example(
         row.prediction,
         mask=masks[0],
         anomaly_map=pixel[0].float().cpu().numpy(),
-        reconstruction=scores["reconstruction"][i, :, :height, :width].float().cpu().numpy(),
+        reconstruction=reconstruction_of(scores, slice(i, i + 1))[0, :, :height, :width].float().cpu().numpy(),
     )
     image = (batch["image"][i, :, :height, :width].expand(3, -1, -1).permute(1, 2, 0).clamp(0, 1) * 255).round().byte()
     return Example(row.index, prediction, image.cpu().numpy(), batch["mask"][i, :height, :width].cpu().numpy().copy())

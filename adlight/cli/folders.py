@@ -1,7 +1,6 @@
 """The folder that a command writes to: refused before Hydra writes there, and held as long as the command runs."""
 
 import os
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,10 @@ from adlight.runs.trust import HERE
 from adlight.types import UserError
 
 held = ExitStack()  # the lock on this process's folder
+
+
+class Refusal(SystemExit):
+    """Ends a command whose folder may not be used: of an `Exception` Hydra would make a warning."""
 
 
 class FolderCallback(Callback):
@@ -41,7 +44,7 @@ class FolderCallback(Callback):
             HydraConfig.instance().set_config(config)  # as Hydra does next: the folder's name may ask for it
             self._take(config)
         except Exception as error:
-            _refuse(error)
+            raise Refusal(describe(error)) from error
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse the folder of several jobs; those of a sweep hold theirs themselves."""
@@ -49,7 +52,7 @@ class FolderCallback(Callback):
             if self.writes:
                 check_free("hydra.sweep.dir", Path(str(config.hydra.sweep.dir)), below=not self.trains)
         except Exception as error:
-            _refuse(error)
+            raise Refusal(describe(error)) from error
 
     def _take(self, config: DictConfig) -> None:
         run_dir: Any = OmegaConf.to_container(config).get("run_dir", HERE)  # type: ignore[union-attr]
@@ -74,8 +77,3 @@ class FolderCallback(Callback):
         OmegaConf.set_readonly(config, False)
         config.run_dir = str(config.hydra.run.dir)  # Hydra makes it known when it has made it
         check_settings(config)
-
-
-def _refuse(error: Exception) -> None:
-    print(f"error: {describe(error)}", file=sys.stderr, flush=True)  # Hydra would make a warning of it
-    sys.exit(2)
