@@ -38,14 +38,15 @@ def code(page):
 
 
 def commands(page, program):
-    """The words behind `python -m adlight.<program>` on a page, its shell variables filled in."""
+    """The words behind `python -m adlight.<program>`, or `adlight`, on a page, its shell variables filled in."""
     text = code(page)
     variables = dict(re.findall(r'^([A-Z]+)="([^"\n]*)"', text, re.M))
-    for line in re.findall(rf"python -m adlight\.{program} ([^\n`]+)", text):
+    for line in re.findall(rf"(?:python -m adlight\.|^adlight ){program} ([^\n`]+)", text, re.M):
         for name, words in {**{f"${name}": words for name, words in variables.items()}, **ANY}.items():
             line = line.replace(name, words)
         if not re.search(r"<the same|\.\.\.", line):
             line = re.sub(r"<[^>]*>|\$\w+", "x", line)
+            line = line.replace("--config-dir my_conf", "")  # tests/test_own_parts.py runs these
             yield shlex.split(re.sub(r"\s{2,}\S.*|\s[#\[].*|(?<=\bx): .*", "", line))
 
 
