@@ -23,6 +23,7 @@ from adlight.cli import main as cli
 from adlight.cli.arguments import quote_values, shows_help, value_of
 from adlight.data.images import find_images, read_image, to_channels
 from adlight.detection.pictures import colour_ceiling, draw_overlay, draw_panel
+from adlight.runs.checks import check_values
 from adlight.runs.folder import RunFolder
 from adlight.runs.tables import COLUMNS, prediction_cells
 from adlight.types import Prediction, Unreadable, UserError, unknown_name
@@ -42,11 +43,11 @@ def predict(config: DictConfig) -> None:
         UserError: no images, one that cannot be read (unless `on_bad_image=skip`), or a setting out of range.
     """
     from adlight.detector import Detector
+    from adlight.runs.schema import PredictSettings
 
+    check_values(PredictSettings, config)
     paths, pictures = find_images(str(config.images)), parse_pictures(str(config.save))
     names = name_pictures(paths, Path(config.images).expanduser())
-    if config.on_bad_image not in ("error", "skip"):
-        raise UserError(unknown_name("on_bad_image", str(config.on_bad_image), ("error", "skip")))
     detector = Detector.load(
         config.run, config.ckpt, config.device, batch_size=config.batch_size, category=config.category
     )

@@ -7,7 +7,6 @@ D width, n masks (views), Z latent size.
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict
@@ -116,41 +115,6 @@ class Unreadable:
     def as_dict(self) -> dict[str, Any]:
         """Give what JSON can hold."""
         return {"path": self.path, "error": self.error}
-
-
-def check_range(
-    name: str, value: float, minimum: float = 0.0, maximum: float = math.inf, *, exclusive: bool = False
-) -> None:
-    """Refuse a number outside [minimum, maximum], or at an exclusive minimum; NaN and infinity never pass.
-
-    Raises:
-        ValueError: it is outside, or not a number.
-    """
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or not minimum <= value <= maximum or (exclusive and value == minimum):
-        limits = f"{'>' if exclusive else '>='} {minimum:g}" if minimum > -math.inf else "finite"
-        limits += f" and <= {maximum:g}" if maximum < math.inf else ""
-        raise ValueError(f"{name} must be a number {limits}, got {value}")
-
-
-def check_integer(name: str, value: int, minimum: int) -> None:
-    """Refuse what is not an integer of at least `minimum`.
-
-    Raises:
-        ValueError: it is not; nor is 10.0, which `1e1` on a command line makes.
-    """
-    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-        raise ValueError(f"{name} must be an integer >= {minimum}, got {value}")
-
-
-def check_choice(name: str, value: object, known: Sequence[str]) -> None:
-    """Refuse what is none of a few names.
-
-    Raises:
-        ValueError: it is not.
-    """
-    if value not in known:
-        raise ValueError(unknown_name(name, str(value), known))
 
 
 def unknown_name(kind: str, name: str, known: Sequence[str]) -> str:

@@ -1,8 +1,9 @@
 """How a threshold follows from normal scores."""
 
 import math
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
+from pydantic import AfterValidator
 from torch import Tensor
 
 from adlight.metrics.histogram import Histogram
@@ -80,3 +81,11 @@ def parse_number(name: str, value: float | str) -> Method:
             f"{name}={value} needs normal images: python -m adlight.evaluate run=<run> {setting}={value} gives a number"
         )
     return method
+
+
+def _understood(text: float | str) -> float | str:
+    Method.parse(text)
+    return text
+
+
+MethodText = Annotated[float | str, AfterValidator(_understood)]
