@@ -11,14 +11,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from adlight.api import Run, TrainProgram, load
     from adlight.detector import Detector
-    from adlight.types import Prediction, UserError
+    from adlight.types import Prediction, Unreadable, UserError
 
     train: TrainProgram
 
 __version__ = "0.2.0"
-__all__ = ["Detector", "Prediction", "Run", "UserError", "__version__", "load", "train"]
+__all__ = ["Detector", "Prediction", "Run", "Unreadable", "UserError", "__version__", "load", "train"]
 
-_HOMES = {"Run": "api", "load": "api", "Detector": "detector", "Prediction": "types", "UserError": "types"}
+_HOMES = {
+    "Run": "api",
+    "load": "api",
+    "Detector": "detector",
+    "Prediction": "types",
+    "Unreadable": "types",
+    "UserError": "types",
+}
 
 
 def __getattr__(name: str) -> Any:

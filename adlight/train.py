@@ -19,6 +19,7 @@ from adlight.cli.launchers import check_strategy
 from adlight.cli.resume import resume_advice, resume_command
 from adlight.runs import provenance
 from adlight.runs.beginning import Beginning, resumed_config
+from adlight.runs.checks import check_settings
 from adlight.runs.config import instantiate_node, require_nodes
 from adlight.runs.folder import RunFolder
 from adlight.runs.frame import settle_frame
@@ -42,7 +43,8 @@ def train(config: DictConfig) -> dict[str, float]:
     if resumed:
         config = resumed_config(run, () if sweep else task_overrides("resume"))
     else:
-        settle_frame(config, run)
+        check_settings(config)
+        settle_frame(config, run)  # may read images
     data, module, trainer = build(config)
     check(config, trainer)
     stages = plan_stages(config, run, data, module, trainer, resumed)
@@ -72,11 +74,9 @@ def build(config: DictConfig) -> tuple["AnomalyDataModule", "AnomalyModule", "pl
     import pytorch_lightning as pl  # here and not above: --help must not wait for torch
     import torch
 
+    check_settings(config)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # after the import, which sets its own level
     torch.set_float32_matmul_precision("high")  # GPUs may use TF32 where 32 bits are asked for; CPUs do not change
-    for name, value, minimum in (("seed", config.seed, 0), ("trainer.max_epochs", config.trainer.max_epochs, 1)):
-        if not isinstance(value, int) or not minimum <= value < 2**32:
-            raise UserError(f"{name} must be an integer in [{minimum}, 2**32), got {value}")
     pl.seed_everything(config.seed, workers=True, verbose=False)
     data = instantiate_node(config.dataset)
     module = instantiate_node(config.model)

@@ -9,12 +9,14 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from PIL import Image
+from pydantic import NonNegativeInt, PositiveInt
 
 from adlight.detection.gathering import gather_rows
 from adlight.detection.module import AnomalyModule, TestedImage
 from adlight.detection.pictures import draw_heat_map
 from adlight.runs.gallery import GalleryFolder, Pictures
-from adlight.types import Batch, Prediction, Scores, check_integer
+from adlight.settings import PathName, checked
+from adlight.types import Batch, Prediction, Scores
 
 QUALITY, EFFORT = 75, 2  # of WebP: 0 to 100; 0 fast to 6 small
 
@@ -38,9 +40,8 @@ class Gallery(pl.Callback):
         side: of an image, in pixels at most; smaller images keep their size. Maps have half of it.
     """
 
-    def __init__(self, folder: str, images: int = 200, side: int = 256) -> None:
-        check_integer("images", images, 0)
-        check_integer("side", side, 1)
+    @checked
+    def __init__(self, folder: PathName, images: NonNegativeInt = 200, side: PositiveInt = 256) -> None:
         self.folder, self.images, self.side = GalleryFolder(folder), images, side
         self.kept: list[Candidate] = []
 

@@ -8,12 +8,14 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from PIL import Image
+from pydantic import PositiveInt
 
 from adlight.detection.gathering import gather_rows
 from adlight.detection.module import AnomalyModule, TestedImage
 from adlight.detection.pictures import draw_panel, stack_panels
 from adlight.detection.regions import segment
 from adlight.metrics.thresholds import Threshold
+from adlight.settings import PathName, checked
 from adlight.types import Batch, Prediction, Scores, reconstruction_of
 
 
@@ -41,7 +43,8 @@ class Panels(pl.Callback):
         shown: after a test, on the first process, what each category's picture shows.
     """
 
-    def __init__(self, folder: str, cases: int = 3) -> None:
+    @checked
+    def __init__(self, folder: PathName, cases: PositiveInt = 3) -> None:
         self.folder, self.cases = Path(folder), cases
         self.kept: dict[tuple[int, int], list[Example]] = {}
         self.shown: dict[str, list[Example]] = {}

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from adlight.cli.errors import describe
 from adlight.cli.job import FOLDER
+from adlight.runs.checks import check_settings
 from adlight.runs.files import rank
 from adlight.runs.folder import RunFolder
 from adlight.runs.occupied import check_free
@@ -61,9 +62,18 @@ class FolderCallback(Callback):
         if not self.writes and run.path.resolve() == Path.cwd():  # where reports say that they are
             return
         if not config.get("resume"):
+            if self.trains:
+                self._check_settings(config)
             if self.trains and run.has_results:
                 raise UserError(f"{run} already holds a run: use resume={run} or another hydra.run.dir")
             if not (self.trains and run.is_run):  # nothing has come of an earlier command there
                 check_free("hydra.run.dir", run.path)
         if self.writes and FOLDER not in os.environ:  # the sweep holds its job's folder
             held.enter_context(run.lock(wait=False))
+
+    @staticmethod
+    def _check_settings(config: DictConfig) -> None:
+        config = config.copy()
+        OmegaConf.set_readonly(config, False)
+        config.run_dir = str(config.hydra.run.dir)  # Hydra makes it known when it has made it
+        check_settings(config)

@@ -7,15 +7,17 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, PositiveInt
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from adlight.data.frames import group_by_size
+from adlight.data.frames import Size, group_by_size
 from adlight.features.folding import fold_batch_norms
 from adlight.features.weights import build_network
+from adlight.settings import PathName, Text, checked
 from adlight.types import UserError
 
 TRANSFORMERS = ("vit_", "deit", "beit", "eva", "flexivit")  # those whose positions timm resizes on request
@@ -31,7 +33,7 @@ class Backbone:
         name: as timm knows it, such as `resnet18` or `vit_small_patch14_reg4_dinov2`.
         layers: names of modules (`blocks.3`), or indices into timm's `feature_info`.
         weights: `pretrained`, `random` or a file, see `build_network`.
-        input_size: longer side, or height and width, that images are resized to; None: as they come.
+        input_size: longer side, or height and width, to resize to; None: none. Transformers take whole patches.
         min_size: of the shorter side; smaller images are scaled up.
         stride: pixels per cell; None: the grid of the coarsest layer.
 
@@ -39,22 +41,22 @@ class Backbone:
         UserError: no such network, weights or layer.
     """
 
+    @checked
     def __init__(
         self,
-        name: str,
-        layers: Sequence[str | int],
-        weights: str = "pretrained",
-        input_size: int | Sequence[int] | None = None,
-        min_size: int = 1,
-        stride: int | None = None,
+        name: Text,
+        layers: Annotated[Sequence[Text | int], Field(min_length=1)],
+        weights: PathName = "pretrained",
+        input_size: Size | None = None,
+        min_size: PositiveInt = 1,
+        stride: PositiveInt | None = None,
     ) -> None:
-        network = build_network(name, weights, **({"dynamic_img_size": True} if name.startswith(TRANSFORMERS) else {}))
+        settings = {"dynamic_img_size": True} if name.startswith(TRANSFORMERS) else {}
+        network = build_network(name, str(weights), **settings)
         self.patch: tuple[int, int] = getattr(getattr(network, "patch_embed", None), "patch_size", (1, 1))
         network = fold_batch_norms(network, torch.rand(1, 3, *self._probe_size(), generator=Generator()))
         self.network: Any = network.to(memory_format=torch.channels_last)  # a third faster on CPUs
         self.layers = [self._layer_name(layer) for layer in layers]
-        if not self.layers:
-            raise UserError("layers is empty: name at least one layer of the backbone")
         self.name, self.input_size, self.min_size, self.stride = name, input_size, min_size, stride
         self.mean, self.std = (torch.tensor(self.network.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
         self.outputs: dict[str, Tensor] = {}

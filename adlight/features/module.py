@@ -1,9 +1,10 @@
 """Detectors in feature space: cells of normal images are predicted, and what is mispredicted is anomalous."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -18,7 +19,8 @@ from adlight.features.predictor import Predictor, TrainingCells, channel_statist
 from adlight.features.residuals import ResidualMap
 from adlight.features.scorer import CellScorer
 from adlight.features.splits import SplitFeatures, folds_of, images_of
-from adlight.types import Batch, Scores, check_integer, check_range
+from adlight.settings import PathName, Share, checked
+from adlight.types import Batch, Scores
 
 
 class FeatureModule(AnomalyModule):
@@ -50,26 +52,22 @@ class FeatureModule(AnomalyModule):
     std: Tensor
     centers: Tensor
 
+    @checked
     def __init__(
         self,
         backbone: Backbone,
-        predictors: dict[str, Callable[..., Predictor]],
+        predictors: Annotated[dict[str, Callable[..., Predictor]], Field(min_length=1)],
         scorer: CellScorer,
         optimizer: Callable[..., Optimizer] | None = None,
-        warmup: float = 0.05,
-        cache: str | None = None,
-        clusters: int = 8,
-        folds: int = 5,
-        training_residuals: int = 300,
-        clip: float = 1.0,
-        members: Sequence[str] | None = None,
+        warmup: Share = 0.05,
+        cache: PathName | None = None,
+        clusters: PositiveInt = 8,
+        folds: Annotated[int, Field(ge=2)] = 5,
+        training_residuals: NonNegativeInt = 300,
+        clip: PositiveFloat = 1.0,
+        members: Annotated[Sequence[str], Field(min_length=1)] | None = None,
     ) -> None:
         super().__init__()
-        check_integer("clusters", clusters, 1)
-        check_integer("folds", folds, 2)
-        check_integer("training_residuals", training_residuals, 0)
-        check_range("warmup", warmup, 0, 1)
-        check_range("clip", clip, exclusive=True)
         channels = backbone.channels
         made = {name: predictors[name](channels=channels) for name in choose(predictors, members)}
         self.backbone, self.predictors, self.scorer = backbone, nn.ModuleDict(made), scorer

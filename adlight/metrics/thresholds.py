@@ -5,15 +5,16 @@ Everywhere, anomalous means `score > threshold`. Letters: N images.
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
 from adlight.metrics.histogram import Histogram
 from adlight.metrics.image import check_finite
-from adlight.metrics.methods import Method
+from adlight.metrics.methods import Method, MethodText
 from adlight.metrics.pixel import PixelHistogram
-from adlight.types import UserError, check_choice, check_range
+from adlight.settings import Share, checked
+from adlight.types import UserError
 
 ALL, GIVEN = "all categories", "given"
 
@@ -50,15 +51,14 @@ class Calibration:
         ValueError: an unknown method or `per`, or a share out of range.
     """
 
+    @checked
     def __init__(
         self,
-        image: float | str = "quantile:0.95",
-        pixel: float | str = "quantile:0.995",
-        per: str = "category",
-        min_area: float = 0.0,
+        image: MethodText = "quantile:0.95",
+        pixel: MethodText = "quantile:0.995",
+        per: Literal["category", "all"] = "category",
+        min_area: Share = 0.0,
     ) -> None:
-        check_choice("per", per, ("category", "all"))
-        check_range("min_area", min_area, 0, 1)
         self.min_area = min_area
         self.image, self.pixel, self.per = Method.parse(image), Method.parse(pixel), per
         self.reset()
