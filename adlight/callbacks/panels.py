@@ -9,8 +9,8 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 
-from adlight.detection.gathering import gather_rows
-from adlight.detection.module import AnomalyModule, TestedImage
+from adlight.detection.gathering import TestedImage, gather_rows
+from adlight.detection.module import AnomalyModule
 from adlight.detection.pictures import draw_panel, stack_panels
 from adlight.detection.regions import segment
 from adlight.metrics.thresholds import Threshold
