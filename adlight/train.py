@@ -2,12 +2,14 @@
 
 import logging
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from adlight.api import TrainProgram
 from adlight.cli import main as cli
 from adlight.cli.arguments import task_overrides, train_arguments
 from adlight.cli.errors import interrupted
@@ -16,6 +18,7 @@ from adlight.cli.launchers import check_strategy
 from adlight.cli.resume import resume_advice, resume_command
 from adlight.runs import provenance
 from adlight.runs.beginning import Beginning, resumed_config
+from adlight.runs.checks import check_settings
 from adlight.runs.config import instantiate_node, require_nodes
 from adlight.runs.folder import RunFolder
 from adlight.runs.frame import settle_frame
@@ -29,7 +32,6 @@ if TYPE_CHECKING:  # torch takes seconds: not for --help
     from adlight.data.datamodule import AnomalyDataModule
     from adlight.detection.module import AnomalyModule
 
-
 NODES = ("dataset", "model", "trainer", "calibration")  # what a config is made of
 
 
@@ -40,7 +42,8 @@ def train(config: DictConfig) -> dict[str, float]:
     if resumed:
         config = resumed_config(run, () if sweep else task_overrides("resume"))
     else:
-        settle_frame(config, run)
+        check_settings(config)
+        settle_frame(config, run)  # may read images
     data, module, trainer = build(config)
     check(config, trainer)
     stages = plan_stages(config, run, data, module, trainer, resumed)
@@ -70,11 +73,9 @@ def build(config: DictConfig) -> tuple["AnomalyDataModule", "AnomalyModule", "pl
     import pytorch_lightning as pl  # here and not above: --help must not wait for torch
     import torch
 
+    check_settings(config)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # after the import, which sets its own level
     torch.set_float32_matmul_precision("high")  # GPUs may use TF32 where 32 bits are asked for; CPUs do not change
-    for name, value, minimum in (("seed", config.seed, 0), ("trainer.max_epochs", config.trainer.max_epochs, 1)):
-        if not isinstance(value, int) or not minimum <= value < 2**32:
-            raise UserError(f"{name} must be an integer in [{minimum}, 2**32), got {value}")
     pl.seed_everything(config.seed, workers=True, verbose=False)
     data = instantiate_node(config.dataset)
     module = instantiate_node(config.model)
@@ -124,8 +125,8 @@ def fit(
     Returns:
         The last Trainer, and what the results say of the training.
     """
-    callbacks, every = observers.callbacks, config.trainer.check_val_every_n_epoch or 1  # type: ignore[attr-defined]
-    seconds = 0.0
+    callbacks, seconds = observers.callbacks, 0.0  # type: ignore[attr-defined]
+    every = config.trainer.check_val_every_n_epoch or 1
     for stage in stages:
         is_detector = stage is stages[-1]
         checkpoint = instantiate_node(config.checkpoint, last=stage.last, best=stage.best, seconds=seconds)
@@ -180,9 +181,8 @@ def footnotes(run: RunFolder, module: "AnomalyModule", data: "AnomalyDataModule"
     notes = [f"data: {data.source.protocol}", *module.describe(), *module.classifier.describe()]
     if data.skipped():
         notes.append(f"skipped {len(data.skipped())} unreadable image(s), the first: {data.skipped()[0]}")
-    if run.panels.is_dir():
-        notes.append(f"pictures: {run.panels}")
-    return [*notes, f"numbers: {', '.join(map(str, run.result_paths))}"]
+    pictures = [f"pictures: {run.panels}"] if run.panels.is_dir() else []
+    return [*notes, *pictures, f"numbers: {', '.join(map(str, run.result_paths))}"]
 
 
 def run_or_job(config: DictConfig) -> Any:
@@ -195,5 +195,6 @@ def main() -> None:
     cli.run(run_or_job, "train", train_arguments)
 
 
+sys.modules[__name__].__class__ = TrainProgram  # `adlight.train(...)`
 if __name__ == "__main__":
     main()

@@ -1,3 +1,5 @@
+import json
+import pickle
 import shutil
 import sys
 import warnings
@@ -14,6 +16,7 @@ from readers import table
 
 from adlight import train
 from adlight.detector import Detector
+from adlight.runs.tables import COLUMNS
 from adlight.types import UserError
 
 SIZE, ORIGINAL = 32, 48  # of the model, of the images
@@ -308,12 +311,66 @@ def test_loads_for_scoring_only(run, detector):
         (np.zeros((8, 8, 2), np.uint8), r"shape \(8, 8, 2\)"),
         (np.zeros((0, 8), np.uint8), r"shape \(0, 8\)"),
         (torch.zeros(3, 8, 8), "float32"),
-        ("nowhere.png", "nowhere.png"),
     ],
 )
 def test_bad_images(detector, image, message):
     with pytest.raises(UserError, match=message):
         detector([image])
+
+
+def test_an_unreadable_file_does_not_fail_the_list(detector, rows, tmp_path):
+    good, cut = rows[0]["path"], tmp_path / "cut.png"
+    cut.write_bytes(Path(good).read_bytes()[:99])
+    answers = detector([cut, good, "nowhere.png", rows[1]["path"], cut, cut, cut])
+    assert [one.error is None for one in answers] == [False, True, False, True, False, False, False]
+    assert [one.path for one in answers[:3]] == [str(cut), good, "nowhere.png"]
+    alone = detector([good, rows[1]["path"]])
+    assert [answers[1].score, answers[3].score] == pytest.approx([one.score for one in alone], rel=1e-6)
+    for ask in (lambda one: one.score, lambda one: one.anomalous, lambda one: one.boxes):
+        with pytest.raises(UserError, match=r"cut\.png"):  # it does not pass for a normal image
+            ask(answers[0])
+    assert not hasattr(answers[0], "no_such_thing") and pickle.loads(pickle.dumps(answers[0])) == answers[0]
+    for image in (str(cut), cut):
+        with pytest.raises(UserError, match=r"cut\.png"):
+            detector(image)
+
+
+def test_predictions_as_plain_values(detector, rows):
+    answers = detector([rows[0]["path"], "nowhere.png", np.zeros((40, 50), np.uint8)])
+    read = json.loads(json.dumps([one.as_dict() for one in answers]))
+    assert read[0]["path"] == rows[0]["path"] and read[0]["score"] == answers[0].score
+    assert set(read[0]) == {"path", *COLUMNS} and read[0]["anomalous"] is answers[0].anomalous
+    assert [tuple(box) for box in read[0]["boxes"]] == answers[0].boxes
+    assert read[1]["path"] == "nowhere.png" and "nowhere.png" in read[1]["error"] and set(read[1]) == {"path", "error"}
+    assert read[2]["path"] is None
+
+
+def test_floats_with_a_stated_range(detector, rows):
+    array = np.asarray(Image.open(rows[0]["path"]))
+    (wanted,) = detector(array)
+    grey = np.asarray(Image.open(rows[0]["path"]).convert("L"))
+    tensor = torch.tensor(array).permute(2, 0, 1)
+    for image, limits in (
+        (array / 255, (0, 1)),
+        ((array / 127.5 - 1).astype(np.float32), (-1, 1)),
+        (tensor / 255, (0, 1)),
+        (array.astype(np.float16), (0, 255)),
+    ):
+        assert detector(image, range=limits)[0].score == pytest.approx(wanted.score, rel=1e-6)
+    assert detector([array / 255, array], range=(0, 1))[1].score == pytest.approx(wanted.score, rel=1e-6)  # no float
+    floating = Image.fromarray((grey / 255).astype(np.float32))
+    assert detector(floating, range=(0, 1))[0].score == pytest.approx(detector(grey)[0].score, rel=1e-6)
+    broken = array / 255
+    broken[0, 0] = np.nan
+    for image, limits, message in (
+        (array / 100, (0, 1), r"0.* to 2\..*\(0, 1\)"),
+        (array / 255 - 0.1, (0, 1), r"-0\.1"),
+        (broken, (0, 1), "nan"),
+        (array / 255, (1, 0), r"\(1, 0\)"),
+        (tensor / 100, (0, 1), r"\(0, 1\)"),
+    ):
+        with pytest.raises(UserError, match=message):
+            detector(image, range=limits)
 
 
 def test_bad_arguments(run, tmp_path):

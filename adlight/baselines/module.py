@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
 from adlight.baselines.networks import PCA, NearestNeighbours
 from adlight.detection.crossfitting import fetch, fewest, split_folds
-from adlight.detection.maps import REDUCTIONS, ReconstructionError
+from adlight.detection.maps import ReconstructionError, Reduction, Score
 from adlight.detection.module import AnomalyModule
-from adlight.types import Batch, Scores, check_choice
+from adlight.settings import PositiveShare, checked
+from adlight.types import Batch, Scores
 
 
 class ResidualScorer:
@@ -26,12 +28,16 @@ class ResidualScorer:
         ValueError: an unknown name, or a number out of range.
     """
 
+    @checked
     def __init__(
-        self, score: str = "mse", reduce: str = "distance", smoothing: float = 1.0, topk: float = 0.01
+        self,
+        score: Score = "mse",
+        reduce: Literal["distance"] | Reduction = "distance",
+        smoothing: NonNegativeFloat = 1.0,
+        topk: PositiveShare = 0.01,
     ) -> None:
-        check_choice("reduce", reduce, ("distance", *REDUCTIONS))
         self.by_distance = reduce == "distance"
-        self.error = ReconstructionError(score, "mean" if self.by_distance else reduce, smoothing, topk)
+        self.error = ReconstructionError(score, "mean" if reduce == "distance" else reduce, smoothing, topk)
 
     @torch.no_grad()
     def __call__(
@@ -54,6 +60,7 @@ class BaselineModule(AnomalyModule):
         scorer: scores images with it.
     """
 
+    @checked
     def __init__(
         self,
         network: NearestNeighbours | PCA,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 import numpy as np
 from PIL import Image
 
+from adlight.data.floats import scale_floats
 from adlight.data.frames import Frame
 from adlight.types import UserError
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:  # torch takes seconds to import: not for --help
     from torch import Tensor
 
 AnyImage: TypeAlias = Union[str, Path, Image.Image, np.ndarray, "Tensor"]
-
+Range: TypeAlias = tuple[float, float] | None  # black and white of floats
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
 # everything Pillow raises on damaged files (20,000 truncated or altered files of these formats were tried)
@@ -108,19 +109,26 @@ def read_size(path: str | Path) -> tuple[int, int]:
         raise _unreadable(path, error) from error
 
 
-def to_pil(image: AnyImage) -> Image.Image:
+def to_pil(image: AnyImage, value_range: Range = None) -> Image.Image:
     """Convert a path, a PIL image, an array (H, W) or (H, W, C) or a tensor (H, W) or (C, H, W) to a PIL image.
 
+    Floats become 8 bits where `value_range` says which of them are black and white.
+
     Raises:
-        UserError: the file cannot be read, or the array is not an image of type uint8 or uint16.
+        UserError: the file cannot be read, or the array is not an image of type uint8 or uint16, or of floats in range.
     """
     if isinstance(image, str | Path):
-        return read_image(image)
+        image = read_image(image)
     if isinstance(image, Image.Image):
-        return image
+        if image.mode != "F" or value_range is None:
+            return image
+        image = np.asarray(image)
     dtype = str(image.dtype).removeprefix("torch.")
+    if "float" in dtype and value_range is not None:
+        image, dtype = scale_floats(image, value_range), "uint8"
     if dtype not in ("uint8", "uint16"):
-        raise UserError(f"{dtype} pixels have no known range: convert them to uint8 (0 to 255) or uint16")
+        advice = "convert them to uint8 (0 to 255) or uint16" + ", or state range=(black, white)" * ("float" in dtype)
+        raise UserError(f"{dtype} pixels have no known range: {advice}")
     if isinstance(image, np.ndarray):
         array: np.ndarray[Any, Any] = image
     else:
@@ -142,7 +150,7 @@ class PreparedImage:
     path: Path | None  # None where it was not read from a file
 
 
-def prepare_image(image: AnyImage, channels: int, frame: Frame) -> PreparedImage:
+def prepare_image(image: AnyImage, channels: int, frame: Frame, value_range: Range = None) -> PreparedImage:
     """Decode an image and bring it into the frame, as in training; see `to_pil` and `to_input_array`.
 
     Raises:
@@ -150,7 +158,7 @@ def prepare_image(image: AnyImage, channels: int, frame: Frame) -> PreparedImage
     """
     path = Path(image) if isinstance(image, str | Path) else None
     try:
-        picture = to_pil(image)
+        picture = to_pil(image, value_range)
         return PreparedImage(to_input_array(picture, channels, frame).copy(), picture.size, path)
     except UnreadableImage:
         raise

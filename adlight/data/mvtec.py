@@ -8,12 +8,15 @@ Bergmann et al., "MVTec AD: A Comprehensive Real-World Dataset for Unsupervised 
 """
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, PositiveInt
 
 from adlight.data import synthetic
 from adlight.data.images import describe_folder, list_folders, list_images
-from adlight.data.source import Sampling, Source, require_images
+from adlight.data.source import Limit, Names, Sampling, Source, require_images
+from adlight.settings import PathName, Seed, checked
 from adlight.types import Record, UserError, unknown_name
 
 
@@ -29,25 +32,24 @@ class MVTecAD(Source):
         seed: of these draws.
 
     Raises:
-        ValueError: an empty category, or a limit below 1.
+        ValueError: a setting out of range.
     """
 
     title = "MVTec AD layout"
     remedy = "set root to your copy, or get it with download=true"
 
+    @checked
     def __init__(
         self,
-        root: str | Path,
+        root: PathName,
         *,
-        category: str | Sequence[str] = "all",
+        category: Names = "all",
         download: bool = False,
-        train_limit: int | None = None,
-        test_limit: int | None = None,
-        seed: int = 0,
+        train_limit: Limit = None,
+        test_limit: Limit = None,
+        seed: Seed = 0,
     ) -> None:
-        names = [category] if isinstance(category, str) else [str(name) for name in category]
-        if not names or not all(names):
-            raise ValueError("category is empty: give a name, a list of names, or all")
+        names = [str(name) for name in ([category] if isinstance(category, str | int) else category)]
         self.root, self.download = Path(root), download
         self.wanted = None if names == ["all"] else list(dict.fromkeys(names))  # None: all
         self.sampling = Sampling(train_limit, test_limit, seed=seed)
@@ -128,7 +130,7 @@ class Synthetic(MVTecAD):
     Args:
         root: folder to write them to, always all categories, so that every choice of them finds the same set.
         category: a name, several names, or `all`.
-        size: height and width in pixels, at least 32.
+        size: height and width in pixels, at least 32: threads and parts would be thinner than a pixel.
         train: normal training images per category.
         test: test images per category; two in seven are good, the others spread evenly over the kinds of defect.
         train_limit: as in `MVTecAD`.
@@ -139,17 +141,18 @@ class Synthetic(MVTecAD):
     title = "synthetic images"
     remedy = "prepare() writes them there"
 
+    @checked
     def __init__(
         self,
-        root: str | Path,
+        root: PathName,
         *,
-        category: str | Sequence[str] = "all",
-        size: int = 128,
-        train: int = 60,
-        test: int = 35,
-        train_limit: int | None = None,
-        test_limit: int | None = None,
-        seed: int = 0,
+        category: Names = "all",
+        size: Annotated[int, Field(ge=32)] = 128,
+        train: PositiveInt = 60,
+        test: Annotated[int, Field(ge=2)] = 35,
+        train_limit: Limit = None,
+        test_limit: Limit = None,
+        seed: Seed = 0,
     ) -> None:
         super().__init__(root, category=category, train_limit=train_limit, test_limit=test_limit, seed=seed)
         self.settings = {"size": size, "train": train, "test": test, "seed": seed}

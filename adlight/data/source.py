@@ -2,14 +2,20 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from PIL import Image
+from pydantic import Field, PositiveInt
+from pydantic.dataclasses import dataclass
 
 from adlight.data.images import describe_folder, list_images, read_image, read_size, to_mask
-from adlight.types import Record, UserError, check_integer
+from adlight.settings import STRICT, Seed, Text
+from adlight.types import Record, UserError
+
+Limit = PositiveInt | None  # largest number of images; None for all
+Names = Text | int | Annotated[Sequence[Text | int], Field(min_length=1)]  # of folders, which may be numbers
 
 
 class Source:
@@ -74,7 +80,7 @@ class Source:
         return Image.fromarray(to_mask(mask).astype(np.uint8) * 255)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Sampling:
     """Which records of a split are used; drawn by the seed alone, the order is kept.
 
@@ -88,15 +94,10 @@ class Sampling:
         ValueError: a limit below 1.
     """
 
-    train_limit: int | None = None
-    test_limit: int | None = None
+    train_limit: Limit = None
+    test_limit: Limit = None
     balanced_test: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("train_limit", "test_limit"):
-            if getattr(self, name) is not None:
-                check_integer(name, getattr(self, name), 1)
+    seed: Seed = 0
 
     def train(self, records: Sequence[Record]) -> list[Record]:
         """Select training records."""

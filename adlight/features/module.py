@@ -1,9 +1,10 @@
 """Detectors in feature space: cells of normal images are predicted, and what is mispredicted is anomalous."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -18,7 +19,8 @@ from adlight.features.predictor import Predictor, TrainingCells, choose, standar
 from adlight.features.residuals import ResidualMap
 from adlight.features.scorer import CellScorer
 from adlight.features.splits import SplitFeatures, folds_of, images_of
-from adlight.types import Batch, Scores, check_integer, check_range
+from adlight.settings import PathName, Share, checked
+from adlight.types import Batch, Scores
 
 
 class FeatureModule(AnomalyModule):
@@ -50,26 +52,22 @@ class FeatureModule(AnomalyModule):
     std: Tensor
     centers: Tensor
 
+    @checked
     def __init__(
         self,
         backbone: Backbone,
-        predictors: dict[str, Callable[..., Predictor]],
+        predictors: Annotated[dict[str, Callable[..., Predictor]], Field(min_length=1)],
         scorer: CellScorer,
         optimizer: Callable[..., Optimizer] | None = None,
-        warmup: float = 0.05,
-        cache: str | None = None,
-        clusters: int = 8,
-        folds: int = 5,
-        training_residuals: int = 300,
-        clip: float = 1.0,
-        members: Sequence[str] | None = None,
+        warmup: Share = 0.05,
+        cache: PathName | None = None,
+        clusters: PositiveInt = 8,
+        folds: Annotated[int, Field(ge=2)] = 5,
+        training_residuals: NonNegativeInt = 300,
+        clip: PositiveFloat = 1.0,
+        members: Annotated[Sequence[str], Field(min_length=1)] | None = None,
     ) -> None:
         super().__init__()
-        check_integer("clusters", clusters, 1)
-        check_integer("folds", folds, 2)
-        check_integer("training_residuals", training_residuals, 0)
-        check_range("warmup", warmup, 0, 1)
-        check_range("clip", clip, exclusive=True)
         channels = backbone.channels
         made = {name: predictors[name](channels=channels) for name in choose(predictors, members)}
         self.backbone, self.predictors, self.scorer = backbone, nn.ModuleDict(made), scorer
@@ -179,13 +177,16 @@ class FeatureModule(AnomalyModule):
         image, size = batch["image"], batch.get("size")
         with exactly(image.device):
             index = batch["index"].cpu()
-            known = None if self.split is None else self.features(self.split)[index].to(image.device)
-            features = self.backbone(image, size) if known is None else known  # (B, h, w, C)
-            cells = standardize(features, self.mean, self.std)  # (B, h, w, C)
+            known = self.features(self.split)[index].to(image.device) if self.split else None  # (B, h, w, C)
+            cells = standardize(self.backbone(image, size) if known is None else known, self.mean, self.std)
             fold = self.fold_of[index] if self.split == "val" else None
             score, pixel, residual = score_cells(cells, self.members, self.residual_map, self.scorer, batch, fold)
-            shown = self.pictures(cells - residual, image, size)  # (B, 1 or 3, H, W)
-        return Scores(image=score, pixel=pixel, reconstruction=shown)
+            expected = cells - residual  # (B, h, w, C)
+
+        def show(rows: slice) -> Tensor:  # only when asked for: a fifth of the time, and few are looked at
+            return self.pictures(expected[rows], image[rows], None if size is None else size[rows])
+
+        return Scores(image=score, pixel=pixel, reconstruction=show)
 
     def cross_fit(self, folds: int) -> Iterator[tuple[Batch, Scores]]:
         """Score the training images by predictors fitted to the other folds; none where one is trained by gradient."""

@@ -3,9 +3,10 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import NonNegativeFloat, NonNegativeInt
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -18,7 +19,8 @@ from adlight.gan.networks import Encoder
 from adlight.gan.optimization import OptimizerFactory, check_precision, make_optimizer, optimizer_step
 from adlight.gan.scorer import TERMS, InversionScorer
 from adlight.rng import derive_seed
-from adlight.types import Batch, Scores, check_choice, check_integer, check_range
+from adlight.settings import Seed, Text, checked
+from adlight.types import Batch, Scores
 
 
 @dataclass(frozen=True)
@@ -57,25 +59,22 @@ class GANDetector(AnomalyModule):
     term_mean: Tensor
     term_deviation: Tensor
 
+    @checked
     def __init__(
         self,
         gan: AdversarialModule,
         encoder: Encoder | None,
         scorer: InversionScorer,
         encoder_optimizer: OptimizerFactory,
-        encoder_epochs: int = 20,
-        encoder_images: str = "real",
-        kappa: float = 1.0,
-        clip: float = 0.0,
-        pretrained_gan: str | None = None,
-        seed: int = 0,
+        encoder_epochs: NonNegativeInt = 20,
+        encoder_images: Literal["real", "generated"] = "real",
+        kappa: NonNegativeFloat = 1.0,
+        clip: NonNegativeFloat = 0.0,
+        pretrained_gan: Text | None = None,
+        seed: Seed = 0,
     ) -> None:
         super().__init__()
         check_same_sizes(gan.generator, encoder=encoder)
-        check_integer("encoder_epochs", encoder_epochs, 0)
-        check_range("kappa", kappa)
-        check_range("clip", clip)
-        check_choice("encoder_images", encoder_images, ("real", "generated"))
         if scorer.method != "gradient" and (encoder is None or not encoder_epochs):
             raise ValueError(f"method={scorer.method} needs an encoder and encoder_epochs > 0, got {encoder_epochs}")
         self.automatic_optimization = False

@@ -1,10 +1,12 @@
 """Whole images remembered: every cell is predicted from the same place of the nearest training images."""
 
 import torch
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from adlight.features.predictor import Predictor, TrainingCells, in_image
-from adlight.types import UserError, check_integer, check_range
+from adlight.settings import checked
+from adlight.types import UserError
 
 
 class Retrieval(Predictor):
@@ -22,10 +24,9 @@ class Retrieval(Predictor):
     bank: Tensor
     norm: Tensor
 
-    def __init__(self, channels: int, neighbours: int = 8, temperature: float = 2.0) -> None:
+    @checked
+    def __init__(self, channels: PositiveInt, neighbours: PositiveInt = 8, temperature: NonNegativeFloat = 2.0) -> None:
         super().__init__()
-        check_integer("neighbours", neighbours, 1)
-        check_range("temperature", temperature)
         self.neighbours, self.temperature = neighbours, temperature
         self.register_buffer("bank", torch.empty(0, channels, dtype=torch.float16))  # (N h w, C)
         self.register_buffer("norm", torch.empty(0))  # (N,), squared lengths of the images

@@ -11,11 +11,13 @@ rate of one scatters around it as Beta(n + 1 - k, k) does, by 0.05 for 19 scores
 
 import math
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
+from pydantic import AfterValidator
 from torch import Tensor
 
 from adlight.metrics.histogram import Histogram
+from adlight.types import UserError
 
 METHODS = "a number, `quantile:0.99`, `sigma:3`, `fpr:0.05` or `max`"
 
@@ -97,3 +99,29 @@ class Method(NamedTuple):
             mean, deviation = pixels.mean_and_deviation()
             return mean + self.value * deviation
         return pixels.quantile(self.value if self.name == "quantile" else 1 - self.value)
+
+
+def parse_number(name: str, value: float | str) -> Method:
+    """Read a threshold that needs no normal scores.
+
+    Raises:
+        UserError: it needs some, or cannot be read.
+    """
+    try:
+        method = Method.parse(value)
+    except ValueError as error:
+        raise UserError(f"{name}: {error}") from error
+    if not method.is_number:
+        setting = {"threshold": "calibration.image", "pixel_threshold": "calibration.pixel"}[name]
+        raise UserError(
+            f"{name}={value} needs normal images: python -m adlight.evaluate run=<run> {setting}={value} gives a number"
+        )
+    return method
+
+
+def _understood(text: float | str) -> float | str:
+    Method.parse(text)
+    return text
+
+
+MethodText = Annotated[float | str, AfterValidator(_understood)]

@@ -5,16 +5,18 @@ Everywhere, anomalous means `score > threshold`. Letters: N images.
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
+from pydantic import NonNegativeInt
 from torch import Tensor
 
 from adlight.metrics.histogram import Histogram
 from adlight.metrics.image import check_finite
-from adlight.metrics.methods import Method
+from adlight.metrics.methods import Method, MethodText
 from adlight.metrics.pixel import PixelHistogram
-from adlight.types import UserError, check_choice, check_integer, check_range
+from adlight.settings import Share, checked
+from adlight.types import UserError
 
 ALL, GIVEN = "all categories", "given"
 
@@ -56,17 +58,15 @@ class Calibration:
         ValueError: an unknown method or `per`, or a share out of range.
     """
 
+    @checked
     def __init__(
         self,
-        image: float | str = "fpr:0.05",
-        pixel: float | str = "quantile:0.995",
-        per: str = "category",
-        min_area: float = 0.0,
-        folds: int = 5,
+        image: MethodText = "fpr:0.05",
+        pixel: MethodText = "quantile:0.995",
+        per: Literal["category", "all"] = "category",
+        min_area: Share = 0.0,
+        folds: NonNegativeInt = 5,
     ) -> None:
-        check_choice("per", per, ("category", "all"))
-        check_integer("folds", folds, 0)
-        check_range("min_area", min_area, 0, 1)
         self.min_area, self.folds = min_area, folds
         self.image, self.pixel, self.per = Method.parse(image), Method.parse(pixel), per
         self.reset()

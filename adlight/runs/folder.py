@@ -10,6 +10,7 @@ runs/<name>/
     metrics.json                         final numbers (their presence marks a finished run)
     predictions.csv, defects.csv         one row per test image; one per defect type
     panels/*.png, samples/*.png          test images; what a GAN makes while it is trained
+    gallery/*.webp                       small pictures of test images, see gallery.py
     wandb.json                           id and group at W&B, where it is used
     job.json, error.txt                  of a sweep's job: number and overrides; why it failed, if it did
     .lock                                held by the process that works in the folder
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from adlight.runs import tables
 from adlight.runs.files import hold_lock, rank, read_if_exists, write_atomically
+from adlight.runs.gallery import GalleryFolder
 from adlight.runs.hydra_folder import HydraFolder
 from adlight.types import Record, UserError
 
@@ -31,8 +33,9 @@ if TYPE_CHECKING:  # they take seconds: not for --help
 
     from adlight.detection.module import AnomalyModule
 
-_RUN, _WANDB, _PANELS, _CHECKPOINTS = "run.json", "wandb.json", "panels", "checkpoints"
+_RUN, _WANDB, _PANELS, _GALLERY, _CHECKPOINTS = "run.json", "wandb.json", "panels", "gallery", "checkpoints"
 _BEST, _LAST, _PRETRAINING = (f"{_CHECKPOINTS}/{name}.ckpt" for name in ("best", "last", "pretraining"))
+_CURVE, _PRETRAINING_CURVE = "metrics.csv", "pretraining.csv"
 _METRICS, _PREVIOUS = "metrics.json", "metrics.previous.json"
 _PREDICTIONS, _DEFECTS = "predictions.csv", "defects.csv"
 _JOB, _ERROR, _LOCK, _DATA_LOCK = "job.json", "error.txt", ".lock", ".data.lock"
@@ -45,12 +48,15 @@ class RunFolder(HydraFolder):
         best_checkpoint: the weights of the best validation; this file and the next two need not exist.
         last_checkpoint: the full state of the last epoch.
         stage_checkpoint: the last epoch of the stage before the detector.
+        panels: the folder of the panels.
+        gallery: the small pictures of test images.
     """
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(path)
         self.best_checkpoint, self.last_checkpoint = self.path / _BEST, self.path / _LAST
         self.stage_checkpoint = self.path / _PRETRAINING
+        self.panels, self.gallery = self.path / _PANELS, GalleryFolder(self.path / _GALLERY)
 
     @property
     def is_finished(self) -> bool:
@@ -136,9 +142,9 @@ class RunFolder(HydraFolder):
         return [self.path / name for name in (_METRICS, _PREDICTIONS, _DEFECTS)]
 
     @property
-    def panels(self) -> Path:
-        """The folder of the panels."""
-        return self.path / _PANELS
+    def curve_paths(self) -> list[Path]:
+        """The curves that there are, in the order of the training."""
+        return [path for name in (_PRETRAINING_CURVE, _CURVE) if (path := self.path / name).is_file()]
 
     def panel_paths(self) -> list[Path]:
         """List the run's panels, one file per category."""
