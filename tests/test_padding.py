@@ -30,12 +30,6 @@ KEPT = [
 PIXELS = {"mae_small": 1e-5, "pca": 1e-5, "knn": 1e-5}  # how exactly pixel metrics can be computed once more
 # how exactly in 16 bits, batch by batch
 FEATURES = {"retrieval": 2e-2, "feature_mae": 2e-2, "patchcore": 2e-2, "subspace": 2e-2, "dn2": 2e-2}
-    "retrieval": 2e-2,
-    "feature_mae": 2e-2,
-    "patchcore": 2e-2,
-    "subspace": 2e-2,
-    "dn2": 2e-2,
-}  # of 16 bits, batch by batch
 PADDED = {**PIXELS, **FEATURES}
 
 
