@@ -21,6 +21,7 @@ from adlight.cli.sweep_table import OBJECTIVE, write_table
 from adlight.runs.config import difference, search_path
 from adlight.runs.files import append_traceback, rank
 from adlight.runs.folder import RunFolder
+from adlight.runs.log import copy_output
 from adlight.runs.provenance import command_line
 from adlight.runs.sweep_folder import SweepFolder
 from adlight.types import UserError
@@ -80,7 +81,7 @@ def run_job(task: Callable[[DictConfig], Any], config: DictConfig) -> float | No
                 run_command(run)
             else:
                 config.resume = str(run) if run.can_resume else None
-                with finish_wandb():  # the error is lost further out
+                with finish_wandb(), copy_output(run.log):  # the error is lost further out
                     task(config)
         return (run.read_results() or {}).get("validation", {}).get(OBJECTIVE)
     except KeyboardInterrupt as error:

@@ -29,7 +29,15 @@ NOT_COMPARED = (
 )  # they differ between the first time and the next
 FRAME_KEYS = ("image_size", "resize", "keep_shape")
 INPUT_KEYS = (*FRAME_KEYS, "channels")  # settings of a data set that say what a network gets to see
-CHANGE_SCORES = ("model", "dataset", "calibration.image", "calibration.pixel", "trainer=", "trainer.precision")
+CHANGE_SCORES = (
+    "model",
+    "dataset",
+    "calibration.image",
+    "calibration.pixel",
+    "calibration.folds",
+    "trainer=",
+    "trainer.precision",
+)
 SPLIT_KEYS = (  # settings of a data set that choose its training images
     *("source", "category", "seed", "val_fraction", "train_limit"),
     *("normal", "normal_dir", "test_normal_dir", "normal_test_fraction"),
