@@ -178,7 +178,7 @@ def test(
 
 def footnotes(run: RunFolder, module: "AnomalyModule", data: "AnomalyDataModule") -> list[str]:
     """Say below the table what was trained and tested, and where the results lie."""
-    notes = [f"data: {data.source.protocol}", *module.describe()]
+    notes = [f"data: {data.source.protocol}", *module.describe(), *module.classifier.describe()]
     if data.skipped():
         notes.append(f"skipped {len(data.skipped())} unreadable image(s), the first: {data.skipped()[0]}")
     pictures = [f"pictures: {run.panels}"] if run.panels.is_dir() else []
