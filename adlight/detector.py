@@ -1,6 +1,5 @@
 """A finished run as a plain Python object, without trainer and data set: `Detector.load(run)(["a.png", image])`."""
 
-import math
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from adlight.data.frames import Frame, Size, is_content, scale_box
 from adlight.data.images import AnyImage, PreparedImage, prepare_image
+from adlight.detection.categories import CategoryRule
 from adlight.detection.inference import autocast_dtype, find_device, inference, make_batch
 from adlight.detection.module import AnomalyModule, all_finite
 from adlight.detection.regions import bounding_boxes, segment
@@ -22,15 +22,14 @@ from adlight.metrics.methods import parse_number
 from adlight.runs.config import changes_scores
 from adlight.runs.folder import RunFolder
 from adlight.runs.restore import build_module, load_weights
-from adlight.types import Prediction, Unreadable, UserError, reconstruction_of, unknown_name
+from adlight.types import Prediction, Unreadable, UserError, reconstruction_of
 
 
 class Detector:
     """Scores images by a trained module; an image's prediction does not depend on the others in its batch.
 
-    An image is compared with the thresholds of its category: `category` where that is given, the model's only one, or
-    the nearest folder of the image's path that has a category's name; where it has none, with those of all categories
-    together. Each prediction says which were used.
+    An image is compared with the thresholds of its category, see `category`; each prediction says which were used.
+    Where a model of several categories cannot know that of an image, nothing is predicted.
 
     Args:
         module: with its weights and calibrated thresholds.
@@ -40,10 +39,11 @@ class Detector:
         device: where to compute.
         batch_size: images at once.
         resize, keep_shape: as in training, see `Frame`.
-        category: of all images; None = found out for each image as above.
+        category: of all images; `auto`: by each image's looks; `pooled`: the thresholds of all categories together;
+            None: the model's only one, or the nearest folder of each image's path that has a category's name.
 
     Raises:
-        UserError: a batch size below 1, an unknown precision, or a category that has no thresholds.
+        UserError: a batch size below 1, an unknown precision, or an unknown category.
     """
 
     def __init__(
@@ -64,10 +64,7 @@ class Detector:
         self.module = module.eval().requires_grad_(False).to(self.device)
         self.frame, self.channels, self.batch_size = Frame(image_size, resize, bool(keep_shape)), channels, batch_size
         self.calibration = deepcopy(module.calibration)
-        self.categories = list(self.calibration.by_category)
-        if category is not None and self.categories and category not in self.categories:
-            raise UserError(unknown_name("category", category, self.categories))
-        self.category = category or (self.categories[0] if len(self.categories) == 1 else None)
+        self.category_rule = CategoryRule(category, self.calibration, module.classifier)
 
     @classmethod
     def load(
@@ -98,13 +95,15 @@ class Detector:
         tested = settings.pop("ckpt")
         load_weights(module, folder.checkpoint(str(ckpt or tested)))
         if changes_scores(changes):
+            CategoryRule(category, module.calibration, module.classifier)  # is it a category at all?
             module.calibration.reset()
+            category = None  # of which nothing is known now
         return cls(module, **settings, device=find_device(device), batch_size=batch_size, category=category)
 
     @property
     def threshold(self) -> float:
-        """An image is anomalous above it: that of `category` or of all; one that is set holds for every image."""
-        return self.calibration.of(self.category).image
+        """An image is anomalous above it: that of `category`, or of none where they differ; one set holds for all."""
+        return self.calibration.of(self.category_rule.of_path(None)).image
 
     @threshold.setter
     def threshold(self, value: float | str) -> None:
@@ -113,7 +112,7 @@ class Detector:
     @property
     def pixel_threshold(self) -> float:
         """A pixel is part of a defect where its value is above it; a value that is set holds for every image."""
-        return self.calibration.of(self.category).pixel
+        return self.calibration.of(self.category_rule.of_path(None)).pixel
 
     @pixel_threshold.setter
     def pixel_threshold(self, value: float | str) -> None:
@@ -157,27 +156,21 @@ class Detector:
                 raise
             return Unreadable(str(image), str(error))
 
-    def category_of(self, path: Path | None) -> str | None:
-        """Find the category whose thresholds an image is compared with; None where it cannot be known."""
-        if self.category is not None or path is None:
-            return self.category
-        folders = path.absolute().parent.parts[::-1]  # the nearest first
-        return next((folder for folder in folders if folder in self.categories), None)
-
     def predict(self, batch: list[PreparedImage], reconstruct: bool = True) -> list[Prediction]:
         """Predict for one batch of prepared images, see `__call__`.
 
         Raises:
-            UserError: a threshold was neither calibrated nor set, or scores are not finite.
+            UserError: a category is unknown, a threshold neither calibrated nor set, or scores are not finite.
         """
-        used = [self.calibration.of(self.category_of(one.path)) for one in batch]
-        if any(math.isnan(one.image) or math.isnan(one.pixel) for one in used):
+        if not self.calibration.is_fitted:
             raise UserError("no threshold was calibrated for this model: set threshold and pixel_threshold to numbers")
         size = torch.tensor([self.frame.fit(*one.size) for one in batch]) if self.frame.keep_shape else None  # (B, 2)
         with inference(self.device, self.autocast):
-            image = torch.from_numpy(np.stack([one.pixels for one in batch])).to(self.device)
-            scores = self.module.score(make_batch(image, size))
+            images = make_batch(torch.from_numpy(np.stack([one.pixels for one in batch])).to(self.device), size)
+            categories = self.category_rule([one.path for one in batch], images["image"], size)
+            scores = self.module.score(images)
             arrays = [scores["pixel"], *([reconstruction_of(scores)] if reconstruct else [])]
+        used = [self.calibration.of(category) for category in categories]
         if not (finite := all_finite(scores)).all():
             path = batch[finite.tolist().index(False)].path
             raise UserError(f"scores of {path or 'an image'} are not finite: this checkpoint's training has diverged")

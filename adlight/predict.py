@@ -40,7 +40,8 @@ def predict(config: DictConfig) -> None:
     """Write `predictions.csv` and the pictures asked for, then print a summary.
 
     Raises:
-        UserError: no images, one that cannot be read (unless `on_bad_image=skip`), or a setting out of range.
+        UserError: no images, one that cannot be read (unless `on_bad_image=skip`) or whose category is unknown, or a
+            setting out of range.
     """
     from adlight.detector import Detector
     from adlight.runs.schema import PredictSettings
@@ -54,11 +55,14 @@ def predict(config: DictConfig) -> None:
     for name in ("threshold", "pixel_threshold"):
         if config[name] is not None:
             setattr(detector, name, config[name])
+    detector.category_rule.check(paths)
     folder = Path(HydraConfig.get().runtime.output_dir)
     started = time.perf_counter()
     counts, skipped = write_predictions(detector, names, folder, pictures, config.on_bad_image == "skip")
     rate = (len(paths) - len(skipped)) / (time.perf_counter() - started)
     print_summary(folder, pictures, counts, rate, skipped)
+    if detector.category_rule.by_looks:
+        print(*detector.category_rule.classifier.describe())
 
 
 def write_predictions(

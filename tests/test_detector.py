@@ -1,5 +1,6 @@
 import json
 import pickle
+import shutil
 import sys
 import warnings
 from contextlib import nullcontext
@@ -164,26 +165,64 @@ def test_threshold_can_be_set(detector, rows):
     assert detector.threshold == 1e9
 
 
-def test_whose_thresholds(tiny_run, adlight):
-    """A model of two categories: by name, by folder, and those of all where the category cannot be known."""
+def test_whose_thresholds(tiny_run, adlight, tmp_path):
+    """A model of two categories: by name, by folder, by looks, or those of all together where they are asked for."""
     run, image = tiny_run[0], adlight.folder / "data" / "screw" / "test" / "hole" / "000.png"
-    several, bottle = Detector.load(run, device="cpu"), Detector.load(run, device="cpu", category="bottle")
+    several = Detector.load(run, device="cpu")
     known = several.module.calibration
-    assert list(known.categories) == ["bottle", "screw"] and several.category is None
-    predictions = several([image, Image.open(image)]) + bottle([image])
-    assert [prediction.threshold_source for prediction in predictions] == ["screw", "all categories", "bottle"]
-    for prediction in predictions:
-        used = known.of(prediction.threshold_source)
-        assert (prediction.threshold, prediction.pixel_threshold) == (used.image, used.pixel)
-        assert bool(prediction.boxes) == (prediction.area > 0) == prediction.anomalous
-    assert several.threshold == known.pooled.image and bottle.pixel_threshold == known.categories["bottle"].pixel
+    deep = shutil.copytree(image.parent, tmp_path / "bottle" / "screw" / "day 1" / "hole") / image.name
+    for path in (image, deep):  # the nearest folder that has a category's name
+        assert [found.threshold_source for found in several(path)] == ["screw"]
+    elsewhere = shutil.copy(image, tmp_path / "x.png")
+    kinds = [str(image), str(elsewhere), Image.open(image), np.asarray(Image.open(image))]
+    for category, source in (("bottle", "bottle"), ("screw", "screw"), ("pooled", "all categories"), ("auto", None)):
+        detector = Detector.load(run, device="cpu", category=category)
+        predictions = [detector(one)[0] for one in kinds] + detector(kinds)
+        assert len({found.threshold_source for found in predictions} | ({source} if source else set())) == 1
+        used = known.of(predictions[0].threshold_source)
+        for found in predictions:
+            assert (found.threshold, found.pixel_threshold) == (used.image, used.pixel)
+            assert bool(found.boxes) == (found.area > 0) == found.anomalous == predictions[0].anomalous
+        if source:
+            assert (detector.threshold, detector.pixel_threshold) == (used.image, used.pixel)
+
+
+def test_an_unknown_category_stops(tiny_run, adlight, tmp_path):
+    run, image = tiny_run[0], adlight.folder / "data" / "screw" / "test" / "hole" / "000.png"
+    several = Detector.load(run, device="cpu")
+    elsewhere = Path(shutil.copy(image, tmp_path / "x.png"))
+    for one in (elsewhere, Image.open(image), np.asarray(Image.open(image))):
+        with pytest.raises(
+            UserError, match=r"bottle, screw.*category=<name>.*category=auto.*category=pooled"
+        ) as caught:
+            several(one)
+        assert (str(elsewhere) in str(caught.value)) == (one is elsewhere)
+    for name in ("threshold", "pixel_threshold"):  # they differ
+        with pytest.raises(UserError, match="category="):
+            getattr(several, name)
     several.threshold = 0.5
-    prediction = several(image)[0]
-    assert (prediction.threshold, prediction.pixel_threshold) == (0.5, known.categories["screw"].pixel)
-    pooled = Detector.load(run, device="cpu", overrides=["calibration.per=all"])
-    assert pooled(image)[0].threshold == known.pooled.image
-    with pytest.raises(UserError, match=r"unknown category 'nut' \(there are: bottle, screw\)"):
-        Detector.load(run, device="cpu", category="nut")
+    assert several(image)[0].pixel_threshold == several.calibration.of("screw").pixel
+    with pytest.raises(UserError, match="category="):  # the pixels' still differ
+        several(elsewhere)
+    several.pixel_threshold = 0.5
+    assert several(elsewhere)[0].threshold_source == "given"
+    together = Detector.load(run, device="cpu", overrides=["calibration.per=all"])
+    assert together(elsewhere)[0].threshold == together.threshold == together.calibration.pooled.image
+
+
+@pytest.mark.parametrize("overrides", [[], ["calibration.per=all"], ["model.scorer.reduce=max"]])
+def test_a_misspelt_category_is_named(tiny_run, overrides):
+    with pytest.raises(UserError, match=r"unknown category 'scrw'; did you mean screw\?.*bottle, screw, auto, pooled"):
+        Detector.load(tiny_run[0], device="cpu", category="scrw", overrides=overrides)
+
+
+def test_a_model_of_one_category_takes_every_image_for_it(run, rows):
+    image = Image.open(rows[0]["path"])
+    for category in (None, "bottle", "auto"):
+        assert Detector.load(run, device="cpu", category=category)(image)[0].threshold_source == "bottle"
+    assert Detector.load(run, device="cpu", category="pooled")(image)[0].threshold_source == "all categories"
+    with pytest.raises(UserError, match="unknown category 'screw'"):
+        Detector.load(run, device="cpu", category="screw")
 
 
 def test_an_image_whose_score_is_no_number_is_named(detector, rows, monkeypatch):

@@ -42,6 +42,22 @@ def test_sound_data(ask, tmp_path):
     assert rows[1] == ["bottle", "test", "3", "6", "6", "0", "32x32 RGB (9)"]
 
 
+def test_what_the_held_out_images_can_promise(ask, tmp_path):
+    fake_mvtec(tmp_path / "data", ("bottle",), train=40)
+    promises = {
+        "dataset.val_fraction=0.15": ("fpr:0.05 of 6 ", "0.143", "19 are needed", "dataset.val_fraction=0.48"),
+        "calibration.image=fpr:0.02": ("fpr:0.02 of 4 ", "0.2", "49 are needed", "add normal images"),
+        "dataset.val_fraction=0.48": ("fpr:0.05 of 19 ", "at most 0.05"),
+        "calibration.image=sigma:3": ("sigma:3 of 4 ",),
+    }
+    for word, parts in promises.items():
+        code, _, printed = ask(*MVTEC, word)
+        (line,) = (line for line in printed.splitlines() if line.startswith("thresholds of bottle"))
+        assert code == 0 and all(part in line for part in parts), line
+    code, _, printed = ask(*MVTEC, "calibration.image=fpr:2")
+    assert code == 2 and "calibration.image" in printed
+
+
 def damage(bottle):
     """Plant one fault of each kind; returns the words by which each must be named."""
     cut = bottle / "train" / "good" / "001.png"

@@ -1,6 +1,7 @@
 """Baselines as detectors: one epoch collects the training images, its end fits them; the rest is as for all."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from copy import deepcopy
 from typing import Any, Literal
 
 import torch
@@ -8,6 +9,7 @@ from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
 from adlight.baselines.networks import PCA, NearestNeighbours
+from adlight.detection.crossfitting import fetch, fewest, split_folds
 from adlight.detection.maps import ReconstructionError, Reduction, Score
 from adlight.detection.module import AnomalyModule
 from adlight.settings import Built, PositiveShare, checked
@@ -97,6 +99,22 @@ class BaselineModule(AnomalyModule):
         rows = [row_of[number] for number in sorted(row_of)]
         self.network.fit(image.flatten(0, -4)[rows], *(one.flatten(0, -2)[rows] for one in sizes))
         self.seen = []
+
+    def cross_fit(self, folds: int) -> Iterator[tuple[Batch, Scores]]:
+        """Score the training images as they are, by networks fitted to the other folds."""
+        data, trainer = self.datamodule, self.trainer
+        with torch.inference_mode(False):  # an evaluation reads them now
+            data.setup("fit")
+        dataset = data.datasets["train"]
+        self.network.check(fewest(len(dataset), folds))
+        for rest, fold in split_folds(len(dataset), folds, trainer.global_rank, trainer.world_size):
+            network = deepcopy(self.network)
+            others = dataset.__getitems__(rest.tolist())
+            sizes = [others["size"].to(self.device)] if "size" in others else []
+            network.fit(others["image"].to(self.device), *sizes)
+            for part in fold.split(data.eval_batch_size):
+                batch = fetch(dataset, part, self.device)
+                yield batch, self.scorer(network, batch["image"], batch.get("size"))
 
     def configure_optimizers(self) -> Any:
         """Give none."""

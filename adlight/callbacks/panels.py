@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from pydantic import PositiveInt
 
-from adlight.detection.gathering import gather_rows
-from adlight.detection.module import AnomalyModule, TestedImage
+from adlight.detection.gathering import TestedImage, gather_rows
+from adlight.detection.module import AnomalyModule
 from adlight.detection.pictures import draw_panel, stack_panels
 from adlight.detection.regions import segment
 from adlight.metrics.thresholds import Threshold

@@ -106,7 +106,7 @@ class GANDetector(AnomalyModule):
 
     def metadata(self) -> dict[str, Any]:
         """Return what belongs into a result besides the metrics."""
-        return {"generator_steps": int(self.gan.generator_steps)}
+        return super().metadata() | {"generator_steps": int(self.gan.generator_steps)}
 
     def num_epochs(self, default: int, batches_per_epoch: Callable[[], int]) -> int:
         """Return the encoder's epochs; the default is the GAN's."""

@@ -31,10 +31,14 @@ class Retrieval(Predictor):
         self.register_buffer("bank", torch.empty(0, channels, dtype=torch.float16))  # (N h w, C)
         self.register_buffer("norm", torch.empty(0))  # (N,), squared lengths of the images
 
+    def check(self, count: int) -> None:
+        """Refuse a number of training images that is not more than the neighbours."""
+        if count <= self.neighbours:
+            raise UserError(f"{self.neighbours} neighbours of {count} training images: lower neighbours")
+
     def fit(self, cells: TrainingCells) -> None:
         """Keep all training images' cells; padding is as the mean cell."""
-        if len(cells) <= self.neighbours:
-            raise UserError(f"{self.neighbours} neighbours of {len(cells)} training images: lower neighbours")
+        self.check(len(cells))
         parts = [part.half().nan_to_num(0) for part in cells.batches()]
         self.bank = torch.cat([part.flatten(0, 2) for part in parts])
         self.norm = torch.cat([part.float().square().sum((1, 2, 3)) for part in parts])

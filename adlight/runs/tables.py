@@ -12,7 +12,7 @@ from adlight.types import Box, Prediction, Record, UserError
 if TYPE_CHECKING:  # they take seconds: not for --help
     from pandas import DataFrame
 
-    from adlight.detection.module import TestedImage
+    from adlight.detection.gathering import TestedImage
     from adlight.metrics.results import Results
 
 COLUMNS = ("score", "threshold", "anomalous", "threshold_source", "pixel_threshold", "area", "boxes")

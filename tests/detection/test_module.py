@@ -11,8 +11,7 @@ from torch import nn
 
 from adlight.data.datamodule import AnomalyDataModule
 from adlight.detection.ema import EMA
-from adlight.detection.gathering import gather_rows
-from adlight.detection.module import ScoredImage
+from adlight.detection.gathering import ScoredImage, gather_rows
 from adlight.metrics.results import mean_auroc
 from adlight.metrics.thresholds import Calibration
 from adlight.runs.checkpoints import BestAndLast

@@ -171,7 +171,7 @@ def test_wandb_keeps_its_identity(tmp_path):
 
 
 def test_predictions_keep_every_digit(tmp_path):
-    from adlight.detection.module import TestedImage
+    from adlight.detection.gathering import TestedImage
     from adlight.types import Prediction
 
     score = torch.tensor(1 / 3).item()
