@@ -9,6 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 
+from adlight.cli.mixed import mark_partial_settings
 from adlight.runs.config import CONF, choose_none
 from adlight.runs.find import find_unfinished
 from adlight.runs.folder import RunFolder
@@ -104,7 +105,7 @@ def train_arguments(argv: list[str]) -> list[str]:
             raise UserError("resume= continues a single run; leave out -m, or continue a sweep with resume_sweep=true")
         return _resume(argv, str(resume), folder)
     if multirun:
-        return multirun_argv(argv)
+        return multirun_argv(mark_partial_settings(argv))
     return argv if folder else _share_folder_of_step(argv)
 
 

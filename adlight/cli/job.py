@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from adlight.cli.arguments import quote
 from adlight.cli.errors import describe, explain, interrupted
+from adlight.cli.mixed import LIST, lacking_settings, leave_out_lacking_settings
 from adlight.cli.sweep_table import OBJECTIVE, write_table
 from adlight.runs.config import difference, search_path
 from adlight.runs.files import append_traceback, rank
@@ -56,7 +57,9 @@ def job_words() -> list[str]:
     """List the words of the command that runs this job alone."""
     hydra = HydraConfig.get()
     chosen = [f"{group}={hydra.runtime.choices[group]}" for group in ("model", "dataset")]  # by sweep=<name>, perhaps
-    return [*search_path(), *chosen, *(word for word in hydra.overrides.task if not word.startswith(("sweep=", *OURS)))]
+    words = [word for word in hydra.overrides.task if not word.startswith(("sweep=", f"{LIST}=", *OURS))]
+    lacking = lacking_settings(hydra.overrides.task)
+    return [*search_path(), *chosen, *(word for word in words if word.lstrip("+").partition("=")[0] not in lacking)]
 
 
 def job_command() -> str:
@@ -73,6 +76,7 @@ def run_job(task: Callable[[DictConfig], Any], config: DictConfig) -> float | No
     hydra = HydraConfig.get()
     run = RunFolder(hydra.runtime.output_dir)
     try:
+        leave_out_lacking_settings(config)
         with run.lock():
             _begin(run, config)
             if run.is_finished:

@@ -25,6 +25,7 @@ NOT_COMPARED = (
     "resume_sweep",
     "run_dir",
     "requested_frame",
+    "partial_settings",
     "hydra",
 )  # they differ between the first time and the next
 FRAME_KEYS = ("image_size", "resize", "keep_shape")
