@@ -21,7 +21,8 @@ from rich.table import Table
 
 from adlight.cli import main as cli
 from adlight.cli.arguments import quote_values, shows_help, value_of
-from adlight.data.images import find_images, read_image, to_channels
+from adlight.data.images import read_image, to_channels
+from adlight.data.listing import find_images
 from adlight.detection.pictures import colour_ceiling, draw_overlay, draw_panel
 from adlight.runs.folder import RunFolder
 from adlight.runs.tables import COLUMNS, prediction_cells

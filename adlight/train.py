@@ -18,7 +18,7 @@ from adlight.runs import provenance
 from adlight.runs.beginning import Beginning, resumed_config
 from adlight.runs.config import instantiate_node, require_nodes
 from adlight.runs.folder import RunFolder
-from adlight.runs.frame import settle_frame
+from adlight.runs.frame import check_data, settle_frame
 from adlight.runs.restore import load_weights
 from adlight.runs.stages import Stage, plan_stages
 from adlight.types import UserError
@@ -43,6 +43,7 @@ def train(config: DictConfig) -> dict[str, float]:
         settle_frame(config, run)
     data, module, trainer = build(config)
     check(config, trainer)
+    check_data(data, run)
     stages = plan_stages(config, run, data, module, trainer, resumed)
     metadata = provenance.describe(config.seed) | ({"command": job_command()} if sweep else {})
     begin = Beginning(run, metadata, config if resumed and not sweep else None)
@@ -167,7 +168,8 @@ def test(
     assert module.results is not None
     if trainer.is_global_zero:
         metadata |= module.metadata()
-        metadata |= {"checkpoint": str(checkpoint), "protocol": data.source.protocol, "skipped": data.skipped()}
+        metadata |= {"checkpoint": str(checkpoint), "protocol": data.protocol(len(module.predictions))}
+        metadata["skipped"] = data.skipped()
         begin()
         run.write_results(module, data.records("test"), metadata)
         thresholds = module.calibration.describe(list(module.results.categories))
@@ -177,9 +179,7 @@ def test(
 
 def footnotes(run: RunFolder, module: "AnomalyModule", data: "AnomalyDataModule") -> list[str]:
     """Say below the table what was trained and tested, and where the results lie."""
-    notes = [f"data: {data.source.protocol}", *module.describe()]
-    if data.skipped():
-        notes.append(f"skipped {len(data.skipped())} unreadable image(s), the first: {data.skipped()[0]}")
+    notes = [f"data: {note}" for note in data.describe(len(module.predictions))] + module.describe()
     if run.panels.is_dir():
         notes.append(f"pictures: {run.panels}")
     return [*notes, f"numbers: {', '.join(map(str, run.result_paths))}"]
