@@ -1,3 +1,44 @@
-"""adlight: experiments in industrial image anomaly detection with PyTorch Lightning and Hydra."""
+"""Industrial image anomaly detection with PyTorch Lightning and Hydra.
+
+`adlight.train("model=retrieval", "dataset=folder", root="parts", ...)` trains and tests a detector and returns a `Run`;
+`adlight.load("runs/<name>")` opens one. A run has `metrics`, `predictions` (a pandas DataFrame) and `detector()`, which
+judges new images.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from adlight.api import Run, TrainProgram, load
+    from adlight.data.source import Source
+    from adlight.detection.module import AnomalyModule
+    from adlight.detector import Detector
+    from adlight.types import Prediction, Record, Scores, Unreadable, UserError
+
+    train: TrainProgram
 
 __version__ = "0.2.0"
+__all__ = ["AnomalyModule", "Detector", "Prediction", "Record", "Run", "Scores", "Source", "Unreadable", "UserError"]
+__all__ += ["load", "train"]
+
+_MODULES = {
+    "api": ("Run", "load"),
+    "detector": ("Detector",),
+    "types": ("Prediction", "Record", "Scores", "Unreadable", "UserError"),
+    "data.source": ("Source",),
+    "detection.module": ("AnomalyModule",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for, as torch takes seconds."""
+    if name == "train":
+        return import_module("adlight.train")  # a module that can be called
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f"adlight.{module}"), name)
+    raise AttributeError(f"module 'adlight' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,11 +1,10 @@
 """A finished run as a plain Python object, without trainer and data set: `Detector.load(run)(["a.png", image])`."""
 
-import math
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 
 import numpy as np
@@ -15,22 +14,22 @@ from torch import Tensor
 
 from adlight.data.frames import Frame, Size, is_content, scale_box
 from adlight.data.images import AnyImage, PreparedImage, prepare_image
+from adlight.detection.categories import CategoryRule
 from adlight.detection.inference import autocast_dtype, find_device, inference, make_batch
 from adlight.detection.module import AnomalyModule, all_finite
 from adlight.detection.regions import bounding_boxes, segment
-from adlight.metrics.methods import Method
+from adlight.metrics.methods import parse_number
 from adlight.runs.config import changes_scores
 from adlight.runs.folder import RunFolder
 from adlight.runs.restore import build_module, load_weights
-from adlight.types import Prediction, UserError, unknown_name
+from adlight.types import Prediction, Unreadable, UserError, reconstruction_of
 
 
 class Detector:
     """Scores images by a trained module; an image's prediction does not depend on the others in its batch.
 
-    An image is compared with the thresholds of its category: `category` where that is given, the model's only one, or
-    the nearest folder of the image's path that has a category's name; where it has none, with those of all categories
-    together. Each prediction says which were used.
+    An image is compared with the thresholds of its category, see `category`; each prediction says which were used.
+    Where a model of several categories cannot know that of an image, nothing is predicted.
 
     Args:
         module: with its weights and calibrated thresholds.
@@ -40,10 +39,11 @@ class Detector:
         device: where to compute.
         batch_size: images at once.
         resize, keep_shape: as in training, see `Frame`.
-        category: of all images; None = found out for each image as above.
+        category: of all images; `auto`: by each image's looks; `pooled`: the thresholds of all categories together;
+            None: the model's only one, or the nearest folder of each image's path that has a category's name.
 
     Raises:
-        UserError: a batch size below 1, an unknown precision, or a category that has no thresholds.
+        UserError: a batch size below 1, an unknown precision, or an unknown category.
     """
 
     def __init__(
@@ -64,10 +64,7 @@ class Detector:
         self.module = module.eval().requires_grad_(False).to(self.device)
         self.frame, self.channels, self.batch_size = Frame(image_size, resize, bool(keep_shape)), channels, batch_size
         self.calibration = deepcopy(module.calibration)
-        self.categories = list(self.calibration.by_category)
-        if category is not None and self.categories and category not in self.categories:
-            raise UserError(unknown_name("category", category, self.categories))
-        self.category = category or (self.categories[0] if len(self.categories) == 1 else None)
+        self.category_rule = CategoryRule(category, self.calibration, module.classifier)
 
     @classmethod
     def load(
@@ -86,8 +83,7 @@ class Detector:
             ckpt: `best`, `last` or a path; None for what the run itself tested.
             device: `cpu`, `cuda`, `cuda:1`, ...; `auto` takes a GPU if there is one.
             overrides: changes of the run's config, such as `model.scorer.reduce=max`. The run's thresholds say nothing
-                about the scores of a changed model: set `threshold` and `pixel_threshold` then, for example to those
-                that `adlight.evaluate` finds with the same overrides.
+                about a changed model: set `threshold` and `pixel_threshold`, as `adlight.evaluate` finds them.
             batch_size: images at once.
             category: of all images, see above.
 
@@ -99,80 +95,90 @@ class Detector:
         tested = settings.pop("ckpt")
         load_weights(module, folder.checkpoint(str(ckpt or tested)))
         if changes_scores(changes):
+            CategoryRule(category, module.calibration, module.classifier)  # is it a category at all?
             module.calibration.reset()
+            category = None  # of which nothing is known now
         return cls(module, **settings, device=find_device(device), batch_size=batch_size, category=category)
 
     @property
     def threshold(self) -> float:
-        """An image is anomalous where its score is above it; a value that is set holds for every image.
-
-        Without one it is that of `category`; where that is None, of all categories together.
-        """
-        return self.calibration.of(self.category).image
+        """An image is anomalous above it: that of `category`, or of none where they differ; one set holds for all."""
+        return self.calibration.of(self.category_rule.of_path(None)).image
 
     @threshold.setter
     def threshold(self, value: float | str) -> None:
-        self.calibration.image = _parse_number("threshold", value)
+        self.calibration.image = parse_number("threshold", value)
 
     @property
     def pixel_threshold(self) -> float:
         """A pixel is part of a defect where its value is above it; a value that is set holds for every image."""
-        return self.calibration.of(self.category).pixel
+        return self.calibration.of(self.category_rule.of_path(None)).pixel
 
     @pixel_threshold.setter
     def pixel_threshold(self, value: float | str) -> None:
-        self.calibration.pixel = _parse_number("pixel_threshold", value)
+        self.calibration.pixel = parse_number("pixel_threshold", value)
 
-    def __call__(self, images: AnyImage | Iterable[AnyImage]) -> list[Prediction]:
+    def __call__(
+        self, images: AnyImage | Iterable[AnyImage], reconstruct: bool = True, range: tuple[float, float] | None = None
+    ) -> list[Prediction | Unreadable]:
         """Predict for each image, in order. The list holds every map and mask: give many images part by part.
 
         Args:
-            images: one or several: paths, PIL images, arrays (H, W) or (H, W, C) of uint8 or uint16, tensors (H, W) or
-                (C, H, W) of uint8; or all in one tensor (B, C, H, W) or array (B, H, W, C). They may differ in size.
+            images: one or several: paths, PIL images, arrays (H, W) or (H, W, C), tensors (H, W) or (C, H, W), of uint8
+                or uint16; or all in one tensor (B, C, H, W) or array (B, H, W, C). They may differ in size.
+            reconstruct: False leaves out reconstructions, which take models in feature space a fifth of the time.
+            range: the values of black and white in images of floats, such as (0, 1).
+
+        Returns:
+            Predictions; among several images, an `Unreadable` in the place of a file that cannot be read.
 
         Raises:
-            UserError: an image that cannot be read, or a threshold that was neither calibrated nor set.
+            UserError: an array that is no image, a single file that cannot be read, or no threshold.
         """
-        array = isinstance(images, np.ndarray | Tensor) and images.ndim < 4
-        rest = iter([images] if array or isinstance(images, str | Path | Image.Image) else images)
-        predictions: list[Prediction] = []
+        single = isinstance(images, str | Path | Image.Image | np.ndarray | Tensor) and getattr(images, "ndim", 0) < 4
+        rest, answers = iter([images] if single else images), list[Prediction | Unreadable]()  # type: ignore[arg-type]
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes and resizes without the GIL
             while batch := list(islice(rest, self.batch_size)):
-                predictions += self.predict(list(pool.map(self.prepare, batch)))
-        return predictions
+                found = list(pool.map(self.prepare, batch, repeat(range)))
+                readable = [one for one in found if isinstance(one, PreparedImage)]
+                predicted = iter(self.predict(readable, reconstruct) if readable else ())
+                answers += [one if isinstance(one, Unreadable) else next(predicted) for one in found]
+        if single and isinstance(answers[0], Unreadable):
+            raise UserError(answers[0].error)
+        return answers
 
-    def prepare(self, image: AnyImage) -> PreparedImage:
-        """Decode and resize one image, as in training; a UserError says what is wrong with it."""
-        return prepare_image(image, self.channels, self.frame)
+    def prepare(self, image: AnyImage, range: tuple[float, float] | None = None) -> PreparedImage | Unreadable:
+        """Decode and resize one image, as in training; a UserError says what is wrong with it if it is no file."""
+        try:
+            return prepare_image(image, self.channels, self.frame, range)
+        except UserError as error:
+            if not isinstance(image, str | Path):
+                raise
+            return Unreadable(str(image), str(error))
 
-    def category_of(self, path: Path | None) -> str | None:
-        """Find the category whose thresholds an image is compared with; None where it cannot be known."""
-        if self.category is not None or path is None:
-            return self.category
-        folders = path.absolute().parent.parts[::-1]  # the nearest first
-        return next((folder for folder in folders if folder in self.categories), None)
-
-    def predict(self, batch: list[PreparedImage]) -> list[Prediction]:
-        """Predict for one batch of prepared images.
+    def predict(self, batch: list[PreparedImage], reconstruct: bool = True) -> list[Prediction]:
+        """Predict for one batch of prepared images, see `__call__`.
 
         Raises:
-            UserError: a threshold was neither calibrated nor set, or scores are not finite.
+            UserError: a category is unknown, a threshold neither calibrated nor set, or scores are not finite.
         """
-        used = [self.calibration.of(self.category_of(one.path)) for one in batch]
-        if any(math.isnan(one.image) or math.isnan(one.pixel) for one in used):
+        if not self.calibration.is_fitted:
             raise UserError("no threshold was calibrated for this model: set threshold and pixel_threshold to numbers")
         size = torch.tensor([self.frame.fit(*one.size) for one in batch]) if self.frame.keep_shape else None  # (B, 2)
         with inference(self.device, self.autocast):
-            image = torch.from_numpy(np.stack([one.pixels for one in batch])).to(self.device)
-            scores = self.module.score(make_batch(image, size))
+            images = make_batch(torch.from_numpy(np.stack([one.pixels for one in batch])).to(self.device), size)
+            categories = self.category_rule([one.path for one in batch], images["image"], size)
+            scores = self.module.score(images)
+            arrays = [scores["pixel"], *([reconstruction_of(scores)] if reconstruct else [])]
+        used = [self.calibration.of(category) for category in categories]
         if not (finite := all_finite(scores)).all():
             path = batch[finite.tolist().index(False)].path
             raise UserError(f"scores of {path or 'an image'} are not finite: this checkpoint's training has diverged")
         content = is_content(None if size is None else size.to(self.device), scores["pixel"])  # (B, H, W)
         image_scores = scores["image"].tolist()
         found, areas = segment(scores["pixel"], image_scores, used, content, self.calibration.min_area)
-        arrays = found, *(scores[key].float().cpu().numpy() for key in ("pixel", "reconstruction"))
-        restored = [[self.frame.restore(array[i], *one.size) for array in arrays] for i, one in enumerate(batch)]
+        maps = [found, *(array.float().cpu().numpy() for array in arrays)]
+        restored = [[self.frame.restore(array[i], *one.size) for array in maps] for i, one in enumerate(batch)]
         rows = zip(batch, used, image_scores, areas, restored, strict=True)
         return [
             Prediction(
@@ -180,20 +186,8 @@ class Detector:
                 boxes=[scale_box(box, mask.shape, one.size) for box in bounding_boxes(mask)],
                 mask=np.asarray(Image.fromarray(mask).resize(one.size, Image.Resampling.NEAREST)),
                 anomaly_map=anomaly_map,
-                reconstruction=reconstruction,
+                reconstruction=pictures[0] if pictures else None,
+                path=None if one.path is None else str(one.path),
             )
-            for one, own, score, share, (mask, anomaly_map, reconstruction) in rows
+            for one, own, score, share, (mask, anomaly_map, *pictures) in rows
         ]
-
-
-def _parse_number(name: str, value: float | str) -> Method:
-    try:
-        method = Method.parse(value)
-    except ValueError as error:
-        raise UserError(f"{name}: {error}") from error
-    if not method.is_number:
-        setting = {"threshold": "calibration.image", "pixel_threshold": "calibration.pixel"}[name]
-        raise UserError(
-            f"{name}={value} needs normal images: python -m adlight.evaluate run=<run> {setting}={value} gives a number"
-        )
-    return method

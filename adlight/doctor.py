@@ -1,11 +1,14 @@
 """Check this machine and a data set: `python -m adlight.doctor [dataset=mvtec ...]`."""
 
+import math
 import os
 import platform
 import shutil
 import sys
+from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
@@ -18,6 +21,9 @@ from adlight.cli.arguments import value_of
 from adlight.data.checks import check_source, check_split
 from adlight.runs import provenance
 from adlight.types import UserError
+
+if TYPE_CHECKING:  # torch takes seconds: not for --help
+    from adlight.data.datamodule import AnomalyDataModule
 
 
 def doctor(config: DictConfig) -> list[str]:
@@ -110,9 +116,35 @@ def check_dataset(config: DictConfig, console: Console) -> list[str]:
     config.dataset.keep_shape = config.dataset.keep_shape is True  # auto asks for what is found here
     data = instantiate(config.dataset, _convert_="all")
     found, problems = check_source(data.source, data.frame)
+    unsplit = check_split(data.source, data.val_fraction, data.seed)
+    if not unsplit:
+        found += describe_promises(data, str(config.calibration.image))
     for part in (*found, size):
         console.print(part, highlight=False, soft_wrap=True, markup=False)
-    return list(dict.fromkeys(problems + check_split(data.source, data.val_fraction, data.seed)))
+    return list(dict.fromkeys(problems + unsplit))
+
+
+def describe_promises(data: "AnomalyDataModule", image: str) -> list[str]:
+    """Say which false alarm rate each category's held-out images can promise by a method of calibration."""
+    from adlight.data.splits import split_normals
+    from adlight.metrics.methods import Method
+
+    try:
+        method = Method.parse(image)
+    except ValueError as error:
+        raise UserError(f"calibration.image: {error}") from error
+    train, held_out = split_normals(data.source.train(), data.val_fraction, data.seed)
+    normals, lines = Counter(record.category for record in [*train, *held_out]), list[str]()
+    for name, count in Counter(record.category for record in held_out).items():
+        line, promised = f"thresholds of {name}: {image} of {count} held-out normal images", method.promised(count)
+        if method.needed is not None and method.falls_short(count):
+            share = math.ceil(100 * method.needed / normals[name]) / 100
+            advice = f"dataset.val_fraction={share:g}" if share <= 0.5 else "add normal images"
+            line += f" can promise no less than {promised:.3g} false alarms; {method.needed} are needed: {advice}"
+        elif promised is not None:
+            line += f" promises at most {promised:.3g} false alarms"
+        lines.append(line)
+    return lines
 
 
 def describe_size(dataset: DictConfig) -> str:

@@ -24,9 +24,10 @@ from adlight.cli.arguments import quote_values, shows_help, value_of
 from adlight.data.images import read_image, to_channels
 from adlight.data.listing import find_images
 from adlight.detection.pictures import colour_ceiling, draw_overlay, draw_panel
+from adlight.runs.checks import check_values
 from adlight.runs.folder import RunFolder
 from adlight.runs.tables import COLUMNS, prediction_cells
-from adlight.types import Prediction, UserError, unknown_name
+from adlight.types import Prediction, Unreadable, UserError, unknown_name
 
 if TYPE_CHECKING:  # torch takes seconds: not for --help
     from adlight.data.images import PreparedImage
@@ -40,25 +41,29 @@ def predict(config: DictConfig) -> None:
     """Write `predictions.csv` and the pictures asked for, then print a summary.
 
     Raises:
-        UserError: no images, one that cannot be read (unless `on_bad_image=skip`), or a setting out of range.
+        UserError: no images, one that cannot be read (unless `on_bad_image=skip`) or whose category is unknown, or a
+            setting out of range.
     """
     from adlight.detector import Detector
+    from adlight.runs.schema import PredictSettings
 
+    check_values(PredictSettings, config)
     paths, pictures = find_images(str(config.images)), parse_pictures(str(config.save))
     names = name_pictures(paths, Path(config.images).expanduser())
-    if config.on_bad_image not in ("error", "skip"):
-        raise UserError(unknown_name("on_bad_image", str(config.on_bad_image), ("error", "skip")))
     detector = Detector.load(
         config.run, config.ckpt, config.device, batch_size=config.batch_size, category=config.category
     )
     for name in ("threshold", "pixel_threshold"):
         if config[name] is not None:
             setattr(detector, name, config[name])
+    detector.category_rule.check(paths)
     folder = Path(HydraConfig.get().runtime.output_dir)
     started = time.perf_counter()
     counts, skipped = write_predictions(detector, names, folder, pictures, config.on_bad_image == "skip")
     rate = (len(paths) - len(skipped)) / (time.perf_counter() - started)
     print_summary(folder, pictures, counts, rate, skipped)
+    if detector.category_rule.by_looks:
+        print(*detector.category_rule.classifier.describe())
 
 
 def write_predictions(
@@ -82,11 +87,11 @@ def write_predictions(
         batches = read_ahead(detector, list(names), pool)
         steps, hidden = -(-len(names) // detector.batch_size), not console.is_terminal
         for batch in track(batches, "predicting", steps, console=console, transient=True, disable=hidden):
-            skipped += [found for found in batch.values() if isinstance(found, str)]
+            skipped += [found.error for found in batch.values() if isinstance(found, Unreadable)]
             if skipped and not skip:
                 raise UserError(skipped[0])
-            images = {path: found for path, found in batch.items() if not isinstance(found, str)}
-            found = detector.predict(list(images.values())) if images else []
+            images = {path: found for path, found in batch.items() if not isinstance(found, Unreadable)}
+            found = detector.predict(list(images.values()), "panels" in pictures) if images else []
             writer.writerows((path, *prediction_cells(one)) for path, one in zip(images, found, strict=True))
             counts.update((one.threshold_source, one.threshold, one.pixel_threshold, one.anomalous) for one in found)
             list(pool.map(partial(save, folder, pictures), images, found, [names[path] for path in images]))
@@ -96,18 +101,11 @@ def write_predictions(
 
 def read_ahead(
     detector: "Detector", paths: list[Path], pool: ThreadPoolExecutor
-) -> Iterator[dict[Path, "PreparedImage | str"]]:
-    """Decode images batch by batch on all cores, the next batch while this one is scored; a message if unreadable."""
-
-    def prepare(path: Path) -> "PreparedImage | str":
-        try:
-            return detector.prepare(path)
-        except UserError as error:
-            return str(error)
-
-    waiting: dict[Path, Future[PreparedImage | str]] = {}
+) -> Iterator[dict[Path, "PreparedImage | Unreadable"]]:
+    """Decode images batch by batch on all cores, the next batch while this one is scored."""
+    waiting: dict[Path, Future[PreparedImage | Unreadable]] = {}
     for start in range(0, len(paths) + detector.batch_size, detector.batch_size):
-        coming = {path: pool.submit(prepare, path) for path in paths[start : start + detector.batch_size]}
+        coming = {path: pool.submit(detector.prepare, path) for path in paths[start : start + detector.batch_size]}
         if waiting:
             yield {path: future.result() for path, future in waiting.items()}
         waiting = coming

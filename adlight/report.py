@@ -7,10 +7,11 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from adlight.cli import main as cli
 from adlight.cli.arguments import quote_values, shows_help, value_of
+from adlight.runs.checks import check_values
 from adlight.runs.files import write_atomically
 from adlight.runs.occupied import check_free
 from adlight.runs.sweep_folder import SweepFolder
-from adlight.types import UserError, check_range
+from adlight.types import UserError
 
 
 def report(config: DictConfig) -> Path:
@@ -20,12 +21,9 @@ def report(config: DictConfig) -> Path:
         UserError: no runs, a reference that cannot be used, or a setting out of range.
     """
     from adlight.reports import collect, files, grouping, reference, tables  # here and not above: --help must not wait
+    from adlight.runs.schema import ReportSettings
 
-    try:
-        for name in ("tolerance", "detailed", "pictures"):
-            check_range(name, config[name])
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    check_values(ReportSettings, config)
     places = _texts(config.runs)
     named = None if config.reference is None else [name for name in _texts(config.reference) if name != "none"]
     found = reference.compare(collect.collect(places), named, config.reference_column)
@@ -40,7 +38,7 @@ def report(config: DictConfig) -> Path:
 
     from adlight.reports import page
 
-    html = page.render(found, means, title, float(config.tolerance), int(config.detailed), int(config.pictures))
+    html = page.render(found, means, title, float(config.tolerance), int(config.detailed), int(config.pictures), folder)
     written.append(_write(folder / "index.html", html))
     problems = [f"{name}: {line}" for name, line in found.problems.items()]
     categories = found.headlines["category"].dropna().unique()

@@ -2,13 +2,16 @@
 
 import logging
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from adlight.api import TrainProgram
 from adlight.cli import main as cli
+from adlight.cli.alone import run_alone
 from adlight.cli.arguments import task_overrides, train_arguments
 from adlight.cli.errors import interrupted
 from adlight.cli.job import is_job, job_command, run_job
@@ -16,6 +19,7 @@ from adlight.cli.launchers import check_strategy
 from adlight.cli.resume import resume_advice, resume_command
 from adlight.runs import provenance
 from adlight.runs.beginning import Beginning, resumed_config
+from adlight.runs.checks import check_settings
 from adlight.runs.config import instantiate_node, require_nodes
 from adlight.runs.folder import RunFolder
 from adlight.runs.frame import check_data, settle_frame
@@ -29,7 +33,6 @@ if TYPE_CHECKING:  # torch takes seconds: not for --help
     from adlight.data.datamodule import AnomalyDataModule
     from adlight.detection.module import AnomalyModule
 
-
 NODES = ("dataset", "model", "trainer", "calibration")  # what a config is made of
 
 
@@ -40,7 +43,8 @@ def train(config: DictConfig) -> dict[str, float]:
     if resumed:
         config = resumed_config(run, () if sweep else task_overrides("resume"))
     else:
-        settle_frame(config, run)
+        check_settings(config)
+        settle_frame(config, run)  # may read images
     data, module, trainer = build(config)
     check(config, trainer)
     check_data(data, run)
@@ -71,11 +75,9 @@ def build(config: DictConfig) -> tuple["AnomalyDataModule", "AnomalyModule", "pl
     import pytorch_lightning as pl  # here and not above: --help must not wait for torch
     import torch
 
+    check_settings(config)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # after the import, which sets its own level
     torch.set_float32_matmul_precision("high")  # GPUs may use TF32 where 32 bits are asked for; CPUs do not change
-    for name, value, minimum in (("seed", config.seed, 0), ("trainer.max_epochs", config.trainer.max_epochs, 1)):
-        if not isinstance(value, int) or not minimum <= value < 2**32:
-            raise UserError(f"{name} must be an integer in [{minimum}, 2**32), got {value}")
     pl.seed_everything(config.seed, workers=True, verbose=False)
     data = instantiate_node(config.dataset)
     module = instantiate_node(config.model)
@@ -125,15 +127,14 @@ def fit(
     Returns:
         The last Trainer, and what the results say of the training.
     """
-    callbacks, every = observers.callbacks, config.trainer.check_val_every_n_epoch or 1  # type: ignore[attr-defined]
-    seconds = 0.0
+    every, seconds = config.trainer.check_val_every_n_epoch or 1, 0.0
     for stage in stages:
         is_detector = stage is stages[-1]
         checkpoint = instantiate_node(config.checkpoint, last=stage.last, best=stage.best, seconds=seconds)
         checkpoint.begin = begin
         trainer = make_trainer(
             config,
-            [*callbacks, checkpoint],
+            [*observers.callbacks, checkpoint],  # type: ignore[attr-defined]
             [one if is_detector else getattr(one, "pretraining", one) for one in observers.loggers],
             max_epochs=stage.epochs,
             check_val_every_n_epoch=max(1, min(every, stage.epochs)),  # thresholds come from a validation
@@ -179,15 +180,14 @@ def test(
 
 def footnotes(run: RunFolder, module: "AnomalyModule", data: "AnomalyDataModule") -> list[str]:
     """Say below the table what was trained and tested, and where the results lie."""
-    notes = [f"data: {note}" for note in data.describe(len(module.predictions))] + module.describe()
-    if run.panels.is_dir():
-        notes.append(f"pictures: {run.panels}")
-    return [*notes, f"numbers: {', '.join(map(str, run.result_paths))}"]
+    notes = [f"data: {told}" for told in data.describe(len(module.predictions))] + module.describe()
+    pictures = [f"pictures: {run.panels}"] if run.panels.is_dir() else []
+    return [*notes, *module.classifier.describe(), *pictures, f"numbers: {', '.join(map(str, run.result_paths))}"]
 
 
 def run_or_job(config: DictConfig) -> Any:
     """Do what Hydra runs: one training, or a job of a sweep."""
-    return run_job(train, config) if is_job() else train(config)
+    return run_job(train, config) if is_job() else run_alone(train, config)
 
 
 def main() -> None:
@@ -195,5 +195,6 @@ def main() -> None:
     cli.run(run_or_job, "train", train_arguments)
 
 
+sys.modules[__name__].__class__ = TrainProgram  # `adlight.train(...)`
 if __name__ == "__main__":
     main()

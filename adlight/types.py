@@ -7,10 +7,9 @@ D width, n masks (views), Z latent size.
 from __future__ import annotations
 
 import difflib
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict
 
 if TYPE_CHECKING:  # torch takes seconds: not for --help
     import numpy as np
@@ -59,7 +58,13 @@ class Scores(TypedDict):
 
     image: Tensor  # (B,)
     pixel: Tensor  # (B, H, W)
-    reconstruction: Tensor  # (B, C, H, W)
+    reconstruction: Tensor | Callable[[slice], Tensor]  # (B, C, H, W), or what makes those of some rows when asked
+
+
+def reconstruction_of(scores: Scores, rows: slice = slice(None)) -> Tensor:
+    """Give the reconstructions of some rows of a batch, (n, C, H, W)."""
+    found = scores["reconstruction"]
+    return found(rows) if callable(found) else found[rows]
 
 
 @dataclass(frozen=True)
@@ -79,46 +84,37 @@ class Prediction:
     mask: np.ndarray | None = None  # (H, W) bool, those pixels
     anomaly_map: np.ndarray | None = None  # (h, w) float32, larger is more anomalous
     reconstruction: np.ndarray | None = None  # (C, h, w) float32, about 0..1
+    path: str | None = None  # the image's file; None where it came as pixels
+    error: None = None  # as an `Unreadable` has one
 
     @property
     def anomalous(self) -> bool:
         """Whether the score is above the threshold."""
         return self.score > self.threshold
 
-
-def check_range(
-    name: str, value: float, minimum: float = 0.0, maximum: float = math.inf, *, exclusive: bool = False
-) -> None:
-    """Refuse a number outside [minimum, maximum], or at an exclusive minimum; NaN and infinity never pass.
-
-    Raises:
-        ValueError: it is outside, or not a number.
-    """
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or not minimum <= value <= maximum or (exclusive and value == minimum):
-        limits = f"{'>' if exclusive else '>='} {minimum:g}" if minimum > -math.inf else "finite"
-        limits += f" and <= {maximum:g}" if maximum < math.inf else ""
-        raise ValueError(f"{name} must be a number {limits}, got {value}")
+    def as_dict(self) -> dict[str, Any]:
+        """Give what JSON can hold: everything but the arrays."""
+        numbers = {name: float(getattr(self, name)) for name in ("score", "threshold", "pixel_threshold", "area")}
+        boxes = [list(map(int, box)) for box in self.boxes]
+        words = {"path": self.path, "anomalous": bool(self.anomalous), "threshold_source": self.threshold_source}
+        return {**words, **numbers, "boxes": boxes}
 
 
-def check_integer(name: str, value: int, minimum: int) -> None:
-    """Refuse what is not an integer of at least `minimum`.
+@dataclass(frozen=True)
+class Unreadable:
+    """Stands among predictions for a file that cannot be read; asked for an answer it raises a UserError."""
 
-    Raises:
-        ValueError: it is not; nor is 10.0, which `1e1` on a command line makes.
-    """
-    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-        raise ValueError(f"{name} must be an integer >= {minimum}, got {value}")
+    path: str
+    error: str  # what is wrong with the file, in one line
 
+    def __getattr__(self, name: str) -> Any:
+        if name == "anomalous" or name in Prediction.__dataclass_fields__:
+            raise UserError(self.error)
+        raise AttributeError(name)
 
-def check_choice(name: str, value: object, known: Sequence[str]) -> None:
-    """Refuse what is none of a few names.
-
-    Raises:
-        ValueError: it is not.
-    """
-    if value not in known:
-        raise ValueError(unknown_name(name, str(value), known))
+    def as_dict(self) -> dict[str, Any]:
+        """Give what JSON can hold."""
+        return {"path": self.path, "error": self.error}
 
 
 def unknown_name(kind: str, name: str, known: Sequence[str]) -> str:

@@ -1,6 +1,10 @@
+import json
+import pickle
+import shutil
 import sys
 import warnings
 from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +16,7 @@ from readers import table
 
 from adlight import train
 from adlight.detector import Detector
+from adlight.runs.tables import COLUMNS
 from adlight.types import UserError
 
 SIZE, ORIGINAL = 32, 48  # of the model, of the images
@@ -160,26 +165,64 @@ def test_threshold_can_be_set(detector, rows):
     assert detector.threshold == 1e9
 
 
-def test_whose_thresholds(tiny_run, adlight):
-    """A model of two categories: by name, by folder, and those of all where the category cannot be known."""
+def test_whose_thresholds(tiny_run, adlight, tmp_path):
+    """A model of two categories: by name, by folder, by looks, or those of all together where they are asked for."""
     run, image = tiny_run[0], adlight.folder / "data" / "screw" / "test" / "hole" / "000.png"
-    several, bottle = Detector.load(run, device="cpu"), Detector.load(run, device="cpu", category="bottle")
+    several = Detector.load(run, device="cpu")
     known = several.module.calibration
-    assert list(known.categories) == ["bottle", "screw"] and several.category is None
-    predictions = several([image, Image.open(image)]) + bottle([image])
-    assert [prediction.threshold_source for prediction in predictions] == ["screw", "all categories", "bottle"]
-    for prediction in predictions:
-        used = known.of(prediction.threshold_source)
-        assert (prediction.threshold, prediction.pixel_threshold) == (used.image, used.pixel)
-        assert bool(prediction.boxes) == (prediction.area > 0) == prediction.anomalous
-    assert several.threshold == known.pooled.image and bottle.pixel_threshold == known.categories["bottle"].pixel
+    deep = shutil.copytree(image.parent, tmp_path / "bottle" / "screw" / "day 1" / "hole") / image.name
+    for path in (image, deep):  # the nearest folder that has a category's name
+        assert [found.threshold_source for found in several(path)] == ["screw"]
+    elsewhere = shutil.copy(image, tmp_path / "x.png")
+    kinds = [str(image), str(elsewhere), Image.open(image), np.asarray(Image.open(image))]
+    for category, source in (("bottle", "bottle"), ("screw", "screw"), ("pooled", "all categories"), ("auto", None)):
+        detector = Detector.load(run, device="cpu", category=category)
+        predictions = [detector(one)[0] for one in kinds] + detector(kinds)
+        assert len({found.threshold_source for found in predictions} | ({source} if source else set())) == 1
+        used = known.of(predictions[0].threshold_source)
+        for found in predictions:
+            assert (found.threshold, found.pixel_threshold) == (used.image, used.pixel)
+            assert bool(found.boxes) == (found.area > 0) == found.anomalous == predictions[0].anomalous
+        if source:
+            assert (detector.threshold, detector.pixel_threshold) == (used.image, used.pixel)
+
+
+def test_an_unknown_category_stops(tiny_run, adlight, tmp_path):
+    run, image = tiny_run[0], adlight.folder / "data" / "screw" / "test" / "hole" / "000.png"
+    several = Detector.load(run, device="cpu")
+    elsewhere = Path(shutil.copy(image, tmp_path / "x.png"))
+    for one in (elsewhere, Image.open(image), np.asarray(Image.open(image))):
+        with pytest.raises(
+            UserError, match=r"bottle, screw.*category=<name>.*category=auto.*category=pooled"
+        ) as caught:
+            several(one)
+        assert (str(elsewhere) in str(caught.value)) == (one is elsewhere)
+    for name in ("threshold", "pixel_threshold"):  # they differ
+        with pytest.raises(UserError, match="category="):
+            getattr(several, name)
     several.threshold = 0.5
-    prediction = several(image)[0]
-    assert (prediction.threshold, prediction.pixel_threshold) == (0.5, known.categories["screw"].pixel)
-    pooled = Detector.load(run, device="cpu", overrides=["calibration.per=all"])
-    assert pooled(image)[0].threshold == known.pooled.image
-    with pytest.raises(UserError, match=r"unknown category 'nut' \(there are: bottle, screw\)"):
-        Detector.load(run, device="cpu", category="nut")
+    assert several(image)[0].pixel_threshold == several.calibration.of("screw").pixel
+    with pytest.raises(UserError, match="category="):  # the pixels' still differ
+        several(elsewhere)
+    several.pixel_threshold = 0.5
+    assert several(elsewhere)[0].threshold_source == "given"
+    together = Detector.load(run, device="cpu", overrides=["calibration.per=all"])
+    assert together(elsewhere)[0].threshold == together.threshold == together.calibration.pooled.image
+
+
+@pytest.mark.parametrize("overrides", [[], ["calibration.per=all"], ["model.scorer.reduce=max"]])
+def test_a_misspelt_category_is_named(tiny_run, overrides):
+    with pytest.raises(UserError, match=r"unknown category 'scrw'; did you mean screw\?.*bottle, screw, auto, pooled"):
+        Detector.load(tiny_run[0], device="cpu", category="scrw", overrides=overrides)
+
+
+def test_a_model_of_one_category_takes_every_image_for_it(run, rows):
+    image = Image.open(rows[0]["path"])
+    for category in (None, "bottle", "auto"):
+        assert Detector.load(run, device="cpu", category=category)(image)[0].threshold_source == "bottle"
+    assert Detector.load(run, device="cpu", category="pooled")(image)[0].threshold_source == "all categories"
+    with pytest.raises(UserError, match="unknown category 'screw'"):
+        Detector.load(run, device="cpu", category="screw")
 
 
 def test_an_image_whose_score_is_no_number_is_named(detector, rows, monkeypatch):
@@ -268,12 +311,66 @@ def test_loads_for_scoring_only(run, detector):
         (np.zeros((8, 8, 2), np.uint8), r"shape \(8, 8, 2\)"),
         (np.zeros((0, 8), np.uint8), r"shape \(0, 8\)"),
         (torch.zeros(3, 8, 8), "float32"),
-        ("nowhere.png", "nowhere.png"),
     ],
 )
 def test_bad_images(detector, image, message):
     with pytest.raises(UserError, match=message):
         detector([image])
+
+
+def test_an_unreadable_file_does_not_fail_the_list(detector, rows, tmp_path):
+    good, cut = rows[0]["path"], tmp_path / "cut.png"
+    cut.write_bytes(Path(good).read_bytes()[:99])
+    answers = detector([cut, good, "nowhere.png", rows[1]["path"], cut, cut, cut])
+    assert [one.error is None for one in answers] == [False, True, False, True, False, False, False]
+    assert [one.path for one in answers[:3]] == [str(cut), good, "nowhere.png"]
+    alone = detector([good, rows[1]["path"]])
+    assert [answers[1].score, answers[3].score] == pytest.approx([one.score for one in alone], rel=1e-6)
+    for ask in (lambda one: one.score, lambda one: one.anomalous, lambda one: one.boxes):
+        with pytest.raises(UserError, match=r"cut\.png"):  # it does not pass for a normal image
+            ask(answers[0])
+    assert not hasattr(answers[0], "no_such_thing") and pickle.loads(pickle.dumps(answers[0])) == answers[0]
+    for image in (str(cut), cut):
+        with pytest.raises(UserError, match=r"cut\.png"):
+            detector(image)
+
+
+def test_predictions_as_plain_values(detector, rows):
+    answers = detector([rows[0]["path"], "nowhere.png", np.zeros((40, 50), np.uint8)])
+    read = json.loads(json.dumps([one.as_dict() for one in answers]))
+    assert read[0]["path"] == rows[0]["path"] and read[0]["score"] == answers[0].score
+    assert set(read[0]) == {"path", *COLUMNS} and read[0]["anomalous"] is answers[0].anomalous
+    assert [tuple(box) for box in read[0]["boxes"]] == answers[0].boxes
+    assert read[1]["path"] == "nowhere.png" and "nowhere.png" in read[1]["error"] and set(read[1]) == {"path", "error"}
+    assert read[2]["path"] is None
+
+
+def test_floats_with_a_stated_range(detector, rows):
+    array = np.asarray(Image.open(rows[0]["path"]))
+    (wanted,) = detector(array)
+    grey = np.asarray(Image.open(rows[0]["path"]).convert("L"))
+    tensor = torch.tensor(array).permute(2, 0, 1)
+    for image, limits in (
+        (array / 255, (0, 1)),
+        ((array / 127.5 - 1).astype(np.float32), (-1, 1)),
+        (tensor / 255, (0, 1)),
+        (array.astype(np.float16), (0, 255)),
+    ):
+        assert detector(image, range=limits)[0].score == pytest.approx(wanted.score, rel=1e-6)
+    assert detector([array / 255, array], range=(0, 1))[1].score == pytest.approx(wanted.score, rel=1e-6)  # no float
+    floating = Image.fromarray((grey / 255).astype(np.float32))
+    assert detector(floating, range=(0, 1))[0].score == pytest.approx(detector(grey)[0].score, rel=1e-6)
+    broken = array / 255
+    broken[0, 0] = np.nan
+    for image, limits, message in (
+        (array / 100, (0, 1), r"0.* to 2\..*\(0, 1\)"),
+        (array / 255 - 0.1, (0, 1), r"-0\.1"),
+        (broken, (0, 1), "nan"),
+        (array / 255, (1, 0), r"\(1, 0\)"),
+        (tensor / 100, (0, 1), r"\(0, 1\)"),
+    ):
+        with pytest.raises(UserError, match=message):
+            detector(image, range=limits)
 
 
 def test_bad_arguments(run, tmp_path):

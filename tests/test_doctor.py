@@ -42,6 +42,22 @@ def test_sound_data(ask, tmp_path):
     assert rows[1] == ["bottle", "test", "3", "6", "6", "0", "32x32 RGB (9)"]
 
 
+def test_what_the_held_out_images_can_promise(ask, tmp_path):
+    fake_mvtec(tmp_path / "data", ("bottle",), train=40)
+    promises = {
+        "dataset.val_fraction=0.15": ("fpr:0.05 of 6 ", "0.143", "19 are needed", "dataset.val_fraction=0.48"),
+        "calibration.image=fpr:0.02": ("fpr:0.02 of 4 ", "0.2", "49 are needed", "add normal images"),
+        "dataset.val_fraction=0.48": ("fpr:0.05 of 19 ", "at most 0.05"),
+        "calibration.image=sigma:3": ("sigma:3 of 4 ",),
+    }
+    for word, parts in promises.items():
+        code, _, printed = ask(*MVTEC, word)
+        (line,) = (line for line in printed.splitlines() if line.startswith("thresholds of bottle"))
+        assert code == 0 and all(part in line for part in parts), line
+    code, _, printed = ask(*MVTEC, "calibration.image=fpr:2")
+    assert code == 2 and "calibration.image" in printed
+
+
 def damage(bottle):
     """Plant one fault of each kind; returns the words by which each must be named."""
     cut = bottle / "train" / "good" / "001.png"
@@ -78,7 +94,7 @@ def test_sizes_modes_and_limits(ask, tmp_path):
     folder = tmp_path / "data" / "bottle" / "train" / "good"
     for i, size in enumerate((20, 24, 28)):
         write_image(folder / f"other{i}.png", i, size, channels=1)
-    Image.fromarray(np.full((9, 7), 0.5, np.float32)).save(folder / "float.tiff")
+    Image.fromarray(np.full((9, 9), 0.5, np.float32)).save(folder / "float.tiff")
     code, problems, printed = ask(*MVTEC, "dataset.train_limit=2")  # all is looked at, whatever the limits
     assert code == 1 and "float.tiff" in problems[0] and "floating-point" in problems[0]
     assert "32x32 RGB (6), 20x20 L (1), 24x24 L (1), 1 more" in printed

@@ -5,7 +5,7 @@ import pytest
 import torch
 from makers import write_image
 from PIL import Image
-from readers import table
+from readers import content, table
 from test_detector import main, train_tiny
 
 from adlight import predict
@@ -74,7 +74,6 @@ def test_thresholds_of_several_categories(tiny_run, adlight, tmp_path):
     known = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]["_extra_state"]
     for category in ("bottle", "screw"):
         shutil.copytree(data / category / "test" / "hole", tmp_path / "images" / category)
-    write_image(tmp_path / "images" / "other" / "x.png")
 
     def predictions(*words):
         outcome = adlight("predict", f"run={run}", f"images={tmp_path}/images", f"hydra.run.dir={tmp_path}/out", *words)
@@ -82,17 +81,26 @@ def test_thresholds_of_several_categories(tiny_run, adlight, tmp_path):
         return table(tmp_path / "out" / "predictions.csv"), outcome.out
 
     rows, out = predictions("save=masks,maps,panels")
-    expected = {"bottle": "bottle", "screw": "screw", "other": "all categories"}
-    assert len(rows) == 7
+    assert len(rows) == 6
     for row in rows:
-        of = expected[row["path"].split("/")[-2]]
-        used = known["categories"].get(of, known["pooled"])
+        of = row["path"].split("/")[-2]
+        used = known["categories"][of]
         assert row["threshold_source"] == of
         assert (float(row["threshold"]), float(row["pixel_threshold"])) == (used["image"], used["pixel"])
         assert row["anomalous"] == str(int(float(row["score"]) > used["image"]))
         assert f"{used['image']:.6g}" in out and f"│ {of} " in out
-    rows, _ = predictions("save=none", "category=screw")
-    assert {row["threshold_source"] for row in rows} == {"screw"}
+    other = write_image(tmp_path / "images" / "other" / "x.png")
+    words = (f"run={run}", f"images={tmp_path}/images", "save=none", f"hydra.run.dir={tmp_path}/stopped")
+    outcome = adlight("predict", *words)
+    assert outcome.code == 2 and outcome.err.count("\n") == 1 and str(other) in outcome.err
+    assert all(word in outcome.err for word in ("category=auto", "category=pooled", "bottle, screw"))
+    assert not list((tmp_path / "stopped").glob("*.part"))
+    for category, source in (("screw", "screw"), ("pooled", "all categories")):
+        rows, _ = predictions("save=none", f"category={category}")
+        assert len(rows) == 7 and {row["threshold_source"] for row in rows} == {source}
+    rows, out = predictions("save=none", "category=auto")
+    assert {row["threshold_source"] for row in rows} <= {"bottle", "screw"}
+    assert f"{100 * content(run)['category_auto']['accuracy']:.1f}% of 2 held-out" in out
     rows, _ = predictions("save=none", "threshold=0.5", "pixel_threshold=0.5")
     assert {(row["threshold_source"], row["threshold"]) for row in rows} == {("given", "0.5")}
     outcome = adlight(

@@ -1,15 +1,19 @@
 """Baselines as detectors: one epoch collects the training images, its end fits them; the rest is as for all."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from typing import Any, Literal
 
 import torch
+from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
 from adlight.baselines.networks import PCA, NearestNeighbours
-from adlight.detection.maps import REDUCTIONS, ReconstructionError
+from adlight.detection.crossfitting import fetch, fewest, split_folds
+from adlight.detection.maps import ReconstructionError, Reduction, Score
 from adlight.detection.module import AnomalyModule
-from adlight.types import Batch, Scores, check_choice
+from adlight.settings import Built, PositiveShare, checked
+from adlight.types import Batch, Scores
 
 
 class ResidualScorer:
@@ -24,12 +28,16 @@ class ResidualScorer:
         ValueError: an unknown name, or a number out of range.
     """
 
+    @checked
     def __init__(
-        self, score: str = "mse", reduce: str = "distance", smoothing: float = 1.0, topk: float = 0.01
+        self,
+        score: Score = "mse",
+        reduce: Literal["distance"] | Reduction = "distance",
+        smoothing: NonNegativeFloat = 1.0,
+        topk: PositiveShare = 0.01,
     ) -> None:
-        check_choice("reduce", reduce, ("distance", *REDUCTIONS))
         self.by_distance = reduce == "distance"
-        self.error = ReconstructionError(score, "mean" if self.by_distance else reduce, smoothing, topk)
+        self.error = ReconstructionError(score, "mean" if reduce == "distance" else reduce, smoothing, topk)
 
     @torch.no_grad()
     def __call__(
@@ -52,10 +60,11 @@ class BaselineModule(AnomalyModule):
         scorer: scores images with it.
     """
 
+    @checked
     def __init__(
         self,
-        network: NearestNeighbours | PCA,
-        scorer: ResidualScorer,
+        network: Built[NearestNeighbours | PCA],
+        scorer: Built[ResidualScorer],
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -90,6 +99,22 @@ class BaselineModule(AnomalyModule):
         rows = [row_of[number] for number in sorted(row_of)]
         self.network.fit(image.flatten(0, -4)[rows], *(one.flatten(0, -2)[rows] for one in sizes))
         self.seen = []
+
+    def cross_fit(self, folds: int) -> Iterator[tuple[Batch, Scores]]:
+        """Score the training images as they are, by networks fitted to the other folds."""
+        data, trainer = self.datamodule, self.trainer
+        with torch.inference_mode(False):  # an evaluation reads them now
+            data.setup("fit")
+        dataset = data.datasets["train"]
+        self.network.check(fewest(len(dataset), folds))
+        for rest, fold in split_folds(len(dataset), folds, trainer.global_rank, trainer.world_size):
+            network = deepcopy(self.network)
+            others = dataset.__getitems__(rest.tolist())
+            sizes = [others["size"].to(self.device)] if "size" in others else []
+            network.fit(others["image"].to(self.device), *sizes)
+            for part in fold.split(data.eval_batch_size):
+                batch = fetch(dataset, part, self.device)
+                yield batch, self.scorer(network, batch["image"], batch.get("size"))
 
     def configure_optimizers(self) -> Any:
         """Give none."""

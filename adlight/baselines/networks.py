@@ -8,10 +8,12 @@ and widths (B, 2) come with them: distances are those of the content, as if ther
 import math
 
 import torch
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from adlight.data.frames import Size, is_content, parse_size
-from adlight.types import UserError, check_integer
+from adlight.settings import checked
+from adlight.types import UserError
 
 CHUNK = 2**26  # values of the bank that are floats at a time: 256 MiB
 SPARE = 8  # neighbours searched beyond k: the search may round (TF32), the distances do not
@@ -34,12 +36,14 @@ class NearestNeighbours(nn.Module):
 
     bank: Tensor
 
-    def __init__(self, image_size: Size, channels: int = 3, k: int = 3, memory_gb: float = 8.0) -> None:
+    @checked
+    def __init__(
+        self, image_size: Size, channels: PositiveInt = 3, k: PositiveInt = 3, memory_gb: PositiveFloat = 8.0
+    ) -> None:
         super().__init__()
-        check_integer("k", k, 1)
         self.k, self.memory_gb = k, memory_gb
         # no rows until it is fitted; 8 bits are what the images have
-        self.register_buffer("bank", torch.empty(0, channels, *parse_size("image_size", image_size), dtype=torch.uint8))
+        self.register_buffer("bank", torch.empty(0, channels, *parse_size(image_size), dtype=torch.uint8))
 
     def check(self, count: int) -> None:
         """Refuse a number of training images that cannot be fitted.
@@ -92,11 +96,14 @@ class PCA(nn.Module):
     mean: Tensor
     components: Tensor
 
-    def __init__(self, image_size: Size, channels: int = 3, components: int = 40, memory_gb: float = 8.0) -> None:
+    @checked
+    def __init__(
+        self, image_size: Size, channels: PositiveInt = 3, components: PositiveInt = 40, memory_gb: PositiveFloat = 8.0
+    ) -> None:
         super().__init__()
-        size = parse_size("image_size", image_size)
+        size = parse_size(image_size)
         values = channels * math.prod(size)
-        if not 1 <= components <= values:
+        if components > values:
             raise ValueError(f"components must lie in 1..{values}, the values of an image, got {components}")
         self.memory_gb = memory_gb
         self.register_buffer("mean", torch.zeros(channels, *size))

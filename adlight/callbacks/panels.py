@@ -8,13 +8,15 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from PIL import Image
+from pydantic import PositiveInt
 
-from adlight.detection.gathering import gather_rows
-from adlight.detection.module import AnomalyModule, TestedImage
+from adlight.detection.gathering import TestedImage, gather_rows
+from adlight.detection.module import AnomalyModule
 from adlight.detection.pictures import draw_panel, stack_panels
 from adlight.detection.regions import segment
 from adlight.metrics.thresholds import Threshold
-from adlight.types import Batch, Prediction, Scores
+from adlight.settings import PathName, checked
+from adlight.types import Batch, Prediction, Scores, reconstruction_of
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class Panels(pl.Callback):
         shown: after a test, on the first process, what each category's picture shows.
     """
 
-    def __init__(self, folder: str, cases: int = 3) -> None:
+    @checked
+    def __init__(self, folder: PathName, cases: PositiveInt = 3) -> None:
         self.folder, self.cases = Path(folder), cases
         self.kept: dict[tuple[int, int], list[Example]] = {}
         self.shown: dict[str, list[Example]] = {}
@@ -110,7 +113,7 @@ def copy_example(
         row.prediction,
         mask=masks[0],
         anomaly_map=pixel[0].float().cpu().numpy(),
-        reconstruction=scores["reconstruction"][i, :, :height, :width].float().cpu().numpy(),
+        reconstruction=reconstruction_of(scores, slice(i, i + 1))[0, :, :height, :width].float().cpu().numpy(),
     )
     image = (batch["image"][i, :, :height, :width].expand(3, -1, -1).permute(1, 2, 0).clamp(0, 1) * 255).round().byte()
     return Example(row.index, prediction, image.cpu().numpy(), batch["mask"][i, :height, :width].cpu().numpy().copy())

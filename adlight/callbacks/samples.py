@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytorch_lightning as pl
+from pydantic import PositiveInt
 from torchvision.utils import make_grid, save_image
 
 from adlight.callbacks.wandb_media import log_picture
 from adlight.gan.module import AdversarialModule
+from adlight.settings import PathName, checked
 
 
 class Samples(pl.Callback):
@@ -18,7 +20,8 @@ class Samples(pl.Callback):
         count: images in a grid.
     """
 
-    def __init__(self, folder: str, every: int = 5, count: int = 64) -> None:
+    @checked
+    def __init__(self, folder: PathName, every: PositiveInt = 5, count: PositiveInt = 64) -> None:
         self.folder, self.every, self.count = Path(folder), every, count
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

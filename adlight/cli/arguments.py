@@ -7,6 +7,7 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
 
 from adlight.runs.config import CONF, choose_none
 from adlight.runs.find import find_unfinished
@@ -45,8 +46,7 @@ def value_of(argv: Sequence[str], key: str) -> str | None:
 
 def quote(key: str, value: Path | str) -> str:
     """Make an override that Hydra's grammar takes whatever characters are in the value."""
-    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
-    return f"{key}='{text}'"
+    return f"{key}={QuotedString(str(value), Quote.single).with_quotes()}"
 
 
 def quote_values(argv: Sequence[str], *keys: str, lists: bool = False) -> list[str]:
@@ -117,7 +117,7 @@ def _resume(argv: list[str], which: str, folder: str | None) -> list[str]:
         return _continue([_add_setting(word) for word in words], run)
     overrides = [word for word, is_override in mark_overrides(words) if is_override]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("train", [word for word in overrides if not word.startswith("hydra.")])
+        config = compose("train", [word for word in overrides if not word.startswith("hydra.") or "searchpath" in word])
     places = [Path(folder)] if folder else sorted(Path("runs").glob("*"))
     found = find_unfinished(list(map(RunFolder, places)), config)
     if found is None:

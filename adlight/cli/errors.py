@@ -47,9 +47,7 @@ def first_line(error: BaseException) -> str:
 def explain(error: BaseException) -> str | None:
     """Give one line for an error that a user can fix; None for one that is ours."""
     if isinstance(error, InstantiationException) and error.__cause__ is not None:
-        # a constructor's refusal of a value or a missing package; names of arguments were checked before
-        refusal = isinstance(error.__cause__, ValueError | ImportError)
-        return explain(error.__cause__) or (first_line(error.__cause__) if refusal else None)
+        return explain(error.__cause__) or _explain_refusal(error.__cause__, _full_key(error))
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, HydraException | OmegaConfBaseException):
@@ -62,6 +60,26 @@ def explain(error: BaseException) -> str | None:
     if type(error).__name__ == "OutOfMemoryError":
         return f"the device's memory is full: try a smaller dataset.batch_size ({first_line(error)})"
     return None
+
+
+def _full_key(error: InstantiationException) -> str:
+    """Find the node that Hydra could not make, which stands in the last line of its message."""
+    _, found, key = str(error).rpartition("full_key: ")
+    return key.strip() if found else ""
+
+
+def _explain_refusal(cause: BaseException, node: str) -> str | None:
+    """Give one line for a constructor's refusal of settings, or for a missing package."""
+    if isinstance(cause, ImportError):
+        return first_line(cause)
+    if not isinstance(cause, ValueError):
+        return None
+    from adlight.faults import describe_faults
+    from adlight.settings import SettingsError  # here and not above: --help must not wait for it
+
+    if isinstance(cause, SettingsError) and node:
+        return describe_faults(cause.faults, cause.values, lambda argument: f"{node}.{argument}")
+    return f"{node}: {first_line(cause)}" if node else first_line(cause)
 
 
 def describe(error: BaseException) -> str:

@@ -1,7 +1,6 @@
 """The folder that a command writes to: refused before Hydra writes there, and held as long as the command runs."""
 
 import os
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from adlight.cli.errors import describe
 from adlight.cli.job import FOLDER
+from adlight.runs.checks import check_settings
 from adlight.runs.files import rank
 from adlight.runs.folder import RunFolder
 from adlight.runs.occupied import check_free
@@ -19,6 +19,10 @@ from adlight.runs.trust import HERE
 from adlight.types import UserError
 
 held = ExitStack()  # the lock on this process's folder
+
+
+class Refusal(SystemExit):
+    """Ends a command whose folder may not be used: of an `Exception` Hydra would make a warning."""
 
 
 class FolderCallback(Callback):
@@ -40,7 +44,7 @@ class FolderCallback(Callback):
             HydraConfig.instance().set_config(config)  # as Hydra does next: the folder's name may ask for it
             self._take(config)
         except Exception as error:
-            _refuse(error)
+            raise Refusal(describe(error)) from error
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse the folder of several jobs; those of a sweep hold theirs themselves."""
@@ -48,7 +52,7 @@ class FolderCallback(Callback):
             if self.writes:
                 check_free("hydra.sweep.dir", Path(str(config.hydra.sweep.dir)), below=not self.trains)
         except Exception as error:
-            _refuse(error)
+            raise Refusal(describe(error)) from error
 
     def _take(self, config: DictConfig) -> None:
         run_dir: Any = OmegaConf.to_container(config).get("run_dir", HERE)  # type: ignore[union-attr]
@@ -58,6 +62,8 @@ class FolderCallback(Callback):
         if not self.writes and run.path.resolve() == Path.cwd():  # where reports say that they are
             return
         if not config.get("resume"):
+            if self.trains:
+                self._check_settings(config)
             if self.trains and run.has_results:
                 raise UserError(f"{run} already holds a run: use resume={run} or another hydra.run.dir")
             if not (self.trains and run.is_run):  # nothing has come of an earlier command there
@@ -65,7 +71,9 @@ class FolderCallback(Callback):
         if self.writes and FOLDER not in os.environ:  # the sweep holds its job's folder
             held.enter_context(run.lock(wait=False))
 
-
-def _refuse(error: Exception) -> None:
-    print(f"error: {describe(error)}", file=sys.stderr, flush=True)  # Hydra would make a warning of it
-    sys.exit(2)
+    @staticmethod
+    def _check_settings(config: DictConfig) -> None:
+        config = config.copy()
+        OmegaConf.set_readonly(config, False)
+        config.run_dir = str(config.hydra.run.dir)  # Hydra makes it known when it has made it
+        check_settings(config)

@@ -18,9 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 from adlight.cli.arguments import quote
 from adlight.cli.errors import describe, explain, interrupted
 from adlight.cli.sweep_table import OBJECTIVE, write_table
-from adlight.runs.config import difference
+from adlight.runs.config import difference, search_path
 from adlight.runs.files import append_traceback, rank
 from adlight.runs.folder import RunFolder
+from adlight.runs.log import copy_output
 from adlight.runs.provenance import command_line
 from adlight.runs.sweep_folder import SweepFolder
 from adlight.types import UserError
@@ -55,7 +56,7 @@ def job_words() -> list[str]:
     """List the words of the command that runs this job alone."""
     hydra = HydraConfig.get()
     chosen = [f"{group}={hydra.runtime.choices[group]}" for group in ("model", "dataset")]  # by sweep=<name>, perhaps
-    return [*chosen, *(word for word in hydra.overrides.task if not word.startswith(("sweep=", *OURS)))]
+    return [*search_path(), *chosen, *(word for word in hydra.overrides.task if not word.startswith(("sweep=", *OURS)))]
 
 
 def job_command() -> str:
@@ -76,11 +77,11 @@ def run_job(task: Callable[[DictConfig], Any], config: DictConfig) -> float | No
             _begin(run, config)
             if run.is_finished:
                 print(f"job {hydra.job.num} ({run.path.name}) is finished: skipped", flush=True)
-            elif _has_processes(config.trainer):
-                _run_command(run)
+            elif needs_own_process(config.trainer):
+                run_command(run)
             else:
                 config.resume = str(run) if run.can_resume else None
-                with finish_wandb():  # the error is lost further out
+                with finish_wandb(), copy_output(run.log):  # the error is lost further out
                     task(config)
         return (run.read_results() or {}).get("validation", {}).get(OBJECTIVE)
     except KeyboardInterrupt as error:
@@ -114,15 +115,20 @@ def _begin(run: RunFolder, config: DictConfig) -> None:
         run.write_job(hydra.job.num, [word for word in hydra.overrides.task if not word.startswith(OURS)])
 
 
-def _has_processes(trainer: DictConfig) -> bool:
+def needs_own_process(trainer: DictConfig) -> bool:
     """Tell whether Lightning may have to start processes for a job, which Slurm has not done."""
     return not trainer.devices == trainer.num_nodes == 1 and int(os.environ.get("SLURM_NTASKS", "1")) < 2
 
 
-def _run_command(run: RunFolder) -> None:
-    """Run a job by its own command, so that Lightning can start the processes of its devices.
+def run_command(run: RunFolder, relay: bool = False) -> None:
+    """Run the present training by its own command, so that Lightning can start the processes of its devices.
 
-    Lightning's ddp starts them by repeating the command line, which here would start the whole sweep in each.
+    Lightning's ddp starts them by repeating the command line, which here would start the whole sweep, or the user's
+    script, in each.
+
+    Args:
+        run: the folder to train in, which this process holds.
+        relay: print what the command prints by `print`, which a notebook shows.
 
     Raises:
         UserError: why the job failed.
@@ -130,11 +136,15 @@ def _run_command(run: RunFolder) -> None:
     words = [*job_words(), quote("hydra.run.dir", run.path), "hydra.output_subdir=null"]
     if run.can_resume:
         words = [quote("resume", run.path)]
-    print(f"job {HydraConfig.get().job.num} ({run.path.name}) runs by its own command", flush=True)
-    words.append(quote("hydra.sweep.dir", HydraConfig.get().sweep.dir))  # by it W&B groups the jobs
-    environment = {**os.environ, FOLDER: str(run)}
-    with subprocess.Popen([sys.executable, "-m", "adlight.train", *words], env=environment) as process:
+    if is_job():
+        print(f"job {HydraConfig.get().job.num} ({run.path.name}) runs by its own command", flush=True)
+        words.append(quote("hydra.sweep.dir", HydraConfig.get().sweep.dir))  # by it W&B groups the jobs
+    command, environment = [sys.executable, "-m", "adlight.train", *words], {**os.environ, FOLDER: str(run)}
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True} if relay else {}
+    with subprocess.Popen(command, env=environment, **output) as process:  # type: ignore[call-overload]
         try:
+            for line in process.stdout or ():
+                print(line, end="", flush=True)
             code = process.wait()
         except KeyboardInterrupt:
             process.send_signal(signal.SIGINT)  # from a terminal Ctrl-C has reached it already

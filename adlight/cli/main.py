@@ -20,6 +20,7 @@ from adlight.cli import folders, sweep
 from adlight.cli.arguments import flags_first
 from adlight.cli.errors import explain, filter_warnings, interrupted
 from adlight.cli.job import finish_wandb, note_failure
+from adlight.cli.overrides import use_config_dir
 from adlight.runs.config import CONF
 from adlight.runs.files import rank
 from adlight.types import UserError
@@ -70,9 +71,12 @@ def _run(program: Callable[[], Any], prepare: Callable[[list[str]], list[str]], 
         if "TORCHELASTIC_RUN_ID" in os.environ:
             raise UserError("start it without torchrun: trainer=ddp starts the other processes itself")
         if "LOCAL_RANK" not in os.environ:  # the other processes of a run are given the words that we ended with
-            sys.argv[1:] = flags_first(prepare(sys.argv[1:]))
+            sys.argv[1:] = flags_first(prepare(use_config_dir(sys.argv[1:])))
         with sigterm_as_keyboard_interrupt():
             program()
+    except folders.Refusal as error:
+        failures.append(str(error))
+        return 2
     except (KeyboardInterrupt, SystemExit) as error:
         if not interrupted(error):
             return error.code if isinstance(error, SystemExit) else 130

@@ -1,12 +1,14 @@
 """Augmentation of training images in batches, on the device they are on (article, section 3: crop, rotation, flip)."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import kornia.augmentation as K
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from adlight.data.frames import group_by_size
+from adlight.settings import PositiveShare, Share, checked
 
 
 class Augmentation:
@@ -19,12 +21,13 @@ class Augmentation:
         vertical_flip: probability.
     """
 
+    @checked
     def __init__(
         self,
-        crop: float = 0.8,
-        rotation: float = 10.0,
-        horizontal_flip: float = 0.5,
-        vertical_flip: float = 0.0,
+        crop: PositiveShare = 0.8,
+        rotation: Annotated[float, Field(ge=0, le=180)] = 10.0,
+        horizontal_flip: Share = 0.5,
+        vertical_flip: Share = 0.0,
     ) -> None:
         steps: list[Any] = []
         if rotation > 0:

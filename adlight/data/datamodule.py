@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytorch_lightning as pl
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 from adlight.data.augmentation import Augmentation
@@ -14,7 +15,8 @@ from adlight.data.preflight import check_before_training
 from adlight.data.source import Source
 from adlight.data.splits import split_normals
 from adlight.rng import derive_seed
-from adlight.types import Batch, Record, UserError, check_choice, check_integer
+from adlight.settings import ArgumentsOf, Built, Channels, Seed, checked
+from adlight.types import Batch, Record, UserError
 
 
 class AnomalyDataModule(pl.LightningDataModule):
@@ -46,6 +48,7 @@ class AnomalyDataModule(pl.LightningDataModule):
         ValueError: a setting out of range.
     """
 
+    @checked
     def __init__(
         self,
         source: Callable[..., Source],
@@ -53,27 +56,19 @@ class AnomalyDataModule(pl.LightningDataModule):
         image_size: Size,
         resize: Size | None = None,
         keep_shape: bool = False,
-        channels: int = 3,
-        batch_size: int = 16,
-        eval_batch_size: int = 32,
-        val_fraction: float = 0.1,
-        val_defects: int = 1,
-        seed: int = 0,
-        augmentation: Augmentation | None = None,
-        cache_gb: float = 8.0,
-        num_workers: int = 2,
-        on_bad_image: str = "error",
-        **source_settings: Any,
+        channels: Channels = 3,
+        batch_size: PositiveInt = 16,
+        eval_batch_size: PositiveInt = 32,
+        val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1,
+        val_defects: PositiveInt = 1,
+        seed: Seed = 0,
+        augmentation: Built[Augmentation] | None = None,
+        cache_gb: NonNegativeFloat = 8.0,
+        num_workers: NonNegativeInt = 2,
+        on_bad_image: Literal["error", "skip"] = "error",
+        **source_settings: Annotated[Any, ArgumentsOf("source")],
     ) -> None:
         super().__init__()
-        sizes = {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "val_defects": val_defects}
-        for name, value in sizes.items():
-            check_integer(name, value, 1)
-        if channels not in (1, 3):
-            raise ValueError(f"channels must be 1 or 3, got {channels}")
-        if not 0 < val_fraction < 1:
-            raise ValueError(f"val_fraction must be a number > 0 and < 1, got {val_fraction}")
-        check_choice("on_bad_image", on_bad_image, ("error", "skip"))
         self.frame, self.channels = Frame(image_size, resize, keep_shape), channels
         self.source = source(**source_settings)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size

@@ -2,13 +2,16 @@
 
 import os
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from adlight.data.listing import describe_folder, list_folders, list_images
 from adlight.data.masks import match_masks
-from adlight.data.source import Sampling, Source, means_normal, require_images
-from adlight.types import Record, UserError, check_range, unknown_name
+from adlight.data.source import Limit, Sampling, Source, means_normal, require_images
+from adlight.settings import PathName, Seed, Text, checked
+from adlight.types import Record, UserError, unknown_name
 
 GENERIC_NAMES = {"good", "normal", "ok", "train", "images"}  # of folders; they do not name what the images show
 
@@ -35,20 +38,18 @@ class Folder(Source):
         ValueError: a fraction out of range, masks without abnormal images, or one folder for two roles.
     """
 
+    @checked
     def __init__(
         self,
-        root: str | Path,
+        root: PathName,
         *,
-        normal_dir: str | Path,
-        abnormal_dir: str | Path | None = None,
-        mask_dir: str | Path | None = None,
-        test_normal_dir: str | Path | None = None,
-        normal_test_fraction: float = 0.2,
-        seed: int = 0,
+        normal_dir: PathName,
+        abnormal_dir: PathName | None = None,
+        mask_dir: PathName | None = None,
+        test_normal_dir: PathName | None = None,
+        normal_test_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.2,
+        seed: Seed = 0,
     ) -> None:
-        check_range("normal_test_fraction", normal_test_fraction, 0, 1)
-        if normal_test_fraction == 1:
-            raise ValueError("normal_test_fraction 1 leaves no image to train on: set less")
         if mask_dir is not None and abnormal_dir is None:
             raise ValueError("mask_dir needs abnormal_dir: masks belong to abnormal images")
         folders = {"normal_dir": normal_dir, "abnormal_dir": abnormal_dir}
@@ -135,15 +136,16 @@ class LabelledFolder(Source):
         ValueError: a limit below 1.
     """
 
+    @checked
     def __init__(
         self,
-        root: str | Path,
+        root: PathName,
         *,
-        normal: str | int,
+        normal: Text | int,
         balanced_test: bool = False,
-        train_limit: int | None = None,
-        test_limit: int | None = None,
-        seed: int = 0,
+        train_limit: Limit = None,
+        test_limit: Limit = None,
+        seed: Seed = 0,
     ) -> None:
         self.root, self.normal = Path(root), str(normal)
         self.sampling = Sampling(train_limit, test_limit, balanced_test, seed)

@@ -7,33 +7,27 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+from pydantic import Field, PositiveInt
 
-from adlight.types import Box, check_integer
+from adlight.settings import checked
+from adlight.types import Box
 
 if TYPE_CHECKING:  # torch takes seconds to import: not for --help
     from torch import Tensor
 
-Size = int | Sequence[int]  # a side, or height and width
+Size = PositiveInt | Annotated[Sequence[PositiveInt], Field(min_length=2, max_length=2)]  # a side, or height and width
 BENT = 1.1  # change of an image's shape that is too much
 LONGEST = 2.5  # of an image's longer side in units of the shorter one, before it is scaled down further
 THINNEST = 8  # pixels: windows of scores would not fit into less
 
 
-def parse_size(name: str, size: Size) -> tuple[int, int]:
-    """Read a side, or height and width. -> (H, W).
-
-    Raises:
-        ValueError: it is neither; the text begins with `name`.
-    """
-    sides = list(size) if isinstance(size, Sequence) else [size, size]
-    if len(sides) != 2 or isinstance(size, str):
-        raise ValueError(f"{name} must be a side or [height, width], got {size}")
-    for side in sides:
-        check_integer(name, side, 1)
-    return sides[0], sides[1]
+def parse_size(size: Size) -> tuple[int, int]:
+    """Read a side, or height and width. -> (H, W)."""
+    height, width = size if isinstance(size, Sequence) else (size, size)
+    return height, width
 
 
 class Frame:
@@ -50,12 +44,11 @@ class Frame:
         ValueError: a setting out of range, or two that exclude each other.
     """
 
+    @checked
     def __init__(self, image_size: Size, resize: Size | None = None, keep_shape: bool = False) -> None:
-        if not isinstance(keep_shape, bool):
-            raise ValueError(f"keep_shape must be true or false, got {keep_shape!r}")
         self.keep_shape = keep_shape
-        self.size = parse_size("image_size", image_size)  # (H, W)
-        self.resize = self.size if resize is None else parse_size("resize", resize)
+        self.size = parse_size(image_size)  # (H, W)
+        self.resize = self.size if resize is None else parse_size(resize)
         if keep_shape:
             if self.resize[0] != self.resize[1] and resize is not None:
                 raise ValueError(f"resize must be one side, the shorter one, where keep_shape is set, got {resize}")

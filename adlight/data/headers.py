@@ -25,7 +25,8 @@ def read_size(path: str | Path) -> tuple[int, int]:
     """
     try:
         with Image.open(path) as image:
-            check_header(image)
+            refuse_several(image)
+            refuse_unknown_range(image)
             # Pillow turns a TIFF itself, and would decode a PNG to look for more EXIF data than stand at its beginning
             known = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
             turned = known and _orientation(image) in SIDEWAYS
@@ -51,18 +52,17 @@ def unreadable(path: str | Path, error: Exception) -> UnreadableImage:
     return UnreadableImage(f"cannot read image {path}: {reason} (fix or remove the file, or set on_bad_image=skip)")
 
 
-def check_header(image: Image.Image) -> None:
-    """Refuse what the header of an opened file shows to be no one picture with a known range of values.
+def refuse_several(image: Image.Image) -> None:
+    """Refuse an opened file that holds several pictures.
 
     Raises:
-        UserError: several pages, floating-point or 32-bit integer pixels.
+        UserError: it does.
     """
     if getattr(image, "is_animated", False) and image.format != "MPO":  # a JPEG with a preview or a second view
         raise UserError("it holds several pictures (pages or an animation): save each as an image of its own")
-    check_range_of(image)
 
 
-def check_range_of(image: Image.Image) -> None:
+def refuse_unknown_range(image: Image.Image) -> None:
     """Refuse pixels whose range is unknown.
 
     Raises:

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 import numpy as np
 from PIL import Image
 
+from adlight.data.floats import scale_floats
 from adlight.data.frames import Frame
 from adlight.data.headers import (
     READ_ERRORS,
     UnreadableImage,
-    check_header,
-    check_range_of,
+    refuse_several,
+    refuse_unknown_range,
     turn_upright,
     unreadable,
 )
@@ -29,6 +30,7 @@ if TYPE_CHECKING:  # torch takes seconds to import: not for --help
     from torch import Tensor
 
 AnyImage: TypeAlias = Union[str, Path, Image.Image, np.ndarray, "Tensor"]
+Range: TypeAlias = tuple[float, float] | None  # black and white of floats
 
 
 def read_image(path: str | Path) -> Image.Image:
@@ -39,26 +41,34 @@ def read_image(path: str | Path) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
-            check_header(image)
+            refuse_several(image)
             image.load()
             return turn_upright(image)
     except (*READ_ERRORS, UserError) as error:
         raise unreadable(path, error) from error
 
 
-def to_pil(image: AnyImage) -> Image.Image:
+def to_pil(image: AnyImage, value_range: Range = None) -> Image.Image:
     """Convert a path, a PIL image, an array (H, W) or (H, W, C) or a tensor (H, W) or (C, H, W) to a PIL image.
 
+    Floats become 8 bits where `value_range` says which of them are black and white.
+
     Raises:
-        UserError: the file cannot be read, or the array is not an image of type uint8 or uint16.
+        UserError: the file cannot be read, or the array is not an image of type uint8 or uint16, or of floats in range.
     """
     if isinstance(image, str | Path):
-        return read_image(image)
+        image = read_image(image)
     if isinstance(image, Image.Image):
-        return turn_upright(image)
+        image = turn_upright(image)
+        if image.mode != "F" or value_range is None:
+            return image
+        image = np.asarray(image)
     dtype = str(image.dtype).removeprefix("torch.")
+    if "float" in dtype and value_range is not None:
+        image, dtype = scale_floats(image, value_range), "uint8"
     if dtype not in ("uint8", "uint16"):
-        raise UserError(f"{dtype} pixels have no known range: convert them to uint8 (0 to 255) or uint16")
+        advice = "convert them to uint8 (0 to 255) or uint16" + ", or state range=(black, white)" * ("float" in dtype)
+        raise UserError(f"{dtype} pixels have no known range: {advice}")
     if isinstance(image, np.ndarray):
         array: np.ndarray[Any, Any] = image
     else:
@@ -80,7 +90,7 @@ class PreparedImage:
     path: Path | None  # None where it was not read from a file
 
 
-def prepare_image(image: AnyImage, channels: int, frame: Frame) -> PreparedImage:
+def prepare_image(image: AnyImage, channels: int, frame: Frame, value_range: Range = None) -> PreparedImage:
     """Decode an image and bring it into the frame, as in training; see `to_pil` and `to_input_array`.
 
     Raises:
@@ -88,7 +98,7 @@ def prepare_image(image: AnyImage, channels: int, frame: Frame) -> PreparedImage
     """
     path = Path(image) if isinstance(image, str | Path) else None
     try:
-        picture = to_pil(image)
+        picture = to_pil(image, value_range)
         return PreparedImage(to_input_array(picture, channels, frame).copy(), picture.size, path)
     except UnreadableImage:
         raise
@@ -102,7 +112,7 @@ def to_channels(image: Image.Image, channels: int) -> Image.Image:
     Raises:
         UserError: floating-point or 32-bit integer pixels, whose range is unknown.
     """
-    check_range_of(image)
+    refuse_unknown_range(image)
     if image.mode.startswith("I"):  # 16-bit grey
         image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:

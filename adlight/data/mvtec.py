@@ -8,13 +8,16 @@ Bergmann et al., "MVTec AD: A Comprehensive Real-World Dataset for Unsupervised 
 """
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, PositiveInt
 
 from adlight.data import synthetic
 from adlight.data.listing import describe_folder, is_folder, list_folders, list_images
 from adlight.data.masks import match_masks
-from adlight.data.source import Sampling, Source, means_normal, require_images
+from adlight.data.source import Limit, Names, Sampling, Source, means_normal, require_images
+from adlight.settings import PathName, Seed, checked
 from adlight.types import Record, UserError, unknown_name
 
 
@@ -30,25 +33,24 @@ class MVTecAD(Source):
         seed: of these draws.
 
     Raises:
-        ValueError: an empty category, or a limit below 1.
+        ValueError: a setting out of range.
     """
 
     title = "MVTec AD layout"
     remedy = "set root to your copy, or get it with download=true"
 
+    @checked
     def __init__(
         self,
-        root: str | Path,
+        root: PathName,
         *,
-        category: str | Sequence[str] = "all",
+        category: Names = "all",
         download: bool = False,
-        train_limit: int | None = None,
-        test_limit: int | None = None,
-        seed: int = 0,
+        train_limit: Limit = None,
+        test_limit: Limit = None,
+        seed: Seed = 0,
     ) -> None:
-        names = [category] if isinstance(category, str) else [str(name) for name in category]
-        if not names or not all(names):
-            raise ValueError("category is empty: give a name, a list of names, or all")
+        names = [str(name) for name in ([category] if isinstance(category, str | int) else category)]
         self.root, self.download = Path(root), download
         self.wanted = None if names == ["all"] else list(dict.fromkeys(names))  # None: all
         self.sampling = Sampling(train_limit, test_limit, seed=seed)
@@ -69,9 +71,8 @@ class MVTecAD(Source):
 
         found, official = self.found(), sorted(download.COUNTS)
         missing = [name for name in self.wanted or official if name not in found]
-        for name in missing:
-            if name not in official:
-                raise UserError(unknown_name("MVTec AD category", name, sorted({*official, *found})))
+        for name in (one for one in missing if one not in official):
+            raise UserError(unknown_name("MVTec AD category", name, sorted({*official, *found})))
         if missing:
             download.download(self.root, missing)
 
@@ -133,28 +134,28 @@ class Synthetic(MVTecAD):
     Args:
         root: folder to write them to, always all categories, so that every choice of them finds the same set.
         category: a name, several names, or `all`.
-        size: height and width in pixels, at least 32.
+        size: height and width in pixels, at least 32: threads and parts would be thinner than a pixel.
         train: normal training images per category.
         test: test images per category; two in seven are good, the others spread evenly over the kinds of defect.
-        train_limit: as in `MVTecAD`.
-        test_limit: as in `MVTecAD`.
+        train_limit, test_limit: as in `MVTecAD`.
         seed: of the images, and of the draws by the limits.
     """
 
     title = "synthetic images"
     remedy = "prepare() writes them there"
 
+    @checked
     def __init__(
         self,
-        root: str | Path,
+        root: PathName,
         *,
-        category: str | Sequence[str] = "all",
-        size: int = 128,
-        train: int = 60,
-        test: int = 35,
-        train_limit: int | None = None,
-        test_limit: int | None = None,
-        seed: int = 0,
+        category: Names = "all",
+        size: Annotated[int, Field(ge=32)] = 128,
+        train: PositiveInt = 60,
+        test: Annotated[int, Field(ge=2)] = 35,
+        train_limit: Limit = None,
+        test_limit: Limit = None,
+        seed: Seed = 0,
     ) -> None:
         super().__init__(root, category=category, train_limit=train_limit, test_limit=test_limit, seed=seed)
         self.settings = {"size": size, "train": train, "test": test, "seed": seed}

@@ -4,17 +4,22 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 from copy import copy
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 import numpy as np
 from PIL import Image
+from pydantic import Field, PositiveInt
+from pydantic.dataclasses import dataclass
 
 from adlight.data.headers import UnreadableImage, read_size, seems_cut
 from adlight.data.images import read_image, to_mask
 from adlight.data.listing import describe_folder, list_images
-from adlight.types import Record, UserError, check_integer
+from adlight.settings import STRICT, Seed, Text
+from adlight.types import Record, UserError
+
+Limit = PositiveInt | None  # largest number of images; None for all
+Names = Text | int | Annotated[Sequence[Text | int], Field(min_length=1)]  # of folders, which may be numbers
 
 NORMAL_NAMES = {"good", "normal", "ok"}
 
@@ -115,7 +120,7 @@ class Source:
             raise UserError(f"mask {record.mask} of {record.path}: {error}") from error
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Sampling:
     """Which records of a split are used; drawn by the seed alone, the order is kept.
 
@@ -129,15 +134,10 @@ class Sampling:
         ValueError: a limit below 1.
     """
 
-    train_limit: int | None = None
-    test_limit: int | None = None
+    train_limit: Limit = None
+    test_limit: Limit = None
     balanced_test: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("train_limit", "test_limit"):
-            if getattr(self, name) is not None:
-                check_integer(name, getattr(self, name), 1)
+    seed: Seed = 0
 
     def train(self, records: Sequence[Record]) -> list[Record]:
         """Select training records."""

@@ -15,8 +15,6 @@ from numpy import ndarray as Array
 from numpy.random import Generator
 from PIL import Image
 
-from adlight.types import UserError
-
 MARKS = ("scratch", "blob", "colour")
 KINDS = (*MARKS, "missing", "misplaced")
 MARKER = "synthetic.json"
@@ -28,11 +26,8 @@ def generate(root: Path, *, seed: int, size: int, train: int, test: int) -> None
     """Write the data set to `root`, which appears only when it is complete; two in seven test images are good.
 
     Raises:
-        UserError: a number is too small.
         OSError: `root` cannot be written, or is there and not empty.
     """
-    if size < 32 or train < 1 or test < 2:  # threads and parts would be thinner than a pixel
-        raise UserError(f"synthetic set too small: size {size} (at least 32), train {train} (1), test {test} (2)")
     good = max(1, round(test * 2 / 7))
     counts = {"train/good": train, "test/good": good}
     counts |= {f"test/{kind}": len(range(i, test - good, len(KINDS))) for i, kind in enumerate(KINDS)}

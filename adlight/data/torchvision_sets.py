@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from adlight.data.source import Sampling, Source
+from adlight.data.source import Limit, Sampling, Source
+from adlight.settings import PathName, Seed, Text, checked
 from adlight.types import Record, UserError, unknown_name
 
 
@@ -33,16 +34,17 @@ class OneVsRest(Source):
     files = ""  # where torchvision looks, below the root
     classes: Sequence[str] = ()  # in the order of their numbers
 
+    @checked
     def __init__(
         self,
-        root: str | Path,
+        root: PathName,
         *,
-        normal: int | str,
+        normal: int | Text,
         download: bool = False,
         balanced_test: bool = False,
-        train_limit: int | None = None,
-        test_limit: int | None = None,
-        seed: int = 0,
+        train_limit: Limit = None,
+        test_limit: Limit = None,
+        seed: Seed = 0,
     ) -> None:
         names = {str(number): number for number in range(len(self.classes))}
         names |= {name: number for number, name in enumerate(self.classes)}

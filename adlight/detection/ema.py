@@ -1,9 +1,13 @@
 """A moving average of a network's weights."""
 
 from copy import deepcopy
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
+
+from adlight.settings import checked
 
 
 class EMA(nn.Module):
@@ -21,10 +25,9 @@ class EMA(nn.Module):
 
     num_updates: Tensor
 
-    def __init__(self, network: nn.Module, decay: float) -> None:
+    @checked
+    def __init__(self, network: nn.Module, decay: Annotated[float, Field(gt=0, lt=1)]) -> None:
         super().__init__()
-        if not 0 < decay < 1:
-            raise ValueError(f"ema must lie between 0 and 1, got {decay}")
         self.network = deepcopy(network).requires_grad_(False)
         self.decay, self.started = decay, False
         self.register_buffer("num_updates", torch.tensor(0))

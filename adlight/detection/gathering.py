@@ -1,8 +1,33 @@
-"""Rows of all processes, in the order of one."""
+"""What is noted of each image, and the rows of all processes in the order of one."""
 
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import torch.distributed as dist
+
+from adlight.types import Prediction
+
+
+@dataclass(frozen=True)
+class ScoredImage:
+    """A validation image's score beside the truth."""
+
+    index: int  # of the image in its split
+    category: int  # position in the data module's categories
+    label: int
+    score: float
+    peak: float  # its largest pixel
+
+
+@dataclass(frozen=True)
+class TestedImage:
+    """A test image's prediction beside the truth."""
+
+    __test__ = False  # pytest: not a test case
+    index: int  # of the image in its split
+    category: int  # position in the data module's categories
+    label: int
+    prediction: Prediction
 
 
 class Indexed(Protocol):

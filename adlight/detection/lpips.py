@@ -2,11 +2,15 @@
 
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from adlight.types import UserError, check_choice
+from adlight.settings import checked
+from adlight.types import UserError
+
+Layers = Literal["calibrated", "raw"]
 
 
 def alexnet_path() -> Path:
@@ -28,8 +32,8 @@ class PerceptualDistance:
         UserError: AlexNet's weights are missing or damaged on this machine and cannot be fetched.
     """
 
-    def __init__(self, layers: str = "calibrated") -> None:
-        check_choice("lpips_layers", layers, ("calibrated", "raw"))
+    @checked
+    def __init__(self, layers: Layers = "calibrated") -> None:
         import lpips  # imports torchvision, which takes a second: only when the term is on
 
         try:

@@ -1,15 +1,17 @@
 """Anomaly maps: from an image and its reconstruction to a map, and to a score."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
+from pydantic import NonNegativeFloat
 from torch import Tensor
 from torch.nn import functional as F
 
 from adlight.data.frames import group_by_size
 from adlight.detection.lpips import PerceptualDistance
 from adlight.detection.ssim import gaussian_blur, ssim_map
-from adlight.types import check_choice, check_range
+from adlight.settings import PositiveShare, checked
 
 
 def mse_map(x: Tensor, y: Tensor) -> Tensor:
@@ -83,7 +85,8 @@ def reduce_map(pixel: Tensor, how: str, topk: float = 0.01) -> Tensor:
     return flat.amax(1) if how == "max" else flat.mean(1)
 
 
-SCORES, REDUCTIONS = (*MAPS, "lpips"), ("mean", "max", "topk")
+Score = Literal["mse", "l1", "ssim", "msgms", "lpips"]  # the keys of MAPS, and LPIPS
+Reduction = Literal["mean", "max", "topk"]
 
 
 class ReconstructionError:
@@ -101,11 +104,14 @@ class ReconstructionError:
         UserError: `lpips`, and AlexNet's weights are missing.
     """
 
-    def __init__(self, score: str = "mse", reduce: str = "mean", smoothing: float = 4.0, topk: float = 0.01) -> None:
-        for kind, name, known in (("score", score, SCORES), ("reduce", reduce, REDUCTIONS)):
-            check_choice(kind, name, known)
-        check_range("smoothing", smoothing)
-        check_range("topk", topk, 0, 1, exclusive=True)
+    @checked
+    def __init__(
+        self,
+        score: Score = "mse",
+        reduce: Reduction = "mean",
+        smoothing: NonNegativeFloat = 4.0,
+        topk: PositiveShare = 0.01,
+    ) -> None:
         self.error = PerceptualDistance() if score == "lpips" else MAPS[score]
         self.reduce, self.smoothing, self.topk = reduce, smoothing, topk
 

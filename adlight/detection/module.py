@@ -1,7 +1,6 @@
 """What every detector does after training: score, calibrate thresholds on validation normals, test."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, cast
 
 import pytorch_lightning as pl
@@ -10,35 +9,14 @@ from torch import Tensor
 
 from adlight.data.datamodule import AnomalyDataModule
 from adlight.data.frames import is_content
-from adlight.detection.gathering import gather_rows
+from adlight.detection.categories import CategoryClassifier
+from adlight.detection.gathering import ScoredImage, TestedImage, gather_rows
 from adlight.detection.optimization import diverged
 from adlight.detection.regions import bounding_boxes, segment
 from adlight.metrics.pixel import PixelHistogram
 from adlight.metrics.results import Results, mean_auroc, refuse_non_finite, summarize
 from adlight.metrics.thresholds import Calibration
 from adlight.types import Batch, Prediction, Scores, UserError
-
-
-@dataclass(frozen=True)
-class ScoredImage:
-    """A validation image's score beside the truth."""
-
-    index: int  # of the image in its split
-    category: int  # position in the data module's categories
-    label: int
-    score: float
-    peak: float  # its largest pixel
-
-
-@dataclass(frozen=True)
-class TestedImage:
-    """A test image's prediction beside the truth."""
-
-    __test__ = False  # pytest: not a test case
-    index: int  # of the image in its split
-    category: int  # position in the data module's categories
-    label: int
-    prediction: Prediction
 
 
 class Pretrained(NamedTuple):
@@ -58,6 +36,7 @@ class AnomalyModule(pl.LightningModule):
 
     Attributes:
         calibration: methods of calibration, and the thresholds found.
+        classifier: tells the categories of its training apart.
         validation_scores: of this process's images, during a validation.
         predictions: of the test images; after a test those of all processes, in the order of the split.
         pixels: the pixel scores of validation normals or test images, one group per category.
@@ -69,6 +48,7 @@ class AnomalyModule(pl.LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.calibration = Calibration()
+        self.classifier = CategoryClassifier()
         self.validation_scores: list[ScoredImage] = []
         self.predictions: list[TestedImage] = []
         self.pixels = PixelHistogram()
@@ -78,13 +58,26 @@ class AnomalyModule(pl.LightningModule):
         """Score a batch; an image's scores depend on nothing but the image and the weights."""
         raise NotImplementedError
 
+    def cross_fit(self, folds: int) -> Iterator[tuple[Batch, Scores]]:
+        """Score training images, fold by fold, by models fitted to the others; none where fitting takes epochs.
+
+        Yields:
+            Batches of those that are this process's, and their scores.
+
+        Raises:
+            UserError: the other folds are too few images to fit to.
+        """
+        return iter(())
+
     def describe(self) -> list[str]:
         """Say what was trained, in lines for the result table."""
         return []
 
     def metadata(self) -> dict[str, Any]:
         """Give what belongs into a result's file besides the metrics, by name."""
-        return {}
+        found = self.classifier
+        accuracy = {"accuracy": found.accuracy, "num_normals": found.num_normals}
+        return {"category_auto": accuracy} if found.names else {}
 
     @property
     def pretraining(self) -> pl.LightningModule | None:
@@ -106,12 +99,13 @@ class AnomalyModule(pl.LightningModule):
         return cast(Any, self.trainer).datamodule
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Give the checkpoint the thresholds: a buffer would have to know the number of categories before loading."""
-        return self.calibration.state_dict()
+        """Give the checkpoint what calibration found: a buffer would have to know the number of categories first."""
+        return {**self.calibration.state_dict(), "classifier": self.classifier.state_dict()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take the thresholds from a checkpoint."""
+        """Take from a checkpoint what calibration found."""
         self.calibration.load_state_dict(state)
+        self.classifier.load_state_dict(state["classifier"])
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last validation."""
@@ -121,6 +115,10 @@ class AnomalyModule(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> Scores:
         """Collect scores of normals and pseudo-anomalies, and the pixels of normals."""
         scores = self.score(batch)
+        self._collect(batch, scores)
+        return scores
+
+    def _collect(self, batch: Batch, scores: Scores) -> None:
         if not all_finite(scores).all():  # before the pixels, which would be refused without advice
             raise UserError(f"scores of validation images are not finite in epoch {self.current_epoch}: {diverged()}")
         content = is_content(batch.get("size"), scores["pixel"])  # (B, H, W)
@@ -130,18 +128,26 @@ class AnomalyModule(pl.LightningModule):
         pixel, counted = scores["pixel"][normal], content[normal]
         if len(pixel):
             self.pixels.update(pixel, torch.zeros_like(counted), batch["category"][normal], counted)
-        return scores
+
+    def _collect_cross_fitted(self) -> None:
+        folds = self.calibration.folds
+        try:
+            for batch, scores in self.cross_fit(folds) if folds > 1 else ():
+                self._collect(Batch(**{**batch, "index": -1 - batch["index"]}), scores)  # no held-out image's
+        except UserError as error:
+            raise UserError(f"a model of {folds - 1} of {folds} folds: {error}, or set calibration.folds=0") from error
 
     def on_validation_epoch_end(self) -> None:
         """Calibrate the thresholds and log `val/auroc`, from the scores of all processes: nothing is left to sync."""
+        self._collect_cross_fitted()
         rows = gather_rows(self.validation_scores)
         score, peak = torch.tensor([(row.score, row.peak) for row in rows], dtype=torch.float64).view(-1, 2).T
-        label = torch.tensor([row.label for row in rows])
-        category = torch.tensor([row.category for row in rows])
-        normal = label == 0
-        names = self.datamodule.categories
-        self.calibration.fit(score[normal], peak[normal], category[normal], self.pixels, names)
-        value = mean_auroc(score, label, category)
+        label, category, index = torch.tensor([[row.label, row.category, row.index] for row in rows]).view(-1, 3).T
+        normal, names = label == 0, self.datamodule.categories
+        self.calibration.fit(score[normal], peak[normal], category[normal], self.pixels, names, index[normal] < 0)
+        self.classifier.fit(self.datamodule)
+        score, label, category = score[index >= 0], label[index >= 0], category[index >= 0]
+        normal, value = label == 0, mean_auroc(score, label, category)
         if value is not None:
             self.log("val/auroc", value, prog_bar=True)
         elif self.trainer.is_global_zero:

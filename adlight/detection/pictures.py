@@ -18,11 +18,21 @@ def colour_ceiling(pixel_threshold: float) -> float:
 def draw_overlay(image: Image.Image, prediction: Prediction) -> Image.Image:
     """Lay the anomaly map's colours over the darkened grey image, in its size; high values cover more of it."""
     assert prediction.anomaly_map is not None
-    colours = _heatmap(prediction).resize(image.size, Image.Resampling.BILINEAR)
+    colours = draw_heat_map(prediction.anomaly_map, prediction.pixel_threshold).resize(
+        image.size, Image.Resampling.BILINEAR
+    )
     strength = 0.35 + 0.55 * np.clip(prediction.anomaly_map / colour_ceiling(prediction.pixel_threshold), 0, 1)
     alpha = Image.fromarray((strength * 255).astype(np.uint8)).resize(image.size, Image.Resampling.BILINEAR)
     grey = image.convert("L").point(lambda value: value * 0.6)  # on white the colours would look pale
     return Image.composite(colours, grey.convert("RGB"), alpha)
+
+
+def draw_heat_map(anomaly_map: np.ndarray, pixel_threshold: float) -> Image.Image:
+    """Draw an anomaly map (H, W) in colours, in its own size."""
+    from matplotlib import colormaps
+
+    level = np.clip(anomaly_map / colour_ceiling(pixel_threshold), 0, 1)
+    return Image.fromarray((colormaps["inferno"](level)[..., :3] * 255).astype(np.uint8))
 
 
 def draw_panel(
@@ -42,6 +52,8 @@ def draw_panel(
         side: of the square, in pixels, into which each part is fitted in the shape of the image.
     """
     assert prediction.reconstruction is not None and prediction.mask is not None
+    assert prediction.anomaly_map is not None
+    heat_map = draw_heat_map(prediction.anomaly_map, prediction.pixel_threshold)
     decision, colour = ("ANOMALOUS" if prediction.anomalous else "normal"), "red" if prediction.anomalous else "black"
     title = "image"
     if record is not None:
@@ -53,7 +65,7 @@ def draw_panel(
     parts = [
         (title, image),
         ("reconstruction", Image.fromarray(reconstruction)),
-        (f"error, 0 to {colour_ceiling(prediction.pixel_threshold):.3g}", _heatmap(prediction)),
+        (f"error, 0 to {colour_ceiling(prediction.pixel_threshold):.3g}", heat_map),
         *([] if true_mask is None else [("true mask", Image.fromarray(true_mask).convert("RGB"))]),
         (f"{decision}: {prediction.score:.4g}, threshold {prediction.threshold:.4g}", _mark(image, prediction, side)),
     ]
@@ -85,14 +97,6 @@ def _write(text: str, width: int, colour: str = "black") -> Image.Image:
     strip = Image.new("RGB", (width, TITLE), "white")  # of its own, so that a long name is cut off
     ImageDraw.Draw(strip).text((2, 3), text, fill=colour)
     return strip
-
-
-def _heatmap(prediction: Prediction) -> Image.Image:
-    from matplotlib import colormaps
-
-    assert prediction.anomaly_map is not None
-    level = np.clip(prediction.anomaly_map / colour_ceiling(prediction.pixel_threshold), 0, 1)
-    return Image.fromarray((colormaps["inferno"](level)[..., :3] * 255).astype(np.uint8))
 
 
 def _mark(image: Image.Image, prediction: Prediction, side: int) -> Image.Image:

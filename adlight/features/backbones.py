@@ -1,23 +1,27 @@
 """Frozen networks of timm as feature extractors: named layers, brought to one grid.
 
-Letters: B images, C channels of all layers together, H x W pixels, h x w cells of the grid.
+Letters: B images, C channels of all layers, H x W pixels, h x w cells of the grid.
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, PositiveInt
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from adlight.data.frames import group_by_size
+from adlight.data.frames import Size, group_by_size
 from adlight.features.folding import fold_batch_norms
 from adlight.features.weights import build_network
+from adlight.settings import PathName, Text, checked
 from adlight.types import UserError
 
 TRANSFORMERS = ("vit_", "deit", "beit", "eva", "flexivit")  # those whose positions timm resizes on request
+AT_ONCE = 2**18  # pixels on a CPU: glibc maps what is above 32 MiB anew for each layer, half of the time went there
 
 
 class Backbone:
@@ -29,8 +33,7 @@ class Backbone:
         name: as timm knows it, such as `resnet18` or `vit_small_patch14_reg4_dinov2`.
         layers: names of modules (`blocks.3`), or indices into timm's `feature_info`.
         weights: `pretrained`, `random` or a file, see `build_network`.
-        input_size: longer side, or height and width, that images are resized to; None: as they come. Transformers
-            round it to whole patches.
+        input_size: longer side, or height and width, that images are resized to; None: as they come.
         min_size: of the shorter side; smaller images are scaled up.
         stride: pixels per cell; None: the grid of the coarsest layer.
 
@@ -38,26 +41,24 @@ class Backbone:
         UserError: no such network, weights or layer.
     """
 
+    @checked
     def __init__(
         self,
-        name: str,
-        layers: Sequence[str | int],
-        weights: str = "pretrained",
-        input_size: int | Sequence[int] | None = None,
-        min_size: int = 1,
-        stride: int | None = None,
+        name: Text,
+        layers: Annotated[Sequence[Text | int], Field(min_length=1)],
+        weights: PathName = "pretrained",
+        input_size: Size | None = None,
+        min_size: PositiveInt = 1,
+        stride: PositiveInt | None = None,
     ) -> None:
         network = build_network(name, weights, **({"dynamic_img_size": True} if name.startswith(TRANSFORMERS) else {}))
         self.patch: tuple[int, int] = getattr(getattr(network, "patch_embed", None), "patch_size", (1, 1))
         network = fold_batch_norms(network, torch.rand(1, 3, *self._probe_size(), generator=Generator()))
         self.network: Any = network.to(memory_format=torch.channels_last)  # a third faster on CPUs
         self.layers = [self._layer_name(layer) for layer in layers]
-        if not self.layers:
-            raise UserError("layers is empty: name at least one layer of the backbone")
         self.name, self.input_size, self.min_size, self.stride = name, input_size, min_size, stride
         self.mean, self.std = (torch.tensor(self.network.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
-        self.outputs: dict[str, Tensor] = {}
-        self.grids: dict[torch.Size, torch.Size] = {}  # of frames that images are padded to
+        self.outputs, self.grids = dict[str, Tensor](), dict[torch.Size, torch.Size]()  # grids of padded frames
         for layer in self.layers:
             self.network.get_submodule(layer).register_forward_hook(self._keep(layer))
         self._drop_later_layers()
@@ -80,6 +81,9 @@ class Backbone:
         return features
 
     def _extract(self, image: Tensor, frame: torch.Size) -> Tensor:
+        few = max(1, int(AT_ONCE // math.prod(self._input_sides(*frame))))
+        if len(image) > few and image.device.type == "cpu":
+            return torch.cat([self._extract(part, frame) for part in image.split(few)])
         with torch.autocast(image.device.type, enabled=False):
             pixels = self._prepare(image.float(), frame)  # (B, 3, H', W')
             maps = self._maps(pixels)
@@ -152,8 +156,7 @@ class Backbone:
 
     def _tokens_to_map(self, tokens: Tensor, size: list[int]) -> Tensor:
         """Drop class and register tokens. (B, prefix + h w, C) -> (B, C, h, w)."""
-        patches = tokens[:, self.network.num_prefix_tokens :]
-        return patches.transpose(1, 2).unflatten(2, size)
+        return tokens[:, self.network.num_prefix_tokens :].transpose(1, 2).unflatten(2, size)
 
     def _layer_name(self, layer: str | int) -> str:
         known = [one["module"] for one in self.network.feature_info]
@@ -166,10 +169,7 @@ class Backbone:
         return layer
 
     def _keep(self, layer: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            self.outputs[layer] = output
-
-        return hook
+        return lambda module, inputs, output: self.outputs.update({layer: output})
 
     def _probe_size(self) -> tuple[int, int]:
         return (64, 64) if self.patch == (1, 1) else (4 * self.patch[0], 4 * self.patch[1])

@@ -1,24 +1,26 @@
 """Detectors in feature space: cells of normal images are predicted, and what is mispredicted is anomalous."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Any, cast
 
 import torch
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from adlight.detection.module import AnomalyModule
 from adlight.detection.optimization import WarmupCosine, log_terms, step_rng, stop_if_diverged
-from adlight.detection.whitening import k_means
 from adlight.features.backbones import Backbone
 from adlight.features.cache import FeatureCache
+from adlight.features.fitting import cross_fit, exactly, fit_cells, held_out_cells, score_cells
 from adlight.features.optimizer import parameter_groups
 from adlight.features.pictures import PatchPictures
-from adlight.features.predictor import Predictor, TrainingCells, channel_statistics, choose, image_means, standardize
+from adlight.features.predictor import Predictor, TrainingCells, choose, standardize
 from adlight.features.residuals import ResidualMap
 from adlight.features.scorer import CellScorer
 from adlight.features.splits import SplitFeatures, folds_of, images_of
-from adlight.types import Batch, Scores, check_integer, check_range
+from adlight.settings import Built, PathName, Share, checked
+from adlight.types import Batch, Scores
 
 
 class FeatureModule(AnomalyModule):
@@ -50,26 +52,22 @@ class FeatureModule(AnomalyModule):
     std: Tensor
     centers: Tensor
 
+    @checked
     def __init__(
         self,
-        backbone: Backbone,
-        predictors: dict[str, Callable[..., Predictor]],
-        scorer: CellScorer,
+        backbone: Built[Backbone],
+        predictors: Annotated[dict[str, Callable[..., Predictor]], Field(min_length=1)],
+        scorer: Built[CellScorer],
         optimizer: Callable[..., Optimizer] | None = None,
-        warmup: float = 0.05,
-        cache: str | None = None,
-        clusters: int = 8,
-        folds: int = 5,
-        training_residuals: int = 300,
-        clip: float = 1.0,
-        members: Sequence[str] | None = None,
+        warmup: Share = 0.05,
+        cache: PathName | None = None,
+        clusters: PositiveInt = 8,
+        folds: Annotated[int, Field(ge=2)] = 5,
+        training_residuals: NonNegativeInt = 300,
+        clip: PositiveFloat = 1.0,
+        members: Annotated[Sequence[str], Field(min_length=1)] | None = None,
     ) -> None:
         super().__init__()
-        check_integer("clusters", clusters, 1)
-        check_integer("folds", folds, 2)
-        check_integer("training_residuals", training_residuals, 0)
-        check_range("warmup", warmup, 0, 1)
-        check_range("clip", clip, exclusive=True)
         channels = backbone.channels
         made = {name: predictors[name](channels=channels) for name in choose(predictors, members)}
         self.backbone, self.predictors, self.scorer = backbone, nn.ModuleDict(made), scorer
@@ -87,9 +85,14 @@ class FeatureModule(AnomalyModule):
         self.splits = SplitFeatures(FeatureCache(backbone, cache))
         self.split: str | None = None  # whose cached features are scored
 
+    @property
+    def members(self) -> dict[str, Predictor]:
+        """The predictors in use, by name."""
+        return cast(dict[str, Predictor], dict(self.predictors.items()))
+
     def describe(self) -> list[str]:
         """Name the backbone, and say what was fitted or trained."""
-        parts = "; ".join(one.summary() for one in self.predictors.values())  # type: ignore[operator]
+        parts = "; ".join(one.summary() for one in self.members.values())
         return [f"features: {self.backbone.name} ({', '.join(self.backbone.layers)}); {parts}"]
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -104,13 +107,9 @@ class FeatureModule(AnomalyModule):
 
     def on_fit_start(self) -> None:
         """Fit what is not trained: statistics of channels, clusters of images, memories."""
-        features = self._features("train")
-        self.mean, self.std = (one.to(self.device) for one in channel_statistics(features))
-        cells = self._training_cells()
-        self.centers = k_means(torch.cat([image_means(part) for part in cells.batches()]), self.clusters)
-        for predictor in self.predictors.values():
-            predictor.fit(cells)  # type: ignore[operator]
-        self.pictures.fit(cells, images_of(self.datamodule, "train"))
+        fitted = fit_cells(self.features("train"), self.members.values(), self.clusters, self.device)
+        self.mean, self.std, self.centers = fitted.cells.mean, fitted.cells.std, fitted.centers
+        self.pictures.fit(fitted.cells, images_of(self.datamodule, "train"))
         self.residual_map.folds = []
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
@@ -122,7 +121,7 @@ class FeatureModule(AnomalyModule):
         else:
             cells = self._training_cells()[batch["index"].cpu()]  # (B, h, w, C)
         rng = step_rng(self, "features", self.datamodule.seed)
-        losses = [one.loss(cells, rng) for one in self.predictors.values() if one.trained]  # type: ignore[operator]
+        losses = [one.loss(cells, rng) for one in self.members.values() if one.trained]
         loss = torch.stack(losses).sum()
         log_terms(self, {"loss": loss}, len(cells))
         return loss + 0 * self.unused
@@ -139,7 +138,7 @@ class FeatureModule(AnomalyModule):
         """Set matrices of the predictors' choice apart, decay matrices only; warm up, then half a cosine, by step."""
         if self.optimizer is None or not self.automatic_optimization:
             return []
-        trained: Any = [one for one in self.predictors.values() if one.trained]
+        trained = [one for one in self.members.values() if one.trained]
         optimizer = self.optimizer(parameter_groups(trained, self.unused))
         total = int(self.trainer.estimated_stepping_batches)
         schedule = WarmupCosine(optimizer, self.warmup * total, total)
@@ -148,13 +147,11 @@ class FeatureModule(AnomalyModule):
     def on_validation_epoch_start(self) -> None:
         """Measure the residuals of the held-out normal images, fold by fold."""
         super().on_validation_epoch_start()
-        cells = TrainingCells(self._features("val"), self.mean, self.std)
-        normal, self.fold_of = folds_of(images_of(self.datamodule, "val"), self.num_folds)
-        held_out = [cells[normal[self.fold_of[normal] == fold]] for fold in self.fold_of.unique()]
+        self.normal, self.fold_of = folds_of(images_of(self.datamodule, "val"), self.num_folds)
         with torch.no_grad():
-            predictors: Any = dict(self.predictors.items())
+            held_out = held_out_cells(self, self.mean, self.std)
             training = self._training_cells().sample(self.training_residuals)
-            self.residual_map.fit(predictors, self.centers, held_out, training)
+            self.residual_map.fit(self.members, self.centers, held_out, training)
         self.split = "val"
 
     def on_validation_epoch_end(self) -> None:
@@ -167,7 +164,7 @@ class FeatureModule(AnomalyModule):
     def on_test_epoch_start(self) -> None:
         """Compute or load the test images' features."""
         super().on_test_epoch_start()
-        self._features("test")
+        self.features("test")
         self.split = "test"
 
     def on_test_epoch_end(self) -> None:
@@ -178,22 +175,26 @@ class FeatureModule(AnomalyModule):
     def score(self, batch: Batch) -> Scores:
         """Score a batch."""
         image, size = batch["image"], batch.get("size")
-        with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
+        with exactly(image.device):
             index = batch["index"].cpu()
-            known = None if self.split is None else self._features(self.split)[index].to(image.device)
-            features = self.backbone(image, size) if known is None else known  # (B, h, w, C)
-            cells = standardize(features, self.mean, self.std)  # (B, h, w, C)
-            residuals = {name: one.residual(cells) for name, one in self.predictors.items()}  # type: ignore[operator]
+            known = self.features(self.split)[index].to(image.device) if self.split else None  # (B, h, w, C)
+            cells = standardize(self.backbone(image, size) if known is None else known, self.mean, self.std)
             fold = self.fold_of[index] if self.split == "val" else None
-            maps = self.residual_map(cells, residuals, fold)  # (B, h, w)
-            score, pixel = self.scorer(maps, image.shape[-2:], size)  # (B,), (B, H, W)
-            (first, predictor), *others = self.predictors.items()
-            own = None if others else predictor.image_score(cells, maps)  # type: ignore[operator]
-            shown = self.pictures(cells - residuals[first], image, size)  # (B, 1 or 3, H, W)
-        return Scores(image=score if own is None else own, pixel=pixel, reconstruction=shown)
+            score, pixel, residual = score_cells(cells, self.members, self.residual_map, self.scorer, batch, fold)
+            expected = cells - residual  # (B, h, w, C)
 
-    def _features(self, split: str) -> Tensor:
+        def show(rows: slice) -> Tensor:  # only when asked for: a fifth of the time, and few are looked at
+            return self.pictures(expected[rows], image[rows], None if size is None else size[rows])
+
+        return Scores(image=score, pixel=pixel, reconstruction=show)
+
+    def cross_fit(self, folds: int) -> Iterator[tuple[Batch, Scores]]:
+        """Score the training images by predictors fitted to the other folds; none where one is trained by gradient."""
+        return iter(()) if self.automatic_optimization else cross_fit(self, folds)
+
+    def features(self, split: str) -> Tensor:
+        """Compute or load a split's features (N, h, w, C) float16."""
         return self.splits.features(self.datamodule, split, self.device)
 
     def _training_cells(self) -> TrainingCells:
-        return TrainingCells(self._features("train"), self.mean, self.std)
+        return TrainingCells(self.features("train"), self.mean, self.std)

@@ -54,6 +54,13 @@ class Predictor(nn.Module):
     trained = False
     whitened = True
 
+    def check(self, count: int) -> None:
+        """Refuse a number of training images that is too small to fit to.
+
+        Raises:
+            UserError: it is.
+        """
+
     def fit(self, cells: TrainingCells) -> None:
         """Take what is needed from the training images, in one go."""
 

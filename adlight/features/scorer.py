@@ -1,13 +1,14 @@
 """From scores of cells to scores of images and pixels."""
 
 import torch
+from pydantic import NonNegativeFloat
 from torch import Tensor
 from torch.nn import functional as F
 
 from adlight.data.frames import group_by_size
-from adlight.detection.maps import REDUCTIONS, reduce_map, smooth
+from adlight.detection.maps import Reduction, reduce_map, smooth
 from adlight.features.predictor import content_shape
-from adlight.types import check_choice, check_range
+from adlight.settings import PositiveShare, checked
 
 
 class CellScorer:
@@ -23,13 +24,14 @@ class CellScorer:
         ValueError: an unknown reduction, or a number out of range.
     """
 
+    @checked
     def __init__(
-        self, reduce: str = "topk", topk: float = 0.01, cell_smoothing: float = 0.5, smoothing: float = 0.25
+        self,
+        reduce: Reduction = "topk",
+        topk: PositiveShare = 0.01,
+        cell_smoothing: NonNegativeFloat = 0.5,
+        smoothing: NonNegativeFloat = 0.25,
     ) -> None:
-        check_choice("reduce", reduce, REDUCTIONS)
-        check_range("topk", topk, 0, 1, exclusive=True)
-        check_range("cell_smoothing", cell_smoothing)
-        check_range("smoothing", smoothing)
         self.reduce, self.topk, self.cell_smoothing, self.smoothing = reduce, topk, cell_smoothing, smoothing
 
     def __call__(self, cells: Tensor, frame: torch.Size, size: Tensor | None = None) -> tuple[Tensor, Tensor]:

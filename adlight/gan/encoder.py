@@ -3,9 +3,10 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import NonNegativeFloat, NonNegativeInt
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -18,7 +19,8 @@ from adlight.gan.networks import Encoder
 from adlight.gan.optimization import OptimizerFactory, check_precision, make_optimizer, optimizer_step
 from adlight.gan.scorer import TERMS, InversionScorer
 from adlight.rng import derive_seed
-from adlight.types import Batch, Scores, check_choice, check_integer, check_range
+from adlight.settings import Built, Seed, Text, checked
+from adlight.types import Batch, Scores
 
 
 @dataclass(frozen=True)
@@ -57,25 +59,22 @@ class GANDetector(AnomalyModule):
     term_mean: Tensor
     term_deviation: Tensor
 
+    @checked
     def __init__(
         self,
-        gan: AdversarialModule,
-        encoder: Encoder | None,
-        scorer: InversionScorer,
+        gan: Built[AdversarialModule],
+        encoder: Built[Encoder] | None,
+        scorer: Built[InversionScorer],
         encoder_optimizer: OptimizerFactory,
-        encoder_epochs: int = 20,
-        encoder_images: str = "real",
-        kappa: float = 1.0,
-        clip: float = 0.0,
-        pretrained_gan: str | None = None,
-        seed: int = 0,
+        encoder_epochs: NonNegativeInt = 20,
+        encoder_images: Literal["real", "generated"] = "real",
+        kappa: NonNegativeFloat = 1.0,
+        clip: NonNegativeFloat = 0.0,
+        pretrained_gan: Text | None = None,
+        seed: Seed = 0,
     ) -> None:
         super().__init__()
         check_same_sizes(gan.generator, encoder=encoder)
-        check_integer("encoder_epochs", encoder_epochs, 0)
-        check_range("kappa", kappa)
-        check_range("clip", clip)
-        check_choice("encoder_images", encoder_images, ("real", "generated"))
         if scorer.method != "gradient" and (encoder is None or not encoder_epochs):
             raise ValueError(f"method={scorer.method} needs an encoder and encoder_epochs > 0, got {encoder_epochs}")
         self.automatic_optimization = False
@@ -107,7 +106,7 @@ class GANDetector(AnomalyModule):
 
     def metadata(self) -> dict[str, Any]:
         """Return what belongs into a result besides the metrics."""
-        return {"generator_steps": int(self.gan.generator_steps)}
+        return super().metadata() | {"generator_steps": int(self.gan.generator_steps)}
 
     def num_epochs(self, default: int, batches_per_epoch: Callable[[], int]) -> int:
         """Return the encoder's epochs; the default is the GAN's."""

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -20,7 +21,8 @@ from adlight.gan.optimization import (
     optimizer_step,
 )
 from adlight.rng import derive_seed, to_device
-from adlight.types import Batch, UserError, check_integer, check_range
+from adlight.settings import Built, Decay, Seed, checked
+from adlight.types import Batch, UserError
 
 
 class AdversarialModule(pl.LightningModule):
@@ -42,25 +44,22 @@ class AdversarialModule(pl.LightningModule):
 
     generator_steps: Tensor
 
+    @checked
     def __init__(
         self,
-        generator: Generator,
-        critic: Critic,
-        objective: AdversarialObjective,
+        generator: Built[Generator],
+        critic: Built[Critic],
+        objective: Built[AdversarialObjective],
         critic_optimizer: OptimizerFactory,
         generator_optimizer: OptimizerFactory,
-        n_critic: int = 5,
-        generator_steps: int | None = None,
-        ema: float = 0.0,
-        clip: float = 0.0,
-        seed: int = 0,
+        n_critic: PositiveInt = 5,
+        generator_steps: PositiveInt | None = None,
+        ema: Decay = 0.0,
+        clip: NonNegativeFloat = 0.0,
+        seed: Seed = 0,
     ) -> None:
         super().__init__()
         check_same_sizes(generator, critic=critic)
-        check_integer("n_critic", n_critic, 1)
-        if generator_steps is not None:
-            check_integer("generator_steps", generator_steps, 1)
-        check_range("clip", clip)
         self.automatic_optimization = False
         self.generator, self.critic, self.objective = generator, critic, objective
         self.optimizer_factories = {"critic": critic_optimizer, "generator": generator_optimizer}

@@ -6,12 +6,14 @@ stride-2 stages as the size needs. Letters: Z latent size, F critic features, S 
 
 import math
 from itertools import pairwise
+from typing import Annotated
 
 import torch
+from pydantic import AfterValidator, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adlight.types import check_integer
+from adlight.settings import checked
 
 THESIS_PADDING = {28: 1, 30: 0}  # kernel 8, stride 2 makes 30 of 12 pixels, or 28 with padding 1
 
@@ -22,8 +24,6 @@ def resolution_schedule(image_size: int) -> tuple[int, int]:
     Raises:
         ValueError: the GAN has no layers for this size.
     """
-    if not isinstance(image_size, int):
-        raise ValueError(f"the GAN takes squares only: set dataset.image_size to one side, got image_size={image_size}")
     if image_size in THESIS_PADDING:
         return 4, 3
     sizes = {base * 2**k: (base, k) for base in (4, 7) for k in range(1, 8) if base * 2**k <= 512}
@@ -34,6 +34,14 @@ def resolution_schedule(image_size: int) -> tuple[int, int]:
             f"(nearest: {', '.join(map(str, nearest))})"
         )
     return sizes[image_size]
+
+
+def _has_layers(image_size: int) -> int:
+    resolution_schedule(image_size)
+    return image_size
+
+
+Square = Annotated[int, AfterValidator(_has_layers)]  # side of the images; others than squares the GAN does not take
 
 
 def stage_widths(base: int, stages: int) -> list[int]:
@@ -54,10 +62,11 @@ class Generator(nn.Module):
         ValueError: an image size without layers, or a number out of range.
     """
 
-    def __init__(self, image_size: int = 28, channels: int = 1, latent: int = 128, ngf: int = 64) -> None:
+    @checked
+    def __init__(
+        self, image_size: Square = 28, channels: PositiveInt = 1, latent: PositiveInt = 128, ngf: PositiveInt = 64
+    ) -> None:
         super().__init__()
-        check_integer("latent", latent, 1)
-        check_integer("ngf", ngf, 1)
         self.latent, self.channels, self.image_size = latent, channels, image_size
         self.side, stages = resolution_schedule(image_size)
         widths = stage_widths(ngf, stages)[::-1]  # such as 4 ngf, 2 ngf, ngf
@@ -82,7 +91,6 @@ class Backbone(nn.Module):
 
     def __init__(self, image_size: int, channels: int, ndf: int) -> None:
         super().__init__()
-        check_integer("ndf", ndf, 1)
         self.image_size, self.channels = image_size, channels
         side, stages = resolution_schedule(image_size)
         widths = [channels, *stage_widths(ndf, stages)]
@@ -113,7 +121,8 @@ class Critic(Backbone):
         ValueError: an image size without layers, or a number out of range.
     """
 
-    def __init__(self, image_size: int = 28, channels: int = 1, ndf: int = 64) -> None:
+    @checked
+    def __init__(self, image_size: Square = 28, channels: PositiveInt = 1, ndf: PositiveInt = 64) -> None:
         super().__init__(image_size, channels, ndf)
         self.head = nn.Linear(self.num_features, 1)
 
@@ -160,11 +169,16 @@ class Encoder(Backbone):
         ValueError: an image size without layers, or a number out of range.
     """
 
+    @checked
     def __init__(
-        self, image_size: int = 28, channels: int = 1, latent: int = 128, ndf: int = 64, normalize_latent: bool = False
+        self,
+        image_size: Square = 28,
+        channels: PositiveInt = 1,
+        latent: PositiveInt = 128,
+        ndf: PositiveInt = 64,
+        normalize_latent: bool = False,
     ) -> None:
         super().__init__(image_size, channels, ndf)
-        check_integer("latent", latent, 1)
         self.latent, self.normalize_latent = latent, normalize_latent
         self.head = nn.Linear(self.num_features, latent)
 

@@ -4,12 +4,13 @@ Shapes: real, fake (B, C, H, W); scores (B, 1); losses are scalars.
 """
 
 import torch
+from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adlight.gan.networks import Critic
 from adlight.rng import to_device
-from adlight.types import check_range
+from adlight.settings import checked
 
 
 class AdversarialObjective:
@@ -19,8 +20,8 @@ class AdversarialObjective:
         drift: weight of E[D(x)^2], which keeps the scores near 0 (Karras 2018); 0 = none.
     """
 
-    def __init__(self, drift: float = 0.0) -> None:
-        check_range("drift", drift)
+    @checked
+    def __init__(self, drift: NonNegativeFloat = 0.0) -> None:
         self.drift = drift
 
     def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
@@ -55,9 +56,9 @@ class WGANGP(AdversarialObjective):
         drift: see `AdversarialObjective`.
     """
 
-    def __init__(self, penalty: float = 10.0, drift: float = 0.0) -> None:
+    @checked
+    def __init__(self, penalty: PositiveFloat = 10.0, drift: NonNegativeFloat = 0.0) -> None:
         super().__init__(drift)
-        check_range("penalty", penalty, exclusive=True)
         self.penalty = penalty
 
     def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
@@ -80,9 +81,9 @@ class WGAN(AdversarialObjective):
         drift: see `AdversarialObjective`.
     """
 
-    def __init__(self, clip: float = 0.01, drift: float = 0.0) -> None:
+    @checked
+    def __init__(self, clip: PositiveFloat = 0.01, drift: NonNegativeFloat = 0.0) -> None:
         super().__init__(drift)
-        check_range("clip", clip, exclusive=True)
         self.clip = clip
 
     @torch.no_grad()

@@ -1,17 +1,21 @@
 """Scores of an inverted image (thesis eq. 3-7 to 3-10; Schlegl 2019). Letters: Z latent size, R restarts, T terms."""
 
 import math
+from typing import Literal, get_args
 
 import torch
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
-from adlight.detection.maps import SCORES, ReconstructionError
+from adlight.detection.maps import ReconstructionError, Reduction, Score
 from adlight.gan.inversion import Networks, feature_distance, invert
 from adlight.gan.networks import Critic
-from adlight.types import Scores, check_choice, check_integer, check_range
+from adlight.settings import PositiveShare, Seed, Share, checked
+from adlight.types import Scores
 
-TERMS = ("residual", "latent_norm", "feature")
+Term = Literal["residual", "latent_norm", "feature"]
+TERMS: tuple[Term, ...] = get_args(Term)
 
 
 def normalized_residual(image: Tensor, reconstruction: Tensor) -> Tensor:
@@ -69,44 +73,29 @@ class InversionScorer:
         ValueError: an unknown name, or a number out of range.
     """
 
+    @checked
     def __init__(
         self,
-        method: str = "encoder",
-        score: str = "mixture",
-        weights: dict[str, float] | None = None,
-        lam: float = 0.5,
-        feature: str = "cosine",
-        distance: str = "mse",
-        reduce: str = "mean",
-        smoothing: float = 0.0,
-        topk: float = 0.01,
-        steps: int = 500,
-        lr: float = 0.05,
-        latent_penalty: float = 0.01,
-        kappa: float = 0.0,
-        restarts: int = 1,
-        patience: int = 50,
-        seed: int = 0,
+        method: Literal["encoder", "gradient", "encoder+gradient"] = "encoder",
+        score: Literal["mixture", "thesis"] = "mixture",
+        weights: dict[Term, float] | None = None,
+        lam: Share = 0.5,
+        feature: Literal["mse", "cosine"] = "cosine",
+        distance: Score = "mse",
+        reduce: Reduction = "mean",
+        smoothing: NonNegativeFloat = 0.0,
+        topk: PositiveShare = 0.01,
+        steps: PositiveInt = 500,
+        lr: PositiveFloat = 0.05,
+        latent_penalty: NonNegativeFloat = 0.01,
+        kappa: NonNegativeFloat = 0.0,
+        restarts: PositiveInt = 1,
+        patience: NonNegativeInt = 50,
+        seed: Seed = 0,
     ) -> None:
         weights = {"feature": 1.0} if weights is None else weights
-        for name, value, known in (
-            ("method", method, ("encoder", "gradient", "encoder+gradient")),
-            ("score", score, ("mixture", "thesis")),
-            ("feature", feature, tuple(FEATURES)),
-            ("distance", distance, SCORES),
-            *(("weights", term, TERMS) for term in weights),
-        ):
-            check_choice(name, value, known)
         if not any(weights.values()):
             raise ValueError(f"weights {weights} leave nothing to score by")
-        for term, weight in weights.items():
-            check_range(f"weights.{term}", weight, -math.inf)
-        check_range("lam", lam, 0, 1)
-        check_range("lr", lr, exclusive=True)
-        for name, number in (("latent_penalty", latent_penalty), ("kappa", kappa)):
-            check_range(name, number)
-        for name, count, least in (("steps", steps, 1), ("restarts", restarts, 1), ("patience", patience, 0)):
-            check_integer(name, count, least)
         self.method, self.score, self.lam = method, score, lam
         self.weights = [float(weights.get(term, 0.0)) for term in TERMS]
         self.feature_distance = FEATURES[feature]

@@ -11,6 +11,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from adlight.runs.files import write_atomically
 from adlight.runs.tables import to_csv
+from adlight.settings import PathName, checked
 
 
 class CSVLogger(Logger):
@@ -29,7 +30,8 @@ class CSVLogger(Logger):
 
     name, version = "csv", ""
 
-    def __init__(self, path: str, pretraining: str | None = None) -> None:
+    @checked
+    def __init__(self, path: PathName, pretraining: PathName | None = None) -> None:
         super().__init__()
         self.pretraining = CSVLogger(pretraining) if pretraining else self
         self.path = Path(path)

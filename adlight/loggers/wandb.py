@@ -6,17 +6,18 @@ import os
 import secrets
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from pytorch_lightning import loggers
 from pytorch_lightning.utilities import rank_zero_only
 
 from adlight.runs.folder import RunFolder
+from adlight.settings import PathName, Text, checked
 from adlight.types import UserError, unknown_name
 
 SUMMARIES = {"train/loss": "min", "val/auroc": "max"}  # the best of the curve; of test results the last one counts
-MODES = ("online", "offline", "disabled")
+Mode = Literal["online", "offline", "disabled"]
 
 
 class WandbLogger(loggers.WandbLogger):
@@ -40,16 +41,17 @@ class WandbLogger(loggers.WandbLogger):
         OSError: the folder cannot be written; W&B itself would turn to /tmp without a word.
     """
 
+    @checked
     def __init__(
         self,
-        save_dir: str,
-        sweep_dir: str | None = None,
-        mode: str | None = None,
-        group: str | None = None,
-        name: str | None = None,
+        save_dir: PathName,
+        sweep_dir: PathName | None = None,
+        mode: Mode | None = None,
+        group: Text | None = None,
+        name: Text | None = None,
         **settings: Any,
     ) -> None:
-        mode, self.hint = choose_mode(mode), ""
+        chosen, self.hint = choose_mode(mode), ""
         if _is_first_process():
             from wandb import Settings
 
@@ -63,12 +65,12 @@ class WandbLogger(loggers.WandbLogger):
             # few words, no endless waiting, and tables in the run's folder rather than in the home
             words = Settings(quiet=True, init_timeout=30, finish_timeout=300, allow_offline_artifacts=False)
             settings |= {"id": known["id"], "settings": words}
-            if mode == "offline":
+            if chosen == "offline":
                 self.hint = (
                     f"W&B: offline{'' if has_wandb_key() else ' (no account: `wandb login` adds one)'}; send this run "
                     f"later with: wandb sync {shlex.quote(str(folder / 'wandb'))}/offline-run-*-{known['id']}"
                 )
-        super().__init__(save_dir=save_dir, mode=mode, group=group, name=name, **settings)
+        super().__init__(save_dir=save_dir, mode=chosen, group=group, name=name, **settings)
         self._wandb_init.pop("anonymous")  # wandb warns of Lightning's None
 
     @property
@@ -100,8 +102,8 @@ def choose_mode(mode: str | None) -> str:
     if asked is None:
         return "online" if has_wandb_key() else "offline"
     asked = {"dryrun": "offline", "run": "online"}.get(asked, asked)  # W&B's old words
-    if asked not in MODES:
-        raise ValueError(unknown_name("W&B mode", asked, MODES))
+    if asked not in get_args(Mode):
+        raise ValueError(unknown_name("WANDB_MODE", asked, get_args(Mode)))
     if asked == "online" and not has_wandb_key():
         raise UserError("W&B mode=online needs an account: run `wandb login`, set WANDB_API_KEY, or use mode=offline")
     return asked

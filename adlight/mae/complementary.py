@@ -4,7 +4,10 @@ Letters: B images, h x w cells, L = h w tokens after folding, C features of a ce
 n views.
 """
 
+from typing import Annotated
+
 import torch
+from pydantic import Field, PositiveInt
 from torch import Generator, Tensor, nn
 
 from adlight.data.frames import group_by_size
@@ -13,7 +16,7 @@ from adlight.mae.masking import partition_masks
 from adlight.mae.network import MaskedAutoencoder
 from adlight.mae.scorer import aggregate
 from adlight.mae.tokens import fold_cells, unfold_cells
-from adlight.types import check_integer
+from adlight.settings import Seed, checked
 
 
 class ComplementaryMaskedNetwork(Predictor):
@@ -33,19 +36,19 @@ class ComplementaryMaskedNetwork(Predictor):
 
     trained = True
 
+    @checked
     def __init__(
         self,
-        channels: int,
-        views: int = 2,
-        width: int = 160,
-        heads: int = 5,
-        encoder_depth: int = 2,
-        decoder_depth: int = 2,
-        fold: int = 2,
-        seed: int = 0,
+        channels: PositiveInt,
+        views: Annotated[int, Field(ge=2)] = 2,
+        width: PositiveInt = 160,
+        heads: PositiveInt = 5,
+        encoder_depth: PositiveInt = 2,
+        decoder_depth: PositiveInt = 2,
+        fold: PositiveInt = 2,
+        seed: Seed = 0,
     ) -> None:
         super().__init__()
-        check_integer("views", views, 2)
         self.views, self.fold, self.seed = views, fold, seed
         sizes = encoder_depth, width, heads, decoder_depth, width, heads
         self.network = MaskedAutoencoder((1, 1), channels * fold**2, 0.0, *sizes)

@@ -1,9 +1,13 @@
 """Masks over the L patches of an image: bool (n, L), True = hidden; pure functions of an explicit generator."""
 
+from typing import Annotated, Literal
+
 import torch
+from pydantic import Field
 from torch import Generator, Tensor
 
-from adlight.types import check_choice
+Ratio = Annotated[float, Field(gt=0, lt=1)]  # share of the patches that a view hides
+Scheme = Literal["complementary", "single"]
 
 
 def num_views(mask_ratio: float, num_patches: int) -> int:
@@ -60,7 +64,7 @@ def random_mask(num_patches: int, mask_ratio: float, rng: Generator) -> Tensor:
     return mask
 
 
-def draw_masks(masks: str, mask_ratio: float, num_patches: int, rng: Generator) -> Tensor:
+def draw_masks(masks: Scheme, mask_ratio: float, num_patches: int, rng: Generator) -> Tensor:
     """Draw the masks of a named scheme. -> (n, L) bool.
 
     Args:
@@ -70,9 +74,8 @@ def draw_masks(masks: str, mask_ratio: float, num_patches: int, rng: Generator) 
         rng: the only source of randomness.
 
     Raises:
-        ValueError: an unknown scheme, or a ratio that it does not allow.
+        ValueError: a ratio that the scheme does not allow.
     """
-    check_choice("masks", masks, ("complementary", "single"))
     if masks == "single":
         return random_mask(num_patches, mask_ratio, rng)
     return partition_masks(num_patches, num_views(mask_ratio, num_patches), rng)

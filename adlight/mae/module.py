@@ -3,17 +3,19 @@
 from collections.abc import Callable
 from typing import Any
 
+from pydantic import NonNegativeFloat
 from torch import Generator, Tensor
 from torch.optim import Optimizer
 
 from adlight.detection.ema import EMA
 from adlight.detection.module import AnomalyModule
 from adlight.detection.optimization import WarmupCosine, log_terms, step_rng, stop_if_diverged
-from adlight.mae.masking import draw_masks
+from adlight.mae.masking import Ratio, Scheme, draw_masks
 from adlight.mae.network import MaskedAutoencoder
 from adlight.mae.objective import ReconstructionLoss
 from adlight.mae.scorer import MultiMaskScorer, reconstruct
 from adlight.mae.tokens import PixelTokenizer
+from adlight.settings import Built, Decay, Seed, checked
 from adlight.types import Batch, Scores
 
 
@@ -36,18 +38,19 @@ class MAEModule(AnomalyModule):
         ValueError: a mask ratio that the scheme does not allow, or a number out of range.
     """
 
+    @checked
     def __init__(
         self,
-        tokenizer: PixelTokenizer,
+        tokenizer: Built[PixelTokenizer],
         network: Callable[..., MaskedAutoencoder],
-        objective: ReconstructionLoss | None,
-        scorer: MultiMaskScorer,
+        objective: Built[ReconstructionLoss] | None,
+        scorer: Built[MultiMaskScorer],
         optimizer: Callable[..., Optimizer],
-        mask_ratio: float = 0.75,
-        masks: str = "complementary",
-        warmup_epochs: float = 10,
-        ema: float = 0.0,
-        seed: int = 0,
+        mask_ratio: Ratio = 0.75,
+        masks: Scheme = "complementary",
+        warmup_epochs: NonNegativeFloat = 10,
+        ema: Decay = 0.0,
+        seed: Seed = 0,
     ) -> None:
         super().__init__()
         self.network = network(grid=tokenizer.grid, token_dim=tokenizer.dim, token_mean=tokenizer.mean)

@@ -5,12 +5,14 @@ C features of a cell, P = C fold^2 values of a token, D width.
 """
 
 import torch
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from adlight.features.predictor import Predictor, in_image, mean_square
 from adlight.mae.tokens import fold_cells, sincos_positions, unfold_cells
-from adlight.types import UserError, check_range
+from adlight.settings import Share, checked
+from adlight.types import UserError
 
 
 class NeighbourMaskedNetwork(Predictor):
@@ -32,24 +34,20 @@ class NeighbourMaskedNetwork(Predictor):
 
     trained = True
 
+    @checked
     def __init__(
         self,
-        channels: int,
-        width: int = 160,
-        heads: int = 5,
-        depth: int = 3,
-        fold: int = 2,
-        radius: int = 1,
-        hard: float = 0.9,
+        channels: PositiveInt,
+        width: PositiveInt = 160,
+        heads: PositiveInt = 5,
+        depth: PositiveInt = 3,
+        fold: PositiveInt = 2,
+        radius: NonNegativeInt = 1,
+        hard: Share = 0.9,
     ) -> None:
         super().__init__()
-        check_range("hard", hard, 0, 1)
         if width % heads or width % 4:
             raise ValueError(f"width {width} must be a multiple of heads {heads} and of 4")
-        if min(depth, fold, heads) < 1 or radius < 0:
-            raise ValueError(
-                f"depth {depth}, fold {fold} and heads {heads} must be at least 1, radius {radius} at least 0"
-            )
         self.fold, self.radius, self.width, self.hard = fold, radius, width, hard
         values = channels * fold**2
         self.patch_embed = nn.Linear(values, width)

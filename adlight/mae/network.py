@@ -4,12 +4,15 @@ Letters: B images, L tokens of an image, V visible ones of a view, P values of a
 D width (De of the encoder, Dd of the decoder).
 """
 
+from typing import Literal
+
 import torch
+from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adlight.mae.tokens import sincos_positions
-from adlight.types import check_choice
+from adlight.settings import checked
 
 
 class Block(nn.Module):
@@ -55,24 +58,24 @@ class MaskedAutoencoder(nn.Module):
     encoder_positions: Tensor
     decoder_positions: Tensor
 
+    @checked
     def __init__(
         self,
         grid: tuple[int, int] = (14, 14),
-        token_dim: int = 768,
+        token_dim: PositiveInt = 768,
         token_mean: float = 0.5,
-        encoder_depth: int = 2,
-        encoder_width: int = 768,
-        encoder_heads: int = 12,
-        decoder_depth: int = 4,
-        decoder_width: int = 512,
-        decoder_heads: int = 16,
-        encoder: str = "separate",
+        encoder_depth: PositiveInt = 2,
+        encoder_width: PositiveInt = 768,
+        encoder_heads: PositiveInt = 12,
+        decoder_depth: PositiveInt = 4,
+        decoder_width: PositiveInt = 512,
+        decoder_heads: PositiveInt = 16,
+        encoder: Literal["separate", "joint"] = "separate",
     ) -> None:
         super().__init__()
         for width, heads in ((encoder_width, encoder_heads), (decoder_width, decoder_heads)):
             if width % heads:
                 raise ValueError(f"width {width} is not a multiple of its {heads} heads")
-        check_choice("encoder", encoder, ("separate", "joint"))
         self.num_patches, self.token_mean, self.joint = grid[0] * grid[1], token_mean, encoder == "joint"
 
         self.patch_embed = nn.Linear(token_dim, encoder_width)

@@ -1,11 +1,13 @@
 """The article's reconstruction objective: structure, pixels and perception (eq. 4 to 13)."""
 
 import torch
+from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from adlight.data.frames import group_by_size
-from adlight.detection.lpips import PerceptualDistance
+from adlight.detection.lpips import Layers, PerceptualDistance
 from adlight.detection.ssim import ssim_map
+from adlight.settings import checked
 
 
 def ssim_loss(x: Tensor, y: Tensor) -> Tensor:
@@ -30,12 +32,17 @@ class ReconstructionLoss:
         UserError: LPIPS is on and AlexNet's weights are missing.
     """
 
+    @checked
     def __init__(
-        self, ssim: float = 1.0, l1: float = 1.0, lpips: float = 1.0, lpips_layers: str = "calibrated"
+        self,
+        ssim: NonNegativeFloat = 1.0,
+        l1: NonNegativeFloat = 1.0,
+        lpips: NonNegativeFloat = 1.0,
+        lpips_layers: Layers = "calibrated",
     ) -> None:
         weights = {"ssim": ssim, "l1": l1, "lpips": lpips}
-        if min(weights.values()) < 0 or not any(weights.values()):
-            raise ValueError(f"objective weights must be >= 0 and not all 0, got {weights}")
+        if not any(weights.values()):
+            raise ValueError(f"all weights are 0, which leaves nothing to train by: {weights}")
         self.weights = {name: weight for name, weight in weights.items() if weight > 0}
         self.perceptual = PerceptualDistance(lpips_layers) if lpips > 0 else None
 

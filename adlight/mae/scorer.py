@@ -1,13 +1,15 @@
 """The multi-mask score of the article: reconstruct what each view hides, average, compare (eq. 3 and eq. 1)."""
 
 import torch
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import Generator, Tensor
 
-from adlight.detection.maps import ReconstructionError
-from adlight.mae.masking import draw_masks
+from adlight.detection.maps import ReconstructionError, Reduction, Score
+from adlight.mae.masking import Ratio, Scheme, draw_masks
 from adlight.mae.network import MaskedAutoencoder
 from adlight.mae.tokens import PixelTokenizer
-from adlight.types import Scores, check_integer
+from adlight.settings import PositiveShare, Seed, checked
+from adlight.types import Scores
 
 
 def aggregate(views: Tensor, mask: Tensor, tokens: Tensor) -> Tensor:
@@ -51,18 +53,18 @@ class MultiMaskScorer:
         ValueError: an unknown name, or a number out of range.
     """
 
+    @checked
     def __init__(
         self,
-        mask_ratio: float = 0.75,
-        masks: str = "complementary",
-        score: str = "mse",
-        reduce: str = "mean",
-        smoothing: float = 4.0,
-        topk: float = 0.01,
-        rounds: int = 1,
-        seed: int = 0,
+        mask_ratio: Ratio = 0.75,
+        masks: Scheme = "complementary",
+        score: Score = "mse",
+        reduce: Reduction = "mean",
+        smoothing: NonNegativeFloat = 4.0,
+        topk: PositiveShare = 0.01,
+        rounds: PositiveInt = 1,
+        seed: Seed = 0,
     ) -> None:
-        check_integer("rounds", rounds, 1)
         self.error = ReconstructionError(score, reduce, smoothing, topk)
         self.mask_ratio, self.masks, self.rounds, self.seed = mask_ratio, masks, rounds, seed
 

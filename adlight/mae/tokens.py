@@ -4,10 +4,12 @@ A tokenizer of images has `grid` (rows, columns), `dim` P, `mean` (the usual val
 """
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
 from adlight.data.frames import Size, is_content, parse_size
+from adlight.settings import checked
 
 
 class PixelTokenizer:
@@ -24,8 +26,9 @@ class PixelTokenizer:
 
     mean = 0.5  # of values in [0, 1]
 
-    def __init__(self, image_size: Size = 224, channels: int = 3, patch_size: int = 16) -> None:
-        height, width = parse_size("image_size", image_size)
+    @checked
+    def __init__(self, image_size: Size = 224, channels: PositiveInt = 3, patch_size: PositiveInt = 16) -> None:
+        height, width = parse_size(image_size)
         if height % patch_size or width % patch_size:
             raise ValueError(f"image_size {image_size} is not a multiple of patch_size {patch_size}")
         self.patch_size, self.grid = patch_size, (height // patch_size, width // patch_size)

@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 
 import torch
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from adlight.features.predictor import Predictor, TrainingCells, content_of, in_image
-from adlight.types import check_integer, check_range
+from adlight.settings import PositiveShare, Seed, checked
 
 CHUNK = 2**24  # distances that are held at a time: 64 MiB
 
@@ -34,21 +35,19 @@ class PatchBank(Predictor):
     bank: Tensor
     whitened = False
 
+    @checked
     def __init__(
         self,
-        channels: int,
-        coreset: float = 0.1,
-        max_cells: int = 10_000,
-        sample: int = 100_000,
-        projection: int = 64,
-        neighbours: int = 9,
+        channels: PositiveInt,
+        coreset: PositiveShare = 0.1,
+        max_cells: PositiveInt = 10_000,
+        sample: PositiveInt = 100_000,
+        projection: NonNegativeInt = 64,
+        neighbours: PositiveInt = 9,
         pooled: bool = True,
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
         super().__init__()
-        check_range("coreset", coreset, 0, 1, exclusive=True)
-        for name, value, minimum in (("max_cells", max_cells, 1), ("sample", sample, 1), ("neighbours", neighbours, 1)):
-            check_integer(name, value, minimum)
         self.coreset, self.max_cells, self.sample, self.projection = coreset, max_cells, sample, projection
         self.neighbours, self.pooled, self.seed = neighbours, pooled, seed
         self.register_buffer("bank", torch.empty(0, channels))

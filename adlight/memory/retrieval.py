@@ -1,10 +1,12 @@
 """Whole images remembered: every cell is predicted from the same place of the nearest training images."""
 
 import torch
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from adlight.features.predictor import Predictor, TrainingCells, in_image
-from adlight.types import UserError, check_integer, check_range
+from adlight.settings import checked
+from adlight.types import UserError
 
 
 class Retrieval(Predictor):
@@ -22,18 +24,21 @@ class Retrieval(Predictor):
     bank: Tensor
     norm: Tensor
 
-    def __init__(self, channels: int, neighbours: int = 8, temperature: float = 2.0) -> None:
+    @checked
+    def __init__(self, channels: PositiveInt, neighbours: PositiveInt = 8, temperature: NonNegativeFloat = 2.0) -> None:
         super().__init__()
-        check_integer("neighbours", neighbours, 1)
-        check_range("temperature", temperature)
         self.neighbours, self.temperature = neighbours, temperature
         self.register_buffer("bank", torch.empty(0, channels, dtype=torch.float16))  # (N h w, C)
         self.register_buffer("norm", torch.empty(0))  # (N,), squared lengths of the images
 
+    def check(self, count: int) -> None:
+        """Refuse a number of training images that is not more than the neighbours."""
+        if count <= self.neighbours:
+            raise UserError(f"{self.neighbours} neighbours of {count} training images: lower neighbours")
+
     def fit(self, cells: TrainingCells) -> None:
         """Keep all training images' cells; padding is as the mean cell."""
-        if len(cells) <= self.neighbours:
-            raise UserError(f"{self.neighbours} neighbours of {len(cells)} training images: lower neighbours")
+        self.check(len(cells))
         parts = [part.half().nan_to_num(0) for part in cells.batches()]
         self.bank = torch.cat([part.flatten(0, 2) for part in parts])
         self.norm = torch.cat([part.float().square().sum((1, 2, 3)) for part in parts])

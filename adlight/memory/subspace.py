@@ -1,10 +1,11 @@
 """Principal components of cells (as in SubspaceAD): normal cells lie near a subspace, what leaves it is a defect."""
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor
 
 from adlight.features.predictor import Predictor, TrainingCells, content_of
-from adlight.types import check_range
+from adlight.settings import PositiveShare, checked
 
 
 class Subspace(Predictor):
@@ -19,9 +20,9 @@ class Subspace(Predictor):
     components: Tensor
     whitened = False
 
-    def __init__(self, channels: int, explained: float = 0.95) -> None:
+    @checked
+    def __init__(self, channels: PositiveInt, explained: PositiveShare = 0.95) -> None:
         super().__init__()
-        check_range("explained", explained, 0, 1, exclusive=True)
         self.explained = explained
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("components", torch.empty(0, channels))  # orthonormal rows

@@ -4,16 +4,19 @@ Everywhere, anomalous means `score > threshold`. Letters: N images.
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple
 
+import torch
+from pydantic import NonNegativeInt
 from torch import Tensor
 
 from adlight.metrics.histogram import Histogram
 from adlight.metrics.image import check_finite
-from adlight.metrics.methods import Method
+from adlight.metrics.methods import Method, MethodText
 from adlight.metrics.pixel import PixelHistogram
-from adlight.types import UserError, check_choice, check_range
+from adlight.settings import Share, checked
+from adlight.types import UserError
 
 ALL, GIVEN = "all categories", "given"
 
@@ -23,21 +26,26 @@ class Threshold(NamedTuple):
 
     image: float = math.nan
     pixel: float = math.nan
-    num_normals: int = 0  # validation images that both were calibrated on
+    num_normals: int = 0  # images that both were calibrated on
     source: str = ALL  # the category of those images, or ALL; GIVEN where both are numbers of the user's
     region: float | None = None  # peaks of regions above it count; None: all regions do
+    cross_fitted: int = 0  # so many of those images are training images, scored by cross-fitting
 
 
 class Calibration:
     """Thresholds for each category, as scores of different categories differ in scale, and for all together.
 
     Args:
-        image: method for the image thresholds. A number is taken as it is; of normal validation scores `quantile:q`
-            takes the interpolated quantile, `sigma:k` the mean plus k population standard deviations, `fpr:p` the
-            smallest score that at most a share p exceeds, `max` the largest.
-        pixel: likewise, of the scores of those images' pixels; quantiles are not interpolated.
+        image: method for the image thresholds. A number is taken as it is; of n normal validation scores `fpr:p` takes
+            the ceil((n + 1)(1 - p))-th smallest, above which a new normal image lies with probability p at most (see
+            `metrics.methods`), `quantile:q` the same for 1 - q, `max` the largest (`fpr:0`), and `sigma:k` the mean
+            plus k population standard deviations. There is no other quantile, as none would keep the rate it names.
+        pixel: likewise, of the scores of those images' pixels: `fpr:p` is what a share p of them exceeds. That is no
+            promise, as the pixels of an image are alike.
         per: `category` compares an image with its own category's thresholds, `all` with those of all together.
         min_area: share of an image's pixels below which a region does not count, unless it is the strongest.
+        folds: of the training images, which join the held-out ones where a detector is fitted without epochs, see
+            `detection.crossfitting`; 0 or 1: held-out images alone.
 
     A region's peak is compared with the largest pixels of the normal images, of which `image` takes the threshold: no
     more normal images show a region than are called anomalous.
@@ -50,16 +58,16 @@ class Calibration:
         ValueError: an unknown method or `per`, or a share out of range.
     """
 
+    @checked
     def __init__(
         self,
-        image: float | str = "quantile:0.95",
-        pixel: float | str = "quantile:0.995",
-        per: str = "category",
-        min_area: float = 0.0,
+        image: MethodText = "fpr:0.05",
+        pixel: MethodText = "quantile:0.995",
+        per: Literal["category", "all"] = "category",
+        min_area: Share = 0.0,
+        folds: NonNegativeInt = 5,
     ) -> None:
-        check_choice("per", per, ("category", "all"))
-        check_range("min_area", min_area, 0, 1)
-        self.min_area = min_area
+        self.min_area, self.folds = min_area, folds
         self.image, self.pixel, self.per = Method.parse(image), Method.parse(pixel), per
         self.reset()
 
@@ -68,7 +76,15 @@ class Calibration:
         self.pooled = Threshold()
         self.categories: dict[str, Threshold] = {}
 
-    def fit(self, score: Tensor, peak: Tensor, category: Tensor, pixels: PixelHistogram, names: Sequence[str]) -> None:
+    def fit(
+        self,
+        score: Tensor,
+        peak: Tensor,
+        category: Tensor,
+        pixels: PixelHistogram,
+        names: Sequence[str],
+        cross_fitted: Tensor | None = None,
+    ) -> None:
         """Find the thresholds of each category, and the pooled ones.
 
         Args:
@@ -77,6 +93,7 @@ class Calibration:
             category: (N,) their positions in `names`.
             pixels: the scores of their pixels, one group per category.
             names: the categories.
+            cross_fitted: (N,) bool, scored by cross-fitting; None: none was.
 
         Raises:
             UserError: there are no scores for a method to work on.
@@ -88,16 +105,19 @@ class Calibration:
                 "limit_val_batches, or give both thresholds as numbers"
             )
         check_finite(score)
-        self.pooled = self._threshold(score, peak, pixels.histogram(), ALL)
+        known = torch.zeros_like(category, dtype=torch.bool) if cross_fitted is None else cross_fitted
+
+        def find(mine: Tensor, histogram: Histogram, source: str) -> Threshold:
+            image, pixel = self.image.of_images(score[mine]), self.pixel.of_pixels(histogram)
+            region = None if self.image.is_number else self.image.of_images(peak[mine])
+            return Threshold(image, pixel, int(mine.sum()), source, region, int(known[mine].sum()))
+
+        self.pooled = find(torch.ones_like(known), pixels.histogram(), ALL)
         self.categories = {
-            name: self._threshold(score[category == group], peak[category == group], pixels.histogram(group), name)
+            name: find(category == group, pixels.histogram(group), name)
             for group, name in enumerate(names)
             if (category == group).any()
         }
-
-    def _threshold(self, score: Tensor, peak: Tensor, pixels: Histogram, source: str) -> Threshold:
-        region = None if self.image.is_number else self.image.of_images(peak)
-        return Threshold(self.image.of_images(score), self.pixel.of_pixels(pixels), len(score), source, region)
 
     @property
     def is_fitted(self) -> bool:
@@ -119,24 +139,43 @@ class Calibration:
         pixel = self.pixel.value if self.pixel.is_number else found.pixel
         source = GIVEN if self.image.is_number and self.pixel.is_number else found.source
         region = None if self.image.is_number or self.pixel.is_number else found.region
-        return Threshold(image, pixel, found.num_normals, source, region)
+        return found._replace(image=image, pixel=pixel, source=source, region=region)
 
     def describe(self, names: Sequence[str]) -> str:
-        """Say what the image thresholds of these categories are, and what they were calibrated on."""
+        """Say what the image thresholds of these categories are, of which images, and what they promise."""
         if self.image.is_number:
             return f"{self.image.text} (as given)"
         effective = {name: self.of(name) for name in names}
+        held_out = "" if any(one.cross_fitted for one in effective.values()) else "held-out "
         if len(set(effective.values())) == 1:
             one = effective[names[0]]
-            return f"{one.image:.6g} ({self.image.text} of {one.num_normals} held-out normal images of {one.source})"
-        each = (
-            f"{name} {one.image:.6g} (of {one.num_normals}{'' if one.source == name else ' of ' + one.source})"
-            for name, one in effective.items()
-        )
-        return f"{self.image.text} of each category's held-out normal images: {', '.join(each)}"
+            of = [f"{one.num_normals} {held_out}normal images of {one.source}", *self._remarks(one)]
+            return f"{one.image:.6g} ({self.image.text} of {', '.join(of)})"
+        each = []
+        for name, one in effective.items():
+            of = [f"{one.num_normals}{'' if one.source == name else ' of ' + one.source}", *self._remarks(one)]
+            each.append(f"{name} {one.image:.6g} (of {', '.join(of)})")
+        return f"{self.image.text} of each category's {held_out}normal images: {', '.join(each)}"
+
+    def _remarks(self, one: Threshold) -> Iterator[str]:
+        """Say how many images were cross-fitted, and which false alarm rate all of them promise."""
+        if one.cross_fitted:
+            yield f"{one.cross_fitted} cross-fitted"
+        promised = self.image.promised(one.num_normals)
+        if self.image.falls_short(one.num_normals):
+            yield f"which can promise no less than {promised:.3g}: the largest score; {self.image.needed} are needed"
+        elif promised is not None:
+            yield f"false alarms {'about' if one.cross_fitted else 'at most'} {promised:.3g}"
 
     def as_dict(self) -> dict[str, Any]:
-        """Give methods and thresholds as a result's file holds them; what decided stands beside each category."""
+        """Give methods and thresholds as a result's file holds them; what decided stands beside each category.
+
+        `promised_fpr` is the share of normal images that the threshold calls anomalous at most, on average over
+        calibrations, or about that where `cross_fitted` images are among them; `needed_normals` says how many images
+        the method needs for the share it names.
+        """
+        promised = self.image.promised
+        categories = self.state_dict()["categories"].items()
         return {
             "threshold_method": self.image.text,
             "pixel_threshold_method": self.pixel.text,
@@ -144,7 +183,9 @@ class Calibration:
             "threshold": self.pooled.image,
             "pixel_threshold": self.pooled.pixel,
             "region_threshold": self.pooled.region,
-            "thresholds": self.state_dict()["categories"],
+            "promised_fpr": promised(self.pooled.num_normals),
+            "needed_normals": self.image.needed,
+            "thresholds": {n: one | {"promised_fpr": promised(one["num_normals"])} for n, one in categories},
         }
 
     def state_dict(self) -> dict[str, Any]:

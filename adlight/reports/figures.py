@@ -1,7 +1,6 @@
-"""Drawings of the report by matplotlib: heat maps, bars, histograms of scores, ROC curves."""
+"""Drawings of the report by matplotlib: heat maps and bars, and how all of them look."""
 
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,69 +23,7 @@ STYLE: dict[Any, Any] = {
 # Okabe & Ito's palette, which colour-blind readers can tell apart
 BLUE, VERMILION, GREY = "#3b8fd0", "#d55e00", "#8c8c8c"
 COLOURS = (BLUE, "#e69f00", "#009e73", "#cc79a7", "#56b4e9", VERMILION)
-BINS = 30
 SERIES = len(COLOURS)
-TITLE = 38  # letters above a histogram
-
-
-@rc_context(STYLE)
-def histograms(cells: Mapping[str, pd.DataFrame]) -> Figure:
-    """Draw scores of normal and of anomalous images, each class with area 1, their overlap and the threshold."""
-    columns = min(len(cells), 4)
-    rows = math.ceil(len(cells) / columns)
-    figure = Figure(figsize=(3.1 * columns, 2.1 * rows + 0.3), layout="constrained")
-    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axes, (title, mine) in zip(grid, cells.items(), strict=False):
-        edges = np.histogram_bin_edges(mine["score"], BINS)
-        for label, name, colour in ((0, "normal", BLUE), (1, "anomalous", VERMILION)):
-            if len(score := mine["score"][mine["label"] == label]):
-                weights = np.full(len(score), 1 / len(score))
-                axes.hist(score, edges, weights=weights, color=colour, alpha=0.55, label=name, lw=0)
-        shared = overlap(mine)
-        words = "one class only" if shared is None else f"overlap {shared:.2f}"
-        if mine["threshold"].nunique() == 1:
-            if edges[0] <= (threshold := mine["threshold"].iloc[0]) <= edges[-1]:
-                axes.axvline(threshold, color="black", ls="--", lw=1, label="threshold")
-            else:
-                words += ", threshold outside"
-        gap = " " if len(title) + len(words) < TITLE else "\n"  # two of them side by side must not meet
-        axes.set_title(f"{textwrap.fill(title, TITLE)}:{gap}{words}", fontsize=9)
-        axes.tick_params(labelsize=7)
-        axes.locator_params(nbins=4)
-    for axes in grid[len(cells) :]:
-        axes.set_axis_off()
-    named = {name: handle for axes in grid for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(named.values(), named, loc="outside upper right", ncols=3, fontsize=8)
-    return figure
-
-
-def overlap(predictions: pd.DataFrame, bins: int = BINS) -> float | None:
-    """Compute the area that both classes' histograms share, 0 (apart) to 1 (the same); None if one is missing."""
-    if predictions["label"].nunique() < 2:
-        return None
-    edges = np.histogram_bin_edges(predictions["score"], bins)
-    normal, anomalous = (np.histogram(of, edges)[0] / len(of) for _, of in predictions.groupby("label")["score"])
-    return float(np.minimum(normal, anomalous).sum())
-
-
-@rc_context(STYLE)
-def roc_curves(cells: Mapping[str, pd.DataFrame]) -> Figure | None:
-    """Draw the ROC curves of those that have both classes, with their AUROC in the legend."""
-    cells = {name: mine for name, mine in cells.items() if mine["label"].nunique() == 2}
-    if not cells:
-        return None
-    figure = Figure(figsize=(3.6, 3.6))
-    axes = figure.subplots()
-    for i, (name, mine) in enumerate(cells.items()):
-        counts = mine.groupby("score")["label"].agg(["sum", "count"])[::-1].cumsum()  # from the highest score down
-        tpr = np.append(0, counts["sum"] / counts["sum"].iloc[-1])
-        fpr = np.append(0, (counts["count"] - counts["sum"]) / (counts["count"] - counts["sum"]).iloc[-1])
-        style = ("-", "--", ":", "-.")[i // SERIES % 4]
-        axes.plot(fpr, tpr, style, color=COLOURS[i % SERIES], lw=1.4, label=f"{name} {np.trapezoid(tpr, fpr):.3f}")
-    axes.plot([0, 1], [0, 1], ":", color=GREY, lw=1)
-    axes.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(-0.01, 1), ylim=(0, 1.01), aspect=1)
-    axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.02), fontsize=8, title="AUROC", alignment="left")
-    return figure
 
 
 @rc_context(STYLE)
@@ -135,12 +72,16 @@ def _finish(axes: Axes, title: str, categories: Sequence[str], least: float) -> 
 
 
 @rc_context(STYLE)
-def heat_maps(ours: pd.DataFrame, paper: pd.DataFrame, tolerance: float) -> Figure:
-    """Draw AUROC by mask ratio (rows) and depth (columns): ours and, if there is a paper's, that and the difference."""
+def heat_maps(ours: pd.DataFrame, paper: pd.DataFrame, tolerance: float, other_protocol: bool = False) -> Figure:
+    """Draw AUROC by mask ratio (rows) and depth (columns): ours and, if there is a paper's, that and the difference.
+
+    Numbers of another protocol have no difference.
+    """
     panels, columns = {"ours": ours}, list(dict.fromkeys([*paper, *ours]))
     if len(paper):
         ours, paper = (of.reindex(ours.index.union(paper.index), columns=columns) for of in (ours, paper))
-        panels = {"ours": ours, "paper": paper, "ours - paper": ours - paper}
+        last = {"paper (another protocol)": paper} if other_protocol else {"paper": paper, "ours - paper": ours - paper}
+        panels = {"ours": ours, **last}
     size = (0.62 * len(columns) + 0.9) * len(panels), 0.46 * len(ours) + 0.9
     figure = Figure(figsize=size, layout="constrained")
     levels = pd.concat([ours.stack(), paper.stack()])

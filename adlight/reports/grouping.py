@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from adlight.reports.collect import Runs, config_columns, metric_columns
-from adlight.reports.rows import CONFIG, REFERENCE
+from adlight.reports.rows import CONFIG, PROTOCOL, REFERENCE
 
 SEED = f"{CONFIG}seed"
 CLASS_KEYS = (f"{CONFIG}dataset.category", f"{CONFIG}dataset.normal")  # which images a run is about
@@ -101,7 +101,7 @@ def spreads(found: Runs, series: Mapping[str, pd.DataFrame], metric: str) -> pd.
 
     Returns:
         `series`, `category`, `value`, `lower` and `upper` (one standard deviation away, or of a single seed the ends of
-        its interval), and `paper`, the published number.
+        its interval), and `paper`, the number published about the same images.
     """
     parts = [pd.DataFrame(columns=["series", "category", "value", "lower", "upper", "paper"])]
     results = found.results.reindex(columns=[*found.results, *({metric} - {*found.results})])
@@ -114,6 +114,7 @@ def spreads(found: Runs, series: Mapping[str, pd.DataFrame], metric: str) -> pd.
         }
         table = pd.DataFrame({"value": value, "lower": value - deviation, "upper": value + deviation}).fillna(ends)
         published = found.published[found.published["name"].isin(of["name"]) & (found.published["metric"] == metric)]
+        published = published[published["protocol"] == ""]
         paper = published.dropna(subset="category").drop_duplicates("category").set_index("category")["value"]
         parts.append(table.assign(series=label, paper=paper.reindex(table.index)).reset_index())
     return pd.concat([one for one in parts if len(one)] or parts, ignore_index=True)
@@ -144,7 +145,7 @@ def _means_of(rows: pd.DataFrame) -> list[dict[str, Any]]:
     seed = rows[SEED].fillna(UNSET) if SEED in rows else pd.Series(UNSET, index=rows.index)
     if pd.DataFrame({"seed": seed, "category": rows["category"]}).duplicated().any():
         return []
-    references = [name for name in rows if name.startswith(REFERENCE)]
+    references = [name for name in rows if name.startswith(REFERENCE) and name != PROTOCOL]
     rows = rows.assign(**rows.groupby("category")[references].transform("first")) if references else rows
     categories = rows["category"].unique()
     parts = [(name, rows[rows["category"] == name]) for name in categories] if seed.nunique() > 1 else []
@@ -157,7 +158,8 @@ def _means_of(rows: pd.DataFrame) -> list[dict[str, Any]]:
             by_seed = values.groupby(seed[part.index], sort=False).mean()
             mean, spread = by_seed.mean(), by_seed.std()
             lower, upper = (mean - spread).dropna().add_suffix("_lower"), (mean + spread).dropna().add_suffix("_upper")
-            found.append({"seeds": ", ".join(by_seed.index), "category": title, **mean, **lower, **upper})
+            other = {PROTOCOL: max(part[PROTOCOL])} if PROTOCOL in part else {}
+            found.append({"seeds": ", ".join(by_seed.index), "category": title, **mean, **lower, **upper, **other})
     return found
 
 

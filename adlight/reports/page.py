@@ -1,5 +1,9 @@
-"""The report's page: one HTML file with its styles, scripts and pictures in it, so that it needs no network."""
+"""The report's page: one HTML file with its styles, scripts and drawings in it, so that it needs no network.
 
+Pictures of test images stay in the runs' folders; the page links them.
+"""
+
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -12,11 +16,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from adlight import __version__
-from adlight.reports import figures, sections, tables
+from adlight.reports import curves, sections, tables
 from adlight.reports.collect import Runs
 from adlight.reports.grouping import group_scores, run_titles
+from adlight.reports.rows import OBJECTIVE
 from adlight.reports.terminal import DIFFERENCE, HIGH, LOW, PAPER, TEXT, VALUE
+from adlight.reports.viewer import viewer_data
 from adlight.runs.find import natural_key
+from adlight.runs.folder import RunFolder
 
 OPEN, PAGED = 40, 200  # rows of a table that is shown without being asked for; of one page of a table
 LONG = 50  # letters in a line of a column
@@ -39,23 +46,41 @@ LOOK: dict[str, Any] = {
 }
 
 
-def render(found: Runs, means: pd.DataFrame, title: str, tolerance: float, detailed: int, pictures: int) -> str:
-    """Write the page's HTML.
+def render(
+    found: Runs,
+    means: pd.DataFrame,
+    title: str,
+    tolerance: float,
+    detailed: int,
+    pictures: int,
+    folder: Path = Path(),
+) -> str:
+    """Write the HTML of a page that is to lie in `folder`.
 
-    Differences of up to `tolerance` from published numbers count as equal; `detailed` runs get histograms, curves and
-    up to `pictures` pictures of their own.
+    Differences of up to `tolerance` from published numbers count as equal; `detailed` runs get histograms, curves, a
+    place in the viewer and up to `pictures` pictures of their own.
     """
     of_tables = {
         "results": tables.by_run(found),
+        "decisions": tables.by_decision(found),
         "categories": tables.by_category(found),
         "means": tables.by_mean(means),
         "defects": tables.by_defect(found.defects),
         "settings": tables.by_setting(found),
         "origins": tables.by_origin(found),
     }
-    titles = run_titles(found.headlines)
-    panels, panels_left = sections.embed_panels(found, detailed, pictures)
+    titles, chosen = run_titles(found.headlines), _chosen(found)
+    panels, panels_left = sections.link_panels(found, detailed, pictures, folder)
     scores = [(titles.get(name, name), cells) for name, cells in group_scores(found)]
+    viewer = viewer_data(found, folder, detailed, chosen)
+    drawn: dict[str, Any] = {
+        "ablation": sections.draw_ablations(found, tolerance),
+        "bars": sections.draw_bars(found),
+        "learning": sections.draw_learning(found, detailed),
+        "scores": [(name, sections.draw_scores(name, cells)) for name, cells in scores[:detailed]],
+        "pictures": [(titles[name], mine) for name, mine in panels],
+        "viewer": _to_json(viewer) if viewer else None,
+    }
     environment = Environment(
         loader=PackageLoader("adlight.reports", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -64,21 +89,46 @@ def render(found: Runs, means: pd.DataFrame, title: str, tolerance: float, detai
         states=found.states,
         made=f"adlight {__version__}, {time.strftime('%Y-%m-%d %H:%M')}",
         bundle=Markup(generate_init_offline_itables_html(itables.options.dt_bundle).partition("<div")[0]),
+        links=_to_json(_links(found, folder)),
         problems=found.problems,
         tables={name: to_html(table, name, tolerance) for name, table in of_tables.items() if len(table)},
         rows={name: len(table) for name, table in of_tables.items()},
         meanings={name: text for name, text in MEANINGS.items() if any(name in of for of in of_tables.values())},
         references=sorted(found.published["source"].unique()) if len(found.published) else [],
         tolerance=tolerance,
-        ablations=sections.draw_ablations(found, tolerance),
-        bars=sections.draw_bars(found),
-        scores=[(name, sections.draw_scores(name, cells)) for name, cells in scores[:detailed]],
+        chosen=chosen,
+        drawn=[name for name, what in drawn.items() if what],
+        viewer_left=viewer["left"] if viewer else [],
         scores_left=len(scores[detailed:]),
-        bins=figures.BINS,
-        panels=[(titles[name], mine) for name, mine in panels],
+        bins=curves.BINS,
         panels_left=panels_left,
         open_rows=OPEN,
+        **drawn,
     )
+
+
+def _to_json(content: Any) -> Markup:
+    """Write JSON that ends no script and begins no comment, whatever words are in it."""
+    return Markup(json.dumps(content, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"))
+
+
+def _links(found: Runs, folder: Path) -> dict[str, dict[str, str]]:
+    """Give the places of each run's folder, panels and log, by the run's name."""
+    links = {}
+    for name, path in found.headlines[["name", "folder"]].to_numpy():
+        run = RunFolder(path)
+        places = {"run": run.path, "panels": run.panels, "log": run.log}
+        links[name] = {part: sections.link(place, folder) for part, place in places.items() if place.exists()}
+    return links
+
+
+def _chosen(found: Runs) -> str:
+    """Name the finished run with the highest `val/auroc`, if there are several of the same images."""
+    runs = found.headlines[found.headlines["status"] == "finished"]
+    runs = runs.dropna(subset=OBJECTIVE) if OBJECTIVE in runs else runs[:0]
+    if len(runs) < 2 or runs["dataset"].nunique() > 1 or runs["categories"].nunique() > 1:  # other images
+        return ""
+    return str(runs.loc[runs[OBJECTIVE].idxmax(), "name"])
 
 
 def to_html(table: pd.DataFrame, name: str, tolerance: float) -> Markup:
@@ -96,6 +146,8 @@ def to_html(table: pd.DataFrame, name: str, tolerance: float) -> Markup:
             functions["createdCell"] = f"explained({has_interval}, {limit})"
             definitions.append({key: JavascriptCode(code) for key, code in functions.items()})
             definitions[-1] |= {"targets": i, "orderSequence": ["desc", "asc", ""], "className": "number"}
+        elif title == "name":
+            definitions.append({"targets": i, "createdCell": JavascriptCode("linked")})
         elif title == "status":
             definitions.append({"targets": i, "createdCell": JavascriptCode("marked")})
         elif column.astype(str).str.len().max() > LONG:

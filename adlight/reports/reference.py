@@ -8,7 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from adlight.reports.collect import Runs
-from adlight.reports.rows import CONFIG, REFERENCE
+from adlight.reports.protocol import other_protocol
+from adlight.reports.rows import CONFIG, PROTOCOL, REFERENCE
 from adlight.runs.config import CONF
 from adlight.types import UserError
 
@@ -40,12 +41,13 @@ def compare(found: Runs, named: Sequence[str] | None, column: str | None) -> Run
 
     Returns:
         The runs; `published` has a row per run (`name`), `metric` and `category`, or `mask_ratio` and `depth`, with the
-        `value` and its `source`.
+        `value`, its `source` and `protocol`: in what the run's data differ from the publication's, if they do. The
+        results have this as `rows.PROTOCOL` beside the numbers.
 
     Raises:
         UserError: a file is missing or of no known shape.
     """
-    results, published = found.results.copy(), _published(found.headlines, named, column)
+    results, published = found.results.copy(), _published(found, named, column)
     is_category, is_mean = results["level"] == "category", results["level"] == "mean"
     places = pd.concat([results["name"], cells(results)], axis=1)
     for metric, mine in published.groupby("metric", sort=False):
@@ -57,6 +59,10 @@ def compare(found: Runs, named: Sequence[str] | None, column: str | None) -> Run
         at_cell = of_cell.reindex(pd.MultiIndex.from_frame(places)).set_axis(results.index)
         has_cell = results["headline"] & results["level"].notna()
         results[f"{REFERENCE}{metric}"] = values.fillna(at_cell.where(has_cell))
+    if len(published):
+        has_reference = results[[name for name in results if name.startswith(REFERENCE)]].notna().any(axis=1)
+        protocols = published.groupby("name")["protocol"].first()
+        results[PROTOCOL] = results["name"].map(protocols).where(has_reference, "").fillna("").astype(object)
     return replace(found, results=results, published=published)
 
 
@@ -128,10 +134,10 @@ def metric_of(column: str) -> str:
     return METRICS[max(endings, key=len)] if endings else "auroc"
 
 
-def _published(runs: pd.DataFrame, named: Sequence[str] | None, column: str | None) -> pd.DataFrame:
+def _published(found: Runs, named: Sequence[str] | None, column: str | None) -> pd.DataFrame:
     tables = {name: read(path_of(name), column) for name in named or ()}
-    found = [pd.DataFrame(columns=["name", "source", *_KEYS, "value"])]
-    for _, run in runs.iterrows():
+    parts = [pd.DataFrame(columns=["name", "source", "protocol", *_KEYS, "value"])]
+    for _, run in found.headlines.iterrows():
         for name in experiments(run) if named is None else named:
             if name not in tables and (path := path_of(name)).is_file():
                 try:
@@ -140,8 +146,10 @@ def _published(runs: pd.DataFrame, named: Sequence[str] | None, column: str | No
                     if column is not None:  # asked for; otherwise a table of another shape is passed over
                         raise
                     tables[name] = pd.DataFrame()
-            found += [tables[name].assign(name=run["name"])] if name in tables else []
-    together = pd.concat([one for one in found if len(one)] or found)
+            if name in tables:
+                protocol = other_protocol(name, found.results[found.results["name"] == run["name"]])
+                parts.append(tables[name].assign(name=run["name"], protocol=protocol))
+    together = pd.concat([one for one in parts if len(one)] or parts)
     return together.drop_duplicates(["name", *_KEYS], ignore_index=True)
 
 

@@ -9,16 +9,18 @@ from adlight.types import UserError
 
 OBJECTIVE = "val/auroc"  # what a search maximizes: never a figure of the test split
 HEAD = ["name", "status", "model", "dataset", "level", "category", "headline", "normal_images", "anomalous_images"]
-METRICS = [  # in their order; others follow
+METRICS = [  # in their order, what may choose a run first; others follow
+    OBJECTIVE,
     *("auroc", "ap", "f1_max", "f1_max_threshold", "precision_at_f1_max", "recall_at_f1_max", "fpr_at_95_tpr"),
     *("precision_calibrated", "recall_calibrated", "f1_calibrated", "fpr_calibrated", "trivial_f1"),
     *("pixel_auroc", "pixel_ap", "pixel_f1_max", "pixel_f1_max_threshold", "aupro", "pixel_iou_calibrated"),
 ]
 METADATA = ["epochs", "generator_steps", "seconds", "threshold_method", "commit", "machine", "started", "command"]
-TAIL = ["threshold", "pixel_threshold", OBJECTIVE, *METADATA, "protocol", "sweep", "experiment", "categories"]
+TAIL = ["threshold", "pixel_threshold", *METADATA, "protocol", "sweep", "experiment", "categories"]
 TAIL += ["num_categories", "folder", "error", "log"]
 CONFIG = "config."  # before the dotted keys of settings, as at W&B
 REFERENCE = "reference_"  # before the metrics that were published
+PROTOCOL = f"{REFERENCE}protocol"  # in what the run's data differ from the publication's
 _PLACES = ("resume", "resume_sweep", "run_dir", "run")  # settings of where a run lies, not of what it does
 _COUNTS = {"normal": "normal_images", "anomalous": "anomalous_images"}
 _THRESHOLDS = ("threshold", "pixel_threshold")

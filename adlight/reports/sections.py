@@ -1,24 +1,28 @@
-"""The page's pictures: which runs go into which figure, and figures and panels as data URIs."""
+"""The page's pictures: which runs go into which figure; figures as data URIs, panels by their place."""
 
 import base64
 import io
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from PIL import Image
 
-from adlight.reports import figures
-from adlight.reports.collect import Runs
+from adlight.reports import curves, figures
+from adlight.reports.collect import DAMAGE, Runs
 from adlight.reports.grouping import CLASS_KEYS, SEED, group_by_config, spreads
 from adlight.reports.reference import CELL_KEYS, cells
+from adlight.reports.rows import OBJECTIVE
 from adlight.runs.folder import RunFolder
 
-WIDEST, MEGABYTES = 1100, 11  # of a picture in pixels; of all of them
+WIDEST = 1100  # of a picture, in pixels
+NOT_DRAWN = ("epoch", "step", "generator_steps")  # columns of a curve that count
 CLASS_METRICS = {"precision_at_f1_max": "precision", "recall_at_f1_max": "recall", "f1_max": "F1"}
 
 
@@ -44,11 +48,37 @@ def draw_ablations(found: Runs, tolerance: float) -> list[Picture]:
             for one, value in ((of.dropna(subset="auroc"), "auroc"), (paper, "value"))
         )
         if ours.size and len(of[["mask_ratio", "depth"]].drop_duplicates()) > 1:
-            ratio, depth = ours.stack().idxmax()
-            best = f"Highest AUROC on the test: {ours.loc[ratio, depth]:.3f} at ratio {ratio:g}, {depth}."
-            note = f"{int(ours.notna().sum().sum())} cells. {best}"
-            drawings.append(embed_figure(figures.heat_maps(ours, theirs, tolerance), title, note))
+            other = next(filter(None, paper["protocol"]), "")
+            note = f"{int(ours.notna().sum().sum())} cells. {_choice_of_cell(of)}"
+            note += f" The paper's are of another protocol (ours: {other})." if other else ""
+            drawings.append(embed_figure(figures.heat_maps(ours, theirs, tolerance, bool(other)), title, note))
     return drawings
+
+
+def _choice_of_cell(runs: pd.DataFrame) -> str:
+    if OBJECTIVE not in runs or runs[OBJECTIVE].isna().all():
+        return ""
+    found = runs.groupby(["mask_ratio", "depth"])[[OBJECTIVE, "auroc"]].mean()
+    ratio, depth = found[OBJECTIVE].idxmax()
+    best, auroc = found.loc[(ratio, depth)]
+    return f"{OBJECTIVE} chooses ratio {ratio:g}, {depth}: {best:.3f}, and AUROC {auroc:.3f} on the test."
+
+
+def draw_learning(found: Runs, detailed: int) -> list[Picture]:
+    """Draw the learning curves of up to `detailed` runs, those of a stage before the detector apart."""
+    stages = dict[str, dict[str, pd.DataFrame]]()
+    for name, folder in found.headlines[["name", "folder"]].to_numpy():
+        for path in RunFolder(folder).curve_paths:
+            try:
+                table = pd.read_csv(path).set_index("epoch")
+                numbers = table.drop(columns=[one for one in NOT_DRAWN if one in table]).astype(float)
+            except DAMAGE:  # a curve is no result
+                continue
+            if len(numbers) and len(numbers.columns):
+                stages.setdefault(path.name, {})[name] = numbers
+    return [
+        embed_figure(curves.learning_curves(dict(list(of.items())[:detailed])), name) for name, of in stages.items()
+    ]
 
 
 def draw_bars(found: Runs) -> list[Picture]:
@@ -79,10 +109,10 @@ def _left_out(series: Mapping[str, Any]) -> str:
 
 
 def draw_scores(title: str, predictions: Mapping[str, pd.DataFrame]) -> list[Picture]:
-    """Draw histograms of scores and, where there are both classes, ROC curves."""
-    curves = figures.roc_curves(predictions)
-    drawings = [embed_figure(figures.histograms(predictions), f"Histograms of scores, {title}")]
-    return drawings + ([embed_figure(curves, f"ROC curves, {title}")] if curves else [])
+    """Draw histograms of scores and, where there are both classes, ROC and precision-recall curves."""
+    ranking = curves.ranking_curves(predictions)
+    drawings = [embed_figure(curves.histograms(predictions), f"Histograms of scores, {title}")]
+    return drawings + ([embed_figure(ranking, f"ROC and precision-recall curves, {title}")] if ranking else [])
 
 
 def embed_figure(figure: Figure, title: str, note: str = "") -> Picture:
@@ -95,32 +125,28 @@ def embed_figure(figure: Figure, title: str, note: str = "") -> Picture:
     return Picture(_data_uri("svg+xml", buffer), round(float(width[1]) * 4 / 3), title, note)
 
 
-def embed_panels(found: Runs, detailed: int, each: int) -> tuple[list[tuple[str, list[Picture]]], int]:
-    """Embed `each` of the panels of up to `detailed` runs. -> them by run, and how many had no place."""
-    having = {name: RunFolder(folder).panel_paths() for name, folder in found.headlines[["name", "folder"]].to_numpy()}
-    embedded, room = [], MEGABYTES * 1_000_000
+def link_panels(found: Runs, detailed: int, each: int, folder: Path) -> tuple[list[tuple[str, list[Picture]]], int]:
+    """Link `each` of the panels of up to `detailed` runs from a page in `folder`. -> them by run, how many are left.
+
+    One that cannot be read is passed over.
+    """
+    having = {name: RunFolder(run).panel_paths() for name, run in found.headlines[["name", "folder"]].to_numpy()}
+    linked = []
     for name, paths in [(name, paths) for name, paths in having.items() if paths][:detailed]:
         mine = []
         for path in paths[:each]:
-            picture = _embed_picture(path, f"{name}: {path.stem}") if room > 0 else None
-            if picture is not None:
-                mine.append(picture)
-                room -= len(picture.source)
-        embedded += [(name, mine)] if mine else []
-    return embedded, sum(map(len, having.values())) - sum(len(mine) for _, mine in embedded)
+            try:
+                with Image.open(path) as image:
+                    mine.append(Picture(link(path, folder), min(image.width, WIDEST), f"{name}: {path.stem}"))
+            except (OSError, ValueError):
+                continue
+        linked += [(name, mine)] if mine else []
+    return linked, sum(map(len, having.values())) - sum(len(mine) for _, mine in linked)
 
 
-def _embed_picture(path: Path, title: str) -> Picture | None:
-    """Embed a picture, no wider than the page; None if it cannot be read."""
-    try:
-        with Image.open(path) as image:
-            small = image.convert("RGB")
-    except (OSError, ValueError):
-        return None
-    small.thumbnail((WIDEST, 10 * WIDEST), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=85)
-    return Picture(_data_uri("jpeg", buffer), small.width, title)
+def link(path: str | Path, folder: Path) -> str:
+    """Write a file's or folder's place as seen from a page in `folder`."""
+    return quote(Path(os.path.relpath(path, folder)).as_posix())
 
 
 def _data_uri(kind: str, buffer: io.BytesIO) -> str:

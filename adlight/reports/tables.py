@@ -7,7 +7,7 @@ import pandas as pd
 
 from adlight.reports import grouping
 from adlight.reports.collect import Runs
-from adlight.reports.rows import CONFIG, OBJECTIVE, REFERENCE, defect_rows, result_rows
+from adlight.reports.rows import CONFIG, OBJECTIVE, PROTOCOL, REFERENCE, defect_rows, result_rows
 from adlight.reports.terminal import COUNT, DIFFERENCE, HIGH, LOW, PAPER, TEXT, VALUE, Heading, print_table
 
 if TYPE_CHECKING:
@@ -29,21 +29,43 @@ DEFECTS = {"auroc": "AUROC", "ap": "AP", "recall_calibrated": "recall at thresho
 SETTINGS = 6  # columns at most for settings that differ
 
 
+def by_result(content: Mapping[str, Any]) -> pd.DataFrame:
+    """Make the table of one run's results: a row per category, their mean, and the pooled figures."""
+    rows = pd.DataFrame(result_rows(dict(content)))
+    return pd.DataFrame(_words(rows, "category") | _images(rows) | _metrics(rows))
+
+
 def by_run(found: Runs, short: bool = False) -> pd.DataFrame:
     """Make the result table: a row per run, that of its mean or its only category; `short` leaves out what can wait."""
     rows = found.headlines
     words = ("category",) if (rows["status"] == "finished").all() else ("status", "category")
     columns = _run_columns(found, rows) | _words(rows, *words)
     if short:
-        return pd.DataFrame(_words(rows, "name") | _news(columns, rows["name"]) | _metrics(rows, SHORT))
-    return pd.DataFrame(columns | _images(rows) | _metrics(rows) | _counts(rows))
+        return pd.DataFrame(_words(rows, "name") | _news(columns, rows["name"]) | _metrics(rows, (OBJECTIVE, *SHORT)))
+    return pd.DataFrame(columns | _images(rows) | _metrics(rows) | _protocol(rows) | _counts(rows))
 
 
 def by_category(found: Runs) -> pd.DataFrame:
     """Make the table of the runs with several categories: a row per run and category, and one of all images pooled."""
     rows = found.results[(found.results["num_categories"] > 1) & ~found.results["headline"]]
-    metrics = _metrics(rows, [name for name in TITLES if name != OBJECTIVE])
+    metrics = _metrics(rows, [name for name in TITLES if name != OBJECTIVE]) | _protocol(rows)
     return pd.DataFrame(_run_columns(found, rows) | _words(rows, "category") | _images(rows) | metrics)
+
+
+def by_decision(found: Runs) -> pd.DataFrame:
+    """Make the confusion matrices at the thresholds: a row per run and category."""
+    rows = found.predictions
+    if rows.empty:
+        return pd.DataFrame()
+    called, label = rows["score"] > rows["threshold"], rows["label"] == 1
+    cells = {"found": called & label, "missed": ~called & label, "false alarms": called & ~label}
+    cells |= {"passed": ~called & ~label, "called": called, "label": label}
+    counts = pd.DataFrame(cells).groupby([rows["name"], rows["category"]], sort=False).sum().reset_index()
+    normal = counts["false alarms"] + counts["passed"]
+    shares = {"precision": counts["found"] / counts["called"], "recall": counts["found"] / counts["label"]}
+    shares["FPR"] = counts["false alarms"] / normal
+    columns = {(name, COUNT): counts[name].astype(float) for name in list(cells)[:4]}
+    return pd.DataFrame(_words(counts, "name", "category") | columns | {(k, VALUE): of for k, of in shares.items()})
 
 
 def by_defect(rows: pd.DataFrame) -> pd.DataFrame:
@@ -53,7 +75,7 @@ def by_defect(rows: pd.DataFrame) -> pd.DataFrame:
 
 def by_mean(means: pd.DataFrame) -> pd.DataFrame:
     """Make the table of `grouping.means`."""
-    return pd.DataFrame(_words(means, "runs", "seeds", "category") | _metrics(means))
+    return pd.DataFrame(_words(means, "runs", "seeds", "category") | _metrics(means) | _protocol(means))
 
 
 def by_job(rows: list[dict[str, Any]]) -> pd.DataFrame:
@@ -84,9 +106,7 @@ def by_origin(found: Runs) -> pd.DataFrame:
 
 def print_results(results: "Results", threshold: str, footnotes: list[str]) -> None:
     """Print a row per category, their mean, and the pooled figures, below them the threshold in words and footnotes."""
-    rows = pd.DataFrame(result_rows(results.as_dict()))
-    table = pd.DataFrame(_words(rows, "category") | _images(rows) | _metrics(rows))
-    print_table(table, "test results", (f"threshold: {threshold}", *footnotes))
+    print_table(by_result(results.as_dict()), "test results", (f"threshold: {threshold}", *footnotes))
 
 
 def print_defects(results: "Results") -> None:
@@ -148,5 +168,14 @@ def _metrics(
             if f"{name}_lower" in rows:
                 columns |= {(title, LOW): rows[f"{name}_lower"], (title, HIGH): rows[f"{name}_upper"]}
             if reference in rows and rows[reference].notna().any():
-                columns |= {(title, PAPER): rows[reference], (title, DIFFERENCE): rows[name] - rows[reference]}
+                columns[title, PAPER] = rows[reference]
+                difference = (rows[name] - rows[reference]).where(rows[PROTOCOL] == "")
+                columns |= {(title, DIFFERENCE): difference} if difference.notna().any() else {}
     return columns
+
+
+def _protocol(rows: pd.DataFrame) -> dict[Heading, pd.Series]:
+    """Say in what the images differ from those of the published numbers, where they do."""
+    if PROTOCOL not in rows or not rows[PROTOCOL].any():
+        return {}
+    return {("another protocol", TEXT): rows[PROTOCOL].fillna("")}

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pydantic import NonNegativeFloat, PositiveInt
 from pytorch_lightning.callbacks import Checkpoint
 
 from adlight.runs.verification import put_in_place
+from adlight.settings import Text, checked
 from adlight.types import UserError
 
 
@@ -32,13 +34,14 @@ class BestAndLast(Checkpoint):
         best_value: the best value so far; -inf as long as there is none.
     """
 
+    @checked
     def __init__(
         self,
         last: Path,
         best: Path | None = None,
-        monitor: str = "val/auroc",
-        every_n_epochs: int = 1,
-        seconds: float = 0.0,
+        monitor: Text = "val/auroc",
+        every_n_epochs: PositiveInt = 1,
+        seconds: NonNegativeFloat = 0.0,
     ) -> None:
         self.last, self.best, self.monitor, self.every_n_epochs = last, best, monitor, every_n_epochs
         self.best_value = float("-inf")

@@ -1,17 +1,18 @@
 """Where the configs lie, and how overrides are applied to the config of a run."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from hydra import compose
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
-from adlight.types import UserError, unknown_name
+from adlight.runs.checks import check_node
+from adlight.types import UserError
 
 CONF = next(
     folder
@@ -28,7 +29,15 @@ NOT_COMPARED = (
 )  # they differ between the first time and the next
 FRAME_KEYS = ("image_size", "resize", "keep_shape")
 INPUT_KEYS = (*FRAME_KEYS, "channels")  # settings of a data set that say what a network gets to see
-CHANGE_SCORES = ("model", "dataset", "calibration.image", "calibration.pixel", "trainer=", "trainer.precision")
+CHANGE_SCORES = (
+    "model",
+    "dataset",
+    "calibration.image",
+    "calibration.pixel",
+    "calibration.folds",
+    "trainer=",
+    "trainer.precision",
+)
 SPLIT_KEYS = (  # settings of a data set that choose its training images
     *("source", "category", "seed", "val_fraction", "train_limit"),
     *("normal", "normal_dir", "test_normal_dir", "normal_test_fraction"),
@@ -65,10 +74,24 @@ def read_yaml(path: Path) -> DictConfig:
     return content
 
 
+def search_path() -> list[str]:
+    """Give the override by which the present command finds configs of the user's own, if there are some."""
+    words = HydraConfig.get().overrides.hydra if HydraConfig.initialized() else []
+    return [word for word in words if word.startswith("hydra.searchpath=")]
+
+
 def choose_none(override: str) -> str:
-    """Turn `callbacks=null` into the group's empty choice, as Hydra takes no null for a group."""
+    """Turn `callbacks=null` into the group's empty choice, as Hydra takes no null for a group.
+
+    Raises:
+        UserError: the group has none.
+    """
     key, _, value = override.partition("=")
-    return f"{key}=none" if value == "null" and (CONF / key / "none.yaml").exists() else override
+    if value != "null" or not (CONF / key).is_dir() or not key:
+        return override
+    if not (CONF / key / "none.yaml").exists():
+        raise UserError(f"{override}: there is no empty choice of {key}; name one, or leave {override} out")
+    return f"{key}=none"
 
 
 def apply_overrides(config: DictConfig, choices: Mapping[str, Any], overrides: Sequence[str]) -> DictConfig:
@@ -90,7 +113,7 @@ def apply_overrides(config: DictConfig, choices: Mapping[str, Any], overrides: S
         if key in groups:
             chosen = {name: which for name, which in choices.items() if name in groups}
             before, node = (
-                compose("train", [f"{name}={which}" for name, which in found.items()])[key]
+                compose("train", [*search_path(), *(f"{name}={which}" for name, which in found.items())])[key]
                 for found in (chosen, {**chosen, key: value})
             )
             if key == "dataset":
@@ -148,8 +171,11 @@ def require_nodes(config: DictConfig, *names: str) -> None:
 
 
 def drop_objective(config: DictConfig) -> None:
-    """Leave a model's objective out where nothing is trained: no LPIPS weights are needed."""
-    if "objective" in config.model:
+    """Leave a model's objective out where nothing is trained: no LPIPS weights are needed.
+
+    Only of adlight's own models: what others call so may be anything.
+    """
+    if "objective" in config.model and str(config.model.get("_target_")).startswith("adlight."):
         config.model.objective = None
 
 
@@ -162,26 +188,7 @@ def instantiate_node(node: DictConfig, **more: Any) -> Any:
     """Make what a node describes, with plain lists and dicts as arguments.
 
     Raises:
-        UserError: an argument that its target, or that of a node in it, does not take.
+        UserError: a setting that its target, or that of a node in it, does not take.
     """
-    _check_arguments(OmegaConf.to_container(node), str(node._get_full_key(None)))
+    check_node(node, more)
     return instantiate(node, **more, _convert_="all")
-
-
-def _check_arguments(node: Any, path: str) -> None:
-    if isinstance(node, list):
-        node = dict(enumerate(node))
-    if not isinstance(node, dict):
-        return
-    if "_target_" in node:
-        try:
-            parameters = signature(get_object(node["_target_"])).parameters.values()
-        except Exception:  # no such target, or none with a signature: instantiate says so
-            return
-        takes_any = any(one.kind == one.VAR_KEYWORD for one in parameters)
-        names = [one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
-        for name in node:
-            if not takes_any and name not in names and not name.startswith("_"):
-                raise UserError(unknown_name(f"setting in {path}", name, names))
-    for name, below in node.items():
-        _check_arguments(below, f"{path}.{name}" if path else str(name))

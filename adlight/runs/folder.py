@@ -10,8 +10,10 @@ runs/<name>/
     metrics.json                         final numbers (their presence marks a finished run)
     predictions.csv, defects.csv         one row per test image; one per defect type
     panels/*.png, samples/*.png          test images; what a GAN makes while it is trained
+    gallery/*.webp                       small pictures of test images, see gallery.py
     wandb.json                           id and group at W&B, where it is used
-    job.json, error.txt                  of a sweep's job: number and overrides; why it failed, if it did
+    train.log, error.txt                 what the terminal showed; why the run failed, if it did
+    job.json                             of a sweep's job: number and overrides
     .lock                                held by the process that works in the folder
 """
 
@@ -23,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from adlight.runs import tables
 from adlight.runs.files import hold_lock, is_numbered, rank, read_if_exists, write_atomically
+from adlight.runs.gallery import GalleryFolder
 from adlight.runs.hydra_folder import HydraFolder
 from adlight.types import Record, UserError
 
@@ -31,8 +34,9 @@ if TYPE_CHECKING:  # they take seconds: not for --help
 
     from adlight.detection.module import AnomalyModule
 
-_RUN, _WANDB, _PANELS, _CHECKPOINTS = "run.json", "wandb.json", "panels", "checkpoints"
+_RUN, _WANDB, _PANELS, _GALLERY, _CHECKPOINTS = "run.json", "wandb.json", "panels", "gallery", "checkpoints"
 _BEST, _LAST, _PRETRAINING = (f"{_CHECKPOINTS}/{name}.ckpt" for name in ("best", "last", "pretraining"))
+_CURVE, _PRETRAINING_CURVE = "metrics.csv", "pretraining.csv"
 _METRICS, _PREVIOUS = "metrics.json", "metrics.previous.json"
 _PREDICTIONS, _DEFECTS = "predictions.csv", "defects.csv"
 _JOB, _ERROR, _LOCK, _DATA_LOCK = "job.json", "error.txt", ".lock", ".data.lock"
@@ -45,12 +49,16 @@ class RunFolder(HydraFolder):
         best_checkpoint: the weights of the best validation; this file and the next two need not exist.
         last_checkpoint: the full state of the last epoch.
         stage_checkpoint: the last epoch of the stage before the detector.
+        predictions_path: the table with one row per test image.
+        panels: the folder of the panels.
+        gallery: the small pictures of test images.
     """
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(path)
         self.best_checkpoint, self.last_checkpoint = self.path / _BEST, self.path / _LAST
-        self.stage_checkpoint = self.path / _PRETRAINING
+        self.stage_checkpoint, self.predictions_path = self.path / _PRETRAINING, self.path / _PREDICTIONS
+        self.panels, self.gallery = self.path / _PANELS, GalleryFolder(self.path / _GALLERY)
 
     @property
     def is_finished(self) -> bool:
@@ -93,6 +101,10 @@ class RunFolder(HydraFolder):
             os.replace(self.path / _METRICS, self.path / _PREVIOUS)
         self._write_json(_RUN, metadata)
 
+    def metadata_text(self) -> str | None:
+        """Read `run.json`, which differs whenever a run begins anew; None before it has begun."""
+        return read_if_exists(self.path / _RUN)
+
     def write_results(self, module: "AnomalyModule", records: list[Record], metadata: dict[str, Any]) -> None:
         """Write the tables, then `metrics.json`, whose presence marks the run as finished."""
         assert module.results is not None
@@ -126,19 +138,14 @@ class RunFolder(HydraFolder):
         return tables.read_predictions(self.predictions_path) if self.predictions_path.exists() else None
 
     @property
-    def predictions_path(self) -> Path:
-        """The table with one row per image."""
-        return self.path / _PREDICTIONS
-
-    @property
     def result_paths(self) -> list[Path]:
         """The files with a run's numbers."""
         return [self.path / name for name in (_METRICS, _PREDICTIONS, _DEFECTS)]
 
     @property
-    def panels(self) -> Path:
-        """The folder of the panels."""
-        return self.path / _PANELS
+    def curve_paths(self) -> list[Path]:
+        """The curves that there are, in the order of the training."""
+        return [path for name in (_PRETRAINING_CURVE, _CURVE) if (path := self.path / name).is_file()]
 
     def panel_paths(self) -> list[Path]:
         """List the run's panels, one file per category."""
@@ -181,11 +188,11 @@ class RunFolder(HydraFolder):
         return next(iter(sorted(self.path.glob("*.log"))), self.path / "train.log")
 
     def write_failure(self, line: str) -> None:
-        """Note why the job failed, in one line."""
+        """Note why the run failed, in one line."""
         write_atomically(self.path / _ERROR, line + "\n")
 
     def failure(self) -> str | None:
-        """Read why the job failed, in one line; None if it did not."""
+        """Read why the run failed, in one line; None if it did not."""
         if (text := read_if_exists(self.path / _ERROR)) is None:
             return None
         return (text.strip().splitlines() or ["no reason given"])[-1]

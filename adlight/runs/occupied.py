@@ -6,7 +6,7 @@ from pathlib import Path
 from adlight.runs.folder import RunFolder
 from adlight.types import UserError
 
-PARTS = {"checkpoints", "panels", "samples", "wandb", "tensorboard", "evaluations", "predictions", ".hydra"}
+PARTS = {"checkpoints", "panels", "gallery", "samples", "wandb", "tensorboard", "evaluations", "predictions", ".hydra"}
 OF_MANY = {"evaluations", "predictions"}  # parts of a run that hold a folder for each of what they are named by
 
 

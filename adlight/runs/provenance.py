@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from adlight import __version__
@@ -40,9 +41,8 @@ def describe(seed: int) -> dict[str, Any]:
 
 def command() -> str:
     """Give the command that does the run again, in a folder of its own."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
     words = [word for word in sys.argv[1:] if not word.startswith(FOLDERS)]
-    return command_line(words, spec.name if spec else "adlight.train")
+    return command_line(words, f"adlight.{HydraConfig.get().job.name.partition('_')[0]}")  # train_ddp_process_1
 
 
 def command_line(words: Sequence[str], module: str = "adlight.train") -> str:

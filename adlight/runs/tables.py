@@ -3,22 +3,28 @@
 import csv
 import io
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adlight.types import Prediction, Record, UserError
+from adlight.types import Box, Prediction, Record, UserError
 
 if TYPE_CHECKING:  # they take seconds: not for --help
     from pandas import DataFrame
 
-    from adlight.detection.module import TestedImage
+    from adlight.detection.gathering import TestedImage
     from adlight.metrics.results import Results
 
 COLUMNS = ("score", "threshold", "anomalous", "threshold_source", "pixel_threshold", "area", "boxes")
 PREDICTIONS = ("path", "category", "defect", "label", *COLUMNS)
 NUMBERS = ("epochs", "generator_steps", "seconds", "threshold", "pixel_threshold")  # of a run, beside its metrics
 DEFECTS = ("category", "defect", "normal", "anomalous", "auroc", "ap", "recall_calibrated")
+
+
+def parse_boxes(text: str) -> list[Box]:
+    """Read the boxes of one image as `prediction_cells` writes them."""
+    numbers = [tuple(map(int, box.split(","))) for box in text.split()]
+    return [(left, top, right, bottom) for left, top, right, bottom in numbers]
 
 
 def to_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -68,8 +74,16 @@ def check_results(content: dict[str, Any]) -> None:
                 raise ValueError(f"{metric} of {name} is {value!r}, no number")
 
 
+OPTIONAL: dict[str, Callable[[str], Any]] = {
+    "anomalous": lambda text: bool(int(text)),
+    "pixel_threshold": float,
+    "area": float,
+    "boxes": parse_boxes,
+}
+
+
 def read_predictions(path: Path) -> "DataFrame":
-    """Read the table of the test images.
+    """Read the table of the test images, numbers as numbers and boxes as lists.
 
     Raises:
         UserError: a column is missing, scores or thresholds are not finite, or labels other than 0 and 1.
@@ -86,6 +100,8 @@ def read_predictions(path: Path) -> "DataFrame":
             ]  # NaN is not below
             if len(wrong):
                 raise ValueError(f"{name} is {value[wrong[0]]} in line {wrong[0] + 2}")
+        for name in set(OPTIONAL) & set(table):  # not in every table of version 0.1
+            table[name] = table[name].map(OPTIONAL[name])
     except (ValueError, LookupError, OSError) as error:
         line = " ".join(str(error).split())
         raise UserError(f"{path} is damaged ({type(error).__name__}: {line})") from error

@@ -5,7 +5,8 @@ import torch
 from PIL import Image
 
 from adlight.callbacks.panels import Example, Panels
-from adlight.detection.module import AnomalyModule, TestedImage
+from adlight.detection.gathering import TestedImage
+from adlight.detection.module import AnomalyModule
 from adlight.detection.pictures import draw_panel
 from adlight.metrics.thresholds import Calibration
 from adlight.types import Prediction, Record

@@ -6,7 +6,7 @@ from PIL import Image
 
 from adlight.data.frames import Frame
 from adlight.data.headers import read_size
-from adlight.data.images import read_image, to_channels, to_input_array, to_mask, to_pil
+from adlight.data.images import prepare_image, read_image, to_channels, to_input_array, to_mask, to_pil
 from adlight.types import UserError
 
 RGB = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
@@ -53,7 +53,7 @@ def test_jpeg_is_read_nearly_as_written(tmp_path):
 @pytest.mark.parametrize("kind", [np.float32, np.int32])
 def test_pixels_without_a_known_range_are_refused(tmp_path, kind):
     Image.fromarray(GREY.astype(kind)).save(tmp_path / "f.tiff")
-    for read in (read_image, read_size):
+    for read in (read_size, lambda path: prepare_image(path, 3, Frame(8))):
         with pytest.raises(UserError, match=r"f\.tiff: .*no known range"):
             read(tmp_path / "f.tiff")
     with pytest.raises(UserError, match="no known range"):

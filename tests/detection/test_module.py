@@ -11,8 +11,7 @@ from torch import nn
 
 from adlight.data.datamodule import AnomalyDataModule
 from adlight.detection.ema import EMA
-from adlight.detection.gathering import gather_rows
-from adlight.detection.module import ScoredImage
+from adlight.detection.gathering import ScoredImage, gather_rows
 from adlight.metrics.results import mean_auroc
 from adlight.metrics.thresholds import Calibration
 from adlight.runs.checkpoints import BestAndLast
@@ -107,7 +106,7 @@ def test_the_data_module_is_the_trainers():
 
 @pytest.mark.parametrize("decay", [0.0, 1.0, 1.5, float("nan")])
 def test_an_impossible_decay_is_refused(decay):
-    with pytest.raises(ValueError, match=rf"ema.*{decay}"):
+    with pytest.raises(ValueError, match=rf"decay.*{decay}"):
         EMA(nn.Linear(1, 1), decay)
 
 

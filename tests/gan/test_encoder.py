@@ -151,7 +151,7 @@ def test_terms_of_the_normals_are_standardized(trained):
         assert float(standard.mean()) == pytest.approx(0, abs=1e-3), name
         assert float(standard.std(unbiased=False)) == pytest.approx(1, abs=1e-3), name
     score = module.mix(terms)
-    assert module.calibration.pooled.image == pytest.approx(float(score.double().quantile(0.95)), abs=1e-4)
+    assert module.calibration.pooled.image == pytest.approx(float(score.max()), abs=1e-4)  # of four
     expected = auroc(torch.cat([score, module.mix(others)]), torch.tensor([0] * 4 + [1] * 4))
     assert float(trainer.callback_metrics["val/auroc"]) == pytest.approx(expected)
 

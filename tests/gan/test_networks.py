@@ -108,7 +108,7 @@ def test_sizes(side):
 @pytest.mark.parametrize(("side", "near"), [(29, (28, 30)), (33, (32,)), (100, (112, 128)), (4, (8,)), (1000, (512,))])
 @pytest.mark.parametrize("make", [Generator, Critic, Encoder])
 def test_other_sizes_name_the_nearest(side, near, make):
-    with pytest.raises(ValueError, match=f"image_size={side}") as refused:
+    with pytest.raises(ValueError, match=rf"image_size\b.*{side}") as refused:
         make(side)
     named = re.findall(r"\d+", str(refused.value).partition("nearest:")[2])
     assert len(named) == 3 and set(map(str, near)) <= set(named)

@@ -1,6 +1,8 @@
 """Methods of calibration by hand, and which thresholds decide for which image."""
 
 import math
+from decimal import Decimal
+from fractions import Fraction
 
 import pytest
 import torch
@@ -23,12 +25,14 @@ def histogram(pixel, mask):
     [
         (0.5, 0.5),
         ("-3e2", -300.0),
-        ("quantile:0.99", 98.01),
+        ("quantile:0.99", 99.0),
+        ("quantile:0.95", 95.0),
         ("quantile:1", 99.0),
         ("sigma:3", 49.5 + 3 * math.sqrt((100**2 - 1) / 12)),
-        ("fpr:0.05", 94.0),
-        ("fpr:0.29", 70.0),
-        ("fpr:0.058", 94.0),
+        ("fpr:0.05", 95.0),
+        ("fpr:0.29", 71.0),
+        ("fpr:0.058", 95.0),
+        ("fpr:0.0099", 99.0),
         ("fpr:0", 99.0),
         ("fpr:1", 0.0),
         ("max", 99.0),
@@ -39,13 +43,57 @@ def test_image_thresholds_by_hand(method, threshold):
     assert Method.parse(method).of_images(score) == pytest.approx(threshold)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.03, 0.1, 0.5])
-def test_fpr_is_the_smallest_threshold_that_keeps_its_word(share):
-    score = (torch.randn(77, generator=torch.Generator().manual_seed(1)) * 3).round()
-    threshold = Method.parse(f"fpr:{share}").of_images(score)
-    assert (score > threshold).double().mean() <= share
-    smaller = score[score < threshold].max()
-    assert (score > smaller).double().mean() > share
+@pytest.mark.parametrize(
+    ("count", "alpha", "rank", "promised"),
+    [
+        (19, "0.05", 19, "1/20"),
+        (18, "0.05", 18, "1/19"),
+        (6, "0.05", 6, "1/7"),
+        (20, "0.05", 20, "1/21"),
+        (99, "0.29", 71, "29/100"),
+        (999, "0.001", 999, "1/1000"),
+        (998, "0.001", 998, "1/999"),
+        (9, "0.1", 9, "1/10"),
+        (9, "0.7", 3, "7/10"),
+        (50, "0", 50, "1/51"),
+        (50, "1", 1, "50/51"),
+        (1, "0.5", 1, "1/2"),
+    ],
+)
+def test_ranks_are_exact(count, alpha, rank, promised):
+    for text in (f"fpr:{alpha}", f"quantile:{1 - Decimal(alpha)}"):
+        method = Method.parse(text)
+        assert (method.rank(count), method.promised(count)) == (rank, float(Fraction(promised))), text
+        assert method.falls_short(count) == (0 < Fraction(alpha) < Fraction(1, count + 1))
+
+
+def test_the_least_number_of_images_that_promises_a_rate():
+    for percent in range(1, 101):
+        method = Method.parse(f"fpr:{percent / 100}")
+        assert method.promised(method.needed or 1) <= max(percent / 100, 0.5)
+        assert method.needed < 1 or method.promised(method.needed) <= percent / 100
+        assert method.needed < 2 or method.promised(method.needed - 1) > percent / 100
+    assert Method.parse("fpr:0.05").needed == 19 and Method.parse("quantile:0.99").needed == 99
+    for text in ("max", "sigma:3", "0.5"):
+        assert Method.parse(text).needed is None and not Method.parse(text).falls_short(1)
+    assert Method.parse("max").promised(6) == 1 / 7 and Method.parse("sigma:3").promised(6) is None
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.05, 0.1, 0.3])
+@pytest.mark.parametrize("count", [6, 19, 21, 60, 200])
+def test_exchangeable_scores_raise_no_more_false_alarms_than_promised(count, alpha):
+    """The mean over calibrations is what is promised, of continuous scores exactly, of tied ones at most."""
+    method, rng = Method.parse(f"fpr:{alpha}"), torch.Generator().manual_seed(count)
+    draws, promised = 2000, method.promised(count)
+    assert promised <= alpha or (method.falls_short(count) and promised == 1 / (count + 1))
+    uniform = torch.rand(draws, count, generator=rng, dtype=torch.float64)
+    found = torch.tensor([1 - method.of_images(one) for one in uniform])  # of uniform scores, the rate above it
+    k = method.rank(count)
+    deviation = math.sqrt(k * (count + 1 - k) / (count + 1) ** 2 / (count + 2))  # of Beta(n + 1 - k, k)
+    assert abs(found.mean().item() - promised) < 4 * deviation / math.sqrt(draws)
+    tied = (uniform * 5).floor()  # five values, each as likely
+    above = torch.tensor([(4 - method.of_images(one)) / 5 for one in tied])
+    assert above.mean().item() <= promised + 4 * deviation / math.sqrt(draws)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +164,7 @@ def test_no_more_normal_images_show_a_region_than_are_anomalous():
     pixels = PixelHistogram()
     pixels.update(peak[:, None, None].float(), torch.zeros(100, 1, 1, dtype=torch.bool), zeros)
     calibration.fit(score, peak, zeros, pixels, ["a"])
-    assert int((peak > calibration.of("a").region).sum()) == int((score > calibration.of("a").image).sum()) == 5
+    assert int((peak > calibration.of("a").region).sum()) == int((score > calibration.of("a").image).sum()) == 4
 
 
 def test_a_category_without_normal_images_has_the_pooled_threshold():
@@ -168,16 +216,30 @@ def test_state_comes_back_and_is_plain():
 def test_description_names_values_method_and_images():
     found = fit([1.0, 2.0, 100.0], [0, 0, 1], ("a", "b", "c"))
     each = found.describe(["a", "b", "c"])
-    assert all(part in each for part in ("max", "a 2 (of 2)", "b 100 (of 1)", f"c 100 (of 3 of {ALL})"))
+    assert all(part in each for part in ("max", "a 2 (of 2,", "b 100 (of 1,", f"c 100 (of 3 of {ALL},"))
     assert all(part in found.describe(["b"]) for part in ("100", "max", "1 held-out", "of b"))
     together = fit([1.0, 2.0, 100.0], [0, 0, 1], per="all").describe(["a", "b"])
     assert "100" in together and f"3 held-out normal images of {ALL}" in together
     assert "0.25" in Calibration(image=0.25).describe(["a"])
 
 
+def test_description_and_file_say_what_the_images_can_promise():
+    few, enough = (fit([float(i) for i in range(n)], [0] * n, ("a",), image="fpr:0.05") for n in (6, 19))
+    assert all(part in few.describe(["a"]) for part in ("fpr:0.05 of 6", "no less than 0.143", "19 are needed"))
+    assert "at most 0.05" in enough.describe(["a"]) and "needed" not in enough.describe(["a"])
+    both = fit([float(i) for i in range(25)], [0] * 6 + [1] * 19, image="fpr:0.05").describe(["a", "b"])
+    assert "of 6, which can promise no less than 0.143" in both and "of 19, false alarms at most 0.05" in both
+    assert few.as_dict()["promised_fpr"] == few.as_dict()["thresholds"]["a"]["promised_fpr"] == 1 / 7
+    assert (few.as_dict()["needed_normals"], enough.as_dict()["promised_fpr"]) == (19, 0.05)
+    for image in ("sigma:3", 0.5):
+        assert fit([1.0, 2.0], [0, 0], image=image).as_dict()["promised_fpr"] is None
+        assert "promise" not in fit([1.0, 2.0], [0, 0], image=image).describe(["a"])
+
+
 def test_the_result_file_holds_methods_and_thresholds():
     found = fit([1.0, 2.0], [0, 0], image="quantile:0.5").as_dict()
     assert (found["threshold_method"], found["pixel_threshold_method"]) == ("quantile:0.5", "max")
-    assert (found["threshold"], found["pixel_threshold"], found["region_threshold"]) == (1.5, 4, 4.5)
-    one = {"image": 1.5, "pixel": 4, "num_normals": 2, "source": "a", "region": 4.5}
+    assert (found["threshold"], found["pixel_threshold"], found["region_threshold"]) == (2, 4, 6)
+    one = {"image": 2, "pixel": 4, "num_normals": 2, "source": "a", "region": 6, "cross_fitted": 0}
+    one["promised_fpr"] = 1 / 3
     assert found["thresholds"] == {"a": one} and found["threshold_per"] == "category"

@@ -3,8 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import average_precision_score
 
-from adlight.reports import figures
+from adlight.reports import curves, figures
 
 NAN = float("nan")
 
@@ -20,24 +21,28 @@ def titles(figure):
 def test_overlap_by_hand():
     label = [0] * 4 + [1] * 4
     apart = np.array([0.0, 0.1, 0.2, 0.3, 9.7, 9.8, 9.9, 10.0])
-    assert figures.overlap(predictions(label, apart)) == 0
-    assert figures.overlap(predictions(label, np.tile(apart[:4], 2))) == 1
+    assert curves.overlap(predictions(label, apart)) == 0
+    assert curves.overlap(predictions(label, np.tile(apart[:4], 2))) == 1
     score = [0.0, 1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0]  # in three bins: 1/4 3/4 0 and 0 1/4 3/4
-    assert figures.overlap(predictions(label, score), bins=3) == pytest.approx(0.25)
-    assert figures.overlap(predictions(label, np.ones(8))) == 1  # all the same
-    assert figures.overlap(predictions([0] * 8, apart)) is None
+    assert curves.overlap(predictions(label, score), bins=3) == pytest.approx(0.25)
+    assert curves.overlap(predictions(label, np.ones(8))) == 1  # all the same
+    assert curves.overlap(predictions([0] * 8, apart)) is None
 
 
-def test_roc_curves_by_hand():
-    figure = figures.roc_curves({"a": predictions([0, 1, 0, 1], [1, 2, 2, 3]), "one class": predictions([0], [1])})
-    line, _ = figure.axes[0].lines
-    assert line.get_xydata().tolist() == [[0, 0], [0, 0.5], [0.5, 1], [1, 1]]  # equal scores are one step
-    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["a 0.875"]
-    assert figures.roc_curves({"one class": predictions([0], [1])}) is None
+def test_ranking_curves_by_hand():
+    cells = {"a": predictions([0, 1, 0, 1], [1, 2, 2, 3]), "one class": predictions([0], [1])}
+    figure = curves.ranking_curves(cells)
+    roc, _ = figure.axes[0].lines
+    assert roc.get_xydata().tolist() == [[0, 0], [0, 0.5], [0.5, 1], [1, 1]]  # equal scores are one step
+    (recall,) = figure.axes[1].lines
+    assert recall.get_xydata() == pytest.approx(np.array([[0, 1], [0.5, 1], [1, 2 / 3], [1, 0.5]]))
+    ap = average_precision_score(cells["a"]["label"], cells["a"]["score"])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [f"a 0.875, {ap:.3f}"]
+    assert curves.ranking_curves({"one class": predictions([0], [1])}) is None
 
 
 def test_histograms_say_what_they_cannot_show():
-    figure = figures.histograms(
+    figure = curves.histograms(
         {
             "normal only": predictions([0, 0, 0], [0, 1, 2], 9.0),
             "far threshold": predictions([0, 0, 1], [0, 1, 2], 9.0),
@@ -54,9 +59,9 @@ def test_histograms_say_what_they_cannot_show():
 
 
 def test_long_titles_are_broken():
-    (title,) = titles(figures.histograms({" ".join(["hazelnut"] * 10): predictions([0, 1], [0, 1])}))
+    (title,) = titles(curves.histograms({" ".join(["hazelnut"] * 10): predictions([0, 1], [0, 1])}))
     *mine, last = title.split("\n")
-    assert len(mine) == 3 and max(map(len, mine)) <= figures.TITLE and last == "overlap 0.00"
+    assert len(mine) == 3 and max(map(len, mine)) <= curves.TITLE and last == "overlap 0.00"
 
 
 def spreads(**series):

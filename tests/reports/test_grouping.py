@@ -76,7 +76,7 @@ def test_means_are_of_like_runs_only(tmp_path):
     assert count() == 0
 
 
-def test_one_model_for_all_is_not_a_seed_of_one_model_per_category(tmp_path):
+def test_one_model_for_all_is_not_a_seed_of_one_model_per_category(tmp_path, published_sets_are_small):
     words = {"sweep": "categories", "model": "mae", "dataset": "mvtec"}
     fake_run(tmp_path / "all", draw=9, dataset__category="all", **words)
     for i, category in enumerate(("bottle", "screw")):

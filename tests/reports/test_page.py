@@ -4,13 +4,17 @@ import json
 import re
 from html.parser import HTMLParser
 
+import pandas as pd
 import pytest
 from makers import fake_run
 
 from adlight.reports import page
 from adlight.reports.collect import collect
+from adlight.reports.files import results_csv, results_markdown
 from adlight.reports.grouping import means
 from adlight.reports.reference import compare
+
+NONE = pd.DataFrame()
 
 
 class Reader(HTMLParser):
@@ -27,7 +31,12 @@ class Reader(HTMLParser):
 
 def rendered(root, detailed=8, each=4, named=None):
     found = compare(collect([str(root)]), named, None)
-    return page.render(found, means(found.results), "a <title>", 0.02, detailed, each)
+    return page.render(found, means(found.results), "a <title>", 0.02, detailed, each, root / "report")
+
+
+def viewer(text):
+    """What the image viewer is given."""
+    return re.search(r'<script type="application/json" id="viewer-data">(.*?)</script>', text)[1]
 
 
 def table(text, name):
@@ -51,7 +60,7 @@ def sections(text):
 
 
 @pytest.fixture(scope="module")
-def html(tmp_path_factory):
+def html(tmp_path_factory, published_sets_are_small):
     """A page over an ablation of two cells with two seeds, a failed run, and three digits."""
     root = tmp_path_factory.mktemp("page")
     for i, (ratio, seed) in enumerate(((0.5, 0), (0.5, 1), (0.75, 0), (0.75, 1))):
@@ -64,17 +73,46 @@ def html(tmp_path_factory):
 
 
 def test_all_sections_are_there(html):
-    expected = ["results", "categories", "means", "ablation", "bars", "scores", "pictures", "settings", "origins"]
+    expected = ["results", "viewer", "decisions", "categories", "means", "ablation", "bars", "scores", "pictures"]
+    expected += ["settings", "origins"]
     assert sections(html[1]) == expected
     assert html[1].count("data:image/svg+xml;base64,") == 3 + 2 * 2
     assert "experiments/gan_mnist/expected.csv, experiments/mae_ablation/expected.csv" in html[1]
 
 
-def test_nothing_is_fetched(html):
-    for tag, attributes in Reader(html[1]).tags:
+def test_nothing_is_fetched_but_pictures_of_the_runs(html):
+    root, text = html
+    for tag, attributes in Reader(text).tags:
         assert tag not in ("link", "iframe") and not (tag == "script" and "src" in attributes)
-        for key in ("src", "xlink:href", "srcset"):
-            assert (attributes.get(key) or "data:").startswith("data:")
+        assert not {"xlink:href", "srcset"} & set(attributes)
+        if not (source := attributes.get("src", "data:")).startswith("data:"):
+            assert (root / "report" / source).resolve().is_file()
+    assert len(text) < 2e6
+
+
+def test_a_run_links_its_folder_panels_and_log(tmp_path):
+    fake_run(tmp_path / "a b")
+    (fake_run(tmp_path / "c", finished=False, error="x") / "train.log").write_text("")
+    links = json.loads(re.search(r"const LINKS = (.*);", rendered(tmp_path))[1])
+    assert links == {
+        "a b": {"run": "../a%20b", "panels": "../a%20b/panels"},
+        "c": {"run": "../c", "log": "../c/train.log"},
+    }
+
+
+def test_validation_chooses(tmp_path):
+    for name, validation, shift in (("0", 0.9, 0), ("1", 0.8, 3), ("2", None, 3)):
+        path = fake_run(tmp_path / name, shift=shift) / "metrics.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"validation": {"val/auroc": validation}}))
+    text = rendered(tmp_path, detailed=1, each=0)
+    headings, rows = table(text, "results")
+    assert headings.index("val/auroc") < headings.index("AUROC")
+    assert "chooses: 0." in text and json.loads(viewer(text))["first"] == 0
+    assert [row[headings.index("val/auroc")] for row in rows] == [0.9, 0.8, "___NaN___"]
+    csv, markdown = (
+        make(collect([str(tmp_path)])) for make in (results_csv, lambda of: results_markdown(of, NONE, ""))
+    )
+    assert csv.split(",auroc,")[0].endswith(",val/auroc") and "| val/auroc | AUROC |" in markdown
 
 
 def test_ids_are_unique(html):
@@ -97,6 +135,26 @@ def test_numbers_are_those_of_the_run(html):
     of = {(row[0], row[headings.index("category")]): row[headings.index("AUROC")] for row in rows}
     assert of["0", "bottle"] == content["categories"]["bottle"]["auroc"] and ("0", "pooled") in of
     assert "paper" not in headings  # the article's cell is a mean
+
+
+def test_numbers_of_another_protocol_have_no_difference(tmp_path):
+    fake_run(tmp_path / "0", sweep="mae_ablation", dataset__test_limit=10)
+    headings, (row,) = table(rendered(tmp_path), "results")
+    assert row[headings.index("paper")] == 0.895 and "ours - paper" not in headings
+    assert row[headings.index("another protocol")] == "test_limit 10"
+
+
+def test_decisions_are_counted(tmp_path):
+    run = fake_run(tmp_path / "0")
+    predictions = collect([str(run)]).predictions
+    headings, rows = table(rendered(tmp_path), "decisions")
+    for row in rows:
+        of = predictions[predictions["category"] == row[1]]
+        called = of["score"] > of["threshold"]
+        found, alarms = sum(called & (of["label"] == 1)), sum(called & (of["label"] == 0))
+        assert row[2:6] == [found, 10 - found, alarms, 10 - alarms]
+        assert row[6:] == pytest.approx([found / (found + alarms), found / 10, alarms / 10])
+    assert headings[2:] == ["found", "missed", "false alarms", "passed", "precision", "recall", "FPR"]
 
 
 def test_text_from_runs_is_no_markup(html, tmp_path):

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 
 import pytest
-from makers import fake_run
+from makers import fake_run, fill_gallery
 
 from adlight.reports import page
 from adlight.reports.collect import collect
@@ -29,14 +29,16 @@ const errors = [];
 addEventListener("error", (event) => errors.push(event.message));
 console.error = (text) => errors.push(text);
 addEventListener("load", async () => {
-  while (document.querySelectorAll("table.dataTable").length < document.querySelectorAll("table[id]").length)
+  for (const image of document.images) image.loading = "eager";
+  while (document.querySelectorAll("table.dataTable").length < document.querySelectorAll("table[id]").length
+    || ![...document.images].every((image) => image.complete))
     await new Promise((resolve) => setTimeout(resolve, 50));
   const table = document.querySelector("table#results");
   const tools = table.closest(".dt-container");
   const heading = (text) => [...table.tHead.querySelectorAll("th")].find((one) => one.textContent.trim() === text);
   const column = (text) => [...table.tHead.rows[0].cells].indexOf(heading(text));
   const values = (text) => [...table.tBodies[0].rows].filter((row) => row.cells.length > 1)
-    .map((row) => row.cells[column(text)].textContent.trim());
+    .map((row) => (row.cells[column(text)].querySelector("a") ?? row.cells[column(text)]).textContent.trim());
   const redrawn = () => new Promise((resolve) => setTimeout(resolve, 50));
   const click = async (text) => { heading(text).click(); await redrawn(); };
   const type = async (text) => {
@@ -44,6 +46,14 @@ addEventListener("load", async () => {
     tools.querySelector("input").dispatchEvent(new Event("input", { bubbles: true }));
     await redrawn();
   };
+  const viewer = document.getElementById("viewer"), choices = viewer.querySelector("form").elements;
+  const choose = (name, value) => {
+    choices[name].value = value;
+    for (const kind of ["input", "change"]) choices[name].dispatchEvent(new Event(kind, { bubbles: true }));
+  };
+  const counted = (name) => Number(viewer.querySelector(`[data-count=${name}]`).textContent);
+  const matrix = () => ["found", "missed", "alarms", "passed"].map(counted);
+  const tiles = () => viewer.querySelectorAll(".tile").length;
   const cell = table.tBodies[0].rows[0].cells[column("AUROC")];
   const seen = { names: values("name"), title: cell.title };
   seen.tables = document.querySelectorAll("table.dataTable").length;
@@ -64,9 +74,27 @@ addEventListener("load", async () => {
   seen.images = [...document.images].map((image) => [image.complete, image.naturalWidth]);
   const drawings = document.querySelectorAll("#ablation-section img, details[open] img");
   seen.drawings = [...drawings].map((one) => one.clientWidth);
+  seen.link = table.tBodies[0].rows[0].cells[0].querySelector("a").getAttribute("href");
+  seen.matrix = [matrix()]; seen.tiles = [tiles()];
+  choose("category", 0); seen.matrix.push(matrix()); seen.tiles.push(tiles());
+  choose("shift", choices.shift.min); seen.matrix.push(matrix());
+  choose("shift", choices.shift.max); seen.matrix.push(matrix());
+  choices.reset.click(); seen.matrix.push(matrix());
+  choose("error", "wrong"); seen.wrong = [tiles(), viewer.querySelectorAll(".tile:is(.alarm, .miss)").length];
+  choose("error", ""); choose("other", 1); choose("error", "flipped"); seen.flipped = tiles();
+  seen.compared = viewer.querySelector(".scatter figcaption").textContent;
+  choose("error", ""); choose("order", "low"); viewer.querySelector(".tile").click();
+  const dialog = viewer.querySelector("dialog"), pane = dialog.querySelectorAll(".panes figure");
+  seen.panes = [...pane].map((one) => one.querySelector("figcaption").textContent);
+  const heat = dialog.querySelector("[name=opacity]");
+  const opacity = () => getComputedStyle(dialog.querySelector(".map")).opacity;
+  await new Promise((resolve) => setTimeout(resolve, 300));
+  seen.layers = [...pane[0].querySelectorAll("img")].map((image) => [image.className, image.naturalWidth > 0]);
+  heat.value = 80; heat.dispatchEvent(new Event("input", { bubbles: true })); seen.opacity = opacity();
+  dialog.querySelector("[name=close]").click(); seen.closed = !dialog.open;
   seen.wide = document.documentElement.scrollWidth <= innerWidth;
   seen.fetched = performance.getEntriesByType("resource").map((one) => one.name)
-    .filter((name) => !/^(data|blob):/.test(name));
+    .filter((name) => !/^(data|blob|file):/.test(name));
   seen.errors = errors;
   const text = document.createElement("pre");
   text.id = "seen";
@@ -88,10 +116,12 @@ def html(tmp_path_factory):
     for i in range(12):
         words = {"finished": False, "error": "no memory"} if i == 4 else {}
         fake_run(folder / "runs" / str(i), draw=i, shift=2 - i % 3, model__mask_ratio=(i % 4 + 1) / 8, **words)
+    for i in range(2):
+        fill_gallery(folder / "runs" / str(i), range(40))
     (folder / "paper.csv").write_text("category,x\nbottle,0.1\nscrew,0.1\n")
     found = compare(collect([str(folder / "runs")]), [str(folder / "paper.csv")], None)
     path = folder / "index.html"
-    path.write_text(page.render(found, means(found.results), "Tried in a browser", 0.02, 3, 4))
+    path.write_text(page.render(found, means(found.results), "Tried in a browser", 0.02, 3, 4, folder))
     return path
 
 
@@ -107,7 +137,7 @@ def seen(html):
 
 
 def test_the_script_ran_without_an_error(seen):
-    assert seen["errors"] == [] and seen["tables"] == 4
+    assert seen["errors"] == [] and seen["tables"] == 5
     assert seen["fetched"] == []
 
 
@@ -133,19 +163,42 @@ def test_the_table_filters(seen):
 
 
 def test_pictures_and_drawings_are_shown(seen):
-    assert len(seen["images"]) == 3 * 2 + 2 + 3 * 2 and all(
-        complete and width > 0 for complete, width in seen["images"]
-    )
+    assert len(seen["images"]) == 3 * 2 + 2 + 3 * 2 + 40 and all(width > 0 for _, width in seen["images"])
     assert len(seen["drawings"]) >= 7 and all(width > 40 for width in seen["drawings"])
     assert seen["wide"], "the page itself must not scroll sideways"
 
 
-def test_a_screenshot_is_kept(html):
-    path = html.with_name("report.png")
-    browse(html, html.parent, f"--screenshot={path}")
+def test_the_viewer_counts_filters_and_compares(seen, html):
+    rows = collect([str(html.parent / "runs")]).predictions
+    first, second = (rows[rows["name"] == name].reset_index() for name in "01")
+
+    def count(of, called):
+        label = of["label"] == 1
+        return [sum(called & label), sum(~called & label), sum(called & ~label), sum(~called & ~label)]
+
+    calls = [of["score"] > of["threshold"] for of in (first, second)]
+    bottle = first["category"] == "bottle"
+    counts = count(first[bottle], calls[0][bottle])
+    assert seen["matrix"] == [count(first, calls[0]), counts, [10, 0, 10, 0], [0, 10, 0, 10], counts]
+    assert seen["tiles"] == [40, 20] and seen["wrong"] == [counts[1] + counts[2]] * 2
+    flipped = (calls[0] != calls[1]) & bottle
+    better = sum(flipped & (calls[0] == (first["label"] == 1)))
+    assert seen["flipped"] == sum(flipped) > 0 and f"{better} right in 0" in seen["compared"]
+
+
+def test_a_picture_has_its_map_over_it(seen):
+    assert [text.split(":")[0] for text in seen["panes"]] == ["0", "1"]
+    assert seen["layers"][:2] == [["image", True], ["map", True]] and all(loaded for _, loaded in seen["layers"])
+    assert float(seen["opacity"]) == pytest.approx(0.8) and seen["closed"] and seen["link"] == "runs/0"
+
+
+@pytest.mark.parametrize("width", [1400, 400])
+def test_a_screenshot_is_kept(html, width):
+    path = html.with_name(f"report-{width}.png")
+    browse(html, html.parent, f"--screenshot={path}", f"--window-size={width},2000")
     from PIL import Image
 
     with Image.open(path) as image:
-        assert image.size == (1400, 2000)
+        assert image.size == (width, 2000)
         assert len(image.convert("RGB").getcolors(1 << 24)) > 50  # not one blank area
     print(f"screenshot: {path}")

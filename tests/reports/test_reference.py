@@ -5,7 +5,7 @@ import math
 import pytest
 from makers import fake_run
 
-from adlight.reports import reference
+from adlight.reports import protocol, reference
 from adlight.reports.collect import collect
 from adlight.types import UserError
 
@@ -157,3 +157,30 @@ def test_the_projects_own_tables_can_be_read():
     for name, metric, mean in (("gan_mnist", "f1_max", 0.9876), ("mae_mvtec", "auroc", 0.895)):
         table = reference.read(reference.path_of(name)).set_index(["metric", "category"])["value"]
         assert table[metric, "mean"] == pytest.approx(mean)
+
+
+def test_numbers_about_other_images_are_of_another_protocol(tmp_path):
+    words = [
+        ({"experiment": "mae_mvtec"}, "20 test images of bottle, not 83"),
+        ({"experiment": "mae_mvtec", "dataset__test_limit": 20}, "test_limit 20"),
+        ({"experiment": "mae_mvtec", "dataset": "folder"}, "dataset folder"),
+        ({"sweep": "mae_ablation"}, "2 of 15 categories"),
+        (
+            {"experiment": "gan_mvtec", "dataset__test_limit": 100, "dataset__train_limit": 100},
+            "",
+        ),  # the paper's limits
+    ]
+    for i, (settings, _) in enumerate(words):
+        fake_run(tmp_path / str(i), **settings)
+    found = reference.compare(collect([str(tmp_path)]), None, None)
+    said = found.published.groupby("name")["protocol"].first().to_dict()
+    assert said == {str(i): text for i, (_, text) in enumerate(words) if str(i) in said} and len(said) >= 4
+    rows = found.results.set_index(["name", "category"])["reference_protocol"]
+    assert rows["0", "bottle"] == rows["0", "mean of 2"] == words[0][1] and rows["0", "pooled"] == ""
+    own = reference.compare(collect([str(tmp_path / "0")]), [str(table(tmp_path, "category,x\nbottle,0.9\n"))], None)
+    assert set(own.published["protocol"]) == {""}  # the user says what it is about
+
+
+def test_test_images_are_those_of_the_data_sets():
+    assert len(protocol.TEST_IMAGES["mvtec"]) == 15 and sum(protocol.TEST_IMAGES["mvtec"].values()) == 1725
+    assert set(protocol.PROTOCOLS) == {path.parent.name for path in reference.EXPERIMENTS.glob("*/expected.csv")}

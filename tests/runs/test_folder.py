@@ -171,7 +171,7 @@ def test_wandb_keeps_its_identity(tmp_path):
 
 
 def test_predictions_keep_every_digit(tmp_path):
-    from adlight.detection.module import TestedImage
+    from adlight.detection.gathering import TestedImage
     from adlight.types import Prediction
 
     score = torch.tensor(1 / 3).item()
@@ -187,7 +187,8 @@ def test_predictions_keep_every_digit(tmp_path):
     table = RunFolder(tmp_path).predictions()
     assert list(table.columns) == list(PREDICTIONS)
     assert list(table["category"]) == ["screw", "007"] and list(table["defect"]) == ["hole, NA", "good"]
-    assert list(table["score"]) == [score, 0.1] and list(table["boxes"]) == ["0,1,2,3 4,5,6,7", ""]
+    assert list(table["score"]) == [score, 0.1] and list(table["boxes"]) == [found.boxes, []]
+    assert list(table["anomalous"]) == [False, False] and list(table["area"]) == [0.25, 0.0]
 
 
 def test_weights_of_another_architecture(tmp_path):

@@ -1,0 +1,46 @@
+"""The command `adlight`: `adlight train ...` is `python -m adlight.train ...`, and so on."""
+
+import os
+import runpy
+import sys
+
+from adlight import __version__
+from adlight.types import unknown_name
+
+COMMANDS = {
+    "train": "train and test a detector, or many with -m",
+    "evaluate": "score a finished run again: another threshold or score, no training",
+    "predict": "scores, boxes, masks and heat maps for new images",
+    "report": "tables and one page over many runs",
+    "doctor": "what is wrong with this machine or a data set",
+}
+HELP = f"""\
+adlight {__version__}: industrial image anomaly detection
+
+  adlight train model=retrieval dataset=folder dataset.root=<folder> dataset.normal_dir=good
+  adlight predict run=runs/<name> images=<file or folder>
+
+{"".join(f"  {name:10}{line}{chr(10)}" for name, line in COMMANDS.items())}
+adlight <command> --help lists its settings. Exit codes: 0 done; 1 an error of ours, or problems that doctor found;
+2 something you can fix, said in one line; 130 stopped."""
+
+
+def main() -> None:
+    """Run a program by its name, as `python -m` does: its own processes start again by that name."""
+    command = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if command in ("--help", "-h", "help"):
+        print(HELP)
+    elif command in ("--version", "-V"):
+        print(f"adlight {__version__}")
+    elif command not in COMMANDS:
+        print(f"error: {unknown_name('command', command, list(COMMANDS))}", file=sys.stderr)
+        sys.exit(2)
+    else:
+        if not sys.flags.safe_path and os.getcwd() not in sys.path and "" not in sys.path:
+            sys.path.insert(0, os.getcwd())  # models and data sets of one's own lie there
+        sys.argv = [sys.argv[0], *sys.argv[2:]]
+        runpy.run_module(f"adlight.{command}", run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""Cross-fitting: training images are scored by models that have not seen them, so that they can calibrate too.
+
+Each of k folds is scored by a model that is fitted to the images of the others; the detector itself is fitted to all.
+It costs k further fits to 1 - 1 / k of the images, and scoring each once. The models of the folds know fewer images,
+so their scores are higher if anything, thresholds with them, and false alarms fewer. The promise is weaker than that of
+held-out images: scores of the detector are compared with those of other models. Of a new image that is compared with
+the models of the folds themselves, cross-conformal prediction (Vovk 2015) and CV+ (Barber, Candes, Ramdas & Tibshirani
+2021) bound the rate by 2 alpha and a term that vanishes with n, and both find alpha in practice; for one model fitted
+to all images there is such a bound only where leaving out a fold hardly changes its scores (ibid., section 7).
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adlight.data.dataset import CachedImageDataset
+from adlight.types import Batch
+
+
+def split_folds(count: int, folds: int, rank: int = 0, world_size: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+    """Part images 0...count - 1 into folds, every `folds`-th image into one, as images of a category come together.
+
+    Yields:
+        The images to fit to, and those to score, of each fold that is this process's; that with the fewest images to
+        fit to is the first.
+    """
+    index = torch.arange(count)
+    for fold in range(rank, min(folds, count), world_size):
+        yield index[index % folds != fold], index[index % folds == fold]
+
+
+def fewest(count: int, folds: int) -> int:
+    """Count the images that the model of the first fold is fitted to, of which no other has fewer."""
+    return count - -(-count // folds)
+
+
+def fetch(dataset: CachedImageDataset, index: Tensor, device: torch.device) -> Batch:
+    """Fetch a batch of images as a trainer brings it to a module: in [0, 1], on its device."""
+    batch: Any = dict(dataset.__getitems__(index.tolist()))
+    batch = {name: value.to(device) for name, value in batch.items()}
+    batch["image"] = batch["image"].float().div_(255)
+    return batch

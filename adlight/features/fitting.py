@@ -1,0 +1,105 @@
+"""What is fitted to features without epochs, and how cells become scores: of a detector, and of those of its folds."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from adlight.detection.crossfitting import fetch, fewest, split_folds
+from adlight.detection.whitening import k_means
+from adlight.features.predictor import Predictor, TrainingCells, channel_statistics, image_means, standardize
+from adlight.features.residuals import ResidualMap
+from adlight.features.scorer import CellScorer
+from adlight.types import Batch, Scores
+
+if TYPE_CHECKING:
+    from adlight.features.module import FeatureModule
+
+
+class Fitted(NamedTuple):
+    """What fitting to the training images gives beside the predictors."""
+
+    cells: TrainingCells
+    centers: Tensor  # (K, C) of clusters of images
+
+
+@contextmanager
+def exactly(device: torch.device) -> Iterator[None]:
+    """Compute without gradients, in the precision that the tensors have."""
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        yield
+
+
+def fit_cells(features: Tensor, predictors: Iterable[Predictor], clusters: int, device: torch.device) -> Fitted:
+    """Find statistics of channels and clusters of images, and fit the predictors.
+
+    Args:
+        features: (N, h, w, C) float16 of the training images.
+        predictors: those that are fitted.
+        clusters: how many.
+        device: where to compute.
+    """
+    mean, std = (one.to(device) for one in channel_statistics(features))
+    cells = TrainingCells(features, mean, std)
+    centers = k_means(torch.cat([image_means(part) for part in cells.batches()]), clusters)
+    for predictor in predictors:
+        predictor.fit(cells)
+    return Fitted(cells, centers)
+
+
+def score_cells(
+    cells: Tensor,
+    predictors: Mapping[str, Predictor],
+    residual_map: ResidualMap,
+    scorer: CellScorer,
+    batch: Batch,
+    fold: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Score images by their cells. (B, h, w, C) -> images (B,), pixels (B, H, W), the first predictor's residuals.
+
+    Args:
+        cells: standardized.
+        predictors: by name.
+        residual_map: measures their residuals.
+        scorer: from cells to images and pixels.
+        batch: the images.
+        fold: (B,) of held-out images, see `ResidualMap.forward`.
+    """
+    residuals = {name: one.residual(cells) for name, one in predictors.items()}
+    maps = residual_map(cells, residuals, fold)  # (B, h, w)
+    score, pixel = scorer(maps, batch["image"].shape[-2:], batch.get("size"))  # (B,), (B, H, W)
+    (first, predictor), *others = predictors.items()
+    own = None if others else predictor.image_score(cells, maps)
+    return score if own is None else own, pixel, residuals[first]
+
+
+def held_out_cells(module: "FeatureModule", mean: Tensor, std: Tensor) -> list[Tensor]:
+    """Standardize the cells of a module's held-out normal images (n, h, w, C), one part per fold of them."""
+    cells, fold = TrainingCells(module.features("val"), mean, std), module.fold_of[module.normal]
+    return [cells[module.normal[fold == one]] for one in module.fold_of.unique()]
+
+
+def cross_fit(module: "FeatureModule", folds: int) -> Iterator[tuple[Batch, Scores]]:
+    """Score a module's training images, fold by fold, by what is fitted to the others as the module itself was.
+
+    The held-out images, which no fold contains, measure the residuals of all.
+    """
+    features, trainer = module.features("train"), module.trainer
+    for one in module.members.values():
+        one.check(fewest(len(features), folds))
+    for rest, fold in split_folds(len(features), folds, trainer.global_rank, trainer.world_size):
+        predictors, residual_map = deepcopy((module.members, module.residual_map))
+        with exactly(module.device):
+            cells, centers = fit_cells(features[rest], predictors.values(), module.clusters, module.device)
+            held_out, training = held_out_cells(module, cells.mean, cells.std), cells.sample(module.training_residuals)
+            residual_map.folds = []
+            residual_map.fit(predictors, centers, held_out, training)
+        for part in fold.split(module.datamodule.eval_batch_size):
+            batch = fetch(module.datamodule.datasets["train"], part, module.device)
+            with exactly(module.device):
+                x = standardize(features[part].to(module.device), cells.mean, cells.std)
+                score, pixel, _ = score_cells(x, predictors, residual_map, module.scorer, batch)
+            yield batch, Scores(image=score, pixel=pixel, reconstruction=batch["image"])

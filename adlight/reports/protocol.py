@@ -1,0 +1,70 @@
+"""What published numbers were measured on: ours are compared with them only where the images are the same."""
+
+from typing import NamedTuple
+
+import pandas as pd
+
+from adlight.reports.rows import CONFIG
+
+LIMITS = ("train_limit", "test_limit")
+TEST_IMAGES: dict[str, dict[str | None, int]] = {  # of a data set as published, by category; None stands for any one
+    "mvtec": {
+        **{"bottle": 83, "cable": 150, "capsule": 132, "carpet": 117, "grid": 78, "hazelnut": 110, "leather": 124},
+        **{"metal_nut": 115, "pill": 167, "screw": 160, "tile": 117, "toothbrush": 42, "transistor": 100, "wood": 79},
+        "zipper": 151,
+    },
+    "mnist": {None: 10_000},
+    "cifar10": {None: 2_000},
+}
+
+
+class Protocol(NamedTuple):
+    """What an experiment's published numbers are about.
+
+    Attributes:
+        dataset: the name of the data set.
+        limits: the values of `LIMITS` that are the paper's, as text.
+        whole: whether the numbers are means over all categories of the data set, not each category's own.
+    """
+
+    dataset: str
+    limits: tuple[str, str] = ("null", "null")
+    whole: bool = False
+
+
+PROTOCOLS = {
+    "gan_mnist": Protocol("mnist"),
+    "gan_cifar10": Protocol("cifar10"),
+    "gan_mvtec": Protocol("mvtec", ("100", "100")),
+    "mae_mvtec": Protocol("mvtec"),
+    "mae_ablation": Protocol("mvtec", whole=True),
+}
+
+
+def other_protocol(experiment: str, rows: pd.DataFrame) -> str:
+    """Say in what a run's data differ from those of the published numbers; an empty text where nothing is known to.
+
+    Args:
+        experiment: whose numbers they are; a file of the user's own is about what the user says.
+        rows: those of one run, see `Runs.results`.
+    """
+    if (expected := PROTOCOLS.get(experiment)) is None:
+        return ""
+    run = rows.iloc[0]
+    if run["dataset"] != expected.dataset:
+        return f"dataset {run['dataset']}"
+    for name, limit in zip(LIMITS, expected.limits, strict=True):
+        value = run.get(f"{CONFIG}dataset.{name}")
+        if isinstance(value, str) and value != limit:
+            return f"{name} {value}"
+    known, categories = TEST_IMAGES[expected.dataset], rows[rows["level"] == "category"]
+    if expected.whole and len(categories) and len(categories) < len(known):
+        return f"{len(categories)} of {len(known)} categories"
+    images = dict(
+        zip(categories["category"], categories["normal_images"] + categories["anomalous_images"], strict=True)
+    )
+    for category, count in images.items():
+        official = known.get(category, known.get(None))
+        if expected.limits[1] == "null" and official is not None and pd.notna(count) and count != official:
+            return f"{count} test images of {category}, not {official}"
+    return ""
