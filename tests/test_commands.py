@@ -218,7 +218,7 @@ def test_the_readme_s_python_runs(tmp_path, monkeypatch, capsys):
     write_image(tmp_path / "a.png", 100, 64)  # there is no b.png
     monkeypatch.chdir(tmp_path)
     names = {}
-    exec(compile(program.replace("retrieval", "pca"), "README.md", "exec"), names)  # the others take seconds more
+    exec(compile(program.replace("retrieval", "knn"), "README.md", "exec"), names)  # the others take seconds more
     *_, first, second = capsys.readouterr().out.splitlines()
     assert ast.literal_eval(first)["path"] == "a.png" and "b.png" in second
     assert set(names["mistakes"]) > {"path", "score", "anomalous"} and names["run"].metrics["auroc"] >= 0
