@@ -58,7 +58,7 @@ class CommandLine:
 
     def __init__(self, folder):
         self.folder, self.tiny = folder, TINY
-        self.quick, self.gan = [*TINY, "~callbacks.panels"], TINY_GAN
+        self.quick, self.gan = [*TINY, "~callbacks.panels", "~callbacks.gallery"], TINY_GAN
         fake_mvtec(folder / "data")
         fake_mnist(folder / "mnist", train=200, test=60, noise=200)
 
