@@ -181,6 +181,18 @@ def test_the_readme_names_every_choice():
         assert choices == set(re.findall(r"`(\w+)`", cell)), group
 
 
+@pytest.mark.parametrize("program", ["train", "evaluate", *OTHERS])
+def test_help_has_purpose_examples_and_settings(adlight, program):
+    outcome = adlight(program, "--help")
+    assert outcome.code == 0 and "Hydra" not in outcome.out and max(map(len, outcome.out.splitlines())) <= 125
+    assert outcome.out.count(f"python -m adlight.{program} ") >= 2 or program == "predict"
+    if program in ("train", "evaluate"):
+        assert len(settings(outcome.out)) >= 10
+    for group, cell in re.findall(r"^ *(\w+): ([\w, ]+)$", outcome.out, re.M) if program == "train" else ():
+        choices = {path.stem for path in (CONF / group).glob("*.yaml") if not path.name.startswith("_")}
+        assert choices == set(cell.split(", ")), group
+
+
 @pytest.mark.parametrize("page", TEXTS, ids=lambda page: page.parent.name)
 def test_targets_scripts_and_links_exist(page):
     text = code(page)
