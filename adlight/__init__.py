@@ -10,21 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from adlight.api import Run, TrainProgram, load
+    from adlight.data.source import Source
+    from adlight.detection.module import AnomalyModule
     from adlight.detector import Detector
-    from adlight.types import Prediction, Unreadable, UserError
+    from adlight.types import Prediction, Record, Scores, Unreadable, UserError
 
     train: TrainProgram
 
 __version__ = "0.2.0"
-__all__ = ["Detector", "Prediction", "Run", "Unreadable", "UserError", "__version__", "load", "train"]
+__all__ = ["AnomalyModule", "Detector", "Prediction", "Record", "Run", "Scores", "Source", "Unreadable", "UserError"]
+__all__ += ["load", "train"]
 
-_HOMES = {
-    "Run": "api",
-    "load": "api",
-    "Detector": "detector",
-    "Prediction": "types",
-    "Unreadable": "types",
-    "UserError": "types",
+_MODULES = {
+    "api": ("Run", "load"),
+    "detector": ("Detector",),
+    "types": ("Prediction", "Record", "Scores", "Unreadable", "UserError"),
+    "data.source": ("Source",),
+    "detection.module": ("AnomalyModule",),
 }
 
 
@@ -32,8 +34,9 @@ def __getattr__(name: str) -> Any:
     """Import what is asked for, as torch takes seconds."""
     if name == "train":
         return import_module("adlight.train")  # a module that can be called
-    if name in _HOMES:
-        return getattr(import_module(f"adlight.{_HOMES[name]}"), name)
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f"adlight.{module}"), name)
     raise AttributeError(f"module 'adlight' has no attribute {name!r}")
 
 

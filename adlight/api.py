@@ -140,7 +140,7 @@ class TrainProgram(ModuleType):
         words = [] if config_dir is None else ["--config-dir", str(config_dir)]
         if run_dir is not None:
             settings["hydra.run.dir"] = str(run_dir)
-        return Run(call(self.train, "train", train_arguments, [*words, *overrides], settings).path)
+        return Run(call(self.run_or_job, "train", train_arguments, [*words, *overrides], settings).path)
 
 
 def _embed(path: Path) -> str:

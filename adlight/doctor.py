@@ -28,10 +28,11 @@ if TYPE_CHECKING:  # torch takes seconds: not for --help
 def doctor(config: DictConfig) -> list[str]:
     """Print what was found. -> the problems, one line each that says what to do."""
     console = Console()
-    if not console.is_terminal:
+    if not console.is_terminal and "COLUMNS" not in os.environ:
         console = Console(width=160)  # a log file has no width of its own
     found, problems = check_machine()
-    table = Table(show_header=False, title="this machine", title_justify="left")
+    table = Table("", "", show_header=False, title="this machine", title_justify="left")
+    table.columns[1].overflow = "fold"  # a long path is not cut
     for name, value in found.items():
         table.add_row(name, value)
     console.print(table)

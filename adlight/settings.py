@@ -6,18 +6,18 @@ converted but an int to a float; NaN and infinity are no numbers, a bool is no i
 
 import functools
 import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar, get_type_hints
 
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, validate_call
+from pydantic import AfterValidator, ConfigDict, Field, SkipValidation, TypeAdapter, ValidationError, validate_call
 from pydantic_core import ErrorDetails
 
-from adlight.types import unknown_name
+from adlight.faults import describe_faults
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
 MARK = "__settings_are_checked__"
 
@@ -34,6 +34,13 @@ def _one_or_three(channels: int) -> int:
     return channels
 
 
+def _built(part: Any) -> Any:
+    if part is None or isinstance(part, bool | int | float | str | list | tuple | dict):
+        raise ValueError("be a node with _target_")
+    return part
+
+
+Built = Annotated[T, SkipValidation, AfterValidator(_built)]  # of any class that does what the one named here does
 Text = Annotated[str, AfterValidator(_filled)]
 PathName = Annotated[str | Path, AfterValidator(_filled)]  # Path("") is the working directory, which nobody has named
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -81,8 +88,9 @@ def checked(constructor: Callable[P, R]) -> Callable[P, R]:
         except ValidationError as error:
             if error.title != constructor.__qualname__:  # of something that the constructor calls
                 raise
-            values = dict(zip(inspect.signature(constructor).parameters, args, strict=False)) | settings
-            raise SettingsError(error.errors(include_url=False), values) from None
+            names = list(inspect.signature(constructor).parameters)
+            faults = [_name_place(fault, names) for fault in error.errors(include_url=False)]
+            raise SettingsError(faults, dict(zip(names, args, strict=False)) | settings) from None
 
     setattr(call, MARK, True)
     return call
@@ -108,24 +116,9 @@ def find_faults(annotations: Mapping[str, Any], values: Mapping[str, Any]) -> li
     ]
 
 
-def describe_faults(faults: Sequence[ErrorDetails], values: Mapping[str, Any], name: Callable[[str], str] = str) -> str:
-    """Say in one line what does not fit: each setting, its value and what is allowed.
-
-    Args:
-        faults: from `find_faults`.
-        values: of the settings, by name.
-        name: makes a setting's full name of an argument's.
-    """
-    grouped: dict[str, list[ErrorDetails]] = {}  # each member of a union has its own fault
-    for fault in faults:
-        grouped.setdefault(str(fault["loc"][0]), []).append(fault)
-    return "; ".join(_describe(found, values, name(argument)) for argument, found in grouped.items())
-
-
-def show(value: Any) -> str:
-    """Write a value as it stands in a config."""
-    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+def _name_place(fault: ErrorDetails, names: Sequence[str]) -> ErrorDetails:
+    first, *rest = fault["loc"]  # the number of an argument without a name
+    return {**fault, "loc": (names[first] if isinstance(first, int) else first, *rest)}
 
 
 def _function(target: Any) -> Any:
@@ -140,60 +133,3 @@ def _faults(annotation: Any, value: Any) -> list[ErrorDetails]:
     except ValidationError as error:
         return error.errors(include_url=False)
     return []
-
-
-def _describe(faults: Sequence[ErrorDetails], values: Mapping[str, Any], name: str) -> str:
-    """Describe the faults of one argument; where it may be of several types, those of the type that it has."""
-    faults = [fault for fault in faults if fault["type"] not in WORDS] or faults
-    (argument, *place), kinds = faults[0]["loc"], {fault["type"] for fault in faults}
-    if kinds <= {"missing_argument", "missing_keyword_only_argument"}:
-        return f"{name} must be given"
-    choices = [choice for fault in faults for choice in _choices(fault)]
-    if "[key]" in place:
-        return unknown_name(f"setting in {name}", str(place[0]), choices)
-    value = values.get(str(argument), faults[0]["input"])
-    for part in place if len(faults) == 1 else ():  # the part of a list or of settings by name
-        if part in (value if isinstance(value, Mapping) else range(len(value)) if isinstance(value, list) else ()):
-            name, value = f"{name}.{part}", value[part]
-    if isinstance(value, str) and len(choices) > 1 and kinds <= {"literal_error", "none_required"}:
-        return unknown_name(name, value, choices)
-    if kinds == {"value_error"} and not (said := _allowed(faults[0])).startswith(("be ", "not be ")):
-        return f"{name}={value}: {said}"
-    return f"{name} must {' or '.join(dict.fromkeys(map(_allowed, faults)))}, got {show(value)}"
-
-
-def _choices(fault: ErrorDetails) -> list[str]:
-    return re.findall(r"'([^']*)'", str(fault["ctx"]["expected"])) if fault["type"] == "literal_error" else []
-
-
-WORDS = {  # of faults that say that a value is of another type
-    "none_required": "be null",
-    "bool_type": "be true or false",
-    "int_type": "be an integer",
-    "float_type": "be a number",
-    "string_type": "be a text",
-    "list_type": "be a list",
-    "sequence_str": "be a list",
-    "dict_type": "be settings by name",
-    "callable_type": "be a node with _target_",
-    "is_instance_of": "be a node with _target_ that makes {class}",
-    "literal_error": "be {expected}",
-}
-LIMITS = {
-    "greater_than": "be > {gt:g}",
-    "greater_than_equal": "be >= {ge:g}",
-    "less_than": "be < {lt:g}",
-    "less_than_equal": "be <= {le:g}",
-    "too_short": "be a list of at least {min_length}",
-    "too_long": "be a list of at most {max_length}",
-    "unexpected_keyword_argument": "be left out, as there is no such setting",
-}
-
-
-def _allowed(fault: ErrorDetails) -> str:
-    context = fault.get("ctx", {})
-    if context.get("class") in ("Sequence", "Path"):
-        return "be a list" if context["class"] == "Sequence" else "be a path"
-    if words := WORDS.get(fault["type"], LIMITS.get(fault["type"])):
-        return words.format(**context)
-    return fault["msg"].removeprefix("Value error, ").removeprefix("Input should ")

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from adlight.api import TrainProgram
 from adlight.cli import main as cli
+from adlight.cli.alone import run_alone
 from adlight.cli.arguments import task_overrides, train_arguments
 from adlight.cli.errors import interrupted
 from adlight.cli.job import is_job, job_command, run_job
@@ -125,15 +126,14 @@ def fit(
     Returns:
         The last Trainer, and what the results say of the training.
     """
-    callbacks, seconds = observers.callbacks, 0.0  # type: ignore[attr-defined]
-    every = config.trainer.check_val_every_n_epoch or 1
+    every, seconds = config.trainer.check_val_every_n_epoch or 1, 0.0
     for stage in stages:
         is_detector = stage is stages[-1]
         checkpoint = instantiate_node(config.checkpoint, last=stage.last, best=stage.best, seconds=seconds)
         checkpoint.begin = begin
         trainer = make_trainer(
             config,
-            [*callbacks, checkpoint],
+            [*observers.callbacks, checkpoint],  # type: ignore[attr-defined]
             [one if is_detector else getattr(one, "pretraining", one) for one in observers.loggers],
             max_epochs=stage.epochs,
             check_val_every_n_epoch=max(1, min(every, stage.epochs)),  # thresholds come from a validation
@@ -187,7 +187,7 @@ def footnotes(run: RunFolder, module: "AnomalyModule", data: "AnomalyDataModule"
 
 def run_or_job(config: DictConfig) -> Any:
     """Do what Hydra runs: one training, or a job of a sweep."""
-    return run_job(train, config) if is_job() else train(config)
+    return run_job(train, config) if is_job() else run_alone(train, config)
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """What README, experiments and configs print holds for the present code: commands, settings, choices, files."""
 
+import ast
 import re
 import shlex
 from functools import cache
@@ -9,7 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from makers import fake_run
+from makers import fake_run, write_image
 from omegaconf import OmegaConf
 
 from adlight.runs.config import CONF, apply_overrides, choose_none, flatten, instantiate_node
@@ -23,6 +24,7 @@ OTHERS = ("predict", "report", "doctor")  # programs whose whole command Hydra c
 EXTRAS = ("hydra/launcher=", "sweep=search")  # packages that tests do without
 ANY = {"model=<any>": "model=mae_small", "dataset=<any>": "dataset=synthetic"}
 PLACES = ("resume=", "hydra.")  # words that say where a run lies
+PYTHON = re.compile(r"^```python\n(.*?)^```", re.M | re.S)
 GROUPS = ("model", "dataset", "logger")  # their choices differ in what can be set
 
 
@@ -31,6 +33,7 @@ def code(page):
     text = re.sub(r"\\\n\s*", "", page.read_text())
     if page.suffix != ".md":
         return text
+    text = PYTHON.sub("", text)
     fence = re.compile(r"^```\w*\n(.*?)^```", re.M | re.S)
     rest = fence.sub("", text)
     spans = [span.replace("\n", " ") for span in re.findall(r"`([^`]+)`", rest)]
@@ -38,13 +41,13 @@ def code(page):
 
 
 def commands(page, program):
-    """The words behind `python -m adlight.<program>` on a page, its shell variables filled in."""
+    """The words behind `python -m adlight.<program>`, or `adlight`, on a page, its shell variables filled in."""
     text = code(page)
     variables = dict(re.findall(r'^([A-Z]+)="([^"\n]*)"', text, re.M))
-    for line in re.findall(rf"python -m adlight\.{program} ([^\n`]+)", text):
+    for line in re.findall(rf"(?:python -m adlight\.|^adlight ){program} ([^\n`]+)", text, re.M):
         for name, words in {**{f"${name}": words for name, words in variables.items()}, **ANY}.items():
             line = line.replace(name, words)
-        if not re.search(r"<the same|\.\.\.", line):
+        if not re.search(r"<the same|\.\.\.|--config-dir", line):  # tests/test_own_parts.py runs those with own configs
             line = re.sub(r"<[^>]*>|\$\w+", "x", line)
             yield shlex.split(re.sub(r"\s{2,}\S.*|\s[#\[].*|(?<=\bx): .*", "", line))
 
@@ -178,6 +181,18 @@ def test_the_readme_names_every_choice():
         assert choices == set(re.findall(r"`(\w+)`", cell)), group
 
 
+@pytest.mark.parametrize("program", ["train", "evaluate", *OTHERS])
+def test_help_has_purpose_examples_and_settings(adlight, program):
+    outcome = adlight(program, "--help")
+    assert outcome.code == 0 and "Hydra" not in outcome.out and max(map(len, outcome.out.splitlines())) <= 125
+    assert outcome.out.count(f"python -m adlight.{program} ") >= 2 or program == "predict"
+    if program in ("train", "evaluate"):
+        assert len(settings(outcome.out)) >= 10
+    for group, cell in re.findall(r"^ *(\w+): ([\w, ]+)$", outcome.out, re.M) if program == "train" else ():
+        choices = {path.stem for path in (CONF / group).glob("*.yaml") if not path.name.startswith("_")}
+        assert choices == set(cell.split(", ")), group
+
+
 @pytest.mark.parametrize("page", TEXTS, ids=lambda page: page.parent.name)
 def test_targets_scripts_and_links_exist(page):
     text = code(page)
@@ -192,6 +207,21 @@ def test_targets_scripts_and_links_exist(page):
 def test_scripts_import_what_there_is(path):
     for module, names in re.findall(r"^ *from (adlight[\w.]*) import ([\w, ]+)", path.read_text(), re.M):
         assert not [name for name in names.split(", ") if not hasattr(import_module(module), name)], module
+
+
+def test_the_readme_s_python_runs(tmp_path, monkeypatch, capsys):
+    (program,) = (text for text in PYTHON.findall(README.read_text()) if "import adlight" in text)
+    assert len(program.splitlines()) <= 8
+    for name, count in (("good", 14), ("bad", 2)):
+        for i in range(count):
+            write_image(tmp_path / "parts" / name / f"{i}.png", i, 64)
+    write_image(tmp_path / "a.png", 100, 64)  # there is no b.png
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile(program.replace("retrieval", "knn"), "README.md", "exec"), names)  # the others take seconds more
+    *_, first, second = capsys.readouterr().out.splitlines()
+    assert ast.literal_eval(first)["path"] == "a.png" and "b.png" in second
+    assert set(names["mistakes"]) > {"path", "score", "anomalous"} and names["run"].metrics["auroc"] >= 0
 
 
 def test_there_is_something_to_check():

@@ -15,7 +15,8 @@ PACKAGE = Path(__file__).parents[1] / "adlight"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (  # a room imports rooms of the floors above it in this list, and itself
     {"types"},
-    {"rng", "settings"},
+    {"faults", "rng"},
+    {"settings"},
     {"data", "metrics"},
     {"detection"},
     {"features"},

@@ -26,6 +26,7 @@ MODELS = {
     "knn": [],
     "patchcore": BACKBONE,
     "subspace": BACKBONE,
+    "dn2": BACKBONE,
     "retrieval": [*BACKBONE, "model.predictors.retrieval.neighbours=3"],
     "feature_mae": [*BACKBONE, *(f"model.predictors.neighbour.{key}" for key in ("width=16", "heads=2", "depth=1"))],
 }

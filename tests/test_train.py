@@ -20,7 +20,7 @@ TESTS = Path(__file__).parent
 def test_a_run_leaves_exactly_this(tiny_run):
     run, _ = tiny_run
     found = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
-    assert {path for path in found if not path.startswith("evaluations/")} == {
+    assert {path for path in found if not path.startswith(("evaluations/", "gallery/"))} == {
         *(f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides")),
         *("run.json", "train.log", ".lock", "checkpoints.sha256", "checkpoints/best.ckpt", "checkpoints/last.ckpt"),
         *("metrics.csv", "metrics.json", "predictions.csv", "defects.csv", "panels/bottle.png", "panels/screw.png"),
@@ -278,6 +278,7 @@ def test_what_fails_on_resume_leaves_a_finished_run_finished(adlight, tiny_run, 
     outcome = adlight("train", f"resume={run}", *words.split())
     assert outcome.code == 2 and outcome.err.count("\n") == 1 and said in outcome.err, outcome.err
     assert contents(run) == before
+    assert said in (run / "train.log").read_text().splitlines()[-1]  # which every command appends to
 
 
 def test_an_error_in_the_first_new_epoch_leaves_a_finished_run_finished(adlight, monkeypatch):

@@ -12,7 +12,7 @@ from adlight.baselines.networks import PCA, NearestNeighbours
 from adlight.detection.crossfitting import advise_folds, fetch, fewest, split_folds
 from adlight.detection.maps import ReconstructionError, Reduction, Score
 from adlight.detection.module import AnomalyModule
-from adlight.settings import PositiveShare, checked
+from adlight.settings import Built, PositiveShare, checked
 from adlight.types import Batch, Scores
 
 
@@ -63,8 +63,8 @@ class BaselineModule(AnomalyModule):
     @checked
     def __init__(
         self,
-        network: NearestNeighbours | PCA,
-        scorer: ResidualScorer,
+        network: Built[NearestNeighbours | PCA],
+        scorer: Built[ResidualScorer],
     ) -> None:
         super().__init__()
         self.automatic_optimization = False

@@ -1,16 +1,39 @@
-"""The progress bar."""
+"""The progress bar, and the lines that stand for it where there is none: epochs count from 1 in both."""
 
 import sys
 import time
+from typing import Any
 
+import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, ProgressBar, RichProgressBar
+
+from adlight.runs.log import log_line
+
+
+class EpochLines:
+    """Writes a line every tenth of the epochs, and every ten minutes."""
+
+    def __init__(self) -> None:
+        self.written = 0.0
+
+    def line(self, trainer: pl.Trainer) -> str | None:
+        """Write the epoch and the metrics of the progress bar; None where none is due."""
+        epoch, last = trainer.current_epoch + 1, trainer.max_epochs or 0
+        shown = trainer.progress_bar_metrics  # on every process, silent ones too: they join in computing it
+        if not (epoch == last or epoch % max(1, last // 10) == 0 or time.monotonic() - self.written > 600):
+            return None
+        self.written = time.monotonic()
+        return " ".join([f"epoch {epoch}/{last}", *(f"{name} {float(value):.4f}" for name, value in shown.items())])
 
 
 class QuietProgress(ProgressBar):
-    """Print plain lines where output is not a terminal: every tenth of the epochs, and every ten minutes."""
+    """Print plain lines where output is not a terminal."""
 
     silent = False
-    printed = 0.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines = EpochLines()
 
     def disable(self) -> None:
         """Print nothing: Lightning calls this on all processes but the first."""
@@ -20,17 +43,32 @@ class QuietProgress(ProgressBar):
         """Print again."""
         self.silent = False
 
-    def on_train_epoch_end(self, trainer, pl_module) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
-        """Print the epoch and the metrics of the progress bar."""
-        epoch, last = trainer.current_epoch + 1, trainer.max_epochs or 0
-        shown = trainer.progress_bar_metrics  # on every process, silent ones too: they join in computing it
-        due = epoch == last or epoch % max(1, last // 10) == 0 or time.monotonic() - self.printed > 600
-        if due and not self.silent:
-            self.printed = time.monotonic()
-            metrics = (f"{name} {float(value):.4f}" for name, value in shown.items())
-            print(f"epoch {epoch}/{last}", *metrics, flush=True)
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print the epoch's line."""
+        line = self.lines.line(trainer)
+        if line is not None and not self.silent:
+            print(line, flush=True)
+
+
+class LoggedProgress(RichProgressBar):
+    """Draw Rich's bar; the log gets the plain lines."""
+
+    def __init__(self) -> None:
+        super().__init__(leave=False)
+        self.lines = EpochLines()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the epoch's line."""
+        super().on_train_epoch_end(trainer, pl_module)
+        if (line := self.lines.line(trainer)) is not None:
+            log_line(line)
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        last: Any = self.trainer.max_epochs
+        text = f"epoch {current_epoch + 1}" + (f"/{last}" if last else "")
+        return text.ljust(len(self.validation_description))  # or else the bars jump
 
 
 def progress_bar() -> Callback:
     """Choose Rich's bar on a terminal, a few plain lines elsewhere."""
-    return RichProgressBar(leave=False) if sys.stdout.isatty() else QuietProgress()
+    return LoggedProgress() if sys.stdout.isatty() else QuietProgress()

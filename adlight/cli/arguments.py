@@ -117,7 +117,7 @@ def _resume(argv: list[str], which: str, folder: str | None) -> list[str]:
         return _continue([_add_setting(word) for word in words], run)
     overrides = [word for word, is_override in mark_overrides(words) if is_override]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("train", [word for word in overrides if not word.startswith("hydra.")])
+        config = compose("train", [word for word in overrides if not word.startswith("hydra.") or "searchpath" in word])
     places = [Path(folder)] if folder else sorted(Path("runs").glob("*"))
     found = find_unfinished(list(map(RunFolder, places)), config)
     if found is None:

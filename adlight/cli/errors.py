@@ -74,7 +74,8 @@ def _explain_refusal(cause: BaseException, node: str) -> str | None:
         return first_line(cause)
     if not isinstance(cause, ValueError):
         return None
-    from adlight.settings import SettingsError, describe_faults  # here and not above: --help must not wait for it
+    from adlight.faults import describe_faults
+    from adlight.settings import SettingsError  # here and not above: --help must not wait for it
 
     if isinstance(cause, SettingsError) and node:
         return describe_faults(cause.faults, cause.values, lambda argument: f"{node}.{argument}")

@@ -18,9 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 from adlight.cli.arguments import quote
 from adlight.cli.errors import describe, explain, interrupted
 from adlight.cli.sweep_table import OBJECTIVE, write_table
-from adlight.runs.config import difference
+from adlight.runs.config import difference, search_path
 from adlight.runs.files import append_traceback, rank
 from adlight.runs.folder import RunFolder
+from adlight.runs.log import copy_output
 from adlight.runs.provenance import command_line
 from adlight.runs.sweep_folder import SweepFolder
 from adlight.types import UserError
@@ -55,8 +56,7 @@ def job_words() -> list[str]:
     """List the words of the command that runs this job alone."""
     hydra = HydraConfig.get()
     chosen = [f"{group}={hydra.runtime.choices[group]}" for group in ("model", "dataset")]  # by sweep=<name>, perhaps
-    chosen += [word for word in hydra.overrides.hydra if word.startswith("hydra.searchpath=")]
-    return [*chosen, *(word for word in hydra.overrides.task if not word.startswith(("sweep=", *OURS)))]
+    return [*search_path(), *chosen, *(word for word in hydra.overrides.task if not word.startswith(("sweep=", *OURS)))]
 
 
 def job_command() -> str:
@@ -81,7 +81,7 @@ def run_job(task: Callable[[DictConfig], Any], config: DictConfig) -> float | No
                 run_command(run)
             else:
                 config.resume = str(run) if run.can_resume else None
-                with finish_wandb():  # the error is lost further out
+                with finish_wandb(), copy_output(run.log):  # the error is lost further out
                     task(config)
         return (run.read_results() or {}).get("validation", {}).get(OBJECTIVE)
     except KeyboardInterrupt as error:

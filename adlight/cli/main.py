@@ -17,7 +17,7 @@ import hydra
 from omegaconf import DictConfig
 
 from adlight.cli import folders, sweep
-from adlight.cli.arguments import flags_first
+from adlight.cli.arguments import FLAGS_THAT_SHOW, flags_first
 from adlight.cli.errors import explain, filter_warnings, interrupted
 from adlight.cli.job import finish_wandb, note_failure
 from adlight.cli.overrides import use_config_dir
@@ -37,6 +37,7 @@ def run(task: Callable[[DictConfig], Any], config_name: str, prepare: Callable[[
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of being printed by Hydra
     filter_warnings()
     failures: list[str] = []
+    _say_what_takes_time(config_name, sys.argv[1:])
     program = hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")(_collect(task, failures))
     code = _run(program, prepare, failures)
     for line in failures:
@@ -44,6 +45,13 @@ def run(task: Callable[[DictConfig], Any], config_name: str, prepare: Callable[[
         print(f"{prefix}error: {line}", file=sys.stderr, flush=True)
     if code := sweep.finish(2 if failures else code):
         sys.exit(code)
+
+
+def _say_what_takes_time(program: str, argv: list[str]) -> None:
+    """Print a line before seconds of imports; none where what is printed is the answer, or another process says it."""
+    shows = any(word.partition("=")[0] in FLAGS_THAT_SHOW for word in argv)
+    if "torch" not in sys.modules and not shows and rank() == 0:
+        print("reading runs ..." if program == "report" else "loading PyTorch ...", flush=True)
 
 
 def _collect(task: Callable[[DictConfig], Any], failures: list[str]) -> Callable[[DictConfig], Any]:

@@ -70,17 +70,17 @@ def add_settings(words: Sequence[str], settings: Mapping[str, Any]) -> list[str]
 
 
 def _full_name(key: str, config: DictConfig) -> str:
-    if key in config:
+    if key in list(config):
         return key
-    nodes = {name: node for name in SHORTENED if isinstance(node := config.get(name), DictConfig)}
-    found = [name for name, node in nodes.items() if key in node]
+    nodes = {name: list(node) for name in SHORTENED if isinstance(node := config.get(name), DictConfig)}
+    found = [name for name, keys in nodes.items() if key in keys]  # of a node, `in` is false where a value is missing
     if len(found) == 1:
         return f"{found[0]}.{key}"
     if found:
         names = " or ".join(f"{name}.{key}" for name in found)
         raise UserError(f'{key} could be {names}: name one as **{{"{found[0]}.{key}": ...}}')
-    known = {str(name) for node in (config, *nodes.values()) for name in node}
-    near = difflib.get_close_matches(key, known, cutoff=0.5) or sorted(map(str, config.get("dataset") or known))
+    known = {str(name) for keys in (config, *nodes.values()) for name in keys}
+    near = difflib.get_close_matches(key, known, cutoff=0.5) or sorted(map(str, nodes.get("dataset", known)))
     raise UserError(unknown_name("setting", key, [name for name in near if not name.startswith("_")]))
 
 

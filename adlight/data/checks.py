@@ -89,7 +89,9 @@ def summarize(checked: Checked) -> Table:
     """Make a table of what was found, one row per category and split."""
     table = Table(title="images", title_justify="left")
     for title in ("category", "split", "normal", "anomalous", "with mask", "unreadable", "sizes and modes"):
-        table.add_column(title, justify="left" if title in ("category", "split", "sizes and modes") else "right")
+        table.add_column(
+            title, justify="left" if title in ("category", "split", "sizes and modes") else "right", overflow="fold"
+        )
     for category in sorted({record.category for part in checked.values() for record, _ in part}):
         for split, part in checked.items():
             rows = [(record, check) for record, check in part if record.category == category]

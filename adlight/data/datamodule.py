@@ -15,7 +15,7 @@ from adlight.data.dataset import CachedImageDataset, ExactSampler, PseudoAnomaly
 from adlight.data.frames import Frame, Size
 from adlight.data.source import Source
 from adlight.rng import derive_seed
-from adlight.settings import ArgumentsOf, Channels, Seed, checked
+from adlight.settings import ArgumentsOf, Built, Channels, Seed, checked
 from adlight.types import Batch, Record, UserError
 
 
@@ -62,7 +62,7 @@ class AnomalyDataModule(pl.LightningDataModule):
         val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1,
         val_defects: PositiveInt = 1,
         seed: Seed = 0,
-        augmentation: Augmentation | None = None,
+        augmentation: Built[Augmentation] | None = None,
         cache_gb: NonNegativeFloat = 8.0,
         num_workers: NonNegativeInt = 2,
         on_bad_image: Literal["error", "skip"] = "error",

@@ -133,8 +133,7 @@ class Synthetic(MVTecAD):
         size: height and width in pixels, at least 32: threads and parts would be thinner than a pixel.
         train: normal training images per category.
         test: test images per category; two in seven are good, the others spread evenly over the kinds of defect.
-        train_limit: as in `MVTecAD`.
-        test_limit: as in `MVTecAD`.
+        train_limit, test_limit: as in `MVTecAD`.
         seed: of the images, and of the draws by the limits.
     """
 

@@ -1,6 +1,6 @@
 """Frozen networks of timm as feature extractors: named layers, brought to one grid.
 
-Letters: B images, C channels of all layers together, H x W pixels, h x w cells of the grid.
+Letters: B images, C channels of all layers, H x W pixels, h x w cells of the grid.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ class Backbone:
         name: as timm knows it, such as `resnet18` or `vit_small_patch14_reg4_dinov2`.
         layers: names of modules (`blocks.3`), or indices into timm's `feature_info`.
         weights: `pretrained`, `random` or a file, see `build_network`.
-        input_size: longer side, or height and width, to resize to; None: none. Transformers take whole patches.
+        input_size: longer side, or height and width, that images are resized to; None: as they come.
         min_size: of the shorter side; smaller images are scaled up.
         stride: pixels per cell; None: the grid of the coarsest layer.
 
@@ -51,16 +51,14 @@ class Backbone:
         min_size: PositiveInt = 1,
         stride: PositiveInt | None = None,
     ) -> None:
-        settings = {"dynamic_img_size": True} if name.startswith(TRANSFORMERS) else {}
-        network = build_network(name, str(weights), **settings)
+        network = build_network(name, weights, **({"dynamic_img_size": True} if name.startswith(TRANSFORMERS) else {}))
         self.patch: tuple[int, int] = getattr(getattr(network, "patch_embed", None), "patch_size", (1, 1))
         network = fold_batch_norms(network, torch.rand(1, 3, *self._probe_size(), generator=Generator()))
         self.network: Any = network.to(memory_format=torch.channels_last)  # a third faster on CPUs
         self.layers = [self._layer_name(layer) for layer in layers]
         self.name, self.input_size, self.min_size, self.stride = name, input_size, min_size, stride
         self.mean, self.std = (torch.tensor(self.network.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
-        self.outputs: dict[str, Tensor] = {}
-        self.grids: dict[torch.Size, torch.Size] = {}  # of frames that images are padded to
+        self.outputs, self.grids = dict[str, Tensor](), dict[torch.Size, torch.Size]()  # grids of padded frames
         for layer in self.layers:
             self.network.get_submodule(layer).register_forward_hook(self._keep(layer))
         self._drop_later_layers()

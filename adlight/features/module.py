@@ -19,7 +19,7 @@ from adlight.features.predictor import Predictor, TrainingCells, choose, standar
 from adlight.features.residuals import ResidualMap
 from adlight.features.scorer import CellScorer
 from adlight.features.splits import SplitFeatures, folds_of, images_of
-from adlight.settings import PathName, Share, checked
+from adlight.settings import Built, PathName, Share, checked
 from adlight.types import Batch, Scores
 
 
@@ -55,9 +55,9 @@ class FeatureModule(AnomalyModule):
     @checked
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: Built[Backbone],
         predictors: Annotated[dict[str, Callable[..., Predictor]], Field(min_length=1)],
-        scorer: CellScorer,
+        scorer: Built[CellScorer],
         optimizer: Callable[..., Optimizer] | None = None,
         warmup: Share = 0.05,
         cache: PathName | None = None,

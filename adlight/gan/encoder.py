@@ -19,7 +19,7 @@ from adlight.gan.networks import Encoder
 from adlight.gan.optimization import OptimizerFactory, check_precision, make_optimizer, optimizer_step
 from adlight.gan.scorer import TERMS, InversionScorer
 from adlight.rng import derive_seed
-from adlight.settings import Seed, Text, checked
+from adlight.settings import Built, Seed, Text, checked
 from adlight.types import Batch, Scores
 
 
@@ -62,9 +62,9 @@ class GANDetector(AnomalyModule):
     @checked
     def __init__(
         self,
-        gan: AdversarialModule,
-        encoder: Encoder | None,
-        scorer: InversionScorer,
+        gan: Built[AdversarialModule],
+        encoder: Built[Encoder] | None,
+        scorer: Built[InversionScorer],
         encoder_optimizer: OptimizerFactory,
         encoder_epochs: NonNegativeInt = 20,
         encoder_images: Literal["real", "generated"] = "real",

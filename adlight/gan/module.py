@@ -21,7 +21,7 @@ from adlight.gan.optimization import (
     optimizer_step,
 )
 from adlight.rng import derive_seed, to_device
-from adlight.settings import Decay, Seed, checked
+from adlight.settings import Built, Decay, Seed, checked
 from adlight.types import Batch, UserError
 
 
@@ -47,9 +47,9 @@ class AdversarialModule(pl.LightningModule):
     @checked
     def __init__(
         self,
-        generator: Generator,
-        critic: Critic,
-        objective: AdversarialObjective,
+        generator: Built[Generator],
+        critic: Built[Critic],
+        objective: Built[AdversarialObjective],
         critic_optimizer: OptimizerFactory,
         generator_optimizer: OptimizerFactory,
         n_critic: PositiveInt = 5,

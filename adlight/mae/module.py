@@ -15,7 +15,7 @@ from adlight.mae.network import MaskedAutoencoder
 from adlight.mae.objective import ReconstructionLoss
 from adlight.mae.scorer import MultiMaskScorer, reconstruct
 from adlight.mae.tokens import PixelTokenizer
-from adlight.settings import Decay, Seed, checked
+from adlight.settings import Built, Decay, Seed, checked
 from adlight.types import Batch, Scores
 
 
@@ -41,10 +41,10 @@ class MAEModule(AnomalyModule):
     @checked
     def __init__(
         self,
-        tokenizer: PixelTokenizer,
+        tokenizer: Built[PixelTokenizer],
         network: Callable[..., MaskedAutoencoder],
-        objective: ReconstructionLoss | None,
-        scorer: MultiMaskScorer,
+        objective: Built[ReconstructionLoss] | None,
+        scorer: Built[MultiMaskScorer],
         optimizer: Callable[..., Optimizer],
         mask_ratio: Ratio = 0.75,
         masks: Scheme = "complementary",

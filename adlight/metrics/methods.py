@@ -11,7 +11,7 @@ rate of one scatters around it as Beta(n + 1 - k, k) does, by 0.05 for 19 scores
 
 import math
 from fractions import Fraction
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import AfterValidator
 from torch import Tensor
@@ -124,4 +124,4 @@ def _understood(text: float | str) -> float | str:
     return text
 
 
-MethodText = Annotated[float | str, AfterValidator(_understood)]
+MethodText = Annotated[Any, AfterValidator(_understood)]

@@ -61,10 +61,13 @@ class Runs:
 
     @property
     def problems(self) -> dict[str, str]:
-        """What went wrong, by run: its status, the error and, if it failed, its log."""
+        """What went wrong, by run: its status, the error and its log."""
         runs = self.headlines[(self.headlines["status"] != "finished") | self.headlines["error"].notna()]
         runs = runs[["name", "status", "error", "log"]].fillna("")
-        logs = runs["log"].map(" (log: {})".format).where((runs["log"] != "") & (runs["status"] == "failed"), "")
+        is_told = (runs["log"] != "") & runs["status"].isin(("failed", "unfinished"))
+        logs = runs["log"].map(" (log: {})".format).where(is_told, "")
+        unfinished = (runs["status"] == "unfinished") & (runs["error"] == "")
+        runs["error"] = runs["error"].mask(unfinished, "It runs, or was stopped or killed")
         ends = runs["status"].map({"damaged": ", because "}).fillna(". ")
         return dict(zip(runs["name"], (runs["status"] + ends + runs["error"] + logs).str.strip(), strict=True))
 

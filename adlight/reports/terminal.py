@@ -4,6 +4,7 @@ The upper heading names what is shown. The lower one says what a column is of it
 with the ends `LOW` and `HIGH` of its interval beside it; `PAPER`, the published number, and `DIFFERENCE`, ours from it.
 """
 
+import os
 from collections.abc import Iterable
 
 import pandas as pd
@@ -13,6 +14,10 @@ from rich.text import Text
 
 Heading = tuple[str, str]
 TEXT, COUNT, VALUE, LOW, HIGH, PAPER, DIFFERENCE = "", "count", "ours", "low", "high", "paper", "ours - paper"
+IMPORTANT = (  # numbers that a narrow terminal shows first
+    *("val/auroc", "AUROC", "F1 at threshold", "FPR at threshold", "recall at threshold", "pixel AUROC", "AUPRO"),
+    *("images", "AP"),
+)
 
 
 def as_text(table: pd.DataFrame) -> pd.DataFrame:
@@ -32,28 +37,44 @@ def as_text(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(text, dtype=object).fillna("").astype(str)
 
 
+def console() -> Console:
+    """Make a console as wide as the terminal; a log file has no width of its own, unless COLUMNS says so."""
+    found = Console()
+    return found if found.is_terminal or "COLUMNS" in os.environ else Console(width=160)
+
+
 def print_table(table: pd.DataFrame, title: str, footnotes: Iterable[str] = ()) -> None:
-    """Print a table in as many blocks as the terminal's width asks for, each with the first column; then footnotes."""
-    console = Console() if Console().is_terminal else Console(width=160)  # a log file has no width of its own
-    text = as_text(table)
+    """Print a table with as many of its columns as the terminal is wide, the most important ones; then footnotes.
+
+    No value is cut. Columns without a place are named; files have them all.
+    """
+    screen, text = console(), as_text(table)
     words = {name for name, kind in table if kind == TEXT}
     widths = {name: max(map(len, [*name.split(), *text[name]])) for name in text}
-    first = min(widths[text.columns[0]], max(16, console.width // 3))
-    blocks, left = list[list[str]](), 0
-    for name in text.columns[1:]:
-        widths[name] = min(widths[name], console.width - first - 7)  # 7: three rules and the spaces beside them
-        if left < widths[name] + 3:
-            blocks, left = [*blocks, []], console.width - first - 4
-        blocks[-1].append(name)
-        left -= widths[name] + 3
-    for i, names in enumerate(blocks):
-        block = Table(title=None if i else title, title_justify="left")
-        block.add_column(text.columns[0], width=first, overflow="fold")
-        for name in names:
-            block.add_column(name, width=widths[name], justify="left" if name in words else "right", overflow="fold")
-        for _, line in text.iterrows():
-            cells = [line[name] or ("" if name in words else "-") for name in names]  # left out is not zero
-            block.add_row(*map(Text, [line.iloc[0], *cells]))
-        console.print(block)
+    first = min(widths[text.columns[0]], max(16, screen.width // 3))
+    left, chosen = screen.width - first - 4, set[str]()  # 4: two rules and the spaces beside them
+    for name in sorted(text.columns[1:], key=lambda name: _rank(name, name in words)):
+        widths[name] = min(widths[name], screen.width - first - 7)
+        if widths[name] + 3 <= left:
+            left -= widths[name] + 3
+            chosen.add(name)
+    names = [name for name in text.columns[1:] if name in chosen]
+    block = Table(title=title, title_justify="left")
+    block.add_column(text.columns[0], width=first, overflow="fold")
+    for name in names:
+        block.add_column(name, width=widths[name], justify="left" if name in words else "right", overflow="fold")
+    for _, line in text.iterrows():
+        cells = [line[name] or ("" if name in words else "-") for name in names]  # left out is not zero
+        block.add_row(*map(Text, [line.iloc[0], *cells]))
+    screen.print(block)
+    if missing := [name for name in text.columns[1:] if name not in chosen]:
+        footnotes = [f"no room in {screen.width} columns for: {', '.join(missing)}", *footnotes]
     for line in footnotes:
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+        screen.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _rank(name: str, is_text: bool) -> int:
+    """Order columns by importance: what tells rows apart, then what `IMPORTANT` says, then the others."""
+    if name in IMPORTANT:
+        return IMPORTANT.index(name) + 1
+    return 0 if is_text else len(IMPORTANT) + 1

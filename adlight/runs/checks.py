@@ -141,7 +141,8 @@ def _arguments_of(target: Any) -> tuple[Collection[str] | None, list[str]]:
 
 
 def _refuse(types: Mapping[str, Any], values: Mapping[str, Any], full_name: Callable[[str], str]) -> None:
-    from adlight.settings import describe_faults, find_faults
+    from adlight.faults import describe_faults
+    from adlight.settings import find_faults
 
     if faults := find_faults(types, values):
         raise UserError(describe_faults(faults, values, full_name))

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -73,6 +74,12 @@ def read_yaml(path: Path) -> DictConfig:
     return content
 
 
+def search_path() -> list[str]:
+    """Give the override by which the present command finds configs of the user's own, if there are some."""
+    words = HydraConfig.get().overrides.hydra if HydraConfig.initialized() else []
+    return [word for word in words if word.startswith("hydra.searchpath=")]
+
+
 def choose_none(override: str) -> str:
     """Turn `callbacks=null` into the group's empty choice, as Hydra takes no null for a group.
 
@@ -106,7 +113,7 @@ def apply_overrides(config: DictConfig, choices: Mapping[str, Any], overrides: S
         if key in groups:
             chosen = {name: which for name, which in choices.items() if name in groups}
             before, node = (
-                compose("train", [f"{name}={which}" for name, which in found.items()])[key]
+                compose("train", [*search_path(), *(f"{name}={which}" for name, which in found.items())])[key]
                 for found in (chosen, {**chosen, key: value})
             )
             if key == "dataset":
@@ -164,8 +171,11 @@ def require_nodes(config: DictConfig, *names: str) -> None:
 
 
 def drop_objective(config: DictConfig) -> None:
-    """Leave a model's objective out where nothing is trained: no LPIPS weights are needed."""
-    if "objective" in config.model:
+    """Leave a model's objective out where nothing is trained: no LPIPS weights are needed.
+
+    Only of adlight's own models: what others call so may be anything.
+    """
+    if "objective" in config.model and str(config.model.get("_target_")).startswith("adlight."):
         config.model.objective = None
 
 

@@ -12,7 +12,8 @@ runs/<name>/
     panels/*.png, samples/*.png          test images; what a GAN makes while it is trained
     gallery/*.webp                       small pictures of test images, see gallery.py
     wandb.json                           id and group at W&B, where it is used
-    job.json, error.txt                  of a sweep's job: number and overrides; why it failed, if it did
+    train.log, error.txt                 what the terminal showed; why the run failed, if it did
+    job.json                             of a sweep's job: number and overrides
     .lock                                held by the process that works in the folder
 """
 
@@ -48,6 +49,7 @@ class RunFolder(HydraFolder):
         best_checkpoint: the weights of the best validation; this file and the next two need not exist.
         last_checkpoint: the full state of the last epoch.
         stage_checkpoint: the last epoch of the stage before the detector.
+        predictions_path: the table with one row per test image.
         panels: the folder of the panels.
         gallery: the small pictures of test images.
     """
@@ -55,7 +57,7 @@ class RunFolder(HydraFolder):
     def __init__(self, path: str | Path) -> None:
         super().__init__(path)
         self.best_checkpoint, self.last_checkpoint = self.path / _BEST, self.path / _LAST
-        self.stage_checkpoint = self.path / _PRETRAINING
+        self.stage_checkpoint, self.predictions_path = self.path / _PRETRAINING, self.path / _PREDICTIONS
         self.panels, self.gallery = self.path / _PANELS, GalleryFolder(self.path / _GALLERY)
 
     @property
@@ -99,6 +101,10 @@ class RunFolder(HydraFolder):
             os.replace(self.path / _METRICS, self.path / _PREVIOUS)
         self._write_json(_RUN, metadata)
 
+    def metadata_text(self) -> str | None:
+        """Read `run.json`, which differs whenever a run begins anew; None before it has begun."""
+        return read_if_exists(self.path / _RUN)
+
     def write_results(self, module: "AnomalyModule", records: list[Record], metadata: dict[str, Any]) -> None:
         """Write the tables, then `metrics.json`, whose presence marks the run as finished."""
         assert module.results is not None
@@ -130,11 +136,6 @@ class RunFolder(HydraFolder):
             UserError: a column is missing, or something else stands where a number should.
         """
         return tables.read_predictions(self.predictions_path) if self.predictions_path.exists() else None
-
-    @property
-    def predictions_path(self) -> Path:
-        """The table with one row per image."""
-        return self.path / _PREDICTIONS
 
     @property
     def result_paths(self) -> list[Path]:
@@ -187,11 +188,11 @@ class RunFolder(HydraFolder):
         return next(iter(sorted(self.path.glob("*.log"))), self.path / "train.log")
 
     def write_failure(self, line: str) -> None:
-        """Note why the job failed, in one line."""
+        """Note why the run failed, in one line."""
         write_atomically(self.path / _ERROR, line + "\n")
 
     def failure(self) -> str | None:
-        """Read why the job failed, in one line; None if it did not."""
+        """Read why the run failed, in one line; None if it did not."""
         if (text := read_if_exists(self.path / _ERROR)) is None:
             return None
         return (text.strip().splitlines() or ["no reason given"])[-1]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 
 from adlight.runs.config import CONF, INPUT_KEYS, drop_objective, instantiate_node
 from adlight.runs.folder import RunFolder
@@ -33,7 +34,8 @@ def build_module(run: RunFolder, overrides: Sequence[str] = ()) -> tuple["Anomal
     with nullcontext() if initialized else initialize_config_dir(str(CONF), version_base="1.3"):
         config = run.config(overrides)  # a changed group is composed anew, which needs our conf/
     drop_objective(config)
-    settings = {name: config.dataset.get(name) for name in INPUT_KEYS}
+    inputs = OmegaConf.to_container(OmegaConf.masked_copy(config.dataset, list(INPUT_KEYS)), resolve=True)
+    settings: dict[str, Any] = {name: inputs.get(name) for name in INPUT_KEYS}  # type: ignore[union-attr]
     settings |= {"precision": str(config.trainer.precision), "ckpt": config.ckpt}
     module = instantiate_node(config.model)
     module.calibration = instantiate_node(config.calibration)

@@ -95,9 +95,9 @@ def test_one_image_one_score(network):
 
 
 def test_what_cannot_be_fitted_is_refused():
-    with pytest.raises(ValueError, match=r"k .* 1, got 0"):
+    with pytest.raises(ValueError, match=r"k .*, got 0"):
         NearestNeighbours(SIZE, k=0)
-    with pytest.raises(ValueError, match=r"components .* 1\.\.192, .* 193"):
+    with pytest.raises(ValueError, match=r"components .*192.* 193"):
         PCA(SIZE, components=193)
     with pytest.raises(UserError, match=r"k=3 .* 2 training images"):
         NearestNeighbours(SIZE).fit(noise(2))
@@ -264,7 +264,7 @@ def test_a_checkpoint_of_another_size_is_refused(run):
         (["model=pca"], ("components=40", "10 training images")),
         (["model=knn", "model.network.k=9"], ("k=9", "8 training images", "calibration.folds=0")),
         (["model=knn", "model.network.k=0"], ("k", "got 0")),
-        (["model=knn", "model.network.memory_gb=0"], ("0.0 GB", "memory_gb=0")),
+        (["model=knn", "model.network.memory_gb=0"], ("model.network.memory_gb", "got 0")),
     ],
 )
 def test_bad_input_is_one_line(adlight, words, said):

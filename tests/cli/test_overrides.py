@@ -32,6 +32,7 @@ def test_paths_and_numpy_numbers_are_plain():
 def test_short_names_are_completed():
     words = add_settings(["model=mae_small"], {"root": "x", "max_epochs": 3, "mask_ratio": 0.5, "seed": 1})
     assert words[1:] == ["dataset.root=x", "trainer.max_epochs=3", "model.mask_ratio=0.5", "seed=1"]
+    assert add_settings(["dataset=folder"], {"normal_dir": "x"})[1] == "dataset.normal_dir=x"  # has no value yet
     assert add_settings([], {"model/depth": "e2d2", "model": "mae"}) == ["model/depth=e2d2", "model=mae"]
     with pytest.raises(UserError, match="root"):
         add_settings([], {"roott": "x"})

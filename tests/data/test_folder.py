@@ -96,7 +96,7 @@ def test_folders_that_are_missing_empty_or_the_same(root):
     fails(own(root, abnormal_dir="empty").test, "abnormal_dir", "an empty folder")
     fails(lambda: own(root, abnormal_dir="good"), "the same folder", error=ValueError)
     fails(lambda: own(root, mask_dir="bad"), "needs abnormal_dir", error=ValueError)
-    fails(lambda: own(root, normal_test_fraction=1.0), "normal_test_fraction 1", error=ValueError)
+    fails(lambda: own(root, normal_test_fraction=1.0), "normal_test_fraction", "1.0", error=ValueError)
     fails(lambda: own(root, normal_test_fraction=-0.1), "normal_test_fraction", "-0.1", error=ValueError)
 
 

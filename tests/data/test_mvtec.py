@@ -107,7 +107,7 @@ def test_category_without_training_images(root):
 
 
 def test_bad_arguments_are_refused_at_once(tmp_path):
-    with pytest.raises(ValueError, match="category is empty"):
+    with pytest.raises(ValueError, match=r"category .*\[\]"):
         MVTecAD(tmp_path, category=[])
     with pytest.raises(ValueError, match=r"train_limit .*0"):
         MVTecAD(tmp_path, train_limit=0)

@@ -50,7 +50,7 @@ def test_sampling_limits_each_split():
 
 @pytest.mark.parametrize("limit", [0, 1.5])
 def test_limits_are_positive_integers(limit):
-    with pytest.raises(ValueError, match=rf"test_limit .*{limit}"):
+    with pytest.raises(ValueError, match=rf"test_limit(.|\n)*{limit}"):
         Sampling(train_limit=5, test_limit=limit)
 
 

@@ -115,7 +115,7 @@ def test_small_images_are_refused(alexnet):
 
 
 def test_unknown_layers_are_refused():
-    with pytest.raises(ValueError, match=r"lpips_layers .*'plain'"):
+    with pytest.raises(ValueError, match=r"layers .*'plain'"):
         PerceptualDistance("plain")
 
 

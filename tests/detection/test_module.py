@@ -106,7 +106,7 @@ def test_the_data_module_is_the_trainers():
 
 @pytest.mark.parametrize("decay", [0.0, 1.0, 1.5, float("nan")])
 def test_an_impossible_decay_is_refused(decay):
-    with pytest.raises(ValueError, match=rf"ema.*{decay}"):
+    with pytest.raises(ValueError, match=rf"decay.*{decay}"):
         EMA(nn.Linear(1, 1), decay)
 
 

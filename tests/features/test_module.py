@@ -23,6 +23,7 @@ MODELS = {
     "complementary": [*COMPLEMENTARY, "trainer.max_epochs=2", "model.members=[complementary]"],
     "retrieval": RETRIEVAL,
     "patchcore": [],
+    "dn2": [],
     "subspace": [],
     "ensemble": [*NEIGHBOUR, *RETRIEVAL, "trainer.max_epochs=2", "model.members=[neighbour,retrieval,subspace]"],
 }
@@ -161,7 +162,7 @@ def test_an_unknown_member_is_refused(adlight, members, named):
 def test_no_image_is_too_small_for_the_backbone(name, dataset):
     config = composed(model_of(name), f"dataset={dataset}")
     assert max(config.model.backbone.min_size, config.dataset.image_size) >= 224 and config.dataset.augmentation is None
-    assert (config.trainer.max_epochs == 1) == (name in ("retrieval", "patchcore", "subspace"))
+    assert (config.trainer.max_epochs == 1) == (name in ("retrieval", "patchcore", "subspace", "dn2"))
 
 
 @pytest.mark.parametrize(("words", "named"), [(["model.clusters=0"], "clusters"), (["model.folds=1"], "folds")])

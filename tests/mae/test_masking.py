@@ -99,5 +99,3 @@ def test_random_mask_leaves_some_and_hides_some(ratio):
 def test_schemes_by_name():
     assert torch.equal(draw_masks("complementary", 0.8, 49, rng(1)), partition_masks(49, 5, rng(1)))
     assert torch.equal(draw_masks("single", 0.8, 49, rng(1)), random_mask(49, 0.8, rng(1)))
-    with pytest.raises(ValueError, match=r"'both'.*complementary, single"):
-        draw_masks("both", 0.75, 49, rng())

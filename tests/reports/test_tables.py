@@ -164,10 +164,9 @@ def test_a_sweep_before_its_first_job(capsys):
     assert "table: x" in capsys.readouterr().out
 
 
-def test_tables_fit_a_terminal_of_80_columns(found, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setenv("FORCE_COLOR", "1")  # as if it were a terminal
-    monkeypatch.setenv("TERM", "dumb")
+@pytest.mark.parametrize("width", [80, 60])
+def test_tables_fit_a_narrow_terminal(found, capsys, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
     row = {**FIGURES, **COUNTS, **ENDS, "fpr_calibrated": 0.5, "pixel_auroc": 0.9, "aupro": 0.8}
     named = {f"a category with a very long name of its own {i}": row for i in range(2)}
     for call in (
@@ -177,5 +176,20 @@ def test_tables_fit_a_terminal_of_80_columns(found, capsys, monkeypatch):
     ):
         call()
         lines = [line for line in capsys.readouterr().out.splitlines() if line.strip()]
-        assert max(map(len, lines)) <= 80 and len(lines) > 5
+        borders = [line for line in lines if line[0] in "│┃┏┡└"]
+        assert max(map(len, borders)) <= width and len(lines) > 5 and "…" not in "".join(lines)
+        assert sum(line[0] == "┏" for line in lines) == 1, "one block"
         assert not any(line.rstrip().endswith("±") or "± │" in line for line in lines), "a value must not be broken"
+
+
+def test_a_narrow_terminal_shows_what_matters_and_names_the_rest(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    row = {**FIGURES, **COUNTS, **ENDS, "fpr_calibrated": 0.5, "pixel_auroc": 0.9, "aupro": 0.8}
+    print_results(Results(row, row, {"bottle": row, "screw": row}), "0.5", ["numbers: x"])
+    out = capsys.readouterr().out
+    table, notes = out[: out.index("└")], out[out.index("└") :]
+    assert all(word in table for word in ("AUROC", "0.988 ± 0.050", "0.125", "0.500", "0.900", "0.800"))
+    assert "oracle" not in table and "best F1 (oracle)" in notes and "AP" in notes
+    monkeypatch.delenv("COLUMNS")
+    print_results(Results(row, row, {"bottle": row}), "0.5", [])  # a file has no width of its own
+    assert "oracle" in capsys.readouterr().out.split("└")[0]

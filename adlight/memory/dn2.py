@@ -1,0 +1,72 @@
+"""Nearest training images by deep features averaged over the image (DN2, Bergman et al. 2020): is it such an object?
+
+For anomalies that are whole images, such as another class. Cells are compared too, so that there is a map.
+"""
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor
+
+from adlight.features.predictor import Predictor, TrainingCells, image_means
+from adlight.settings import checked
+from adlight.types import UserError
+
+RIDGE = 0.1  # of the mean variance, added to every variance
+
+
+class DeepNearestNeighbours(Predictor):
+    """Scores an image by its mean distance to the nearest training images; all its cells are predicted as their mean.
+
+    Distances are between means over an image's cells, whitened by their covariance over the training images:
+    Bergman et al. compare them as they are, which is worse wherever some directions vary much among normal images.
+
+    Args:
+        channels: C.
+        neighbours: how many images (k; 2 in the paper).
+    """
+
+    basis: Tensor
+    bank: Tensor
+    means: Tensor
+
+    @checked
+    def __init__(self, channels: PositiveInt, neighbours: PositiveInt = 2) -> None:
+        super().__init__()
+        self.neighbours = neighbours
+        self.register_buffer("means", torch.empty(0, channels))  # (N, C), of the training images
+        self.register_buffer("basis", torch.eye(channels))  # (C, C), x @ basis is white
+        self.register_buffer("bank", torch.empty(0, channels))  # (N, C), the means, white
+
+    def fit(self, cells: TrainingCells) -> None:
+        """Keep the training images' means."""
+        if len(cells) <= self.neighbours:
+            raise UserError(f"{self.neighbours} neighbours of {len(cells)} training images: lower neighbours")
+        self.means = torch.cat([image_means(part) for part in cells.batches()])
+        variance, directions = torch.linalg.eigh(self.means.double().T.cov(correction=0))  # (C,), (C, C)
+        variance = variance.clamp(min=0) + RIDGE * variance.mean() + 1e-12
+        self.basis = (directions * variance.rsqrt()).float()
+        self.bank = self.means @ self.basis
+
+    def forward(self, cells: Tensor, own: Tensor | None = None) -> Tensor:
+        """Predict each cell as the mean cell of the nearest images, `own` not among them. (B, h, w, C) -> the same."""
+        _, nearest = self._nearest(image_means(cells), own)
+        return self.means[nearest].mean(1)[:, None, None].expand_as(cells)
+
+    def residual(self, cells: Tensor, own: Tensor | None = None) -> Tensor:
+        """Compute what sets cells apart from the nearest images' mean. (B, h, w, C) -> (B, h, w, C)."""
+        return cells - self(cells, own)
+
+    def image_score(self, cells: Tensor, score: Tensor) -> Tensor:
+        """Average the distances to the nearest training images. (B, h, w, C) -> (B,)."""
+        return self._nearest(image_means(cells))[0].mean(1)
+
+    def summary(self) -> str:
+        """Say what was fitted."""
+        return f"distance to the {self.neighbours} nearest of {len(self.bank)} training images, by their mean cells"
+
+    def _nearest(self, mean: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Find the nearest training images. (B, C) -> distances and places, (B, k) each."""
+        distance = torch.cdist(mean @ self.basis, self.bank)  # (B, N)
+        if own is not None:
+            distance[torch.arange(len(own)), own] = torch.inf
+        return distance.topk(self.neighbours, largest=False)

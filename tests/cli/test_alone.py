@@ -1,0 +1,35 @@
+"""A single training leaves behind what it printed and, if it fails, why."""
+
+import pytest
+
+from adlight.reports.collect import collect
+
+
+def problem(run):
+    return collect([str(run)]).problems[run.name]
+
+
+def test_the_log_holds_what_the_terminal_showed(tiny_run):
+    run, out = tiny_run
+    assert (run / "train.log").read_text().strip() == out[out.index("run folder: ") :].strip()
+    assert "epoch 1/2" in out and "data: " in out and "AUROC" in out and not (run / "error.txt").exists()
+
+
+def test_a_mistake_is_told(adlight):
+    run = adlight.folder / "runs" / "mistake"
+    assert adlight("train", *adlight.quick, "dataset.category=botle", f"hydra.run.dir={run}").code == 2
+    assert problem(run).startswith("failed. ") and "did you mean bottle?" in problem(run)
+    assert "did you mean bottle?" in (run / "train.log").read_text()
+    adlight.train(*adlight.quick, "trainer.max_epochs=1", f"hydra.run.dir={run}")
+    assert not (run / "error.txt").exists() and collect([str(run)]).problems == {}
+
+
+def test_a_crash_has_its_traceback_in_the_log(adlight, monkeypatch):
+    monkeypatch.setenv("ADLIGHT_TEST_TROUBLE", "break 0")
+    run = adlight.folder / "runs" / "crash"
+    with pytest.raises(ZeroDivisionError):
+        adlight("train", *adlight.quick, "+callbacks.trouble._target_=trouble.Trouble", f"hydra.run.dir={run}")
+    assert "ZeroDivisionError: nothing left" in problem(run) and "train.log" in problem(run)
+    assert "Traceback" in (run / "train.log").read_text()
+    monkeypatch.delenv("ADLIGHT_TEST_TROUBLE")
+    assert adlight("train", f"resume={run}").code == 0 and collect([str(run)]).problems == {}
