@@ -21,6 +21,7 @@ FLAGS_WITH_VALUES |= {"--config-dir", "-cd", "--config-name", "-cn", "--config-p
 FLAGS_OF_HELP = {"--help", "-h", "--hydra-help", "--version"}
 FLAGS_THAT_SHOW = FLAGS_OF_HELP | {"--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
 MULTIRUN = ("-m", "--multirun")
+PLACES = ("run", "runs", "images", "resume", "out", "ckpt", "run_dir", "hydra.run.dir", "hydra.sweep.dir")
 OWN_OF_EVALUATE = ("run", "ckpt")  # everything else changes the run's config
 
 
@@ -33,6 +34,18 @@ def mark_overrides(argv: Sequence[str]) -> list[tuple[str, bool]]:
 def flags_first(argv: Sequence[str]) -> list[str]:
     """Put flags before overrides, as argparse takes no overrides on both sides of one."""
     return [word for word, _ in sorted(mark_overrides(argv), key=lambda pair: pair[1])]
+
+
+def refuse_empty_places(argv: Sequence[str]) -> None:
+    """Refuse a place without a name, which would be the working directory.
+
+    Raises:
+        UserError: a folder or file is given as nothing.
+    """
+    for word in argv:
+        key, equals, value = word.partition("=")
+        if equals and key.lstrip("+") in PLACES and not value.strip("'\" "):
+            raise UserError(f"{word} is empty: give {key}=<a path>, or leave it out")
 
 
 def shows_help(argv: Sequence[str]) -> bool:
@@ -161,6 +174,8 @@ def multirun_argv(argv: list[str]) -> list[str]:
         if is_override and not word.startswith("hydra."):
             (one,) = OverridesParser.create().parse_overrides([word])
             last[one.key_or_group] = one, len(words)  # the last word on a setting counts
+            if (one.is_choice_sweep() or one.is_range_sweep()) and not any(map(str, one.sweep_string_iterator())):
+                raise UserError(f"{word} gives no value, and so the sweep no job")
         words += [word] if word not in MULTIRUN else []
     fixed = []
     for key, (one, place) in last.items():

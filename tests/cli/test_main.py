@@ -111,3 +111,29 @@ def test_words():
         "run='a b'", "images='[x]*.png'", "save='m'", "ckpt=null", "other=a b"
     ]  # fmt: skip
     assert quote_values(["runs=[a,b]", "runs=it's"], "runs", lists=True) == ["runs=[a,b]", "runs='it\\'s'"]
+
+
+@pytest.mark.parametrize("program", ["-m", "adlight"])
+def test_ctrl_c_during_the_imports_is_one_line(program):
+    code = f"import sys; sys.argv = [{program!r}]; import adlight; raise KeyboardInterrupt"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "stopped.\n")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("evaluate run=", "predict run= images=x", "predict run=x images=''", "report runs=", "train resume="),
+        *("train hydra.run.dir=", "train -m seed=1,2 hydra.sweep.dir=", "train ckpt="),
+    ],
+)
+def test_nothing_is_never_the_working_directory(adlight, words):
+    outcome = adlight(*words.split())
+    key = next(word for word in words.split() if word.endswith(("=", "=''"))).partition("=")[0]
+    assert outcome.code == 2 and f"error: {key}=" in outcome.err and "is empty" in outcome.err
+
+
+def test_a_sweep_of_no_jobs(adlight):
+    outcome = adlight("train", "-m", "seed=range(3,3)", "hydra.sweep.dir=runs/no_jobs")
+    assert outcome.code == 2 and "seed=range(3,3)" in outcome.err
+    assert not (adlight.folder / "runs" / "no_jobs").exists()
