@@ -34,8 +34,8 @@ def build_module(run: RunFolder, overrides: Sequence[str] = ()) -> tuple["Anomal
     with nullcontext() if initialized else initialize_config_dir(str(CONF), version_base="1.3"):
         config = run.config(overrides)  # a changed group is composed anew, which needs our conf/
     drop_objective(config)
-    inputs = OmegaConf.to_container(OmegaConf.masked_copy(config.dataset, list(INPUT_KEYS)), resolve=True)
-    settings: dict[str, Any] = {name: inputs.get(name) for name in INPUT_KEYS}  # type: ignore[union-attr]
+    inputs = {name: config.dataset.get(name) for name in INPUT_KEYS}  # resolved here, where the others are known
+    settings: dict[str, Any] = OmegaConf.to_container(OmegaConf.create(inputs))  # type: ignore[assignment]
     settings |= {"precision": str(config.trainer.precision), "ckpt": config.ckpt}
     module = instantiate_node(config.model)
     module.calibration = instantiate_node(config.calibration)
