@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
@@ -109,23 +110,24 @@ def _alexnet() -> str:
 
 def check_dataset(config: DictConfig, console: Console) -> list[str]:
     """Read a whole data set and print what was found. -> the problems."""
-    for name in ("train_limit", "test_limit"):
+    for name, everything in (("train_limit", None), ("test_limit", None), ("balanced_test", False)):
         if name in config.dataset:
-            config.dataset[name] = None  # all of it
+            config.dataset[name] = everything
+    size = describe_size(config.dataset)
     config.dataset.keep_shape = config.dataset.keep_shape is True  # auto asks for what is found here
     data = instantiate(config.dataset, _convert_="all")
     found, problems = check_source(data.source, data.frame)
     unsplit = check_split(data.source, data.val_fraction, data.seed)
     if not unsplit:
         found += describe_promises(data, str(config.calibration.image))
-    for part in found:
+    for part in (*found, size):
         console.print(part, highlight=False, soft_wrap=True, markup=False)
     return list(dict.fromkeys(problems + unsplit))
 
 
 def describe_promises(data: "AnomalyDataModule", image: str) -> list[str]:
     """Say which false alarm rate each category's held-out images can promise by a method of calibration."""
-    from adlight.data.datamodule import split_normals
+    from adlight.data.splits import split_normals
     from adlight.metrics.methods import Method
 
     try:
@@ -146,13 +148,23 @@ def describe_promises(data: "AnomalyDataModule", image: str) -> list[str]:
     return lines
 
 
+def describe_size(dataset: DictConfig) -> str:
+    """Say which size a training would take: that of the model that was named."""
+    model, size = HydraConfig.get().runtime.choices["model"], str(dataset.image_size).replace(" ", "")
+    if model is None:
+        return f"that is for dataset.image_size={size}: model=<name> tells what a model would choose"
+    if dataset.keep_shape == "auto":
+        return f"model={model} chooses by itself (dataset.keep_shape=auto), from dataset.image_size={size}"
+    return f"model={model} takes dataset.image_size={size} unless dataset.keep_shape=auto is set"
+
+
 def arguments(argv: list[str]) -> list[str]:
-    """Require the data set's name beside its settings.
+    """Require the data set's name beside its settings, or a model's.
 
     Raises:
         UserError: it is missing.
     """
-    settings = [word for word in argv if word.startswith("dataset.")]
+    settings = [word for word in argv if word.startswith(("dataset.", "model="))]
     if settings and value_of(argv, "dataset") is None:
         raise UserError(f"{settings[0]} belongs to which data set? add dataset=mvtec, dataset=folder or another")
     return argv

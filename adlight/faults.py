@@ -68,7 +68,7 @@ def _describe(faults: Sequence[ErrorDetails], values: Mapping[str, Any], name: s
     if isinstance(value, str) and len(choices) > 1 and kinds <= {"literal_error", "none_required"}:
         return unknown_name(name, value, choices)
     if kinds == {"value_error"} and not (said := _allowed(faults[0])).startswith(("be ", "not be ")):
-        return f"{name}={value}: {said}"
+        return f"{name}={value if isinstance(value, str) else show(value)}: {said}"
     return f"{name} must {' or '.join(dict.fromkeys(map(_allowed, faults)))}, got {show(value)}"
 
 

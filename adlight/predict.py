@@ -21,7 +21,8 @@ from rich.table import Table
 
 from adlight.cli import main as cli
 from adlight.cli.arguments import quote_values, shows_help, value_of
-from adlight.data.images import find_images, read_image, to_channels
+from adlight.data.images import read_image, to_channels
+from adlight.data.listing import describe_left_out, find_images, scan
 from adlight.detection.pictures import colour_ceiling, draw_overlay, draw_panel
 from adlight.runs.checks import check_values
 from adlight.runs.folder import RunFolder
@@ -63,6 +64,8 @@ def predict(config: DictConfig) -> None:
     print_summary(folder, pictures, counts, rate, skipped)
     if detector.category_rule.by_looks:
         print(*detector.category_rule.classifier.describe())
+    if left_out := describe_left_out(scan(Path(config.images).expanduser())):
+        print(left_out)
 
 
 def write_predictions(

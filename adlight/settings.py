@@ -8,7 +8,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TypeVar, get_type_hints
+from typing import Annotated, Any, ParamSpec, TypeVar, get_type_hints, is_typeddict
 
 from pydantic import AfterValidator, ConfigDict, Field, SkipValidation, TypeAdapter, ValidationError, validate_call
 from pydantic_core import ErrorDetails
@@ -19,6 +19,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
+DEFERRED = ConfigDict(**STRICT, defer_build=True)
 MARK = "__settings_are_checked__"
 
 
@@ -79,7 +80,7 @@ def checked(constructor: Callable[P, R]) -> Callable[P, R]:
 
     It then raises a `SettingsError`, which is a ValueError, that names each argument that does not fit.
     """
-    validated = validate_call(config=ConfigDict(**STRICT, defer_build=True))(constructor)
+    validated = validate_call(config=DEFERRED)(constructor)
 
     @functools.wraps(constructor)
     def call(*args: P.args, **settings: P.kwargs) -> R:
@@ -101,19 +102,31 @@ def is_checked(target: Any) -> bool:
     return hasattr(_function(target), MARK)
 
 
-def annotations_of(target: Any) -> dict[str, Any]:
-    """Look up the annotations of a constructor's or a function's arguments, by name."""
-    return get_type_hints(_function(target), include_extras=True)
+def types_of(target: Any) -> dict[str, TypeAdapter]:
+    """Look up the types of a constructor's or a function's arguments, or of a TypedDict's entries, by name."""
+    annotations = get_type_hints(_function(target), include_extras=True)
+    return {name: TypeAdapter(annotation, config=DEFERRED) for name, annotation in annotations.items()}
 
 
-def find_faults(annotations: Mapping[str, Any], values: Mapping[str, Any]) -> list[ErrorDetails]:
-    """Compare values with annotations by name, as `checked` does; values without one pass."""
-    return [
-        {**fault, "loc": (name, *fault["loc"])}
-        for name, value in values.items()
-        if name in annotations
-        for fault in _faults(annotations[name], value)
-    ]
+def find_faults(types: Mapping[str, TypeAdapter], values: Mapping[str, Any]) -> list[ErrorDetails]:
+    """Compare values with types by name, as `checked` does; values without one pass."""
+    faults: list[ErrorDetails] = []
+    for name in types.keys() & values.keys():
+        try:
+            types[name].validate_python(values[name])
+        except ValidationError as error:
+            faults += [{**fault, "loc": (name, *fault["loc"])} for fault in error.errors(include_url=False)]
+    return faults
+
+
+def receiver_of(target: Any) -> str | None:
+    """Name the argument to which a checked constructor hands on what it does not take itself; None if there is none."""
+    if is_checked(target):
+        for annotation in get_type_hints(_function(target), include_extras=True).values():
+            for one in getattr(annotation, "__metadata__", ()):
+                if isinstance(one, ArgumentsOf):
+                    return one.name
+    return None
 
 
 def _name_place(fault: ErrorDetails, names: Sequence[str]) -> ErrorDetails:
@@ -124,12 +137,4 @@ def _name_place(fault: ErrorDetails, names: Sequence[str]) -> ErrorDetails:
 def _function(target: Any) -> Any:
     if isinstance(target, functools.partial):
         return _function(target.func)
-    return target.__init__ if inspect.isclass(target) else target
-
-
-def _faults(annotation: Any, value: Any) -> list[ErrorDetails]:
-    try:
-        TypeAdapter(annotation, config=STRICT).validate_python(value)
-    except ValidationError as error:
-        return error.errors(include_url=False)
-    return []
+    return target.__init__ if inspect.isclass(target) and not is_typeddict(target) else target

@@ -22,7 +22,7 @@ from adlight.runs.beginning import Beginning, resumed_config
 from adlight.runs.checks import check_settings
 from adlight.runs.config import instantiate_node, require_nodes
 from adlight.runs.folder import RunFolder
-from adlight.runs.frame import settle_frame
+from adlight.runs.frame import check_data, settle_frame
 from adlight.runs.restore import load_weights
 from adlight.runs.stages import Stage, plan_stages
 from adlight.types import UserError
@@ -47,6 +47,7 @@ def train(config: DictConfig) -> dict[str, float]:
         settle_frame(config, run)  # may read images
     data, module, trainer = build(config)
     check(config, trainer)
+    check_data(data, run)
     stages = plan_stages(config, run, data, module, trainer, resumed)
     metadata = provenance.describe(config.seed) | ({"command": job_command()} if sweep else {})
     begin = Beginning(run, metadata, config if resumed and not sweep else None)
@@ -168,7 +169,8 @@ def test(
     assert module.results is not None
     if trainer.is_global_zero:
         metadata |= module.metadata()
-        metadata |= {"checkpoint": str(checkpoint), "protocol": data.source.protocol, "skipped": data.skipped()}
+        metadata |= {"checkpoint": str(checkpoint), "protocol": data.protocol(len(module.predictions))}
+        metadata["skipped"] = data.skipped()
         begin()
         run.write_results(module, data.records("test"), metadata)
         thresholds = module.calibration.describe(list(module.results.categories))
@@ -178,11 +180,9 @@ def test(
 
 def footnotes(run: RunFolder, module: "AnomalyModule", data: "AnomalyDataModule") -> list[str]:
     """Say below the table what was trained and tested, and where the results lie."""
-    notes = [f"data: {data.source.protocol}", *module.describe(), *module.classifier.describe()]
-    if data.skipped():
-        notes.append(f"skipped {len(data.skipped())} unreadable image(s), the first: {data.skipped()[0]}")
+    notes = [f"data: {told}" for told in data.describe(len(module.predictions))] + module.describe()
     pictures = [f"pictures: {run.panels}"] if run.panels.is_dir() else []
-    return [*notes, *pictures, f"numbers: {', '.join(map(str, run.result_paths))}"]
+    return [*notes, *module.classifier.describe(), *pictures, f"numbers: {', '.join(map(str, run.result_paths))}"]
 
 
 def run_or_job(config: DictConfig) -> Any:

@@ -58,7 +58,7 @@ class CommandLine:
 
     def __init__(self, folder):
         self.folder, self.tiny = folder, TINY
-        self.quick, self.gan = [*TINY, "~callbacks.panels"], TINY_GAN
+        self.quick, self.gan = [*TINY, "~callbacks.panels", "~callbacks.gallery"], TINY_GAN
         fake_mvtec(folder / "data")
         fake_mnist(folder / "mnist", train=200, test=60, noise=200)
 
@@ -130,3 +130,21 @@ class PlainDistance(torch.nn.Module):
 def no_alexnet(monkeypatch):
     """LPIPS without AlexNet."""
     monkeypatch.setattr("lpips.LPIPS", PlainDistance)
+
+
+@pytest.fixture
+def forbid(monkeypatch):
+    """Makes a folder unreadable, whoever runs the tests."""
+    forbidden, scandir, listdir = set(), os.scandir, os.listdir
+
+    def guard(call):
+        def read(path="."):
+            if not isinstance(path, int) and os.fspath(path) in forbidden:
+                raise PermissionError(13, "Permission denied", os.fspath(path))
+            return call(path)
+
+        return read
+
+    monkeypatch.setattr(os, "scandir", guard(scandir))
+    monkeypatch.setattr(os, "listdir", guard(listdir))
+    return lambda path: forbidden.add(str(path))

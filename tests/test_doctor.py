@@ -71,7 +71,7 @@ def damage(bottle):
         ("cannot read image data/bottle/train/good/001.png", "fix or remove"),
         ("data/bottle/test/good/zz.bmp", "data/bottle/train/good/002.png", "remove one"),
         ("mask data/bottle/ground_truth/hole/001_mask.png is 5x5", "data/bottle/test/hole/001.png is 32x32"),
-        ("data/bottle/ground_truth/hole/002_mask.png marks nothing",),
+        ("data/bottle/ground_truth/hole/002_mask.png", "marks nothing"),
         ("1 of 6 anomalous images of bottle", "data/bottle/test/scratch/001.png"),
         ("data/bottle/ground_truth/hole/nix_mask.png has no image",),
     ]
@@ -85,7 +85,7 @@ def test_planted_faults(ask, tmp_path):
     assert code == 1 and len(problems) == len(wanted) and f"{len(wanted)} problem(s)" in printed
     for words in wanted:
         assert any(all(word in problem for word in words) for problem in problems), words
-    assert "skipped in data/bottle/train/good: 1 file(s) such as x.webp" in printed
+    assert "left out: " in printed and "1 .webp" in printed
     assert ask(*MVTEC, "dataset.category=screw")[0] == 0  # the other category is sound
 
 
@@ -94,7 +94,7 @@ def test_sizes_modes_and_limits(ask, tmp_path):
     folder = tmp_path / "data" / "bottle" / "train" / "good"
     for i, size in enumerate((20, 24, 28)):
         write_image(folder / f"other{i}.png", i, size, channels=1)
-    Image.fromarray(np.full((9, 7), 0.5, np.float32)).save(folder / "float.tiff")
+    Image.fromarray(np.full((9, 9), 0.5, np.float32)).save(folder / "float.tiff")
     code, problems, printed = ask(*MVTEC, "dataset.train_limit=2")  # all is looked at, whatever the limits
     assert code == 1 and "float.tiff" in problems[0] and "floating-point" in problems[0]
     assert "32x32 RGB (6), 20x20 L (1), 24x24 L (1), 1 more" in printed
@@ -105,6 +105,10 @@ def test_the_shapes_of_the_training_images_choose_an_image_size(ask, tmp_path):
     write_image(tmp_path / "data" / "bottle" / "test" / "good" / "tall.png", size=(100, 20))  # not looked at
     code, _, printed = ask(*MVTEC, "dataset.image_size=320")
     assert code == 0 and "2.50 (6)" in printed and "0.20" not in printed and "dataset.image_size=[320,800]" in printed
+    for model, size in (("retrieval", "[320,800]"), ("mae", "[224,560]")):
+        _, _, printed = ask(*MVTEC, f"model={model}")
+        assert f"dataset.image_size={size}" in printed and f"model={model}" in printed
+    assert ask("model=mae")[0] == 2
 
 
 def test_what_is_missing(ask, tmp_path):

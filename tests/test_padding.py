@@ -11,7 +11,7 @@ from makers import fake_mvtec, write_image, write_mask
 from omegaconf import OmegaConf
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
-from test_shapes import ANY, MODELS, boxes_of, rows_of
+from test_shapes import ANY, MODELS, boxes_of, rows_of, train_once
 
 from adlight.data.frames import Frame, is_content
 from adlight.data.images import read_image
@@ -43,14 +43,7 @@ def runs(adlight):
         write_image(root / "bottle" / "test" / "good" / f"other{i}.png", 70 + i, size)
         write_image(root / "bottle" / "test" / "hole" / f"other{i}.png", 90 + i, size)
         write_mask(root / "bottle" / "ground_truth" / "hole" / f"other{i}_mask.png", size)
-    done = {}
-
-    def run(name):
-        if name not in done:
-            done[name] = adlight.train(f"model={name}", *KEPT, *MODELS[name], f"hydra.run.dir=runs/kept_{name}")
-        return done[name]
-
-    return run
+    return train_once(adlight, "kept", KEPT)
 
 
 @pytest.fixture

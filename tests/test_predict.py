@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from makers import write_image
-from PIL import Image
+from PIL import ExifTags, Image
 from readers import content, table
 from test_detector import main, train_tiny
 
@@ -148,6 +148,17 @@ def test_bad_input_is_one_line(ask, tmp_path, capsys, words, message):
     assert ask(*words)[0] == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0]
+
+
+def test_photos_are_turned_upright_and_other_files_are_told(ask, tmp_path, capsys):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (40, 60), "red").save(tmp_path / "photos" / "a.jpg", exif=exif)
+    (tmp_path / "photos" / "b.webp").write_text("")
+    code, out = ask("images=photos", "save=masks,panels")
+    assert code == 0 and "1 .webp" in capsys.readouterr().out
+    assert Image.open(out / "masks" / "a.png").size == (60, 40)
 
 
 def test_unreadable_image(trained, ask, tmp_path, capsys):

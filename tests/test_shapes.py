@@ -1,6 +1,7 @@
 """Images that are no squares: the whole path from training to boxes in pixels of the originals."""
 
 import csv
+import functools
 import json
 
 import numpy as np
@@ -32,18 +33,21 @@ MODELS = {
 }
 
 
+def train_once(adlight, kind, words):
+    """Give a function that trains a model by its name, the first time it is asked for. -> the run's folder."""
+
+    @functools.cache
+    def run(name):
+        return adlight.train(f"model={name}", *words, *MODELS[name], f"hydra.run.dir=runs/{kind}_{name}")
+
+    return run
+
+
 @pytest.fixture(scope="module")
 def runs(adlight):
     """Trains a model once, on noise of 200 x 100 pixels."""
     fake_mvtec(adlight.folder / "wide", size=ORIGINAL)
-    done = {}
-
-    def run(name):
-        if name not in done:
-            done[name] = adlight.train(f"model={name}", *ANY, *MODELS[name], f"hydra.run.dir=runs/wide_{name}")
-        return done[name]
-
-    return run
+    return train_once(adlight, "wide", ANY)
 
 
 def rows_of(folder):

@@ -4,17 +4,18 @@ import hashlib
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from rich.progress import track
 from rich.table import Table
 
 from adlight.data.frames import Frame, describe_shapes
-from adlight.data.images import IMAGE_SUFFIXES, UnreadableImage, list_folders, list_images, to_channels
-from adlight.data.mvtec import MVTecAD
+from adlight.data.headers import UnreadableImage
+from adlight.data.images import to_channels
+from adlight.data.preflight import find_orphan_masks, find_unmasked, list_left_out
 from adlight.data.source import Source
 from adlight.types import Record, UserError
 
@@ -35,41 +36,53 @@ def check_source(source: Source, frame: Frame) -> tuple[list[str | Table], list[
     """Read a whole data set. -> what was found, to be printed, and what is wrong with it.
 
     Args:
-        source: the data set.
+        source: the data set, of which all is read, whatever its limits.
         frame: into which its images would be brought; others of its shorter side may be advised.
     """
+    source = source.whole()
     problems: list[str] = []
     checked: Checked = {}
     for split, list_records in (("train", source.train), ("test", source.test)):
-        try:
-            checked[split] = check_records(source, list_records(), split)
-        except UserError as error:
-            problems.append(str(error))
-            checked[split] = []
-    records = [record for part in checked.values() for record, _ in part]
+        checked[split] = []
+        with _told(problems):
+            checked[split] = check_records(source, frame, list_records(), split)
+    train, test = ([record for record, _ in part] for part in checked.values())
     problems += [check.problem for part in checked.values() for _, check in part if check.problem]
-    problems += find_duplicates(checked) + find_unmasked([record for record, _ in checked["test"]])
-    problems += find_orphan_masks(source) if isinstance(source, MVTecAD) else []
+    problems += find_duplicates(checked) + find_unmasked(source, test)
     found: list[str | Table] = [source.protocol]
-    if records:
+    if train or test:
         sizes = [check.size for _, check in checked["train"] if check.kind]
         found += [summarize(checked), describe_shapes(sizes, min(frame.size))]
-    return [*found, *list_skipped_files(records)], list(dict.fromkeys(problems))
+    if not problems and not test:
+        problems.append(f"nothing to test: {source.protocol}")
+    with _told(problems):
+        problems += find_orphan_masks(source)
+        found += list_left_out(source)
+    return found, list(dict.fromkeys(problems))
 
 
-def check_records(source: Source, records: list[Record], split: str) -> list[tuple[Record, ImageCheck]]:
+@contextmanager
+def _told(problems: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        problems.append(str(error))
+
+
+def check_records(source: Source, frame: Frame, records: list[Record], split: str) -> list[tuple[Record, ImageCheck]]:
     """Decode records on all cores."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without the GIL
-        done = pool.map(lambda record: check_image(source, record), records)
+        done = pool.map(lambda record: check_image(source, frame, record), records)
         hidden = not sys.stdout.isatty()
         checks = track(done, f"reading {split}", len(records), transient=True, disable=hidden)
         return list(zip(records, checks, strict=True))
 
 
-def check_image(source: Source, record: Record) -> ImageCheck:
+def check_image(source: Source, frame: Frame, record: Record) -> ImageCheck:
     """Decode an image and its mask."""
     try:
         image = source.read(record)
+        frame.fit(*image.size)
         digest = hashlib.blake2b(to_channels(image, 3).tobytes(), digest_size=16, key=str(image.size).encode()).digest()
     except UnreadableImage as error:
         return ImageCheck(problem=str(error))
@@ -77,9 +90,7 @@ def check_image(source: Source, record: Record) -> ImageCheck:
         return ImageCheck(problem=f"cannot read image {record.path}: {error}")
     kind, problem = f"{image.size[0]}x{image.size[1]} {image.mode}", None
     try:
-        mask = source.read_mask(record, image.size)
-        if mask is not None and mask.getbbox() is None:
-            problem = f"mask {record.mask} marks nothing, but its image {record.path} is anomalous: draw the defect"
+        source.read_mask(record, image.size)
     except UserError as error:
         problem = str(error)
     return ImageCheck(image.size, kind, digest, problem)
@@ -104,18 +115,6 @@ def summarize(checked: Checked) -> Table:
     return table
 
 
-def list_skipped_files(records: Iterable[Record]) -> list[str]:
-    """Name the files beside the images that are not of a format that is read."""
-    notes = []
-    for folder in sorted({Path(record.path).parent for record in records}):
-        names = [path.name for path in folder.glob("*") if path.is_file() and not path.name.startswith(".")]
-        others = sorted(name for name in names if Path(name).suffix.lower() not in IMAGE_SUFFIXES)
-        if others:
-            known = ", ".join(sorted(IMAGE_SUFFIXES))
-            notes.append(f"skipped in {folder}: {len(others)} file(s) such as {others[0]} (read are {known})")
-    return notes
-
-
 def find_duplicates(checked: Checked) -> list[str]:
     """Name the test images that are training images, too."""
     trained = {check.digest: record.path for record, check in checked["train"] if check.digest}
@@ -126,36 +125,9 @@ def find_duplicates(checked: Checked) -> list[str]:
     ]
 
 
-def find_unmasked(records: list[Record]) -> list[str]:
-    """Name the categories of which some anomalous images have a mask and others not."""
-    problems = []
-    for category in sorted({record.category for record in records}):
-        anomalous = [record for record in records if record.category == category and record.label]
-        without = [record.path for record in anomalous if record.mask is None]
-        if 0 < len(without) < len(anomalous):
-            problems.append(
-                f"{len(without)} of {len(anomalous)} anomalous images of {category} have no mask, the first: "
-                f"{without[0]}: add it, pixel metrics count such an image as free of defects"
-            )
-    return problems
-
-
-def find_orphan_masks(source: MVTecAD) -> list[str]:
-    """Name the masks whose image is missing."""
-    problems = []
-    for category in source.found() if source.wanted is None else source.wanted:
-        for defect in list_folders(source.root / category / "ground_truth"):
-            folder = source.root / category / "test" / defect
-            stems = {path.stem for path in list_images(folder)}
-            for mask in list_images(source.root / category / "ground_truth" / defect):
-                if not {mask.stem, mask.stem.removesuffix("_mask")} & stems:
-                    problems.append(f"mask {mask} has no image in {folder}: add it or remove the mask")
-    return problems
-
-
 def check_split(source: Source, fraction: float, seed: int) -> list[str]:
     """Say which category has too few normal images to hold some out for validation."""
-    from adlight.data.datamodule import split_normals  # torch takes seconds to import: not for --help
+    from adlight.data.splits import split_normals  # torch takes seconds to import: not for --help
 
     try:
         split_normals(source.train(), fraction, seed)

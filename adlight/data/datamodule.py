@@ -5,15 +5,15 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import pytorch_lightning as pl
-import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
-from torch import Generator
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 from adlight.data.augmentation import Augmentation
 from adlight.data.dataset import CachedImageDataset, ExactSampler, PseudoAnomalyDataset
 from adlight.data.frames import Frame, Size
+from adlight.data.preflight import check_before_training
 from adlight.data.source import Source
+from adlight.data.splits import split_normals
 from adlight.rng import derive_seed
 from adlight.settings import ArgumentsOf, Built, Channels, Seed, checked
 from adlight.types import Batch, Record, UserError
@@ -79,10 +79,19 @@ class AnomalyDataModule(pl.LightningDataModule):
         self.categories: list[str] = []
         self.datasets: dict[str, CachedImageDataset] = {}  # by split
         self.train_records: list[Record] = []
+        self.notes: list[str] = []  # what `check` found that a user should know
 
     def prepare_data(self) -> None:
         """Download or generate what the source needs; Lightning calls this on one process of a machine."""
         self.source.prepare()
+
+    def check(self) -> None:
+        """List and check all splits, before anything is computed; the test split is looked at, but steers nothing.
+
+        Raises:
+            UserError: nothing to test, or a file that is missing or of no use.
+        """
+        self.notes = check_before_training(self.source, self.frame, self.on_bad_image == "skip")
 
     def setup(self, stage: str | None = None) -> None:
         """List, split and decode what the stage needs; what is there already stays."""
@@ -103,6 +112,21 @@ class AnomalyDataModule(pl.LightningDataModule):
     def records(self, split: str) -> list[Record]:
         """Return the records of `train`, `val` or `test` in the order of `Batch["index"]`, after `setup`."""
         return self.datasets[split].records
+
+    def protocol(self, num_tested: int) -> str:
+        """Say what counts as normal and what was tested, and how much of the whole test split that is."""
+        whole, used = len(self.source.whole().test()), len(self.source.test())
+        limits = getattr(self.source, "sampling", None)
+        cut = [name for name in ("balanced_test", "test_limit") if getattr(limits, name, None)] if used < whole else []
+        cut += ["limit_test_batches"] if num_tested < len(self.records("test")) else []
+        share = f"; {num_tested:,} of {whole:,} test images were used ({', '.join(cut)})" if cut else ""
+        return self.source.protocol + share
+
+    def describe(self, num_tested: int) -> list[str]:
+        """Say what was tested and what a user should know of the images, in lines."""
+        skipped = self.skipped()
+        lost = [f"skipped {len(skipped)} unreadable image(s), the first: {skipped[0]}"] if skipped else []
+        return [self.protocol(num_tested), *self.notes, *lost]
 
     def skipped(self) -> list[str]:
         """Return the messages of the images that could not be read and were left out."""
@@ -164,28 +188,6 @@ class AnomalyDataModule(pl.LightningDataModule):
 
     def _process(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-
-def split_normals(records: list[Record], fraction: float, seed: int) -> tuple[list[Record], list[Record]]:
-    """Split normal records into training and validation, category by category. -> (train, validation).
-
-    Raises:
-        UserError: a category with too few images to split.
-    """
-    train: list[Record] = []
-    held_out: list[Record] = []
-    for category in sorted({record.category for record in records}):
-        members = [record for record in records if record.category == category]
-        count = max(1, round(fraction * len(members)))
-        if count >= len(members):
-            raise UserError(
-                f"category {category} has {len(members)} normal training image(s): too few to hold out {count} for "
-                f"validation (val_fraction={fraction})"
-            )
-        order = torch.randperm(len(members), generator=Generator().manual_seed(seed)).tolist()
-        held_out += [members[i] for i in sorted(order[:count])]
-        train += [members[i] for i in sorted(order[count:])]
-    return train, held_out
 
 
 def _keep_batch(batch: Any) -> Any:

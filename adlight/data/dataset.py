@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from torch.utils.data import Dataset, Sampler
 
 from adlight.data.frames import Frame
+from adlight.data.headers import UnreadableImage
 from adlight.data.images import to_input_array
 from adlight.data.pseudo_anomalies import paste_defect
 from adlight.data.source import Source
@@ -66,7 +67,7 @@ class CachedImageDataset(Dataset):
         try:
             image = self.source.read(record)
             pixels = to_input_array(image, self.channels, self.frame).copy()
-        except UserError:
+        except UnreadableImage:
             raise
         except Exception as error:  # whatever a decoder raises, the user needs the file's name
             raise UserError(f"cannot read image {record.path}: {error}") from error

@@ -21,7 +21,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.progress import DownloadColumn, Progress, TaskID, TransferSpeedColumn
 
-from adlight.data.images import list_images
+from adlight.data.listing import list_images
 from adlight.types import UserError
 
 LICENCE = (

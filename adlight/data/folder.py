@@ -1,15 +1,15 @@
 """The user's own images: folders of normal and abnormal ones, or folders of labelled classes."""
 
 import os
-from collections import defaultdict
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 from pydantic import Field
 
-from adlight.data.images import describe_folder, list_folders, list_images
-from adlight.data.source import Limit, Sampling, Source, require_images
+from adlight.data.listing import describe_folder, list_folders, list_images
+from adlight.data.masks import match_masks
+from adlight.data.source import Limit, Sampling, Source, means_normal, require_images
 from adlight.settings import PathName, Seed, Text, checked
 from adlight.types import Record, UserError, unknown_name
 
@@ -55,7 +55,7 @@ class Folder(Source):
         folders = {"normal_dir": normal_dir, "abnormal_dir": abnormal_dir}
         folders |= {"mask_dir": mask_dir, "test_normal_dir": test_normal_dir}
         self.dirs = {key: Path(os.path.abspath(Path(root) / path)) for key, path in folders.items() if path is not None}
-        if len(set(self.dirs.values())) < len(self.dirs):
+        if len(set(map(os.path.realpath, self.dirs.values()))) < len(self.dirs):
             raise ValueError(f"two of {', '.join(self.dirs)} are the same folder")
         self.fraction, self.seed = normal_test_fraction, seed
         names = reversed(self.dirs["normal_dir"].parts)
@@ -63,6 +63,10 @@ class Folder(Source):
         tested = [str(abnormal_dir)] if abnormal_dir else []
         tested.append(str(test_normal_dir or f"{normal_test_fraction:.0%} of the normal images (seed {seed})"))
         self.protocol = f"own images, {normal_dir} is normal; tested: {', '.join(tested)}"
+
+    def folders(self) -> list[Path]:
+        """List the folders that were named."""
+        return list(self.dirs.values())
 
     def train(self) -> list[Record]:
         """List the images of `normal_dir` that are not held out for the test."""
@@ -74,8 +78,9 @@ class Folder(Source):
         if "abnormal_dir" not in self.dirs:
             return records
         folder, images = self.dirs["abnormal_dir"], self._images("abnormal_dir")
-        if any(image.relative_to(folder).parts[0] == "good" for image in images):
-            raise UserError(f"{folder} has a sub-folder good: name it as test_normal_dir={folder / 'good'}")
+        for name in sorted({image.relative_to(folder).parts[0] for image in images if image.parent != folder}):
+            if means_normal(name):
+                raise UserError(f"{folder} has a sub-folder {name}: name it as test_normal_dir={folder / name}")
         masks = self._match_masks(images)
         for image in images:
             inside = image.relative_to(folder).parts
@@ -102,31 +107,18 @@ class Folder(Source):
         return require_images(folder, key, others)
 
     def _match_masks(self, images: list[Path]) -> dict[Path, str]:
-        """Match masks to abnormal images: one in the image's own sub-folder goes before one in the folder of all.
+        """Match masks to abnormal images.
 
         Raises:
-            UserError: two masks for one image, one mask for two images, or a mask without an image.
+            UserError: a mask that belongs to no image, to two, or is one of two for an image.
         """
         if "mask_dir" not in self.dirs:
             return {}
-        by_name = defaultdict(list)
-        for mask in self._images("mask_dir"):
-            by_name[mask.relative_to(self.dirs["mask_dir"]).with_suffix("")].append(mask)
-        image_of: dict[Path, Path] = {}
-        for image in images:
-            name = image.relative_to(self.dirs["abnormal_dir"]).with_suffix("")
-            for stem in (name, Path(name.name)):
-                found = [mask for key in (stem, stem.with_name(f"{stem.name}_mask")) for mask in by_name.get(key, [])]
-                if found:
-                    break
-            if len(found) > 1:
-                raise UserError(f"two masks for {image}: {found[0]} and {found[1]}")
-            if found and found[0] in image_of:
-                raise UserError(f"mask {found[0]} belongs to two images: {image_of[found[0]]} and {image}")
-            image_of |= {mask: image for mask in found}
-        for mask in (mask for masks in by_name.values() for mask in masks if mask not in image_of):
-            raise UserError(f"mask {mask} has no image in {self.dirs['abnormal_dir']}: add it or remove the mask")
-        return {image: str(mask) for mask, image in image_of.items()}
+        masks, folder = self._images("mask_dir"), self.dirs["abnormal_dir"]
+        matched = match_masks(images, folder, masks, self.dirs["mask_dir"])
+        for mask in sorted(set(map(str, masks)) - set(matched.values())):
+            raise UserError(f"mask {mask} has no image in {folder}: add it, rename the mask or remove it")
+        return matched
 
 
 class LabelledFolder(Source):
@@ -161,6 +153,10 @@ class LabelledFolder(Source):
         self.protocol = f"labelled folders, {normal} normal, {few if balanced_test else 'all test images'}"
         self.protocol += self.sampling.describe()
 
+    def folders(self) -> list[Path]:
+        """List the folders of the normal class and of the test."""
+        return [self.root / "train" / self.normal, self.root / "test"]
+
     def train(self) -> list[Record]:
         """List the normal class's images in `train`.
 
@@ -181,7 +177,9 @@ class LabelledFolder(Source):
         """List the images in `test` by class and name; the defect of an anomalous image is its class."""
         records = []
         for name in list_folders(self.root / "test"):
-            kind = ("good", 0) if name == self.normal else (name, 1)
-            images = list_images(self.root / "test" / name)
+            kind, folder = ("good", 0) if name == self.normal else (name, 1), self.root / "test" / name
+            if kind[1] and name.lower() == self.normal.lower():
+                raise UserError(f"{folder} would be tested as anomalies: call it {self.normal}, the normal class")
+            images = list_images(folder)
             records += [Record(str(image), self.normal, *kind) for image in images]
         return self.sampling.test(records)

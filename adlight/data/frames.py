@@ -60,8 +60,10 @@ class Frame:
         """Compute the height and width to which an image is resized.
 
         Raises:
-            ValueError: it keeps its shape, and next to nothing of it would be left.
+            ValueError: it has next to no pixels, or keeps its shape and next to nothing of it would be left.
         """
+        if min(width, height) < THINNEST:
+            raise ValueError(f"its {width}x{height} pixels are too few: at least {THINNEST}x{THINNEST} are needed")
         if not self.keep_shape:
             return self.resize
         scale = min(self.size[0] / height, self.size[1] / width, self.shorter / min(height, width))

@@ -1,12 +1,12 @@
-"""Image files and arrays: list, decode, convert and resize.
+"""Image files and arrays: decode, convert and resize.
 
-PNG, JPEG, BMP and TIFF are read in any common mode (grey, RGB, RGBA, palette, 16-bit) and converted by one rule:
-alpha is dropped, 16-bit values are divided by 256, and the image becomes 3 channels, or 1 where `channels` is 1.
+PNG, JPEG, BMP and TIFF are read in any common mode (grey, RGB, RGBA, palette, CMYK, 16-bit) and converted by one rule:
+the image is turned upright as its EXIF data says, alpha is dropped, 16-bit values are divided by 256, and it becomes 3
+channels, or 1 where `channels` is 1. What has no one picture or no known range of values is refused.
 """
 
 from __future__ import annotations
 
-import glob
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
@@ -16,6 +16,14 @@ from PIL import Image
 
 from adlight.data.floats import scale_floats
 from adlight.data.frames import Frame
+from adlight.data.headers import (
+    READ_ERRORS,
+    UnreadableImage,
+    refuse_several,
+    refuse_unknown_range,
+    turn_upright,
+    unreadable,
+)
 from adlight.types import UserError
 
 if TYPE_CHECKING:  # torch takes seconds to import: not for --help
@@ -24,89 +32,20 @@ if TYPE_CHECKING:  # torch takes seconds to import: not for --help
 AnyImage: TypeAlias = Union[str, Path, Image.Image, np.ndarray, "Tensor"]
 Range: TypeAlias = tuple[float, float] | None  # black and white of floats
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
-# everything Pillow raises on damaged files (20,000 truncated or altered files of these formats were tried)
-READ_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-
-
-class UnreadableImage(UserError):
-    """A file that cannot be decoded; the text names it."""
-
-
-def list_images(folder: Path) -> list[Path]:
-    """List the image files in a folder and its sub-folders, sorted; hidden files are skipped."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
-
-
-def find_images(text: str) -> list[Path]:
-    """List the images that a file, a folder or a glob names, sorted.
-
-    Raises:
-        UserError: there are none; the message says where and for what it looked.
-    """
-    path = Path(text).expanduser()
-    if path.is_file():
-        return [path]
-    matches = list_images(path) if path.is_dir() else sorted(map(Path, glob.glob(str(path), recursive=True)))
-    found = [match for match in matches if match.suffix.lower() in IMAGE_SUFFIXES and match.is_file()]
-    if not found:
-        folder = next(place for place in (path, *path.parents) if place.is_dir())  # the part of a glob that exists
-        raise UserError(
-            f"no images in {path.absolute()}: looked for files with {', '.join(sorted(IMAGE_SUFFIXES))}; "
-            f"{folder.absolute()} holds {describe_folder(folder)}"
-        )
-    return found
-
-
-def list_folders(folder: Path) -> list[str]:
-    """List the names of the visible sub-folders, sorted; empty if `folder` does not exist."""
-    if not folder.is_dir():
-        return []
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def describe_folder(folder: Path) -> str:
-    """Describe the contents of a folder, for error messages."""
-    if not folder.is_dir():
-        return "a file" if folder.exists() else "no such folder"
-    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "") or "an empty folder"
-
 
 def read_image(path: str | Path) -> Image.Image:
-    """Decode an image file completely.
+    """Decode an image file completely and turn it upright.
 
     Raises:
-        UnreadableImage: the file is missing, truncated or not an image.
+        UnreadableImage: the file is missing, truncated, or not an image that can be used; the text names it.
     """
     try:
         with Image.open(path) as image:
+            refuse_several(image)
             image.load()
-            return image
-    except READ_ERRORS as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: str | Path, error: Exception) -> UnreadableImage:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return UnreadableImage(f"cannot read image {path}: {reason} (fix or remove the file, or set on_bad_image=skip)")
-
-
-def read_size(path: str | Path) -> tuple[int, int]:
-    """Read the width and height of an image file from its header.
-
-    Raises:
-        UserError: the file is missing or not an image.
-    """
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except READ_ERRORS as error:
-        raise _unreadable(path, error) from error
+            return turn_upright(image)
+    except (*READ_ERRORS, UserError) as error:
+        raise unreadable(path, error) from error
 
 
 def to_pil(image: AnyImage, value_range: Range = None) -> Image.Image:
@@ -120,6 +59,7 @@ def to_pil(image: AnyImage, value_range: Range = None) -> Image.Image:
     if isinstance(image, str | Path):
         image = read_image(image)
     if isinstance(image, Image.Image):
+        image = turn_upright(image)
         if image.mode != "F" or value_range is None:
             return image
         image = np.asarray(image)
@@ -170,13 +110,12 @@ def to_channels(image: Image.Image, channels: int) -> Image.Image:
     """Convert an image of any mode to 8 bits and 1 or 3 channels, by the rule at the top of this file.
 
     Raises:
-        UserError: floating-point pixels, whose range is unknown.
+        UserError: floating-point or 32-bit integer pixels, whose range is unknown.
     """
-    if image.mode == "F":
-        raise UserError("floating-point pixels have no known range: save the image with 8 or 16 bits per channel")
-    if image.mode.startswith("I"):  # 16-bit grey; Pillow opens some of them as 32-bit integers
+    refuse_unknown_range(image)
+    if image.mode.startswith("I"):  # 16-bit grey
         image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA"):
+    if image.has_transparency_data:
         image = image.convert("RGBA").convert("RGB")
     return image.convert("L" if channels == 1 else "RGB")
 
@@ -195,6 +134,18 @@ def to_mask(image: Image.Image) -> np.ndarray:
 
     A JPEG's compression leaves grey pixels beside every edge. 16-bit masks are not divided by 256, as many tools
     write 1 or 255 into them.
+
+    Raises:
+        UserError: its opacity varies, so that it could be meant in two ways; or it marks nothing, or everything.
     """
     grey = image.mode != "LA" and image.mode[0] in "L1I"
-    return np.asarray(image if grey else to_channels(image, 1)) > (127 if image.format == "JPEG" else 0)
+    if image.has_transparency_data and image.mode[0] != "I":
+        darkest, brightest = image.convert("RGBA").getchannel("A").getextrema()
+        if darkest != brightest:
+            raise UserError("its alpha channel varies: save it without one, black where the part is good, else white")
+    mask = np.asarray(image if grey else to_channels(image, 1)) > (127 if image.format == "JPEG" else 0)
+    if not mask.any():
+        raise UserError("it marks nothing, but its image is anomalous: draw the defect, or remove the mask")
+    if mask.all():
+        raise UserError("it marks every pixel: black is where the part is good; draw the defect, or remove the mask")
+    return mask

@@ -14,8 +14,9 @@ from typing import Annotated
 from pydantic import Field, PositiveInt
 
 from adlight.data import synthetic
-from adlight.data.images import describe_folder, list_folders, list_images
-from adlight.data.source import Limit, Names, Sampling, Source, require_images
+from adlight.data.listing import describe_folder, is_folder, list_folders, list_images
+from adlight.data.masks import match_masks
+from adlight.data.source import Limit, Names, Sampling, Source, means_normal, require_images
 from adlight.settings import PathName, Seed, checked
 from adlight.types import Record, UserError, unknown_name
 
@@ -70,15 +71,14 @@ class MVTecAD(Source):
 
         found, official = self.found(), sorted(download.COUNTS)
         missing = [name for name in self.wanted or official if name not in found]
-        for name in missing:
-            if name not in official:
-                raise UserError(unknown_name("MVTec AD category", name, sorted({*official, *found})))
+        for name in (one for one in missing if one not in official):
+            raise UserError(unknown_name("MVTec AD category", name, sorted({*official, *found})))
         if missing:
             download.download(self.root, missing)
 
     def found(self) -> list[str]:
         """List the names of the category folders in the root (those with a train/good), sorted."""
-        return [name for name in list_folders(self.root) if _is_category(self.root / name)]
+        return [name for name in list_folders(self.root) if is_folder(self.root / name / "train" / "good")]
 
     def categories(self) -> list[str]:
         """List the names of the categories in use, in the order asked for.
@@ -95,6 +95,10 @@ class MVTecAD(Source):
                     raise UserError(f"{self.root / name} has no folder train/good: expected {self._layout(name)}")
                 raise UserError(f"{unknown_name('category', name, found)} in {self.root}: {self.remedy}")
         return self.wanted or found
+
+    def folders(self) -> list[Path]:
+        """List the three folders of every category in use."""
+        return [self.root / name / part for name in self.categories() for part in ("train", "test", "ground_truth")]
 
     def train(self) -> list[Record]:
         """List the images in train/good of every category in use."""
@@ -116,7 +120,7 @@ class MVTecAD(Source):
 
     def _explain_empty_root(self) -> str:
         root = self.root.absolute()
-        if _is_category(root):
+        if is_folder(root / "train" / "good"):
             return f"{root} looks like one category: set root={root.parent} category={root.name}"
         inner = [name for name in list_folders(root) if MVTecAD(root / name).found()]
         hint = f"did you mean root={root / inner[0]}? otherwise " if inner else ""
@@ -184,17 +188,13 @@ class Synthetic(MVTecAD):
         return True
 
 
-def _is_category(folder: Path) -> bool:
-    return (folder / "train" / "good").is_dir()
-
-
 def _test_records(category: Path) -> list[Record]:
     records = []
     for defect in list_folders(category / "test"):
-        masks = {path.stem: path for path in list_images(category / "ground_truth" / defect)}
-        for image in list_images(category / "test" / defect):
-            # official masks are called <stem>_mask, those of some sets in the same layout <stem>
-            mask = masks.get(f"{image.stem}_mask", masks.get(image.stem)) if defect != "good" else None
-            label = int(defect != "good")
-            records.append(Record(str(image), category.name, defect, label, str(mask) if mask else None))
+        label, folder, masks = int(defect != "good"), category / "test" / defect, category / "ground_truth" / defect
+        if label and means_normal(defect):
+            raise UserError(f"{folder} would be tested as a defect: call the folder of normal images good")
+        images = list_images(folder)
+        mask_of = match_masks(images, folder, list_images(masks), masks) if label else {}
+        records += [Record(str(image), category.name, defect, label, mask_of.get(image)) for image in images]
     return records

@@ -2,20 +2,26 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
+from copy import copy
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 import numpy as np
 from PIL import Image
 from pydantic import Field, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from adlight.data.images import describe_folder, list_images, read_image, read_size, to_mask
+from adlight.data.headers import UnreadableImage, read_size, seems_cut
+from adlight.data.images import read_image, to_mask
+from adlight.data.listing import describe_folder, list_images
 from adlight.settings import STRICT, Seed, Text
 from adlight.types import Record, UserError
 
 Limit = PositiveInt | None  # largest number of images; None for all
 Names = Text | int | Annotated[Sequence[Text | int], Field(min_length=1)]  # of folders, which may be numbers
+
+NORMAL_NAMES = {"good", "normal", "ok"}
 
 
 class Source:
@@ -23,9 +29,11 @@ class Source:
 
     Attributes:
         protocol: one line that says what counts as normal and what is tested; every result carries it.
+        sampling: which records of each split are used, where that can be limited.
     """
 
     protocol = ""
+    sampling: "Sampling"
 
     def prepare(self) -> None:
         """Download or generate what is missing; called on one process of a machine before reading."""
@@ -42,14 +50,41 @@ class Source:
         """List the labelled test images; empty where the user has none."""
         raise NotImplementedError
 
+    def folders(self) -> list[Path]:
+        """List the folders all of whose images are expected to be used; none where files are not read one by one."""
+        return []
+
+    def whole(self) -> Self:
+        """Return the data set without the limits that cut it."""
+        whole = copy(self)
+        whole.sampling = Sampling()
+        return whole
+
     def sizes(self) -> list[tuple[int, int]]:
         """Read the widths and heights of training images, of 500 where there are more; empty if all are of one size.
 
-        Raises:
-            UserError: a file cannot be read as an image; the message names it.
+        Images that cannot be read are left out: whoever reads them says so.
         """
-        records = self.train()
-        return [read_size(record.path) for record in records[:: math.ceil(len(records) / 500)]]
+        records, sizes = self.train(), []
+        for record in records[:: math.ceil(len(records) / 500)]:
+            with suppress(UnreadableImage):
+                sizes.append(read_size(record.path))
+        return sizes
+
+    def check_files(self, record: Record) -> tuple[int, int] | None:
+        """Read an image's header and all of its mask. -> its width and height; None where it is read in another way.
+
+        Raises:
+            UserError: as `read` and `read_mask` do.
+        """
+        if type(self).read is not Source.read:
+            return None
+        size = self.read(record).size if seems_cut(record.path) else read_size(record.path)
+        try:
+            self.read_mask(record, size)
+        except UserError:
+            self.read_mask(record, size := self.read(record).size)  # the header of a PNG may not know where up is
+        return size
 
     def read(self, record: Record) -> Image.Image:
         """Read one image, in any mode.
@@ -74,10 +109,15 @@ class Source:
         mask = read_image(record.mask)
         if mask.size != size:
             sizes = "x".join(map(str, mask.size)), "x".join(map(str, size))
+            turned = " (images are turned upright as their EXIF data say)" if mask.size == size[::-1] else ""
             raise UserError(
-                f"mask {record.mask} is {sizes[0]}, its image {record.path} is {sizes[1]}: give both the same size"
+                f"mask {record.mask} is {sizes[0]}, its image {record.path} is {sizes[1]}{turned}: give both the same "
+                "size"
             )
-        return Image.fromarray(to_mask(mask).astype(np.uint8) * 255)
+        try:
+            return Image.fromarray(to_mask(mask).astype(np.uint8) * 255)
+        except UserError as error:
+            raise UserError(f"mask {record.mask} of {record.path}: {error}") from error
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -137,6 +177,11 @@ def balance_labels(records: Sequence[Record], seed: int) -> list[Record]:
     normal = [i for i, record in enumerate(records) if record.label == 0]
     drawn = np.random.default_rng(seed).permutation(anomalous)[: len(normal)]
     return [records[i] for i in sorted(normal + drawn.tolist())]
+
+
+def means_normal(folder: str) -> bool:
+    """Say whether a folder's name says that its images are normal."""
+    return folder.strip().lower() in NORMAL_NAMES
 
 
 def require_images(folder: Path, setting: str, without: Sequence[Path] = ()) -> list[Path]:

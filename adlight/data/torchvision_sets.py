@@ -1,9 +1,11 @@
 """MNIST and CIFAR-10 with one class normal and all others anomalous; torchvision reads and downloads them."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from adlight.data.source import Limit, Sampling, Source
@@ -122,6 +124,13 @@ class MNIST(OneVsRest):
     files = "MNIST/raw"
     classes = tuple("0123456789")
 
+    def _torchvision(self, split: str, download: bool = False) -> Any:
+        name = "train" if split == "train" else "t10k"
+        images, labels = (self.root / self.files / f"{name}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1"))
+        if not download and images.is_file() and labels.is_file():
+            _check_idx(images, labels)  # torchvision reads what does not fit together, too
+        return super()._torchvision(split, download)
+
 
 class CIFAR10(OneVsRest):
     """CIFAR-10 (thesis, 4.3.2); `root` is the folder that holds `cifar-10-batches-py`."""
@@ -129,3 +138,27 @@ class CIFAR10(OneVsRest):
     title = "CIFAR-10"
     files = "cifar-10-batches-py"
     classes = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def _check_idx(images: Path, labels: Path) -> None:
+    """Compare the headers of two idx files with their lengths and with each other.
+
+    Raises:
+        UserError: they disagree, or a label is no digit; the text names the file.
+    """
+    remedy = "remove it and get it again with download=true"
+    counts = []
+    for path, item in ((images, (28, 28)), (labels, ())):
+        with path.open("rb") as file:
+            header = file.read(8 + 4 * len(item))
+        size, magic = path.stat().st_size, bytes((0, 0, 8, 1 + len(item)))
+        count, *shape = np.frombuffer(header[4:], ">i4").tolist() if len(header) == 8 + 4 * len(item) else (0, None)
+        if not header.startswith(magic) or tuple(shape) != item:
+            raise UserError(f"{path} is no idx file of {'images of 28x28' if item else 'labels'}: {remedy}")
+        if size != len(header) + count * math.prod(item):
+            raise UserError(f"{path} has {size:,} bytes, which are not the {count:,} items of its header: {remedy}")
+        counts.append(count)
+    if counts[0] != counts[1]:
+        raise UserError(f"{images} holds {counts[0]:,} images, but {labels} {counts[1]:,} labels: get both again")
+    if (largest := np.fromfile(labels, np.uint8, offset=8).max(initial=0)) > 9:
+        raise UserError(f"{labels} holds the label {largest}, which is no digit: {remedy}")

@@ -76,9 +76,8 @@ def draw_learning(found: Runs, detailed: int) -> list[Picture]:
                 continue
             if len(numbers) and len(numbers.columns):
                 stages.setdefault(path.name, {})[name] = numbers
-    return [
-        embed_figure(curves.learning_curves(dict(list(of.items())[:detailed])), name) for name, of in stages.items()
-    ]
+    drawn = {stage: dict(list(of.items())[:detailed]) for stage, of in stages.items()}
+    return [embed_figure(curves.learning_curves(of), stage) for stage, of in drawn.items() if of]
 
 
 def draw_bars(found: Runs) -> list[Picture]:

@@ -3,12 +3,16 @@
 import inspect
 import re
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from adlight.types import UserError, unknown_name
+
+if TYPE_CHECKING:  # it takes time to import: not for --help
+    from pydantic import TypeAdapter
 
 INTERPOLATION = re.compile(r"\$\{(\w[\w.]*)\}")
 NODES = ("dataset", "model", "calibration", "callbacks", "logger", "checkpoint", "trainer")
@@ -48,7 +52,9 @@ def check_values(settings: type, config: DictConfig) -> None:
     Raises:
         UserError: one is of the wrong type or out of range.
     """
-    types = get_type_hints(settings, include_extras=True)
+    from adlight.settings import types_of
+
+    types = types_of(settings)
     found = {name: config.get(name) for name in types if name in config and not OmegaConf.is_missing(config, name)}
     _refuse(types, {name: _plain(value) for name, value in found.items()}, str)
 
@@ -63,8 +69,13 @@ def check_node(node: DictConfig, given: Collection[str] = ()) -> None:
     Raises:
         UserError: as `check_settings`.
     """
-    values = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
-    _check(values, OmegaConf.to_container(node), str(node._get_full_key(None)), given)
+    written, key = OmegaConf.to_container(node), str(node._get_full_key(None))
+    try:
+        values = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+    except InterpolationResolutionError:
+        _check(written, written, key, given)  # perhaps because of what it points to
+        raise
+    _check(values, written, key, given)
 
 
 def _check(values: Any, written: Any, path: str, given: Collection[str] = ()) -> None:
@@ -81,10 +92,11 @@ def _check(values: Any, written: Any, path: str, given: Collection[str] = ()) ->
 def _check_call(node: Mapping[str, Any], written: Mapping[str, Any], path: str, given: Collection[str]) -> None:
     """Check one node's own arguments, and those that its constructor hands on to another of them."""
     from adlight.runs import schema
+    from adlight.settings import receiver_of
 
     try:
         target = get_object(node["_target_"])
-        (names, _), receives = _arguments_of(target), _receiver_of(target)
+        (names, _), receives = _arguments_of(target), receiver_of(target)
     except Exception:  # no such target, or none with a signature: instantiate says so
         return
 
@@ -127,20 +139,22 @@ def _check_arguments(
     if unknown := [name for name in values if names is not None and name not in names]:
         parent = full_name(unknown[0]).rpartition(".")[0]
         raise UserError(unknown_name(f"setting in {parent}", unknown[0], sorted({*(names or ()), *others})))
-    _refuse(types, {name: value for name, value in values.items() if not _holds_node(value)}, full_name)
+    _refuse(types, {name: value for name, value in values.items() if not _is_open(value)}, full_name)
     if missing := [name for name in required if types and present is not None and name not in present]:
         raise UserError(f"{full_name(missing[0])} must be given")
 
 
 def _arguments_of(target: Any) -> tuple[Collection[str] | None, list[str]]:
     """Look up which arguments a target takes, None if any but for those that it hands on, and which it must have."""
+    from adlight.settings import receiver_of
+
     parameters = inspect.signature(target).parameters.values()
     named = [one for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
-    takes_any = any(one.kind == one.VAR_KEYWORD for one in parameters) and not _receiver_of(target)
+    takes_any = any(one.kind == one.VAR_KEYWORD for one in parameters) and not receiver_of(target)
     return None if takes_any else [one.name for one in named], [one.name for one in named if one.default is one.empty]
 
 
-def _refuse(types: Mapping[str, Any], values: Mapping[str, Any], full_name: Callable[[str], str]) -> None:
+def _refuse(types: Mapping[str, "TypeAdapter"], values: Mapping[str, Any], full_name: Callable[[str], str]) -> None:
     from adlight.faults import describe_faults
     from adlight.settings import find_faults
 
@@ -148,22 +162,12 @@ def _refuse(types: Mapping[str, Any], values: Mapping[str, Any], full_name: Call
         raise UserError(describe_faults(faults, values, full_name))
 
 
-def _holds_node(value: Any) -> bool:
+def _is_open(value: Any) -> bool:
+    """Tell whether a value is not known yet: it holds a node, or an interpolation."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return (isinstance(value, dict) and "_target_" in value) or any(map(_holds_node, inner))
+    unknown = "_target_" in value if isinstance(value, dict) else isinstance(value, str) and "${" in value
+    return unknown or any(map(_is_open, inner))
 
 
 def _plain(value: Any) -> Any:
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-
-
-def _receiver_of(target: Any) -> str | None:
-    """Name the argument to which a constructor hands on what it does not take itself."""
-    from adlight.settings import ArgumentsOf, annotations_of, is_checked
-
-    if is_checked(target):
-        for annotation in annotations_of(target).values():
-            for one in getattr(annotation, "__metadata__", ()):
-                if isinstance(one, ArgumentsOf):
-                    return one.name
-    return None

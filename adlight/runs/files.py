@@ -12,7 +12,16 @@ from adlight.types import UserError
 
 def rank() -> int:
     """Return this process's number among those of a run (set by Lightning's ddp or Slurm's srun); 0 writes."""
-    return int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_PROCID") or 0)
+    return int(_rank() or 0)
+
+
+def is_numbered() -> bool:
+    """Say whether this process has such a number, as one of several has, but for the one that starts the others."""
+    return _rank() is not None
+
+
+def _rank() -> str | None:
+    return os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_PROCID") or None
 
 
 def write_atomically(path: Path, content: str | bytes) -> Path:

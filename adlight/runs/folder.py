@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adlight.runs import tables
-from adlight.runs.files import hold_lock, rank, read_if_exists, write_atomically
+from adlight.runs.files import hold_lock, is_numbered, rank, read_if_exists, write_atomically
 from adlight.runs.gallery import GalleryFolder
 from adlight.runs.hydra_folder import HydraFolder
 from adlight.types import Record, UserError
@@ -171,7 +171,7 @@ class RunFolder(HydraFolder):
 
     def data_lock(self) -> AbstractContextManager[None]:
         """Let the processes of a run prepare its data one after the other, before they know of each other."""
-        return hold_lock(self.path / _DATA_LOCK)
+        return hold_lock(self.path / _DATA_LOCK) if is_numbered() else nullcontext()
 
     def write_job(self, number: int, overrides: list[str]) -> None:
         """Note a sweep's job, which is about to begin: it has not failed yet."""

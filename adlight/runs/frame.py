@@ -1,12 +1,15 @@
-"""The frame of a run's images, where their own shapes decide it."""
+"""What a run finds out about its images before it begins: whether they are sound, and the frame of their shapes."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from adlight.runs.config import FRAME_KEYS, instantiate_node
 from adlight.runs.files import rank
 from adlight.runs.folder import RunFolder
+
+if TYPE_CHECKING:  # torch takes seconds: not for --help
+    from adlight.data.datamodule import AnomalyDataModule
 
 
 def settle_frame(config: DictConfig, run: RunFolder) -> None:
@@ -29,3 +32,16 @@ def settle_frame(config: DictConfig, run: RunFolder) -> None:
         config.dataset.update(chosen)
     if rank() == 0:
         run.write_config(config)
+
+
+def check_data(data: "AnomalyDataModule", run: RunFolder) -> None:
+    """Prepare and check all images of a run, and print what a user should know of them.
+
+    Raises:
+        UserError: something is wrong with a file, or nothing is to be tested.
+    """
+    with run.data_lock():
+        data.prepare_data()
+    data.check()
+    for note in data.notes if rank() == 0 else ():
+        print(f"data: {note}", flush=True)

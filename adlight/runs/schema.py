@@ -4,16 +4,17 @@ import functools
 import inspect
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypedDict, get_type_hints
+from typing import Annotated, Any, Literal, TypedDict
 
 import pytorch_lightning as pl
 import torch
-from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter
 from torch.optim import Optimizer
 
+from adlight import settings
 from adlight.data.frames import Size
 from adlight.detection.inference import AUTOCAST, SHORT
-from adlight.settings import Decay, PathName, PositiveShare, Seed, Text, annotations_of, is_checked
+from adlight.settings import Decay, PathName, PositiveShare, Seed, Text
 from adlight.types import UserError, unknown_name
 
 LIBRARIES = ("pytorch_lightning.", "torch.optim.")
@@ -136,15 +137,15 @@ class ReportSettings(TypedDict, total=False):
 
 
 @functools.cache
-def types_of(target: Any) -> dict[str, Any]:
+def types_of(target: Any) -> dict[str, TypeAdapter]:
     """Look up the types of a target's arguments, by name; of constructors that do not check theirs, none."""
     if is_optimizer(target):
-        return get_type_hints(OptimizerSettings, include_extras=True)
-    if is_checked(target):
-        return annotations_of(target)
+        return settings.types_of(OptimizerSettings)
+    if settings.is_checked(target):
+        return settings.types_of(target)
     name = f"{getattr(target, '__module__', '')}."
-    types = annotations_of(target) if name.startswith(LIBRARIES) else {}
-    return types | (get_type_hints(TrainerSettings, include_extras=True) if target is pl.Trainer else {})
+    types = settings.types_of(target) if name.startswith(LIBRARIES) else {}
+    return types | (settings.types_of(TrainerSettings) if target is pl.Trainer else {})
 
 
 def is_optimizer(target: Any) -> bool:
@@ -152,13 +153,13 @@ def is_optimizer(target: Any) -> bool:
     return inspect.isclass(target) and issubclass(target, Optimizer)
 
 
-def try_optimizer(target: Any, settings: Mapping[str, Any], path: str) -> None:
+def try_optimizer(target: Any, arguments: Mapping[str, Any], path: str) -> None:
     """Build an optimizer for nothing, as it would otherwise refuse settings only when the data has been read.
 
     Raises:
         UserError: it refuses them.
     """
     try:
-        target([{"params": [torch.nn.Parameter(torch.zeros(2, 2))]}], **settings)
+        target([{"params": [torch.nn.Parameter(torch.zeros(2, 2))]}], **arguments)
     except (ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"{path}: {str(error).splitlines()[0]}") from error

@@ -199,16 +199,51 @@ def test_unreadable_images_are_skipped_and_counted(adlight, place):
     assert "truncated/bottle/train/good/001.png" in skipped
 
 
-def test_mask_of_another_size_keeps_the_training(adlight, place):
+BEFORE = {
+    "mask of another size": ("dataset.root=small_mask", "hole/001_mask.png", "5x5", "32x32"),
+    "missing folder of masks": ("dataset.mask_dir=masks", "mask_dir", "truncated/bottle/masks"),
+    "nothing to test": ("dataset.normal_test_fraction=0", "nothing to test"),
+}
+
+
+@pytest.mark.parametrize("case", BEFORE.values(), ids=BEFORE.keys())
+def test_the_test_split_is_checked_before_the_training(adlight, place, case):
+    word, *said = case
+    words = [*adlight.quick, word, "hydra.run.dir=runs/checked"]
+    if "root=" not in word:
+        folders = ["abnormal_dir=test/hole"] if "mask" in word else []
+        words += [f"dataset.{folder}" for folder in ("root=truncated/bottle", "normal_dir=test/good", *folders)]
+        words = [*(one for one in words if one != "dataset.root=data"), "dataset=folder"]
+    check(adlight("train", *words), *said)
+    assert not (place / "runs" / "checked" / "checkpoints").exists()
+
+
+def test_what_only_decoding_shows_keeps_the_training(adlight, place):
+    image = place / "small_mask" / "bottle" / "test" / "hole" / "002.png"
+    whole = image.read_bytes()
+    image.write_bytes(whole[:500] + bytes(100) + whole[600:])
+    write_mask(place / "small_mask" / "bottle" / "ground_truth" / "hole" / "001_mask.png")
     outcome = adlight("train", *adlight.quick, "dataset.root=small_mask", "hydra.run.dir=runs/small_mask")
     run = place / "runs" / "small_mask"
-    command = f"python -m adlight.train resume={run}"
-    check(outcome, "small_mask/bottle/ground_truth/hole/001_mask.png", "5x5", "32x32", command)
+    check(outcome, "small_mask/bottle/test/hole/002.png", f"python -m adlight.train resume={run}")
     trained = (run / "checkpoints" / "last.ckpt").read_bytes()
-    write_mask(place / "small_mask" / "bottle" / "ground_truth" / "hole" / "001_mask.png")
+    image.write_bytes(whole)
     assert adlight("train", f"resume={run}").code == 0
     assert (run / "checkpoints" / "last.ckpt").read_bytes() == trained
     assert (run / "metrics.json").exists()
+
+
+def test_what_is_left_out_and_how_the_test_was_cut_stand_below_the_table(adlight, place):
+    (place / "small_mask" / "bottle" / "train" / "good" / "x.webp").write_text("")
+    write_mask(place / "small_mask" / "bottle" / "ground_truth" / "hole" / "001_mask.png")
+    words = ["dataset.root=small_mask", "dataset.test_limit=4", "dataset.eval_batch_size=3"]
+    words += ["trainer.limit_test_batches=1", "trainer.max_epochs=1", "hydra.run.dir=runs/cut"]
+    outcome = adlight("train", *adlight.quick, *words)
+    assert outcome.code == 0, outcome.err
+    told = [line for line in outcome.out.splitlines() if line.startswith("data: ")]
+    assert "1 .webp" in told[0] and told[0] == told[-1] and len(told) == 3  # at the beginning, and below the table
+    cut = "3 of 18 test images were used (test_limit, limit_test_batches)"
+    assert cut in told[1] and cut in json.loads((place / "runs" / "cut" / "metrics.json").read_text())["protocol"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -5,16 +5,8 @@ from makers import write_image
 from PIL import Image
 
 from adlight.data.frames import Frame
-from adlight.data.images import (
-    describe_folder,
-    list_folders,
-    list_images,
-    read_image,
-    to_channels,
-    to_input_array,
-    to_mask,
-    to_pil,
-)
+from adlight.data.headers import read_size
+from adlight.data.images import prepare_image, read_image, to_channels, to_input_array, to_mask, to_pil
 from adlight.types import UserError
 
 RGB = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
@@ -35,7 +27,6 @@ def images():
     yield "bits.png", Image.fromarray(GREY > 99), np.dstack([(GREY > 99) * np.uint8(255)] * 3)
     yield "deep.png", Image.fromarray(DEEP), three
     yield "deep.tif", Image.fromarray(DEEP), three
-    yield "deep32.tif", Image.fromarray(DEEP.astype(np.int32)), three
     yield "rgb.tiff", Image.fromarray(RGB), RGB
     yield "rgb.bmp", Image.fromarray(RGB), RGB
     yield "upper.PNG", Image.fromarray(RGB), RGB
@@ -59,10 +50,14 @@ def test_jpeg_is_read_nearly_as_written(tmp_path):
     assert np.abs(read - ramp[..., None]).max() <= 4
 
 
-def test_float_pixels_are_refused(tmp_path):
-    Image.fromarray(GREY.astype(np.float32)).save(tmp_path / "f.tiff")
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_pixels_without_a_known_range_are_refused(tmp_path, kind):
+    Image.fromarray(GREY.astype(kind)).save(tmp_path / "f.tiff")
+    for read in (read_size, lambda path: prepare_image(path, 3, Frame(8))):
+        with pytest.raises(UserError, match=r"f\.tiff: .*no known range"):
+            read(tmp_path / "f.tiff")
     with pytest.raises(UserError, match="no known range"):
-        to_channels(read_image(tmp_path / "f.tiff"), 3)
+        to_channels(Image.fromarray(GREY.astype(kind)), 3)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif"])
@@ -101,13 +96,6 @@ def test_mask_survives_colour_and_jpeg(tmp_path, name):
     wanted[5:20, 7:12] = True
     colour = np.dstack([wanted * np.uint8(255)] * 3)
     assert np.array_equal(mask_of(tmp_path, name, colour), wanted)
-
-
-def test_listing_is_sorted_and_passes_over_other_files(tmp_path):
-    for name in ("b.png", "a.jpg", "sub/c.bmp", ".hidden.png"):
-        write_image(tmp_path / name)
-    (tmp_path / "license.txt").write_text("x")
-    assert [path.name for path in list_images(tmp_path)] == ["a.jpg", "b.png", "c.bmp"]
 
 
 @pytest.mark.parametrize(("side", "size"), [(32, 30), (32, 29), (8, 8)])
@@ -160,15 +148,3 @@ def test_whatever_holds_an_image_becomes_one(given, expected):
 def test_what_holds_no_image_is_described(given, named):
     with pytest.raises(UserError, match=named):
         to_pil(given)
-
-
-def test_folders_are_described(tmp_path):
-    assert describe_folder(tmp_path / "nope") == "no such folder"
-    assert describe_folder(tmp_path) == "an empty folder" and list_folders(tmp_path / "nope") == []
-    for name in "gfedcba":
-        (tmp_path / name).mkdir()
-    (tmp_path / ".hidden").mkdir()
-    (tmp_path / "file").write_text("")
-    assert describe_folder(tmp_path / "file") == "a file"
-    assert describe_folder(tmp_path) == "a, b, c, d, e and 3 more"
-    assert list_folders(tmp_path) == list("abcdefg")

@@ -98,12 +98,34 @@ def test_missing_files_name_folder_and_remedy(tmp_path, kind):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("size", [0, 10, 5000])
-def test_damaged_mnist_is_one_line(tmp_path, size):
-    path = fake_mnist(tmp_path) / "MNIST" / "raw" / "train-images-idx3-ubyte"
-    path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(UserError, match="MNIST"):
-        MNIST(tmp_path, normal=0).train()
+def number(data, at, value):
+    return data[:at] + value.to_bytes(4, "big") + data[at + 4 :]
+
+
+IMAGES, LABELS = "images-idx3", "labels-idx1"
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        *((IMAGES, lambda data, size=size: data[:size]) for size in (0, 10, 5000)),
+        (IMAGES, lambda data: data + bytes(784)),
+        (IMAGES, lambda data: number(data[:-784], 4, 39)),  # one image less than labels
+        (IMAGES, lambda data: number(number(data, 8, 14), 12, 56)),
+        (IMAGES, lambda data: b"<html>not found</html>" * 99),
+        (LABELS, lambda data: number(data[:-1], 4, 39)),
+        (LABELS, lambda data: data + bytes(5)),
+        (LABELS, lambda data: data[:-1] + b"\x0c"),
+    ],
+)
+def test_a_damaged_file_of_mnist_is_named(tmp_path, kind, change):
+    path = fake_mnist(tmp_path) / "MNIST" / "raw" / f"t10k-{kind}-ubyte"
+    path.write_bytes(change(path.read_bytes()))
+    source = MNIST(tmp_path, normal=0)
+    assert len(source.train()) == 6
+    with pytest.raises(UserError) as caught:
+        source.test()
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_download_is_torchvisions_and_its_failure_one_line(tmp_path, monkeypatch):
