@@ -141,6 +141,7 @@ def describe_promises(data: "AnomalyDataModule", image: str) -> list[str]:
         if method.needed is not None and method.falls_short(count):
             share = math.ceil(100 * method.needed / normals[name]) / 100
             advice = f"dataset.val_fraction={share:g}" if share <= 0.5 else "add normal images"
+            advice += f" (models that are fitted without epochs, such as retrieval, calibrate on all {normals[name]})"
             line += f" can promise no less than {promised:.3g} false alarms; {method.needed} are needed: {advice}"
         elif promised is not None:
             line += f" promises at most {promised:.3g} false alarms"

@@ -9,7 +9,7 @@ from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
 from adlight.baselines.networks import PCA, NearestNeighbours
-from adlight.detection.crossfitting import fetch, fewest, split_folds
+from adlight.detection.crossfitting import advise_folds, fetch, fewest, split_folds
 from adlight.detection.maps import ReconstructionError, Reduction, Score
 from adlight.detection.module import AnomalyModule
 from adlight.settings import Built, PositiveShare, checked
@@ -78,7 +78,11 @@ class BaselineModule(AnomalyModule):
 
     def on_train_start(self) -> None:
         """Refuse what cannot be fitted before any of it is collected."""
-        self.network.check(len(self.datamodule.records("train")))
+        count, folds = len(self.datamodule.records("train")), self.calibration.folds
+        self.network.check(count)
+        if folds > 1 and self.datamodule.augmentation is None:
+            with advise_folds(folds):
+                self.network.check(fewest(count, folds))
 
     def on_train_epoch_start(self) -> None:
         """Forget the last epoch's images."""
@@ -101,12 +105,15 @@ class BaselineModule(AnomalyModule):
         self.seen = []
 
     def cross_fit(self, folds: int) -> Iterator[tuple[Batch, Scores]]:
-        """Score the training images as they are, by networks fitted to the other folds."""
+        """Score the training images by networks fitted to the other folds; none where they are augmented to fit."""
         data, trainer = self.datamodule, self.trainer
+        if data.augmentation is not None:
+            return
         with torch.inference_mode(False):  # an evaluation reads them now
             data.setup("fit")
         dataset = data.datasets["train"]
-        self.network.check(fewest(len(dataset), folds))
+        with advise_folds(folds):
+            self.network.check(fewest(len(dataset), folds))
         for rest, fold in split_folds(len(dataset), folds, trainer.global_rank, trainer.world_size):
             network = deepcopy(self.network)
             others = dataset.__getitems__(rest.tolist())

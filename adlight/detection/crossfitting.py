@@ -10,13 +10,14 @@ to all images there is such a bound only where leaving out a fold hardly changes
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from adlight.data.dataset import CachedImageDataset
-from adlight.types import Batch
+from adlight.types import Batch, UserError
 
 
 def split_folds(count: int, folds: int, rank: int = 0, world_size: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
@@ -34,6 +35,15 @@ def split_folds(count: int, folds: int, rank: int = 0, world_size: int = 1) -> I
 def fewest(count: int, folds: int) -> int:
     """Count the images that the model of the first fold is fitted to, of which no other has fewer."""
     return count - -(-count // folds)
+
+
+@contextmanager
+def advise_folds(folds: int) -> Iterator[None]:
+    """Add what to do to the message of a UserError: the images of the other folds are too few to fit to."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"a model of {folds - 1} of {folds} folds: {error}, or set calibration.folds=0") from error
 
 
 def fetch(dataset: CachedImageDataset, index: Tensor, device: torch.device) -> Batch:

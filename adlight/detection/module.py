@@ -131,11 +131,8 @@ class AnomalyModule(pl.LightningModule):
 
     def _collect_cross_fitted(self) -> None:
         folds = self.calibration.folds
-        try:
-            for batch, scores in self.cross_fit(folds) if folds > 1 else ():
-                self._collect(Batch(**{**batch, "index": -1 - batch["index"]}), scores)  # no held-out image's
-        except UserError as error:
-            raise UserError(f"a model of {folds - 1} of {folds} folds: {error}, or set calibration.folds=0") from error
+        for batch, scores in self.cross_fit(folds) if folds > 1 else ():
+            self._collect(Batch(**{**batch, "index": -1 - batch["index"]}), scores)  # no held-out image's
 
     def on_validation_epoch_end(self) -> None:
         """Calibrate the thresholds and log `val/auroc`, from the scores of all processes: nothing is left to sync."""

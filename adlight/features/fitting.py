@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from adlight.detection.crossfitting import fetch, fewest, split_folds
+from adlight.detection.crossfitting import advise_folds, fetch, fewest, split_folds
 from adlight.detection.whitening import k_means
 from adlight.features.predictor import Predictor, TrainingCells, channel_statistics, image_means, standardize
 from adlight.features.residuals import ResidualMap
@@ -76,6 +76,20 @@ def score_cells(
     return score if own is None else own, pixel, residuals[first]
 
 
+def check_members(module: "FeatureModule", folds: int) -> None:
+    """Refuse training images that are too few to fit to, by a module's predictors or by those of its folds.
+
+    Raises:
+        UserError: they are.
+    """
+    count, crossed = len(module.datamodule.records("train")), folds > 1 and not module.automatic_optimization
+    for one in module.members.values():
+        one.check(count)
+        if crossed:
+            with advise_folds(folds):
+                one.check(fewest(count, folds))
+
+
 def held_out_cells(module: "FeatureModule", mean: Tensor, std: Tensor) -> list[Tensor]:
     """Standardize the cells of a module's held-out normal images (n, h, w, C), one part per fold of them."""
     cells, fold = TrainingCells(module.features("val"), mean, std), module.fold_of[module.normal]
@@ -88,8 +102,7 @@ def cross_fit(module: "FeatureModule", folds: int) -> Iterator[tuple[Batch, Scor
     The held-out images, which no fold contains, measure the residuals of all.
     """
     features, trainer = module.features("train"), module.trainer
-    for one in module.members.values():
-        one.check(fewest(len(features), folds))
+    check_members(module, folds)
     for rest, fold in split_folds(len(features), folds, trainer.global_rank, trainer.world_size):
         predictors, residual_map = deepcopy((module.members, module.residual_map))
         with exactly(module.device):

@@ -12,7 +12,7 @@ from adlight.detection.module import AnomalyModule
 from adlight.detection.optimization import WarmupCosine, log_terms, step_rng, stop_if_diverged
 from adlight.features.backbones import Backbone
 from adlight.features.cache import FeatureCache
-from adlight.features.fitting import cross_fit, exactly, fit_cells, held_out_cells, score_cells
+from adlight.features.fitting import check_members, cross_fit, exactly, fit_cells, held_out_cells, score_cells
 from adlight.features.optimizer import parameter_groups
 from adlight.features.pictures import PatchPictures
 from adlight.features.predictor import Predictor, TrainingCells, choose, standardize
@@ -107,6 +107,7 @@ class FeatureModule(AnomalyModule):
 
     def on_fit_start(self) -> None:
         """Fit what is not trained: statistics of channels, clusters of images, memories."""
+        check_members(self, self.calibration.folds)
         fitted = fit_cells(self.features("train"), self.members.values(), self.clusters, self.device)
         self.mean, self.std, self.centers = fitted.cells.mean, fitted.cells.std, fitted.centers
         self.pictures.fit(fitted.cells, images_of(self.datamodule, "train"))
@@ -149,9 +150,8 @@ class FeatureModule(AnomalyModule):
         super().on_validation_epoch_start()
         self.normal, self.fold_of = folds_of(images_of(self.datamodule, "val"), self.num_folds)
         with torch.no_grad():
-            held_out = held_out_cells(self, self.mean, self.std)
-            training = self._training_cells().sample(self.training_residuals)
-            self.residual_map.fit(self.members, self.centers, held_out, training)
+            cells = self._training_cells().sample(self.training_residuals)
+            self.residual_map.fit(self.members, self.centers, held_out_cells(self, self.mean, self.std), cells)
         self.split = "val"
 
     def on_validation_epoch_end(self) -> None:

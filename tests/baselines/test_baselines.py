@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from test_configs import composed, names
 from adlight.baselines import networks as baselines
 from adlight.baselines.module import ResidualScorer
 from adlight.baselines.networks import PCA, NearestNeighbours
+from adlight.data.datamodule import AnomalyDataModule
+from adlight.data.mvtec import MVTecAD
 from adlight.data.torchvision_sets import MNIST
 from adlight.detector import Detector
 from adlight.metrics.image import image_metrics
@@ -189,6 +192,38 @@ def test_another_reduction_needs_no_training(adlight, run):
     assert scores(again) != scores(run) and content(again)["threshold"] != content(run)["threshold"]
 
 
+def test_training_images_calibrate_by_models_that_have_not_seen_them(run, adlight):
+    """Five folds of a run's training images, each scored by a network that is fitted to the others."""
+    found, module = content(run), build_module(RunFolder(run))[0]
+    load_weights(module, run / "checkpoints" / "best.ckpt")
+    data = AnomalyDataModule(MVTecAD, root=adlight.folder / "data", image_size=32)
+    data.setup("fit")
+    images, held_out = (data.datasets[split].images for split in ("train", "val"))
+    category, expected = data.datasets["train"].category, torch.empty(len(images))
+    for fold in range(5):
+        mine = torch.arange(len(images)) % 5 == fold
+        other = deepcopy(module.network)
+        other.fit(images[~mine])
+        expected[mine] = other(images[mine].float() / 255)[1]
+    _, own = module.network(held_out.float() / 255)
+    for number, name in enumerate(("bottle", "screw")):
+        of = found["thresholds"][name]
+        assert (of["num_normals"], of["cross_fitted"], of["promised_fpr"]) == (6, 5, 1 / 7)
+        largest = max(expected[category == number].max(), own[number])
+        assert of["image"] == pytest.approx(largest.item(), rel=1e-5)
+
+
+def test_held_out_images_alone(adlight, run):
+    again = adlight.evaluate(run, "calibration.folds=0", "~callbacks.panels")
+    assert scores(again) == scores(run) and content(again)["validation"]["val/auroc"] == pytest.approx(
+        content(run)["validation"]["val/auroc"]
+    )
+    of = content(again)["thresholds"]["bottle"]
+    assert (of["num_normals"], of["cross_fitted"]) == (1, 0) and of != content(run)["thresholds"]["bottle"]
+    restored = adlight.evaluate(run, "calibration.folds=5", "~callbacks.panels")
+    assert content(restored)["thresholds"] == content(run)["thresholds"]
+
+
 def test_a_detector_gives_the_same_scores(adlight, run):
     detector = Detector.load(run, device="cpu")
     answers = detector([adlight.folder / row["path"] for row in rows(run)[:4]])
@@ -227,6 +262,7 @@ def test_a_checkpoint_of_another_size_is_refused(run):
     [
         (["model=knn", "model.network.k=11"], ("k=11", "10 training images")),
         (["model=pca"], ("components=40", "10 training images")),
+        (["model=knn", "model.network.k=9"], ("k=9", "8 training images", "calibration.folds=0")),
         (["model=knn", "model.network.k=0"], ("k", "got 0")),
         (["model=knn", "model.network.memory_gb=0"], ("model.network.memory_gb", "got 0")),
     ],

@@ -66,6 +66,20 @@ def test_a_detector_gives_the_test_s_scores(adlight, runs, name, monkeypatch):
     assert [one.score for one in answers] == pytest.approx([float(row["score"]) for row in rows], rel=2e-2)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_what_takes_no_epochs_calibrates_on_all_normal_images(adlight, runs, name):
+    of = json.loads((runs[name] / "metrics.json").read_text())["thresholds"]["bottle"]
+    crossed = 5 if name in ("retrieval", "patchcore", "subspace") else 0
+    assert (of["num_normals"], of["cross_fitted"]) == (1 + crossed, crossed) and of["image"] > 0
+
+
+def test_too_few_images_for_a_fold_are_refused_before_any_work(adlight, tmp_path):
+    words = ["model=retrieval", *TINY, "dataset.category=bottle", "model.predictors.retrieval.neighbours=4"]
+    outcome = adlight("train", *words, f"model.cache={tmp_path}", f"hydra.run.dir={tmp_path}/run")
+    assert outcome.code == 2 and "4 neighbours of 4" in outcome.err and "calibration.folds=0" in outcome.err
+    assert not list(tmp_path.glob("*.npy"))
+
+
 def test_another_score_calibrates_anew(adlight, runs):
     again = adlight.evaluate(runs["retrieval"], "model.scorer.reduce=mean")
     thresholds = [json.loads((run / "metrics.json").read_text())["threshold"] for run in (runs["retrieval"], again)]
