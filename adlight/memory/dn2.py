@@ -37,10 +37,14 @@ class DeepNearestNeighbours(Predictor):
         self.register_buffer("basis", torch.eye(channels))  # (C, C), x @ basis is white
         self.register_buffer("bank", torch.empty(0, channels))  # (N, C), the means, white
 
+    def check(self, count: int) -> None:
+        """Refuse a number of training images that is not more than the neighbours."""
+        if count <= self.neighbours:
+            raise UserError(f"{self.neighbours} neighbours of {count} training images: lower neighbours")
+
     def fit(self, cells: TrainingCells) -> None:
         """Keep the training images' means."""
-        if len(cells) <= self.neighbours:
-            raise UserError(f"{self.neighbours} neighbours of {len(cells)} training images: lower neighbours")
+        self.check(len(cells))
         self.means = torch.cat([image_means(part) for part in cells.batches()])
         variance, directions = torch.linalg.eigh(self.means.double().T.cov(correction=0))  # (C,), (C, C)
         variance = variance.clamp(min=0) + RIDGE * variance.mean() + 1e-12

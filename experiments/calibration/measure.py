@@ -90,13 +90,13 @@ def rows(settings):
 def table(paths):
     """One row per data set, model and number of images: the mean of the fits' found rates, rule by rule."""
     found = pd.concat([pd.read_csv(path, dtype={"alpha": str}) for path in paths])
-    found["limit"] = found["limit"].fillna("all")
+    found["limit"] = found["limit"].map("{:g}".format).replace("nan", "all")
     print(f"| data | limit | model | fits | alpha | {' | '.join(RULES)} |\n|---|--:|---|--:|--:|{'--:|' * len(RULES)}")
     for key, part in found.groupby(["data", "limit", "model", "alpha"], sort=False):
         cells = []
         for rule in RULES:
             mine = part[part["rule"] == rule]
-            error = mine["found"].std() / len(mine) ** 0.5
+            error = mine["found"].std() / len(mine) ** 0.5  # of the fits' mean
             promised = "" if rule.endswith("interpolated") else f" ({mine['promised'].mean():.3f})"
             cells.append(f"{mine['found'].mean():.3f} ± {error:.3f}{promised}")
         print(f"| {' | '.join(map(str, key[:3]))} | {len(part) // len(RULES)} | {key[3]} | {' | '.join(cells)} |")
