@@ -45,7 +45,6 @@ class Example:
         *({"size": (3, 4)}, {"channels": 1}, {"seed": 2**32 - 1}, {"folder": "a\udc80"}, {"folder": Path("x")}),
         *({"name": "x"}, {"weights": {"a": 1, "b": -2.5}}, {"part": Part()}, {"make": lambda: None}),
     ],
-    ids=str,
 )
 def test_what_fits_passes_unchanged(settings):
     made = Example(**settings)
