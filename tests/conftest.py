@@ -21,6 +21,7 @@ multiprocessing.get_context("forkserver").set_forkserver_preload(
     ["adlight.data.datamodule", "adlight.detection.module"]
 )
 os.environ["ADLIGHT_TRUST"] = "trouble,gan.tiny"  # the tests' own callbacks, in the configs of runs that are resumed
+os.environ["COLUMNS"] = "160"  # pytest's own processes have narrow terminals, in which tables leave columns out
 torch.set_num_threads(1)  # threads cost more than they bring on tensors this small, above all on a busy machine
 
 # 4 patches, about 80,000 parameters, 3 steps an epoch: a run takes about a second

@@ -83,7 +83,7 @@ def test_train_evaluate_predict(adlight, runs, name):
 @pytest.mark.parametrize("name", MODELS)
 def test_a_map_is_the_frame_and_a_mask_the_original(adlight, runs, name, monkeypatch):
     monkeypatch.chdir(adlight.folder)
-    answer = Detector.load(runs(name), device="cpu")(np.zeros((*ORIGINAL, 3), np.uint8))[0]
+    answer = Detector.load(runs(name), device="cpu", category="pooled")(np.zeros((*ORIGINAL, 3), np.uint8))[0]
     assert answer.anomaly_map.shape == (HEIGHT, WIDTH) and answer.reconstruction.shape == (3, HEIGHT, WIDTH)
     assert answer.mask.shape == ORIGINAL
 
