@@ -83,7 +83,10 @@ def write_predictions(
     whole = RunFolder(folder).predictions_path
     part = whole.with_suffix(".part")  # a table that is not whole never has the whole one's name
     console = Console(stderr=True)
-    with part.open("w", newline="") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
+    with (
+        part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
         writer = csv.writer(file)
         writer.writerow(("path", *COLUMNS))
         batches = read_ahead(detector, list(names), pool)

@@ -14,7 +14,7 @@ def derive_seed(purpose: str, *numbers: int) -> int:
         purpose: what is drawn, so that two things drawn in one step do not see the same random bits.
         numbers: such as the run's seed, the step and the process.
     """
-    return int(np.random.SeedSequence([crc32(purpose.encode()), *numbers]).generate_state(1)[0])
+    return int(np.random.SeedSequence([crc32(purpose.encode(errors="surrogateescape")), *numbers]).generate_state(1)[0])
 
 
 def to_device(drawn: Tensor, device: torch.device) -> Tensor:

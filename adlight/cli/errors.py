@@ -4,6 +4,7 @@ import errno
 import warnings
 from collections.abc import Sequence
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -54,7 +55,7 @@ def explain(error: BaseException) -> str | None:
         return _explain_config(error)
     if isinstance(error, OSError) and error.strerror is not None:
         hint = " (hydra.run.dir=<folder> chooses another run folder)" if error.errno in UNWRITABLE else ""
-        return f"{error.filename or 'a file of the run'}: {error.strerror}{hint}"
+        return f"{error.filename or _folder()}: {error.strerror}{hint}"
     if type(error).__name__ == "MisconfigurationException":  # Lightning's word for a bad trainer setting
         return f"trainer: {first_line(error)}"
     if type(error).__name__ == "OutOfMemoryError":
@@ -80,6 +81,11 @@ def _explain_refusal(cause: BaseException, node: str) -> str | None:
     if isinstance(cause, SettingsError) and node:
         return describe_faults(cause.faults, cause.values, lambda argument: f"{node}.{argument}")
     return f"{node}: {first_line(cause)}" if node else first_line(cause)
+
+
+def _folder() -> str:
+    """Name what a command writes to, as a full disk is met where no file is named."""
+    return str(HydraConfig.get().runtime.output_dir) if HydraConfig.initialized() else "a file of the run"
 
 
 def describe(error: BaseException) -> str:

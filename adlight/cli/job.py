@@ -41,7 +41,7 @@ def job_name(overrides: Sequence[str], fixed: Sequence[str]) -> str:
     words = sorted(f"{name if short else key}-{value}" for name, (key, value) in zip(last, values.items(), strict=True))
     name = "_".join(words) or "job"
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name)
-    digest = hashlib.sha1(name.encode()).hexdigest()[:8]
+    digest = hashlib.sha1(name.encode(errors="surrogateescape")).hexdigest()[:8]
     return name if plain == name and len(name) <= 120 else f"{plain[:110]}-{digest}"
 
 

@@ -5,6 +5,7 @@ mistake.
 """
 
 import functools
+import io
 import os
 import signal
 import sys
@@ -36,6 +37,9 @@ def run(task: Callable[[DictConfig], Any], config_name: str, prepare: Callable[[
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of being printed by Hydra
     filter_warnings()
+    for stream in (sys.stdout, sys.stderr):  # names of files may hold what a terminal cannot show
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     failures: list[str] = []
     _say_what_takes_time(config_name, sys.argv[1:])
     program = hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")(_collect(task, failures))

@@ -48,8 +48,10 @@ def find_regions(pixel: np.ndarray, threshold: Threshold, min_pixels: float = 0.
     labelled, count = ndimage.label(pixel > np.float32(threshold.pixel), NEIGHBOURS)
     if not count:
         return pixel >= pixel.max()
-    peaks = np.asarray(ndimage.maximum(pixel, labelled, range(1, count + 1)))
-    kept = np.bincount(labelled.ravel())[1:] >= min_pixels
+    marked = labelled > 0
+    peaks = np.full(count, -np.inf, dtype=pixel.dtype)
+    np.maximum.at(peaks, labelled[marked] - 1, pixel[marked])
+    kept = np.bincount(labelled[marked] - 1) >= min_pixels
     if threshold.region is not None:
         kept &= peaks > np.float32(threshold.region)
     kept[peaks.argmax()] = True

@@ -60,13 +60,18 @@ def bars(panels: Mapping[str, pd.DataFrame], as_bars: bool = False) -> Figure:
     return figure
 
 
+def legible(name: str) -> str:
+    """Write bytes of a folder's name that are no UTF-8 as escapes, as no font has them."""
+    return name.encode(errors="backslashreplace").decode()
+
+
 def _finish(axes: Axes, title: str, categories: Sequence[str], least: float) -> None:
     """Name the axes. Where all bars are high, the axis does not start at 0, and says so."""
     start = math.floor((least - 0.05) * 10) / 10 if least > 0.65 else 0.0
     axes.set(ylabel=f"{title}\n(from {start:.1f})" if start else title, ylim=(start, 1.01))
     slanted = max(map(len, categories)) > 4 and len(categories) > 4
     rotation, side = (35, "right") if slanted else (0, "center")
-    axes.set_xticks(range(len(categories)), categories, rotation=rotation, ha=side)
+    axes.set_xticks(range(len(categories)), list(map(legible, categories)), rotation=rotation, ha=side)
     axes.grid(axis="y", color=GREY, alpha=0.3, lw=0.6)
     axes.set_axisbelow(True)
 

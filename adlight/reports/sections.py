@@ -6,12 +6,13 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from urllib.parse import quote
 
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from adlight.reports import curves, figures
@@ -116,7 +117,9 @@ def draw_scores(title: str, predictions: Mapping[str, pd.DataFrame]) -> list[Pic
 
 def embed_figure(figure: Figure, title: str, note: str = "") -> Picture:
     """Embed a figure as SVG in a data URI."""
-    buffer = io.BytesIO()
+    buffer, texts = io.BytesIO(), cast(list[Text], figure.findobj(Text))
+    for text in texts:
+        text.set_text(figures.legible(text.get_text()))
     with rc_context(figures.STYLE):
         figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
     width = re.search(rb'width="([\d.]+)pt"', buffer.getvalue())

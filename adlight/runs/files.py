@@ -29,7 +29,9 @@ def write_atomically(path: Path, content: str | bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")  # two machines may write the same file
     try:
-        partial.write_bytes(content if isinstance(content, bytes) else content.encode())
+        if isinstance(content, str):
+            content = content.encode(errors="surrogateescape")  # names of files keep their bytes, whatever these are
+        partial.write_bytes(content)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -39,14 +41,14 @@ def write_atomically(path: Path, content: str | bytes) -> Path:
 def read_if_exists(path: Path) -> str | None:
     """Return a file's text; None if there is no such file (any more: another process may have deleted it)."""
     try:
-        return path.read_text(errors="replace")
+        return path.read_text(encoding="utf-8", errors="surrogateescape")
     except FileNotFoundError:
         return None
 
 
 def append_traceback(log: Path, error: BaseException) -> None:
     """Append an error's full traceback to a log."""
-    with log.open("a") as file:
+    with log.open("a", encoding="utf-8", errors="backslashreplace") as file:
         traceback.print_exception(error, file=file)
 
 

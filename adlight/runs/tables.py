@@ -92,7 +92,7 @@ def read_predictions(path: Path) -> "DataFrame":
 
     types = {"category": str, "label": int, "score": float, "threshold": float}
     try:
-        table = pandas.read_csv(path, dtype=str, keep_default_na=False).astype(types)
+        table = pandas.read_csv(path, dtype=str, keep_default_na=False, encoding_errors="surrogateescape").astype(types)
         for name in ("score", "threshold", "label"):
             value = table[name]
             wrong = table.index[
