@@ -7,11 +7,10 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
+from adlight.detection.whitening import Whitening, second_moments
 from adlight.features.predictor import Predictor, TrainingCells, image_means
 from adlight.settings import checked
 from adlight.types import UserError
-
-RIDGE = 0.1  # of the mean variance, added to every variance
 
 
 class DeepNearestNeighbours(Predictor):
@@ -46,9 +45,9 @@ class DeepNearestNeighbours(Predictor):
         """Keep the training images' means."""
         self.check(len(cells))
         self.means = torch.cat([image_means(part) for part in cells.batches()])
-        variance, directions = torch.linalg.eigh(self.means.double().T.cov(correction=0))  # (C,), (C, C)
-        variance = variance.clamp(min=0) + RIDGE * variance.mean() + 1e-12
-        self.basis = (directions * variance.rsqrt()).float()
+        center = self.means.mean(0, keepdim=True)  # (1, C)
+        moments = second_moments(self.means, (self.means - center)[:, None], center)
+        self.basis = Whitening(len(center[0])).fit(center, moments).weight[0]
         self.bank = self.means @ self.basis
 
     def forward(self, cells: Tensor, own: Tensor | None = None) -> Tensor:

@@ -5,8 +5,9 @@ import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
 
+from adlight.detection.whitening import RIDGE
 from adlight.features.predictor import TrainingCells
-from adlight.memory.dn2 import RIDGE, DeepNearestNeighbours
+from adlight.memory.dn2 import DeepNearestNeighbours
 from adlight.types import UserError
 
 C = 5
