@@ -22,7 +22,7 @@ from adlight.cli.arguments import FLAGS_THAT_SHOW, flags_first, refuse_empty_pla
 from adlight.cli.errors import explain, filter_warnings, interrupted
 from adlight.cli.job import finish_wandb, note_failure
 from adlight.cli.overrides import use_config_dir
-from adlight.runs.config import CONF
+from adlight.runs.config import CONF, read_yaml
 from adlight.runs.files import rank
 from adlight.types import UserError
 
@@ -40,6 +40,9 @@ def run(task: Callable[[DictConfig], Any], config_name: str, prepare: Callable[[
     for stream in (sys.stdout, sys.stderr):  # names of files may hold what a terminal cannot show
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if not {"--help", "-h"}.isdisjoint(sys.argv[1:]):  # Hydra would list all groups first, for a second or more
+        print(read_yaml(CONF / f"{config_name}.yaml").hydra.help.template, end="")
+        return
     failures: list[str] = []
     _say_what_takes_time(config_name, sys.argv[1:])
     program = hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")(_collect(task, failures))
