@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from adlight.detection.ema import EMA
-from adlight.detection.optimization import log_terms, stop_if_diverged
+from adlight.detection.optimization import log_terms, set_rates, stop_if_diverged
 from adlight.gan.networks import Critic, Generator
 from adlight.gan.objectives import AdversarialObjective
 from adlight.gan.optimization import (
@@ -131,11 +131,7 @@ class AdversarialModule(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """Continue a resumed run with the learning rates of its config, which may differ from the checkpoint's."""
-        if self.trainer.ckpt_path is None:
-            return
-        for optimizer, rates in zip(self.trainer.optimizers, self.rates, strict=True):
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate
+        set_rates(self.trainer.optimizers, self.rates)
 
     def on_train_epoch_end(self) -> None:
         """Stop a diverged run; the checkpoint of the epoch before is kept."""
