@@ -1,20 +1,20 @@
 """Multiresolution knowledge distillation (Salehi 2021, MKD)."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor
 from torch.optim import Optimizer
 
-from adlight.detection.maps import Reduction, reduce_map, smooth
 from adlight.detection.module import AnomalyModule
 from adlight.detection.optimization import log_terms, schedule_by_step, stop_if_diverged
-from adlight.distillation.network import Cloner, distillation_loss, distillation_map
+from adlight.distillation.network import Cloner, distillation_loss
+from adlight.distillation.scorer import DistillationScorer
 from adlight.features.backbones import Backbone
 from adlight.gan.optimization import average_over_processes
-from adlight.settings import Built, PositiveShare, Share, checked
+from adlight.settings import Built, Share, checked
 from adlight.types import Batch, Scores
 
 PROBE = 64  # pixels a side, of what the layers' shapes are found by
@@ -30,14 +30,11 @@ class MKDModule(AnomalyModule):
     Args:
         backbone: the frozen network and the layers that are mimicked, from fine to coarse.
         network: makes the cloner for the layers' `shapes`.
+        scorer: scores images by what is mimicked badly.
         optimizer: makes the optimizer from parameters.
         value: weight of L_val, see `distillation_loss`; None: L_dir / L_val of the first batch, so that both terms
             begin alike, as the paper has it. The authors' code has 0.5 for VGG-16 and MVTec AD.
         warmup: share of the steps in which the learning rate rises; a half cosine to 0 follows.
-        localization: `cells`, or `gradient`: |dL/dx|, mean over channels, which needs autograd.
-        reduce: image score: `loss`, the original's; or `mean`, `max` or `topk` of the smoothed map.
-        smoothing: sigma of the Gaussian, in pixels.
-        topk: share of the pixels that `topk` averages.
     """
 
     takes_padding = False
@@ -48,20 +45,17 @@ class MKDModule(AnomalyModule):
         self,
         backbone: Built[Backbone],
         network: Callable[..., Cloner],
+        scorer: Built[DistillationScorer],
         optimizer: Callable[..., Optimizer],
         value: NonNegativeFloat | None = None,
         warmup: Share = 0.05,
-        localization: Literal["cells", "gradient"] = "cells",
-        reduce: Literal["loss"] | Reduction = "loss",
-        smoothing: NonNegativeFloat = 4.0,
-        topk: PositiveShare = 0.01,
     ) -> None:
         super().__init__()
         with torch.no_grad():
             maps = backbone.maps(torch.zeros(1, 3, PROBE, PROBE))
         self.network = network(shapes=[(one.shape[1], PROBE // one.shape[2]) for one in maps])
-        self.backbone, self.optimizer, self.value, self.warmup = backbone, optimizer, value, warmup
-        self.localization, self.reduce, self.smoothing, self.topk = localization, reduce, smoothing, topk
+        self.backbone, self.scorer, self.optimizer = backbone, scorer, optimizer
+        self.value, self.warmup = value, warmup
         self.register_buffer("first_ratio", torch.tensor(torch.nan))  # L_dir / L_val of the first batch
 
     @property
@@ -112,25 +106,5 @@ class MKDModule(AnomalyModule):
         stop_if_diverged(self)
 
     def score(self, batch: Batch) -> Scores:
-        """Score a batch; nothing is reconstructed, so the image itself stands in its place."""
-        image = batch["image"]  # (B, C, H, W)
-        if self.localization == "gradient":
-            loss, pixel = self.differentiate(image)  # (B,), (B, H, W)
-        else:
-            with torch.no_grad():
-                taught, cloned = self.mimic(image)
-                direction, value = distillation_loss(taught, cloned)  # (B,) each
-                pixel = distillation_map(taught, cloned, self.weight, image.shape[-2:])  # (B, H, W)
-                loss = direction + self.weight * value  # (B,)
-        pixel = smooth(pixel, self.smoothing)  # (B, H, W)
-        score = loss if self.reduce == "loss" else reduce_map(pixel, self.reduce, self.topk)  # (B,)
-        return Scores(image=score, pixel=pixel, reconstruction=image)
-
-    def differentiate(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute the loss and |dL/dx| (B, H, W) of images; works under Lightning's `inference_mode`."""
-        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(image.device.type, enabled=False):
-            x = image.detach().float().clone().requires_grad_()
-            direction, value = distillation_loss(*self.mimic(x))  # (B,) each
-            loss = direction + self.weight * value  # (B,)
-            (gradient,) = torch.autograd.grad(loss.sum(), x)
-        return loss.detach(), gradient.abs().mean(1)
+        """Score a batch."""
+        return self.scorer(self.mimic, self.weight, batch["image"])
