@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from adlight import settings
 from adlight.data.frames import Size
 from adlight.detection.inference import AUTOCAST, SHORT
+from adlight.metrics.methods import MethodText
 from adlight.settings import Decay, PathName, PositiveShare, Seed, Text
 from adlight.types import UserError, unknown_name
 
@@ -128,9 +129,29 @@ class PredictSettings(TypedDict, total=False):
     on_bad_image: Literal["error", "skip"]
 
 
+class EvaluateSettings(TypedDict, total=False):
+    """Settings of `adlight.evaluate` that are not of the run's config."""
+
+    run: Text
+    ckpt: Text | None
+
+
+class DoctorSettings(TypedDict, total=False):
+    """Settings of `adlight.doctor` beside the data set's."""
+
+    seed: Seed
+    data_root: Text
+    calibration: dict[Literal["image"], MethodText]
+
+
 class ReportSettings(TypedDict, total=False):
     """Settings of `adlight.report`."""
 
+    runs: Text | Annotated[list[Text], Field(min_length=1)]
+    out: Text | None
+    reference: Text | list[Text] | None
+    reference_column: Text | None
+    title: str | int | float | None
     tolerance: NonNegativeFloat
     detailed: NonNegativeInt
     pictures: NonNegativeInt
