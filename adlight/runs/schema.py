@@ -144,6 +144,25 @@ class DoctorSettings(TypedDict, total=False):
     calibration: dict[Literal["image"], MethodText]
 
 
+class ServeSettings(TypedDict, total=False):
+    """Settings of `adlight.serve`."""
+
+    run: Text
+    host: Text
+    port: Annotated[int, Field(ge=0, lt=2**16)]  # 0: any free one
+    token: Annotated[str, Field(min_length=16, pattern="^[!-~]+$")] | None
+    category: Text | None
+    threshold: Any
+    pixel_threshold: Any
+    ckpt: Text | None
+    batch_size: PositiveInt
+    device: Text
+    queue: PositiveInt
+    max_mb: PositiveFloat
+    max_megapixels: Annotated[PositiveFloat, Field(le=178)]  # Pillow itself refuses more
+    timeout: PositiveFloat
+
+
 class ReportSettings(TypedDict, total=False):
     """Settings of `adlight.report`."""
 
