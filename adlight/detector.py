@@ -59,6 +59,7 @@ class Detector:
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size must be at least 1, got {batch_size}")
+        self.device = str(device)
         self.module, self.scorer = module, module.make_scorer(str(precision), device)
         self.frame, self.channels, self.batch_size = Frame(image_size, resize, bool(keep_shape)), channels, batch_size
         self.calibration = deepcopy(module.calibration)

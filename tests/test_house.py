@@ -21,6 +21,7 @@ FLOORS = (  # a room imports rooms of the floors above it in this list, and itse
     {"detection"},
     {"features"},
     {"baselines", "gan", "mae", "memory"},
+    {"distillation", "reconstruction"},
     {"runs"},
     {"callbacks", "detector", "loggers", "reports"},
     {"cli", "serving"},

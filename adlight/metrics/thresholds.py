@@ -89,7 +89,8 @@ class Calibration:
         """Find the thresholds of each category, and the pooled ones.
 
         Args:
-            score, peak: (N,) scores of normal images, and their largest pixels.
+            score: (N,) of normal images.
+            peak: (N,) largest pixels of their maps.
             category: (N,) their positions in `names`.
             pixels: the scores of their pixels, one group per category.
             names: the categories.
