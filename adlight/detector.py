@@ -28,7 +28,6 @@ class Detector:
     """Scores images by a trained module; an image's prediction does not depend on the others in its batch.
 
     An image is compared with the thresholds of its category, see `category`; each prediction says which were used.
-    Where a model of several categories cannot know that of an image, nothing is predicted.
 
     Args:
         module: with its weights and calibrated thresholds.
@@ -59,8 +58,8 @@ class Detector:
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size must be at least 1, got {batch_size}")
-        self.device = str(device)
-        self.module, self.scorer = module, module.make_scorer(str(precision), device)
+        self.module, self.device = module, str(device)
+        self.scorer = module.make_scorer(str(precision), device)
         self.frame, self.channels, self.batch_size = Frame(image_size, resize, bool(keep_shape)), channels, batch_size
         self.calibration = deepcopy(module.calibration)
         self.category_rule = CategoryRule(category, self.calibration, module.classifier)
@@ -105,11 +104,7 @@ class Detector:
         return cls(module, **settings, device=find_device(device), batch_size=batch_size, category=category)
 
     def with_category(self, category: str | None) -> "Detector":
-        """Give a detector that differs in whose thresholds it takes, see above, and shares all else with this one.
-
-        Raises:
-            UserError: an unknown category.
-        """
+        """Give a detector that takes another category's thresholds and shares all else; a UserError: none such."""
         other = copy(self)
         other.category_rule = CategoryRule(category, self.calibration, self.category_rule.classifier)
         return other
