@@ -6,6 +6,7 @@ import signal
 import pytest
 import torch
 from gan.tiny import CtrlC
+from pytorch_lightning import LightningModule
 from readers import numbers, table
 
 from adlight.detector import Detector
@@ -27,7 +28,7 @@ MODELS = {
     ],
     "mkd": ["model=mkd", *BACKBONE, "model.backbone.min_size=1", "model.network.width=4"],
 }
-CLASSES = {"autoencoder": "AutoencoderModule", "vae": "VAEModule", "dagan": "DAGANModule", "mkd": "MKDModule"}
+CLASSES = {"vae": "VAEModule", "dagan": "DAGANModule", "mkd": "MKDModule"}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,9 @@ def test_evaluate_predict_detector(adlight, runs, name, monkeypatch):
     assert outcome.code == 0, outcome.err
     monkeypatch.chdir(adlight.folder)
     rows = table(run / "predictions.csv")
-    answers = Detector.load(run, device="cpu")([row["path"] for row in rows])
+    detector = Detector.load(run, device="cpu")
+    assert not isinstance(detector.module, LightningModule)
+    answers = detector([row["path"] for row in rows])
     assert [one.score for one in answers] == pytest.approx([float(row["score"]) for row in rows], rel=1e-4)
 
 
@@ -66,7 +69,7 @@ def test_training_moves_every_weight(runs, name):
     assert losses[1][key] < losses[0][key]
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", ["vae", "dagan", "mkd"])  # noise; two optimizers; a ratio of the first batch
 def test_a_stopped_run_ends_as_if_it_had_not_been(adlight, runs, name):
     before, folder = signal.getsignal(signal.SIGINT), f"runs/stopped_{name}"
     try:
@@ -99,7 +102,6 @@ def test_other_scores_need_no_training(adlight, runs):
         assert all(json.loads((one / "metrics.json").read_text())["threshold"] for one in found)
 
 
-@pytest.mark.parametrize("name", CLASSES)
-def test_padding_is_refused(adlight, name):
-    outcome = adlight("train", *MODELS[name], *SMALL, "dataset.keep_shape=true", "hydra.run.dir=refused_padding")
+def test_padding_is_refused(adlight):
+    outcome = adlight("train", *MODELS["vae"], *SMALL, "dataset.keep_shape=true", "hydra.run.dir=refused_padding")
     assert outcome.code == 2 and "dataset.keep_shape" in outcome.err and "Traceback" not in outcome.err
