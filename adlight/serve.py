@@ -15,8 +15,7 @@ from adlight.types import UserError
 
 if TYPE_CHECKING:  # they take seconds: not for --help
     from fastapi import FastAPI
-
-    from adlight.serving.batching import BatchQueue
+    from uvicorn import Server
 
 CONNECTIONS = 500  # at once; of more, none takes a file handle
 GOODBYE = 10  # seconds for the images on their way when the server ends
@@ -57,7 +56,10 @@ def serve(config: DictConfig) -> None:
         print(f"page: {place}{fragment}")
         print(f"from a shell: curl {header}--data-binary @<image> {place}predict")
         print("Ctrl-C ends it", flush=True)
-        answer(build_app(service, token), listener, service.queue)
+        try:
+            make_server(build_app(service, token)).run([listener])
+        finally:
+            service.queue.close(GOODBYE)
 
 
 def check_packages() -> None:
@@ -93,16 +95,12 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def answer(app: "FastAPI", listener: socket.socket, queue: "BatchQueue") -> None:
-    """Answer requests until a signal ends the server; those that are being answered still are.
-
-    Raises:
-        KeyboardInterrupt: it was stopped.
-    """
-    import uvicorn
+def make_server(app: "FastAPI") -> "Server":
+    """Give a server that ends gracefully: requests that are being answered still are."""
+    from uvicorn import Config, Server
 
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # errors of ours are shown by the application
-    config = uvicorn.Config(
+    config = Config(
         app,
         http="h11",
         ws="none",
@@ -113,10 +111,7 @@ def answer(app: "FastAPI", listener: socket.socket, queue: "BatchQueue") -> None
         timeout_graceful_shutdown=GOODBYE,
         server_header=False,
     )
-    try:
-        uvicorn.Server(config).run([listener])
-    finally:
-        queue.close(GOODBYE)
+    return Server(config)
 
 
 def arguments(argv: list[str]) -> list[str]:

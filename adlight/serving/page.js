@@ -4,7 +4,7 @@
   const sliders = { threshold: find("#threshold"), pixel: find("#pixel"), opacity: find("#opacity") };
   const numbers = { threshold: numberOf("threshold"), pixel: numberOf("pixel") };
   const COLOURS = document.body.dataset.colours.match(/../g).map((two) => parseInt(two, 16));
-  const SIDE = 1600, AT_ONCE = 4, BOX = "#ff3b30", MASK = [0, 229, 255, 120]; // pixels of a drawing; requests at once
+  const SIDES = [512, 1600], AT_ONCE = 4, BOX = "#ff3b30", MASK = [0, 229, 255, 120]; // a drawing's longer side, at least and at most; requests at once
   const items = [], moved = new Map(); // what was dropped; thresholds that were moved, by their source
   let detector = null, chosen = null, running = 0, token = sessionStorage.getItem("token") ?? "";
 
@@ -84,7 +84,8 @@
     const threshold = own.threshold ?? prediction.threshold, pixel = own.pixel ?? prediction.pixel_threshold;
     const anomalous = prediction.score > threshold;
     const region = given ? null : map.region_threshold; // as `adlight predict threshold=...` decides
-    return { threshold, pixel, anomalous, given, regions: () => (anomalous ? findRegions(map.values, height, width, pixel, region, map.min_pixels) : []) };
+    const source = own.threshold !== undefined && own.pixel !== undefined ? "given" : prediction.threshold_source;
+    return { threshold, pixel, anomalous, given, source, moved: own.threshold !== undefined, regions: () => (anomalous ? findRegions(map.values, height, width, pixel, region, map.min_pixels) : []) };
   }
 
   // a prediction as the server would answer it with these thresholds
@@ -92,9 +93,8 @@
     if (item.state !== "done") return { path: item.file.name, error: item.error ?? "not predicted yet" };
     const found = decide(item), regions = found.regions();
     const area = regions.reduce((sum, region) => sum + region.length, 0) / item.map.content;
-    const source = found.given ? "given" : item.prediction.threshold_source;
     const boxes = boundingBoxes(regions, item.map.shape, item.map.image_size);
-    return { ...item.prediction, anomalous: found.anomalous, threshold_source: source, threshold: found.threshold, pixel_threshold: found.pixel, area, boxes };
+    return { ...item.prediction, anomalous: found.anomalous, threshold_source: found.source, threshold: found.threshold, pixel_threshold: found.pixel, area, boxes };
   }
 
   // ---- drawings
@@ -104,7 +104,8 @@
   }
 
   async function drawFile(file) {
-    const bitmap = await createImageBitmap(file), scale = Math.min(1, SIDE / Math.max(bitmap.width, bitmap.height));
+    const bitmap = await createImageBitmap(file), longer = Math.max(bitmap.width, bitmap.height);
+    const scale = Math.min(Math.max(1, SIDES[0] / longer), SIDES[1] / longer);
     const canvas = canvasOf(Math.max(1, Math.round(bitmap.width * scale)), Math.max(1, Math.round(bitmap.height * scale)));
     canvas.getContext("2d").drawImage(bitmap, 0, 0, canvas.width, canvas.height);
     bitmap.close();
@@ -184,7 +185,7 @@
     if (!done) return;
     const found = decide(chosen), { score, threshold_source: source } = chosen.prediction;
     sentence.textContent = `Score ${digits(score)} is ${found.anomalous ? "above" : "not above"} the threshold ${digits(found.threshold)} ` +
-      (found.given ? "(moved)." : source === "given" ? "(given)." : `calibrated for ${source}.`);
+      (found.moved ? "(moved)." : source === "given" ? "(given)." : `calibrated for ${source}.`);
     adjust(found);
     panes.className = controls.elements.view.value;
     panes.replaceChildren(...pictures(chosen).map(([caption, canvas]) => {
