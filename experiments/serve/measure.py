@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-CLIENTS, SECONDS, WARM = (1, 8, 32), 15, 1
+CLIENTS, SECONDS, WARM = (1, 8, 32), 10, 1
 COLUMNS = ("batch_size", "clients", "requests_per_s", "p50_ms", "p99_ms", "refused", "images_per_batch")
 
 

@@ -19,7 +19,10 @@ class Served:
 
     def __init__(self, service, url, data):
         self.service, self.url = service, url
-        self.client = httpx.Client(base_url=url, timeout=60)
+        alone = httpx.Limits(
+            max_keepalive_connections=0
+        )  # uvicorn closes what has been idle, in the midst of a request
+        self.client = httpx.Client(base_url=url, timeout=60, limits=alone)
         self.images = {name: sorted((data / name / "test").rglob("*.png")) for name in ("bottle", "screw")}
 
     def predict(self, content, **query):
@@ -33,6 +36,7 @@ class Served:
 @contextmanager
 def running(service, data, token=None):
     with bind("127.0.0.1", 0) as listener:
+        listener.listen()
         server = make_server(build_app(service, token))
         thread = Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()

@@ -3,12 +3,17 @@
 import base64
 import hashlib
 import io
+import json
 import re
+import shlex
+import shutil
 import socket
 import struct
+import subprocess
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Event
 
 import httpx
@@ -287,6 +292,21 @@ def test_metrics_count_requests_images_and_batches(served):
     assert more("adlight_requests_total", "415", "/predict") == more("adlight_requests_total", "404", "other") == 1
     assert sum(more(*key) for key in after if key[0] == "adlight_images_total") == 3
     assert not [key for key in after if "a/scanner/was/here" in key]
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="no curl here")
+def test_the_readme_s_requests(served, tmp_path):
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    lines = re.findall(r"^curl .*", readme, re.M)
+    for name in ("part.png", "a.png", "b.png"):
+        (tmp_path / name).write_bytes(served.images["bottle"][0].read_bytes())
+    found = []
+    for line in lines:
+        words = shlex.split(line.replace("http://127.0.0.1:8000/", served.url))
+        done = subprocess.run([*words, "--silent", "--fail"], cwd=tmp_path, capture_output=True, check=True)
+        found.append(json.loads(done.stdout))
+    assert found[0]["path"] == "image" and found[0]["threshold_source"] == "bottle"
+    assert [one["path"] for one in found[1]] == ["a.png", "b.png"] and {"heat_map", "mask"} <= set(found[1][0])
 
 
 def test_the_page_needs_no_network_and_runs_nothing_else(served):
