@@ -6,7 +6,8 @@ from pathlib import Path
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from adlight.cli import main as cli
-from adlight.cli.arguments import quote_values, shows_help, value_of
+from adlight.cli.arguments import quote_values, value_of
+from adlight.cli.flags import shows_help
 from adlight.runs.checks import check_values
 from adlight.runs.files import write_atomically
 from adlight.runs.occupied import check_free

@@ -8,13 +8,14 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
 from adlight.runs.config import CONF
 from adlight.types import UserError, unknown_name
 
 UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NO_MEMORY = "can't allocate memory"  # of a CPU, in torch's words
 EXTRAS = {"optuna": "optuna", "joblib": "joblib", "ray": "ray", "submitit_slurm": "slurm"}  # plugins of Hydra
 NOISE = [
     ".*does not have many workers.*",
@@ -63,6 +64,8 @@ def explain(error: BaseException) -> str | None:
         return f"trainer: {first_line(error)}"
     if type(error).__name__ == "OutOfMemoryError":
         return f"the device's memory is full: try a smaller dataset.batch_size ({first_line(error)})"
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and NO_MEMORY in str(error)):
+        return f"the memory is full: try a smaller dataset.image_size or dataset.batch_size ({first_line(error)})"
     return None
 
 
@@ -75,9 +78,10 @@ def _full_key(error: InstantiationException) -> str:
 def _explain_refusal(cause: BaseException, node: str) -> str | None:
     """Give one line for a constructor's refusal of settings, or for a missing package."""
     if isinstance(cause, ImportError):
-        return first_line(cause)
+        return f"{node}: {first_line(cause)}" if node else first_line(cause)
     if not isinstance(cause, ValueError):
-        return None
+        # Lightning refuses settings of its Trainer by errors of any type
+        return f"{node}: {first_line(cause)}" if node == "trainer" and isinstance(cause, TypeError) else None
     from adlight.faults import describe_faults
     from adlight.settings import SettingsError  # here and not above: --help must not wait for it
 
@@ -101,6 +105,8 @@ def describe(error: BaseException) -> str:
 def _explain_config(error: BaseException) -> str:
     """Give one line for an unknown name, a missing value or an override that cannot be read."""
     if isinstance(error, OverrideParseException):
+        if "=" not in str(error.override):
+            return f"{error.override!r} is no setting: write <name>=<value>, such as model=retrieval"
         return (
             f"cannot read the override {error.override!r}: values with any of = # ~ ( ) [ ] {{ }} or spaces need "
             "quotes inside quotes, such as 'dataset.root=\"my folder\"'"
@@ -113,13 +119,17 @@ def _explain_config(error: BaseException) -> str:
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} has no value: give one with {error.full_key}=<value>"
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    if isinstance(cause, InterpolationResolutionError):
+        return f"{cause.full_key}: {first_line(cause)}"
     if isinstance(cause, OmegaConfBaseException) and isinstance(cause.parent_node, DictConfig):
         key, known = str(cause.key), list(map(str, cause.parent_node))
         parent, _, _ = (cause.full_key or key).rpartition(".")
         if not parent and "model" in known:  # groups that leave no key of their name, such as `experiment`
             known += [path.name for path in CONF.iterdir() if path.is_dir()]
         return _unknown(f"setting in {parent}" if parent else "setting", key, known)
-    return first_line(error)
+    line = first_line(error)
+    hint = "; -m makes a run for each of several values, [1,2] is a list" if line.startswith("Ambiguous value") else ""
+    return line + hint
 
 
 def _unknown(kind: str, name: str, known: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from adlight.runs.files import write_atomically
 from adlight.runs.trust import check_choices, check_config, find_targets
 from adlight.types import UserError
 
-_HYDRA = ".hydra"
+SUBFOLDER = ".hydra"  # as hydra.output_subdir says
 _ROOMS_OF_0_1 = tuple(f"adlight.{room}." for room in ("modules", "networks", "objectives", "scoring"))
 
 
@@ -105,7 +105,7 @@ class HydraFolder:
         return flatten(config), dict(choices or {})
 
     def _hydra_file(self, name: str) -> Path:
-        return self.path / _HYDRA / f"{name}.yaml"
+        return self.path / SUBFOLDER / f"{name}.yaml"
 
     def _read_yaml(self, name: str) -> DictConfig:
         path = self._hydra_file(name)
