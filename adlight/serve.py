@@ -120,7 +120,7 @@ def arguments(argv: list[str]) -> list[str]:
     """Check what can be checked before anything is loaded, and quote what Hydra's grammar would take apart.
 
     Raises:
-        UserError: `run` is missing or no run folder.
+        UserError: `run` is missing, or neither a run folder nor a file.
     """
     if shows_help(argv):
         return argv
@@ -128,6 +128,8 @@ def arguments(argv: list[str]) -> list[str]:
         raise UserError("say which run: python -m adlight.serve run=<run folder>")
     if not run.endswith(".onnx"):
         RunFolder(run).config()
+    elif not Path(run).is_file():
+        raise UserError(f"run={run}: there is no such file")
     return quote_values(argv, "run", "token")
 
 

@@ -17,6 +17,7 @@ from adlight.serving.guard import is_local, make_token
     [
         ([], "python -m adlight.serve run="),
         (["run=nowhere"], "nowhere is not a run folder"),
+        (["run=nowhere.onnx"], "nowhere.onnx"),
         (["run={run}", "port=70000"], "port"),
         (["run={run}", "queue=0"], "queue"),
         (["run={run}", "max_megapixels=1e6"], "max_megapixels"),
