@@ -4,9 +4,9 @@
   const sliders = { threshold: find("#threshold"), pixel: find("#pixel"), opacity: find("#opacity") };
   const numbers = { threshold: numberOf("threshold"), pixel: numberOf("pixel") };
   const COLOURS = document.body.dataset.colours.match(/../g).map((two) => parseInt(two, 16));
-  const SIDES = [512, 1600], AT_ONCE = 4, BOX = "#ff3b30", MASK = [0, 229, 255, 120]; // a drawing's longer side, at least and at most; requests at once
+  const SIDES = [512, 1600], AT_ONCE = 4, KEPT = 60, BOX = "#ff3b30", MASK = [0, 229, 255, 120]; // a drawing's longer side, at least and at most; requests at once; images in memory
   const items = [], moved = new Map(); // what was dropped; thresholds that were moved, by their source
-  let detector = null, chosen = null, running = 0, token = sessionStorage.getItem("token") ?? "";
+  let detector = null, chosen = null, kept = [], running = 0, token = sessionStorage.getItem("token") ?? "";
 
   function numberOf(name) { return find(`#${name}`).closest(".control").querySelector("input[type=number]"); }
 
@@ -57,8 +57,8 @@
   }
 
   async function predict(item) {
-    item.drawing ??= await drawFile(item.file).catch(() => null); // browsers do not read TIFF: the server sends a picture
-    const query = new URLSearchParams({ include: item.drawing ? "map" : "map,picture" });
+    const drawing = await drawFile(item.file).catch(() => null); // browsers do not read TIFF: the server sends a picture
+    const query = new URLSearchParams({ include: drawing ? "map" : "map,picture" });
     if (detector.categories.length > 1) query.set("category", choices.category.value);
     const form = new FormData();
     form.append("image", item.file, item.file.name);
@@ -71,9 +71,19 @@
     if (!answer.ok) throw new Error(found.error ?? `the server answers ${answer.status}`);
     const { map, picture, ...prediction } = found[0];
     if (prediction.error) throw new Error(prediction.error);
-    if (picture) item.drawing = await drawFile(new Blob([decodeBytes(picture)], { type: "image/png" }));
-    Object.assign(item, { prediction, map: { ...map, values: decodeFloats(map.values) }, state: "done" });
+    if (picture) item.picture = new Blob([decodeBytes(picture)], { type: "image/png" });
+    Object.assign(item, { prediction, map: { ...map, values: decodeFloats(map.values) } });
+    await draw(item, drawing);
+    item.state = "done";
+  }
+
+  // large images would fill the memory: the drawings of those that were looked at last are kept
+  async function draw(item, drawing = null) {
+    item.drawing = drawing ?? (await drawFile(item.picture ?? item.file));
     item.heat = drawHeat(item);
+    drawThumbnail(item);
+    kept = [item, ...kept.filter((one) => one !== item)];
+    for (const old of kept.splice(KEPT)) if (old !== chosen) old.drawing = old.heat = null;
   }
 
   // ---- decisions, by the thresholds as calibrated or as moved
@@ -183,6 +193,7 @@
     sentence.textContent = chosen.error ?? "";
     panes.replaceChildren();
     if (!done) return;
+    if (!chosen.drawing) return void draw(chosen).then(() => show());
     const found = decide(chosen), { score, threshold_source: source } = chosen.prediction;
     sentence.textContent = `Score ${digits(score)} is ${found.anomalous ? "above" : "not above"} the threshold ${digits(found.threshold)} ` +
       (found.moved ? "(moved)." : source === "given" ? "(given)." : `calibrated for ${source}.`);
@@ -229,8 +240,6 @@
       item.entry ??= entry(item);
       item.entry.className = `${mood(item)}${item === chosen ? " chosen" : ""}`;
       item.entry.querySelector("small").textContent = item.prediction ? digits(item.prediction.score) : item.error ? "not read" : "…";
-      const [canvas] = item.entry.getElementsByTagName("canvas");
-      if (item.drawing && !canvas.dataset.drawn) drawThumbnail(canvas, item.drawing);
     });
     if (find("#list").childElementCount !== items.length) find("#list").replaceChildren(...items.map((item) => item.entry.parentElement));
   }
@@ -246,10 +255,10 @@
     return button;
   }
 
-  function drawThumbnail(canvas, drawing) {
+  function drawThumbnail({ entry, drawing }) {
+    const [canvas] = entry.getElementsByTagName("canvas");
     const scale = Math.min(96 / drawing.width, 96 / drawing.height), width = drawing.width * scale, height = drawing.height * scale;
     canvas.getContext("2d").drawImage(drawing, (96 - width) / 2, (96 - height) / 2, width, height);
-    canvas.dataset.drawn = "yes";
   }
 
   function choose(item) {

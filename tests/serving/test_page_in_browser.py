@@ -157,6 +157,16 @@ def test_names_and_broken_files_do_no_harm(page, served, tmp_path):
     assert all("422" in line for line in page.errors()), page.errors()
 
 
+def test_one_of_many_images_is_shown_again(page, served):
+    names = [f"{i}.png" for i in range(70)]
+    image = base64.b64encode(served.images["screw"][0].read_bytes()).decode()
+    page.run(DROP, [image] * 70, names)
+    page.wait(f"{DONE} === 70")
+    page.run("document.querySelectorAll('#list button')[1].click()")  # among the first to be forgotten
+    page.wait("document.querySelectorAll('#panes canvas').length === 3")
+    assert page.run(STATE)["name"] == "1.png" and max(page.run(STATE)["heat"]) > 0 and not page.errors()
+
+
 def test_another_category_asks_again(page, served):
     drop(page, served.images["screw"][0])
     assert "screw" in page.run(STATE)["sentence"]
