@@ -170,7 +170,7 @@
     return [
       [`Image, ${count}`, compose(item, [image, { boxes }])],
       ["Heat map", compose(item, [image, heat])],
-      [`Mask, ${(100 * answerOf(item).area).toPrecision(3)} % of the image`, compose(item, [mask])],
+      [`Mask, ${Number((100 * answerOf(item).area).toPrecision(3))} % of the image`, compose(item, [mask])],
     ];
   }
 

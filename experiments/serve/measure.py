@@ -17,7 +17,8 @@ import time
 from pathlib import Path
 
 CLIENTS, SECONDS, WARM = (1, 8, 32), 10, 1
-COLUMNS = ("batch_size", "clients", "requests_per_s", "p50_ms", "p99_ms", "cpu_ms", "refused", "images_per_batch", "load")
+TIMES = ("requests_per_s", "p50_ms", "p99_ms", "cpu_ms")  # the last: of the server, per request
+COLUMNS = ("batch_size", "clients", *TIMES, "refused", "images_per_batch", "load")
 
 
 def start(run, batch_size):

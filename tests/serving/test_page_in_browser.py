@@ -189,7 +189,7 @@ def test_a_token_is_taken_from_the_address_or_asked_for(browser, with_token):
     browser.errors()
 
 
-@pytest.mark.parametrize("width", [1400, 500])
+@pytest.mark.parametrize("width", [1400, 400])
 def test_a_screenshot_is_kept(page, served, width):
     page.resize(width, 1000)
     drop(page, *served.images["screw"][:5])
