@@ -13,6 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from makers import fake_run, write_image
 from omegaconf import OmegaConf
 
+from adlight.cli.mixed import mark_partial_settings
 from adlight.runs.config import CONF, apply_overrides, choose_none, flatten, instantiate_node
 
 ROOT = CONF.parent
@@ -103,9 +104,11 @@ def check_values(config):
 
 
 @pytest.mark.parametrize("page, line", printed("train"))
-def test_a_training_composes(conf, page, line):
-    for words in expand(shlex.split(line)):
-        check_values(composed(words)[0])
+def test_a_training_composes(request, page, line):
+    words = mark_partial_settings(shlex.split(line))  # a sweep's settings that not all of its models have
+    request.getfixturevalue("conf")
+    for job in expand(words):
+        check_values(composed(job)[0])
 
 
 @pytest.mark.parametrize("page, line", printed("evaluate"))
