@@ -58,8 +58,8 @@ class Detector:
         keep_shape: bool | None = False,
         category: str | None = None,
     ) -> None:
-        if batch_size < 1:
-            raise UserError(f"batch_size must be at least 1, got {batch_size}")
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise UserError(f"batch_size must be an integer, at least 1, got {batch_size!r}")
         self.device, self.autocast = torch.device(device), autocast_dtype(str(precision))
         self.module = module.eval().requires_grad_(False).to(self.device)
         self.frame, self.channels, self.batch_size = Frame(image_size, resize, bool(keep_shape)), channels, batch_size
@@ -90,7 +90,7 @@ class Detector:
         Raises:
             UserError: no run, no checkpoint, one of another architecture, no such device, or no such category.
         """
-        changes, folder = list(overrides), RunFolder(run)
+        changes, folder = [overrides] if isinstance(overrides, str) else list(overrides), RunFolder(run)
         module, settings = build_module(folder, changes)
         tested = settings.pop("ckpt")
         load_weights(module, folder.checkpoint(str(ckpt or tested)))
@@ -136,6 +136,7 @@ class Detector:
             UserError: an array that is no image, a single file that cannot be read, or no threshold.
         """
         single = isinstance(images, str | Path | Image.Image | np.ndarray | Tensor) and getattr(images, "ndim", 0) < 4
+        single = single or isinstance(images, bytes) or not isinstance(images, Iterable)  # which `prepare` refuses
         rest, answers = iter([images] if single else images), list[Prediction | Unreadable]()  # type: ignore[arg-type]
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes and resizes without the GIL
             while batch := list(islice(rest, self.batch_size)):

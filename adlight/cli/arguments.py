@@ -76,6 +76,8 @@ def evaluate_arguments(argv: list[str]) -> list[str]:
             word = f"{word[1:].partition('=')[0]}=null"
         word = choose_none(word)
         key = word.partition("=")[0]
+        if key.lstrip("+") in ("resume", "resume_sweep"):
+            raise UserError(f"{word} is for adlight.train: an evaluation is done at once, or again")
         if is_override and key not in OWN_OF_EVALUATE and not word.startswith(("+", "hydra.")):
             word = f"+{word}" if (CONF / key).is_dir() else f"++{word}"
         words.append(word)

@@ -58,6 +58,9 @@ class HydraFolder:
             UserError: the folder holds no run, or one of adlight 0.1, or one that says to run what is not on the list.
         """
         config = self.read_config()
+        if missing := [name for name in ("model", "dataset", "calibration", "trainer") if name not in config]:
+            found = "is of an evaluation or a prediction: name the run itself" if "run" in config else "is damaged"
+            raise UserError(f"{self.config_path} {found} (it has no {missing[0]})")
         check_config(config, self.config_path)
         if not overrides:
             return config

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from adlight.runs.config import CONF, INPUT_KEYS, drop_objective, instantiate_node
+from adlight.runs.explanation import explain_config
 from adlight.runs.folder import RunFolder
 from adlight.runs.verification import verify
 from adlight.types import UserError
@@ -28,11 +31,14 @@ def build_module(run: RunFolder, overrides: Sequence[str] = ()) -> tuple["Anomal
         `keep_shape`, `channels`, `precision`, and `ckpt`, the checkpoint that the run itself tested.
 
     Raises:
-        UserError: the folder holds no run.
+        UserError: the folder holds no run, or an override does not fit.
     """
     initialized = GlobalHydra.instance().is_initialized()
     with nullcontext() if initialized else initialize_config_dir(str(CONF), version_base="1.3"):
-        config = run.config(overrides)  # a changed group is composed anew, which needs our conf/
+        try:
+            config = run.config(overrides)  # a changed group is composed anew, which needs our conf/
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(explain_config(error)) from error
     drop_objective(config)
     inputs = {name: config.dataset.get(name) for name in INPUT_KEYS}  # resolved here, where the others are known
     settings: dict[str, Any] = OmegaConf.to_container(OmegaConf.create(inputs))  # type: ignore[assignment]
