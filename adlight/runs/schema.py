@@ -1,4 +1,4 @@
-"""What may be set where no constructor of ours says it: the trainer, and the commands' own settings."""
+"""What may be set where no constructor of ours says it: the trainer."""
 
 import functools
 import re
@@ -8,11 +8,9 @@ import pytorch_lightning as pl
 from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, TypeAdapter
 
 from adlight import settings
-from adlight.data.frames import Size
 from adlight.detection.inference import AUTOCAST, SHORT
-from adlight.metrics.methods import MethodText
 from adlight.runs.optimizers import OptimizerSettings, is_optimizer
-from adlight.settings import PathName, PositiveShare, Seed, Text
+from adlight.settings import PathName, PositiveShare
 from adlight.types import unknown_name
 
 LIBRARIES = ("pytorch_lightning.", "torch.optim.")
@@ -93,63 +91,6 @@ class TrainerSettings(TypedDict, total=False):
     log_every_n_steps: NonNegativeInt
     deterministic: bool | Literal["warn"]
     fast_dev_run: Literal[False]  # it keeps no checkpoint to test; trainer=debug does
-
-
-class TrainSettings(TypedDict, total=False):
-    """Settings of a training that belong to no node."""
-
-    seed: Seed
-    image_size: Size
-    data_root: Text
-    run_dir: Text
-    ckpt: Text
-    resume: Text | None
-    resume_sweep: bool
-    requested_frame: dict[Literal["image_size", "resize", "keep_shape"], Any] | None  # this and the next: by adlight
-    partial_settings: list[Text]
-
-
-class PredictSettings(TypedDict, total=False):
-    """Settings of `adlight.predict`."""
-
-    run: Text
-    images: Text | list[Text]
-    category: Text | None
-    threshold: Any  # `Method.parse` says more of what is wrong
-    pixel_threshold: Any
-    ckpt: Text | None
-    batch_size: PositiveInt
-    device: Text
-    save: Text | list[Text] | None
-    on_bad_image: Literal["error", "skip"]
-
-
-class EvaluateSettings(TypedDict, total=False):
-    """Settings of `adlight.evaluate` that are not of the run's config."""
-
-    run: Text
-    ckpt: Text | None
-
-
-class DoctorSettings(TypedDict, total=False):
-    """Settings of `adlight.doctor` beside the data set's."""
-
-    seed: Seed
-    data_root: Text
-    calibration: dict[Literal["image"], MethodText]
-
-
-class ReportSettings(TypedDict, total=False):
-    """Settings of `adlight.report`."""
-
-    runs: Text | Annotated[list[Text], Field(min_length=1)]
-    out: Text | None
-    reference: Text | list[Text] | None
-    reference_column: Text | None
-    title: str | int | float | None
-    tolerance: NonNegativeFloat
-    detailed: NonNegativeInt
-    pictures: NonNegativeInt
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from pytorch_lightning import Trainer
 from adlight.runs.checks import check_node, check_settings, check_values
 from adlight.runs.config import CONF, instantiate_node
 from adlight.runs.optimizers import is_optimizer
-from adlight.runs.schema import DoctorSettings, EvaluateSettings, PredictSettings, ReportSettings
+from adlight.runs.programs import DoctorSettings, EvaluateSettings, PredictSettings, ReportSettings
 from adlight.settings import is_checked
 from adlight.types import UserError
 
