@@ -56,8 +56,8 @@ class Detector:
         keep_shape: bool | None = False,
         category: str | None = None,
     ) -> None:
-        if batch_size < 1:
-            raise UserError(f"batch_size must be at least 1, got {batch_size}")
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise UserError(f"batch_size must be an integer, at least 1, got {batch_size!r}")
         self.module, self.device = module, str(device)
         self.scorer = module.make_scorer(str(precision), device)
         self.frame, self.channels, self.batch_size = Frame(image_size, resize, bool(keep_shape)), channels, batch_size
@@ -93,7 +93,7 @@ class Detector:
         from adlight.runs.folder import RunFolder
         from adlight.runs.restore import build_module, load_weights
 
-        changes, folder = list(overrides), RunFolder(run)
+        changes, folder = [overrides] if isinstance(overrides, str) else list(overrides), RunFolder(run)
         module, settings = build_module(folder, changes)
         tested = settings.pop("ckpt")
         load_weights(module, folder.checkpoint(str(ckpt or tested)))
@@ -144,7 +144,8 @@ class Detector:
         Raises:
             UserError: an array that is no image, a single file that cannot be read, or no threshold.
         """
-        alone = isinstance(images, str | Path | Image.Image) or hasattr(images, "ndim")  # arrays and tensors have it
+        alone = isinstance(images, str | bytes | Path | Image.Image) or not isinstance(images, Iterable)
+        alone = alone or hasattr(images, "ndim")  # arrays and tensors have it
         single = alone and getattr(images, "ndim", 0) < 4
         rest, answers = iter([images] if single else images), list[Prediction | Unreadable]()  # type: ignore[arg-type]
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes and resizes without the GIL

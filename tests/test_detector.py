@@ -398,6 +398,24 @@ def test_bad_arguments(run, tmp_path):
             Detector.load(**arguments)
 
 
+@pytest.mark.parametrize("image", [None, 5, b"abc", [[1]], [np.zeros((9, 9, 3), np.uint8), 5]], ids=repr)
+def test_what_is_no_image(detector, image):
+    with pytest.raises(UserError, match="neither a path nor a PIL image"):
+        detector(image)
+
+
+def test_ranges_and_overrides_that_cannot_be_read(run, detector):
+    for value in ((0, 1, 2), "ab", 1):
+        with pytest.raises(UserError, match=r"range=.* must be two numbers"):
+            detector(np.zeros((9, 9, 3)), range=value)
+    for overrides in (["model.scorer.reduc=max"], "model.scorer.reduc=max"):
+        with pytest.raises(UserError, match=r"'reduc'; did you mean reduce\?"):
+            Detector.load(run, device="cpu", overrides=overrides)
+    for batch_size in ("4", 0, 1.5):
+        with pytest.raises(UserError, match="batch_size must be an integer"):
+            Detector.load(run, device="cpu", batch_size=batch_size)
+
+
 def test_nothing_of_a_training_is_imported(run, rows):
     program = (
         "import sys; from adlight import Detector\n"

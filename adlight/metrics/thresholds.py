@@ -39,8 +39,7 @@ class Calibration:
     Args:
         image: method for the image thresholds. A number is taken as it is; of n normal validation scores `fpr:p` takes
             the ceil((n + 1)(1 - p))-th smallest, above which a new normal image lies with probability p at most (see
-            `metrics.methods`), `quantile:q` the same for 1 - q, `max` the largest (`fpr:0`), and `sigma:k` the mean
-            plus k population standard deviations. There is no other quantile, as none would keep the rate it names.
+            `metrics.methods`), `quantile:q` the same for 1 - q, `max` the largest (`fpr:0`), `sigma:k` mean + k sigma.
         pixel: likewise, of the scores of those images' pixels: `fpr:p` is what a share p of them exceeds. That is no
             promise, as the pixels of an image are alike.
         per: `category` compares an image with its own category's thresholds, `all` with those of all together.
@@ -173,8 +172,7 @@ class Calibration:
         """Give methods and thresholds as a result's file holds them; what decided stands beside each category.
 
         `promised_fpr` is the share of normal images that the threshold calls anomalous at most, on average over
-        calibrations, or about that where `cross_fitted` images are among them; `needed_normals` says how many images
-        the method needs for the share it names.
+        calibrations, or about that with `cross_fitted` images; `needed_normals` are what the method's own share takes.
         """
         promised = self.image.promised
         categories = self.state_dict()["categories"].items()
@@ -196,5 +194,7 @@ class Calibration:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take thresholds from `state_dict`; the methods and `per` stay."""
+        for one in (state["pooled"], *state["categories"].values()):
+            math.fsum((one["image"], one["pixel"]))  # a TypeError, where one is no number
         self.pooled = Threshold(**state["pooled"])
         self.categories = {name: Threshold(**values) for name, values in state["categories"].items()}

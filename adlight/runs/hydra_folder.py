@@ -50,13 +50,25 @@ class HydraFolder:
             raise OlderRun(f"{self} is a run of adlight 0.1: evaluate it with that version (0.1.0), or train it again")
         return config
 
+    def read_training(self) -> DictConfig:
+        """Read the composed config, likewise.
+
+        Raises:
+            UserError: as `read_config`; or it is no training's.
+        """
+        config = self.read_config()
+        if missing := [name for name in ("model", "dataset", "calibration", "trainer") if name not in config]:
+            found = "is of an evaluation or a prediction: name the run itself" if "run" in config else "is damaged"
+            raise UserError(f"{self.config_path} {found} (it has no {missing[0]})")
+        return config
+
     def config(self, overrides: Sequence[str] = ()) -> DictConfig:
         """Read the composed config, which is not trusted, and lay overrides over it, which are.
 
         Raises:
             UserError: the folder holds no run, or one of adlight 0.1, or one that says to run what is not on the list.
         """
-        config = self.read_config()
+        config = self.read_training()
         check_config(config, self.config_path)
         if not overrides:
             return config

@@ -19,6 +19,8 @@ class TrainSettings(TypedDict, total=False):
     ckpt: Text
     resume: Text | None
     resume_sweep: bool
+    requested_frame: dict[Literal["image_size", "resize", "keep_shape"], Any] | None  # this and the next: by adlight
+    partial_settings: list[Text]
 
 
 class PredictSettings(TypedDict, total=False):
