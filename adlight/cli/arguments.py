@@ -21,7 +21,7 @@ FLAGS_WITH_VALUES |= {"--config-dir", "-cd", "--config-name", "-cn", "--config-p
 FLAGS_OF_HELP = {"--help", "-h", "--hydra-help", "--version"}
 FLAGS_THAT_SHOW = FLAGS_OF_HELP | {"--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
 MULTIRUN = ("-m", "--multirun")
-PLACES = ("run", "runs", "images", "resume", "out", "ckpt", "run_dir", "hydra.run.dir", "hydra.sweep.dir")
+PLACES = ("run", "runs", "images", "labels", "resume", "out", "ckpt", "run_dir", "hydra.run.dir", "hydra.sweep.dir")
 OWN_OF_EVALUATE = ("run", "ckpt")  # everything else changes the run's config
 
 

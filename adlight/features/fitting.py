@@ -57,8 +57,8 @@ def score_cells(
     scorer: CellScorer,
     batch: Batch,
     fold: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Score images by their cells. (B, h, w, C) -> images (B,), pixels (B, H, W), the first predictor's residuals.
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Score images by their cells. (B, h, w, C) -> images (B,), pixels (B, H, W), cells (B, h, w), first residuals.
 
     Args:
         cells: standardized.
@@ -73,7 +73,7 @@ def score_cells(
     score, pixel = scorer(maps, batch["image"].shape[-2:], batch.get("size"))  # (B,), (B, H, W)
     (first, predictor), *others = predictors.items()
     own = None if others else predictor.image_score(cells, maps)
-    return score if own is None else own, pixel, residuals[first]
+    return score if own is None else own, pixel, maps, residuals[first]
 
 
 def check_members(module: "FeatureModule", folds: int) -> None:
@@ -114,5 +114,5 @@ def cross_fit(module: "FeatureModule", folds: int) -> Iterator[tuple[Batch, Scor
             batch = fetch(module.datamodule.datasets["train"], part, module.device)
             with exactly(module.device):
                 x = standardize(features[part].to(module.device), cells.mean, cells.std)
-                score, pixel, _ = score_cells(x, predictors, residual_map, module.scorer, batch)
+                score, pixel, *_ = score_cells(x, predictors, residual_map, module.scorer, batch)
             yield batch, Scores(image=score, pixel=pixel, reconstruction=batch["image"])

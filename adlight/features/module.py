@@ -180,13 +180,13 @@ class FeatureModule(AnomalyModule):
             known = self.features(self.split)[index].to(image.device) if self.split else None  # (B, h, w, C)
             cells = standardize(self.backbone(image, size) if known is None else known, self.mean, self.std)
             fold = self.fold_of[index] if self.split == "val" else None
-            score, pixel, residual = score_cells(cells, self.members, self.residual_map, self.scorer, batch, fold)
+            score, pixel, maps, residual = score_cells(cells, self.members, self.residual_map, self.scorer, batch, fold)
             expected = cells - residual  # (B, h, w, C)
 
         def show(rows: slice) -> Tensor:  # only when asked for: a fifth of the time, and few are looked at
             return self.pictures(expected[rows], image[rows], None if size is None else size[rows])
 
-        return Scores(image=score, pixel=pixel, reconstruction=show)
+        return Scores(image=score, pixel=pixel, reconstruction=show, cells=maps, residual=residual)
 
     def cross_fit(self, folds: int) -> Iterator[tuple[Batch, Scores]]:
         """Score the training images by predictors fitted to the other folds; none where one is trained by gradient."""

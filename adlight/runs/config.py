@@ -36,6 +36,7 @@ CHANGE_SCORES = (
     "calibration.image",
     "calibration.pixel",
     "calibration.folds",
+    "calibration.asked",
     "trainer=",
     "trainer.precision",
 )

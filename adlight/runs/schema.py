@@ -49,6 +49,7 @@ def _numbers(devices: str) -> str:
     return devices
 
 
+InnerShare = Annotated[float, Field(gt=0, lt=1)]
 Share = PositiveInt | PositiveShare  # so many batches, or this share of them
 Devices = (
     PositiveInt
@@ -126,6 +127,20 @@ class PredictSettings(TypedDict, total=False):
     device: Text
     save: Text | list[Text] | None
     on_bad_image: Literal["error", "skip"]
+
+
+class LearnSettings(TypedDict, total=False):
+    """Settings of `adlight.learn`."""
+
+    run: Text
+    labels: Text | None
+    recall: InnerShare | None
+    precision: InnerShare | None
+    head: bool
+    category: Text | None
+    root: Text | None
+    trainer: Text | None
+    ckpt: Text | None
 
 
 class ReportSettings(TypedDict, total=False):
