@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from adlight.cli import main as cli
 from adlight.cli.arguments import quote, quote_values, shows_help, value_of
@@ -13,12 +13,13 @@ from adlight.data.labels import read_labels
 from adlight.data.source import Source
 from adlight.runs import provenance
 from adlight.runs.checks import check_values
-from adlight.runs.config import drop_objective, instantiate_node, require_nodes
+from adlight.runs.config import instantiate_node
 from adlight.runs.folder import RunFolder
+from adlight.runs.frozen import frozen_config
 from adlight.runs.labels import LabelFolder
 from adlight.runs.learned import DETECTOR, learned_config, write_learned
 from adlight.runs.restore import load_weights
-from adlight.train import NODES, build
+from adlight.train import build
 from adlight.types import Record, UserError
 
 if TYPE_CHECKING:  # torch takes seconds: not for --help
@@ -30,7 +31,6 @@ if TYPE_CHECKING:  # torch takes seconds: not for --help
     from adlight.learning.module import LearnedDetector
 
 FOLDS = 5
-ALONE = {"devices": 1, "num_nodes": 1, "strategy": "auto"}  # a few images need no several devices
 
 
 def learn(config: DictConfig) -> Path:
@@ -47,7 +47,9 @@ def learn(config: DictConfig) -> Path:
     if config.recall is not None and config.precision is not None:
         raise UserError("recall and precision cannot both be asked for: one threshold follows from one of them")
     run, folder = RunFolder(config.run), RunFolder(HydraConfig.get().runtime.output_dir)
-    saved = prepare_config(run, config)
+    saved = frozen_config(run, config.device, config.root)
+    if saved.model.get("_target_") == DETECTOR:
+        raise UserError(f"{run} has been learned already: name the run that it came from, all labels are learned again")
     data, module, trainer = build(saved)
     load_weights(module, path := run.checkpoint(config.ckpt or saved.ckpt))
     weights = deepcopy(module.state_dict())  # a validation measures what a detector knows of normal images anew
@@ -73,23 +75,6 @@ def learn(config: DictConfig) -> Path:
     print(*lines, f"threshold: {learned.calibration.describe(known)}", f"learned: {folder}", sep="\n")
     print(f"use it: python -m adlight.predict {quote('run', folder.path)} images=<file or folder>")
     return folder.path
-
-
-def prepare_config(run: RunFolder, config: DictConfig) -> DictConfig:
-    """Read the run's config to be built from: nothing is logged or drawn, and one device works."""
-    changes = [f"trainer={config.trainer}"] if config.trainer else []
-    changes += [quote("dataset.root", config.root)] if config.root else []
-    saved = run.config(changes)
-    OmegaConf.set_struct(saved, False)
-    require_nodes(saved, *NODES)
-    if saved.model.get("_target_") == DETECTOR:
-        raise UserError(
-            f"{run} has been learned already: name the run it came from, whose labels are all learned again"
-        )
-    drop_objective(saved)
-    saved.logger = saved.callbacks = None
-    saved.trainer.update({**ALONE, "enable_progress_bar": False})
-    return saved
 
 
 def keep_labels(run: RunFolder, place: str | None, rule: "CategoryNames") -> list[Record]:

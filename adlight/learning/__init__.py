@@ -1,1 +1,1 @@
-"""What labels teach a finished detector: a small head on its map and features, and thresholds that they support."""
+"""What finished detectors are taught by labels, a head and thresholds, and which of their anomalies are alike."""

@@ -139,7 +139,21 @@ class LearnSettings(TypedDict, total=False):
     head: bool
     category: Text | None
     root: Text | None
-    trainer: Text | None
+    device: Text
+    ckpt: Text | None
+
+
+class GroupSettings(TypedDict, total=False):
+    """Settings of `adlight.group`."""
+
+    run: Text
+    images: Text | None
+    method: Literal["kmeans", "hdbscan"]
+    groups: Annotated[int, Field(ge=2)] | None
+    least: Annotated[int, Field(ge=2)]
+    category: Text | None
+    root: Text | None
+    device: Text
     ckpt: Text | None
 
 
