@@ -19,6 +19,7 @@ from adlight import __version__
 from adlight.reports import curves, sections, tables
 from adlight.reports.collect import Runs
 from adlight.reports.grouping import group_scores, run_titles
+from adlight.reports.in_use import InUse
 from adlight.reports.rows import OBJECTIVE
 from adlight.reports.terminal import DIFFERENCE, HIGH, LOW, PAPER, TEXT, VALUE
 from adlight.reports.viewer import viewer_data
@@ -54,11 +55,12 @@ def render(
     detailed: int,
     pictures: int,
     folder: Path = Path(),
+    in_use: InUse | None = None,
 ) -> str:
     """Write the HTML of a page that is to lie in `folder`.
 
     Differences of up to `tolerance` from published numbers count as equal; `detailed` runs get histograms, curves, a
-    place in the viewer and up to `pictures` pictures of their own.
+    place in the viewer and up to `pictures` pictures of their own. `in_use` is what became of the runs and searches.
     """
     of_tables = {
         "results": tables.by_run(found),
@@ -72,6 +74,8 @@ def render(
     titles, chosen = run_titles(found.headlines), _chosen(found)
     panels, panels_left = sections.link_panels(found, detailed, pictures, folder)
     scores = [(titles.get(name, name), cells) for name, cells in group_scores(found)]
+    in_use = InUse() if in_use is None else in_use
+    of_tables |= {"drift": in_use.drift, "groups": in_use.groups, "searches": in_use.importances}
     viewer = viewer_data(found, folder, detailed, chosen)
     drawn: dict[str, Any] = {
         "ablation": sections.draw_ablations(found, tolerance),
@@ -80,6 +84,10 @@ def render(
         "scores": [(name, sections.draw_scores(name, cells)) for name, cells in scores[:detailed]],
         "pictures": [(titles[name], mine) for name, mine in panels],
         "viewer": _to_json(viewer) if viewer else None,
+        "drift_drawings": in_use.drawings,
+        "drift_lines": in_use.lines,
+        "sheets": in_use.sheets,
+        "searches": in_use.histories,
     }
     environment = Environment(
         loader=PackageLoader("adlight.reports", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from adlight.runs import tables
 from adlight.runs.files import hold_lock, is_numbered, rank, read_if_exists, write_atomically
 from adlight.runs.gallery import GalleryFolder
+from adlight.runs.history import write_calibration
 from adlight.runs.hydra_folder import HydraFolder
 from adlight.types import Record, UserError
 
@@ -110,6 +111,7 @@ class RunFolder(HydraFolder):
         assert module.results is not None
         rows = tables.prediction_rows(records, module.predictions)
         write_atomically(self.predictions_path, tables.to_csv(tables.PREDICTIONS, rows))
+        write_calibration(self.path, module.calibration)
         write_atomically(self.path / _DEFECTS, tables.to_csv(tables.DEFECTS, tables.defect_rows(module.results)))
         self._write_json(_METRICS, module.results.as_dict() | module.calibration.as_dict() | metadata)
 
