@@ -62,20 +62,11 @@ def render(
     Differences of up to `tolerance` from published numbers count as equal; `detailed` runs get histograms, curves, a
     place in the viewer and up to `pictures` pictures of their own. `in_use` is what became of the runs and searches.
     """
-    of_tables = {
-        "results": tables.by_run(found),
-        "decisions": tables.by_decision(found),
-        "categories": tables.by_category(found),
-        "means": tables.by_mean(means),
-        "defects": tables.by_defect(found.defects),
-        "settings": tables.by_setting(found),
-        "origins": tables.by_origin(found),
-    }
+    in_use = InUse() if in_use is None else in_use
+    of_tables = _tables(found, means, in_use)
     titles, chosen = run_titles(found.headlines), _chosen(found)
     panels, panels_left = sections.link_panels(found, detailed, pictures, folder)
     scores = [(titles.get(name, name), cells) for name, cells in group_scores(found)]
-    in_use = InUse() if in_use is None else in_use
-    of_tables |= {"drift": in_use.drift, "groups": in_use.groups, "searches": in_use.importances}
     viewer = viewer_data(found, folder, detailed, chosen)
     drawn: dict[str, Any] = {
         "ablation": sections.draw_ablations(found, tolerance),
@@ -84,9 +75,6 @@ def render(
         "scores": [(name, sections.draw_scores(name, cells)) for name, cells in scores[:detailed]],
         "pictures": [(titles[name], mine) for name, mine in panels],
         "viewer": _to_json(viewer) if viewer else None,
-        "drift_drawings": in_use.drawings,
-        "drift_lines": in_use.lines,
-        "sheets": in_use.sheets,
         "searches": in_use.histories,
     }
     environment = Environment(
@@ -111,8 +99,24 @@ def render(
         bins=curves.BINS,
         panels_left=panels_left,
         open_rows=OPEN,
+        in_use=in_use,
         **drawn,
     )
+
+
+def _tables(found: Runs, means: pd.DataFrame, in_use: InUse) -> dict[str, pd.DataFrame]:
+    return {
+        "results": tables.by_run(found),
+        "decisions": tables.by_decision(found),
+        "categories": tables.by_category(found),
+        "means": tables.by_mean(means),
+        "defects": tables.by_defect(found.defects),
+        "settings": tables.by_setting(found),
+        "origins": tables.by_origin(found),
+        "drift": in_use.drift,
+        "groups": in_use.groups,
+        "searches": in_use.importances,
+    }
 
 
 def _to_json(content: Any) -> Markup:
