@@ -39,7 +39,7 @@ def group(config: DictConfig) -> Path:
     from adlight.detection.categories import CategoryRule
     from adlight.learning.clusters import agreement, group_features
     from adlight.learning.regions import find_regions_of, stack_features
-    from adlight.runs.schema import GroupSettings
+    from adlight.runs.programs import GroupSettings
 
     check_values(GroupSettings, config)
     run, folder = RunFolder(config.run), GroupFolder(HydraConfig.get().runtime.output_dir)

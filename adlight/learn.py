@@ -17,7 +17,7 @@ from adlight.runs.config import instantiate_node
 from adlight.runs.folder import RunFolder
 from adlight.runs.frozen import frozen_config
 from adlight.runs.labels import LabelFolder
-from adlight.runs.learned import DETECTOR, learned_config, write_learned
+from adlight.runs.learned import MODULE, learned_config, write_learned
 from adlight.runs.restore import load_weights
 from adlight.train import build
 from adlight.types import Record, UserError
@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # torch takes seconds: not for --help
     from adlight.data.datamodule import AnomalyDataModule
     from adlight.detection.module import AnomalyModule
     from adlight.learning.lessons import CategoryNames, Labelled
-    from adlight.learning.module import LearnedDetector
+    from adlight.learning.module import LearnedModule
 
 FOLDS = 5
 
@@ -41,14 +41,14 @@ def learn(config: DictConfig) -> Path:
     """
     from adlight.learning.decisions import describe_decisions, describe_labels, find_thresholds
     from adlight.learning.lessons import CategoryNames, score_labelled, scores_unseen
-    from adlight.runs.schema import LearnSettings
+    from adlight.runs.programs import LearnSettings
 
     check_values(LearnSettings, config)
     if config.recall is not None and config.precision is not None:
         raise UserError("recall and precision cannot both be asked for: one threshold follows from one of them")
     run, folder = RunFolder(config.run), RunFolder(HydraConfig.get().runtime.output_dir)
     saved = frozen_config(run, config.device, config.root)
-    if saved.model.get("_target_") == DETECTOR:
+    if saved.model.get("_target_") == MODULE:
         raise UserError(f"{run} has been learned already: name the run that it came from, all labels are learned again")
     data, module, trainer = build(saved)
     load_weights(module, path := run.checkpoint(config.ckpt or saved.ckpt))
@@ -101,20 +101,20 @@ def teach(
     data: "AnomalyDataModule",
     trainer: "pl.Trainer",
     head: bool,
-) -> "LearnedDetector":
+) -> "LearnedModule":
     """Fit the head, unless there is no labelled defect or it is not wanted; the detector keeps its weights."""
     from adlight.learning.lessons import fit_heads, held_out_normals
-    from adlight.learning.module import LearnedDetector
+    from adlight.learning.module import LearnedModule
 
     defects = sum(one.label for one in labelled)
     width, normals = labelled[0].found.features.shape[-1], len(labelled) - defects
-    learned = LearnedDetector(module, width, defects if head else 0, normals if head else 0, FOLDS)
+    learned = LearnedModule(module, width, defects if head else 0, normals if head else 0, FOLDS)
     if head and defects:
         learned.set_heads(*fit_heads(held_out_normals(module, data, trainer, FOLDS), labelled, FOLDS))
     return learned
 
 
-def settings_of(learned: "LearnedDetector") -> dict[str, int]:
+def settings_of(learned: "LearnedModule") -> dict[str, int]:
     """Give what the config says of a learned detector."""
     counts = {"defects": learned.num_defects, "normals": learned.num_normals}
     return {"width": learned.weight.shape[1], **counts, "folds": learned.folds}

@@ -5,6 +5,7 @@ Letters: B images, C channels, H x W pixels, h x w cells, D features of a cell. 
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -40,3 +41,9 @@ def evidence_of(batch: Batch, scores: Scores) -> Evidence:
 def share_of_cells(mask: Tensor, height: int, width: int) -> Tensor:
     """Compute which share of each cell a mask covers. (B, H, W) -> (B, h, w)."""
     return F.adaptive_avg_pool2d(mask.float()[:, None], (height, width))[:, 0]
+
+
+def to_arrays(batch: Batch) -> tuple[np.ndarray, np.ndarray | None]:
+    """Give a batch's images (B, C, H, W) uint8, and the heights and widths (B, 2) of padded ones, as arrays."""
+    pixels = (batch["image"] * 255).round().to(torch.uint8).cpu().numpy()
+    return pixels, batch["size"].cpu().numpy() if "size" in batch else None

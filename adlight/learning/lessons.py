@@ -18,9 +18,10 @@ from adlight.detection.categories import CategoryRule
 from adlight.detection.crossfitting import fetch
 from adlight.detection.inference import autocast_dtype, inference
 from adlight.detection.module import AnomalyModule
-from adlight.learning.evidence import Evidence, evidence_of, share_of_cells
+from adlight.learning.detector import LearnedDetector
+from adlight.learning.evidence import Evidence, evidence_of, share_of_cells, to_arrays
 from adlight.learning.head import HIGH, Head, defect_cells, fit_folds, normal_cells
-from adlight.learning.module import LearnedDetector, fold_of
+from adlight.learning.module import fold_of
 from adlight.types import Batch, Record, Scores, UserError, unknown_name
 
 BATCH = 16
@@ -83,7 +84,7 @@ class CategoryNames:
         """Name those of a batch."""
         if not self.rule.by_looks:
             return [record.category for record in records]
-        found = self.rule([Path(record.path) for record in records], batch["image"], batch.get("size"))
+        found = self.rule([Path(record.path) for record in records], *to_arrays(batch))
         return [record.category or name or "" for record, name in zip(records, found, strict=True)]
 
 

@@ -21,7 +21,7 @@ from adlight.detection.crossfitting import fetch
 from adlight.detection.inference import autocast_dtype, inference
 from adlight.detection.module import AnomalyModule
 from adlight.detection.regions import NEIGHBOURS, segment
-from adlight.learning.evidence import Evidence, evidence_of, share_of_cells
+from adlight.learning.evidence import Evidence, evidence_of, share_of_cells, to_arrays
 from adlight.learning.head import COVERED
 from adlight.metrics.thresholds import Calibration, Threshold
 from adlight.types import Box, Record
@@ -67,12 +67,12 @@ def find_regions_of(
             evidence = Evidence(*(one.cpu() for one in evidence_of(batch, scores)))
             names = [one.category for one in some]
             if rule is not None:
-                found_names = rule([Path(one.path) for one in some], batch["image"], batch.get("size"))
+                found_names = rule([Path(one.path) for one in some], *to_arrays(batch))
                 names = [name or "" for name in found_names]
             used = [_threshold(module.calibration, *pair) for pair in zip(some, names, strict=True)]
-            content = is_content(batch.get("size"), scores["pixel"])
-            masks, _ = segment(scores["pixel"], scores["image"].tolist(), used, content, module.calibration.min_area)
-        maps = scores["pixel"].float().cpu().numpy()
+            maps, content = scores["pixel"].float().cpu().numpy(), is_content(batch.get("size"), scores["pixel"])
+            inside = content.cpu().numpy()
+            masks, _ = segment(maps, scores["image"].tolist(), used, inside, module.calibration.min_area)
         for i, record in enumerate(some):
             own = Evidence(evidence.score[i], evidence.features[i])
             found += _describe(record._replace(category=names[i]), masks[i], maps[i], own)

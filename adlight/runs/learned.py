@@ -8,17 +8,17 @@ from adlight.runs.config import drop_objective
 from adlight.runs.folder import RunFolder
 from adlight.runs.verification import put_in_place
 
-DETECTOR = "adlight.learning.module.LearnedDetector"
+MODULE = "adlight.learning.module.LearnedModule"
 CALIBRATION = "adlight.learning.calibration.LabelledCalibration"
 
 
 def learned_config(saved: DictConfig, **settings: Any) -> DictConfig:
-    """Make the config of a learned detector of its run's; `settings` are those of `LearnedDetector`."""
+    """Make the config of a learned detector of its run's; `settings` are those of `LearnedModule`."""
     config = saved.copy()
     OmegaConf.set_struct(config, False)
     drop_objective(config)
     detector = OmegaConf.to_container(config.model, resolve=True)  # some of its values name others by their place
-    config.model = {"_target_": DETECTOR, "detector": detector, **settings}
+    config.model = {"_target_": MODULE, "detector": detector, **settings}
     config.calibration._target_ = CALIBRATION
     config.calibration.asked = None
     config.ckpt = "best"

@@ -18,7 +18,7 @@ from hydra import initialize_config_dir
 
 from adlight.learn import FOLDS
 from adlight.learning.lessons import fit_heads, held_out_normals, score_labelled, scores_unseen
-from adlight.learning.module import LearnedDetector
+from adlight.learning.module import LearnedModule
 from adlight.learning.thresholds import recall_threshold
 from adlight.metrics.image import auroc
 from adlight.runs.config import CONF
@@ -64,7 +64,7 @@ def rows(run):
             rest[chosen] = False
             for masks in (1, 0):
                 labelled = [tested[i] if masks else tested[i]._replace(covered=None) for i in chosen.tolist()]
-                learned = LearnedDetector(module, normals.cells.features.shape[1], count, 0, FOLDS)
+                learned = LearnedModule(module, normals.cells.features.shape[1], count, 0, FOLDS)
                 learned.set_heads(*fit_heads(normals, labelled, FOLDS))
                 after = scores(learned, tested, frame)
                 flagged = after > recall_threshold(scores_unseen(learned, labelled, frame), RECALL).threshold
