@@ -9,12 +9,13 @@ import pandas as pd
 from PIL import Image
 
 from adlight.reports import drift
-from adlight.reports.collect import Runs
+from adlight.reports.collect import DAMAGE, Runs
 from adlight.reports.search import read_searches
 from adlight.reports.sections import WIDEST, Picture, embed_figure, link
 from adlight.reports.terminal import COUNT, TEXT, VALUE
 from adlight.runs.groups import GroupFolder
 from adlight.runs.history import read_calibration
+from adlight.types import UserError
 
 NOTHING = pd.DataFrame()
 FIGURES = {"silhouette": "silhouette", "adjusted_rand": "adjusted Rand index", "purity": "purity"}
@@ -31,33 +32,36 @@ class InUse(NamedTuple):
     sheets: Sequence[tuple[str, list[Picture]]] = ()  # pictures of groups, by run
     histories: Sequence[Picture] = ()  # one per search
     importances: pd.DataFrame = NOTHING  # a row per search and setting
-    problems: Sequence[str] = ()  # searches that could not be read
+    problems: Sequence[str] = ()  # what could not be read
 
 
 def look_at(found: Runs, places: Sequence[str], folder: Path) -> InUse:
     """Read what runs have predicted, how their anomalies were grouped, and searches, for a page in `folder`.
 
-    Raises:
-        UserError: a table is damaged.
+    What is damaged is told, and the rest is shown.
     """
     rows, drawings, lines, groups, sheets = [], list[Picture](), list[str](), [], []
+    histories, importances, problems = read_searches(places)
     for name, place in found.headlines[["name", "folder"]].to_numpy():
-        run = Path(place)
-        history = drift.read_history(run)
-        if len(history):
-            known = read_calibration(run)
-            tested = drift.test_days(history, known)
-            rows.append(tested.assign(name=name))
-            lines += drift.drift_lines(name, tested)
-            note = "" if known else "The scores of its calibration were not kept: evaluate or train it again to test."
-            drawings.append(embed_figure(drift.draw(history, tested, known), name, note))
-        if (newest := GroupFolder.latest(run)) is not None:
-            table, pictures = _groups(name, newest, folder)
-            groups.append(table)
-            sheets.append((name, pictures))
+        try:
+            if len(history := drift.read_history(Path(place))):
+                known = read_calibration(Path(place))
+                tested = drift.test_days(history, known)
+                rows.append(tested.assign(name=name))
+                lines += drift.drift_lines(name, tested)
+                note = "" if known else "The scores of its calibration were not kept: nothing is tested."
+                drawings.append(embed_figure(drift.draw(history, tested, known), name, note))
+            if (newest := GroupFolder.latest(Path(place))) is not None:
+                table, pictures = _groups(name, newest, folder)
+                groups.append(table)
+                sheets.append((name, pictures))
+        except UserError as error:
+            problems.append(f"{name}: {error}")
+        except DAMAGE as error:
+            problems.append(f"{name}: its groups are damaged ({type(error).__name__}: {error}): group them again")
     return InUse(
         *(_drift_table(rows), drawings, lines, pd.concat(groups) if groups else NOTHING, sheets),
-        *read_searches(places),
+        *(histories, importances, problems),
     )
 
 

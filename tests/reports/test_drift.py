@@ -100,6 +100,18 @@ def test_the_report_shows_drift_and_groups(adlight, used, tmp_path):
     assert "hole 2, scratch 1" in page
 
 
+def test_what_is_damaged_is_told(adlight, used, tmp_path):
+    grouped = used / "groups" / "20261105-000000-000000"
+    grouped.mkdir(parents=True)
+    for name, text in (("groups.json", "{}"), ("groups.csv", "path,group\na,x\n")):
+        (grouped / name).write_text(text)
+    broken = used / "calibration.csv"
+    for text, named in ((broken.read_text(), "groups"), ("category,score\na,b\n", "calibration.csv")):
+        broken.write_text(text)
+        outcome = adlight("report", f"runs={used}", f"out={tmp_path / 'report'}")
+        assert outcome.code == 0 and "damaged" in outcome.out and named in outcome.out
+
+
 def test_a_run_keeps_what_it_was_calibrated_on(tiny_run):
     scores = read_calibration(tiny_run[0])
     assert {name: len(of) for name, of in scores.items()} == {"bottle": 1, "screw": 1}
