@@ -15,6 +15,7 @@ from adlight.data.labels import read_labels
 from adlight.detector import Detector
 from adlight.learning.evidence import Evidence, evidence_of
 from adlight.learning.head import defect_cells, fit_folds, fit_head
+from adlight.learning.lessons import _Collector
 from adlight.learning.thresholds import lower_bound, precision_threshold, recall_threshold
 from adlight.runs.labels import LabelFolder
 from adlight.types import Batch, Scores, UserError
@@ -228,3 +229,16 @@ def test_mistakes(adlight, tiny_run, taught, words, named):
     outcome = adlight("learn", *words, "hydra.run.dir=runs/not_learned")
     assert outcome.code == 2 and outcome.err.count("\n") == 1 and named in outcome.err
     assert not (tiny_run[0] / "labels").exists()
+
+
+def test_of_many_held_out_images_some_of_every_fold_are_kept():
+    collector = _Collector(copies=1, folds=5, images=2400)
+    for start in range(0, 4800, 480):  # each normal image has one defective copy behind it
+        index = torch.arange(start, start + 480)
+        batch = {"index": index, "label": index % 2, "image": torch.zeros(480, 3, 8, 8)}
+        maps = {"cells": index.view(-1, 1, 1).float(), "residual": torch.zeros(480, 1, 1, 2)}
+        collector.on_validation_batch_end(None, None, maps, batch)
+    kept = torch.cat([one.cells.score for one in collector.parts])
+    fold = torch.cat([one.fold for one in collector.parts])
+    assert 300 < len(kept) <= 500 and (kept % 2 == 0).all() and set(fold.tolist()) == set(range(5))
+    assert torch.equal(fold, (kept.long() // 2) % 5)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ from adlight.learning.head import HIGH, Head, defect_cells, fit_folds, normal_ce
 from adlight.learning.module import fold_of
 from adlight.types import Batch, Record, Scores, UserError, unknown_name
 
-BATCH = 16
+BATCH, IMAGES = 16, 500  # at once; held-out normal images whose cells are kept, about
 
 
 class Normals(NamedTuple):
@@ -48,14 +49,18 @@ class Labelled(NamedTuple):
 class _Collector(pl.Callback):
     """Keeps the cells of normal images of a validation."""
 
-    def __init__(self, copies: int, folds: int) -> None:
-        self.copies, self.folds = copies, folds
+    def __init__(self, copies: int, folds: int, images: int) -> None:
+        self.copies, self.folds, self.step = copies, folds, max(1, -(-images // IMAGES))
+        self.step += folds > 1 and self.step % folds == 0  # every fold has some
         self.parts: list[Normals] = []
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
-        normal = batch["label"] == 0
+        index = torch.div(batch["index"], 1 + self.copies, rounding_mode="floor")
+        normal = (batch["label"] == 0) & (index % self.step == 0)
+        if not normal.any():
+            return
         found = evidence_of(batch, cast(Scores, outputs))
         inside = ~found.score[normal].isnan()  # (n, h, w)
         fold = fold_of(batch["index"][normal], self.copies, self.folds)[:, None, None].expand(inside.shape)
@@ -89,8 +94,9 @@ class CategoryNames:
 
 
 def held_out_normals(module: AnomalyModule, data: AnomalyDataModule, trainer: pl.Trainer, folds: int) -> Normals:
-    """Validate a module, which measures its residuals anew, and collect the cells of the normal images."""
-    collector = _Collector(data.val_defects, folds)
+    """Validate a module, which measures its residuals anew, and collect the cells of normal images, of 500 or so."""
+    data.setup("validate")
+    collector = _Collector(data.val_defects, folds, len(data.records("val")))
     before, module.calibration.folds = module.calibration.folds, 0  # its thresholds are found elsewhere
     callbacks = cast(list[pl.Callback], trainer.callbacks)  # type: ignore[attr-defined]
     callbacks.append(collector)
@@ -143,7 +149,7 @@ def fit_heads(normals: Normals, labelled: Sequence[Labelled], folds: int) -> tup
 
     The i-th labelled defect is in fold i % K, and so is the i-th labelled normal image.
     """
-    high = normals.cells.score.quantile(HIGH).item() if len(normals.fold) < 2**24 else normals.cells.score.max().item()
+    high = float(np.quantile(normals.cells.score.numpy(), HIGH))
     own = [normal_cells(one.found) for one in labelled if not one.label]
     parts = [normals.cells, *own]
     cells = Evidence(*(torch.cat(of) for of in zip(*parts, strict=True)))

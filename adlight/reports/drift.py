@@ -28,7 +28,7 @@ def read_history(run: Path) -> pd.DataFrame:
     parts = [pd.DataFrame(columns=["day", "category", "score", "above"])]
     for day, path in prediction_tables(run):
         try:
-            table = pd.read_csv(path, encoding_errors="surrogateescape")
+            table = pd.read_csv(path, encoding_errors="surrogateescape").dropna(subset=["score", "threshold"])
             score, threshold = table["score"].astype(float), table["threshold"].astype(float)
             category = table["threshold_source"].astype(str)
         except (LookupError, ValueError) as error:
