@@ -190,6 +190,17 @@ def test_whose_thresholds(tiny_run, adlight, tmp_path):
             assert (detector.threshold, detector.pixel_threshold) == (used.image, used.pixel)
 
 
+def test_a_detector_of_another_category_shares_the_rest(tiny_run, adlight):
+    image = adlight.folder / "data" / "screw" / "test" / "hole" / "000.png"
+    first = Detector.load(tiny_run[0], device="cpu", category="screw")
+    other = first.with_category("bottle")
+    assert other.module is first.module and other.calibration is first.calibration
+    assert [one(image)[0].threshold_source for one in (first, other)] == ["screw", "bottle"]
+    assert first(image)[0].score == other(image)[0].score
+    with pytest.raises(UserError, match="did you mean screw"):
+        first.with_category("scrw")
+
+
 def test_an_unknown_category_stops(tiny_run, adlight, tmp_path):
     run, image = tiny_run[0], adlight.folder / "data" / "screw" / "test" / "hole" / "000.png"
     several = Detector.load(run, device="cpu")

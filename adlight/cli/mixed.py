@@ -61,10 +61,14 @@ def leave_out_lacking_settings(config: DictConfig) -> None:
     """Remove from a job's config the listed settings that its own model, or data set, lacks, and say so."""
     for key, choice in lacking_settings(HydraConfig.get().overrides.task).items():
         parent, _, name = key.rpartition(".")
-        if isinstance(node := OmegaConf.select(config, parent), DictConfig):
-            print(f"{key}={node.get(name)} is left out: {choice} has no such setting", flush=True)
-            with open_dict(config):
+        if isinstance(OmegaConf.select(config, parent), DictConfig):
+            print(f"{key}={OmegaConf.select(config, key)} is left out: {choice} has no such setting", flush=True)
+        with open_dict(config):
+            while isinstance(node := OmegaConf.select(config, parent) if parent else None, DictConfig):
                 node.pop(name, None)
+                if node:
+                    break
+                parent, _, name = parent.rpartition(".")  # a node that the setting alone had made
 
 
 def _in_all(configs: Mapping[str, DictConfig], key: str) -> bool:
