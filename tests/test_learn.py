@@ -204,7 +204,7 @@ def test_the_learned_run_predicts_and_is_evaluated(adlight, taught, tiny_run):
 
 def test_thresholds_alone_need_no_data_set(adlight, taught, tmp_path):
     run, _, _ = taught
-    words = ["head=false", "precision=0.5", f"root={adlight.folder / 'data'}", f"hydra.run.dir={tmp_path / 'out'}"]
+    words = ["head=false", "precision=0.5", f"root={tmp_path / 'gone'}", f"hydra.run.dir={tmp_path / 'out'}"]
     outcome = adlight("learn", f"run={run}", *words)  # the labels that are kept
     assert outcome.code == 0, outcome.err
     old, new = (Detector.load(one, device="cpu", category="bottle") for one in (run, tmp_path / "out"))
