@@ -15,13 +15,15 @@ from omegaconf import OmegaConf
 
 from adlight.cli.mixed import mark_partial_settings
 from adlight.runs.config import CONF, apply_overrides, choose_none, flatten, instantiate_node
+from adlight.runs.labels import LabelFolder
+from adlight.types import Record
 
 ROOT = CONF.parent
 README, CHANGELOG = ROOT / "README.md", ROOT / "CHANGELOG.md"
 TEXTS = [README, *sorted((ROOT / "experiments").glob("*/README.md"))]
 SCRIPTS = sorted((ROOT / "experiments").rglob("*.py"))
 PAGES = [*TEXTS, *sorted(CONF.rglob("*.yaml"))]
-OTHERS = ("predict", "serve", "report", "doctor")  # programs whose whole command Hydra checks
+OTHERS = ("predict", "serve", "report", "doctor", "learn", "group")  # programs whose whole command Hydra checks
 EXTRAS = ("hydra/launcher=", "sweep=search")  # packages that tests do without
 ANY = {"model=<any>": "model=mae_small", "dataset=<any>": "dataset=synthetic"}
 PLACES = ("resume=", "hydra.")  # words that say where a run lies
@@ -130,7 +132,8 @@ def test_an_evaluation_changes_what_a_run_of_its_page_has(conf, page, line):
     "program, page, line", [(program, *one.values) for program in OTHERS for one in printed(program)]
 )
 def test_any_other_command_composes(adlight, tmp_path, program, page, line):
-    there = {"run": fake_run(tmp_path / "run", finished=False), "images": "data"}
+    there = {"run": fake_run(tmp_path / "run", finished=False), "images": "data", "labels": tmp_path}
+    LabelFolder(there["run"]).add([Record(str(write_image(tmp_path / "good" / "a.png")), "bottle")])
     words = [f"{key}={there[key]}" if (key := word.split("=")[0]) in there else word for word in shlex.split(line)]
     outcome = adlight(program, *words, "--cfg", "job")
     assert outcome.code == 0, outcome.err

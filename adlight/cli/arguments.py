@@ -17,7 +17,7 @@ from adlight.runs.folder import RunFolder
 from adlight.runs.sweep_folder import SweepFolder
 from adlight.types import UserError
 
-PLACES = ("run", "runs", "images", "resume", "out", "ckpt", "run_dir", "hydra.run.dir", "hydra.sweep.dir")
+PLACES = ("run", "runs", "images", "labels", "resume", "out", "ckpt", "run_dir", "hydra.run.dir", "hydra.sweep.dir")
 OWN_OF_EVALUATE = ("run", "ckpt")  # everything else changes the run's config
 
 

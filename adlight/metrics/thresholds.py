@@ -53,6 +53,7 @@ class Calibration:
     Attributes:
         pooled: found on the normal images of all categories together.
         categories: found on each category's own normal images; a category that had none is missing.
+        scores: of those images, by category, which drift is measured by.
 
     Raises:
         ValueError: an unknown method or `per`, or a share out of range.
@@ -73,7 +74,7 @@ class Calibration:
 
     def reset(self) -> None:
         """Forget what was found; thresholds given as numbers hold all the same."""
-        self.pooled = Threshold()
+        self.pooled, self.scores = Threshold(), dict[str, list[float]]()
         self.categories: dict[str, Threshold] = {}
 
     def fit(
@@ -114,11 +115,9 @@ class Calibration:
             return Threshold(image, pixel, int(mine.sum()), source, region, int(known[mine].sum()))
 
         self.pooled = find(category >= 0, pixels.histogram(), ALL)
-        self.categories = {
-            name: find(category == group, pixels.histogram(group), name)
-            for group, name in enumerate(names)
-            if (category == group).any()
-        }
+        groups = {name: group for group, name in enumerate(names) if (category == group).any()}
+        self.categories = {name: find(category == k, pixels.histogram(k), name) for name, k in groups.items()}
+        self.scores = {name: score[category == k].tolist() for name, k in groups.items()}
 
     @property
     def is_fitted(self) -> bool:
@@ -190,11 +189,11 @@ class Calibration:
     def state_dict(self) -> dict[str, Any]:
         """Give the thresholds as plain dicts, strings and numbers, which a checkpoint and JSON can hold."""
         named = {name: threshold._asdict() for name, threshold in self.categories.items()}
-        return {"pooled": self.pooled._asdict(), "categories": named}
+        return {"pooled": self.pooled._asdict(), "categories": named, "scores": self.scores}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take thresholds from `state_dict`; the methods and `per` stay."""
         for one in (state["pooled"], *state["categories"].values()):
             math.fsum((one["image"], one["pixel"]))  # a TypeError, where one is no number
-        self.pooled = Threshold(**state["pooled"])
+        self.pooled, self.scores = Threshold(**state["pooled"]), dict(state.get("scores", {}))
         self.categories = {name: Threshold(**values) for name, values in state["categories"].items()}

@@ -33,6 +33,7 @@ CHANGE_SCORES = (
     "calibration.image",
     "calibration.pixel",
     "calibration.folds",
+    "calibration.asked",
     "trainer=",
     "trainer.precision",
 )

@@ -80,6 +80,11 @@ class HydraFolder:
         """Write the composed config anew."""
         write_atomically(self._hydra_file("config"), OmegaConf.to_yaml(config))
 
+    def write_like(self, source: "HydraFolder", config: DictConfig) -> None:
+        """Write the files of a run made of another, whose groups it was composed of; the config marks it as a run."""
+        write_atomically(self._hydra_file("hydra"), source._hydra_file("hydra").read_bytes())
+        self.write_config(config)
+
     def write_hydra_files(self, config: DictConfig) -> None:
         """Write all files that Hydra leaves in a run, the one that marks it as one last."""
         from hydra.core.hydra_config import HydraConfig

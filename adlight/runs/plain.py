@@ -16,6 +16,7 @@ DETECTORS = {  # of the trainings, whose nodes hold the arguments of both
     "adlight.features.module.FeatureModule": "adlight.features.detector.FeatureDetector",
     "adlight.gan.encoder.GANDetector": "adlight.gan.detector.InversionDetector",
     "adlight.gan.module.AdversarialModule": "adlight.gan.detector.GAN",
+    "adlight.learning.module.LearnedModule": "adlight.learning.detector.LearnedDetector",
     "adlight.mae.module.MAEModule": "adlight.mae.detector.MAEDetector",
     "adlight.reconstruction.dagan.DAGANModule": "adlight.reconstruction.detector.DAGANDetector",
     "adlight.reconstruction.module.AutoencoderModule": "adlight.reconstruction.detector.AutoencoderDetector",
