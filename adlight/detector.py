@@ -176,7 +176,7 @@ class Detector:
             raise UserError(f"scores of {path or 'an image'} are not finite: this checkpoint's training has diverged")
         content = is_content(None if size is None else size.to(self.device), scores["pixel"])  # (B, H, W)
         image_scores = scores["image"].tolist()
-        found, areas = segment(scores["pixel"], image_scores, used, content, self.calibration.min_area)
+        found, areas = segment(scores["pixel"], image_scores, used, content, self.calibration)
         maps = [found, *(array.float().cpu().numpy() for array in arrays)]
         restored = [[self.frame.restore(array[i], *one.size) for array in maps] for i, one in enumerate(batch)]
         rows = zip(batch, used, image_scores, areas, restored, strict=True)

@@ -98,6 +98,7 @@ def test_only_runs_knows_a_file_name_of_a_run_folder(tiny_run):
         ".hydra",
     }
     left |= {"wandb.json", "job.json", "error.txt", "sweep.json", "sweep.log"}  # of W&B and sweeps
+    left |= {"predictions.jsonl", "regions.json", "unreadable.csv", "predictions.part"}  # for new images
     assert {"metrics.json", "predictions.csv", "last.ckpt", "run.json", "config.yaml"} <= left
     pattern = re.compile("|".join(rf"(?<![\w.-]){re.escape(name)}(?![\w-])" for name in sorted(left)))
     for path in FILES:

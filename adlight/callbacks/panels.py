@@ -14,7 +14,7 @@ from adlight.detection.gathering import TestedImage, gather_rows
 from adlight.detection.module import AnomalyModule
 from adlight.detection.pictures import draw_panel, stack_panels
 from adlight.detection.regions import segment
-from adlight.metrics.thresholds import Threshold
+from adlight.metrics.thresholds import Calibration
 from adlight.settings import PathName, checked
 from adlight.types import Batch, Prediction, Scores, reconstruction_of
 
@@ -69,8 +69,8 @@ class Panels(pl.Callback):
             scores = [example.prediction.score for example in kept]  # highest first
             score = row.prediction.score
             if len(kept) < 2 * self.cases or score > scores[self.cases - 1] or score < scores[self.cases]:
-                threshold = pl_module.calibration.of(pl_module.datamodule.categories[row.category])
-                example = copy_example(row, batch, outputs, i, threshold, pl_module.calibration.min_area)
+                category = pl_module.datamodule.categories[row.category]
+                example = copy_example(row, batch, outputs, i, category, pl_module.calibration)
                 kept[:] = self.select_extremes([*kept, example])
 
     def select_extremes(self, examples: list[Example]) -> list[Example]:
@@ -103,12 +103,13 @@ class Panels(pl.Callback):
 
 
 def copy_example(
-    row: TestedImage, batch: Batch, scores: Scores, i: int, threshold: Threshold, min_area: float
+    row: TestedImage, batch: Batch, scores: Scores, i: int, category: str, calibration: Calibration
 ) -> Example:
     """Copy image i of a batch, and all that is said of it, to the CPU."""
     height, width = batch["size"][i].tolist() if "size" in batch else batch["mask"].shape[1:]  # without padding
     pixel = scores["pixel"][i : i + 1, :height, :width]  # (1, H, W)
-    masks, _ = segment(pixel, [row.prediction.score], [threshold], torch.ones_like(pixel, dtype=torch.bool), min_area)
+    used, content = [calibration.of(category)], torch.ones_like(pixel, dtype=torch.bool)
+    masks, _ = segment(pixel, [row.prediction.score], used, content, calibration)
     prediction = replace(
         row.prediction,
         mask=masks[0],

@@ -181,7 +181,7 @@ class AnomalyModule(pl.LightningModule):
     def _predict(self, batch: Batch, scores: Scores, content: Tensor) -> list[Prediction]:
         used = [self.calibration.of(self.datamodule.categories[i]) for i in batch["category"].tolist()]
         image = scores["image"].tolist()
-        masks, areas = segment(scores["pixel"], image, used, content, self.calibration.min_area)  # (B, H, W), (B,)
+        masks, areas = segment(scores["pixel"], image, used, content, self.calibration)  # (B, H, W), (B,)
         return [
             Prediction(score, own.image, own.pixel, own.source, area, bounding_boxes(mask))
             for score, own, mask, area in zip(image, used, masks, areas, strict=True)

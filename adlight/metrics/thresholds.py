@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
-from pydantic import NonNegativeInt
+from pydantic import NonNegativeFloat, NonNegativeInt
 from torch import Tensor
 
 from adlight.metrics.histogram import Histogram
@@ -39,16 +39,16 @@ class Calibration:
         image: method for the image thresholds. A number is taken as it is; of n normal validation scores `fpr:p` takes
             the ceil((n + 1)(1 - p))-th smallest, above which a new normal image lies with probability p at most (see
             `metrics.methods`), `quantile:q` the same for 1 - q, `max` the largest (`fpr:0`), and `sigma:k` the mean
-            plus k population standard deviations. There is no other quantile, as none would keep the rate it names.
+            plus k population standard deviations.
         pixel: likewise, of the scores of those images' pixels: `fpr:p` is what a share p of them exceeds. That is no
             promise, as the pixels of an image are alike.
         per: `category` compares an image with its own category's thresholds, `all` with those of all together.
         min_area: share of an image's pixels below which a region does not count, unless it is the strongest.
+        closing: gaps into which no disk of this radius fits are closed before; in pixels of the anomaly map.
         folds: of the training images, which join the held-out ones where a detector is fitted without epochs, see
             `detection.crossfitting`; 0 or 1: held-out images alone.
 
-    A region's peak is compared with the largest pixels of the normal images, of which `image` takes the threshold: no
-    more normal images show a region than are called anomalous.
+    A region's peak is compared with the threshold that `image` gives for the largest pixels of the normal images.
 
     Attributes:
         pooled: found on the normal images of all categories together.
@@ -65,9 +65,10 @@ class Calibration:
         pixel: MethodText = "quantile:0.995",
         per: Literal["category", "all"] = "category",
         min_area: Share = 0.0,
+        closing: NonNegativeFloat = 0.0,
         folds: NonNegativeInt = 5,
     ) -> None:
-        self.min_area, self.folds = min_area, folds
+        self.min_area, self.closing, self.folds = min_area, closing, folds
         self.image, self.pixel, self.per = Method.parse(image), Method.parse(pixel), per
         self.reset()
 

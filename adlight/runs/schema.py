@@ -121,11 +121,14 @@ class PredictSettings(TypedDict, total=False):
     category: Text | None
     threshold: Any  # `Method.parse` says more of what is wrong
     pixel_threshold: Any
+    min_area: settings.Share | None
+    closing: NonNegativeFloat | None
     ckpt: Text | None
     batch_size: PositiveInt
     device: Text
     save: Text | list[Text] | None
     on_bad_image: Literal["error", "skip"]
+    resume: Text | None
 
 
 class ReportSettings(TypedDict, total=False):
