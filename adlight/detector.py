@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from adlight.data.frames import Frame, Size, is_content, scale_box
+from adlight.data.frames import Frame, Size, content_of, scale_box
 from adlight.data.images import AnyImage, PreparedImage, prepare_image
+from adlight.data.roi import make_selection, stack_contents
 from adlight.detection.categories import CategoryRule
 from adlight.detection.inference import autocast_dtype, find_device, inference, make_batch
 from adlight.detection.module import AnomalyModule, all_finite
@@ -41,6 +42,7 @@ class Detector:
         resize, keep_shape: as in training, see `Frame`.
         category: of all images; `auto`: by each image's looks; `pooled`: the thresholds of all categories together;
             None: the model's only one, or the nearest folder of each image's path that has a category's name.
+        roi: what of the images counts, see `RegionOfInterest`; None: all.
 
     Raises:
         UserError: a batch size below 1, an unknown precision, or an unknown category.
@@ -57,6 +59,7 @@ class Detector:
         resize: Size | None = None,
         keep_shape: bool | None = False,
         category: str | None = None,
+        roi: str | Path | None = None,
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size must be at least 1, got {batch_size}")
@@ -65,6 +68,7 @@ class Detector:
         self.frame, self.channels, self.batch_size = Frame(image_size, resize, bool(keep_shape)), channels, batch_size
         self.calibration = deepcopy(module.calibration)
         self.category_rule = CategoryRule(category, self.calibration, module.classifier)
+        self.select = make_selection(roi, channels, self.frame, self.category_rule.guess)
 
     @classmethod
     def load(
@@ -75,6 +79,7 @@ class Detector:
         overrides: Iterable[str] = (),
         batch_size: int = 32,
         category: str | None = None,
+        roi: str | Path | None = None,
     ) -> "Detector":
         """Load a finished run.
 
@@ -82,17 +87,18 @@ class Detector:
             run: the run folder.
             ckpt: `best`, `last` or a path; None for what the run itself tested.
             device: `cpu`, `cuda`, `cuda:1`, ...; `auto` takes a GPU if there is one.
-            overrides: changes of the run's config, such as `model.scorer.reduce=max`. The run's thresholds say nothing
-                about a changed model: set `threshold` and `pixel_threshold`, as `adlight.evaluate` finds them.
+            overrides: changes of the run's config, such as `model.scorer.reduce=max`, of which its thresholds say
+                nothing: set `threshold` and `pixel_threshold`, as `adlight.evaluate` finds them.
             batch_size: images at once.
             category: of all images, see above.
+            roi: in the place of the run's region of interest.
 
         Raises:
             UserError: no run, no checkpoint, one of another architecture, no such device, or no such category.
         """
         changes, folder = list(overrides), RunFolder(run)
         module, settings = build_module(folder, changes)
-        tested = settings.pop("ckpt")
+        tested, settings["roi"] = settings.pop("ckpt"), roi or settings["roi"]
         load_weights(module, folder.checkpoint(str(ckpt or tested)))
         if changes_scores(changes):
             CategoryRule(category, module.calibration, module.classifier)  # is it a category at all?
@@ -148,9 +154,9 @@ class Detector:
         return answers
 
     def prepare(self, image: AnyImage, range: tuple[float, float] | None = None) -> PreparedImage | Unreadable:
-        """Decode and resize one image, as in training; a UserError says what is wrong with it if it is no file."""
+        """Decode and resize an image, as in training; a UserError says what is wrong with one that is no file."""
         try:
-            return prepare_image(image, self.channels, self.frame, range)
+            return prepare_image(image, self.channels, self.frame, range, self.select)
         except UserError as error:
             if not isinstance(image, str | Path):
                 raise
@@ -166,7 +172,8 @@ class Detector:
             raise UserError("no threshold was calibrated for this model: set threshold and pixel_threshold to numbers")
         size = torch.tensor([self.frame.fit(*one.size) for one in batch]) if self.frame.keep_shape else None  # (B, 2)
         with inference(self.device, self.autocast):
-            images = make_batch(torch.from_numpy(np.stack([one.pixels for one in batch])).to(self.device), size)
+            pixels = torch.from_numpy(np.stack([one.pixels for one in batch])).to(self.device)
+            images = make_batch(pixels, size, stack_contents(batch))
             categories = self.category_rule([one.path for one in batch], images["image"], size)
             scores = self.module.score(images)
             arrays = [scores["pixel"], *([reconstruction_of(scores)] if reconstruct else [])]
@@ -174,9 +181,8 @@ class Detector:
         if not (finite := all_finite(scores)).all():
             path = batch[finite.tolist().index(False)].path
             raise UserError(f"scores of {path or 'an image'} are not finite: this checkpoint's training has diverged")
-        content = is_content(None if size is None else size.to(self.device), scores["pixel"])  # (B, H, W)
         image_scores = scores["image"].tolist()
-        found, areas = segment(scores["pixel"], image_scores, used, content, self.calibration)
+        found, areas = segment(scores["pixel"], image_scores, used, content_of(images), self.calibration)
         maps = [found, *(array.float().cpu().numpy() for array in arrays)]
         restored = [[self.frame.restore(array[i], *one.size) for array in maps] for i, one in enumerate(batch)]
         rows = zip(batch, used, image_scores, areas, restored, strict=True)

@@ -75,7 +75,7 @@ def load_detector(config: DictConfig) -> "Detector":
     from adlight.detector import Detector
 
     detector = Detector.load(
-        config.run, config.ckpt, config.device, batch_size=config.batch_size, category=config.category
+        config.run, config.ckpt, config.device, batch_size=config.batch_size, category=config.category, roi=config.roi
     )
     for name in ("threshold", "pixel_threshold"):
         if config[name] is not None:

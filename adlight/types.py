@@ -51,6 +51,7 @@ class Batch(TypedDict):
     size: NotRequired[
         Tensor
     ]  # (B, 2) int64, height and width of the images in the top left corner; the rest is padding
+    content: NotRequired[Tensor]  # (B, H, W) bool, the region of interest; the rest is grey
 
 
 class Scores(TypedDict):

@@ -9,6 +9,7 @@ from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
 from adlight.baselines.networks import PCA, NearestNeighbours
+from adlight.data.frames import content_of
 from adlight.detection.crossfitting import advise_folds, fetch, fewest, split_folds
 from adlight.detection.maps import ReconstructionError, Reduction, Score
 from adlight.detection.module import AnomalyModule
@@ -40,13 +41,13 @@ class ResidualScorer:
         self.error = ReconstructionError(score, "mean" if reduce == "distance" else reduce, smoothing, topk)
 
     @torch.no_grad()
-    def __call__(
-        self, network: Callable[..., tuple[Tensor, Tensor]], image: Tensor, size: Tensor | None = None
-    ) -> Scores:
-        """Score images (B, C, H, W) in [0, 1], padded ones with sizes (B, 2), by closest image and distance to it."""
+    def __call__(self, network: Callable[..., tuple[Tensor, Tensor]], batch: Batch) -> Scores:
+        """Score images by the closest image and the distance to it."""
+        image, content = batch["image"], _content(batch)
         with torch.autocast(image.device.type, enabled=False):  # in bf16 many scores would tie
-            reconstruction, distance = network(image, size)
-        score, pixel = self.error(image, reconstruction, size)  # (B,), (B, H, W)
+            reconstruction, distance = network(image, content)
+        size, region = batch.get("size"), batch.get("content")
+        score, pixel = self.error(image, reconstruction, size, region)  # (B,), (B, H, W)
         return Scores(image=distance if self.by_distance else score, pixel=pixel, reconstruction=reconstruction)
 
 
@@ -70,7 +71,7 @@ class BaselineModule(AnomalyModule):
         self.automatic_optimization = False
         self.network, self.scorer = network, scorer
         self.unused = nn.Parameter(torch.zeros(()))  # DDP refuses a module without parameters
-        self.seen: list[tuple[Tensor, ...]] = []  # images, their indices, their sizes where they are padded
+        self.seen: list[tuple[Tensor, ...]] = []  # images, their indices, what counts in them
 
     def describe(self) -> list[str]:
         """Say what was fitted."""
@@ -90,18 +91,19 @@ class BaselineModule(AnomalyModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect images, in the 8 bits that they have."""
-        sizes = (batch["size"],) if "size" in batch else ()
-        self.seen.append(((batch["image"] * 255).round().to(torch.uint8), batch["index"], *sizes))
+        content = _content(batch)
+        known = () if content is None else (content,)
+        self.seen.append(((batch["image"] * 255).round().to(torch.uint8), batch["index"], *known))
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Fit after the last batch, before the validation: the images of all processes by index, each once."""
         if not self.trainer.is_last_batch:
             return
         gathered: Any = [self.all_gather(torch.cat(parts)) for parts in zip(*self.seen, strict=True)]
-        image, index, *sizes = gathered
+        image, index, *content = gathered
         row_of = {number: row for row, number in enumerate(index.flatten().tolist())}
         rows = [row_of[number] for number in sorted(row_of)]
-        self.network.fit(image.flatten(0, -4)[rows], *(one.flatten(0, -2)[rows] for one in sizes))
+        self.network.fit(image.flatten(0, -4)[rows], *(one.flatten(0, -3)[rows] for one in content))
         self.seen = []
 
     def cross_fit(self, folds: int) -> Iterator[tuple[Batch, Scores]]:
@@ -117,11 +119,11 @@ class BaselineModule(AnomalyModule):
         for rest, fold in split_folds(len(dataset), folds, trainer.global_rank, trainer.world_size):
             network = deepcopy(self.network)
             others = dataset.__getitems__(rest.tolist())
-            sizes = [others["size"].to(self.device)] if "size" in others else []
-            network.fit(others["image"].to(self.device), *sizes)
+            content = _content(others)
+            network.fit(others["image"].to(self.device), None if content is None else content.to(self.device))
             for part in fold.split(data.eval_batch_size):
                 batch = fetch(dataset, part, self.device)
-                yield batch, self.scorer(network, batch["image"], batch.get("size"))
+                yield batch, self.scorer(network, batch)
 
     def configure_optimizers(self) -> Any:
         """Give none."""
@@ -129,4 +131,8 @@ class BaselineModule(AnomalyModule):
 
     def score(self, batch: Batch) -> Scores:
         """Score a batch."""
-        return self.scorer(self.network, batch["image"], batch.get("size"))
+        return self.scorer(self.network, batch)
+
+
+def _content(batch: Batch) -> Tensor | None:
+    return content_of(batch) if "size" in batch or "content" in batch else None

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
-import torch
 from PIL import Image
 from pydantic import PositiveInt
 
+from adlight.data.frames import content_of
 from adlight.detection.gathering import TestedImage, gather_rows
 from adlight.detection.module import AnomalyModule
 from adlight.detection.pictures import draw_panel, stack_panels
@@ -108,7 +108,7 @@ def copy_example(
     """Copy image i of a batch, and all that is said of it, to the CPU."""
     height, width = batch["size"][i].tolist() if "size" in batch else batch["mask"].shape[1:]  # without padding
     pixel = scores["pixel"][i : i + 1, :height, :width]  # (1, H, W)
-    used, content = [calibration.of(category)], torch.ones_like(pixel, dtype=torch.bool)
+    used, content = [calibration.of(category)], content_of(batch)[i : i + 1, :height, :width].to(pixel.device)
     masks, _ = segment(pixel, [row.prediction.score], used, content, calibration)
     prediction = replace(
         row.prediction,

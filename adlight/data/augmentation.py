@@ -8,7 +8,9 @@ from pydantic import Field
 from torch import Tensor
 
 from adlight.data.frames import group_by_size
+from adlight.data.images import FILL
 from adlight.settings import PositiveShare, Share, checked
+from adlight.types import Batch
 
 
 class Augmentation:
@@ -70,3 +72,13 @@ class Augmentation:
         (height, width), shape = size, size[1] / size[0]
         scale, ratio = (self.crop, 1.0), (3 / 4 * shape, 4 / 3 * shape)
         return [K.RandomResizedCrop((height, width), scale=scale, ratio=ratio, p=1.0)]
+
+
+def augment(batch: Batch, augmentation: Augmentation, seed: int) -> None:
+    """Augment a batch's images in [0, 1]; the region of interest moves with them."""
+    content = [batch["content"][:, None].float()] if "content" in batch else []
+    moved = augmentation(torch.cat([batch["image"], *content], 1), seed, batch.get("size"))  # (B, C or C + 1, H, W)
+    batch["image"] = moved[:, : batch["image"].shape[1]]
+    if content:
+        batch["content"] = moved[:, -1] > 0.999  # (B, H, W)
+        batch["image"] = batch["image"].where(batch["content"][:, None], FILL / 255)

@@ -8,14 +8,16 @@ import pytorch_lightning as pl
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
-from adlight.data.augmentation import Augmentation
-from adlight.data.dataset import CachedImageDataset, ExactSampler, PseudoAnomalyDataset
+from adlight.data.augmentation import Augmentation, augment
+from adlight.data.dataset import CachedImageDataset, PseudoAnomalyDataset
 from adlight.data.frames import Frame, Size
 from adlight.data.preflight import check_before_training
+from adlight.data.roi import RegionOfInterest
+from adlight.data.sampler import ExactSampler
 from adlight.data.source import Source
 from adlight.data.splits import split_normals
 from adlight.rng import derive_seed
-from adlight.settings import ArgumentsOf, Built, Channels, Seed, checked
+from adlight.settings import ArgumentsOf, Built, Channels, PathName, Seed, checked
 from adlight.types import Batch, Record, UserError
 
 
@@ -42,6 +44,7 @@ class AnomalyDataModule(pl.LightningDataModule):
             at every fetch.
         num_workers: loader processes; used only where images are not cached.
         on_bad_image: `error`, or `skip` to leave out unreadable images.
+        roi: a mask of what counts in every image, or a folder of masks, see `RegionOfInterest`; None: everything does.
         source_settings: the arguments of `source`, such as `root` and `category`.
 
     Raises:
@@ -66,16 +69,19 @@ class AnomalyDataModule(pl.LightningDataModule):
         cache_gb: NonNegativeFloat = 8.0,
         num_workers: NonNegativeInt = 2,
         on_bad_image: Literal["error", "skip"] = "error",
+        roi: PathName | None = None,
         **source_settings: Annotated[Any, ArgumentsOf("source")],
     ) -> None:
         super().__init__()
-        self.frame, self.channels = Frame(image_size, resize, keep_shape), channels
-        self.source = source(**source_settings)
+        if roi is not None and keep_shape:
+            raise ValueError("roi cannot be combined with keep_shape=true: set keep_shape=false")
+        self.frame, self.roi = Frame(image_size, resize, keep_shape), RegionOfInterest(roi) if roi else None
+        self.source, self.channels = source(**source_settings), channels
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.val_fraction, self.val_defects = val_fraction, val_defects
-        self.seed, self.augmentation = seed, augmentation
-        self.cache_gb, self.num_workers, self.on_bad_image = cache_gb, num_workers, on_bad_image
-        self.first_epoch = 0  # epochs of earlier stages of a training: the order of the images continues after theirs
+        self.seed, self.augmentation, self.on_bad_image = seed, augmentation, on_bad_image
+        self.cache_gb, self.num_workers = cache_gb, num_workers
+        self.first_epoch = 0  # epochs of earlier stages of a training, after which the order of the images continues
         self.categories: list[str] = []
         self.datasets: dict[str, CachedImageDataset] = {}  # by split
         self.train_records: list[Record] = []
@@ -91,7 +97,7 @@ class AnomalyDataModule(pl.LightningDataModule):
         Raises:
             UserError: nothing to test, or a file that is missing or of no use.
         """
-        self.notes = check_before_training(self.source, self.frame, self.on_bad_image == "skip")
+        self.notes = check_before_training(self.source, self.frame, self.on_bad_image == "skip", self.roi)
 
     def setup(self, stage: str | None = None) -> None:
         """List, split and decode what the stage needs; what is there already stays."""
@@ -110,7 +116,7 @@ class AnomalyDataModule(pl.LightningDataModule):
             self.datasets["test"] = self._load(records)
 
     def records(self, split: str) -> list[Record]:
-        """Return the records of `train`, `val` or `test` in the order of `Batch["index"]`, after `setup`."""
+        """Return a split's records in the order of `Batch["index"]`, after `setup`."""
         return self.datasets[split].records
 
     def protocol(self, num_tested: int) -> str:
@@ -157,19 +163,19 @@ class AnomalyDataModule(pl.LightningDataModule):
         if self.trainer and self.trainer.training and self.augmentation is not None:
             batch_number = self.trainer.fit_loop.total_batch_idx + 1
             seed = derive_seed("augmentation", self.seed, batch_number, self.trainer.global_rank)
-            batch["image"] = self.augmentation(batch["image"], seed, batch.get("size"))
+            augment(batch, self.augmentation, seed)
         return batch
 
     def _load(self, records: list[Record]) -> CachedImageDataset:
-        num_values = len(records) * math.prod(self.frame.size) * (self.channels + 1)  # bytes of images and masks
+        num_values = len(records) * math.prod(self.frame.size) * (self.channels + 1 + bool(self.roi))  # bytes
+        places = self.source, records, self.categories
         dataset = CachedImageDataset(
-            self.source,
-            records,
-            self.categories,
+            *places,
             frame=self.frame,
             channels=self.channels,
             cache=num_values <= self.cache_gb * 1e9,
             on_bad_image=self.on_bad_image,
+            roi=self.roi,
         )
         if lost := {record.category for record in records} - {record.category for record in dataset.records}:
             raise UserError(f"no readable image of {min(lost)} is left, the first: {dataset.skipped[0]}")

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field, PositiveInt
 
 from adlight.settings import checked
-from adlight.types import Box
+from adlight.types import Batch, Box
 
 if TYPE_CHECKING:  # torch takes seconds to import: not for --help
     from torch import Tensor
@@ -103,6 +103,11 @@ def is_content(size: "Tensor | None", pixel: "Tensor") -> "Tensor":
         return pixel.new_ones(()).bool().expand(pixel.shape)
     place = size.new_ones(pixel.shape[1:]).nonzero().unflatten(0, pixel.shape[1:])  # (H, W, 2)
     return (place < size[:, None, None]).all(-1)
+
+
+def content_of(batch: Batch) -> "Tensor":
+    """Say which pixels of a batch count: neither padding nor outside a region of interest. -> (B, H, W) bool."""
+    return batch["content"] if "content" in batch else is_content(batch.get("size"), batch["mask"])
 
 
 def group_by_size(size: "Tensor") -> "Iterator[tuple[Tensor, int, int]]":

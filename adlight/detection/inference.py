@@ -36,11 +36,15 @@ def inference(device: torch.device, autocast: torch.dtype | None) -> Iterator[No
         torch.set_float32_matmul_precision(matmul)
 
 
-def make_batch(image: Tensor, size: Tensor | None = None) -> Batch:
-    """Make a batch of images (B, C, H, W) uint8 of which nothing else is known but, if padded, their `size` (B, 2)."""
+def make_batch(image: Tensor, size: Tensor | None = None, content: Tensor | None = None) -> Batch:
+    """Make a batch of images (B, C, H, W) uint8 of which nothing else is known.
+
+    But, if they are padded, their `size` (B, 2), and with a region of interest their `content` (B, H, W) bool.
+    """
     zeros, mask = image.new_zeros(len(image), dtype=torch.long), torch.zeros_like(image[:, 0], dtype=torch.bool)
     batch = Batch(image=image.float() / 255, label=zeros, mask=mask, index=zeros, category=zeros)
-    return batch if size is None else Batch(**batch, size=size.to(image.device))
+    known = {"size": size, "content": content}
+    return Batch(**batch, **{name: one.to(image.device) for name, one in known.items() if one is not None})  # type: ignore[typeddict-item]
 
 
 def find_device(name: str) -> torch.device:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from adlight.data.datamodule import AnomalyDataModule
-from adlight.data.frames import is_content
+from adlight.data.frames import content_of
 from adlight.detection.categories import CategoryClassifier
 from adlight.detection.gathering import ScoredImage, TestedImage, gather_rows
 from adlight.detection.optimization import diverged
@@ -43,7 +43,7 @@ class AnomalyModule(pl.LightningModule):
         results: the metrics of the last test.
     """
 
-    takes_padding = True  # images that keep their shape: `Batch["size"]`
+    takes_padding = True  # `Batch["size"]` of images that keep their shape, `Batch["content"]` of regions of interest
 
     def __init__(self) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class AnomalyModule(pl.LightningModule):
     def _collect(self, batch: Batch, scores: Scores) -> None:
         if not all_finite(scores).all():  # before the pixels, which would be refused without advice
             raise UserError(f"scores of validation images are not finite in epoch {self.current_epoch}: {diverged()}")
-        content = is_content(batch.get("size"), scores["pixel"])  # (B, H, W)
+        content = content_of(batch)  # (B, H, W)
         peak = scores["pixel"].float().masked_fill(~content, -torch.inf).amax((1, 2))  # (B,)
         self.validation_scores += map(ScoredImage, *_truth(batch), scores["image"].tolist(), peak.tolist())
         normal = batch["label"] == 0
@@ -164,7 +164,7 @@ class AnomalyModule(pl.LightningModule):
         if not (finite := all_finite(scores)).all():
             records = self.datamodule.records("test")
             refuse_non_finite([records[i] for i in batch["index"].tolist()], finite)
-        content = is_content(batch.get("size"), batch["mask"])  # (B, H, W)
+        content = content_of(batch)  # (B, H, W)
         self.predictions += map(TestedImage, *_truth(batch), self._predict(batch, scores, content))
         self.pixels.update(scores["pixel"], batch["mask"], batch["category"], content)
         return scores

@@ -70,7 +70,7 @@ def score_cells(
     """
     residuals = {name: one.residual(cells) for name, one in predictors.items()}
     maps = residual_map(cells, residuals, fold)  # (B, h, w)
-    score, pixel = scorer(maps, batch["image"].shape[-2:], batch.get("size"))  # (B,), (B, H, W)
+    score, pixel = scorer(maps, batch["image"].shape[-2:], batch.get("size"), batch.get("content"))  # (B,), (B, H, W)
     (first, predictor), *others = predictors.items()
     own = None if others else predictor.image_score(cells, maps)
     return score if own is None else own, pixel, residuals[first]

@@ -8,10 +8,11 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from adlight.detection.maps import hide_outside
 from adlight.detection.module import AnomalyModule
 from adlight.detection.optimization import WarmupCosine, log_terms, step_rng, stop_if_diverged
 from adlight.features.backbones import Backbone
-from adlight.features.cache import FeatureCache
+from adlight.features.cache import FeatureCache, extract_features
 from adlight.features.fitting import check_members, cross_fit, exactly, fit_cells, held_out_cells, score_cells
 from adlight.features.optimizer import parameter_groups
 from adlight.features.pictures import PatchPictures
@@ -26,9 +27,8 @@ from adlight.types import Batch, Scores
 class FeatureModule(AnomalyModule):
     """Predicts the feature map of a frozen backbone, cell by cell, with one predictor or several.
 
-    What is not trained by gradient is fitted before the first epoch. Every validation measures the residuals of the
-    held-out normal images, whose covariances are a part of the detector; a held-out image itself is scored with those
-    of the others (cross-fitting), as an unseen image is.
+    What is not trained is fitted before the first epoch. Every validation measures the residuals of the held-out normal
+    images, whose covariances the detector keeps; a held-out image is scored with those of the others.
 
     Args:
         backbone: makes the features; frozen.
@@ -118,12 +118,11 @@ class FeatureModule(AnomalyModule):
         if not self.automatic_optimization:
             return None
         if self.datamodule.augmentation is not None:
-            cells = standardize(self.backbone(batch["image"], batch.get("size")), self.mean, self.std)  # (B, h, w, C)
+            cells = standardize(extract_features(self.backbone, batch), self.mean, self.std)
         else:
             cells = self._training_cells()[batch["index"].cpu()]  # (B, h, w, C)
         rng = step_rng(self, "features", self.datamodule.seed)
-        losses = [one.loss(cells, rng) for one in self.members.values() if one.trained]
-        loss = torch.stack(losses).sum()
+        loss = torch.stack([one.loss(cells, rng) for one in self.members.values() if one.trained]).sum()
         log_terms(self, {"loss": loss}, len(cells))
         return loss + 0 * self.unused
 
@@ -136,11 +135,10 @@ class FeatureModule(AnomalyModule):
         stop_if_diverged(self)
 
     def configure_optimizers(self) -> Any:
-        """Set matrices of the predictors' choice apart, decay matrices only; warm up, then half a cosine, by step."""
+        """Set the predictors' matrices apart, decay matrices only; warm up, then half a cosine, by step."""
         if self.optimizer is None or not self.automatic_optimization:
             return []
-        trained = [one for one in self.members.values() if one.trained]
-        optimizer = self.optimizer(parameter_groups(trained, self.unused))
+        optimizer = self.optimizer(parameter_groups([one for one in self.members.values() if one.trained], self.unused))
         total = int(self.trainer.estimated_stepping_batches)
         schedule = WarmupCosine(optimizer, self.warmup * total, total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -150,8 +148,8 @@ class FeatureModule(AnomalyModule):
         super().on_validation_epoch_start()
         self.normal, self.fold_of = folds_of(images_of(self.datamodule, "val"), self.num_folds)
         with torch.no_grad():
-            cells = self._training_cells().sample(self.training_residuals)
-            self.residual_map.fit(self.members, self.centers, held_out_cells(self, self.mean, self.std), cells)
+            held_out, cells = held_out_cells(self, self.mean, self.std), self._training_cells()
+            self.residual_map.fit(self.members, self.centers, held_out, cells.sample(self.training_residuals))
         self.split = "val"
 
     def on_validation_epoch_end(self) -> None:
@@ -174,17 +172,19 @@ class FeatureModule(AnomalyModule):
 
     def score(self, batch: Batch) -> Scores:
         """Score a batch."""
-        image, size = batch["image"], batch.get("size")
+        image, size, content = batch["image"], batch.get("size"), batch.get("content")
         with exactly(image.device):
             index = batch["index"].cpu()
             known = self.features(self.split)[index].to(image.device) if self.split else None  # (B, h, w, C)
-            cells = standardize(self.backbone(image, size) if known is None else known, self.mean, self.std)
+            known = extract_features(self.backbone, batch) if known is None else known
+            cells = standardize(known, self.mean, self.std)  # (B, h, w, C)
             fold = self.fold_of[index] if self.split == "val" else None
             score, pixel, residual = score_cells(cells, self.members, self.residual_map, self.scorer, batch, fold)
             expected = cells - residual  # (B, h, w, C)
 
         def show(rows: slice) -> Tensor:  # only when asked for: a fifth of the time, and few are looked at
-            return self.pictures(expected[rows], image[rows], None if size is None else size[rows])
+            shown = self.pictures(expected[rows], image[rows], None if size is None else size[rows])
+            return hide_outside(shown, image[rows], None if content is None else content[rows])
 
         return Scores(image=score, pixel=pixel, reconstruction=show)
 

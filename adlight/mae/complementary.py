@@ -56,7 +56,8 @@ class ComplementaryMaskedNetwork(Predictor):
     def forward(self, cells: Tensor, rng: Generator | None = None) -> Tensor:
         """Predict every cell; images of one shape together, without their padding. (B, h, w, C) -> (B, h, w, C)."""
         inside = in_image(cells)  # (B, h, w)
-        size = torch.stack([inside[:, :, 0].sum(1), inside[:, 0].sum(1)], 1)  # (B, 2)
+        size = torch.stack([_extent(inside.any(2)), _extent(inside.any(1))], 1)  # (B, 2)
+        cells = cells.where(inside[..., None], 0)  # outside a region of interest
         predicted = torch.full_like(cells, torch.nan)
         for rows, h, w in group_by_size(size):
             draws = rng or Generator().manual_seed(self.seed)  # a group's masks depend on no other group
@@ -83,3 +84,8 @@ class ComplementaryMaskedNetwork(Predictor):
         """List the blocks' weight matrices, for an optimizer that wants matrices (Muon)."""
         parts = self.network.encoder_blocks, self.network.decoder_blocks
         return [p for part in parts for p in part.parameters() if p.ndim == 2]
+
+
+def _extent(inside: Tensor) -> Tensor:
+    """Count the places up to the last one inside. (B, N) bool -> (B,)."""
+    return (inside * torch.arange(1, inside.shape[1] + 1, device=inside.device)).amax(1)

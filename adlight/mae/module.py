@@ -73,7 +73,7 @@ class MAEModule(AnomalyModule):
         rng = step_rng(self, "masks", self.seed)
         mask = draw_masks(self.masks, self.mask_ratio, self.network.num_patches, rng)  # (n, L)
         reconstruction = reconstruct(self.network, self.tokenizer, image, mask, size)  # (B, C, H, W)
-        terms = self.objective(image, reconstruction, size)
+        terms = self.objective(image, reconstruction, size, batch.get("content"))
         log_terms(self, terms, len(image))
         return terms["loss"]
 
@@ -107,4 +107,4 @@ class MAEModule(AnomalyModule):
     def score(self, batch: Batch) -> Scores:
         """Score a batch, with the averaged weights if there are any."""
         network = self.network if self.ema is None else self.ema.network
-        return self.scorer(network, self.tokenizer, batch["image"], batch.get("size"))  # type: ignore[arg-type]
+        return self.scorer(network, self.tokenizer, batch["image"], batch.get("size"), batch.get("content"))  # type: ignore[arg-type]

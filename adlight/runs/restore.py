@@ -25,7 +25,7 @@ def build_module(run: RunFolder, overrides: Sequence[str] = ()) -> tuple["Anomal
 
     Returns:
         The module, and the settings that an image needs on its way to it: `image_size`, `resize`,
-        `keep_shape`, `channels`, `precision`, and `ckpt`, the checkpoint that the run itself tested.
+        `keep_shape`, `channels`, `roi`, `precision`, and `ckpt`, the checkpoint that the run itself tested.
 
     Raises:
         UserError: the folder holds no run.

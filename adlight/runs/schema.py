@@ -121,6 +121,7 @@ class PredictSettings(TypedDict, total=False):
     category: Text | None
     threshold: Any  # `Method.parse` says more of what is wrong
     pixel_threshold: Any
+    roi: PathName | None
     min_area: settings.Share | None
     closing: NonNegativeFloat | None
     ckpt: Text | None
