@@ -1,57 +1,21 @@
 """Baselines as detectors: one epoch collects the training images, its end fits them; the rest is as for all."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from copy import deepcopy
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import NonNegativeFloat
-from torch import Tensor, nn
+from torch import Tensor
 
+from adlight.baselines.detector import BaselineDetector, ResidualScorer, counted
 from adlight.baselines.networks import PCA, NearestNeighbours
-from adlight.data.frames import content_of
 from adlight.detection.crossfitting import advise_folds, fetch, fewest, split_folds
-from adlight.detection.maps import ReconstructionError, Reduction, Score
 from adlight.detection.module import AnomalyModule
-from adlight.settings import Built, PositiveShare, checked
+from adlight.settings import Built, checked
 from adlight.types import Batch, Scores
 
 
-class ResidualScorer:
-    """Score images by their distance, and pixels by their difference, to the closest image that a baseline can make.
-
-    Args:
-        score: error of a pixel, see `ReconstructionError`.
-        reduce: image score: `distance`, as the network measures it; or `mean`, `max` or `topk` of the map.
-        smoothing, topk: see `ReconstructionError`.
-
-    Raises:
-        ValueError: an unknown name, or a number out of range.
-    """
-
-    @checked
-    def __init__(
-        self,
-        score: Score = "mse",
-        reduce: Literal["distance"] | Reduction = "distance",
-        smoothing: NonNegativeFloat = 1.0,
-        topk: PositiveShare = 0.01,
-    ) -> None:
-        self.by_distance = reduce == "distance"
-        self.error = ReconstructionError(score, "mean" if reduce == "distance" else reduce, smoothing, topk)
-
-    @torch.no_grad()
-    def __call__(self, network: Callable[..., tuple[Tensor, Tensor]], batch: Batch) -> Scores:
-        """Score images by the closest image and the distance to it."""
-        image, content = batch["image"], _content(batch)
-        with torch.autocast(image.device.type, enabled=False):  # in bf16 many scores would tie
-            reconstruction, distance = network(image, content)
-        size, region = batch.get("size"), batch.get("content")
-        score, pixel = self.error(image, reconstruction, size, region)  # (B,), (B, H, W)
-        return Scores(image=distance if self.by_distance else score, pixel=pixel, reconstruction=reconstruction)
-
-
-class BaselineModule(AnomalyModule):
+class BaselineModule(BaselineDetector, AnomalyModule):
     """Fit nearest neighbours or principal components to the training images: no gradient, no optimizer.
 
     All processes fit the same images in the same order. A second epoch fits them anew.
@@ -67,10 +31,8 @@ class BaselineModule(AnomalyModule):
         network: Built[NearestNeighbours | PCA],
         scorer: Built[ResidualScorer],
     ) -> None:
-        super().__init__()
+        super().__init__(network, scorer)
         self.automatic_optimization = False
-        self.network, self.scorer = network, scorer
-        self.unused = nn.Parameter(torch.zeros(()))  # DDP refuses a module without parameters
         self.seen: list[tuple[Tensor, ...]] = []  # images, their indices, what counts in them
 
     def describe(self) -> list[str]:
@@ -91,7 +53,7 @@ class BaselineModule(AnomalyModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect images, in the 8 bits that they have."""
-        content = _content(batch)
+        content = counted(batch)
         known = () if content is None else (content,)
         self.seen.append(((batch["image"] * 255).round().to(torch.uint8), batch["index"], *known))
 
@@ -119,7 +81,7 @@ class BaselineModule(AnomalyModule):
         for rest, fold in split_folds(len(dataset), folds, trainer.global_rank, trainer.world_size):
             network = deepcopy(self.network)
             others = dataset.__getitems__(rest.tolist())
-            content = _content(others)
+            content = counted(others)
             network.fit(others["image"].to(self.device), None if content is None else content.to(self.device))
             for part in fold.split(data.eval_batch_size):
                 batch = fetch(dataset, part, self.device)
@@ -128,11 +90,3 @@ class BaselineModule(AnomalyModule):
     def configure_optimizers(self) -> Any:
         """Give none."""
         return []
-
-    def score(self, batch: Batch) -> Scores:
-        """Score a batch."""
-        return self.scorer(self.network, batch)
-
-
-def _content(batch: Batch) -> Tensor | None:
-    return content_of(batch) if "size" in batch or "content" in batch else None

@@ -107,13 +107,13 @@ def copy_example(
 ) -> Example:
     """Copy image i of a batch, and all that is said of it, to the CPU."""
     height, width = batch["size"][i].tolist() if "size" in batch else batch["mask"].shape[1:]  # without padding
-    pixel = scores["pixel"][i : i + 1, :height, :width]  # (1, H, W)
-    used, content = [calibration.of(category)], content_of(batch)[i : i + 1, :height, :width].to(pixel.device)
+    pixel = scores["pixel"][i : i + 1, :height, :width].float().cpu().numpy()  # (1, H, W)
+    used, content = [calibration.of(category)], content_of(batch)[i : i + 1, :height, :width].cpu().numpy()
     masks, _ = segment(pixel, [row.prediction.score], used, content, calibration)
     prediction = replace(
         row.prediction,
         mask=masks[0],
-        anomaly_map=pixel[0].float().cpu().numpy(),
+        anomaly_map=pixel[0],
         reconstruction=reconstruction_of(scores, slice(i, i + 1))[0, :, :height, :width].float().cpu().numpy(),
     )
     image = (batch["image"][i, :, :height, :width].expand(3, -1, -1).permute(1, 2, 0).clamp(0, 1) * 255).round().byte()

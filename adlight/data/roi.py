@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -12,9 +11,6 @@ from adlight.data.frames import Frame
 from adlight.data.images import FILL, PreparedImage, Selection, read_image, to_channels
 from adlight.data.listing import IMAGE_SUFFIXES, is_folder
 from adlight.types import Record, UserError
-
-if TYPE_CHECKING:  # torch takes seconds to import: not for --help
-    from torch import Tensor
 
 
 class RegionOfInterest:
@@ -118,9 +114,7 @@ def make_selection(
     return lambda image, path: roi.apply(image, channels, frame, path, categorize(path))
 
 
-def stack_contents(images: Sequence[PreparedImage]) -> "Tensor | None":
+def stack_contents(images: Sequence[PreparedImage]) -> np.ndarray | None:
     """Stack what counts in some images. -> (B, H, W) bool, None where no region of interest was applied."""
-    import torch
-
     found = [one.content for one in images if one.content is not None]
-    return torch.from_numpy(np.stack(found)) if found else None
+    return np.stack(found) if found else None

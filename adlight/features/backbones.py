@@ -82,7 +82,7 @@ class Backbone:
 
     def _extract(self, image: Tensor, frame: torch.Size) -> Tensor:
         few = max(1, int(AT_ONCE // math.prod(self._input_sides(*frame))))
-        if len(image) > few and image.device.type == "cpu":
+        if not torch.compiler.is_exporting() and len(image) > few and image.device.type == "cpu":
             return torch.cat([self._extract(part, frame) for part in image.split(few)])
         with torch.autocast(image.device.type, enabled=False):
             pixels = self._prepare(image.float(), frame)  # (B, 3, H', W')

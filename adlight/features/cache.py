@@ -13,7 +13,7 @@ from rich.progress import track
 from torch import Tensor
 
 from adlight.features.backbones import Backbone
-from adlight.features.predictor import hide_cells
+from adlight.features.predictor import extract_features
 from adlight.types import Batch, UserError
 
 BATCH = 16
@@ -105,14 +105,6 @@ class FeatureCache:
         batch: Any = {name: value.to(device) for name, value in images.__getitems__(rows).items()}  # type: ignore[attr-defined]
         batch["image"] = batch["image"].float().div_(255)
         return extract_features(self.backbone, batch).half().cpu()
-
-
-def extract_features(backbone: Backbone, batch: Batch) -> Tensor:
-    """Extract the features of a batch in [0, 1]; cells of padding or outside a region of interest are NaN.
-
-    -> (B, h, w, C).
-    """
-    return hide_cells(backbone(batch["image"], batch.get("size")), batch.get("content"))
 
 
 def _place() -> tuple[int, int]:

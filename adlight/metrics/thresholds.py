@@ -5,18 +5,19 @@ Everywhere, anomalous means `score > threshold`. Letters: N images.
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import torch
 from pydantic import NonNegativeFloat, NonNegativeInt
-from torch import Tensor
 
-from adlight.metrics.histogram import Histogram
-from adlight.metrics.image import check_finite
 from adlight.metrics.methods import Method, MethodText
-from adlight.metrics.pixel import PixelHistogram
 from adlight.settings import Share, checked
 from adlight.types import UserError
+
+if TYPE_CHECKING:  # torch takes seconds, and thresholds are compared without it
+    from torch import Tensor
+
+    from adlight.metrics.histogram import Histogram
+    from adlight.metrics.pixel import PixelHistogram
 
 ALL, GIVEN = "all categories", "given"
 
@@ -37,25 +38,23 @@ class Calibration:
 
     Args:
         image: method for the image thresholds. A number is taken as it is; of n normal validation scores `fpr:p` takes
-            the ceil((n + 1)(1 - p))-th smallest, above which a new normal image lies with probability p at most (see
-            `metrics.methods`), `quantile:q` the same for 1 - q, `max` the largest (`fpr:0`), and `sigma:k` the mean
-            plus k population standard deviations.
+            the ceil((n + 1)(1 - p))-th smallest, which a new normal image exceeds with probability p at most (see
+            `metrics.methods`), `quantile:q` the same for 1 - q, `max` the largest, `sigma:k` mean + k deviations.
         pixel: likewise, of the scores of those images' pixels: `fpr:p` is what a share p of them exceeds. That is no
             promise, as the pixels of an image are alike.
-        per: `category` compares an image with its own category's thresholds, `all` with those of all together.
+        per: `category` compares an image with its category's thresholds, `all` with those of all together.
         min_area: share of an image's pixels below which a region does not count, unless it is the strongest.
         closing: gaps into which no disk of this radius fits are closed before; in pixels of the anomaly map.
-        folds: of the training images, which join the held-out ones where a detector is fitted without epochs, see
-            `detection.crossfitting`; 0 or 1: held-out images alone.
+        folds: of the training images, which join the held-out ones by `detection.crossfitting`; 0 or 1: they do not.
 
-    A region's peak is compared with the threshold that `image` gives for the largest pixels of the normal images.
+    A region's peak is compared with what `image` gives for the largest pixels of the normal images.
 
     Attributes:
         pooled: found on the normal images of all categories together.
         categories: found on each category's own normal images; a category that had none is missing.
 
     Raises:
-        ValueError: an unknown method or `per`, or a share out of range.
+        ValueError: an unknown method or `per`, or a number out of range.
     """
 
     @checked
@@ -68,8 +67,8 @@ class Calibration:
         closing: NonNegativeFloat = 0.0,
         folds: NonNegativeInt = 5,
     ) -> None:
-        self.min_area, self.closing, self.folds = min_area, closing, folds
         self.image, self.pixel, self.per = Method.parse(image), Method.parse(pixel), per
+        self.min_area, self.closing, self.folds = min_area, closing, folds
         self.reset()
 
     def reset(self) -> None:
@@ -79,17 +78,17 @@ class Calibration:
 
     def fit(
         self,
-        score: Tensor,
-        peak: Tensor,
-        category: Tensor,
-        pixels: PixelHistogram,
+        score: "Tensor",
+        peak: "Tensor",
+        category: "Tensor",
+        pixels: "PixelHistogram",
         names: Sequence[str],
-        cross_fitted: Tensor | None = None,
+        cross_fitted: "Tensor | None" = None,
     ) -> None:
         """Find the thresholds of each category, and the pooled ones.
 
         Args:
-            score: (N,) scores of normal images.
+            score: (N,) of normal images.
             peak: (N,) their largest pixels.
             category: (N,) their positions in `names`.
             pixels: the scores of their pixels, one group per category.
@@ -100,20 +99,22 @@ class Calibration:
             UserError: there are no scores for a method to work on.
             ValueError: some scores are NaN or infinite.
         """
+        from adlight.metrics.image import check_finite
+
         if not len(score) and not (self.image.is_number and self.pixel.is_number):
             raise UserError(
                 "no normal image was validated, so there is nothing to calibrate thresholds on: raise val_fraction or "
                 "limit_val_batches, or give both thresholds as numbers"
             )
         check_finite(score)
-        known = torch.zeros_like(category, dtype=torch.bool) if cross_fitted is None else cross_fitted
+        known = category < 0 if cross_fitted is None else cross_fitted
 
-        def find(mine: Tensor, histogram: Histogram, source: str) -> Threshold:
+        def find(mine: "Tensor", histogram: "Histogram", source: str) -> Threshold:
             image, pixel = self.image.of_images(score[mine]), self.pixel.of_pixels(histogram)
             region = None if self.image.is_number else self.image.of_images(peak[mine])
             return Threshold(image, pixel, int(mine.sum()), source, region, int(known[mine].sum()))
 
-        self.pooled = find(torch.ones_like(known), pixels.histogram(), ALL)
+        self.pooled = find(category >= 0, pixels.histogram(), ALL)
         self.categories = {
             name: find(category == group, pixels.histogram(group), name)
             for group, name in enumerate(names)
@@ -178,8 +179,7 @@ class Calibration:
         promised = self.image.promised
         categories = self.state_dict()["categories"].items()
         return {
-            "threshold_method": self.image.text,
-            "pixel_threshold_method": self.pixel.text,
+            **{"threshold_method": self.image.text, "pixel_threshold_method": self.pixel.text},
             "threshold_per": self.per,
             "threshold": self.pooled.image,
             "pixel_threshold": self.pooled.pixel,

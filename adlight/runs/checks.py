@@ -3,9 +3,9 @@
 import inspect
 import re
 from collections.abc import Callable, Collection, Mapping
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
@@ -95,7 +95,7 @@ def _check_call(node: Mapping[str, Any], written: Mapping[str, Any], path: str, 
     from adlight.settings import receiver_of
 
     try:
-        target = get_object(node["_target_"])
+        target = resolve_name(node["_target_"])
         (names, _), receives = _arguments_of(target), receiver_of(target)
     except Exception:  # no such target, or none with a signature: instantiate says so
         return
@@ -111,7 +111,7 @@ def _check_call(node: Mapping[str, Any], written: Mapping[str, Any], path: str, 
     _check_arguments(target, own, present if complete else None, full_name)
     if receives and isinstance(receiver := node.get(receives), dict) and "_target_" in receiver:
         handed = {name: value for name, value in arguments.items() if name not in own}
-        _check_arguments(get_object(receiver["_target_"]), handed, {*present, *receiver}, full_name, names or ())
+        _check_arguments(resolve_name(receiver["_target_"]), handed, {*present, *receiver}, full_name, names or ())
     if schema.is_optimizer(target):
         schema.try_optimizer(target, arguments, path)
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -71,6 +70,8 @@ class HydraFolder:
 
     def write_hydra_files(self, config: DictConfig) -> None:
         """Write all files that Hydra leaves in a run, the one that marks it as one last."""
+        from hydra.core.hydra_config import HydraConfig
+
         write_atomically(self._hydra_file("hydra"), OmegaConf.to_yaml(HydraConfig.instance().cfg))
         write_atomically(self._hydra_file("overrides"), OmegaConf.to_yaml(HydraConfig.get().overrides.task))
         self.write_config(config)
