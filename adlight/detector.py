@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from copy import deepcopy
+from copy import copy, deepcopy
 from itertools import islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,6 +63,7 @@ class Detector:
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size must be at least 1, got {batch_size}")
+        self.device = str(device)
         self.module, self.scorer = module, module.make_scorer(str(precision), device)
         self.frame, self.channels, self.batch_size = Frame(image_size, resize, bool(keep_shape)), channels, batch_size
         self.calibration = deepcopy(module.calibration)
@@ -109,6 +110,16 @@ class Detector:
             module.calibration.reset()
             category = None  # of which nothing is known now
         return cls(module, **settings, device=find_device(device), batch_size=batch_size, category=category)
+
+    def with_category(self, category: str | None) -> "Detector":
+        """Give a detector that differs in whose thresholds it takes, see above, and shares all else with this one.
+
+        Raises:
+            UserError: an unknown category.
+        """
+        other = copy(self)
+        other.category_rule = CategoryRule(category, self.calibration, self.category_rule.classifier)
+        return other
 
     @property
     def threshold(self) -> float:

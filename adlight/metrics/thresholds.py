@@ -89,7 +89,7 @@ class Calibration:
 
         Args:
             score: (N,) of normal images.
-            peak: (N,) their largest pixels.
+            peak: (N,) largest pixels of their maps.
             category: (N,) their positions in `names`.
             pixels: the scores of their pixels, one group per category.
             names: the categories.

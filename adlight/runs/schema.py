@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from adlight import settings
 from adlight.data.frames import Size
 from adlight.detection.inference import AUTOCAST, SHORT
+from adlight.metrics.methods import MethodText
 from adlight.settings import Decay, PathName, PositiveShare, Seed, Text
 from adlight.types import UserError, unknown_name
 
@@ -132,9 +133,48 @@ class PredictSettings(TypedDict, total=False):
     resume: Text | None
 
 
+class EvaluateSettings(TypedDict, total=False):
+    """Settings of `adlight.evaluate` that are not of the run's config."""
+
+    run: Text
+    ckpt: Text | None
+
+
+class DoctorSettings(TypedDict, total=False):
+    """Settings of `adlight.doctor` beside the data set's."""
+
+    seed: Seed
+    data_root: Text
+    calibration: dict[Literal["image"], MethodText]
+
+
+class ServeSettings(TypedDict, total=False):
+    """Settings of `adlight.serve`."""
+
+    run: Text
+    host: Text
+    port: Annotated[int, Field(ge=0, lt=2**16)]  # 0: any free one
+    token: Annotated[str, Field(min_length=16, pattern="^[!-~]+$")] | None
+    category: Text | None
+    threshold: Any
+    pixel_threshold: Any
+    ckpt: Text | None
+    batch_size: PositiveInt
+    device: Text
+    queue: PositiveInt
+    max_mb: PositiveFloat
+    max_megapixels: Annotated[PositiveFloat, Field(le=178)]  # Pillow itself refuses more
+    timeout: PositiveFloat
+
+
 class ReportSettings(TypedDict, total=False):
     """Settings of `adlight.report`."""
 
+    runs: Text | Annotated[list[Text], Field(min_length=1)]
+    out: Text | None
+    reference: Text | list[Text] | None
+    reference_column: Text | None
+    title: str | int | float | None
     tolerance: NonNegativeFloat
     detailed: NonNegativeInt
     pictures: NonNegativeInt
