@@ -6,17 +6,18 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import copy, deepcopy
 from itertools import islice, repeat
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from adlight.data.frames import Frame, Size, find_content
+from adlight.data.frames import Frame, Size, WholeFrame
 from adlight.data.images import AnyImage, PreparedImage, prepare_image
 from adlight.data.roi import make_selection, stack_contents
+from adlight.data.tiling import Tiling
 from adlight.detection.categories import CategoryRule
-from adlight.detection.describing import describe_image
-from adlight.detection.regions import segment
+from adlight.detection.describing import describe_images
+from adlight.detection.tiles import score_by_tiles
 from adlight.metrics.methods import parse_number
 from adlight.types import Prediction, Unreadable, UserError
 
@@ -38,11 +39,12 @@ class Detector:
         channels: 3, or 1 for grey.
         precision: the trainer's, so that the scores are those that the threshold was calibrated on.
         device: where to compute.
-        batch_size: images at once.
+        batch_size: images, or tiles, at once.
         resize, keep_shape: as in training, see `Frame`.
         category: of all images; `auto`: by each image's looks; `pooled`: the thresholds of all categories together;
             None: the model's only one, or the nearest folder of each image's path that has a category's name.
         roi: what of the images counts, see `RegionOfInterest`; None: all.
+        tiling: cuts images into tiles of the size that the module takes; None: whole images.
 
     Raises:
         UserError: a batch size below 1, an unknown precision, or an unknown category.
@@ -60,12 +62,15 @@ class Detector:
         keep_shape: bool | None = False,
         category: str | None = None,
         roi: str | Path | None = None,
+        tiling: Tiling | None = None,
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size must be at least 1, got {batch_size}")
         self.device = str(device)
         self.module, self.scorer = module, module.make_scorer(str(precision), device)
-        self.frame, self.channels, self.batch_size = Frame(image_size, resize, bool(keep_shape)), channels, batch_size
+        self.frame, self.tiling = WholeFrame() if tiling else Frame(image_size, resize, bool(keep_shape)), tiling
+        self.channels, self.batch_size, self.roi = channels, batch_size, roi
+        self.images_at_once = 1 if tiling else batch_size  # they may be large
         self.calibration = deepcopy(module.calibration)
         self.category_rule = CategoryRule(category, self.calibration, module.classifier)
         self.select = make_selection(roi, channels, self.frame, self.category_rule.guess)
@@ -79,7 +84,7 @@ class Detector:
         overrides: Iterable[str] = (),
         batch_size: int = 32,
         category: str | None = None,
-        roi: str | Path | None = None,
+        **inputs: Any,
     ) -> "Detector":
         """Load a finished run.
 
@@ -89,36 +94,28 @@ class Detector:
             device: `cpu`, `cuda`, `cuda:1`, ...; `auto` takes a GPU if there is one.
             overrides: changes of the run's config, such as `model.scorer.reduce=max`, of which its thresholds say
                 nothing: set `threshold` and `pixel_threshold`, as `adlight.evaluate` finds them.
-            batch_size: images at once.
+            batch_size: images, or tiles, at once.
             category: of all images, see above.
-            roi: in the place of the run's region of interest.
+            inputs: `roi`, `tile` or `overlap` in the place of the run's; of other tiles its thresholds say nothing.
 
         Raises:
             UserError: no run, no checkpoint, one of another architecture, no such device, or no such category.
         """
         from adlight.detection.inference import find_device
-        from adlight.runs.config import changes_scores
-        from adlight.runs.folder import RunFolder
-        from adlight.runs.restore import build_module, load_weights
+        from adlight.runs.restore import restore
 
-        changes, folder = list(overrides), RunFolder(run)
-        module, settings = build_module(folder, changes)
-        tested, settings["roi"] = settings.pop("ckpt"), roi or settings["roi"]
-        load_weights(module, folder.checkpoint(str(ckpt or tested)))
-        if changes_scores(changes):
+        module, settings, is_calibrated = restore(run, ckpt, list(overrides), inputs)
+        if not is_calibrated:
             CategoryRule(category, module.calibration, module.classifier)  # is it a category at all?
             module.calibration.reset()
             category = None  # of which nothing is known now
         return cls(module, **settings, device=find_device(device), batch_size=batch_size, category=category)
 
     def with_category(self, category: str | None) -> "Detector":
-        """Give a detector that differs in whose thresholds it takes, see above, and shares all else with this one.
-
-        Raises:
-            UserError: an unknown category.
-        """
+        """Give a detector that takes the thresholds of a category, see above, and shares all else with this one."""
         other = copy(self)
         other.category_rule = CategoryRule(category, self.calibration, self.category_rule.classifier)
+        other.select = make_selection(self.roi, self.channels, self.frame, other.category_rule.guess)
         return other
 
     @property
@@ -156,11 +153,10 @@ class Detector:
         Raises:
             UserError: an array that is no image, a single file that cannot be read, or no threshold.
         """
-        alone = isinstance(images, str | Path | Image.Image) or hasattr(images, "ndim")  # arrays and tensors have it
-        single = alone and getattr(images, "ndim", 0) < 4
+        single = isinstance(images, str | Path | Image.Image) or getattr(images, "ndim", 4) < 4  # of arrays and tensors
         rest, answers = iter([images] if single else images), list[Prediction | Unreadable]()  # type: ignore[arg-type]
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes and resizes without the GIL
-            while batch := list(islice(rest, self.batch_size)):
+            while batch := list(islice(rest, self.images_at_once)):
                 found = list(pool.map(self.prepare, batch, repeat(range)))
                 readable = [one for one in found if isinstance(one, PreparedImage)]
                 predicted = iter(self.predict(readable, reconstruct) if readable else ())
@@ -186,17 +182,16 @@ class Detector:
         """
         if not self.calibration.is_fitted:
             raise UserError("no threshold was calibrated for this model: set threshold and pixel_threshold to numbers")
+        if self.tiling is not None and len(batch) > 1:
+            return [one for image in batch for one in self.predict([image], reconstruct)]
         size = np.array([self.frame.fit(*one.size) for one in batch]) if self.frame.keep_shape else None  # (B, 2)
         pixels, paths = np.stack([one.pixels for one in batch]), [one.path for one in batch]
         used = [self.calibration.of(category) for category in self.category_rule(paths, pixels, size)]
-        content = stack_contents(batch)
-        scores = self.scorer(pixels, size, reconstruct, content)
+        if self.tiling is None:
+            scores = self.scorer(pixels, size, reconstruct, stack_contents(batch))
+        else:
+            scores = score_by_tiles(self.scorer, self.tiling, batch[0], self.batch_size, reconstruct)
         if not (finite := scores.is_finite).all():
-            path = paths[finite.tolist().index(False)]
-            raise UserError(f"scores of {path or 'an image'} are not finite: this checkpoint's training has diverged")
-        content = find_content(size, scores.pixel.shape) if content is None else content  # (B, H, W)
-        image_scores = scores.image.tolist()
-        found, areas = segment(scores.pixel, image_scores, used, content, self.calibration)
-        maps = [found, scores.pixel, *([] if scores.reconstruction is None else [scores.reconstruction])]
-        restored = [[self.frame.restore(array[i], *one.size) for array in maps] for i, one in enumerate(batch)]
-        return [describe_image(*row) for row in zip(batch, used, image_scores, areas, restored, strict=True)]
+            name = paths[finite.tolist().index(False)] or "an image"
+            raise UserError(f"scores of {name} are not finite: this checkpoint's training has diverged")
+        return describe_images(batch, used, scores, size, self.frame, self.calibration)

@@ -42,7 +42,7 @@ def predict(config: DictConfig) -> None:
         UserError: no images, one that cannot be read (unless `on_bad_image=skip`) or whose category is unknown, or a
             setting out of range.
     """
-    from adlight.runs.schema import PredictSettings
+    from adlight.runs.predict_schema import PredictSettings
 
     check_values(PredictSettings, config)
     stream, pictures = ImageStream(str(config.images)), parse_pictures(str(config.save))
@@ -74,15 +74,12 @@ def load_detector(config: DictConfig) -> "Detector":
     """Load the run's detector, with the thresholds and the rules of regions that are asked for."""
     from adlight.detector import Detector
 
-    detector = Detector.load(
-        config.run, config.ckpt, config.device, batch_size=config.batch_size, category=config.category, roi=config.roi
-    )
-    for name in ("threshold", "pixel_threshold"):
-        if config[name] is not None:
-            setattr(detector, name, config[name])
-    for name in ("min_area", "closing"):
-        if config[name] is not None:
-            setattr(detector.calibration, name, config[name])
+    inputs = {name: config[name] for name in ("roi", "tile", "overlap")}
+    detector = Detector.load(config.run, config.ckpt, config.device, (), config.batch_size, config.category, **inputs)
+    for place, names in ((detector, ("threshold", "pixel_threshold")), (detector.calibration, ("min_area", "closing"))):
+        for name in names:
+            if config[name] is not None:
+                setattr(place, name, config[name])
     return detector
 
 
@@ -132,7 +129,7 @@ def predict_batches(
     """
     console = Console(stderr=True)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        steps, hidden = -(-count // detector.batch_size), not console.is_terminal
+        steps, hidden = -(-count // detector.images_at_once), not console.is_terminal
         batches = read_ahead(detector, paths, pool)
         for batch in track(batches, "predicting", steps, console=console, transient=True, disable=hidden):
             bad = [one for _, one in batch if isinstance(one, Unreadable)] if on_bad_image == "error" else []
@@ -151,7 +148,7 @@ def read_ahead(
     """Decode images batch by batch on all cores, the next batch while this one is scored."""
     waiting: list[tuple[Path, Future[PreparedImage | Unreadable]]] = []
     while True:
-        coming = [(path, pool.submit(detector.prepare, path)) for path in islice(paths, detector.batch_size)]
+        coming = [(path, pool.submit(detector.prepare, path)) for path in islice(paths, detector.images_at_once)]
         if waiting:
             yield [(path, future.result()) for path, future in waiting]
         elif not coming:

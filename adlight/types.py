@@ -52,6 +52,10 @@ class Batch(TypedDict):
         Tensor
     ]  # (B, 2) int64, height and width of the images in the top left corner; the rest is padding
     content: NotRequired[Tensor]  # (B, H, W) bool, the region of interest; the rest is grey
+    tile: NotRequired[
+        Tensor
+    ]  # (B, 6) int64: number of the tile's image, its top and left in it, the image's height and
+    # width, and how many tiles there are of it; `index` counts tiles then
 
 
 class Scores(TypedDict):

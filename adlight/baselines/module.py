@@ -9,7 +9,7 @@ from torch import Tensor
 
 from adlight.baselines.detector import BaselineDetector, ResidualScorer, counted
 from adlight.baselines.networks import PCA, NearestNeighbours
-from adlight.detection.crossfitting import advise_folds, fetch, fewest, split_folds
+from adlight.detection.crossfitting import advise_folds, fetch, fewest, owners, split_folds
 from adlight.detection.module import AnomalyModule
 from adlight.settings import Built, checked
 from adlight.types import Batch, Scores
@@ -41,7 +41,7 @@ class BaselineModule(BaselineDetector, AnomalyModule):
 
     def on_train_start(self) -> None:
         """Refuse what cannot be fitted before any of it is collected."""
-        count, folds = len(self.datamodule.records("train")), self.calibration.folds
+        count, folds = len(self.datamodule.datasets["train"]), self.calibration.folds
         self.network.check(count)
         if folds > 1 and self.datamodule.augmentation is None:
             with advise_folds(folds):
@@ -78,7 +78,7 @@ class BaselineModule(BaselineDetector, AnomalyModule):
         dataset = data.datasets["train"]
         with advise_folds(folds):
             self.network.check(fewest(len(dataset), folds))
-        for rest, fold in split_folds(len(dataset), folds, trainer.global_rank, trainer.world_size):
+        for rest, fold in split_folds(owners(dataset), folds, trainer.global_rank, trainer.world_size):
             network = deepcopy(self.network)
             others = dataset.__getitems__(rest.tolist())
             content = counted(others)

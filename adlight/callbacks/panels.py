@@ -64,7 +64,7 @@ class Panels(pl.Callback):
     ) -> None:
         """Keep the batch's images that are among the highest or lowest of their category and label."""
         assert isinstance(pl_module, AnomalyModule)
-        for i, row in enumerate(pl_module.predictions[-len(batch["index"]) :]):
+        for i, row in enumerate(pl_module.last_predictions(len(batch["index"]))):
             kept = self.kept.setdefault((row.category, row.label), [])
             scores = [example.prediction.score for example in kept]  # highest first
             score = row.prediction.score

@@ -1,4 +1,4 @@
-"""Images decoded once: a split as one uint8 tensor in memory, and its held-out normals with pseudo-anomalies."""
+"""Images decoded once: a split as one uint8 tensor in memory."""
 
 import os
 from collections.abc import Sequence
@@ -9,16 +9,13 @@ import numpy as np
 import torch
 from PIL import Image
 from rich.progress import track
-from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
 from adlight.data.frames import Frame
 from adlight.data.headers import UnreadableImage
 from adlight.data.images import fill_outside, to_input_array
-from adlight.data.pseudo_anomalies import paste_defect, paste_within
 from adlight.data.roi import RegionOfInterest
 from adlight.data.source import Source
-from adlight.rng import derive_seed
 from adlight.types import Batch, Record, UserError
 
 PROGRESS_FROM = 500  # images; a bar over fewer would be gone before anyone could read it
@@ -153,41 +150,3 @@ class CachedImageDataset(Dataset):
                 self.images, self.sizes = self.images[kept], self.sizes[kept]
             self.masks = self.masks[kept] if len(self.masks) else self.masks
             self.contents = self.contents[kept] if len(self.contents) else self.contents
-
-
-class PseudoAnomalyDataset(Dataset):
-    """Each normal image plain, then its copies with a defect each: labelled data without any real anomaly.
-
-    Item (1 + copies) i is image i of `dataset`, its copies follow, so that any part of them has both labels.
-    A defect depends on the seed, on i and on the copy's number alone; `pseudo_anomalies.py` draws it.
-    """
-
-    def __init__(self, dataset: CachedImageDataset, seed: int, copies: int = 1) -> None:
-        self.dataset, self.seed, self.copies = dataset, seed, copies
-        self.pasted: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def paste(self, item: int, image: Tensor, content: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Paste the item's own defect. (C, H, W) uint8 -> a copy with the defect, and its mask (H, W) bool."""
-        if item not in self.pasted:
-            i, number = divmod(item, 1 + self.copies)
-            rng = Generator().manual_seed(derive_seed("defect", self.seed + number - 1, i))
-            result = paste_defect(image, rng) if content is None else paste_within(image, content, rng)
-            if not self.dataset.cache:
-                return result
-            self.pasted[item] = result
-        return self.pasted[item]
-
-    def __len__(self) -> int:
-        return (1 + self.copies) * len(self.dataset)
-
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """Fetch a whole batch at once, as uint8 images."""
-        batch = self.dataset.__getitems__([item // (1 + self.copies) for item in indices])
-        batch["index"] = torch.as_tensor(indices)
-        batch["label"] = (batch["index"] % (1 + self.copies) > 0).long()
-        for row, item in enumerate(indices):
-            if batch["label"][row]:
-                height, width = batch["size"][row].tolist() if "size" in batch else batch["mask"].shape[1:]
-                image, mask = batch["image"][row, :, :height, :width], batch["mask"][row, :height, :width]
-                image[:], mask[:] = self.paste(item, image, batch["content"][row] if "content" in batch else None)
-        return batch

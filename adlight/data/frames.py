@@ -92,6 +92,25 @@ class Frame:
         return np.pad(maps, [(0, 0)] * (maps.ndim - 2) + edges)
 
 
+class WholeFrame(Frame):
+    """The pixels that an image has, of whatever size."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+    def fit(self, width: int, height: int) -> tuple[int, int]:
+        """Leave an image as it is. -> its height and width."""
+        return height, width
+
+    def cut(self, array: np.ndarray) -> np.ndarray:
+        """Leave an image as it is."""
+        return array
+
+    def restore(self, maps: np.ndarray, width: int, height: int) -> np.ndarray:
+        """Leave maps as they are."""
+        return maps
+
+
 def is_content(size: "Tensor | None", pixel: "Tensor") -> "Tensor":
     """Say which pixels are no padding. (B, 2) heights and widths, maps (B, H, W) -> (B, H, W) bool.
 

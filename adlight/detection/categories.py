@@ -45,7 +45,7 @@ class CategoryClassifier:
             return
         self.fitted_to = data
         self.names = sorted({record.category for record in data.train_records})
-        if len(self.names) < 2:
+        if len(self.names) < 2 or data.tiling:  # tiles look alike, whatever they are of
             self.names = []
             return
         import torch

@@ -114,25 +114,6 @@ class TrainSettings(TypedDict, total=False):
     resume_sweep: bool
 
 
-class PredictSettings(TypedDict, total=False):
-    """Settings of `adlight.predict`."""
-
-    run: Text
-    images: Text | list[Text]
-    category: Text | None
-    threshold: Any  # `Method.parse` says more of what is wrong
-    pixel_threshold: Any
-    roi: PathName | None
-    min_area: settings.Share | None
-    closing: NonNegativeFloat | None
-    ckpt: Text | None
-    batch_size: PositiveInt
-    device: Text
-    save: Text | list[Text] | None
-    on_bad_image: Literal["error", "skip"]
-    resume: Text | None
-
-
 class EvaluateSettings(TypedDict, total=False):
     """Settings of `adlight.evaluate` that are not of the run's config."""
 
