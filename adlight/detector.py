@@ -16,12 +16,14 @@ from adlight.data.images import AnyImage, PreparedImage, prepare_image
 from adlight.detection.categories import CategoryRule
 from adlight.detection.regions import bounding_boxes, segment
 from adlight.metrics.methods import parse_number
+from adlight.runs.exported import is_exported, load_exported
 from adlight.types import Prediction, Unreadable, UserError
 
 if TYPE_CHECKING:  # torch takes seconds, and an exported graph needs none
     import torch
 
     from adlight.detection.detector import AnomalyDetector
+    from adlight.detection.session import GraphDetector
 
 
 class Detector:
@@ -47,7 +49,7 @@ class Detector:
 
     def __init__(
         self,
-        module: "AnomalyDetector",
+        module: "AnomalyDetector | GraphDetector",
         image_size: Size,
         channels: int = 3,
         precision: str = "32-true",
@@ -74,10 +76,10 @@ class Detector:
         batch_size: int = 32,
         category: str | None = None,
     ) -> "Detector":
-        """Load a finished run.
+        """Load a finished run, or what `adlight.export` made of it.
 
         Args:
-            run: the run folder.
+            run: the run folder, or the graph, `detector.onnx`, which needs neither PyTorch nor the run.
             ckpt: `best`, `last` or a path; None for what the run itself tested.
             device: `cpu`, `cuda`, `cuda:1`, ...; `auto` takes a GPU if there is one.
             overrides: changes of the run's config, such as `model.scorer.reduce=max`. The run's thresholds say nothing
@@ -88,6 +90,11 @@ class Detector:
         Raises:
             UserError: no run, no checkpoint, one of another architecture, no such device, or no such category.
         """
+        if is_exported(run):
+            if ckpt is not None or list(overrides):
+                raise UserError(f"{run} is a graph, which ckpt and overrides cannot change: export the run again")
+            graph, frame = load_exported(run, device)
+            return cls(graph, **frame, batch_size=batch_size, category=category)
         from adlight.detection.inference import find_device
         from adlight.runs.config import changes_scores
         from adlight.runs.folder import RunFolder

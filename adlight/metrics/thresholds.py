@@ -89,7 +89,8 @@ class Calibration:
         """Find the thresholds of each category, and the pooled ones.
 
         Args:
-            score, peak: (N,) scores of normal images, and their largest pixels.
+            score: (N,) scores of normal images.
+            peak: (N,) their largest pixels.
             category: (N,) their positions in `names`.
             pixels: the scores of their pixels, one group per category.
             names: the categories.
@@ -184,8 +185,7 @@ class Calibration:
             "threshold": self.pooled.image,
             "pixel_threshold": self.pooled.pixel,
             "region_threshold": self.pooled.region,
-            "promised_fpr": promised(self.pooled.num_normals),
-            "needed_normals": self.image.needed,
+            **{"promised_fpr": promised(self.pooled.num_normals), "needed_normals": self.image.needed},
             "thresholds": {n: one | {"promised_fpr": promised(one["num_normals"])} for n, one in categories},
         }
 

@@ -128,6 +128,19 @@ class PredictSettings(TypedDict, total=False):
     on_bad_image: Literal["error", "skip"]
 
 
+class ExportSettings(TypedDict, total=False):
+    """Settings of `adlight.export`."""
+
+    run: Text
+    format: Literal["onnx"]
+    check: Text | None
+    category: Text | None
+    threshold: Any
+    pixel_threshold: Any
+    ckpt: Text | None
+    batch_size: PositiveInt
+
+
 class ReportSettings(TypedDict, total=False):
     """Settings of `adlight.report`."""
 
