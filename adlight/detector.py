@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from copy import deepcopy
+from copy import copy, deepcopy
 from itertools import islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +30,6 @@ class Detector:
     """Scores images by a trained module; an image's prediction does not depend on the others in its batch.
 
     An image is compared with the thresholds of its category, see `category`; each prediction says which were used.
-    Where a model of several categories cannot know that of an image, nothing is predicted.
 
     Args:
         module: with its weights and calibrated thresholds.
@@ -61,7 +60,8 @@ class Detector:
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size must be at least 1, got {batch_size}")
-        self.module, self.scorer = module, module.make_scorer(str(precision), device)
+        self.module, self.device = module, str(device)
+        self.scorer = module.make_scorer(str(precision), device)
         self.frame, self.channels, self.batch_size = Frame(image_size, resize, bool(keep_shape)), channels, batch_size
         self.calibration = deepcopy(module.calibration)
         self.category_rule = CategoryRule(category, self.calibration, module.classifier)
@@ -109,6 +109,12 @@ class Detector:
             module.calibration.reset()
             category = None  # of which nothing is known now
         return cls(module, **settings, device=find_device(device), batch_size=batch_size, category=category)
+
+    def with_category(self, category: str | None) -> "Detector":
+        """Give a detector that takes another category's thresholds and shares all else; a UserError: none such."""
+        other = copy(self)
+        other.category_rule = CategoryRule(category, self.calibration, self.category_rule.classifier)
+        return other
 
     @property
     def threshold(self) -> float:

@@ -36,7 +36,7 @@ def export(config: DictConfig) -> Path:
     """
     from adlight.detection.parity import compare
     from adlight.detector import Detector
-    from adlight.runs.schema import ExportSettings
+    from adlight.runs.programs import ExportSettings
 
     check_values(ExportSettings, config)
     category = "pooled" if config.check in (None, NOT_CHECKED) else config.category

@@ -16,7 +16,7 @@ from adlight.cli.arguments import task_overrides, train_arguments
 from adlight.cli.errors import interrupted
 from adlight.cli.job import is_job, job_command, run_job
 from adlight.cli.launchers import check_strategy
-from adlight.cli.resume import resume_advice, resume_command
+from adlight.cli.resume import advise, resume_advice
 from adlight.runs import provenance
 from adlight.runs.beginning import Beginning, resumed_config
 from adlight.runs.checks import check_settings
@@ -47,7 +47,7 @@ def train(config: DictConfig) -> dict[str, float]:
         settle_frame(config, run)  # may read images
     data, module, trainer = build(config)
     check(config, trainer)
-    check_data(data, run)
+    check_data(data, module.calibration, run)
     stages = plan_stages(config, run, data, module, trainer, resumed)
     metadata = provenance.describe(config.seed) | ({"command": job_command()} if sweep else {})
     begin = Beginning(run, metadata, config if resumed and not sweep else None)
@@ -63,11 +63,10 @@ def train(config: DictConfig) -> dict[str, float]:
         if not interrupted(error):
             raise
         raise KeyboardInterrupt(resume_advice(run)) from error
-    except UserError as error:
-        if "epochs" not in metadata:
-            raise
-        advice = "then resume the sweep" if sweep else f"then: {resume_command(run)}"
-        raise UserError(f"{error}. The training is done and kept; fix this, {advice}") from error
+    except (UserError, OSError) as error:
+        if advice := advise(error, run, "epochs" in metadata, sweep):
+            raise advice from error
+        raise
 
 
 def build(config: DictConfig) -> tuple["AnomalyDataModule", "AnomalyModule", "pl.Trainer"]:

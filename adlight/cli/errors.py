@@ -3,16 +3,18 @@
 import errno
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from adlight.runs.config import CONF
 from adlight.types import UserError, unknown_name
 
-UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 EXTRAS = {"optuna": "optuna", "joblib": "joblib", "ray": "ray", "submitit_slurm": "slurm"}  # plugins of Hydra
 NOISE = [
     ".*does not have many workers.*",
@@ -54,8 +56,9 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _explain_config(error)
     if isinstance(error, OSError) and error.strerror is not None:
-        hint = " (hydra.run.dir=<folder> chooses another run folder)" if error.errno in UNWRITABLE else ""
-        return f"{error.filename or _folder()}: {error.strerror}{hint}"
+        hint = "; hydra.run.dir=<folder> chooses another folder" if error.errno in UNWRITABLE | FULL else ""
+        place = error.filename2 or error.filename or _folder()  # of a copy, where to
+        return f"{place}: {error.strerror}{', make room' * (error.errno in FULL)}{hint}"
     if type(error).__name__ == "MisconfigurationException":  # Lightning's word for a bad trainer setting
         return f"trainer: {first_line(error)}"
     if type(error).__name__ == "OutOfMemoryError":
@@ -85,7 +88,9 @@ def _explain_refusal(cause: BaseException, node: str) -> str | None:
 
 def _folder() -> str:
     """Name what a command writes to, as a full disk is met where no file is named."""
-    return str(HydraConfig.get().runtime.output_dir) if HydraConfig.initialized() else "a file of the run"
+    config: Any = HydraConfig.instance().cfg
+    keys = ("hydra.runtime.output_dir", "hydra.run.dir") if config is not None else ()  # one is known sooner
+    return next((str(found) for key in keys if (found := OmegaConf.select(config, key))), "a file of the run")
 
 
 def describe(error: BaseException) -> str:

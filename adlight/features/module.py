@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from adlight.detection.inference import exactly
 from adlight.detection.module import AnomalyModule
-from adlight.detection.optimization import WarmupCosine, log_terms, step_rng, stop_if_diverged
+from adlight.detection.optimization import log_terms, schedule_by_step, step_rng, stop_if_diverged
 from adlight.features.backbones import Backbone
 from adlight.features.cache import FeatureCache
 from adlight.features.detector import FeatureDetector
@@ -114,10 +114,7 @@ class FeatureModule(FeatureDetector, AnomalyModule):
         if self.optimizer is None or not self.automatic_optimization:
             return []
         trained = [one for one in self.members.values() if one.trained]
-        optimizer = self.optimizer(parameter_groups(trained, self.unused))
-        total = int(self.trainer.estimated_stepping_batches)
-        schedule = WarmupCosine(optimizer, self.warmup * total, total)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return schedule_by_step(self, self.optimizer(parameter_groups(trained, self.unused)), self.warmup)
 
     def on_validation_epoch_start(self) -> None:
         """Measure the residuals of the held-out normal images, fold by fold."""

@@ -10,7 +10,7 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 from torch.optim import Optimizer
 
-from adlight.detection.optimization import log_terms, stop_if_diverged
+from adlight.detection.optimization import log_terms, set_rates, stop_if_diverged
 from adlight.gan.detector import GAN
 from adlight.gan.networks import Critic, Generator
 from adlight.gan.objectives import AdversarialObjective
@@ -121,11 +121,7 @@ class AdversarialModule(GAN, pl.LightningModule):
 
     def on_train_start(self) -> None:
         """Continue a resumed run with the learning rates of its config, which may differ from the checkpoint's."""
-        if self.trainer.ckpt_path is None:
-            return
-        for optimizer, rates in zip(self.trainer.optimizers, self.rates, strict=True):
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate
+        set_rates(self.trainer.optimizers, self.rates)
 
     def on_train_epoch_end(self) -> None:
         """Stop a diverged run; the checkpoint of the epoch before is kept."""

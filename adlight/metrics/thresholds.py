@@ -89,16 +89,15 @@ class Calibration:
         """Find the thresholds of each category, and the pooled ones.
 
         Args:
-            score: (N,) scores of normal images.
-            peak: (N,) their largest pixels.
-            category: (N,) their positions in `names`.
+            score: (N,) of normal images.
+            peak: (N,) largest pixels of their maps.
+            category: (N,) positions in `names`.
             pixels: the scores of their pixels, one group per category.
             names: the categories.
             cross_fitted: (N,) bool, scored by cross-fitting; None: none was.
 
         Raises:
-            UserError: there are no scores for a method to work on.
-            ValueError: some scores are NaN or infinite.
+            UserError, ValueError: there are no scores for a method to work on, or some are not finite.
         """
         from adlight.metrics.image import check_finite
 

@@ -84,9 +84,14 @@ class BestAndLast(Checkpoint):
 def save(trainer: pl.Trainer, path: Path, weights_only: bool = False) -> None:
     """Write beside the old file, then rename; every process takes part, one of them writes."""
     partial = path.with_suffix(".part")
-    trainer.save_checkpoint(partial, weights_only)
-    if trainer.is_global_zero:
-        put_in_place(partial, path)
+    try:
+        trainer.save_checkpoint(partial, weights_only)
+        if trainer.is_global_zero:
+            put_in_place(partial, path)
+    except OSError:
+        if trainer.is_global_zero:
+            partial.unlink(missing_ok=True)  # what fills the disk without being of use
+        raise
 
 
 def trained_epochs(path: Path) -> int:

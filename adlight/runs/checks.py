@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
+from adlight.runs.kinds import GROUPS, KINDS, check_target
 from adlight.types import UserError, unknown_name
 
 if TYPE_CHECKING:  # it takes time to import: not for --help
     from pydantic import TypeAdapter
 
 INTERPOLATION = re.compile(r"\$\{(\w[\w.]*)\}")
-NODES = ("dataset", "model", "calibration", "callbacks", "logger", "checkpoint", "trainer")
-GROUPS = ("callbacks", "logger")  # of nodes
 GIVEN = {"checkpoint": ("last",)}  # by the program
 
 
@@ -26,13 +25,13 @@ def check_settings(config: DictConfig) -> None:
     Raises:
         UserError: a setting that does not exist, is missing, of the wrong type or out of range; the message names it.
     """
-    from adlight.runs.schema import TrainSettings
+    from adlight.runs.programs import TrainSettings
 
     check_values(TrainSettings, config)
     if config.get("dataset") is not None and config.dataset.get("keep_shape") == "auto":
         config = config.copy()
         config.dataset.keep_shape = False  # what the images' shapes make of it
-    for name in NODES:
+    for name in KINDS:
         node = config.get(name)
         several = name in GROUPS and isinstance(node, DictConfig)
         for key, one in ((f"{name}.{key}", one) for key, one in node.items()) if several else ((name, node),):
@@ -69,6 +68,7 @@ def check_node(node: DictConfig, given: Collection[str] = ()) -> None:
     Raises:
         UserError: as `check_settings`.
     """
+    check_target(node)
     written, key = OmegaConf.to_container(node), str(node._get_full_key(None))
     try:
         values = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)

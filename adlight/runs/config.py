@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
 from adlight.runs.checks import check_node
+from adlight.runs.kinds import check_made
 from adlight.types import UserError
 
 CONF = next(
@@ -190,9 +191,9 @@ def instantiate_node(node: DictConfig, **more: Any) -> Any:
     """Make what a node describes, with plain lists and dicts as arguments.
 
     Raises:
-        UserError: a setting that its target, or that of a node in it, does not take.
+        UserError: a setting that its target, or that of a node in it, does not take, or another kind of object.
     """
     from hydra.utils import instantiate
 
     check_node(node, more)
-    return instantiate(node, **more, _convert_="all")
+    return check_made(node, instantiate(node, **more, _convert_="all"))

@@ -1,4 +1,4 @@
-"""What may be set where no constructor of ours says it: the trainer, optimizers, and a training's own settings."""
+"""What may be set where no constructor of ours says it: the trainer and optimizers."""
 
 import functools
 import inspect
@@ -12,9 +12,8 @@ from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, Po
 from torch.optim import Optimizer
 
 from adlight import settings
-from adlight.data.frames import Size
 from adlight.detection.inference import AUTOCAST, SHORT
-from adlight.settings import Decay, PathName, PositiveShare, Seed, Text
+from adlight.settings import Decay, PathName, PositiveShare
 from adlight.types import UserError, unknown_name
 
 LIBRARIES = ("pytorch_lightning.", "torch.optim.")
@@ -99,54 +98,6 @@ class OptimizerSettings(TypedDict, total=False):
     differentiable: bool
     foreach: bool | None
     fused: bool | None
-
-
-class TrainSettings(TypedDict, total=False):
-    """Settings of a training that belong to no node."""
-
-    seed: Seed
-    image_size: Size
-    data_root: Text
-    run_dir: Text
-    ckpt: Text
-    resume: Text | None
-    resume_sweep: bool
-
-
-class PredictSettings(TypedDict, total=False):
-    """Settings of `adlight.predict`."""
-
-    run: Text
-    images: Text | list[Text]
-    category: Text | None
-    threshold: Any  # `Method.parse` says more of what is wrong
-    pixel_threshold: Any
-    ckpt: Text | None
-    batch_size: PositiveInt
-    device: Text
-    save: Text | list[Text] | None
-    on_bad_image: Literal["error", "skip"]
-
-
-class ExportSettings(TypedDict, total=False):
-    """Settings of `adlight.export`."""
-
-    run: Text
-    format: Literal["onnx"]
-    check: Text | None
-    category: Text | None
-    threshold: Any
-    pixel_threshold: Any
-    ckpt: Text | None
-    batch_size: PositiveInt
-
-
-class ReportSettings(TypedDict, total=False):
-    """Settings of `adlight.report`."""
-
-    tolerance: NonNegativeFloat
-    detailed: NonNegativeInt
-    pictures: NonNegativeInt
 
 
 @functools.cache

@@ -14,8 +14,11 @@ from adlight.baselines.networks import PCA, NearestNeighbours
 from adlight.detection.categories import CategoryClassifier
 from adlight.detection.detector import AnomalyDetector
 from adlight.detection.graph import export_graph
+from adlight.detection.maps import ReconstructionError
 from adlight.detection.parity import compare
 from adlight.detection.session import GraphDetector
+from adlight.distillation.module import MKDModule
+from adlight.distillation.network import Cloner
 from adlight.features.backbones import Backbone
 from adlight.features.detector import FeatureDetector
 from adlight.features.fitting import fit_cells
@@ -32,8 +35,13 @@ from adlight.memory.bank import PatchBank
 from adlight.memory.dn2 import DeepNearestNeighbours
 from adlight.memory.retrieval import Retrieval
 from adlight.memory.subspace import Subspace
+from adlight.reconstruction.autoencoder import AutoencoderModule
+from adlight.reconstruction.dagan import DAGANModule
+from adlight.reconstruction.networks import ConvAutoencoder, UNet
+from adlight.reconstruction.vae import VAE, VAEModule, VAEScorer
 from adlight.types import UserError
 
+SGD = partial(torch.optim.SGD, lr=0.1)  # of trainings, which there are none of
 SIZE = 32, 48
 TINY = {f"{part}_{key}": value for part in ("encoder", "decoder") for key, value in (("width", 16), ("heads", 2))}
 TINY |= {"encoder_depth": 1, "decoder_depth": 1}
@@ -93,6 +101,10 @@ MODELS = {
     "subspace": partial(features, ["subspace"], input_size=40),
     "dn2": partial(features, ["dn2"]),
     "ensemble": partial(features, ["neighbour", "retrieval"], input_size=64),
+    "autoencoder": lambda: AutoencoderModule(UNet(3, 4, 2), None, ReconstructionError("ssim", "topk", 2.0), SGD),
+    "vae": lambda: VAEModule(VAE(SIZE, 3, 4, 2, 6), VAEScorer("elbo"), SGD),
+    "dagan": lambda: DAGANModule(UNet(3, 4, 2), ConvAutoencoder(3, 4, 2, 2), ReconstructionError(), SGD, SGD),
+    "mkd": lambda: MKDModule(Backbone("test_resnet", [0, 1], "random"), partial(Cloner, width=4), SGD, value=0.5),
     "knn": lambda: baseline(NearestNeighbours(SIZE)),
     "pca": lambda: baseline(PCA(SIZE, components=4), reduce="topk", score="ssim"),
 }
@@ -166,6 +178,15 @@ def test_what_cannot_be_traced_is_named(tmp_path):
 def test_a_search_is_no_graph(method):
     obstacle = make_gan_detector(InversionScorer(method=method)).obstacle
     assert f"method={method}" in obstacle and "method=encoder" in obstacle
+
+
+def test_a_gradient_is_no_graph():
+    backbone = Backbone("test_resnet", [0, 1], "random")
+    for detector, named in (
+        (VAEModule(VAE(SIZE, 3, 4, 2, 6), VAEScorer("gradient"), SGD), "method=reconstruction"),
+        (MKDModule(backbone, partial(Cloner, width=4), SGD, localization="gradient"), "localization=cells"),
+    ):
+        assert named in detector.obstacle
 
 
 @pytest.mark.parametrize("content", [b"", b"no graph"])
