@@ -35,6 +35,7 @@ from adlight.memory.bank import PatchBank
 from adlight.memory.dn2 import DeepNearestNeighbours
 from adlight.memory.retrieval import Retrieval
 from adlight.memory.subspace import Subspace
+from adlight.metrics.thresholds import Threshold
 from adlight.reconstruction.autoencoder import AutoencoderModule
 from adlight.reconstruction.dagan import DAGANModule
 from adlight.reconstruction.networks import ConvAutoencoder, UNet
@@ -134,7 +135,7 @@ def save(detector, pixels, path):
 def test_a_graph_is_its_detectors_equal(tmp_path, name):
     torch.manual_seed(0)
     detector = MODELS[name]().eval()
-    pixels = pictures(27, *((1, (8, 8)) if "gan" in name else ()))[20:].numpy()
+    pixels = pictures(27, *((1, (8, 8)) if name.startswith("gan") else ()))[20:].numpy()
     calibrate(detector, pixels)
     graph = save(detector, pixels, tmp_path / "detector.onnx")
     batches = [(pixels[:1], ["one"]), (pixels[1:3], ["two", None]), (pixels[3:], ["one", "two", None, "one"])]
@@ -171,7 +172,7 @@ def test_what_cannot_be_traced_is_named(tmp_path):
             return {"image": torch.stack(rows), "pixel": batch["image"][:, 0]}
 
     with pytest.raises(UserError, match="Unfit cannot be exported"):
-        export_graph(Unfit(), 3, SIZE, [])
+        export_graph(Unfit(), 3, SIZE, [Threshold(0.5, 0.5)])
 
 
 @pytest.mark.parametrize("method", ["gradient", "encoder+gradient"])
