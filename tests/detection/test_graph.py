@@ -17,7 +17,7 @@ from adlight.detection.graph import export_graph
 from adlight.detection.maps import ReconstructionError
 from adlight.detection.parity import compare
 from adlight.detection.session import GraphDetector
-from adlight.distillation.module import MKDModule
+from adlight.distillation.detector import MKDDetector
 from adlight.distillation.network import Cloner
 from adlight.features.backbones import Backbone
 from adlight.features.detector import FeatureDetector
@@ -36,13 +36,11 @@ from adlight.memory.dn2 import DeepNearestNeighbours
 from adlight.memory.retrieval import Retrieval
 from adlight.memory.subspace import Subspace
 from adlight.metrics.thresholds import Threshold
-from adlight.reconstruction.autoencoder import AutoencoderModule
-from adlight.reconstruction.dagan import DAGANModule
+from adlight.reconstruction.detector import AutoencoderDetector, DAGANDetector, VAEDetector
 from adlight.reconstruction.networks import ConvAutoencoder, UNet
-from adlight.reconstruction.vae import VAE, VAEModule, VAEScorer
+from adlight.reconstruction.variational import VAE, VAEScorer
 from adlight.types import UserError
 
-SGD = partial(torch.optim.SGD, lr=0.1)  # of trainings, which there are none of
 SIZE = 32, 48
 TINY = {f"{part}_{key}": value for part in ("encoder", "decoder") for key, value in (("width", 16), ("heads", 2))}
 TINY |= {"encoder_depth": 1, "decoder_depth": 1}
@@ -102,10 +100,10 @@ MODELS = {
     "subspace": partial(features, ["subspace"], input_size=40),
     "dn2": partial(features, ["dn2"]),
     "ensemble": partial(features, ["neighbour", "retrieval"], input_size=64),
-    "autoencoder": lambda: AutoencoderModule(UNet(3, 4, 2), None, ReconstructionError("ssim", "topk", 2.0), SGD),
-    "vae": lambda: VAEModule(VAE(SIZE, 3, 4, 2, 6), VAEScorer("elbo"), SGD),
-    "dagan": lambda: DAGANModule(UNet(3, 4, 2), ConvAutoencoder(3, 4, 2, 2), ReconstructionError(), SGD, SGD),
-    "mkd": lambda: MKDModule(Backbone("test_resnet", [0, 1], "random"), partial(Cloner, width=4), SGD, value=0.5),
+    "autoencoder": lambda: AutoencoderDetector(UNet(3, 4, 2), ReconstructionError("ssim", "topk", 2.0)),
+    "vae": lambda: VAEDetector(VAE(SIZE, 3, 4, 2, 6), VAEScorer("elbo")),
+    "dagan": lambda: DAGANDetector(UNet(3, 4, 2), ConvAutoencoder(3, 4, 2, 2), ReconstructionError()),
+    "mkd": lambda: MKDDetector(Backbone("test_resnet", [0, 1], "random"), partial(Cloner, width=4), value=0.5),
     "knn": lambda: baseline(NearestNeighbours(SIZE)),
     "pca": lambda: baseline(PCA(SIZE, components=4), reduce="topk", score="ssim"),
 }
@@ -184,8 +182,8 @@ def test_a_search_is_no_graph(method):
 def test_a_gradient_is_no_graph():
     backbone = Backbone("test_resnet", [0, 1], "random")
     for detector, named in (
-        (VAEModule(VAE(SIZE, 3, 4, 2, 6), VAEScorer("gradient"), SGD), "method=reconstruction"),
-        (MKDModule(backbone, partial(Cloner, width=4), SGD, localization="gradient"), "localization=cells"),
+        (VAEDetector(VAE(SIZE, 3, 4, 2, 6), VAEScorer("gradient")), "method=reconstruction"),
+        (MKDDetector(backbone, partial(Cloner, width=4), localization="gradient"), "localization=cells"),
     ):
         assert named in detector.obstacle
 
