@@ -19,19 +19,20 @@ from adlight.detection.categories import CategoryRule
 from adlight.detection.describing import describe_images
 from adlight.detection.tiles import score_by_tiles
 from adlight.metrics.methods import parse_number
+from adlight.runs.exported import is_exported, load_exported
 from adlight.types import Prediction, Unreadable, UserError
 
 if TYPE_CHECKING:  # torch takes seconds, and an exported graph needs none
     import torch
 
     from adlight.detection.detector import AnomalyDetector
+    from adlight.detection.session import GraphDetector
 
 
 class Detector:
     """Scores images by a trained module; an image's prediction does not depend on the others in its batch.
 
     An image is compared with the thresholds of its category, see `category`; each prediction says which were used.
-    Where a model of several categories cannot know that of an image, nothing is predicted.
 
     Args:
         module: with its weights and calibrated thresholds.
@@ -52,7 +53,7 @@ class Detector:
 
     def __init__(
         self,
-        module: "AnomalyDetector",
+        module: "AnomalyDetector | GraphDetector",
         image_size: Size,
         channels: int = 3,
         precision: str = "32-true",
@@ -66,11 +67,11 @@ class Detector:
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size must be at least 1, got {batch_size}")
-        self.device = str(device)
-        self.module, self.scorer = module, module.make_scorer(str(precision), device)
+        self.module, self.device = module, str(device)
+        self.scorer = module.make_scorer(str(precision), device)
         self.frame, self.tiling = WholeFrame() if tiling else Frame(image_size, resize, bool(keep_shape)), tiling
         self.channels, self.batch_size, self.roi = channels, batch_size, roi
-        self.images_at_once = 1 if tiling else batch_size  # they may be large
+        self.images_at_once = 1 if tiling else batch_size
         self.calibration = deepcopy(module.calibration)
         self.category_rule = CategoryRule(category, self.calibration, module.classifier)
         self.select = make_selection(roi, channels, self.frame, self.category_rule.guess)
@@ -86,14 +87,13 @@ class Detector:
         category: str | None = None,
         **inputs: Any,
     ) -> "Detector":
-        """Load a finished run.
+        """Load a finished run, or what `adlight.export` made of it.
 
         Args:
-            run: the run folder.
+            run: the run folder, or the graph, `detector.onnx`, which needs neither PyTorch nor the run.
             ckpt: `best`, `last` or a path; None for what the run itself tested.
             device: `cpu`, `cuda`, `cuda:1`, ...; `auto` takes a GPU if there is one.
-            overrides: changes of the run's config, such as `model.scorer.reduce=max`, of which its thresholds say
-                nothing: set `threshold` and `pixel_threshold`, as `adlight.evaluate` finds them.
+            overrides: changes of its config (`model.scorer.reduce=max`), of which its thresholds say nothing.
             batch_size: images, or tiles, at once.
             category: of all images, see above.
             inputs: `roi`, `tile` or `overlap` in the place of the run's; of other tiles its thresholds say nothing.
@@ -101,6 +101,13 @@ class Detector:
         Raises:
             UserError: no run, no checkpoint, one of another architecture, no such device, or no such category.
         """
+        if is_exported(run):
+            if ckpt is not None or list(overrides) or any(value is not None for value in inputs.values()):
+                raise UserError(
+                    f"{run} is a graph, which only thresholds and category can change: export the run again"
+                )
+            graph, frame = load_exported(run, device)
+            return cls(graph, **frame, batch_size=batch_size, category=category)
         from adlight.detection.inference import find_device
         from adlight.runs.restore import restore
 
@@ -112,7 +119,7 @@ class Detector:
         return cls(module, **settings, device=find_device(device), batch_size=batch_size, category=category)
 
     def with_category(self, category: str | None) -> "Detector":
-        """Give a detector that takes the thresholds of a category, see above, and shares all else with this one."""
+        """Give a detector that takes another category's thresholds and shares all else; a UserError: none such."""
         other = copy(self)
         other.category_rule = CategoryRule(category, self.calibration, self.category_rule.classifier)
         other.select = make_selection(self.roi, self.channels, self.frame, other.category_rule.guess)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # torch takes seconds: not for --help
 
 def doctor(config: DictConfig) -> list[str]:
     """Print what was found. -> the problems, one line each that says what to do."""
-    from adlight.runs.schema import DoctorSettings
+    from adlight.runs.programs import DoctorSettings
 
     check_values(DoctorSettings, config)
     dataset = config.get("dataset")

@@ -21,7 +21,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     normal images.
     """
     from adlight.reports.tables import print_defects
-    from adlight.runs.schema import EvaluateSettings
+    from adlight.runs.programs import EvaluateSettings
 
     check_values(EvaluateSettings, config)
     run = RunFolder(config.run)

@@ -42,7 +42,7 @@ def predict(config: DictConfig) -> None:
         UserError: no images, one that cannot be read (unless `on_bad_image=skip`) or whose category is unknown, or a
             setting out of range.
     """
-    from adlight.runs.predict_schema import PredictSettings
+    from adlight.runs.programs import PredictSettings
 
     check_values(PredictSettings, config)
     stream, pictures = ImageStream(str(config.images)), parse_pictures(str(config.save))

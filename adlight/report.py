@@ -21,7 +21,7 @@ def report(config: DictConfig) -> Path:
         UserError: no runs, a reference that cannot be used, or a setting out of range.
     """
     from adlight.reports import collect, files, grouping, reference, tables  # here and not above: --help must not wait
-    from adlight.runs.schema import ReportSettings
+    from adlight.runs.programs import ReportSettings
 
     check_values(ReportSettings, config)
     places = _texts(config.runs)

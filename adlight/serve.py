@@ -29,7 +29,7 @@ def serve(config: DictConfig) -> None:
         UserError: no run, an address that cannot be taken, a missing package, or a setting out of range.
         KeyboardInterrupt: it was stopped.
     """
-    from adlight.runs.schema import ServeSettings
+    from adlight.runs.programs import ServeSettings
 
     check_values(ServeSettings, config)
     check_packages()

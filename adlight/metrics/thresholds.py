@@ -90,14 +90,13 @@ class Calibration:
         Args:
             score: (N,) of normal images.
             peak: (N,) largest pixels of their maps.
-            category: (N,) their positions in `names`.
+            category: (N,) positions in `names`.
             pixels: the scores of their pixels, one group per category.
             names: the categories.
             cross_fitted: (N,) bool, scored by cross-fitting; None: none was.
 
         Raises:
-            UserError: there are no scores for a method to work on.
-            ValueError: some scores are NaN or infinite.
+            UserError, ValueError: there are no scores for a method to work on, or some are not finite.
         """
         from adlight.metrics.image import check_finite
 
@@ -184,8 +183,7 @@ class Calibration:
             "threshold": self.pooled.image,
             "pixel_threshold": self.pooled.pixel,
             "region_threshold": self.pooled.region,
-            "promised_fpr": promised(self.pooled.num_normals),
-            "needed_normals": self.image.needed,
+            **{"promised_fpr": promised(self.pooled.num_normals), "needed_normals": self.image.needed},
             "thresholds": {n: one | {"promised_fpr": promised(one["num_normals"])} for n, one in categories},
         }
 

@@ -10,12 +10,13 @@ from adlight.detection.maps import ReconstructionError
 from adlight.detection.module import AnomalyModule
 from adlight.detection.optimization import log_terms, schedule_by_step, stop_if_diverged
 from adlight.mae.objective import ReconstructionLoss
+from adlight.reconstruction.detector import AutoencoderDetector
 from adlight.reconstruction.networks import ConvAutoencoder, UNet
 from adlight.settings import Built, Share, checked
-from adlight.types import Batch, Scores
+from adlight.types import Batch
 
 
-class AutoencoderModule(AnomalyModule):
+class AutoencoderModule(AutoencoderDetector, AnomalyModule):
     """Train y = f(x) to reconstruct normal images by ssim (1 - SSIM(x, y)) + l1 |x - y| (Bergmann 2018; article eq. 4).
 
     The score is the reconstruction's error; the article's U-Net column is such a detector.
@@ -39,9 +40,8 @@ class AutoencoderModule(AnomalyModule):
         optimizer: Callable[..., Optimizer],
         warmup: Share = 0.05,
     ) -> None:
-        super().__init__()
-        self.network, self.objective, self.scorer = network, objective, scorer
-        self.optimizer, self.warmup = optimizer, warmup
+        super().__init__(network, scorer)
+        self.objective, self.optimizer, self.warmup = objective, optimizer, warmup
 
     def describe(self) -> list[str]:
         """Name the network, and say how large it is."""
@@ -62,13 +62,6 @@ class AutoencoderModule(AnomalyModule):
     def on_train_epoch_end(self) -> None:
         """Stop once the loss is not finite; the checkpoints of earlier epochs are kept."""
         stop_if_diverged(self)
-
-    def score(self, batch: Batch) -> Scores:
-        """Score a batch."""
-        image = batch["image"]  # (B, C, H, W)
-        reconstruction = self.network(image).float()  # (B, C, H, W)
-        score, pixel = self.scorer(image, reconstruction)  # (B,), (B, H, W)
-        return Scores(image=score, pixel=pixel, reconstruction=reconstruction)
 
 
 def describe_network(name: str, network: nn.Module) -> str:

@@ -1,7 +1,5 @@
 """Dual autoencoder GAN (Tang 2020, DAGAN): two autoencoders trained against each other (Skip-GANomaly and BEGAN)."""
 
-from typing import Any
-
 import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor
@@ -12,12 +10,13 @@ from adlight.detection.module import AnomalyModule
 from adlight.detection.optimization import log_terms, set_rates, stop_if_diverged
 from adlight.gan.optimization import OptimizerFactory, check_precision, make_optimizer, optimizer_step
 from adlight.reconstruction.autoencoder import describe_network
+from adlight.reconstruction.detector import DAGANDetector
 from adlight.reconstruction.networks import ConvAutoencoder, UNet
 from adlight.settings import Built, checked
-from adlight.types import Batch, Scores
+from adlight.types import Batch
 
 
-class DAGANModule(AnomalyModule):
+class DAGANModule(DAGANDetector, AnomalyModule):
     """G and D are autoencoders: G reconstructs the image x, D tells x from G(x) by reconstructing them differently.
 
     L_adv = E|D(x) - D(G(x))|_2,  L_G = E|x - G(x)|_2,  L_D = E|x - D(x)|_2  (Tang 2020, section 3.2)
@@ -50,9 +49,8 @@ class DAGANModule(AnomalyModule):
         discriminator_context: NonNegativeFloat = 1.0,
         clip: NonNegativeFloat = 1.0,
     ) -> None:
-        super().__init__()
+        super().__init__(generator, discriminator, scorer)
         self.automatic_optimization = False
-        self.generator, self.discriminator, self.scorer = generator, discriminator, scorer
         self.optimizer_factories = {"discriminator": discriminator_optimizer, "generator": generator_optimizer}
         self.adversarial, self.clip = adversarial, clip
         self.generator_context, self.discriminator_context = generator_context, discriminator_context
@@ -107,13 +105,6 @@ class DAGANModule(AnomalyModule):
     def on_train_epoch_end(self) -> None:
         """Stop a diverged run; the checkpoint of the epoch before is kept."""
         stop_if_diverged(self, "generator_optimizer.lr")
-
-    def score(self, batch: Batch) -> Scores:
-        """Score a batch."""
-        image: Any = batch["image"]  # (B, C, H, W)
-        reconstruction = self.generator(image).float()  # (B, C, H, W)
-        score, pixel = self.scorer(image, reconstruction)  # (B,), (B, H, W)
-        return Scores(image=score, pixel=pixel, reconstruction=reconstruction)
 
 
 def distance(x: Tensor, y: Tensor) -> Tensor:

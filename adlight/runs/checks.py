@@ -25,7 +25,7 @@ def check_settings(config: DictConfig) -> None:
     Raises:
         UserError: a setting that does not exist, is missing, of the wrong type or out of range; the message names it.
     """
-    from adlight.runs.schema import TrainSettings
+    from adlight.runs.programs import TrainSettings
 
     check_values(TrainSettings, config)
     if config.get("dataset") is not None and config.dataset.get("keep_shape") == "auto":

@@ -1,9 +1,9 @@
 """What the nodes of a training must make, compared with what their targets say, and with what was made."""
 
 import inspect
+from pkgutil import resolve_name
 from typing import Any, get_type_hints
 
-from hydra.utils import get_object
 from omegaconf import DictConfig
 
 from adlight.types import UserError
@@ -29,13 +29,13 @@ def check_target(node: DictConfig) -> None:
     if (kind := _kind_of(node)) is None or "_target_" not in node:
         return
     try:
-        target = get_object(node._target_)
+        target = resolve_name(node._target_)
         made = target if inspect.isclass(target) else get_type_hints(target).get("return")
     except Exception:  # no such target: instantiate says so
         return
     if node.get("_partial_"):
         raise UserError(f"{node._get_full_key('_partial_')}=true makes no {kind}: leave it out")
-    if inspect.isclass(made) and not issubclass(made, get_object(kind)):
+    if inspect.isclass(made) and not issubclass(made, resolve_name(kind)):
         raise UserError(f"{node._get_full_key('_target_')}={node._target_} makes no {kind}, which is needed there")
 
 
@@ -46,7 +46,7 @@ def check_made(node: DictConfig, made: Any) -> Any:
         UserError: it is something else than is needed there.
     """
     kind = _kind_of(node)
-    if kind is not None and not isinstance(made, get_object(kind)):
+    if kind is not None and not isinstance(made, resolve_name(kind)):
         raise UserError(
             f"{node._get_full_key('_target_')}={node._target_} makes a {type(made).__name__}, and no {kind}, which is "
             "needed there"

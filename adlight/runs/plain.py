@@ -15,6 +15,12 @@ DETECTORS = {  # of the trainings, whose nodes hold the arguments of both
     "adlight.features.module.FeatureModule": "adlight.features.detector.FeatureDetector",
     "adlight.gan.encoder.GANDetector": "adlight.gan.detector.InversionDetector",
     "adlight.gan.module.AdversarialModule": "adlight.gan.detector.GAN",
+    "adlight.distillation.module.MKDModule": "adlight.distillation.detector.MKDDetector",
+    "adlight.reconstruction.autoencoder.AutoencoderModule": "adlight.reconstruction.detector.AutoencoderDetector",
+    "adlight.reconstruction.dagan.DAGANModule": "adlight.reconstruction.detector.DAGANDetector",
+    "adlight.reconstruction.vae.VAE": "adlight.reconstruction.variational.VAE",
+    "adlight.reconstruction.vae.VAEModule": "adlight.reconstruction.detector.VAEDetector",
+    "adlight.reconstruction.vae.VAEScorer": "adlight.reconstruction.variational.VAEScorer",
     "adlight.mae.module.MAEModule": "adlight.mae.detector.MAEDetector",
 }
 KEYWORDS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")

@@ -1,4 +1,4 @@
-"""What may be set where no constructor of ours says it: the trainer, optimizers, and a training's own settings."""
+"""What may be set where no constructor of ours says it: the trainer and optimizers."""
 
 import functools
 import inspect
@@ -12,10 +12,8 @@ from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, Po
 from torch.optim import Optimizer
 
 from adlight import settings
-from adlight.data.frames import Size
 from adlight.detection.inference import AUTOCAST, SHORT
-from adlight.metrics.methods import MethodText
-from adlight.settings import Decay, PathName, PositiveShare, Seed, Text
+from adlight.settings import Decay, PathName, PositiveShare
 from adlight.types import UserError, unknown_name
 
 LIBRARIES = ("pytorch_lightning.", "torch.optim.")
@@ -100,65 +98,6 @@ class OptimizerSettings(TypedDict, total=False):
     differentiable: bool
     foreach: bool | None
     fused: bool | None
-
-
-class TrainSettings(TypedDict, total=False):
-    """Settings of a training that belong to no node."""
-
-    seed: Seed
-    image_size: Size
-    data_root: Text
-    run_dir: Text
-    ckpt: Text
-    resume: Text | None
-    resume_sweep: bool
-
-
-class EvaluateSettings(TypedDict, total=False):
-    """Settings of `adlight.evaluate` that are not of the run's config."""
-
-    run: Text
-    ckpt: Text | None
-
-
-class DoctorSettings(TypedDict, total=False):
-    """Settings of `adlight.doctor` beside the data set's."""
-
-    seed: Seed
-    data_root: Text
-    calibration: dict[Literal["image"], MethodText]
-
-
-class ServeSettings(TypedDict, total=False):
-    """Settings of `adlight.serve`."""
-
-    run: Text
-    host: Text
-    port: Annotated[int, Field(ge=0, lt=2**16)]  # 0: any free one
-    token: Annotated[str, Field(min_length=16, pattern="^[!-~]+$")] | None
-    category: Text | None
-    threshold: Any
-    pixel_threshold: Any
-    ckpt: Text | None
-    batch_size: PositiveInt
-    device: Text
-    queue: PositiveInt
-    max_mb: PositiveFloat
-    max_megapixels: Annotated[PositiveFloat, Field(le=178)]  # Pillow itself refuses more
-    timeout: PositiveFloat
-
-
-class ReportSettings(TypedDict, total=False):
-    """Settings of `adlight.report`."""
-
-    runs: Text | Annotated[list[Text], Field(min_length=1)]
-    out: Text | None
-    reference: Text | list[Text] | None
-    reference_column: Text | None
-    title: str | int | float | None
-    tolerance: NonNegativeFloat
-    detailed: NonNegativeInt
-    pictures: NonNegativeInt
 
 
 @functools.cache

@@ -13,7 +13,8 @@ from pytorch_lightning import Trainer
 
 from adlight.runs.checks import check_node, check_settings, check_values
 from adlight.runs.config import CONF, instantiate_node
-from adlight.runs.schema import DoctorSettings, EvaluateSettings, PredictSettings, ReportSettings, is_optimizer
+from adlight.runs.programs import DoctorSettings, EvaluateSettings, PredictSettings, ReportSettings
+from adlight.runs.schema import is_optimizer
 from adlight.settings import is_checked
 from adlight.types import UserError
 
