@@ -13,11 +13,11 @@ from PIL import Image
 
 from adlight.data.frames import Frame, Size, WholeFrame
 from adlight.data.images import AnyImage, PreparedImage, prepare_image
-from adlight.data.roi import make_selection, stack_contents
+from adlight.data.roi import make_selection
 from adlight.data.tiling import Tiling
 from adlight.detection.categories import CategoryRule
 from adlight.detection.describing import describe_images
-from adlight.detection.tiles import score_by_tiles
+from adlight.detection.tiles import score_images
 from adlight.metrics.methods import parse_number
 from adlight.runs.exported import is_exported, load_exported
 from adlight.types import Prediction, Unreadable, UserError
@@ -194,11 +194,7 @@ class Detector:
         size = np.array([self.frame.fit(*one.size) for one in batch]) if self.frame.keep_shape else None  # (B, 2)
         pixels, paths = np.stack([one.pixels for one in batch]), [one.path for one in batch]
         used = [self.calibration.of(category) for category in self.category_rule(paths, pixels, size)]
-        if self.tiling is None:
-            scores = self.scorer(pixels, size, reconstruct, stack_contents(batch))
-        else:
-            scores = score_by_tiles(self.scorer, self.tiling, batch[0], self.batch_size, reconstruct)
+        scores = score_images(self.scorer, self.tiling, batch, size, self.batch_size, reconstruct)
         if not (finite := scores.is_finite).all():
-            name = paths[finite.tolist().index(False)] or "an image"
-            raise UserError(f"scores of {name} are not finite: this checkpoint's training has diverged")
+            raise UserError(f"scores of {paths[finite.argmin()] or 'an image'} are not finite: the training diverged")
         return describe_images(batch, used, scores, size, self.frame, self.calibration)

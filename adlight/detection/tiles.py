@@ -1,13 +1,29 @@
 """Scores of tiles joined to those of images: the largest score of a tile, and all maps blended."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import numpy as np
 
 from adlight.data.images import PreparedImage
+from adlight.data.roi import stack_contents
 from adlight.data.tiling import Canvas, Tiling
 from adlight.types import ScoredImages, Scorer
+
+
+def score_images(
+    scorer: Scorer,
+    tiling: Tiling | None,
+    images: Sequence[PreparedImage],
+    size: np.ndarray | None,
+    batch_size: int,
+    reconstruct: bool,
+) -> ScoredImages:
+    """Score a batch of images at once, or a single one by its tiles, see `score_by_tiles`; `size` as of `Scorer`."""
+    if tiling is not None:
+        (image,) = images
+        return score_by_tiles(scorer, tiling, image, batch_size, reconstruct)
+    return scorer(np.stack([one.pixels for one in images]), size, reconstruct, stack_contents(images))
 
 
 def score_by_tiles(
