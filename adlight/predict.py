@@ -24,6 +24,7 @@ from adlight.detection.coco import annotate
 from adlight.detection.pictures import draw_overlay, draw_panel
 from adlight.reports.predicted import Summary
 from adlight.runs.checks import check_values
+from adlight.runs.exported import weights_of
 from adlight.runs.folder import RunFolder
 from adlight.runs.predictions import Entry, PredictionFolder
 from adlight.types import Prediction, Unreadable, UserError, unknown_name
@@ -53,7 +54,7 @@ def predict(config: DictConfig) -> None:
     detector = load_detector(config)
     detector.category_rule.check(stream)
     count, left_out = stream.survey()
-    done, started = folder.begin(resume=bool(config.resume)), time.perf_counter()
+    done, started = folder.begin(weights_of(config.run, config.ckpt), resume=bool(config.resume)), time.perf_counter()
     writer = ResultWriter(folder.path, pictures, stream)
     try:
         rest = folder.remaining(iter(stream))

@@ -237,13 +237,17 @@ def test_an_interrupted_prediction_goes_on(trained, tmp_path, monkeypatch, capsy
     assert main(predict, *words, f"hydra.run.dir={tmp_path}/out") == 130
     monkeypatch.undo()
     out = tmp_path / "out"
-    assert not (out / "predictions.csv").exists() and len((out / "predictions.part").read_text().splitlines()) == 4
+    assert not (out / "predictions.csv").exists() and len((out / "predictions.part").read_text().splitlines()) == 1 + 4
     assert f"4 predictions are kept. Continue with: python -m adlight.predict resume={out}" in capsys.readouterr().err
     kept = sorted(path.stat().st_mtime_ns for path in (out / "maps" / "good").iterdir())
     with (out / "predictions.part").open("a") as file:
         file.write('{"path": "torn')
     assert main(predict, f"resume={out}", "threshold=7") == 2, "other predictions would come"
     assert "threshold" in capsys.readouterr().err
+    journal = (out / "predictions.part").read_text()
+    (out / "predictions.part").write_text(journal.replace('"weights": "', '"weights": "0'))
+    assert main(predict, f"resume={out}") == 2 and "best.ckpt has changed" in capsys.readouterr().err
+    (out / "predictions.part").write_text(journal)
     assert main(predict, *words, "resume=auto", "device=cpu", f"hydra.run.dir={out}", "batch_size=3") == 0
     assert kept == sorted(path.stat().st_mtime_ns for path in (out / "maps" / "good").iterdir())
     for name in ("predictions.csv", "predictions.jsonl", "regions.json"):

@@ -13,6 +13,7 @@ from adlight.detection.categories import CategoryClassifier
 from adlight.detection.session import GraphDetector
 from adlight.metrics.thresholds import Calibration
 from adlight.runs.files import write_atomically
+from adlight.runs.folder import RunFolder
 from adlight.types import UserError
 
 _GRAPH, _SETTINGS = "detector.onnx", ".json"
@@ -23,6 +24,14 @@ HASH = "checkpoint_sha256"  # also in the graph, so that two files of different 
 def is_exported(path: str | Path) -> bool:
     """Tell whether a path names an exported graph, and no run."""
     return Path(path).suffix == ".onnx"
+
+
+def weights_of(run: str | Path, ckpt: str | Path | None) -> Path:
+    """Find the file that holds a detector's weights: a run's checkpoint, or the graph itself."""
+    if is_exported(run):
+        return Path(run)
+    folder = RunFolder(run)
+    return folder.checkpoint(str(ckpt or folder.read_config().ckpt))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from typing import IO, Any
 
 from adlight.runs.hydra_folder import HydraFolder
 from adlight.runs.tables import COLUMNS
+from adlight.runs.verification import hash_file
 from adlight.types import UserError
 
 _TABLE, _LINES, _REGIONS, _UNREADABLE = "predictions.csv", "predictions.jsonl", "regions.json", "unreadable.csv"
@@ -51,23 +52,37 @@ class PredictionFolder(HydraFolder):
         """When the last entry was written, in seconds."""
         return self._journal.stat().st_mtime
 
-    def begin(self, *, resume: bool) -> int:
-        """Keep the entries of an interrupted command, or begin without any. -> how many are kept."""
+    def begin(self, weights: Path, *, resume: bool) -> int:
+        """Keep the entries of an interrupted command, or begin without any. -> how many are kept.
+
+        Args:
+            weights: the file that the detector was loaded from.
+            resume: whether to keep them.
+
+        Raises:
+            UserError: they were made by other weights.
+        """
+        header = json.dumps({"weights": hash_file(weights)}).encode() + b"\n"
         if not resume:
             self.table.unlink(missing_ok=True)
-            self._journal.write_bytes(b"")
+            self._journal.write_bytes(header)
             return 0
         with self._journal.open("r+b") as file:
-            kept = count = 0
+            if (first := file.readline()) != header and first.endswith(b"\n"):
+                raise UserError(f"{weights} has changed since {self} was begun: predict anew, without resume")
+            kept, count = len(header), 0
             for line in file:
                 if line.endswith(b"\n"):  # the last one may be torn
                     kept, count = kept + len(line), count + 1
             file.truncate(kept)
+            file.seek(0)
+            file.write(header)
         return count
 
     def entries(self) -> Iterator[Entry]:
         """Read the entries, one after the other."""
         with self._journal.open(**_ENCODING) as file:
+            next(file)
             yield from map(json.loads, file)
 
     def remaining(self, paths: Iterator[Path]) -> Iterator[Path]:
