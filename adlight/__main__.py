@@ -13,6 +13,7 @@ COMMANDS = {
     "predict": "scores, boxes, masks and heat maps for new images",
     "learn": "teach a finished run by a few labelled images",
     "group": "which anomalies of a finished run are alike",
+    "export": "a run as one ONNX graph, proved equal to it",
     "serve": "a page to drop images on, and a JSON endpoint",
     "report": "tables and one page over many runs",
     "doctor": "what is wrong with this machine or a data set",

@@ -23,7 +23,15 @@ README, CHANGELOG = ROOT / "README.md", ROOT / "CHANGELOG.md"
 TEXTS = [README, *sorted((ROOT / "experiments").glob("*/README.md"))]
 SCRIPTS = sorted((ROOT / "experiments").rglob("*.py"))
 PAGES = [*TEXTS, *sorted(CONF.rglob("*.yaml"))]
-OTHERS = ("predict", "serve", "report", "doctor", "learn", "group")  # programs whose whole command Hydra checks
+OTHERS = (
+    "predict",
+    "export",
+    "serve",
+    "report",
+    "doctor",
+    "learn",
+    "group",
+)  # whose whole command Hydra checks
 EXTRAS = ("hydra/launcher=", "sweep=search")  # packages that tests do without
 ANY = {"model=<any>": "model=mae_small", "dataset=<any>": "dataset=synthetic"}
 PLACES = ("resume=", "hydra.")  # words that say where a run lies
