@@ -1,5 +1,6 @@
 """Augmentation of training images in batches, on the device they are on (article, section 3: crop, rotation, flip)."""
 
+from copy import copy
 from typing import Annotated, Any
 
 import kornia.augmentation as K
@@ -75,10 +76,11 @@ class Augmentation:
 
 
 def augment(batch: Batch, augmentation: Augmentation, seed: int) -> None:
-    """Augment a batch's images in [0, 1]; the region of interest moves with them."""
-    content = [batch["content"][:, None].float()] if "content" in batch else []
-    moved = augmentation(torch.cat([batch["image"], *content], 1), seed, batch.get("size"))  # (B, C or C + 1, H, W)
-    batch["image"] = moved[:, : batch["image"].shape[1]]
-    if content:
-        batch["content"] = moved[:, -1] > 0.999  # (B, H, W)
+    """Augment a batch's images in [0, 1]; the region of interest moves with them, by the same draws."""
+    size = batch.get("size")
+    batch["image"] = augmentation(batch["image"], seed, size)
+    if "content" in batch:
+        geometry = copy(augmentation)
+        vars(geometry).update(brightness=0.0, contrast=0.0)  # light changes no mask
+        batch["content"] = geometry(batch["content"][:, None].float(), seed, size)[:, 0] > 0.999  # (B, H, W)
         batch["image"] = batch["image"].where(batch["content"][:, None], FILL / 255)
