@@ -60,8 +60,7 @@ class Detector:
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size must be at least 1, got {batch_size}")
-        self.module, self.device = module, str(device)
-        self.scorer = module.make_scorer(str(precision), device)
+        self.module, self.device, self.scorer = module, str(device), module.make_scorer(str(precision), device)
         self.frame, self.channels, self.batch_size = Frame(image_size, resize, bool(keep_shape)), channels, batch_size
         self.calibration = deepcopy(module.calibration)
         self.category_rule = CategoryRule(category, self.calibration, module.classifier)
@@ -90,20 +89,15 @@ class Detector:
         Raises:
             UserError: no run, no checkpoint, one of another architecture, no such device, or no such category.
         """
+        changes = list(overrides)
         if is_exported(run):
-            if ckpt is not None or list(overrides):
-                raise UserError(f"{run} is a graph, which ckpt and overrides cannot change: export the run again")
-            graph, frame = load_exported(run, device)
+            graph, frame = load_exported(run, device, ckpt is not None or bool(changes))
             return cls(graph, **frame, batch_size=batch_size, category=category)
         from adlight.detection.inference import find_device
         from adlight.runs.config import changes_scores
-        from adlight.runs.folder import RunFolder
-        from adlight.runs.restore import build_module, load_weights
+        from adlight.runs.restore import load_module
 
-        changes, folder = list(overrides), RunFolder(run)
-        module, settings = build_module(folder, changes)
-        tested = settings.pop("ckpt")
-        load_weights(module, folder.checkpoint(str(ckpt or tested)))
+        module, settings = load_module(run, ckpt, changes)
         if changes_scores(changes):
             CategoryRule(category, module.calibration, module.classifier)  # is it a category at all?
             module.calibration.reset()

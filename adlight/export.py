@@ -6,7 +6,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
@@ -15,13 +14,13 @@ from adlight.cli import main as cli
 from adlight.cli.arguments import quote_values, shows_help, value_of
 from adlight.data.listing import find_images
 from adlight.runs.checks import check_values
-from adlight.runs.exported import HASH, ExportFolder, describe_calibration, load_exported
 from adlight.runs.folder import RunFolder
 from adlight.types import Unreadable, UserError
 
 if TYPE_CHECKING:  # torch takes seconds: not for --help
     from adlight.detection.parity import Parity, Pixels
     from adlight.detector import Detector
+    from adlight.runs.exported import ExportFolder
 
 TOLERANCE = 1e-4  # of a score, relative
 NOT_CHECKED = "none"
@@ -36,6 +35,7 @@ def export(config: DictConfig) -> Path:
     """
     from adlight.detection.parity import compare
     from adlight.detector import Detector
+    from adlight.runs.exported import ExportFolder, load_exported
     from adlight.runs.programs import ExportSettings
 
     check_values(ExportSettings, config)
@@ -75,6 +75,8 @@ def check_exportable(detector: "Detector") -> None:
     module: Any = detector.module
     if module.obstacle:
         raise UserError(f"this run cannot be exported: {module.obstacle}")
+    import numpy as np
+
     from adlight.detection.graph import make_example
 
     pixels = make_example(detector.channels, detector.frame.size).numpy()
@@ -87,11 +89,12 @@ def check_exportable(detector: "Detector") -> None:
         )
 
 
-def write(detector: "Detector", config: DictConfig, folder: ExportFolder) -> None:
+def write(detector: "Detector", config: DictConfig, folder: "ExportFolder") -> None:
     """Write graph and settings."""
     import onnx_ir
 
     from adlight.detection.graph import export_graph
+    from adlight.runs.exported import HASH, describe_calibration
     from adlight.runs.verification import hash_file
 
     names = [*detector.calibration.categories, None]
@@ -130,6 +133,8 @@ def read_files(detector: "Detector", paths: list[Path]) -> "Iterator[Pixels]":
     Raises:
         UserError: one cannot be read.
     """
+    import numpy as np
+
     for start in range(0, len(paths), detector.batch_size):
         pixels, used = [], paths[start : start + detector.batch_size]
         for one in map(detector.prepare, used):

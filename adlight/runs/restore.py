@@ -43,6 +43,24 @@ def build_module(run: RunFolder, overrides: Sequence[str] = ()) -> tuple["Anomal
     return module, settings
 
 
+def load_module(
+    run: str | Path, ckpt: str | Path | None, overrides: Sequence[str]
+) -> tuple["AnomalyDetector", dict[str, Any]]:
+    """Build a run's detector with the weights of a checkpoint, None being what the run itself tested.
+
+    Returns:
+        As `build_module`, without `ckpt`.
+
+    Raises:
+        UserError: no run, no checkpoint, or one of another architecture.
+    """
+    folder = RunFolder(run)
+    module, settings = build_module(folder, overrides)
+    tested = settings.pop("ckpt")
+    load_weights(module, folder.checkpoint(str(ckpt or tested)))
+    return module, settings
+
+
 def _read(run: RunFolder, overrides: Sequence[str]) -> DictConfig:
     """Read a run's config, which is not trusted."""
     if not overrides:
