@@ -58,8 +58,8 @@ class Detector:
         keep_shape: bool | None = False,
         category: str | None = None,
     ) -> None:
-        if batch_size < 1:
-            raise UserError(f"batch_size must be at least 1, got {batch_size}")
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise UserError(f"batch_size must be an integer, at least 1, got {batch_size!r}")
         self.module, self.device, self.scorer = module, str(device), module.make_scorer(str(precision), device)
         self.frame, self.channels, self.batch_size = Frame(image_size, resize, bool(keep_shape)), channels, batch_size
         self.calibration = deepcopy(module.calibration)
@@ -89,7 +89,7 @@ class Detector:
         Raises:
             UserError: no run, no checkpoint, one of another architecture, no such device, or no such category.
         """
-        changes = list(overrides)
+        changes = [overrides] if isinstance(overrides, str) else list(overrides)
         if is_exported(run):
             graph, frame = load_exported(run, device, ckpt is not None or bool(changes))
             return cls(graph, **frame, batch_size=batch_size, category=category)
@@ -145,7 +145,8 @@ class Detector:
         Raises:
             UserError: an array that is no image, a single file that cannot be read, or no threshold.
         """
-        alone = isinstance(images, str | Path | Image.Image) or hasattr(images, "ndim")  # arrays and tensors have it
+        alone = isinstance(images, str | bytes | Path | Image.Image) or not isinstance(images, Iterable)
+        alone = alone or hasattr(images, "ndim")  # arrays and tensors have it
         single = alone and getattr(images, "ndim", 0) < 4
         rest, answers = iter([images] if single else images), list[Prediction | Unreadable]()  # type: ignore[arg-type]
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes and resizes without the GIL

@@ -83,10 +83,10 @@ class FeatureDetector(AnomalyDetector):
         """
         image, size = batch["image"], batch.get("size")
         cells = standardize(features, self.mean, self.std)
-        score, pixel, residual = score_cells(cells, self.members, self.residual_map, self.scorer, batch, fold)
+        score, pixel, maps, residual = score_cells(cells, self.members, self.residual_map, self.scorer, batch, fold)
         expected = cells - residual  # (B, h, w, C)
 
         def show(rows: slice) -> Tensor:  # only when asked for: a fifth of the time, and few are looked at
             return self.pictures(expected[rows], image[rows], None if size is None else size[rows])
 
-        return Scores(image=score, pixel=pixel, reconstruction=show)
+        return Scores(image=score, pixel=pixel, reconstruction=show, cells=maps, residual=residual)
