@@ -64,8 +64,7 @@ def train(config: DictConfig) -> dict[str, float]:
             raise
         raise KeyboardInterrupt(resume_advice(run)) from error
     except (UserError, OSError) as error:
-        if advice := advise(error, run, "epochs" in metadata, sweep):
-            raise advice from error
+        advise(error, run, "epochs" in metadata, sweep)
         raise
 
 
@@ -100,16 +99,18 @@ def check(config: DictConfig, trainer: "pl.Trainer") -> None:
     """Fail early on settings that would waste the training.
 
     Raises:
-        UserError: no checkpoint of the wanted name would be there, no validation, or a strategy that cannot work.
+        UserError: a checkpoint that is not the run's own, no validation, or a strategy or precision that cannot work.
     """
-    from adlight.detection.inference import autocast_dtype
+    from adlight.detection.inference import SHORT, autocast_dtype
 
-    if config.ckpt not in ("best", "last") and not Path(config.ckpt).is_file():
-        raise UserError(f"ckpt={config.ckpt} is neither best nor last nor an existing file")
+    if config.ckpt not in ("best", "last"):
+        raise UserError(f"ckpt={config.ckpt}: a training tests its own best or last, adlight.evaluate any other")
     if trainer.limit_val_batches == 0:
         raise UserError("the thresholds come from a validation: raise trainer.limit_val_batches (now 0)")
     check_strategy(trainer, str(config.trainer.strategy))
-    autocast_dtype(str(config.trainer.precision))  # another one cannot be scored in
+    autocast_dtype(precision := str(config.trainer.precision))  # another one cannot be scored in
+    if trainer.precision != SHORT.get(precision, precision):
+        raise UserError(f"trainer.precision={precision} cannot be had here: set trainer.precision={trainer.precision}")
 
 
 def fit(

@@ -1,7 +1,7 @@
 """The words that every room shares: what a dataset yields, what a detector answers, what a user is told.
 
 Letters used in shapes, here and everywhere: B images, C channels, H x W pixels, L patches, P values per patch,
-D width, n masks (views), Z latent size.
+D width or features, h x w cells, n masks (views), Z latent size.
 """
 
 from __future__ import annotations
@@ -64,6 +64,8 @@ class Scores(TypedDict):
     image: Tensor  # (B,)
     pixel: Tensor  # (B, H, W)
     reconstruction: Tensor | Callable[[slice], Tensor]  # (B, C, H, W), or what makes those of some rows when asked
+    cells: NotRequired[Tensor]  # (B, h, w), of detectors on features: the map of their cells; NaN is padding
+    residual: NotRequired[Tensor]  # (B, h, w, D), what was not as expected of each cell
 
 
 class ScoredImages(NamedTuple):

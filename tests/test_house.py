@@ -20,18 +20,31 @@ FLOORS = (  # a room imports rooms of the floors above it in this list, and itse
     {"data", "metrics"},
     {"detection"},
     {"features"},
-    {"baselines", "gan", "mae", "memory"},
+    {"baselines", "gan", "learning", "mae", "memory"},
     {"distillation", "reconstruction"},
     {"runs"},
     {"callbacks", "detector", "loggers", "reports"},
     {"cli", "serving"},
     {"api"},
     {"doctor", "export", "predict", "report", "serve", "train"},
-    {"evaluate"},  # builds and tests as train does
+    {"evaluate", "group", "learn"},  # they build as train does
     {"__main__"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-KNOW_CONFIGS = {"cli", "runs", "api", "doctor", "export", "predict", "report", "serve", "train", "evaluate"}
+KNOW_CONFIGS = {
+    "cli",
+    "runs",
+    "api",
+    "doctor",
+    "export",
+    "predict",
+    "report",
+    "serve",
+    "train",
+    "evaluate",
+    "group",
+    "learn",
+}
 INTERFACES = ("Source", "AnomalyDetector")
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 200, 45
 

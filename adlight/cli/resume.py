@@ -32,20 +32,24 @@ def resume_advice(run: RunFolder) -> str:
     return f"The state of the last finished epoch is saved. Continue with: {resume_command(run)}"
 
 
-def advise(error: UserError | OSError, run: RunFolder, is_trained: bool, is_job: bool) -> UserError | None:
-    """Add to an error how to go on, where it came when something was kept; None where nothing is to be added.
+def advise(error: UserError | OSError, run: RunFolder, is_trained: bool, is_job: bool) -> None:
+    """Raise an error again with how to go on, where it came when something was kept.
 
     Args:
         error: one that a user can fix: a full disk in the middle of a training, say, or an image that is damaged.
         run: in which it came.
         is_trained: whether the training is done.
         is_job: whether a sweep runs it.
+
+    Raises:
+        UserError: it, with that.
     """
     line = explain(error)
     if line is None or not (is_trained or (isinstance(error, OSError) and run.can_resume)):
-        return None
+        return
     kept = "The training is done and kept" if is_trained else "The state of the last finished epoch is saved"
-    return UserError(f"{line}. {kept}; fix this, then {'resume the sweep' if is_job else resume_command(run)}")
+    then = "then resume the sweep" if is_job else f"then: {resume_command(run)}"
+    raise UserError(f"{line}. {kept}; fix this, {then}") from error
 
 
 def resume_sweep_command(sweep: SweepFolder) -> str:

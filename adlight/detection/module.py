@@ -139,6 +139,8 @@ class AnomalyModule(AnomalyDetector, pl.LightningModule):
 
     def on_test_epoch_start(self) -> None:
         """Forget the last test."""
+        if not self.calibration.is_fitted:
+            raise UserError("no threshold was calibrated: train anew, or set calibration.image and calibration.pixel")
         self.predictions, self.joiner = [], TileJoiner(self.datamodule.tiling, reconstruct=True)
         self.pixels = PixelHistogram(len(self.datamodule.categories)).to(self.device)
 

@@ -1,20 +1,20 @@
 """Multiresolution knowledge distillation (Salehi 2021, MKD)."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import NonNegativeFloat
 from torch import Tensor
 from torch.optim import Optimizer
 
-from adlight.detection.maps import Reduction
 from adlight.detection.module import AnomalyModule
 from adlight.detection.optimization import log_terms, schedule_by_step, stop_if_diverged
 from adlight.distillation.detector import MKDDetector
 from adlight.distillation.network import Cloner, distillation_loss
+from adlight.distillation.scorer import DistillationScorer
 from adlight.features.backbones import Backbone
 from adlight.gan.optimization import average_over_processes
-from adlight.settings import Built, PositiveShare, Share, checked
+from adlight.settings import Built, Share, checked
 from adlight.types import Batch
 
 
@@ -28,14 +28,10 @@ class MKDModule(MKDDetector, AnomalyModule):
     Args:
         backbone: the frozen network and the layers that are mimicked, from fine to coarse.
         network: makes the cloner for the layers' `shapes`.
+        scorer: scores images by what is mimicked badly.
         optimizer: makes the optimizer from parameters.
-        value: weight of L_val, see `distillation_loss`; None: L_dir / L_val of the first batch, so that both terms
-            begin alike, as the paper has it. The authors' code has 0.5 for VGG-16 and MVTec AD.
+        value: weight of L_val, see `MKDDetector`.
         warmup: share of the steps in which the learning rate rises; a half cosine to 0 follows.
-        localization: `cells`, or `gradient`: |dL/dx|, mean over channels, which needs autograd.
-        reduce: image score: `loss`, the original's; or `mean`, `max` or `topk` of the smoothed map.
-        smoothing: sigma of the Gaussian, in pixels.
-        topk: share of the pixels that `topk` averages.
     """
 
     takes_padding = False
@@ -45,15 +41,12 @@ class MKDModule(MKDDetector, AnomalyModule):
         self,
         backbone: Built[Backbone],
         network: Callable[..., Cloner],
+        scorer: Built[DistillationScorer],
         optimizer: Callable[..., Optimizer],
         value: NonNegativeFloat | None = None,
         warmup: Share = 0.05,
-        localization: Literal["cells", "gradient"] = "cells",
-        reduce: Literal["loss"] | Reduction = "loss",
-        smoothing: NonNegativeFloat = 4.0,
-        topk: PositiveShare = 0.01,
     ) -> None:
-        super().__init__(backbone, network, value, localization, reduce, smoothing, topk)
+        super().__init__(backbone, network, scorer, value)
         self.optimizer, self.warmup = optimizer, warmup
 
     def describe(self) -> list[str]:

@@ -84,11 +84,11 @@ class FeatureDetector(AnomalyDetector):
         """
         image, size, content = batch["image"], batch.get("size"), batch.get("content")
         cells = standardize(features, self.mean, self.std)
-        score, pixel, residual = score_cells(cells, self.members, self.residual_map, self.scorer, batch, fold)
+        score, pixel, maps, residual = score_cells(cells, self.members, self.residual_map, self.scorer, batch, fold)
         expected = cells - residual  # (B, h, w, C)
 
         def show(rows: slice) -> Tensor:  # only when asked for: a fifth of the time, and few are looked at
             shown = self.pictures(expected[rows], image[rows], None if size is None else size[rows])
             return hide_outside(shown, image[rows], None if content is None else content[rows])
 
-        return Scores(image=score, pixel=pixel, reconstruction=show)
+        return Scores(image=score, pixel=pixel, reconstruction=show, cells=maps, residual=residual)

@@ -82,5 +82,5 @@ def cross_fit(module: "FeatureModule", folds: int) -> Iterator[tuple[Batch, Scor
             batch = fetch(module.datamodule.datasets["train"], part, module.device)
             with exactly(module.device):
                 x = standardize(features[part].to(module.device), cells.mean, cells.std)
-                score, pixel, _ = score_cells(x, predictors, residual_map, module.scorer, batch)
+                score, pixel, *_ = score_cells(x, predictors, residual_map, module.scorer, batch)
             yield batch, Scores(image=score, pixel=pixel, reconstruction=batch["image"])

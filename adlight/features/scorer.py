@@ -82,8 +82,8 @@ def score_cells(
     scorer: CellScorer,
     batch: Batch,
     fold: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Score images by their cells. (B, h, w, C) -> images (B,), pixels (B, H, W), the first predictor's residuals.
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Score images by their cells. (B, h, w, C) -> images (B,), pixels (B, H, W), cells (B, h, w), first residuals.
 
     Args:
         cells: standardized.
@@ -98,4 +98,4 @@ def score_cells(
     score, pixel = scorer(maps, batch["image"].shape[-2:], batch.get("size"), batch.get("content"))  # (B,), (B, H, W)
     (first, predictor), *others = predictors.items()
     own = None if others else predictor.image_score(cells, maps)
-    return score if own is None else own, pixel, residuals[first]
+    return score if own is None else own, pixel, maps, residuals[first]

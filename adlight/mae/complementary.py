@@ -17,6 +17,7 @@ from adlight.mae.network import MaskedAutoencoder, split_by_size
 from adlight.mae.scorer import aggregate
 from adlight.mae.tokens import fold_cells, unfold_cells
 from adlight.settings import Seed, checked
+from adlight.types import UserError
 
 
 class ComplementaryMaskedNetwork(Predictor):
@@ -69,6 +70,11 @@ class ComplementaryMaskedNetwork(Predictor):
     def predict(self, x: Tensor, rng: Generator | None = None) -> Tensor:
         """Predict the cells of images without padding, by masks of `rng` or those of the seed. -> (B, h, w, C)."""
         tokens, grid = fold_cells(x, self.fold)  # (B, L, P)
+        if self.views > tokens.shape[1]:
+            raise UserError(
+                f"{self.views} views need as many tokens, and an image has {tokens.shape[1]}: lower views or fold, or "
+                "raise the input size"
+            )
         mask, visible = self.draw_masks(tokens.shape[1], rng)  # (n, L)
         views = self.network(tokens, mask, grid, visible)  # (n, B, L, P)
         return unfold_cells(aggregate(views, mask, tokens), self.fold, grid, x.shape)  # (B, h, w, C)

@@ -16,7 +16,7 @@ from adlight.mae.objective import ReconstructionLoss
 from adlight.mae.scorer import MultiMaskScorer, reconstruct
 from adlight.mae.tokens import PixelTokenizer
 from adlight.settings import Built, Decay, Seed, checked
-from adlight.types import Batch
+from adlight.types import Batch, UserError
 
 
 class MAEModule(MAEDetector, AnomalyModule):
@@ -66,7 +66,7 @@ class MAEModule(MAEDetector, AnomalyModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Draw masks, predict what each view hides, compare (eq. 2 to 4)."""
-        assert self.objective is not None
+        assert self.objective is not None  # see `configure_optimizers`
         image, size = batch["image"], batch.get("size")  # (B, C, H, W), (B, 2) where padded
         rng = step_rng(self, "masks", self.seed)
         mask = draw_masks(self.masks, self.mask_ratio, self.network.num_patches, rng)  # (n, L)
@@ -76,7 +76,13 @@ class MAEModule(MAEDetector, AnomalyModule):
         return terms["loss"]
 
     def configure_optimizers(self) -> Any:
-        """Decay matrices only; warm up, then half a cosine, per step (He 2021)."""
+        """Decay matrices only; warm up, then half a cosine, per step (He 2021).
+
+        Raises:
+            UserError: there is no objective to train by.
+        """
+        if self.objective is None:
+            raise UserError("model.objective is null, which leaves nothing to train by")
         parameters = [p for p in self.network.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in parameters if p.ndim >= 2]},

@@ -52,6 +52,7 @@ class Calibration:
     Attributes:
         pooled: found on the normal images of all categories together.
         categories: found on each category's own normal images; a category that had none is missing.
+        scores: of those images, by category, which drift is measured by.
 
     Raises:
         ValueError: an unknown method or `per`, or a number out of range.
@@ -73,7 +74,7 @@ class Calibration:
 
     def reset(self) -> None:
         """Forget what was found; thresholds given as numbers hold all the same."""
-        self.pooled = Threshold()
+        self.pooled, self.scores = Threshold(), dict[str, list[float]]()
         self.categories: dict[str, Threshold] = {}
 
     def fit(
@@ -114,11 +115,9 @@ class Calibration:
             return Threshold(image, pixel, int(mine.sum()), source, region, int(known[mine].sum()))
 
         self.pooled = find(category >= 0, pixels.histogram(), ALL)
-        self.categories = {
-            name: find(category == group, pixels.histogram(group), name)
-            for group, name in enumerate(names)
-            if (category == group).any()
-        }
+        groups = {name: group for group, name in enumerate(names) if (category == group).any()}
+        self.categories = {name: find(category == k, pixels.histogram(k), name) for name, k in groups.items()}
+        self.scores = {name: score[category == k].tolist() for name, k in groups.items()}
 
     @property
     def is_fitted(self) -> bool:
@@ -172,8 +171,7 @@ class Calibration:
         """Give methods and thresholds as a result's file holds them; what decided stands beside each category.
 
         `promised_fpr` is the share of normal images that the threshold calls anomalous at most, on average over
-        calibrations, or about that where `cross_fitted` images are among them; `needed_normals` says how many images
-        the method needs for the share it names.
+        calibrations, or about that with `cross_fitted` images; `needed_normals` are what the method's own share takes.
         """
         promised = self.image.promised
         categories = self.state_dict()["categories"].items()
@@ -190,9 +188,11 @@ class Calibration:
     def state_dict(self) -> dict[str, Any]:
         """Give the thresholds as plain dicts, strings and numbers, which a checkpoint and JSON can hold."""
         named = {name: threshold._asdict() for name, threshold in self.categories.items()}
-        return {"pooled": self.pooled._asdict(), "categories": named}
+        return {"pooled": self.pooled._asdict(), "categories": named, "scores": self.scores}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take thresholds from `state_dict`; the methods and `per` stay."""
-        self.pooled = Threshold(**state["pooled"])
+        for one in (state["pooled"], *state["categories"].values()):
+            math.fsum((one["image"], one["pixel"]))  # a TypeError, where one is no number
+        self.pooled, self.scores = Threshold(**state["pooled"]), dict(state.get("scores", {}))
         self.categories = {name: Threshold(**values) for name, values in state["categories"].items()}

@@ -1,17 +1,17 @@
-"""The detectors: trained autoencoders, and the error of what they reconstruct."""
+"""The detectors: trained autoencoders, and the score of what they cannot reconstruct."""
 
-from typing import Any
+from torch import nn
 
 from adlight.detection.detector import AnomalyDetector
 from adlight.detection.maps import ReconstructionError
 from adlight.reconstruction.networks import ConvAutoencoder, UNet
-from adlight.reconstruction.variational import VAE, VAEScorer
+from adlight.reconstruction.vae import VAE, VAEScorer
 from adlight.settings import Built, checked
 from adlight.types import Batch, Scores
 
 
 class AutoencoderDetector(AnomalyDetector):
-    """Images that an autoencoder of normal ones reconstructs badly are anomalous.
+    """Images that an autoencoder of normal images cannot reconstruct are anomalous.
 
     Args:
         network: the autoencoder.
@@ -28,32 +28,8 @@ class AutoencoderDetector(AnomalyDetector):
         return score_reconstruction(self.network, self.scorer, batch)
 
 
-class DAGANDetector(AnomalyDetector):
-    """Images that the generator of a DAGAN reconstructs badly are anomalous.
-
-    Args:
-        generator: G.
-        discriminator: D, which does not score.
-        scorer: compares images with G's reconstructions.
-    """
-
-    @checked
-    def __init__(
-        self,
-        generator: Built[UNet | ConvAutoencoder],
-        discriminator: Built[UNet | ConvAutoencoder],
-        scorer: Built[ReconstructionError],
-    ) -> None:
-        super().__init__()
-        self.generator, self.discriminator, self.scorer = generator, discriminator, scorer
-
-    def score(self, batch: Batch) -> Scores:
-        """Score a batch."""
-        return score_reconstruction(self.generator, self.scorer, batch)
-
-
 class VAEDetector(AnomalyDetector):
-    """Images that a variational autoencoder of normal ones finds improbable are anomalous.
+    """Images that a variational autoencoder of normal images reconstructs badly, or finds unlikely, are anomalous.
 
     Args:
         network: the autoencoder.
@@ -77,8 +53,39 @@ class VAEDetector(AnomalyDetector):
         return self.scorer(self.network, batch["image"])
 
 
-def score_reconstruction(network: Any, scorer: ReconstructionError, batch: Batch) -> Scores:
-    """Score a batch by what a network makes of it."""
-    reconstruction = network(batch["image"]).float()  # (B, C, H, W)
-    score, pixel = scorer(batch["image"], reconstruction)  # (B,), (B, H, W)
+class DAGANDetector(AnomalyDetector):
+    """Images that DAGAN's generator cannot reconstruct are anomalous.
+
+    Args:
+        generator: G, a U-Net with skips in the original.
+        discriminator: D, an autoencoder, which was G's opponent.
+        scorer: compares images with G's reconstructions; `reduce=mean` of `mse` orders images as |x - G(x)|_2 does.
+    """
+
+    @checked
+    def __init__(
+        self,
+        generator: Built[UNet | ConvAutoencoder],
+        discriminator: Built[UNet | ConvAutoencoder],
+        scorer: Built[ReconstructionError],
+    ) -> None:
+        super().__init__()
+        self.generator, self.discriminator, self.scorer = generator, discriminator, scorer
+
+    def score(self, batch: Batch) -> Scores:
+        """Score a batch."""
+        return score_reconstruction(self.generator, self.scorer, batch)
+
+
+def score_reconstruction(network: nn.Module, scorer: ReconstructionError, batch: Batch) -> Scores:
+    """Score the images of a batch by the error of their reconstructions."""
+    image = batch["image"]  # (B, C, H, W)
+    reconstruction = network(image).float()  # (B, C, H, W)
+    score, pixel = scorer(image, reconstruction)  # (B,), (B, H, W)
     return Scores(image=score, pixel=pixel, reconstruction=reconstruction)
+
+
+def describe_network(name: str, network: nn.Module) -> str:
+    """Say what a network is and how many weights it has."""
+    weights = sum(parameter.numel() for parameter in network.parameters())
+    return f"{name}: {type(network).__name__}, {weights / 1e6:.2f} million weights"

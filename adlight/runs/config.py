@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
 from adlight.runs.checks import check_node
-from adlight.runs.kinds import check_made
+from adlight.runs.targets import check_made
 from adlight.types import UserError
 
 CONF = next(
@@ -33,6 +33,7 @@ CHANGE_SCORES = (
     "calibration.image",
     "calibration.pixel",
     "calibration.folds",
+    "calibration.asked",
     "trainer=",
     "trainer.precision",
 )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from adlight.runs.config import CONF, INPUT_KEYS, changes_scores, drop_objective
 from adlight.runs.folder import RunFolder
@@ -28,7 +29,7 @@ def build_module(run: RunFolder, overrides: Sequence[str] = ()) -> tuple["Anomal
         `keep_shape`, `channels`, `roi`, `tile`, `overlap`, `precision`, and `ckpt`, which the run itself tested.
 
     Raises:
-        UserError: the folder holds no run.
+        UserError: the folder holds no run, or an override does not fit.
     """
     config = _read(run, overrides)
     drop_objective(config)
@@ -76,15 +77,21 @@ def restore(
 def _read(run: RunFolder, overrides: Sequence[str]) -> DictConfig:
     """Read a run's config, which is not trusted."""
     if not overrides:
-        config = run.read_config()
+        config = run.read_training()
         check_interpolations(config, run.config_path)
         return config
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+
+    from adlight.runs.explanation import explain_config
 
     initialized = GlobalHydra.instance().is_initialized()
     with nullcontext() if initialized else initialize_config_dir(str(CONF), version_base="1.3"):
-        return run.config(overrides)  # a changed group is composed anew, which needs our conf/
+        try:
+            return run.config(overrides)  # a changed group is composed anew, which needs our conf/
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(explain_config(error)) from error
 
 
 def load_weights(module: "nn.Module", path: Path, prefixes: tuple[str, ...] = ("",)) -> None:
