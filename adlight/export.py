@@ -67,13 +67,11 @@ def check_exportable(detector: "Detector") -> None:
     Raises:
         UserError: it says what can be exported.
     """
-    if detector.frame.keep_shape:
+    if detector.frame.keep_shape or detector.tiling or detector.select:
         raise UserError(
-            "keep_shape=true gives every image a size of its own, which one graph cannot take: runs with one for all "
-            "(keep_shape=false) can be exported"
+            "keep_shape=true, tile and roi are beyond one graph, which takes whole images of one size: runs with "
+            "keep_shape=false and neither tile nor roi can be exported"
         )
-    if detector.tiling or detector.select:
-        raise UserError("a graph takes whole images: runs without dataset.tile and dataset.roi can be exported")
     module: Any = detector.module
     if module.obstacle:
         raise UserError(f"this run cannot be exported: {module.obstacle}")
