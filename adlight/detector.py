@@ -67,8 +67,7 @@ class Detector:
     ) -> None:
         if not isinstance(batch_size, int) or batch_size < 1:
             raise UserError(f"batch_size must be an integer, at least 1, got {batch_size!r}")
-        self.module, self.device = module, str(device)
-        self.scorer = module.make_scorer(str(precision), device)
+        self.module, self.device, self.scorer = module, str(device), module.make_scorer(str(precision), device)
         self.frame, self.tiling = WholeFrame() if tiling else Frame(image_size, resize, bool(keep_shape)), tiling
         self.channels, self.batch_size, self.roi = channels, batch_size, roi
         self.images_at_once = 1 if tiling else batch_size
@@ -101,17 +100,14 @@ class Detector:
         Raises:
             UserError: no run, no checkpoint, one of another architecture, no such device, or no such category.
         """
+        changes = [overrides] if isinstance(overrides, str) else list(overrides)
         if is_exported(run):
-            if ckpt is not None or list(overrides) or any(value is not None for value in inputs.values()):
-                raise UserError(
-                    f"{run} is a graph, which only thresholds and category can change: export the run again"
-                )
-            graph, frame = load_exported(run, device)
+            fixed = ckpt is not None or bool(changes) or any(value is not None for value in inputs.values())
+            graph, frame = load_exported(run, device, fixed)
             return cls(graph, **frame, batch_size=batch_size, category=category)
         from adlight.detection.inference import find_device
         from adlight.runs.restore import restore
 
-        changes = [overrides] if isinstance(overrides, str) else list(overrides)
         module, settings, is_calibrated = restore(run, ckpt, changes, inputs)
         if not is_calibrated:
             CategoryRule(category, module.calibration, module.classifier)  # is it a category at all?

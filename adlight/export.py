@@ -6,22 +6,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from adlight import __version__
 from adlight.cli import main as cli
 from adlight.cli.arguments import quote_values, shows_help, value_of
-from adlight.data.stream import ImageStream
+from adlight.data.stream import find_images
 from adlight.runs.checks import check_values
-from adlight.runs.exported import HASH, ExportFolder, describe_calibration, load_exported
 from adlight.runs.folder import RunFolder
 from adlight.types import Unreadable, UserError
 
 if TYPE_CHECKING:  # torch takes seconds: not for --help
     from adlight.detection.parity import Parity, Pixels
     from adlight.detector import Detector
+    from adlight.runs.exported import ExportFolder
 
 TOLERANCE = 1e-4  # of a score, relative
 NOT_CHECKED = "none"
@@ -36,6 +35,7 @@ def export(config: DictConfig) -> Path:
     """
     from adlight.detection.parity import compare
     from adlight.detector import Detector
+    from adlight.runs.exported import ExportFolder, load_exported
     from adlight.runs.programs import ExportSettings
 
     check_values(ExportSettings, config)
@@ -67,16 +67,16 @@ def check_exportable(detector: "Detector") -> None:
     Raises:
         UserError: it says what can be exported.
     """
-    if detector.frame.keep_shape:
+    if detector.frame.keep_shape or detector.tiling or detector.select:
         raise UserError(
-            "keep_shape=true gives every image a size of its own, which one graph cannot take: runs with one "
-            "image_size for all (keep_shape=false) can be exported"
+            "keep_shape=true, tile and roi are beyond one graph, which takes whole images of one size: runs with "
+            "keep_shape=false and neither tile nor roi can be exported"
         )
-    if detector.tiling or detector.select:
-        raise UserError("a graph takes whole images: runs without dataset.tile and dataset.roi can be exported")
     module: Any = detector.module
     if module.obstacle:
         raise UserError(f"this run cannot be exported: {module.obstacle}")
+    import numpy as np
+
     from adlight.detection.graph import make_example
 
     pixels = make_example(detector.channels, detector.frame.size).numpy()
@@ -89,11 +89,12 @@ def check_exportable(detector: "Detector") -> None:
         )
 
 
-def write(detector: "Detector", config: DictConfig, folder: ExportFolder) -> None:
+def write(detector: "Detector", config: DictConfig, folder: "ExportFolder") -> None:
     """Write graph and settings."""
     import onnx_ir
 
     from adlight.detection.graph import export_graph
+    from adlight.runs.exported import HASH, describe_calibration
     from adlight.runs.verification import hash_file
 
     names = [*detector.calibration.categories, None]
@@ -121,10 +122,9 @@ def read_images(config: DictConfig, detector: "Detector") -> "Iterator[Pixels]":
     """
     if config.check is None:
         return read_test_split(config)
-    stream = ImageStream(str(config.check))
-    stream.require()
-    detector.category_rule.check(stream)
-    return read_files(detector, list(stream))
+    paths = find_images(str(config.check))
+    detector.category_rule.check(paths)
+    return read_files(detector, paths)
 
 
 def read_files(detector: "Detector", paths: list[Path]) -> "Iterator[Pixels]":
@@ -133,6 +133,8 @@ def read_files(detector: "Detector", paths: list[Path]) -> "Iterator[Pixels]":
     Raises:
         UserError: one cannot be read.
     """
+    import numpy as np
+
     for start in range(0, len(paths), detector.batch_size):
         pixels, used = [], paths[start : start + detector.batch_size]
         for one in map(detector.prepare, used):
@@ -185,7 +187,7 @@ def arguments(argv: list[str]) -> list[str]:
         raise UserError("say which: python -m adlight.export run=<run folder>")
     RunFolder(run).config()
     if (check := value_of(argv, "check")) not in (None, "null", NOT_CHECKED):
-        ImageStream(str(check)).require()
+        find_images(str(check))
     return quote_values(argv, "run", "check")
 
 

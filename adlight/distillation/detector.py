@@ -50,6 +50,13 @@ class MKDDetector(AnomalyDetector):
         """The weight of L_val."""
         return self.first_ratio if self.value is None else torch.full_like(self.first_ratio, self.value)
 
+    @property
+    def obstacle(self) -> str | None:
+        """Graphs hold no gradient."""
+        if self.scorer.localization != "gradient":
+            return None
+        return "localization=gradient differentiates; localization=cells can be exported"
+
     def get_extra_state(self) -> dict[str, Any]:
         """Give the thresholds and, in the place of its weights, the backbone's fingerprint."""
         return {**super().get_extra_state(), "backbone": self.backbone.fingerprint}

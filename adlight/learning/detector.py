@@ -52,6 +52,11 @@ class LearnedDetector(AnomalyDetector):
         self.weight = torch.stack([one.weight for one in (whole, *parts)]).to(self.weight)
         self.bias = torch.stack([one.bias for one in (whole, *parts)]).to(self.bias)
 
+    @property
+    def obstacle(self) -> str | None:
+        """That of the frozen detector."""
+        return self.detector.obstacle
+
     def score(self, batch: Batch) -> Scores:
         """Score a batch."""
         scores = self.detector.score(batch)

@@ -41,6 +41,13 @@ class VAEDetector(AnomalyDetector):
         super().__init__()
         self.network, self.scorer = network, scorer
 
+    @property
+    def obstacle(self) -> str | None:
+        """Graphs hold no gradient."""
+        if self.scorer.method != "gradient":
+            return None
+        return "method=gradient differentiates; method=reconstruction and elbo can be exported"
+
     def score(self, batch: Batch) -> Scores:
         """Score a batch."""
         return self.scorer(self.network, batch["image"])

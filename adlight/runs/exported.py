@@ -64,12 +64,19 @@ def describe_calibration(calibration: Calibration, classifier: CategoryClassifie
     }
 
 
-def load_exported(path: str | Path, device: str) -> tuple[GraphDetector, dict[str, Any]]:
+def load_exported(path: str | Path, device: str, changed: bool = False) -> tuple[GraphDetector, dict[str, Any]]:
     """Load a graph. -> it, and the settings that an image needs on its way to it.
+
+    Args:
+        path: of the graph.
+        device: where it computes.
+        changed: whether another checkpoint or setting was asked for, which a graph cannot have.
 
     Raises:
         UserError: a file is missing or damaged, or the two are of different exports.
     """
+    if changed:
+        raise UserError(f"{path} is a graph, which ckpt and overrides cannot change: export the run again")
     path = Path(path)
     beside = path.with_suffix(_SETTINGS)
     for one in (path, beside):

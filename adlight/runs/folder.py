@@ -35,8 +35,7 @@ if TYPE_CHECKING:  # they take seconds: not for --help
 
     from adlight.detection.module import AnomalyModule
 
-_RUN, _WANDB, _CHECKPOINTS = "run.json", "wandb.json", "checkpoints"
-_PANELS, _GALLERY, _NEW_IMAGES = "panels", "gallery", "predictions"
+_RUN, _WANDB, _CHECKPOINTS, _NEW_IMAGES, _PANELS = "run.json", "wandb.json", "checkpoints", "predictions", "panels"
 _BEST, _LAST, _PRETRAINING = (f"{_CHECKPOINTS}/{name}.ckpt" for name in ("best", "last", "pretraining"))
 _CURVE, _PRETRAINING_CURVE = "metrics.csv", "pretraining.csv"
 _METRICS, _PREVIOUS = "metrics.json", "metrics.previous.json"
@@ -52,15 +51,15 @@ class RunFolder(HydraFolder):
         last_checkpoint, stage_checkpoint: the full state of the last epoch, and of the stage before the detector.
         predictions_path: the table with one row per test image.
         panels, predictions_folder: the folders of the panels, and of predictions for new images.
-        gallery: the small pictures of test images.
+        gallery: small pictures of test images.
     """
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(path)
         self.best_checkpoint, self.last_checkpoint = self.path / _BEST, self.path / _LAST
         self.stage_checkpoint, self.predictions_path = self.path / _PRETRAINING, self.path / _PREDICTIONS
-        self.predictions_folder, self.panels = self.path / _NEW_IMAGES, self.path / _PANELS
-        self.gallery = GalleryFolder(self.path / _GALLERY)
+        self.predictions_folder, self.gallery = self.path / _NEW_IMAGES, GalleryFolder(self.path / "gallery")
+        self.panels = self.path / _PANELS
 
     @property
     def is_finished(self) -> bool:

@@ -25,6 +25,7 @@ ROWS = {
     "start": ("start", "measure"),
     "pixel": ("pixels", "measure"),
     "gan": ("adversarial", "measure"),
+    "inference": ("inference", "measure"),
 }
 COLUMNS = ["row", "what", "value", "unit", "aim", "spread"]
 

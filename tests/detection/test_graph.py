@@ -19,6 +19,7 @@ from adlight.detection.parity import compare
 from adlight.detection.session import GraphDetector
 from adlight.distillation.detector import MKDDetector
 from adlight.distillation.network import Cloner
+from adlight.distillation.scorer import DistillationScorer
 from adlight.features.backbones import Backbone
 from adlight.features.detector import FeatureDetector
 from adlight.features.fitting import fit_cells
@@ -38,7 +39,7 @@ from adlight.memory.subspace import Subspace
 from adlight.metrics.thresholds import Threshold
 from adlight.reconstruction.detector import AutoencoderDetector, DAGANDetector, VAEDetector
 from adlight.reconstruction.networks import ConvAutoencoder, UNet
-from adlight.reconstruction.variational import VAE, VAEScorer
+from adlight.reconstruction.vae import VAE, VAEScorer
 from adlight.types import UserError
 
 SIZE = 32, 48
@@ -103,7 +104,9 @@ MODELS = {
     "autoencoder": lambda: AutoencoderDetector(UNet(3, 4, 2), ReconstructionError("ssim", "topk", 2.0)),
     "vae": lambda: VAEDetector(VAE(SIZE, 3, 4, 2, 6), VAEScorer("elbo")),
     "dagan": lambda: DAGANDetector(UNet(3, 4, 2), ConvAutoencoder(3, 4, 2, 2), ReconstructionError()),
-    "mkd": lambda: MKDDetector(Backbone("test_resnet", [0, 1], "random"), partial(Cloner, width=4), value=0.5),
+    "mkd": lambda: MKDDetector(
+        Backbone("test_resnet", [0, 1], "random"), partial(Cloner, width=4), DistillationScorer(), 0.5
+    ),
     "knn": lambda: baseline(NearestNeighbours(SIZE)),
     "pca": lambda: baseline(PCA(SIZE, components=4), reduce="topk", score="ssim"),
 }
@@ -183,7 +186,7 @@ def test_a_gradient_is_no_graph():
     backbone = Backbone("test_resnet", [0, 1], "random")
     for detector, named in (
         (VAEDetector(VAE(SIZE, 3, 4, 2, 6), VAEScorer("gradient")), "method=reconstruction"),
-        (MKDDetector(backbone, partial(Cloner, width=4), localization="gradient"), "localization=cells"),
+        (MKDDetector(backbone, partial(Cloner, width=4), DistillationScorer("gradient")), "localization=cells"),
     ):
         assert named in detector.obstacle
 
