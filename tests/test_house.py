@@ -31,20 +31,8 @@ FLOORS = (  # a room imports rooms of the floors above it in this list, and itse
     {"__main__"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-KNOW_CONFIGS = {
-    "cli",
-    "runs",
-    "api",
-    "doctor",
-    "export",
-    "predict",
-    "report",
-    "serve",
-    "train",
-    "evaluate",
-    "group",
-    "learn",
-}
+KNOW_CONFIGS = {"cli", "runs", "api", "doctor", "export", "predict", "report", "serve", "train", "evaluate"}
+KNOW_CONFIGS |= {"group", "learn"}
 INTERFACES = ("Source", "AnomalyDetector")
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 200, 45
 
