@@ -146,8 +146,7 @@ class Detector:
             UserError: an array that is no image, a single file that cannot be read, or no threshold.
         """
         alone = isinstance(images, str | bytes | Path | Image.Image) or not isinstance(images, Iterable)
-        alone = alone or hasattr(images, "ndim")  # arrays and tensors have it
-        single = alone and getattr(images, "ndim", 0) < 4
+        single = alone or getattr(images, "ndim", 4) < 4  # arrays and tensors have it
         rest, answers = iter([images] if single else images), list[Prediction | Unreadable]()  # type: ignore[arg-type]
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes and resizes without the GIL
             while batch := list(islice(rest, self.batch_size)):
