@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from adlight import __version__
 from adlight.cli import main as cli
 from adlight.cli.arguments import quote_values, shows_help, value_of
-from adlight.data.listing import find_images
+from adlight.data.stream import ImageStream
 from adlight.runs.checks import check_values
 from adlight.runs.folder import RunFolder
 from adlight.types import Unreadable, UserError
@@ -72,6 +72,8 @@ def check_exportable(detector: "Detector") -> None:
             "keep_shape=true gives every image a size of its own, which one graph cannot take: runs with one "
             "image_size for all (keep_shape=false) can be exported"
         )
+    if detector.tiling or detector.select:
+        raise UserError("a graph takes whole images: runs without dataset.tile and dataset.roi can be exported")
     module: Any = detector.module
     if module.obstacle:
         raise UserError(f"this run cannot be exported: {module.obstacle}")
@@ -122,9 +124,10 @@ def read_images(config: DictConfig, detector: "Detector") -> "Iterator[Pixels]":
     """
     if config.check is None:
         return read_test_split(config)
-    paths = find_images(str(config.check))
-    detector.category_rule.check(paths)
-    return read_files(detector, paths)
+    stream = ImageStream(str(config.check))
+    stream.require()
+    detector.category_rule.check(stream)
+    return read_files(detector, list(stream))
 
 
 def read_files(detector: "Detector", paths: list[Path]) -> "Iterator[Pixels]":
@@ -187,7 +190,7 @@ def arguments(argv: list[str]) -> list[str]:
         raise UserError("say which: python -m adlight.export run=<run folder>")
     RunFolder(run).config()
     if (check := value_of(argv, "check")) not in (None, "null", NOT_CHECKED):
-        find_images(str(check))
+        ImageStream(str(check)).require()
     return quote_values(argv, "run", "check")
 
 

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from adlight.cli import main as cli
 from adlight.cli.arguments import quote_values, shows_help, value_of
-from adlight.data.listing import find_images
+from adlight.data.stream import ImageStream
 from adlight.runs.checks import check_values
 from adlight.runs.folder import RunFolder
 from adlight.runs.frozen import frozen_config
@@ -49,7 +49,7 @@ def group(config: DictConfig) -> Path:
     if config.images is None:
         records, rule = data.source.test(), None
     else:
-        records = [Record(str(path), "", path.parent.name) for path in find_images(str(config.images))]
+        records = [Record(str(path), "", path.parent.name) for path in ImageStream(str(config.images))]
         rule = CategoryRule(config.category, module.calibration, module.classifier)
         rule.check(Path(record.path) for record in records)
     regions = find_regions_of(module, records, data, str(saved.trainer.precision), rule)
@@ -115,7 +115,7 @@ def arguments(argv: list[str]) -> list[str]:
         raise UserError("say which: python -m adlight.group run=<run folder>")
     RunFolder(run).config()
     if (images := value_of(argv, "images")) not in (None, "null"):
-        find_images(str(images))
+        ImageStream(str(images)).require()
     return quote_values(argv, "run", "images", "root")
 
 

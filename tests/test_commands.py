@@ -31,7 +31,7 @@ OTHERS = (
     "doctor",
     "learn",
     "group",
-)  # Hydra checks all of it
+)  # whose whole command Hydra checks
 EXTRAS = ("hydra/launcher=", "sweep=search")  # packages that tests do without
 ANY = {"model=<any>": "model=mae_small", "dataset=<any>": "dataset=synthetic"}
 PLACES = ("resume=", "hydra.")  # words that say where a run lies

@@ -70,6 +70,7 @@ def evaluate_arguments(argv: list[str]) -> list[str]:
     if (run := value_of(argv, "run")) is None:
         raise UserError("say which run: python -m adlight.evaluate run=<run folder>")
     RunFolder(run).config()
+    RunFolder(run).read_training()
     words = []
     for word, is_override in mark_overrides(argv):
         if is_override and word.startswith("~"):  # there is nothing yet that Hydra could delete

@@ -9,8 +9,10 @@ from torch import Generator, Tensor
 from torch.nn.functional import grid_sample
 
 from adlight.data.frames import group_by_size
+from adlight.data.images import FILL
 from adlight.rng import to_device
 from adlight.settings import PositiveShare, Share, checked
+from adlight.types import Batch
 
 TRIES = 10  # of a crop's area and shape, as in torchvision; where none fits the whole image is kept
 STRETCH = 4 / 3  # at most: of a crop's width against its height, or the other way round
@@ -44,20 +46,21 @@ class Augmentation:
         self.crop, self.rotation, self.brightness, self.contrast = crop, rotation, brightness, contrast
         self.flips = torch.tensor([horizontal_flip, vertical_flip])
 
-    def __call__(self, image: Tensor, seed: int, size: Tensor | None = None) -> Tensor:
+    def __call__(self, image: Tensor, seed: int, size: Tensor | None = None, light: bool = True) -> Tensor:
         """Augment (B, C, H, W) in [0, 1]; determined by the seed; torch's own state is left alone.
 
         Args:
             image: is not changed.
             seed: of all draws.
             size: (B, 2), height and width of images that are padded; the padding stays.
+            light: False leaves out brightness and contrast.
         """
         drawn = to_device(self._draw(len(image), Generator().manual_seed(seed)), image.device)  # (B, 7)
         if size is None:
-            return self._apply(image, drawn)
+            return self._apply(image, drawn, light)
         image = image.clone()
         for rows, height, width in group_by_size(size):
-            image[rows, :, :height, :width] = self._apply(image[rows, :, :height, :width], drawn[rows])
+            image[rows, :, :height, :width] = self._apply(image[rows, :, :height, :width], drawn[rows], light)
         return image
 
     def _draw(self, count: int, rng: Generator) -> Tensor:
@@ -69,8 +72,8 @@ class Augmentation:
         light = 2 * torch.rand(count, 2, generator=rng) - 1
         return torch.cat([angle, sign * extent, sign * center, light], 1)
 
-    def _apply(self, image: Tensor, drawn: Tensor) -> Tensor:
-        if self.brightness or self.contrast:
+    def _apply(self, image: Tensor, drawn: Tensor, light: bool) -> Tensor:
+        if light and (self.brightness or self.contrast):
             from kornia.enhance import adjust_brightness, adjust_contrast_with_mean_subtraction  # takes a second
 
             image = adjust_brightness(image, self.brightness * drawn[:, 5])
@@ -122,3 +125,13 @@ def source_of(drawn: Tensor, height: int, width: int) -> Tensor:
     torch.add((cos * x)[:, None, :], (-sin * shape * y)[:, :, None], out=grid[..., 0])
     torch.add((sin / shape * x)[:, None, :], (cos * y)[:, :, None], out=grid[..., 1])
     return grid
+
+
+def augment(batch: Batch, augmentation: Augmentation, seed: int) -> None:
+    """Augment a batch's images in [0, 1]; the region of interest moves with them."""
+    size = batch.get("size")
+    batch["image"] = augmentation(batch["image"], seed, size)  # (B, C, H, W)
+    if "content" in batch:
+        moved = augmentation(batch["content"][:, None].float(), seed, size, light=False)  # (B, 1, H, W)
+        batch["content"] = moved[:, 0] > 0.999  # (B, H, W)
+        batch["image"] = batch["image"].where(batch["content"][:, None], FILL / 255)

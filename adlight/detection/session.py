@@ -59,8 +59,14 @@ class GraphDetector:
         """Give itself, as the graph knows its precision and the session its device."""
         return self
 
-    def __call__(self, pixels: np.ndarray, size: np.ndarray | None = None, reconstruct: bool = False) -> ScoredImages:
-        """Score images (B, C, H, W) uint8; a graph makes no reconstructions."""
+    def __call__(
+        self,
+        pixels: np.ndarray,
+        size: np.ndarray | None = None,
+        reconstruct: bool = False,
+        content: np.ndarray | None = None,
+    ) -> ScoredImages:
+        """Score images (B, C, H, W) uint8; a graph makes no reconstructions, and takes no regions of interest."""
         feed = {"image": pixels, "category": np.full(len(pixels), POOLED)}
         score, pixel = self.session.run(list(OUTPUTS[:2]), feed)
         return ScoredImages(score.astype(np.float64), pixel)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt
 from torch import Tensor
 
 from adlight.metrics.methods import MethodText
@@ -20,7 +20,7 @@ class LabelledCalibration(Calibration):
     """Image thresholds that labelled images support; where a category has none, those of its normal images.
 
     Args:
-        image, pixel, per, min_area, folds: as of `Calibration`.
+        image, pixel, per, min_area, closing, folds: as of `Calibration`.
         asked: `recall=<r>` or `precision=<p>`, what the thresholds of labels are for; None: there are none.
     """
 
@@ -31,10 +31,11 @@ class LabelledCalibration(Calibration):
         pixel: MethodText = "quantile:0.995",
         per: Literal["category", "all"] = "category",
         min_area: Share = 0.0,
+        closing: NonNegativeFloat = 0.0,
         folds: NonNegativeInt = 5,
         asked: Asked | None = None,
     ) -> None:
-        super().__init__(image, pixel, per, min_area, folds)
+        super().__init__(image, pixel, per, min_area, closing, folds)
         self.asked = asked
 
     def fit(

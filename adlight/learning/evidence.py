@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from adlight.data.frames import is_content
+from adlight.data.frames import content_of
 from adlight.types import Batch, Scores, reconstruction_of
 
 CELL = 16  # pixels a side, where a detector has no cells of its own
@@ -32,8 +32,8 @@ def evidence_of(batch: Batch, scores: Scores) -> Evidence:
     maps = torch.cat([pixel[:, None], error, error.abs()], 1)  # (B, 1 + 2 C, H, W)
     height, width = (-(-side // CELL) for side in pixel.shape[-2:])
     cells = F.adaptive_avg_pool2d(maps, (height, width)).permute(0, 2, 3, 1)  # (B, h, w, 1 + 2 C)
-    if "size" in batch:
-        inside = share_of_cells(is_content(batch["size"], pixel), height, width) > 0  # (B, h, w)
+    if "size" in batch or "content" in batch:
+        inside = share_of_cells(content_of(batch), height, width) > 0  # (B, h, w)
         cells = cells.where(inside[..., None], torch.nan)
     return Evidence(cells[..., 0], cells[..., 1:])
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from adlight.data.datamodule import AnomalyDataModule
 from adlight.data.dataset import CachedImageDataset
-from adlight.data.frames import is_content, scale_box
+from adlight.data.frames import content_of, scale_box
 from adlight.detection.categories import CategoryRule
 from adlight.detection.crossfitting import fetch
 from adlight.detection.inference import autocast_dtype, inference
@@ -70,9 +70,8 @@ def find_regions_of(
                 found_names = rule([Path(one.path) for one in some], *to_arrays(batch))
                 names = [name or "" for name in found_names]
             used = [_threshold(module.calibration, *pair) for pair in zip(some, names, strict=True)]
-            maps, content = scores["pixel"].float().cpu().numpy(), is_content(batch.get("size"), scores["pixel"])
-            inside = content.cpu().numpy()
-            masks, _ = segment(maps, scores["image"].tolist(), used, inside, module.calibration.min_area)
+            maps, content = scores["pixel"].float().cpu().numpy(), content_of(batch).cpu().numpy()
+            masks, _ = segment(maps, scores["image"].tolist(), used, content, module.calibration)
         for i, record in enumerate(some):
             own = Evidence(evidence.score[i], evidence.features[i])
             found += _describe(record._replace(category=names[i]), masks[i], maps[i], own)

@@ -60,7 +60,8 @@ class ComplementaryMaskedNetwork(Predictor):
         if not is_padded(cells):
             return self.predict(cells, rng)
         inside = in_image(cells)  # (B, h, w)
-        size = torch.stack([inside[:, :, 0].sum(1), inside[:, 0].sum(1)], 1)  # (B, 2)
+        size = torch.stack([_extent(inside.any(2)), _extent(inside.any(1))], 1)  # (B, 2)
+        cells = cells.where(inside[..., None], 0)  # outside a region of interest
         predicted = torch.full_like(cells, torch.nan)
         for rows, h, w in group_by_size(size):
             predicted[rows, :h, :w] = self.predict(cells[rows, :h, :w], rng)
@@ -102,3 +103,8 @@ class ComplementaryMaskedNetwork(Predictor):
         """List the blocks' weight matrices, for an optimizer that wants matrices (Muon)."""
         parts = self.network.encoder_blocks, self.network.decoder_blocks
         return [p for part in parts for p in part.parameters() if p.ndim == 2]
+
+
+def _extent(inside: Tensor) -> Tensor:
+    """Count the places up to the last one inside. (B, N) bool -> (B,)."""
+    return (inside * torch.arange(1, inside.shape[1] + 1, device=inside.device)).amax(1)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from pydantic import NonNegativeInt
+from pydantic import NonNegativeFloat, NonNegativeInt
 
 from adlight.metrics.methods import Method, MethodText
 from adlight.settings import Share, checked
@@ -38,17 +38,16 @@ class Calibration:
 
     Args:
         image: method for the image thresholds. A number is taken as it is; of n normal validation scores `fpr:p` takes
-            the ceil((n + 1)(1 - p))-th smallest, above which a new normal image lies with probability p at most (see
-            `metrics.methods`), `quantile:q` the same for 1 - q, `max` the largest (`fpr:0`), `sigma:k` mean + k sigma.
+            the ceil((n + 1)(1 - p))-th smallest, which a new normal image exceeds with probability p at most (see
+            `metrics.methods`), `quantile:q` the same for 1 - q, `max` the largest, `sigma:k` mean + k deviations.
         pixel: likewise, of the scores of those images' pixels: `fpr:p` is what a share p of them exceeds. That is no
             promise, as the pixels of an image are alike.
-        per: `category` compares an image with its own category's thresholds, `all` with those of all together.
+        per: `category` compares an image with its category's thresholds, `all` with those of all together.
         min_area: share of an image's pixels below which a region does not count, unless it is the strongest.
-        folds: of the training images, which join the held-out ones where a detector is fitted without epochs, see
-            `detection.crossfitting`; 0 or 1: held-out images alone.
+        closing: gaps into which no disk of this radius fits are closed before; in pixels of the anomaly map.
+        folds: of the training images, which join the held-out ones by `detection.crossfitting`; 0 or 1: they do not.
 
-    A region's peak is compared with the largest pixels of the normal images, of which `image` takes the threshold: no
-    more normal images show a region than are called anomalous.
+    A region's peak is compared with what `image` gives for the largest pixels of the normal images.
 
     Attributes:
         pooled: found on the normal images of all categories together.
@@ -56,7 +55,7 @@ class Calibration:
         scores: of those images, by category, which drift is measured by.
 
     Raises:
-        ValueError: an unknown method or `per`, or a share out of range.
+        ValueError: an unknown method or `per`, or a number out of range.
     """
 
     @checked
@@ -66,10 +65,11 @@ class Calibration:
         pixel: MethodText = "quantile:0.995",
         per: Literal["category", "all"] = "category",
         min_area: Share = 0.0,
+        closing: NonNegativeFloat = 0.0,
         folds: NonNegativeInt = 5,
     ) -> None:
         self.image, self.pixel, self.per = Method.parse(image), Method.parse(pixel), per
-        self.min_area, self.folds = min_area, folds
+        self.min_area, self.closing, self.folds = min_area, closing, folds
         self.reset()
 
     def reset(self) -> None:

@@ -13,6 +13,7 @@ from adlight.detection.categories import CategoryClassifier
 from adlight.detection.session import GraphDetector
 from adlight.metrics.thresholds import Calibration
 from adlight.runs.files import write_atomically
+from adlight.runs.folder import RunFolder
 from adlight.types import UserError
 
 _GRAPH, _SETTINGS = "detector.onnx", ".json"
@@ -23,6 +24,14 @@ HASH = "checkpoint_sha256"  # also in the graph, so that two files of different 
 def is_exported(path: str | Path) -> bool:
     """Tell whether a path names an exported graph, and no run."""
     return Path(path).suffix == ".onnx"
+
+
+def weights_of(run: str | Path, ckpt: str | Path | None) -> Path:
+    """Find the file that holds a detector's weights: a run's checkpoint, or the graph itself."""
+    if is_exported(run):
+        return Path(run)
+    folder = RunFolder(run)
+    return folder.checkpoint(str(ckpt or folder.read_config().ckpt))
 
 
 @dataclass(frozen=True)
@@ -49,24 +58,18 @@ def describe_calibration(calibration: Calibration, classifier: CategoryClassifie
     return {
         "categories": names,
         "thresholds": {name: {"image": one.image, "pixel": one.pixel} for name, one in used.items()},
-        "calibration": methods | {"min_area": calibration.min_area, "state": calibration.state_dict()},
+        "calibration": methods
+        | {"min_area": calibration.min_area, "closing": calibration.closing, "state": calibration.state_dict()},
         "classifier": classifier.state_dict(),
     }
 
 
-def load_exported(path: str | Path, device: str, changed: bool = False) -> tuple[GraphDetector, dict[str, Any]]:
+def load_exported(path: str | Path, device: str) -> tuple[GraphDetector, dict[str, Any]]:
     """Load a graph. -> it, and the settings that an image needs on its way to it.
-
-    Args:
-        path: of the graph.
-        device: where it computes.
-        changed: whether another checkpoint or setting was asked for, which a graph cannot have.
 
     Raises:
         UserError: a file is missing or damaged, or the two are of different exports.
     """
-    if changed:
-        raise UserError(f"{path} is a graph, which ckpt and overrides cannot change: export the run again")
     path = Path(path)
     beside = path.with_suffix(_SETTINGS)
     for one in (path, beside):
@@ -75,7 +78,7 @@ def load_exported(path: str | Path, device: str, changed: bool = False) -> tuple
     try:
         settings = json.loads(beside.read_text())
         found, classifier = settings["calibration"], CategoryClassifier()
-        calibration = Calibration(found["image"], found["pixel"], found["per"], found["min_area"])
+        calibration = Calibration(found["image"], found["pixel"], found["per"], found["min_area"], found["closing"])
         calibration.load_state_dict(found["state"])
         classifier.load_state_dict(settings["classifier"])
         frame, expected = {name: settings[name] for name in _FRAME}, settings[HASH]

@@ -35,7 +35,8 @@ if TYPE_CHECKING:  # they take seconds: not for --help
 
     from adlight.detection.module import AnomalyModule
 
-_RUN, _WANDB, _PANELS, _GALLERY, _CHECKPOINTS = "run.json", "wandb.json", "panels", "gallery", "checkpoints"
+_RUN, _WANDB, _CHECKPOINTS = "run.json", "wandb.json", "checkpoints"
+_PANELS, _GALLERY, _NEW_IMAGES = "panels", "gallery", "predictions"
 _BEST, _LAST, _PRETRAINING = (f"{_CHECKPOINTS}/{name}.ckpt" for name in ("best", "last", "pretraining"))
 _CURVE, _PRETRAINING_CURVE = "metrics.csv", "pretraining.csv"
 _METRICS, _PREVIOUS = "metrics.json", "metrics.previous.json"
@@ -48,10 +49,9 @@ class RunFolder(HydraFolder):
 
     Attributes:
         best_checkpoint: the weights of the best validation; this file and the next two need not exist.
-        last_checkpoint: the full state of the last epoch.
-        stage_checkpoint: the last epoch of the stage before the detector.
+        last_checkpoint, stage_checkpoint: the full state of the last epoch, and of the stage before the detector.
         predictions_path: the table with one row per test image.
-        panels: the folder of the panels.
+        panels, predictions_folder: the folders of the panels, and of predictions for new images.
         gallery: the small pictures of test images.
     """
 
@@ -59,7 +59,8 @@ class RunFolder(HydraFolder):
         super().__init__(path)
         self.best_checkpoint, self.last_checkpoint = self.path / _BEST, self.path / _LAST
         self.stage_checkpoint, self.predictions_path = self.path / _PRETRAINING, self.path / _PREDICTIONS
-        self.panels, self.gallery = self.path / _PANELS, GalleryFolder(self.path / _GALLERY)
+        self.predictions_folder, self.panels = self.path / _NEW_IMAGES, self.path / _PANELS
+        self.gallery = GalleryFolder(self.path / _GALLERY)
 
     @property
     def is_finished(self) -> bool:

@@ -68,7 +68,7 @@ class HydraFolder:
         Raises:
             UserError: the folder holds no run, or one of adlight 0.1, or one that says to run what is not on the list.
         """
-        config = self.read_training()
+        config = self.read_config()
         check_config(config, self.config_path)
         if not overrides:
             return config

@@ -6,7 +6,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from adlight.data.frames import Size
 from adlight.metrics.methods import MethodText
-from adlight.settings import Seed, Text
+from adlight.settings import PathName, Seed, Share, Text
 
 InnerShare = Annotated[float, Field(gt=0, lt=1)]
 
@@ -38,6 +38,12 @@ class PredictSettings(TypedDict, total=False):
     device: Text
     save: Text | list[Text] | None
     on_bad_image: Literal["error", "skip"]
+    resume: Text | None
+    roi: PathName | None
+    tile: PositiveInt | None
+    overlap: Share | None
+    min_area: Share | None
+    closing: NonNegativeFloat | None
 
 
 class ExportSettings(TypedDict, total=False):
