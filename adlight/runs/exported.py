@@ -13,7 +13,6 @@ from adlight.detection.categories import CategoryClassifier
 from adlight.detection.session import GraphDetector
 from adlight.metrics.thresholds import Calibration
 from adlight.runs.files import write_atomically
-from adlight.runs.folder import RunFolder
 from adlight.types import UserError
 
 _GRAPH, _SETTINGS = "detector.onnx", ".json"
@@ -30,6 +29,8 @@ def weights_of(run: str | Path, ckpt: str | Path | None) -> Path:
     """Find the file that holds a detector's weights: a run's checkpoint, or the graph itself."""
     if is_exported(run):
         return Path(run)
+    from adlight.runs.folder import RunFolder  # with OmegaConf, which a graph does not need
+
     folder = RunFolder(run)
     return folder.checkpoint(str(ckpt or folder.read_config().ckpt))
 
