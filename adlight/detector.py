@@ -102,8 +102,9 @@ class Detector:
         """
         changes = [overrides] if isinstance(overrides, str) else list(overrides)
         if is_exported(run):
-            fixed = ckpt is not None or bool(changes) or any(value is not None for value in inputs.values())
-            graph, frame = load_exported(run, device, fixed)
+            if ckpt is not None or changes or any(value is not None for value in inputs.values()):
+                raise UserError(f"{run} is a graph: only category and thresholds can change; export the run again")
+            graph, frame = load_exported(run, device)
             return cls(graph, **frame, batch_size=batch_size, category=category)
         from adlight.detection.inference import find_device
         from adlight.runs.restore import restore
@@ -158,8 +159,7 @@ class Detector:
             UserError: an array that is no image, a single file that cannot be read, or no threshold.
         """
         alone = isinstance(images, str | bytes | Path | Image.Image) or not isinstance(images, Iterable)
-        alone = alone or hasattr(images, "ndim")  # arrays and tensors have it
-        single = alone and getattr(images, "ndim", 0) < 4
+        single = alone or getattr(images, "ndim", 4) < 4  # arrays and tensors have it
         rest, answers = iter([images] if single else images), list[Prediction | Unreadable]()  # type: ignore[arg-type]
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes and resizes without the GIL
             while batch := list(islice(rest, self.images_at_once)):

@@ -4,7 +4,7 @@ import platform
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -97,21 +97,18 @@ def write(detector: "Detector", config: DictConfig, folder: "ExportFolder") -> N
     from adlight.runs.exported import HASH, describe_calibration
     from adlight.runs.verification import hash_file
 
-    names = [*detector.calibration.categories, None]
-    thresholds = [detector.calibration.of(name) for name in names]
-    module: Any = detector.module
-    model = export_graph(module, detector.channels, detector.frame.size, thresholds)
+    thresholds = [detector.calibration.of(name) for name in (*detector.calibration.categories, None)]
+    model = export_graph(cast(Any, detector.module), detector.channels, detector.frame.size, thresholds)
     run = RunFolder(config.run)
     checkpoint = run.checkpoint(str(config.ckpt or run.config().ckpt))
     frame = {"image_size": list(detector.frame.size), "resize": list(detector.frame.resize)}
     source = {"run": run.path.name, "checkpoint": checkpoint.name, HASH: hash_file(checkpoint)}
     versions = {"adlight": __version__, "python": platform.python_version()} | {one: version(one) for one in VERSIONS}
-    settings = frame | {"channels": detector.channels}
-    settings |= describe_calibration(detector.calibration, detector.module.classifier) | source
+    settings = frame | describe_calibration(detector.calibration, detector.module.classifier) | source
     model.metadata_props[HASH] = source[HASH]
     folder.path.mkdir(parents=True, exist_ok=True)
     onnx_ir.save(model, folder.graph)
-    folder.write_settings({"format": config.format, **settings, "versions": versions})
+    folder.write_settings({"format": config.format, "channels": detector.channels, **settings, "versions": versions})
 
 
 def read_images(config: DictConfig, detector: "Detector") -> "Iterator[Pixels]":

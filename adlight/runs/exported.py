@@ -13,7 +13,6 @@ from adlight.detection.categories import CategoryClassifier
 from adlight.detection.session import GraphDetector
 from adlight.metrics.thresholds import Calibration
 from adlight.runs.files import write_atomically
-from adlight.runs.folder import RunFolder
 from adlight.types import UserError
 
 _GRAPH, _SETTINGS = "detector.onnx", ".json"
@@ -30,6 +29,8 @@ def weights_of(run: str | Path, ckpt: str | Path | None) -> Path:
     """Find the file that holds a detector's weights: a run's checkpoint, or the graph itself."""
     if is_exported(run):
         return Path(run)
+    from adlight.runs.folder import RunFolder  # with OmegaConf, which a graph does not need
+
     folder = RunFolder(run)
     return folder.checkpoint(str(ckpt or folder.read_config().ckpt))
 
@@ -64,19 +65,12 @@ def describe_calibration(calibration: Calibration, classifier: CategoryClassifie
     }
 
 
-def load_exported(path: str | Path, device: str, changed: bool = False) -> tuple[GraphDetector, dict[str, Any]]:
+def load_exported(path: str | Path, device: str) -> tuple[GraphDetector, dict[str, Any]]:
     """Load a graph. -> it, and the settings that an image needs on its way to it.
-
-    Args:
-        path: of the graph.
-        device: where it computes.
-        changed: whether another checkpoint or setting was asked for, which a graph cannot have.
 
     Raises:
         UserError: a file is missing or damaged, or the two are of different exports.
     """
-    if changed:
-        raise UserError(f"{path} is a graph, which ckpt and overrides cannot change: export the run again")
     path = Path(path)
     beside = path.with_suffix(_SETTINGS)
     for one in (path, beside):

@@ -66,9 +66,13 @@ def baseline(network, **settings):
     return BaselineDetector(network, ResidualScorer(**settings))
 
 
+def tiny_backbone(**settings):
+    return Backbone("test_resnet", [0, 1], "random", **settings)
+
+
 def features(members, **settings):
     """A detector fitted to noise, without a trainer."""
-    backbone = Backbone("test_resnet", [0, 1], "random", **settings)
+    backbone = tiny_backbone(**settings)
     made = {
         "neighbour": partial(NeighbourMaskedNetwork, width=16, heads=2, depth=1),
         "complementary": partial(ComplementaryMaskedNetwork, width=16, heads=2, encoder_depth=1, decoder_depth=1),
@@ -104,9 +108,7 @@ MODELS = {
     "autoencoder": lambda: AutoencoderDetector(UNet(3, 4, 2), ReconstructionError("ssim", "topk", 2.0)),
     "vae": lambda: VAEDetector(VAE(SIZE, 3, 4, 2, 6), VAEScorer("elbo")),
     "dagan": lambda: DAGANDetector(UNet(3, 4, 2), ConvAutoencoder(3, 4, 2, 2), ReconstructionError()),
-    "mkd": lambda: MKDDetector(
-        Backbone("test_resnet", [0, 1], "random"), partial(Cloner, width=4), DistillationScorer(), 0.5
-    ),
+    "mkd": lambda: MKDDetector(tiny_backbone(), partial(Cloner, width=4), DistillationScorer(), 0.5),
     "knn": lambda: baseline(NearestNeighbours(SIZE)),
     "pca": lambda: baseline(PCA(SIZE, components=4), reduce="topk", score="ssim"),
 }
@@ -183,7 +185,7 @@ def test_a_search_is_no_graph(method):
 
 
 def test_a_gradient_is_no_graph():
-    backbone = Backbone("test_resnet", [0, 1], "random")
+    backbone = tiny_backbone()
     for detector, named in (
         (VAEDetector(VAE(SIZE, 3, 4, 2, 6), VAEScorer("gradient")), "method=reconstruction"),
         (MKDDetector(backbone, partial(Cloner, width=4), DistillationScorer("gradient")), "localization=cells"),
