@@ -9,13 +9,15 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 from adlight.data.augmentation import Augmentation
-from adlight.data.dataset import CachedImageDataset, ExactSampler, PseudoAnomalyDataset
+from adlight.data.dataset import CachedImageDataset, PseudoAnomalyDataset
+from adlight.data.decoded import name_file
 from adlight.data.frames import Frame, Size
 from adlight.data.preflight import check_before_training
+from adlight.data.sampler import ExactSampler
 from adlight.data.source import Source
 from adlight.data.splits import split_normals
 from adlight.rng import derive_seed
-from adlight.settings import ArgumentsOf, Built, Channels, Seed, checked
+from adlight.settings import ArgumentsOf, Built, Channels, PathName, Seed, checked
 from adlight.types import Batch, Record, UserError
 
 
@@ -38,8 +40,9 @@ class AnomalyDataModule(pl.LightningDataModule):
         val_defects: copies of each held-out image, with a pseudo-anomaly each.
         seed: of the split, the shuffling, the augmentation and the pseudo-anomalies.
         augmentation: applied to training batches on their device; None = none.
-        cache_gb: splits up to this size (decoded, in GB) are kept in memory by every process; larger ones are decoded
-            at every fetch.
+        cache: decoded images: in `memory` of every process, on `disk` in a file that all map, or by size (`auto`).
+        cache_gb: GB of a split that all processes together keep in memory with `auto`.
+        cache_dir: folder of the files; None: splits that do not fit are decoded at every fetch.
         num_workers: loader processes; used only where images are not cached.
         on_bad_image: `error`, or `skip` to leave out unreadable images.
         source_settings: the arguments of `source`, such as `root` and `category`.
@@ -63,7 +66,9 @@ class AnomalyDataModule(pl.LightningDataModule):
         val_defects: PositiveInt = 1,
         seed: Seed = 0,
         augmentation: Built[Augmentation] | None = None,
+        cache: Literal["auto", "memory", "disk"] = "auto",
         cache_gb: NonNegativeFloat = 8.0,
+        cache_dir: PathName | None = None,
         num_workers: NonNegativeInt = 2,
         on_bad_image: Literal["error", "skip"] = "error",
         **source_settings: Annotated[Any, ArgumentsOf("source")],
@@ -74,7 +79,8 @@ class AnomalyDataModule(pl.LightningDataModule):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.val_fraction, self.val_defects = val_fraction, val_defects
         self.seed, self.augmentation = seed, augmentation
-        self.cache_gb, self.num_workers, self.on_bad_image = cache_gb, num_workers, on_bad_image
+        self.cache, self.cache_gb, self.cache_dir = cache, cache_gb, cache_dir
+        self.num_workers, self.on_bad_image = num_workers, on_bad_image
         self.first_epoch = 0  # epochs of earlier stages of a training: the order of the images continues after theirs
         self.categories: list[str] = []
         self.datasets: dict[str, CachedImageDataset] = {}  # by split
@@ -161,15 +167,15 @@ class AnomalyDataModule(pl.LightningDataModule):
         return batch
 
     def _load(self, records: list[Record]) -> CachedImageDataset:
-        num_values = len(records) * math.prod(self.frame.size) * (self.channels + 1)  # bytes of images and masks
+        num_bytes = len(records) * math.prod(self.frame.size) * (self.channels + 1)  # of images and masks
+        fits = self.cache != "disk" and num_bytes * self._process()[1] <= self.cache_gb * 1e9
+        fits |= self.cache == "memory"
+        file = None if fits else name_file(self.cache_dir, self.source, records, self.frame, self.channels)
+        if self.cache == "disk" and file is None:
+            raise UserError("cache=disk needs cache_dir, and images that lie in files of their own: set cache=memory")
+        kept: dict[str, Any] = {"cache": fits or file is not None, "file": file, "on_bad_image": self.on_bad_image}
         dataset = CachedImageDataset(
-            self.source,
-            records,
-            self.categories,
-            frame=self.frame,
-            channels=self.channels,
-            cache=num_values <= self.cache_gb * 1e9,
-            on_bad_image=self.on_bad_image,
+            self.source, records, self.categories, frame=self.frame, channels=self.channels, **kept
         )
         if lost := {record.category for record in records} - {record.category for record in dataset.records}:
             raise UserError(f"no readable image of {min(lost)} is left, the first: {dataset.skipped[0]}")

@@ -1,16 +1,18 @@
 """Images decoded once: a split as one uint8 tensor in memory, and its held-out normals with pseudo-anomalies."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from rich.progress import track
 from torch import Generator, Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
+from adlight.data.decoded import Decoded, damage, open_or_write
 from adlight.data.frames import Frame
 from adlight.data.headers import UnreadableImage
 from adlight.data.images import to_input_array
@@ -26,7 +28,8 @@ class CachedImageDataset(Dataset):
     """The images of a split at one size, fetched as whole batches.
 
     With `cache` all images are decoded once, on all cores, into (N, C, H, W) uint8; later epochs read no file.
-    Without it they are decoded at every fetch.
+    With `file` they lie there, memory-mapped, for all processes and later runs. Without `cache` they are decoded at
+    every fetch.
 
     Args:
         source: reads the records.
@@ -34,11 +37,12 @@ class CachedImageDataset(Dataset):
         categories: names in the order of `Batch["category"]`.
         frame: into which images and masks are brought.
         channels: 1 or 3.
-        cache: keep the decoded images in memory.
+        cache: keep the decoded images.
+        file: of `name_file`, in which they are kept; None: in memory.
         on_bad_image: `error`, or `skip`: leave out an unreadable image and keep its message in `skipped`.
 
     Raises:
-        UserError: an unreadable image, or a mask whose size differs from its image's.
+        UserError: an unreadable image, a mask whose size differs from its image's, or a file that cannot be written.
     """
 
     def __init__(
@@ -50,14 +54,16 @@ class CachedImageDataset(Dataset):
         frame: Frame,
         channels: int = 3,
         cache: bool = True,
+        file: Path | None = None,
         on_bad_image: str = "error",
     ) -> None:
         self.source, self.records = source, list(records)
-        self.frame, self.channels, self.cache = frame, channels, cache
-        self.skipped: list[str] = []
-        self.images = self.masks = self.sizes = torch.empty(0)
-        if cache or on_bad_image == "skip":
-            self._decode(skip=on_bad_image == "skip")
+        self.frame, self.channels, self.cache, self.file = frame, channels, cache, file
+        self.skip, self.skipped = on_bad_image == "skip", list[str]()
+        self.decoded: Decoded | None = None
+        self.rows: Tensor | None = None  # of the records in `decoded`, where some are left out
+        if cache or self.skip:
+            self._decode()
         position = {name: i for i, name in enumerate(categories)}
         self.labels = torch.tensor([record.label for record in self.records])
         self.category = torch.tensor([position[record.category] for record in self.records])
@@ -80,14 +86,26 @@ class CachedImageDataset(Dataset):
     def __len__(self) -> int:
         return len(self.records)
 
+    @property
+    def images(self) -> Tensor:
+        """The decoded images (N, C, H, W), where they are kept."""
+        return torch.empty(0) if self.decoded is None else _select(self.decoded.images, self.rows)
+
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """Fetch a whole batch at once, as uint8 images."""
+        """Fetch a whole batch at once, as uint8 images.
+
+        Raises:
+            UserError: the file of decoded images is damaged.
+        """
         index = torch.as_tensor(indices)
-        size = self.sizes.index_select(0, index) if self.cache else torch.empty(len(index), 2, dtype=torch.long)
+        size = torch.empty(len(index), 2, dtype=torch.long)
         mask = torch.zeros(len(index), *self.frame.size, dtype=torch.bool)
-        if self.cache:
-            image = self.images.index_select(0, index)  # many times as fast as images[index]
-            mask = self.masks.index_select(0, index) if len(self.masks) else mask
+        if self.decoded is not None:
+            place = index if self.rows is None else self.rows[index]
+            if self.file is not None and self.decoded.damaged(place.tolist()):
+                raise damage(self.file)
+            image, size = _select(self.decoded.images, place), _select(self.decoded.sizes, place)
+            mask = _select(self.decoded.masks, place) if len(self.decoded.masks) else mask
         else:
             read = [self.read(self.records[i]) for i in indices]
             image = torch.stack([torch.from_numpy(pixels) for pixels, _, _ in read])
@@ -98,38 +116,46 @@ class CachedImageDataset(Dataset):
         batch = Batch(image=image, label=self.labels[index], mask=mask, index=index, category=self.category[index])
         return Batch(**batch, size=size) if self.frame.keep_shape else batch
 
-    def _decode(self, skip: bool) -> None:
+    def _decode(self) -> None:
         """Read every record once: fill the cache and, with `skip`, drop the records that cannot be read."""
-        count = len(self.records)
-        if self.cache:
-            masked = any(record.mask for record in self.records)
-            self.images = torch.empty(count, self.channels, *self.frame.size, dtype=torch.uint8)
-            self.sizes = torch.empty(count, 2, dtype=torch.long)
-            self.masks = torch.zeros(count if masked else 0, *self.frame.size, dtype=torch.bool)
+        count, masked = len(self.records), any(record.mask for record in self.records)
+        shape = (self.channels, *self.frame.size)
+        if self.cache and self.file is not None:
+            self.decoded, messages = open_or_write(self.file, count, shape, masked, self._fill)
+        else:
+            self.decoded = Decoded(count, shape, masked) if self.cache else None
+            messages = self._fill(self.decoded)
+        self.skipped = [message for message in messages if message]
+        if self.skipped:
+            if not self.skip:
+                raise UserError(self.skipped[0])
+            self.rows = torch.tensor([i for i, message in enumerate(messages) if message is None], dtype=torch.long)
+            self.records = [self.records[i] for i in self.rows.tolist()]
+
+    def _fill(self, decoded: Decoded | None) -> list[str | None]:
+        """Decode all records on all cores. -> for each why it could not be read, or None."""
 
         def read(i: int) -> str | None:
             try:
                 image, mask, size = self.read(self.records[i])
             except UserError as error:
-                if not skip:
+                if not self.skip:
                     raise
                 return str(error)
-            if self.cache:
-                self.images[i], self.sizes[i] = torch.from_numpy(image), torch.tensor(size)
+            if decoded is not None:
+                decoded.images[i], decoded.sizes[i] = torch.from_numpy(image), torch.tensor(size)
                 if mask is not None:
-                    self.masks[i] = torch.from_numpy(mask)
+                    decoded.masks[i] = torch.from_numpy(mask)
             return None
 
+        count = len(self.records)
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes and resizes without the GIL
             done = pool.map(read, range(count))
-            messages = list(track(done, "reading images", count, transient=True, disable=count < PROGRESS_FROM))
-        self.skipped = [message for message in messages if message]
-        if self.skipped:
-            kept = [i for i, message in enumerate(messages) if message is None]
-            self.records = [self.records[i] for i in kept]
-            if self.cache:
-                self.images, self.sizes = self.images[kept], self.sizes[kept]
-            self.masks = self.masks[kept] if len(self.masks) else self.masks
+            return list(track(done, "reading images", count, transient=True, disable=count < PROGRESS_FROM))
+
+
+def _select(rows: Tensor, index: Tensor | None) -> Tensor:
+    return rows if index is None else rows.index_select(0, index)  # many times as fast as rows[index]
 
 
 class PseudoAnomalyDataset(Dataset):
@@ -167,19 +193,3 @@ class PseudoAnomalyDataset(Dataset):
                 image, mask = batch["image"][row, :, :height, :width], batch["mask"][row, :height, :width]
                 image[:], mask[:] = self.paste(item, image)
         return batch
-
-
-class ExactSampler(Sampler[int]):
-    """Every index exactly once over all processes, in order; torch's `DistributedSampler` repeats some to pad.
-
-    Processes may get one index more or less than each other, so no step of an evaluation may wait for the others.
-    """
-
-    def __init__(self, length: int, rank: int = 0, world_size: int = 1) -> None:
-        self.indices = range(rank, length, world_size)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.indices)
-
-    def __len__(self) -> int:
-        return len(self.indices)
