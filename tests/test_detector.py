@@ -1,8 +1,10 @@
 import json
 import pickle
 import shutil
+import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from makers import fake_mvtec
 from PIL import Image
+from pytorch_lightning import LightningModule
 from readers import table
 
 from adlight import train
@@ -187,6 +190,17 @@ def test_whose_thresholds(tiny_run, adlight, tmp_path):
             assert (detector.threshold, detector.pixel_threshold) == (used.image, used.pixel)
 
 
+def test_a_detector_of_another_category_shares_the_rest(tiny_run, adlight):
+    image = adlight.folder / "data" / "screw" / "test" / "hole" / "000.png"
+    first = Detector.load(tiny_run[0], device="cpu", category="screw")
+    other = first.with_category("bottle")
+    assert other.module is first.module and other.calibration is first.calibration
+    assert [one(image)[0].threshold_source for one in (first, other)] == ["screw", "bottle"]
+    assert first(image)[0].score == other(image)[0].score
+    with pytest.raises(UserError, match="did you mean screw"):
+        first.with_category("scrw")
+
+
 def test_an_unknown_category_stops(tiny_run, adlight, tmp_path):
     run, image = tiny_run[0], adlight.folder / "data" / "screw" / "test" / "hole" / "000.png"
     several = Detector.load(run, device="cpu")
@@ -298,7 +312,7 @@ def test_thresholds_of_a_detector_are_its_own(detector):
 
 
 def test_loads_for_scoring_only(run, detector):
-    assert detector.module.objective is None and not detector.module.training
+    assert not isinstance(detector.module, LightningModule) and not detector.module.training
     assert not any(parameter.requires_grad for parameter in detector.module.parameters())
     last = Detector.load(run, ckpt="last", device="cpu")
     assert Detector.load(run, ckpt=run / "checkpoints" / "last.ckpt", device="cpu").threshold == last.threshold
@@ -382,3 +396,46 @@ def test_bad_arguments(run, tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             Detector.load(**arguments)
+
+
+@pytest.mark.parametrize("image", [None, 5, b"abc", [[1]], [np.zeros((9, 9, 3), np.uint8), 5]], ids=repr)
+def test_what_is_no_image(detector, image):
+    with pytest.raises(UserError, match="neither a path nor a PIL image"):
+        detector(image)
+
+
+def test_ranges_and_overrides_that_cannot_be_read(run, detector):
+    for value in ((0, 1, 2), "ab", 1):
+        with pytest.raises(UserError, match=r"range=.* must be two numbers"):
+            detector(np.zeros((9, 9, 3)), range=value)
+    for overrides in (["model.scorer.reduc=max"], "model.scorer.reduc=max"):
+        with pytest.raises(UserError, match=r"'reduc'; did you mean reduce\?"):
+            Detector.load(run, device="cpu", overrides=overrides)
+    for batch_size in ("4", 0, 1.5):
+        with pytest.raises(UserError, match="batch_size must be an integer"):
+            Detector.load(run, device="cpu", batch_size=batch_size)
+
+
+def test_nothing_of_a_training_is_imported(run, rows):
+    program = (
+        "import sys; from adlight import Detector\n"
+        "heavy = {'torch', 'pandas', 'matplotlib', 'kornia'} & {*sys.modules}\n"
+        "found = Detector.load(sys.argv[1], device='cpu')(sys.argv[2])[0]\n"
+        "print(repr(found.score), *heavy, *({'pytorch_lightning', 'hydra', 'torchmetrics', 'wandb'} & {*sys.modules}))"
+    )
+    words = [sys.executable, "-c", program, str(run), rows[0]["path"]]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [repr(Detector.load(run, device="cpu")(rows[0]["path"])[0].score)]
+
+
+def test_threads_may_share_a_detector(detector, rows):
+    paths = [row["path"] for row in rows] * 4
+    alone = [detector(path)[0] for path in paths[: len(rows)]] * 4
+    before = torch.get_float32_matmul_precision()
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda path: detector(path)[0], paths))
+    for one, other in zip(found, alone, strict=True):
+        assert one.score == other.score and one.boxes == other.boxes
+        assert np.array_equal(one.anomaly_map, other.anomaly_map)
+    assert torch.get_float32_matmul_precision() == before

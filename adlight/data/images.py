@@ -63,6 +63,8 @@ def to_pil(image: AnyImage, value_range: Range = None) -> Image.Image:
         if image.mode != "F" or value_range is None:
             return image
         image = np.asarray(image)
+    if not hasattr(image, "dtype"):
+        raise UserError("it is neither a path nor a PIL image, an array or a tensor")
     dtype = str(image.dtype).removeprefix("torch.")
     if "float" in dtype and value_range is not None:
         image, dtype = scale_floats(image, value_range), "uint8"

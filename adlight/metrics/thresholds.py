@@ -5,18 +5,19 @@ Everywhere, anomalous means `score > threshold`. Letters: N images.
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import torch
 from pydantic import NonNegativeInt
-from torch import Tensor
 
-from adlight.metrics.histogram import Histogram
-from adlight.metrics.image import check_finite
 from adlight.metrics.methods import Method, MethodText
-from adlight.metrics.pixel import PixelHistogram
 from adlight.settings import Share, checked
 from adlight.types import UserError
+
+if TYPE_CHECKING:  # torch takes seconds, and thresholds are compared without it
+    from torch import Tensor
+
+    from adlight.metrics.histogram import Histogram
+    from adlight.metrics.pixel import PixelHistogram
 
 ALL, GIVEN = "all categories", "given"
 
@@ -38,8 +39,7 @@ class Calibration:
     Args:
         image: method for the image thresholds. A number is taken as it is; of n normal validation scores `fpr:p` takes
             the ceil((n + 1)(1 - p))-th smallest, above which a new normal image lies with probability p at most (see
-            `metrics.methods`), `quantile:q` the same for 1 - q, `max` the largest (`fpr:0`), and `sigma:k` the mean
-            plus k population standard deviations. There is no other quantile, as none would keep the rate it names.
+            `metrics.methods`), `quantile:q` the same for 1 - q, `max` the largest (`fpr:0`), `sigma:k` mean + k sigma.
         pixel: likewise, of the scores of those images' pixels: `fpr:p` is what a share p of them exceeds. That is no
             promise, as the pixels of an image are alike.
         per: `category` compares an image with its own category's thresholds, `all` with those of all together.
@@ -53,6 +53,7 @@ class Calibration:
     Attributes:
         pooled: found on the normal images of all categories together.
         categories: found on each category's own normal images; a category that had none is missing.
+        scores: of those images, by category, which drift is measured by.
 
     Raises:
         ValueError: an unknown method or `per`, or a share out of range.
@@ -67,57 +68,56 @@ class Calibration:
         min_area: Share = 0.0,
         folds: NonNegativeInt = 5,
     ) -> None:
-        self.min_area, self.folds = min_area, folds
         self.image, self.pixel, self.per = Method.parse(image), Method.parse(pixel), per
+        self.min_area, self.folds = min_area, folds
         self.reset()
 
     def reset(self) -> None:
         """Forget what was found; thresholds given as numbers hold all the same."""
-        self.pooled = Threshold()
+        self.pooled, self.scores = Threshold(), dict[str, list[float]]()
         self.categories: dict[str, Threshold] = {}
 
     def fit(
         self,
-        score: Tensor,
-        peak: Tensor,
-        category: Tensor,
-        pixels: PixelHistogram,
+        score: "Tensor",
+        peak: "Tensor",
+        category: "Tensor",
+        pixels: "PixelHistogram",
         names: Sequence[str],
-        cross_fitted: Tensor | None = None,
+        cross_fitted: "Tensor | None" = None,
     ) -> None:
         """Find the thresholds of each category, and the pooled ones.
 
         Args:
-            score: (N,) scores of normal images.
-            peak: (N,) their largest pixels.
-            category: (N,) their positions in `names`.
+            score: (N,) of normal images.
+            peak: (N,) largest pixels of their maps.
+            category: (N,) positions in `names`.
             pixels: the scores of their pixels, one group per category.
             names: the categories.
             cross_fitted: (N,) bool, scored by cross-fitting; None: none was.
 
         Raises:
-            UserError: there are no scores for a method to work on.
-            ValueError: some scores are NaN or infinite.
+            UserError, ValueError: there are no scores for a method to work on, or some are not finite.
         """
+        from adlight.metrics.image import check_finite
+
         if not len(score) and not (self.image.is_number and self.pixel.is_number):
             raise UserError(
                 "no normal image was validated, so there is nothing to calibrate thresholds on: raise val_fraction or "
                 "limit_val_batches, or give both thresholds as numbers"
             )
         check_finite(score)
-        known = torch.zeros_like(category, dtype=torch.bool) if cross_fitted is None else cross_fitted
+        known = category < 0 if cross_fitted is None else cross_fitted
 
-        def find(mine: Tensor, histogram: Histogram, source: str) -> Threshold:
+        def find(mine: "Tensor", histogram: "Histogram", source: str) -> Threshold:
             image, pixel = self.image.of_images(score[mine]), self.pixel.of_pixels(histogram)
             region = None if self.image.is_number else self.image.of_images(peak[mine])
             return Threshold(image, pixel, int(mine.sum()), source, region, int(known[mine].sum()))
 
-        self.pooled = find(torch.ones_like(known), pixels.histogram(), ALL)
-        self.categories = {
-            name: find(category == group, pixels.histogram(group), name)
-            for group, name in enumerate(names)
-            if (category == group).any()
-        }
+        self.pooled = find(category >= 0, pixels.histogram(), ALL)
+        groups = {name: group for group, name in enumerate(names) if (category == group).any()}
+        self.categories = {name: find(category == k, pixels.histogram(k), name) for name, k in groups.items()}
+        self.scores = {name: score[category == k].tolist() for name, k in groups.items()}
 
     @property
     def is_fitted(self) -> bool:
@@ -171,14 +171,12 @@ class Calibration:
         """Give methods and thresholds as a result's file holds them; what decided stands beside each category.
 
         `promised_fpr` is the share of normal images that the threshold calls anomalous at most, on average over
-        calibrations, or about that where `cross_fitted` images are among them; `needed_normals` says how many images
-        the method needs for the share it names.
+        calibrations, or about that with `cross_fitted` images; `needed_normals` are what the method's own share takes.
         """
         promised = self.image.promised
         categories = self.state_dict()["categories"].items()
         return {
-            "threshold_method": self.image.text,
-            "pixel_threshold_method": self.pixel.text,
+            **{"threshold_method": self.image.text, "pixel_threshold_method": self.pixel.text},
             "threshold_per": self.per,
             "threshold": self.pooled.image,
             "pixel_threshold": self.pooled.pixel,
@@ -191,9 +189,11 @@ class Calibration:
     def state_dict(self) -> dict[str, Any]:
         """Give the thresholds as plain dicts, strings and numbers, which a checkpoint and JSON can hold."""
         named = {name: threshold._asdict() for name, threshold in self.categories.items()}
-        return {"pooled": self.pooled._asdict(), "categories": named}
+        return {"pooled": self.pooled._asdict(), "categories": named, "scores": self.scores}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take thresholds from `state_dict`; the methods and `per` stay."""
-        self.pooled = Threshold(**state["pooled"])
+        for one in (state["pooled"], *state["categories"].values()):
+            math.fsum((one["image"], one["pixel"]))  # a TypeError, where one is no number
+        self.pooled, self.scores = Threshold(**state["pooled"]), dict(state.get("scores", {}))
         self.categories = {name: Threshold(**values) for name, values in state["categories"].items()}

@@ -8,7 +8,7 @@ runs/<name>/
     checkpoints/pretraining.ckpt         the last epoch of the stage before the detector, where there is one
     metrics.csv, pretraining.csv         curves of the detector and of the stage before it
     metrics.json                         final numbers (their presence marks a finished run)
-    predictions.csv, defects.csv         one row per test image; one per defect type
+    predictions.csv, defects.csv         one row per test image; one per defect type (calibration.csv: history.py)
     panels/*.png, samples/*.png          test images; what a GAN makes while it is trained
     gallery/*.webp                       small pictures of test images, see gallery.py
     wandb.json                           id and group at W&B, where it is used
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from adlight.runs import tables
 from adlight.runs.files import hold_lock, is_numbered, rank, read_if_exists, write_atomically
 from adlight.runs.gallery import GalleryFolder
+from adlight.runs.history import write_calibration
 from adlight.runs.hydra_folder import HydraFolder
 from adlight.types import Record, UserError
 
@@ -106,12 +107,14 @@ class RunFolder(HydraFolder):
         return read_if_exists(self.path / _RUN)
 
     def write_results(self, module: "AnomalyModule", records: list[Record], metadata: dict[str, Any]) -> None:
-        """Write the tables, then `metrics.json`, whose presence marks the run as finished."""
+        """Write the tables, then `metrics.json`, whose presence marks the run as finished: it has not failed."""
         assert module.results is not None
         rows = tables.prediction_rows(records, module.predictions)
         write_atomically(self.predictions_path, tables.to_csv(tables.PREDICTIONS, rows))
+        write_calibration(self.path, module.calibration)
         write_atomically(self.path / _DEFECTS, tables.to_csv(tables.DEFECTS, tables.defect_rows(module.results)))
         self._write_json(_METRICS, module.results.as_dict() | module.calibration.as_dict() | metadata)
+        (self.path / _ERROR).unlink(missing_ok=True)
 
     def read_results(self) -> dict[str, Any] | None:
         """Read `metrics.json`; None where the run is not finished.
@@ -193,6 +196,5 @@ class RunFolder(HydraFolder):
 
     def failure(self) -> str | None:
         """Read why the run failed, in one line; None if it did not."""
-        if (text := read_if_exists(self.path / _ERROR)) is None:
-            return None
-        return (text.strip().splitlines() or ["no reason given"])[-1]
+        text = read_if_exists(self.path / _ERROR)
+        return None if text is None else (text.strip().splitlines() or ["no reason given"])[-1]
