@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check format bench clean
+.PHONY: help setup demo test test-slow check format bench peers clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,15 @@ format: setup  ## let ruff fix what it can
 
 bench: setup  ## measure speed and memory on this machine, into experiments/speed/
 	$(BIN)/python experiments/speed/bench.py
+
+peers: setup .venv-peers/installed  ## the same work by anomalib and by adlight, into experiments/peers/ (6.4 GB, an hour)
+	$(BIN)/python experiments/peers/compare.py
+
+.venv-peers/installed: | setup
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check 'torch==$(shell $(BIN)/python -c 'import torch; print(torch.__version__.split("+")[0])')' torchvision
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check 'anomalib[cpu]'
+	@touch $@
 
 clean:  ## remove caches and build files; .venv, runs and data stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache

@@ -42,8 +42,9 @@ class AnomalyDataModule(pl.LightningDataModule):
         val_defects: copies of each held-out image, with a pseudo-anomaly each.
         seed: of the split, the shuffling, the augmentation and the pseudo-anomalies.
         augmentation: applied to training batches on their device; None = none.
-        cache_gb: splits up to this size (decoded, in GB) are kept in memory by every process; larger ones are decoded
-            at every fetch.
+        cache: decoded images: in `memory` of every process, on `disk` in a file that all map, or by size (`auto`).
+        cache_gb: GB of a split that all processes together keep in memory with `auto`.
+        cache_dir: folder of the files; None: splits that do not fit are decoded at every fetch.
         num_workers: loader processes; used only where images are not cached.
         on_bad_image: `error`, or `skip` to leave out unreadable images.
         roi: a mask of what counts in every image, or a folder of masks, see `RegionOfInterest`; None: everything does.
@@ -70,7 +71,9 @@ class AnomalyDataModule(pl.LightningDataModule):
         val_defects: Annotated[int, Field(ge=1, le=1000)] = 1,
         seed: Seed = 0,
         augmentation: Built[Augmentation] | None = None,
+        cache: Literal["auto", "memory", "disk"] = "auto",
         cache_gb: NonNegativeFloat = 8.0,
+        cache_dir: PathName | None = None,
         num_workers: NonNegativeInt = 2,
         on_bad_image: Literal["error", "skip"] = "error",
         roi: PathName | None = None,
@@ -87,7 +90,7 @@ class AnomalyDataModule(pl.LightningDataModule):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.val_fraction, self.val_defects = val_fraction, val_defects
         self.seed, self.augmentation, self.on_bad_image = seed, augmentation, on_bad_image
-        self.cache_gb, self.num_workers = cache_gb, num_workers
+        self.cache, self.cache_gb, self.cache_dir, self.num_workers = cache, cache_gb, cache_dir, num_workers
         self.first_epoch = 0  # epochs of earlier stages of a training, after which the order of the images continues
         self.categories: list[str] = []
         self.datasets: dict[str, Split] = {}  # by split
@@ -171,15 +174,13 @@ class AnomalyDataModule(pl.LightningDataModule):
         return batch
 
     def _load(self, records: list[Record]) -> Split:
-        limits = self.cache_gb, self.on_bad_image == "skip"
+        limits = self.cache, self.cache_gb, self.cache_dir, self.on_bad_image == "skip", self._process()[1]
         return Loading(self.source, self.frame, self.channels, self.tiling, self.roi, *limits)(records, self.categories)
 
     def _exact_loader(self, dataset: Dataset, split: Split, copies: int = 1) -> DataLoader:
         rank, world_size = self._process()
-        if len(split.records) < world_size:
-            raise UserError(
-                f"{len(split.records)} images cannot be shared by {world_size} processes: use fewer devices"
-            )
+        if (count := len(split.records)) < world_size:
+            raise UserError(f"{count} images cannot be shared by {world_size} processes: use fewer devices")
         if isinstance(split, TileDataset):
             owners = split.places[:, 0].repeat_interleave(copies)
             batches = TileBatches(owners, self.eval_batch_size, rank, world_size)
@@ -189,8 +190,7 @@ class AnomalyDataModule(pl.LightningDataModule):
 
     def _loader(self, dataset: Dataset, cached: bool, **order: Any) -> DataLoader:
         workers = 0 if cached else self.num_workers  # from memory one thread is enough, workers would only copy
-        settings: dict[str, Any] = {"num_workers": workers, "persistent_workers": workers > 0, **order}
-        return DataLoader(dataset, collate_fn=_keep_batch, **settings)
+        return DataLoader(dataset, collate_fn=_keep_batch, num_workers=workers, persistent_workers=workers > 0, **order)
 
     def _process(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

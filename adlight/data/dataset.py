@@ -3,14 +3,17 @@
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from rich.progress import track
+from torch import Tensor
 from torch.utils.data import Dataset
 
+from adlight.data.decoded import Decoded, damage, open_or_write
 from adlight.data.frames import Frame
 from adlight.data.headers import UnreadableImage
 from adlight.data.images import fill_outside, to_input_array
@@ -21,7 +24,7 @@ from adlight.types import Batch, Record, UserError
 PROGRESS_FROM = 500  # images; a bar over fewer would be gone before anyone could read it
 
 
-class Decoded(NamedTuple):
+class DecodedImage(NamedTuple):
     """One record, decoded and brought into the frame."""
 
     image: np.ndarray  # (C, H, W) uint8
@@ -42,12 +45,13 @@ class CachedImageDataset(Dataset):
         categories: names in the order of `Batch["category"]`.
         frame: into which images and masks are brought.
         channels: 1 or 3.
-        cache: keep the decoded images in memory.
+        cache: keep the decoded images.
+        file: of `name_file`, in which they are kept; None: in memory.
         on_bad_image: `error`, or `skip`: leave out an unreadable image and keep its message in `skipped`.
         roi: what of the images counts; None: all.
 
     Raises:
-        UserError: an unreadable image, or a mask whose size differs from its image's.
+        UserError: an unreadable image, a mask whose size differs from its image's, or a file that cannot be written.
     """
 
     def __init__(
@@ -59,20 +63,23 @@ class CachedImageDataset(Dataset):
         frame: Frame,
         channels: int = 3,
         cache: bool = True,
+        file: Path | None = None,
         on_bad_image: str = "error",
         roi: RegionOfInterest | None = None,
     ) -> None:
         self.source, self.records, self.roi = source, list(records), roi
-        self.frame, self.channels, self.cache = frame, channels, cache
-        self.skipped: list[str] = []
-        self.images = self.masks = self.sizes = self.contents = torch.empty(0)
-        if cache or on_bad_image == "skip":
-            self._decode(skip=on_bad_image == "skip")
+        self.frame, self.channels, self.cache, self.file = frame, channels, cache, file
+        self.skip, self.skipped = on_bad_image == "skip", list[str]()
+        self.decoded: Decoded | None = None
+        self.contents = torch.empty(0)  # regions of interest (N, H, W) bool, in memory only
+        self.rows: Tensor | None = None  # of the records in `decoded`, where some are left out
+        if cache or self.skip:
+            self._decode()
         position = {name: i for i, name in enumerate(categories)}
         self.labels = torch.tensor([record.label for record in self.records])
         self.category = torch.tensor([position[record.category] for record in self.records])
 
-    def read(self, record: Record) -> Decoded:
+    def read(self, record: Record) -> DecodedImage:
         """Decode one record."""
         try:
             image, content = self.source.read(record), None
@@ -89,20 +96,32 @@ class CachedImageDataset(Dataset):
             mask = self.frame.cut(np.asarray(drawn.resize((width, height), Image.Resampling.NEAREST))) > 0
         if content is not None:
             pixels, mask = fill_outside(pixels, content), None if mask is None else mask & content
-        return Decoded(pixels, mask, (height, width), content)
+        return DecodedImage(pixels, mask, (height, width), content)
 
     def __len__(self) -> int:
         return len(self.records)
 
+    @property
+    def images(self) -> Tensor:
+        """The decoded images (N, C, H, W), where they are kept."""
+        return torch.empty(0) if self.decoded is None else _select(self.decoded.images, self.rows)
+
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """Fetch a whole batch at once, as uint8 images."""
+        """Fetch a whole batch at once, as uint8 images.
+
+        Raises:
+            UserError: the file of decoded images is damaged.
+        """
         index = torch.as_tensor(indices)
-        size = self.sizes.index_select(0, index) if self.cache else torch.empty(len(index), 2, dtype=torch.long)
+        size = torch.empty(len(index), 2, dtype=torch.long)
         mask, content = torch.zeros(2, len(index), *self.frame.size, dtype=torch.bool)
-        if self.cache:
-            image = self.images.index_select(0, index)  # many times as fast as images[index]
-            mask = self.masks.index_select(0, index) if len(self.masks) else mask
-            content = self.contents.index_select(0, index) if self.roi else content
+        if self.decoded is not None:
+            place = index if self.rows is None else self.rows[index]
+            if self.file is not None and self.decoded.damaged(place.tolist()):
+                raise damage(self.file)
+            image, size = _select(self.decoded.images, place), _select(self.decoded.sizes, place)
+            mask = _select(self.decoded.masks, place) if len(self.decoded.masks) else mask
+            content = _select(self.contents, place) if self.roi else content
         else:
             read = [self.read(self.records[i]) for i in indices]
             image = torch.stack([torch.from_numpy(one.image) for one in read])
@@ -115,38 +134,45 @@ class CachedImageDataset(Dataset):
         batch = Batch(**batch, content=content) if self.roi else batch
         return Batch(**batch, size=size) if self.frame.keep_shape else batch
 
-    def _decode(self, skip: bool) -> None:
+    def _decode(self) -> None:
         """Read every record once: fill the cache and, with `skip`, drop the records that cannot be read."""
-        count = len(self.records)
-        if self.cache:
-            masked = any(record.mask for record in self.records)
-            self.images = torch.empty(count, self.channels, *self.frame.size, dtype=torch.uint8)
-            self.sizes = torch.empty(count, 2, dtype=torch.long)
-            self.masks = torch.zeros(count if masked else 0, *self.frame.size, dtype=torch.bool)
-            self.contents = torch.zeros(count if self.roi else 0, *self.frame.size, dtype=torch.bool)
+        count, masked = len(self.records), any(record.mask for record in self.records)
+        shape = (self.channels, *self.frame.size)
+        if self.cache and self.file is not None:
+            self.decoded, messages = open_or_write(self.file, count, shape, masked, self._fill)
+        else:
+            self.decoded = Decoded(count, shape, masked) if self.cache else None
+            self.contents = torch.zeros(count if self.cache and self.roi else 0, *self.frame.size, dtype=torch.bool)
+            messages = self._fill(self.decoded)
+        self.skipped = [message for message in messages if message]
+        if self.skipped:
+            if not self.skip:
+                raise UserError(self.skipped[0])
+            self.rows = torch.tensor([i for i, message in enumerate(messages) if message is None], dtype=torch.long)
+            self.records = [self.records[i] for i in self.rows.tolist()]
+
+    def _fill(self, decoded: Decoded | None) -> list[str | None]:
+        """Decode all records on all cores. -> for each why it could not be read, or None."""
 
         def read(i: int) -> str | None:
             try:
                 one = self.read(self.records[i])
             except UserError as error:
-                if not skip:
+                if not self.skip:
                     raise
                 return str(error)
-            if self.cache:
-                self.images[i], self.sizes[i] = torch.from_numpy(one.image), torch.tensor(one.size)
-                for target, found in ((self.masks, one.mask), (self.contents, one.content)):
+            if decoded is not None:
+                decoded.images[i], decoded.sizes[i] = torch.from_numpy(one.image), torch.tensor(one.size)
+                for target, found in ((decoded.masks, one.mask), (self.contents, one.content)):
                     if found is not None:
                         target[i] = torch.from_numpy(found)
             return None
 
+        count = len(self.records)
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes and resizes without the GIL
             done = pool.map(read, range(count))
-            messages = list(track(done, "reading images", count, transient=True, disable=count < PROGRESS_FROM))
-        self.skipped = [message for message in messages if message]
-        if self.skipped:
-            kept = [i for i, message in enumerate(messages) if message is None]
-            self.records = [self.records[i] for i in kept]
-            if self.cache:
-                self.images, self.sizes = self.images[kept], self.sizes[kept]
-            self.masks = self.masks[kept] if len(self.masks) else self.masks
-            self.contents = self.contents[kept] if len(self.contents) else self.contents
+            return list(track(done, "reading images", count, transient=True, disable=count < PROGRESS_FROM))
+
+
+def _select(rows: Tensor, index: Tensor | None) -> Tensor:
+    return rows if index is None else rows.index_select(0, index)  # many times as fast as rows[index]

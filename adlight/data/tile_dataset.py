@@ -9,7 +9,7 @@ import torch
 from rich.progress import track
 from torch.utils.data import Dataset
 
-from adlight.data.dataset import PROGRESS_FROM, CachedImageDataset, Decoded
+from adlight.data.dataset import PROGRESS_FROM, CachedImageDataset, DecodedImage
 from adlight.data.tiling import Tiling
 from adlight.types import Batch, Record, UserError
 
@@ -83,7 +83,7 @@ class TileDataset(Dataset):
         corners, tiles = self._cut(decoded)
         return decoded.size, corners, tiles
 
-    def _cut(self, decoded: Decoded) -> tuple[list[Corner], Tiles]:
+    def _cut(self, decoded: DecodedImage) -> tuple[list[Corner], Tiles]:
         shape, corners, parts = decoded.size, [], []
         mask = np.zeros(shape, bool) if decoded.mask is None else decoded.mask
         content = np.ones(shape, bool) if decoded.content is None else decoded.content

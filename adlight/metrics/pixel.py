@@ -10,7 +10,7 @@ from adlight.metrics.histogram import Histogram
 from adlight.metrics.image import check_finite
 
 BINS = 2**20  # occupied bins at most, over all groups
-CHUNK = 2**20  # pixels counted at once, so that a batch of any size takes little memory
+CHUNK = 2**19  # pixels counted at once, so that a batch of any size takes little memory
 # A region's pixels share this many units. Integers, unlike doubles, add up to the same sum in any order and
 # on any number of processes. A region of 2^20 pixels is off by 5e-7 of itself; int64 holds 8 million regions.
 UNITS = 2**40

@@ -46,7 +46,7 @@ def cached() -> list[Row]:
     cost = memory() - before
     counts = {name: len(store) for name, store in data.datasets.items()}
     pixels = sum(counts.values()) * 3 * SIZE * SIZE
-    stored = sum(store.images.nbytes + store.masks.nbytes for store in data.datasets.values())
+    stored = sum(store.decoded.nbytes for store in data.datasets.values())
     rows = [
         row(
             "data", f"cache of {sum(counts.values()):,} images: bytes / (images x C x H x W)", stored / pixels, "ratio"

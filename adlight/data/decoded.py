@@ -1,0 +1,144 @@
+"""Decoded images of a split: in memory, or in one memory-mapped file that all processes and later runs share."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+import PIL
+import torch
+
+from adlight.data.frames import Frame
+from adlight.types import Record, UserError
+
+FORMAT = 1  # of the file: sizes, checksums, images and masks, one after the other, then messages as JSON
+
+
+class Decoded:
+    """N images at one size, with the masks and the sizes that lie beside them.
+
+    Args:
+        count: N.
+        shape: (C, H, W).
+        masked: whether there are masks.
+        store: bytes in which they lie; None: new memory.
+    """
+
+    def __init__(self, count: int, shape: tuple[int, int, int], masked: bool, store: np.ndarray | None = None) -> None:
+        self.verified = np.full(count, store is None)
+        heads, masks = 16 * count, math.prod(shape[1:]) * count * masked
+        ends = np.cumsum([heads, 8 * count, math.prod(shape) * count, masks]).tolist()
+        self.nbytes = ends[-1]
+        store = np.zeros(self.nbytes, np.uint8) if store is None else store[: self.nbytes]
+        sizes, checks, images, masks_ = (torch.from_numpy(part) for part in np.split(store, ends[:-1]))
+        self.sizes, self.checks = sizes.view(torch.long).view(count, 2), checks.view(torch.long)  # (N, 2), (N,)
+        self.images, self.masks = images.view(count, *shape), masks_.view(torch.bool).view(-1, *shape[1:])
+
+    def checksum(self, i: int) -> int:
+        """Sum up the bytes of an image, its size and its mask."""
+        found = crc32(self.images[i].numpy().data, crc32(self.sizes[i].numpy().data))
+        return crc32(self.masks[i].numpy().data, found) if len(self.masks) else found
+
+    def damaged(self, rows: Sequence[int]) -> bool:
+        """Say whether any image differs from what was written; each is looked at once."""
+        fresh = [i for i in rows if not self.verified[i]]
+        self.verified[fresh] = True
+        return any(self.checksum(i) != self.checks[i] for i in fresh)
+
+
+def name_file(
+    folder: str | Path | None, source: object, records: Sequence[Record], frame: Frame, channels: int
+) -> Path | None:
+    """Name the file of some images by their paths, sizes and times of change; None where they are no files.
+
+    Args:
+        folder: in which it lies; None: there is none.
+        source: reads them.
+        records: the images and their masks.
+        frame: into which they are brought.
+        channels: C.
+    """
+    settings = FORMAT, PIL.__version__, f"{type(source).__module__}.{type(source).__qualname__}", vars(frame), channels
+    found = hashlib.blake2b(repr(settings).encode(), digest_size=12)
+    if folder is None:
+        return None
+    try:
+        for path in (path for record in records for path in (record.path, record.mask) if path is not None):
+            stat = os.stat(path)
+            found.update(repr((os.path.abspath(path), stat.st_size, stat.st_mtime_ns)).encode(errors="surrogateescape"))
+    except OSError:
+        return None
+    return Path(folder).expanduser() / f"images-{found.hexdigest()}.bin"
+
+
+def open_or_write(
+    path: Path, count: int, shape: tuple[int, int, int], masked: bool, fill: Callable[[Decoded], list[str | None]]
+) -> tuple[Decoded, list[str | None]]:
+    """Map a file of decoded images; the first process that wants it writes it, the others wait.
+
+    Args:
+        path: of the file, which is there only once it is whole.
+        count: N.
+        shape: (C, H, W).
+        masked: whether there are masks.
+        fill: decodes all images into the file and tells for each why it could not be read, or None.
+
+    Raises:
+        UserError: the folder cannot be written to, or the disk is full.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(path.with_suffix(".locked")):
+            if not path.is_file():
+                _write(path, count, shape, masked, fill)
+        store = np.memmap(path, np.uint8, "c")  # copy-on-write, and nothing is written to it
+    except OSError as error:
+        raise UserError(
+            f"decoded images cannot be kept in {path.parent} ({error}): name another folder as cache_dir, or set "
+            "cache to memory"
+        ) from error
+    try:
+        decoded = Decoded(count, shape, masked, store)
+        return decoded, json.loads(store[decoded.nbytes :].tobytes())
+    except (RuntimeError, ValueError) as error:  # shorter than it was, or no JSON at its end
+        raise damage(path) from error
+
+
+def damage(path: Path) -> UserError:
+    """Make the error of a file whose bytes are not those that were written."""
+    return UserError(f"the decoded images in {path} are damaged: remove the file, and they are decoded anew")
+
+
+def _write(
+    path: Path, count: int, shape: tuple[int, int, int], masked: bool, fill: Callable[[Decoded], list[str | None]]
+) -> None:
+    part, length = path.with_suffix(f".{os.getpid()}.part"), count * (24 + math.prod(shape[1:]) * (shape[0] + masked))
+    try:
+        with part.open("w+b") as file:
+            os.posix_fallocate(file.fileno(), 0, max(1, length))  # a full disk would end the process later
+        decoded = Decoded(count, shape, masked, np.memmap(part, np.uint8, "r+"))
+        messages = fill(decoded)
+        for i in range(count):
+            decoded.checks[i] = decoded.checksum(i)
+        with part.open("r+b") as file:
+            file.seek(length)
+            file.write(json.dumps(messages).encode())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold an advisory file lock; the OS releases it when the process ends."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
