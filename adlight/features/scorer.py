@@ -16,7 +16,8 @@ class CellScorer:
 
     Args:
         reduce: `topk`, the mean of the largest cells; `max` or `mean`.
-        topk: their share of all cells.
+        topk: their share of the cells of the largest square in the image: defects of a strip are no larger than those
+            of a square as high.
         cell_smoothing: sigma of the Gaussian before that, in cells; 0 = none.
         smoothing: sigma of the Gaussian over the map, in cells; 0 = none. A quarter is 4 pixels where a cell has 16.
 
@@ -48,6 +49,7 @@ class CellScorer:
                 rows, columns = content_shape(cells[at[0]])
                 image[at], pixel[at, :h, :w] = self(cells[at, :rows, :columns], torch.Size((h, w)))
             return image, pixel
-        image = reduce_map(smooth(cells, self.cell_smoothing), self.reduce, self.topk)  # (B,)
+        shorter, longer = sorted(cells.shape[1:])
+        image = reduce_map(smooth(cells, self.cell_smoothing), self.reduce, self.topk * shorter / longer)  # (B,)
         pixel = F.interpolate(cells[:, None], frame, mode="bilinear", align_corners=False)[:, 0]  # (B, H, W)
         return image, smooth(pixel, self.smoothing * frame[0] / cells.shape[1])
