@@ -7,10 +7,25 @@ judges new images.
 
 import os
 import sys
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+
+
+def _stop(kind: type[BaseException], error: BaseException, trace: "TracebackType | None") -> None:
+    """End a program that Ctrl-C stops while it still imports as one that is stopped later."""
+    if not issubclass(kind, KeyboardInterrupt):
+        return sys.__excepthook__(kind, error, trace)
+    print("stopped.", file=sys.stderr, flush=True)
+    os._exit(130)
+
+
+if os.path.basename((getattr(sys, "argv", None) or [""])[0]) in ("-m", "adlight"):  # a program of ours begins
+    sys.excepthook = _stop
+
+from importlib import import_module  # noqa: E402  (`typing` takes longer than all before it)
+from typing import TYPE_CHECKING, Any  # noqa: E402
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from adlight.api import Run, TrainProgram, load
     from adlight.data.source import Source
     from adlight.detection.module import AnomalyModule
@@ -44,15 +59,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-def _stop(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    """End a program that Ctrl-C stops while it still imports as one that is stopped later."""
-    if not issubclass(kind, KeyboardInterrupt):
-        return sys.__excepthook__(kind, error, trace)
-    print("stopped.", file=sys.stderr, flush=True)
-    os._exit(130)
-
-
-if os.path.basename((getattr(sys, "argv", None) or [""])[0]) in ("-m", "adlight"):  # a program of ours begins
-    sys.excepthook = _stop

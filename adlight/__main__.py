@@ -11,6 +11,7 @@ COMMANDS = {
     "train": "train and test a detector, or many with -m",
     "evaluate": "score a finished run again: another threshold or score, no training",
     "predict": "scores, boxes, masks and heat maps for new images",
+    "serve": "a page to drop images on, and a JSON endpoint",
     "report": "tables and one page over many runs",
     "doctor": "what is wrong with this machine or a data set",
 }

@@ -3,33 +3,31 @@
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from copy import deepcopy
+from copy import copy, deepcopy
 from itertools import islice, repeat
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
-from adlight.data.frames import Frame, Size, is_content, scale_box
+from adlight.data.frames import Frame, Size, find_content, scale_box
 from adlight.data.images import AnyImage, PreparedImage, prepare_image
 from adlight.detection.categories import CategoryRule
-from adlight.detection.inference import autocast_dtype, find_device, inference, make_batch
-from adlight.detection.module import AnomalyModule, all_finite
 from adlight.detection.regions import bounding_boxes, segment
 from adlight.metrics.methods import parse_number
-from adlight.runs.config import changes_scores
-from adlight.runs.folder import RunFolder
-from adlight.runs.restore import build_module, load_weights
-from adlight.types import Prediction, Unreadable, UserError, reconstruction_of
+from adlight.types import Prediction, Unreadable, UserError
+
+if TYPE_CHECKING:  # torch takes seconds, and an exported graph needs none
+    import torch
+
+    from adlight.detection.detector import AnomalyDetector
 
 
 class Detector:
     """Scores images by a trained module; an image's prediction does not depend on the others in its batch.
 
     An image is compared with the thresholds of its category, see `category`; each prediction says which were used.
-    Where a model of several categories cannot know that of an image, nothing is predicted.
 
     Args:
         module: with its weights and calibrated thresholds.
@@ -48,11 +46,11 @@ class Detector:
 
     def __init__(
         self,
-        module: AnomalyModule,
+        module: "AnomalyDetector",
         image_size: Size,
         channels: int = 3,
         precision: str = "32-true",
-        device: str | torch.device = "cpu",
+        device: "str | torch.device" = "cpu",
         batch_size: int = 32,
         resize: Size | None = None,
         keep_shape: bool | None = False,
@@ -60,8 +58,8 @@ class Detector:
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size must be at least 1, got {batch_size}")
-        self.device, self.autocast = torch.device(device), autocast_dtype(str(precision))
-        self.module = module.eval().requires_grad_(False).to(self.device)
+        self.module, self.device = module, str(device)
+        self.scorer = module.make_scorer(str(precision), device)
         self.frame, self.channels, self.batch_size = Frame(image_size, resize, bool(keep_shape)), channels, batch_size
         self.calibration = deepcopy(module.calibration)
         self.category_rule = CategoryRule(category, self.calibration, module.classifier)
@@ -90,6 +88,11 @@ class Detector:
         Raises:
             UserError: no run, no checkpoint, one of another architecture, no such device, or no such category.
         """
+        from adlight.detection.inference import find_device
+        from adlight.runs.config import changes_scores
+        from adlight.runs.folder import RunFolder
+        from adlight.runs.restore import build_module, load_weights
+
         changes, folder = list(overrides), RunFolder(run)
         module, settings = build_module(folder, changes)
         tested = settings.pop("ckpt")
@@ -99,6 +102,12 @@ class Detector:
             module.calibration.reset()
             category = None  # of which nothing is known now
         return cls(module, **settings, device=find_device(device), batch_size=batch_size, category=category)
+
+    def with_category(self, category: str | None) -> "Detector":
+        """Give a detector that takes another category's thresholds and shares all else; a UserError: none such."""
+        other = copy(self)
+        other.category_rule = CategoryRule(category, self.calibration, self.category_rule.classifier)
+        return other
 
     @property
     def threshold(self) -> float:
@@ -135,7 +144,8 @@ class Detector:
         Raises:
             UserError: an array that is no image, a single file that cannot be read, or no threshold.
         """
-        single = isinstance(images, str | Path | Image.Image | np.ndarray | Tensor) and getattr(images, "ndim", 0) < 4
+        alone = isinstance(images, str | Path | Image.Image) or hasattr(images, "ndim")  # arrays and tensors have it
+        single = alone and getattr(images, "ndim", 0) < 4
         rest, answers = iter([images] if single else images), list[Prediction | Unreadable]()  # type: ignore[arg-type]
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes and resizes without the GIL
             while batch := list(islice(rest, self.batch_size)):
@@ -164,20 +174,16 @@ class Detector:
         """
         if not self.calibration.is_fitted:
             raise UserError("no threshold was calibrated for this model: set threshold and pixel_threshold to numbers")
-        size = torch.tensor([self.frame.fit(*one.size) for one in batch]) if self.frame.keep_shape else None  # (B, 2)
-        with inference(self.device, self.autocast):
-            images = make_batch(torch.from_numpy(np.stack([one.pixels for one in batch])).to(self.device), size)
-            categories = self.category_rule([one.path for one in batch], images["image"], size)
-            scores = self.module.score(images)
-            arrays = [scores["pixel"], *([reconstruction_of(scores)] if reconstruct else [])]
-        used = [self.calibration.of(category) for category in categories]
-        if not (finite := all_finite(scores)).all():
-            path = batch[finite.tolist().index(False)].path
+        size = np.array([self.frame.fit(*one.size) for one in batch]) if self.frame.keep_shape else None  # (B, 2)
+        pixels, paths = np.stack([one.pixels for one in batch]), [one.path for one in batch]
+        used = [self.calibration.of(category) for category in self.category_rule(paths, pixels, size)]
+        scores = self.scorer(pixels, size, reconstruct)
+        if not (finite := scores.is_finite).all():
+            path = paths[finite.tolist().index(False)]
             raise UserError(f"scores of {path or 'an image'} are not finite: this checkpoint's training has diverged")
-        content = is_content(None if size is None else size.to(self.device), scores["pixel"])  # (B, H, W)
-        image_scores = scores["image"].tolist()
-        found, areas = segment(scores["pixel"], image_scores, used, content, self.calibration.min_area)
-        maps = [found, *(array.float().cpu().numpy() for array in arrays)]
+        content, image_scores = find_content(size, scores.pixel.shape), scores.image.tolist()  # (B, H, W)
+        found, areas = segment(scores.pixel, image_scores, used, content, self.calibration.min_area)
+        maps = [found, scores.pixel, *([] if scores.reconstruction is None else [scores.reconstruction])]
         restored = [[self.frame.restore(array[i], *one.size) for array in maps] for i, one in enumerate(batch)]
         rows = zip(batch, used, image_scores, areas, restored, strict=True)
         return [

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
@@ -20,6 +19,8 @@ from adlight.cli import main as cli
 from adlight.cli.arguments import value_of
 from adlight.data.checks import check_source, check_split
 from adlight.runs import provenance
+from adlight.runs.checks import check_node, check_values
+from adlight.runs.config import instantiate_node
 from adlight.types import UserError
 
 if TYPE_CHECKING:  # torch takes seconds: not for --help
@@ -28,6 +29,12 @@ if TYPE_CHECKING:  # torch takes seconds: not for --help
 
 def doctor(config: DictConfig) -> list[str]:
     """Print what was found. -> the problems, one line each that says what to do."""
+    from adlight.runs.programs import DoctorSettings
+
+    check_values(DoctorSettings, config)
+    dataset = config.get("dataset")
+    sizes = [] if dataset is None else [describe_size(dataset)]
+    data = None if dataset is None else make_whole(dataset)
     console = Console()
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console = Console(width=160)  # a log file has no width of its own
@@ -37,11 +44,11 @@ def doctor(config: DictConfig) -> list[str]:
     for name, value in found.items():
         table.add_row(name, value)
     console.print(table)
-    if config.get("dataset") is not None:
-        problems += check_dataset(config, console)
-    for problem in problems:
-        console.print(f"problem: {problem}", highlight=False, soft_wrap=True, markup=False)
-    console.print(f"{len(problems)} problem(s)" if problems else "all fine", highlight=False)
+    lines, wrong = ([], []) if data is None else check_dataset(data, str(config.calibration.image))
+    problems += wrong
+    lines += [*sizes, *(f"problem: {problem}" for problem in problems)]
+    for line in (*lines, f"{len(problems)} problem(s)" if problems else "all fine"):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
     return problems
 
 
@@ -108,21 +115,28 @@ def _alexnet() -> str:
     return str(path) if path.exists() else "none: model=mae fetches them once; model.objective.lpips=0 does without"
 
 
-def check_dataset(config: DictConfig, console: Console) -> list[str]:
-    """Read a whole data set and print what was found. -> the problems."""
+def make_whole(dataset: DictConfig) -> "AnomalyDataModule":
+    """Make a data set without the limits that cut it, and without a frame of its images' shapes.
+
+    Raises:
+        UserError: a setting of the wrong type, or out of range.
+    """
+    if dataset.get("keep_shape") == "auto":
+        dataset.keep_shape = False
+    check_node(dataset)
     for name, everything in (("train_limit", None), ("test_limit", None), ("balanced_test", False)):
-        if name in config.dataset:
-            config.dataset[name] = everything
-    size = describe_size(config.dataset)
-    config.dataset.keep_shape = config.dataset.keep_shape is True  # auto asks for what is found here
-    data = instantiate(config.dataset, _convert_="all")
+        if name in dataset:
+            dataset[name] = everything
+    return instantiate_node(dataset)
+
+
+def check_dataset(data: "AnomalyDataModule", image: str) -> tuple[list[str | Table], list[str]]:
+    """Read a whole data set. -> what was found, with what a method of calibration promises, and the problems."""
     found, problems = check_source(data.source, data.frame)
     unsplit = check_split(data.source, data.val_fraction, data.seed)
     if not unsplit:
-        found += describe_promises(data, str(config.calibration.image))
-    for part in (*found, size):
-        console.print(part, highlight=False, soft_wrap=True, markup=False)
-    return list(dict.fromkeys(problems + unsplit))
+        found += describe_promises(data, image)
+    return found, list(dict.fromkeys(problems + unsplit))
 
 
 def describe_promises(data: "AnomalyDataModule", image: str) -> list[str]:
@@ -130,10 +144,7 @@ def describe_promises(data: "AnomalyDataModule", image: str) -> list[str]:
     from adlight.data.splits import split_normals
     from adlight.metrics.methods import Method
 
-    try:
-        method = Method.parse(image)
-    except ValueError as error:
-        raise UserError(f"calibration.image: {error}") from error
+    method = Method.parse(image)
     train, held_out = split_normals(data.source.train(), data.val_fraction, data.seed)
     normals, lines = Counter(record.category for record in [*train, *held_out]), list[str]()
     for name, count in Counter(record.category for record in held_out).items():

@@ -3,8 +3,10 @@
 from omegaconf import DictConfig, OmegaConf
 
 from adlight.cli import main as cli
+from adlight.cli.alone import run_alone
 from adlight.cli.arguments import OWN_OF_EVALUATE, evaluate_arguments, task_overrides
 from adlight.runs import provenance
+from adlight.runs.checks import check_values
 from adlight.runs.config import changes_scores, drop_objective, require_nodes
 from adlight.runs.folder import RunFolder
 from adlight.runs.trust import check_places
@@ -19,7 +21,9 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     normal images.
     """
     from adlight.reports.tables import print_defects
+    from adlight.runs.programs import EvaluateSettings
 
+    check_values(EvaluateSettings, config)
     run = RunFolder(config.run)
     overrides = task_overrides(*OWN_OF_EVALUATE)
     saved = run.config(overrides)
@@ -44,7 +48,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
 
 def main() -> None:
     """Run as a program."""
-    cli.run(evaluate, "evaluate", evaluate_arguments)
+    cli.run(lambda config: run_alone(evaluate, config), "evaluate", evaluate_arguments)
 
 
 if __name__ == "__main__":

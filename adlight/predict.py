@@ -45,7 +45,7 @@ def predict(config: DictConfig) -> None:
             setting out of range.
     """
     from adlight.detector import Detector
-    from adlight.runs.schema import PredictSettings
+    from adlight.runs.programs import PredictSettings
 
     check_values(PredictSettings, config)
     paths, pictures = find_images(str(config.images)), parse_pictures(str(config.save))

@@ -6,7 +6,8 @@ from pathlib import Path
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from adlight.cli import main as cli
-from adlight.cli.arguments import quote_values, shows_help, value_of
+from adlight.cli.arguments import quote_values, value_of
+from adlight.cli.flags import shows_help
 from adlight.runs.checks import check_values
 from adlight.runs.files import write_atomically
 from adlight.runs.occupied import check_free
@@ -21,7 +22,7 @@ def report(config: DictConfig) -> Path:
         UserError: no runs, a reference that cannot be used, or a setting out of range.
     """
     from adlight.reports import collect, files, grouping, reference, tables  # here and not above: --help must not wait
-    from adlight.runs.schema import ReportSettings
+    from adlight.runs.programs import ReportSettings
 
     check_values(ReportSettings, config)
     places = _texts(config.runs)

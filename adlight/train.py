@@ -16,7 +16,7 @@ from adlight.cli.arguments import task_overrides, train_arguments
 from adlight.cli.errors import interrupted
 from adlight.cli.job import is_job, job_command, run_job
 from adlight.cli.launchers import check_strategy
-from adlight.cli.resume import resume_advice, resume_command
+from adlight.cli.resume import advise, resume_advice
 from adlight.runs import provenance
 from adlight.runs.beginning import Beginning, resumed_config
 from adlight.runs.checks import check_settings
@@ -47,7 +47,7 @@ def train(config: DictConfig) -> dict[str, float]:
         settle_frame(config, run)  # may read images
     data, module, trainer = build(config)
     check(config, trainer)
-    check_data(data, run)
+    check_data(data, module.calibration, run)
     stages = plan_stages(config, run, data, module, trainer, resumed)
     metadata = provenance.describe(config.seed) | ({"command": job_command()} if sweep else {})
     begin = Beginning(run, metadata, config if resumed and not sweep else None)
@@ -63,11 +63,9 @@ def train(config: DictConfig) -> dict[str, float]:
         if not interrupted(error):
             raise
         raise KeyboardInterrupt(resume_advice(run)) from error
-    except UserError as error:
-        if "epochs" not in metadata:
-            raise
-        advice = "then resume the sweep" if sweep else f"then: {resume_command(run)}"
-        raise UserError(f"{error}. The training is done and kept; fix this, {advice}") from error
+    except (UserError, OSError) as error:
+        advise(error, run, "epochs" in metadata, sweep)
+        raise
 
 
 def build(config: DictConfig) -> tuple["AnomalyDataModule", "AnomalyModule", "pl.Trainer"]:
@@ -101,16 +99,18 @@ def check(config: DictConfig, trainer: "pl.Trainer") -> None:
     """Fail early on settings that would waste the training.
 
     Raises:
-        UserError: no checkpoint of the wanted name would be there, no validation, or a strategy that cannot work.
+        UserError: a checkpoint that is not the run's own, no validation, or a strategy or precision that cannot work.
     """
-    from adlight.detection.inference import autocast_dtype
+    from adlight.detection.inference import SHORT, autocast_dtype
 
-    if config.ckpt not in ("best", "last") and not Path(config.ckpt).is_file():
-        raise UserError(f"ckpt={config.ckpt} is neither best nor last nor an existing file")
+    if config.ckpt not in ("best", "last"):
+        raise UserError(f"ckpt={config.ckpt}: a training tests its own best or last, adlight.evaluate any other")
     if trainer.limit_val_batches == 0:
         raise UserError("the thresholds come from a validation: raise trainer.limit_val_batches (now 0)")
     check_strategy(trainer, str(config.trainer.strategy))
-    autocast_dtype(str(config.trainer.precision))  # another one cannot be scored in
+    autocast_dtype(precision := str(config.trainer.precision))  # another one cannot be scored in
+    if trainer.precision != SHORT.get(precision, precision):
+        raise UserError(f"trainer.precision={precision} cannot be had here: set trainer.precision={trainer.precision}")
 
 
 def fit(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, Protocol, TypedDict
 
 if TYPE_CHECKING:  # torch takes seconds: not for --help
     import numpy as np
@@ -59,6 +59,28 @@ class Scores(TypedDict):
     image: Tensor  # (B,)
     pixel: Tensor  # (B, H, W)
     reconstruction: Tensor | Callable[[slice], Tensor]  # (B, C, H, W), or what makes those of some rows when asked
+
+
+class ScoredImages(NamedTuple):
+    """What a detector answers for B images, away from its device."""
+
+    image: np.ndarray  # (B,) float64
+    pixel: np.ndarray  # (B, H, W) float32
+    reconstruction: np.ndarray | None = None  # (B, C, H, W) float32; None where it was not asked for, or is not made
+
+    @property
+    def is_finite(self) -> np.ndarray:
+        """Which images have finite scores only (B,)."""
+        import numpy as np
+
+        return np.isfinite(self.image) & np.isfinite(self.pixel).all((1, 2))
+
+
+class Scorer(Protocol):
+    """Scores pixels, wherever and by whatever library."""
+
+    def __call__(self, pixels: np.ndarray, size: np.ndarray | None, reconstruct: bool = False) -> ScoredImages:
+        """Score images (B, C, H, W) uint8, padded ones with heights and widths (B, 2)."""
 
 
 def reconstruction_of(scores: Scores, rows: slice = slice(None)) -> Tensor:

@@ -20,7 +20,7 @@ README, CHANGELOG = ROOT / "README.md", ROOT / "CHANGELOG.md"
 TEXTS = [README, *sorted((ROOT / "experiments").glob("*/README.md"))]
 SCRIPTS = sorted((ROOT / "experiments").rglob("*.py"))
 PAGES = [*TEXTS, *sorted(CONF.rglob("*.yaml"))]
-OTHERS = ("predict", "report", "doctor")  # programs whose whole command Hydra checks
+OTHERS = ("predict", "serve", "report", "doctor")  # programs whose whole command Hydra checks
 EXTRAS = ("hydra/launcher=", "sweep=search")  # packages that tests do without
 ANY = {"model=<any>": "model=mae_small", "dataset=<any>": "dataset=synthetic"}
 PLACES = ("resume=", "hydra.")  # words that say where a run lies

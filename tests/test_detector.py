@@ -1,8 +1,10 @@
 import json
 import pickle
 import shutil
+import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from makers import fake_mvtec
 from PIL import Image
+from pytorch_lightning import LightningModule
 from readers import table
 
 from adlight import train
@@ -298,7 +301,7 @@ def test_thresholds_of_a_detector_are_its_own(detector):
 
 
 def test_loads_for_scoring_only(run, detector):
-    assert detector.module.objective is None and not detector.module.training
+    assert not isinstance(detector.module, LightningModule) and not detector.module.training
     assert not any(parameter.requires_grad for parameter in detector.module.parameters())
     last = Detector.load(run, ckpt="last", device="cpu")
     assert Detector.load(run, ckpt=run / "checkpoints" / "last.ckpt", device="cpu").threshold == last.threshold
@@ -382,3 +385,28 @@ def test_bad_arguments(run, tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             Detector.load(**arguments)
+
+
+def test_nothing_of_a_training_is_imported(run, rows):
+    program = (
+        "import sys; from adlight import Detector\n"
+        "heavy = {'torch', 'pandas', 'matplotlib', 'kornia'} & {*sys.modules}\n"
+        "found = Detector.load(sys.argv[1], device='cpu')(sys.argv[2])[0]\n"
+        "print(repr(found.score), *heavy, *({'pytorch_lightning', 'hydra', 'torchmetrics', 'wandb'} & {*sys.modules}))"
+    )
+    words = [sys.executable, "-c", program, str(run), rows[0]["path"]]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [repr(Detector.load(run, device="cpu")(rows[0]["path"])[0].score)]
+
+
+def test_threads_may_share_a_detector(detector, rows):
+    paths = [row["path"] for row in rows] * 4
+    alone = [detector(path)[0] for path in paths[: len(rows)]] * 4
+    before = torch.get_float32_matmul_precision()
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda path: detector(path)[0], paths))
+    for one, other in zip(found, alone, strict=True):
+        assert one.score == other.score and one.boxes == other.boxes
+        assert np.array_equal(one.anomaly_map, other.anomaly_map)
+    assert torch.get_float32_matmul_precision() == before

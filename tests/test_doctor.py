@@ -54,8 +54,15 @@ def test_what_the_held_out_images_can_promise(ask, tmp_path):
         code, _, printed = ask(*MVTEC, word)
         (line,) = (line for line in printed.splitlines() if line.startswith("thresholds of bottle"))
         assert code == 0 and all(part in line for part in parts), line
-    code, _, printed = ask(*MVTEC, "calibration.image=fpr:2")
-    assert code == 2 and "calibration.image" in printed
+
+
+@pytest.mark.parametrize(
+    "word", ["calibration.image=fpr:2", "seed=-1", "dataset.keep_shape=no", "dataset.train_limit=0", "dataset.rot=x"]
+)
+def test_a_bad_setting_is_told_before_anything_is_read(ask, word):
+    code, _, printed = ask(*MVTEC, word)
+    key = word.partition("=")[0].rpartition(".")[2]
+    assert code == 2 and key in printed and "this machine" not in printed
 
 
 def damage(bottle):

@@ -17,7 +17,8 @@ from adlight.data.frames import Frame, is_content
 from adlight.data.images import read_image
 from adlight.detection.inference import make_batch
 from adlight.detector import Detector
-from adlight.mae.objective import ReconstructionLoss
+from adlight.runs.config import instantiate_node
+from adlight.runs.folder import RunFolder
 
 FRAME = 32, 64
 SHAPES = ((100, 200), (100, 100), (200, 100))  # heights and widths
@@ -132,12 +133,12 @@ def test_what_lies_in_the_padding_changes_nothing(detector, name):
     assert torch.equal(first["pixel"] * ~content, torch.zeros(3, *FRAME))
 
 
-def test_a_training_step_sees_no_padding(detector):
-    module, size = detector("mae_small").module, torch.tensor(INSIDE)
+def test_a_training_step_sees_no_padding(runs):
+    config = RunFolder(runs("mae_small")).config()
+    config.model.objective.lpips = 0
+    module, size = instantiate_node(config.model), torch.tensor(INSIDE)
     image = torch.rand(3, 3, *FRAME, generator=torch.manual_seed(0))
     other = torch.where(is_content(size, image[:, 0])[:, None], image, 0)
-    module.objective = ReconstructionLoss(lpips=0)
-    module.network.requires_grad_(True)
     module._trainer = SimpleNamespace(fit_loop=SimpleNamespace(total_batch_idx=0), global_rank=0)
     module.log = lambda *_, **__: None
     gradients = []

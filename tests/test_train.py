@@ -158,12 +158,14 @@ def test_without_callbacks_the_numbers_stay(adlight, tiny_run):
     assert adlight("train", f"resume={bare}").code == 0 and numbers(bare) == numbers(run)
 
 
-def test_ckpt_chooses_what_is_tested(adlight, tiny_run):
+def test_ckpt_chooses_what_is_tested(adlight):
     run = adlight.train(*adlight.quick, "ckpt=last")
     assert json.loads((run / "metrics.json").read_text())["checkpoint"].endswith("last.ckpt")
-    other = tiny_run[0] / "checkpoints" / "best.ckpt"
-    run = adlight.train(*adlight.quick, "trainer.max_epochs=1", f"ckpt={other}")
-    assert (run / "predictions.csv").read_bytes() == (tiny_run[0] / "predictions.csv").read_bytes()
+
+
+def test_a_training_tests_no_other_run_s_weights(adlight, tiny_run):
+    outcome = adlight("train", *adlight.quick, f"ckpt={tiny_run[0]}/checkpoints/best.ckpt")
+    assert outcome.code == 2 and "ckpt=" in outcome.err and "adlight.evaluate" in outcome.err
 
 
 def test_resume_with_more_epochs_continues_the_numbering(adlight, tiny_run):

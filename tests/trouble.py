@@ -1,4 +1,4 @@
-"""Callbacks that break, hold or stop a training, for commands in processes of their own."""
+"""Callbacks that break, hold or stop a training, for commands in processes of their own; and what is none."""
 
 import os
 import time
@@ -43,3 +43,13 @@ class Bug(pl.Callback):
 
     def add_one(self, number):
         return number + 1
+
+
+def make_text(**settings) -> str:
+    """Makes no callback, and says so."""
+    return "text"
+
+
+def make_something(**settings):
+    """Makes no callback either."""
+    return settings

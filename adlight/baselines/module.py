@@ -1,56 +1,21 @@
 """Baselines as detectors: one epoch collects the training images, its end fits them; the rest is as for all."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from copy import deepcopy
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import NonNegativeFloat
-from torch import Tensor, nn
+from torch import Tensor
 
+from adlight.baselines.detector import BaselineDetector, ResidualScorer
 from adlight.baselines.networks import PCA, NearestNeighbours
 from adlight.detection.crossfitting import advise_folds, fetch, fewest, split_folds
-from adlight.detection.maps import ReconstructionError, Reduction, Score
 from adlight.detection.module import AnomalyModule
-from adlight.settings import Built, PositiveShare, checked
+from adlight.settings import Built, checked
 from adlight.types import Batch, Scores
 
 
-class ResidualScorer:
-    """Score images by their distance, and pixels by their difference, to the closest image that a baseline can make.
-
-    Args:
-        score: error of a pixel, see `ReconstructionError`.
-        reduce: image score: `distance`, as the network measures it; or `mean`, `max` or `topk` of the map.
-        smoothing, topk: see `ReconstructionError`.
-
-    Raises:
-        ValueError: an unknown name, or a number out of range.
-    """
-
-    @checked
-    def __init__(
-        self,
-        score: Score = "mse",
-        reduce: Literal["distance"] | Reduction = "distance",
-        smoothing: NonNegativeFloat = 1.0,
-        topk: PositiveShare = 0.01,
-    ) -> None:
-        self.by_distance = reduce == "distance"
-        self.error = ReconstructionError(score, "mean" if reduce == "distance" else reduce, smoothing, topk)
-
-    @torch.no_grad()
-    def __call__(
-        self, network: Callable[..., tuple[Tensor, Tensor]], image: Tensor, size: Tensor | None = None
-    ) -> Scores:
-        """Score images (B, C, H, W) in [0, 1], padded ones with sizes (B, 2), by closest image and distance to it."""
-        with torch.autocast(image.device.type, enabled=False):  # in bf16 many scores would tie
-            reconstruction, distance = network(image, size)
-        score, pixel = self.error(image, reconstruction, size)  # (B,), (B, H, W)
-        return Scores(image=distance if self.by_distance else score, pixel=pixel, reconstruction=reconstruction)
-
-
-class BaselineModule(AnomalyModule):
+class BaselineModule(BaselineDetector, AnomalyModule):
     """Fit nearest neighbours or principal components to the training images: no gradient, no optimizer.
 
     All processes fit the same images in the same order. A second epoch fits them anew.
@@ -66,10 +31,8 @@ class BaselineModule(AnomalyModule):
         network: Built[NearestNeighbours | PCA],
         scorer: Built[ResidualScorer],
     ) -> None:
-        super().__init__()
+        super().__init__(network, scorer)
         self.automatic_optimization = False
-        self.network, self.scorer = network, scorer
-        self.unused = nn.Parameter(torch.zeros(()))  # DDP refuses a module without parameters
         self.seen: list[tuple[Tensor, ...]] = []  # images, their indices, their sizes where they are padded
 
     def describe(self) -> list[str]:
@@ -126,7 +89,3 @@ class BaselineModule(AnomalyModule):
     def configure_optimizers(self) -> Any:
         """Give none."""
         return []
-
-    def score(self, batch: Batch) -> Scores:
-        """Score a batch."""
-        return self.scorer(self.network, batch["image"], batch.get("size"))

@@ -75,9 +75,8 @@ class NearestNeighbours(nn.Module):
         found = order.topk(min(self.k + SPARE, len(self.bank)), largest=False).indices  # (B, k + SPARE)
         pairs = (image.flatten(1) - _to_unit(self.bank[i]).flatten(1) for i in found.T)  # (B, D) each
         distance = torch.stack([(one if weight is None else one * weight.sqrt()).norm(dim=1) for one in pairs], 1)
-        distance, place = distance.sort(dim=1, stable=True)
-        nearest = found.gather(1, place[:, :1])[:, 0]  # (B,)
-        return _to_unit(self.bank[nearest]), distance[:, : self.k].mean(1)
+        nearest = found.gather(1, distance.argmin(1, keepdim=True))[:, 0]  # (B,)
+        return _to_unit(self.bank[nearest]), distance.topk(self.k, largest=False).values.mean(1)
 
 
 class PCA(nn.Module):

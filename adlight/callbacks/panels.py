@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
-import torch
 from PIL import Image
 from pydantic import PositiveInt
 
@@ -107,12 +106,12 @@ def copy_example(
 ) -> Example:
     """Copy image i of a batch, and all that is said of it, to the CPU."""
     height, width = batch["size"][i].tolist() if "size" in batch else batch["mask"].shape[1:]  # without padding
-    pixel = scores["pixel"][i : i + 1, :height, :width]  # (1, H, W)
-    masks, _ = segment(pixel, [row.prediction.score], [threshold], torch.ones_like(pixel, dtype=torch.bool), min_area)
+    pixel = scores["pixel"][i : i + 1, :height, :width].float().cpu().numpy()  # (1, H, W)
+    masks, _ = segment(pixel, [row.prediction.score], [threshold], np.ones_like(pixel, dtype=bool), min_area)
     prediction = replace(
         row.prediction,
         mask=masks[0],
-        anomaly_map=pixel[0].float().cpu().numpy(),
+        anomaly_map=pixel[0],
         reconstruction=reconstruction_of(scores, slice(i, i + 1))[0, :, :height, :width].float().cpu().numpy(),
     )
     image = (batch["image"][i, :, :height, :width].expand(3, -1, -1).permute(1, 2, 0).clamp(0, 1) * 255).round().byte()

@@ -1,8 +1,10 @@
-"""A training that is no job of a sweep: its log, and why it failed."""
+"""A command that is no job of a sweep: its log, and why it failed."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from adlight.cli.errors import describe, explain
@@ -12,20 +14,21 @@ from adlight.runs.log import copy_output, log_line
 
 
 def run_alone(task: Callable[[DictConfig], Any], config: DictConfig) -> Any:
-    """Run a training, with what it prints in its folder's log, and with why it failed in the folder if it does.
+    """Run a task, with what it prints in its folder's log, and with why it failed in the folder if it does.
 
     A resumed run that fails before anything new is kept stays as it was, but for a line of its log.
     """
-    run = RunFolder(config.run_dir)
+    run = RunFolder(HydraConfig.get().runtime.output_dir)
     before = run.metadata_text()
     with copy_output(run.log):
         try:
             return task(config)
         except Exception as error:
-            log_line(f"error: {describe(error)}")
-            has_begun = not config.resume or run.metadata_text() != before
-            if has_begun and (rank() == 0 or run.failure() is None):  # of several processes the first to fail counts
-                run.write_failure((f"process {rank()}: " if rank() else "") + describe(error))
-            if explain(error) is None:
-                append_traceback(run.log, error)
+            with suppress(OSError):  # of a full disk, which is told on the terminal
+                log_line(f"error: {describe(error)}")
+                has_begun = not config.get("resume") or run.metadata_text() != before
+                if has_begun and (rank() == 0 or run.failure() is None):  # of several processes the first counts
+                    run.write_failure((f"process {rank()}: " if rank() else "") + describe(error))
+                if explain(error) is None:
+                    append_traceback(run.log, error)
             raise

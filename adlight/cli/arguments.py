@@ -9,6 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 
+from adlight.cli.flags import FLAGS_THAT_SHOW, MULTIRUN, mark_overrides, shows_help
 from adlight.cli.mixed import mark_partial_settings
 from adlight.runs.config import CONF, choose_none
 from adlight.runs.find import find_unfinished
@@ -16,24 +17,8 @@ from adlight.runs.folder import RunFolder
 from adlight.runs.sweep_folder import SweepFolder
 from adlight.types import UserError
 
-FLAGS_WITH_VALUES = {"--cfg", "-c", "--info", "-i", "--package", "-p", "--experimental-rerun"}
-FLAGS_WITH_VALUES |= {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp"}
-FLAGS_OF_HELP = {"--help", "-h", "--hydra-help", "--version"}
-FLAGS_THAT_SHOW = FLAGS_OF_HELP | {"--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
-MULTIRUN = ("-m", "--multirun")
 PLACES = ("run", "runs", "images", "resume", "out", "ckpt", "run_dir", "hydra.run.dir", "hydra.sweep.dir")
 OWN_OF_EVALUATE = ("run", "ckpt")  # everything else changes the run's config
-
-
-def mark_overrides(argv: Sequence[str]) -> list[tuple[str, bool]]:
-    """Pair each word with whether it is an override: neither one of Hydra's flags nor the value of one."""
-    pairs = zip(["", *argv], argv, strict=False)
-    return [(word, not word.startswith("-") and before not in FLAGS_WITH_VALUES) for before, word in pairs]
-
-
-def flags_first(argv: Sequence[str]) -> list[str]:
-    """Put flags before overrides, as argparse takes no overrides on both sides of one."""
-    return [word for word, _ in sorted(mark_overrides(argv), key=lambda pair: pair[1])]
 
 
 def refuse_empty_places(argv: Sequence[str]) -> None:
@@ -46,11 +31,6 @@ def refuse_empty_places(argv: Sequence[str]) -> None:
         key, equals, value = word.partition("=")
         if equals and key.lstrip("+") in PLACES and not value.strip("'\" "):
             raise UserError(f"{word} is empty: give {key}=<a path>, or leave it out")
-
-
-def shows_help(argv: Sequence[str]) -> bool:
-    """Tell whether a command line only asks for help."""
-    return not FLAGS_OF_HELP.isdisjoint(argv)
 
 
 def value_of(argv: Sequence[str], key: str) -> str | None:
@@ -113,6 +93,8 @@ def train_arguments(argv: list[str]) -> list[str]:
         return _without_sweep(argv)  # Hydra does one thing at a time
     resume, folder = value_of(argv, "resume"), value_of(argv, "hydra.run.dir")
     multirun = not set(MULTIRUN).isdisjoint(argv) or value_of(argv, "sweep") not in (None, "null")
+    if value_of(argv, "resume_sweep") == "true" and not multirun:
+        raise UserError("resume_sweep=true continues a sweep: repeat its command, with -m or sweep=<name>")
     if resume not in (None, "null"):
         if multirun:
             raise UserError("resume= continues a single run; leave out -m, or continue a sweep with resume_sweep=true")

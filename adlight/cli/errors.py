@@ -3,16 +3,19 @@
 import errno
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
 from adlight.runs.config import CONF
 from adlight.types import UserError, unknown_name
 
-UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NO_MEMORY = "can't allocate memory"  # of a CPU, in torch's words
 EXTRAS = {"optuna": "optuna", "joblib": "joblib", "ray": "ray", "submitit_slurm": "slurm"}  # plugins of Hydra
 NOISE = [
     ".*does not have many workers.*",
@@ -54,12 +57,15 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _explain_config(error)
     if isinstance(error, OSError) and error.strerror is not None:
-        hint = " (hydra.run.dir=<folder> chooses another run folder)" if error.errno in UNWRITABLE else ""
-        return f"{error.filename or _folder()}: {error.strerror}{hint}"
+        hint = "; hydra.run.dir=<folder> chooses another folder" if error.errno in UNWRITABLE | FULL else ""
+        place = error.filename2 or error.filename or _folder()  # of a copy, where to
+        return f"{place}: {error.strerror}{', make room' * (error.errno in FULL)}{hint}"
     if type(error).__name__ == "MisconfigurationException":  # Lightning's word for a bad trainer setting
         return f"trainer: {first_line(error)}"
     if type(error).__name__ == "OutOfMemoryError":
         return f"the device's memory is full: try a smaller dataset.batch_size ({first_line(error)})"
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and NO_MEMORY in str(error)):
+        return f"the memory is full: try a smaller dataset.image_size or dataset.batch_size ({first_line(error)})"
     return None
 
 
@@ -72,9 +78,10 @@ def _full_key(error: InstantiationException) -> str:
 def _explain_refusal(cause: BaseException, node: str) -> str | None:
     """Give one line for a constructor's refusal of settings, or for a missing package."""
     if isinstance(cause, ImportError):
-        return first_line(cause)
+        return f"{node}: {first_line(cause)}" if node else first_line(cause)
     if not isinstance(cause, ValueError):
-        return None
+        # Lightning refuses settings of its Trainer by errors of any type
+        return f"{node}: {first_line(cause)}" if node == "trainer" and isinstance(cause, TypeError) else None
     from adlight.faults import describe_faults
     from adlight.settings import SettingsError  # here and not above: --help must not wait for it
 
@@ -85,7 +92,9 @@ def _explain_refusal(cause: BaseException, node: str) -> str | None:
 
 def _folder() -> str:
     """Name what a command writes to, as a full disk is met where no file is named."""
-    return str(HydraConfig.get().runtime.output_dir) if HydraConfig.initialized() else "a file of the run"
+    config: Any = HydraConfig.instance().cfg
+    keys = ("hydra.runtime.output_dir", "hydra.run.dir") if config is not None else ()  # one is known sooner
+    return next((str(found) for key in keys if (found := OmegaConf.select(config, key))), "a file of the run")
 
 
 def describe(error: BaseException) -> str:
@@ -96,6 +105,8 @@ def describe(error: BaseException) -> str:
 def _explain_config(error: BaseException) -> str:
     """Give one line for an unknown name, a missing value or an override that cannot be read."""
     if isinstance(error, OverrideParseException):
+        if "=" not in str(error.override):
+            return f"{error.override!r} is no setting: write <name>=<value>, such as model=retrieval"
         return (
             f"cannot read the override {error.override!r}: values with any of = # ~ ( ) [ ] {{ }} or spaces need "
             "quotes inside quotes, such as 'dataset.root=\"my folder\"'"
@@ -108,13 +119,17 @@ def _explain_config(error: BaseException) -> str:
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} has no value: give one with {error.full_key}=<value>"
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    if isinstance(cause, InterpolationResolutionError):
+        return f"{cause.full_key}: {first_line(cause)}"
     if isinstance(cause, OmegaConfBaseException) and isinstance(cause.parent_node, DictConfig):
         key, known = str(cause.key), list(map(str, cause.parent_node))
         parent, _, _ = (cause.full_key or key).rpartition(".")
         if not parent and "model" in known:  # groups that leave no key of their name, such as `experiment`
             known += [path.name for path in CONF.iterdir() if path.is_dir()]
         return _unknown(f"setting in {parent}" if parent else "setting", key, known)
-    return first_line(error)
+    line = first_line(error)
+    hint = "; -m makes a run for each of several values, [1,2] is a list" if line.startswith("Ambiguous value") else ""
+    return line + hint
 
 
 def _unknown(kind: str, name: str, known: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from adlight.cli.job import FOLDER
 from adlight.runs.checks import check_settings
 from adlight.runs.files import rank
 from adlight.runs.folder import RunFolder
+from adlight.runs.hydra_folder import SUBFOLDER
 from adlight.runs.occupied import check_free
 from adlight.runs.trust import HERE
 from adlight.types import UserError
@@ -62,6 +63,8 @@ class FolderCallback(Callback):
         if not self.writes and run.path.resolve() == Path.cwd():  # where reports say that they are
             return
         if not config.get("resume"):
+            if self.writes and FOLDER not in os.environ and config.hydra.output_subdir != SUBFOLDER:
+                raise UserError(f"hydra.output_subdir must be {SUBFOLDER}, by which a run is known: leave it out")
             if self.trains:
                 self._check_settings(config)
             if self.trains and run.has_results:

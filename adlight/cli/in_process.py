@@ -15,8 +15,8 @@ from hydra.version import VersionBase
 from omegaconf import DictConfig
 
 from adlight.cli import folders
-from adlight.cli.arguments import mark_overrides
 from adlight.cli.errors import explain, filter_warnings
+from adlight.cli.flags import mark_overrides
 from adlight.cli.job import finish_wandb, needs_own_process, run_command
 from adlight.cli.overrides import add_settings, use_config_dir
 from adlight.runs.config import CONF

@@ -1,5 +1,6 @@
 """What the launchers of conf/hydra/launcher/ need to know of a training, and which settings cannot work with them."""
 
+import os
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
@@ -8,6 +9,8 @@ from adlight.types import UserError
 
 if TYPE_CHECKING:  # it takes seconds: not for --help
     import pytorch_lightning as pl
+
+MOST = 16  # devices of a machine, or processes on its CPU where it has fewer cores
 
 
 def gpus_per_node(accelerator: str, devices: int) -> int | None:
@@ -52,6 +55,8 @@ def check_strategy(trainer: "pl.Trainer", strategy: str) -> None:
     """
     if strategy.endswith(("_spawn", "_fork", "_notebook")):
         raise UserError(f"trainer.strategy={strategy}: use ddp, also in a sweep")
+    if trainer.num_devices > max(MOST, os.cpu_count() or 1):
+        raise UserError(f"trainer.devices={trainer.num_devices}: this machine has not so many")
     environment = getattr(trainer.strategy, "cluster_environment", None)
     if trainer.num_nodes > 1 and not (environment and environment.creates_processes_externally):
         raise UserError("several nodes need Slurm: srun and trainer=slurm, or hydra/launcher=slurm for a sweep")

@@ -18,8 +18,9 @@ import hydra
 from omegaconf import DictConfig
 
 from adlight.cli import folders, sweep
-from adlight.cli.arguments import FLAGS_THAT_SHOW, flags_first, refuse_empty_places
+from adlight.cli.arguments import refuse_empty_places
 from adlight.cli.errors import explain, filter_warnings, interrupted
+from adlight.cli.flags import FLAGS_THAT_SHOW, flags_first, refuse_unknown_flags
 from adlight.cli.job import finish_wandb, note_failure
 from adlight.cli.overrides import use_config_dir
 from adlight.runs.config import CONF, read_yaml
@@ -86,6 +87,7 @@ def _run(program: Callable[[], Any], prepare: Callable[[list[str]], list[str]], 
         if "TORCHELASTIC_RUN_ID" in os.environ:
             raise UserError("start it without torchrun: trainer=ddp starts the other processes itself")
         if "LOCAL_RANK" not in os.environ:  # the other processes of a run are given the words that we ended with
+            refuse_unknown_flags(sys.argv[1:])
             refuse_empty_places(sys.argv[1:])
             sys.argv[1:] = flags_first(prepare(use_config_dir(sys.argv[1:])))
         with sigterm_as_keyboard_interrupt():

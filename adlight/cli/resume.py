@@ -5,9 +5,11 @@ import shlex
 from pathlib import Path
 
 from adlight.cli.arguments import quote
+from adlight.cli.errors import explain
 from adlight.runs.folder import RunFolder
 from adlight.runs.provenance import command_line
 from adlight.runs.sweep_folder import SweepFolder
+from adlight.types import UserError
 
 
 def resume_command(run: RunFolder) -> str:
@@ -20,6 +22,26 @@ def resume_advice(run: RunFolder) -> str:
     if not run.can_resume:
         return f"No epoch was finished, so there is nothing to resume in {run}."
     return f"The state of the last finished epoch is saved. Continue with: {resume_command(run)}"
+
+
+def advise(error: UserError | OSError, run: RunFolder, is_trained: bool, is_job: bool) -> None:
+    """Raise an error again with how to go on, where it came when something was kept.
+
+    Args:
+        error: one that a user can fix: a full disk in the middle of a training, say, or an image that is damaged.
+        run: in which it came.
+        is_trained: whether the training is done.
+        is_job: whether a sweep runs it.
+
+    Raises:
+        UserError: it, with that.
+    """
+    line = explain(error)
+    if line is None or not (is_trained or (isinstance(error, OSError) and run.can_resume)):
+        return
+    kept = "The training is done and kept" if is_trained else "The state of the last finished epoch is saved"
+    then = "then resume the sweep" if is_job else f"then: {resume_command(run)}"
+    raise UserError(f"{line}. {kept}; fix this, {then}") from error
 
 
 def resume_sweep_command(sweep: SweepFolder) -> str:

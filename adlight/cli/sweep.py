@@ -8,7 +8,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from adlight.cli.arguments import value_of
-from adlight.cli.errors import describe
+from adlight.cli.errors import describe, explain
 from adlight.cli.job import OURS
 from adlight.cli.launchers import check_launcher
 from adlight.cli.resume import resume_sweep_command
@@ -34,7 +34,7 @@ class SweepCallback(Callback):
             if config.resume_sweep:
                 requeue_trials(config.hydra.sweeper)
         except Exception as error:  # Hydra would make a warning of it; Optuna and its storage have their own
-            line = str(error) if isinstance(error, UserError) else f"{sweep} cannot be resumed: {describe(error)}"
+            line = explain(error) or f"{sweep} cannot be resumed: {describe(error)}"
             print(f"error: {line}", file=sys.stderr, flush=True)
             sys.exit(2)
         current = sweep

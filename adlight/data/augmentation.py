@@ -1,18 +1,25 @@
 """Augmentation of training images in batches, on the device they are on (article, section 3: crop, rotation, flip)."""
 
-from typing import Annotated, Any
+import math
+from typing import Annotated
 
-import kornia.augmentation as K
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Generator, Tensor
+from torch.nn.functional import grid_sample
 
 from adlight.data.frames import group_by_size
+from adlight.rng import to_device
 from adlight.settings import PositiveShare, Share, checked
+
+TRIES = 10  # of a crop's area and shape, as in torchvision; where none fits the whole image is kept
+STRETCH = 4 / 3  # at most: of a crop's width against its height, or the other way round
 
 
 class Augmentation:
     """Random rotation, flips and resized crop, drawn for each image; corners are filled from the border.
+
+    Together they are one affine map, so each image is interpolated (bilinearly) once, and not at all by flips alone.
 
     Args:
         crop: smallest share of the area that a crop keeps; 1 = no crop.
@@ -29,16 +36,8 @@ class Augmentation:
         horizontal_flip: Share = 0.5,
         vertical_flip: Share = 0.0,
     ) -> None:
-        steps: list[Any] = []
-        if rotation > 0:
-            steps.append(K.RandomAffine(degrees=rotation, padding_mode="border", p=1.0))
-        if horizontal_flip > 0:
-            steps.append(K.RandomHorizontalFlip(p=horizontal_flip))
-        if vertical_flip > 0:
-            steps.append(K.RandomVerticalFlip(p=vertical_flip))
-        self.crop = crop
-        self.steps = steps
-        self.pipelines: dict[torch.Size, K.AugmentationSequential] = {}
+        self.crop, self.rotation = crop, rotation
+        self.flips = torch.tensor([horizontal_flip, vertical_flip])
 
     def __call__(self, image: Tensor, seed: int, size: Tensor | None = None) -> Tensor:
         """Augment (B, C, H, W) in [0, 1]; determined by the seed; torch's own state is left alone.
@@ -48,25 +47,67 @@ class Augmentation:
             seed: of all draws.
             size: (B, 2), height and width of images that are padded; the padding stays.
         """
-        with torch.random.fork_rng(devices=[]):  # kornia draws its parameters on the CPU
-            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs too, for good
-            if size is None:
-                return self._pipeline(image.shape[-2:])(image)
-            image = image.clone()
-            for rows, height, width in group_by_size(size):
-                pipeline = self._pipeline(torch.Size((height, width)))
-                image[rows, :, :height, :width] = pipeline(image[rows, :, :height, :width])
-            return image
+        drawn = to_device(self._draw(len(image), Generator().manual_seed(seed)), image.device)  # (B, 5)
+        if size is None:
+            return self._apply(image, drawn)
+        image = image.clone()
+        for rows, height, width in group_by_size(size):
+            image[rows, :, :height, :width] = self._apply(image[rows, :, :height, :width], drawn[rows])
+        return image
 
-    def _pipeline(self, size: torch.Size) -> K.AugmentationSequential:
-        if size not in self.pipelines:
-            self.pipelines[size] = K.AugmentationSequential(*self.steps, *self._crop(size), data_keys=["input"])
-        return self.pipelines[size]
+    def _draw(self, count: int, rng: Generator) -> Tensor:
+        """Draw each image's angle, scale (x, y; negative: flipped) and offset (x, y); its sides are 2. -> (B, 5)."""
+        angle = (2 * torch.rand(count, 1, generator=rng) - 1) * math.radians(self.rotation)
+        sign = 1.0 - 2 * (torch.rand(count, 2, generator=rng) < self.flips).float()
+        extent = draw_crops(count, self.crop, rng)
+        center = (1 - extent) * (2 * torch.rand(count, 2, generator=rng) - 1)
+        return torch.cat([angle, sign * extent, sign * center], 1)
 
-    def _crop(self, size: torch.Size) -> list[Any]:
-        """Crop to about the shape of the image, whatever that is."""
-        if self.crop >= 1:
-            return []
-        (height, width), shape = size, size[1] / size[0]
-        scale, ratio = (self.crop, 1.0), (3 / 4 * shape, 4 / 3 * shape)
-        return [K.RandomResizedCrop((height, width), scale=scale, ratio=ratio, p=1.0)]
+    def _apply(self, image: Tensor, drawn: Tensor) -> Tensor:
+        if self.crop < 1 or self.rotation > 0:
+            return grid_sample(image, source_of(drawn, *image.shape[-2:]), padding_mode="border", align_corners=False)
+        for axis, sign in ((3, drawn[:, 1]), (2, drawn[:, 2])):
+            image = torch.where(sign[:, None, None, None] < 0, image.flip(axis), image)
+        return image
+
+
+def draw_crops(count: int, smallest: float, rng: Generator) -> Tensor:
+    """Draw the shares of width and height that crops keep, as torchvision's `RandomResizedCrop` does.
+
+    Area and shape are drawn uniformly, the shape on a logarithmic scale, until the crop fits into the image.
+
+    Args:
+        count: how many crops.
+        smallest: share of the area.
+        rng: on the CPU.
+
+    Returns:
+        (count, 2) in (0, 1].
+    """
+    area = smallest + (1 - smallest) * torch.rand(count, TRIES, generator=rng)
+    shape = ((2 * torch.rand(count, TRIES, generator=rng) - 1) * math.log(STRETCH)).exp()
+    extent = torch.stack([area * shape, area / shape], -1).sqrt()  # (count, TRIES, 2)
+    fits = (extent <= 1).all(-1)
+    first = extent[torch.arange(count), fits.int().argmax(1)]  # (count, 2)
+    return torch.where(fits.any(1, keepdim=True), first, 1.0)
+
+
+def source_of(drawn: Tensor, height: int, width: int) -> Tensor:
+    """Find where each pixel of the result comes from: crop, then flips, then rotation, undone in this order.
+
+    Args:
+        drawn: (B, 5) angle, scale and offset.
+        height: in pixels.
+        width: in pixels.
+
+    Returns:
+        (B, H, W, 2) x and y as `grid_sample` has them, from -1 to 1 over the image.
+    """
+    x, y = ((2 * torch.arange(side, device=drawn.device) + 1) / side - 1 for side in (width, height))
+    angle, scale_x, scale_y, offset_x, offset_y = drawn.T[:, :, None]  # (B, 1) each
+    x, y = offset_x + scale_x * x, offset_y + scale_y * y  # (B, W), (B, H)
+    cos, sin, shape = angle.cos(), angle.sin(), height / width
+    grid = drawn.new_empty(len(drawn), height, width, 2)
+    torch.add((cos * x)[:, None, :], (-sin * shape * y)[:, :, None], out=grid[..., 0])
+    torch.add((sin / shape * x)[:, None, :], (cos * y)[:, :, None], out=grid[..., 1])
+    return grid

@@ -60,7 +60,7 @@ class AnomalyDataModule(pl.LightningDataModule):
         batch_size: PositiveInt = 16,
         eval_batch_size: PositiveInt = 32,
         val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1,
-        val_defects: PositiveInt = 1,
+        val_defects: Annotated[int, Field(ge=1, le=1000)] = 1,
         seed: Seed = 0,
         augmentation: Built[Augmentation] | None = None,
         cache_gb: NonNegativeFloat = 8.0,

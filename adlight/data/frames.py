@@ -105,6 +105,17 @@ def is_content(size: "Tensor | None", pixel: "Tensor") -> "Tensor":
     return (place < size[:, None, None]).all(-1)
 
 
+def find_content(size: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
+    """Say which pixels are no padding. (B, 2) heights and widths, or None where nothing is padded -> `shape` (B, H, W).
+
+    As `is_content`, for arrays.
+    """
+    if size is None:
+        return np.ones(shape, dtype=bool)
+    row, column = np.indices(shape[1:])
+    return (row < size[:, :1, None]) & (column < size[:, 1:, None])
+
+
 def group_by_size(size: "Tensor") -> "Iterator[tuple[Tensor, int, int]]":
     """Group images of one size, so that no padding has to be looked at. (B, 2) -> (rows, height, width) each."""
     sizes, group = size.unique(dim=0, return_inverse=True)

@@ -2,21 +2,20 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+import numpy as np
 
-from adlight.data.datamodule import AnomalyDataModule
-from adlight.data.dataset import CachedImageDataset
 from adlight.metrics.thresholds import Calibration
 from adlight.types import UserError, unknown_name
 
+if TYPE_CHECKING:  # torch takes seconds, and most detectors know a category by its name
+    from torch import Tensor
+
+    from adlight.data.datamodule import AnomalyDataModule
+
 AUTO, POOLED = "auto", "pooled"  # a category of that name comes first
-GRID = 32  # side of the thumbnail that is described
 SHRINKAGE = 0.01  # added to the covariance's diagonal, as a share of its mean
-IMAGES = 200  # of a category that are looked at, evenly spaced
 
 
 class CategoryClassifier:
@@ -32,11 +31,11 @@ class CategoryClassifier:
 
     def __init__(self) -> None:
         self.names: list[str] = []
-        self.weight = self.bias = torch.empty(0)  # (K, D), (K,) float64
+        self.weight = self.bias = np.empty(0)  # (K, D), (K,) float64
         self.accuracy, self.num_normals = 0.0, 0
         self.fitted_to: AnomalyDataModule | None = None
 
-    def fit(self, data: AnomalyDataModule) -> None:
+    def fit(self, data: "AnomalyDataModule") -> None:
         """Learn the categories of a data module's training images, and count how often held-out ones are told right.
 
         Done once per data module; nothing is to be learned of a single category.
@@ -48,25 +47,31 @@ class CategoryClassifier:
         if len(self.names) < 2:
             self.names = []
             return
+        import torch
+
+        from adlight.detection.thumbnails import describe_split
+
         with torch.inference_mode(False), torch.no_grad():
             data.setup("fit")  # an evaluation has not read the training images
             (x, label), (other, truth) = (
-                _describe_split(data.datasets[split], self.names) for split in ("train", "val")
+                describe_split(data.datasets[split], self.names) for split in ("train", "val")
             )
             mean = torch.stack([x[label == k].mean(0) for k in range(len(self.names))])  # (K, D)
             covariance = (x - mean[label]).T.cov(correction=0)  # (D, D)
             ridge = SHRINKAGE * covariance.diagonal().mean() + 1e-12  # all images may be alike
-            self.weight = torch.linalg.solve(covariance + ridge * torch.eye(x.shape[1], dtype=x.dtype), mean.T).T
-            self.bias = -(self.weight * mean).sum(1) / 2
-            self.accuracy = (self._choose(other) == truth).double().mean().item()
+            weight = torch.linalg.solve(covariance + ridge * torch.eye(x.shape[1], dtype=x.dtype), mean.T).T
+            self.weight, self.bias = weight.numpy(), (-(weight * mean).sum(1) / 2).numpy()
+            self.accuracy = float((self._choose(other) == truth.numpy()).mean())
             self.num_normals = len(truth)
 
-    def __call__(self, image: Tensor, size: Tensor | None = None) -> list[str]:
+    def __call__(self, image: "Tensor", size: "Tensor | None" = None) -> list[str]:
         """Name the category of each image (B, C, H, W) in [0, 1], padded ones with heights and widths (B, 2)."""
+        from adlight.detection.thumbnails import describe_images
+
         return [self.names[k] for k in self._choose(describe_images(image, size)).tolist()]
 
-    def _choose(self, x: Tensor) -> Tensor:
-        return (x @ self.weight.T + self.bias).argmax(1)  # (B, D) -> (B,)
+    def _choose(self, x: "Tensor") -> np.ndarray:
+        return (x.numpy() @ self.weight.T + self.bias).argmax(1)  # (B, D) -> (B,)
 
     def describe(self) -> list[str]:
         """Say how often it is right, in a line if it has learned anything."""
@@ -80,43 +85,9 @@ class CategoryClassifier:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take what was learned from `state_dict`."""
-        self.weight, self.bias = (torch.tensor(state[name], dtype=torch.float64) for name in ("weight", "bias"))
+        self.weight, self.bias = (np.array(state[name], dtype=np.float64) for name in ("weight", "bias"))
         self.names = list(state["names"])
         self.accuracy, self.num_normals = state["accuracy"], state["num_normals"]
-
-
-def describe_images(image: Tensor, size: Tensor | None = None) -> Tensor:
-    """Describe images by where which colours and edges are, and by how many of them there are wherever they are.
-
-    (B, C, H, W) in [0, 1], padded ones with heights and widths (B, 2) -> (B, D) float64 on the CPU.
-    """
-    if size is None:
-        small = F.adaptive_avg_pool2d(image, GRID)  # (B, C, 32, 32)
-    else:
-        parts = zip(image, size.tolist(), strict=True)
-        small = torch.cat([F.adaptive_avg_pool2d(one[None, :, :h, :w], GRID) for one, (h, w) in parts])
-    small = small.double().cpu()
-    grey = small.mean(1)  # (B, 32, 32)
-    edges = [grey.diff(dim=dim).abs() for dim in (1, 2)]
-    places = [F.adaptive_avg_pool2d(small, 8), *(F.adaptive_avg_pool2d(one, 4) for one in edges)]
-    amounts = [_quantiles(one.flatten(-2)) for one in (small, *edges)]
-    return torch.cat([one.flatten(1) for one in (*places, *amounts)], 1)
-
-
-def _quantiles(x: Tensor, count: int = 9) -> Tensor:
-    x = x.sort(-1).values  # (..., N) -> (..., count)
-    return x[..., torch.linspace(0, x.shape[-1] - 1, count).round().long()]
-
-
-def _describe_split(dataset: CachedImageDataset, names: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Describe some images of each category. -> (N, D), and positions in `names` (N,)."""
-    rows = []
-    for name in names:
-        mine = [i for i, record in enumerate(dataset.records) if record.category == name]
-        rows += mine[:: -(-len(mine) // IMAGES)] if mine else []
-    batches = [dataset.__getitems__(rows[start : start + 64]) for start in range(0, len(rows), 64)]
-    x = torch.cat([describe_images(one["image"].float() / 255, one.get("size")) for one in batches])
-    return x, torch.tensor([names.index(dataset.records[i].category) for i in rows])
 
 
 class CategoryRule:
@@ -178,15 +149,19 @@ class CategoryRule:
             f"{auto} or category={POOLED} (thresholds of all together), or name the image's folder after its category"
         )
 
-    def __call__(self, paths: Sequence[Path | None], image: Tensor, size: Tensor | None) -> list[str | None]:
-        """Find the categories of images (B, C, H, W) in [0, 1], padded ones with heights and widths (B, 2).
+    def __call__(self, paths: Sequence[Path | None], pixels: np.ndarray, size: np.ndarray | None) -> list[str | None]:
+        """Find the categories of images (B, C, H, W) uint8, padded ones with heights and widths (B, 2).
 
         Raises:
             UserError: one cannot be known, or looks like a category that has no thresholds.
         """
         if not self.by_looks or not self.is_decisive:
             return [self.of_path(path) for path in paths]
-        found = self.classifier(image, size)
+        import torch
+
+        found = self.classifier(
+            torch.from_numpy(pixels).float() / 255, None if size is None else torch.from_numpy(size)
+        )
         for path, name in zip(paths, found, strict=True):
             if name not in self.known:
                 raise UserError(f"{path or 'an image'} looks like {name}, of which no normal image was validated")

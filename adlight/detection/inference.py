@@ -2,14 +2,46 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from adlight.types import Batch, UserError
+from adlight.types import Batch, ScoredImages, UserError, reconstruction_of
+
+if TYPE_CHECKING:
+    from adlight.detection.detector import AnomalyDetector
 
 AUTOCAST = {"32-true": None, "16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}  # None: no autocast
 SHORT = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
+
+
+class ModuleScorer:
+    """Scores pixels by a module; threads may share one, they score one after the other.
+
+    Args:
+        module: with its weights.
+        precision: the trainer's.
+        device: where to compute.
+
+    Raises:
+        UserError: an unknown precision.
+    """
+
+    def __init__(self, module: "AnomalyDetector", precision: str, device: str | torch.device) -> None:
+        self.device, self.autocast = torch.device(device), autocast_dtype(precision)
+        self.module = module.eval().requires_grad_(False).to(self.device)
+        self.lock = Lock()  # a backbone keeps its layers' outputs for a moment
+
+    def __call__(self, pixels: np.ndarray, size: np.ndarray | None, reconstruct: bool = False) -> ScoredImages:
+        """Score images (B, C, H, W) uint8, padded ones with heights and widths (B, 2)."""
+        with self.lock, inference(self.device, self.autocast):
+            image = torch.from_numpy(pixels).to(self.device)
+            scores = self.module.score(make_batch(image, None if size is None else torch.from_numpy(size)))
+            shown = reconstruction_of(scores).float().cpu().numpy() if reconstruct else None
+            return ScoredImages(scores["image"].double().cpu().numpy(), scores["pixel"].float().cpu().numpy(), shown)
 
 
 def autocast_dtype(precision: str) -> torch.dtype | None:
@@ -24,21 +56,53 @@ def autocast_dtype(precision: str) -> torch.dtype | None:
     return AUTOCAST[precision]
 
 
+class _TensorFloat32:
+    """Allows TF32 on GPUs, as `train.build` does, until the last of several threads is done."""
+
+    def __init__(self) -> None:
+        self.lock, self.users, self.before = Lock(), 0, "highest"
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self.lock:
+            if not self.users:
+                self.before = torch.get_float32_matmul_precision()
+                torch.set_float32_matmul_precision("high")
+            self.users += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.users -= 1
+                if not self.users:
+                    torch.set_float32_matmul_precision(self.before)
+
+
+tensor_float_32 = _TensorFloat32()  # the setting is the process's
+
+
 @contextmanager
 def inference(device: torch.device, autocast: torch.dtype | None) -> Iterator[None]:
     """Compute without gradients, as a trainer of this precision does; global settings are restored afterwards."""
-    matmul = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")  # TF32 on GPUs, as `train.build` sets it
-    try:
-        with torch.inference_mode(), torch.autocast(device.type, autocast, enabled=autocast is not None):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(matmul)
+    with (
+        tensor_float_32(),
+        torch.inference_mode(),
+        torch.autocast(device.type, autocast, enabled=autocast is not None),
+    ):
+        yield
+
+
+@contextmanager
+def exactly(device: torch.device) -> Iterator[None]:
+    """Compute without gradients, in the precision that the tensors have."""
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        yield
 
 
 def make_batch(image: Tensor, size: Tensor | None = None) -> Batch:
     """Make a batch of images (B, C, H, W) uint8 of which nothing else is known but, if padded, their `size` (B, 2)."""
-    zeros, mask = image.new_zeros(len(image), dtype=torch.long), torch.zeros_like(image[:, 0], dtype=torch.bool)
+    zeros = image.new_zeros(image.shape[0], dtype=torch.long)  # len() would make it a constant of an exported graph
+    mask = torch.zeros_like(image[:, 0], dtype=torch.bool)
     batch = Batch(image=image.float() / 255, label=zeros, mask=mask, index=zeros, category=zeros)
     return batch if size is None else Batch(**batch, size=size.to(image.device))
 

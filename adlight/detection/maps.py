@@ -36,7 +36,7 @@ def msgms_map(x: Tensor, y: Tensor, scales: int = 4, c: float = 0.0026) -> Tenso
     interpolated to full size and averaged.
     """
     size = x.shape[-2:]
-    total = torch.zeros(len(x), *size, dtype=x.dtype, device=x.device)
+    total = x.new_zeros(x.shape[0], *size)
     count = 0
     for _ in range(scales):
         gx, gy = gradient_magnitude(x), gradient_magnitude(y)  # (B, H', W')

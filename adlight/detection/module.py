@@ -9,13 +9,12 @@ from torch import Tensor
 
 from adlight.data.datamodule import AnomalyDataModule
 from adlight.data.frames import is_content
-from adlight.detection.categories import CategoryClassifier
+from adlight.detection.detector import AnomalyDetector
 from adlight.detection.gathering import ScoredImage, TestedImage, gather_rows
 from adlight.detection.optimization import diverged
 from adlight.detection.regions import bounding_boxes, segment
 from adlight.metrics.pixel import PixelHistogram
 from adlight.metrics.results import Results, mean_auroc, refuse_non_finite, summarize
-from adlight.metrics.thresholds import Calibration
 from adlight.types import Batch, Prediction, Scores, UserError
 
 
@@ -26,8 +25,8 @@ class Pretrained(NamedTuple):
     prefix: str  # of the tensors' names
 
 
-class AnomalyModule(pl.LightningModule):
-    """Base of the detectors. A subclass writes `training_step`, `configure_optimizers` and `score`.
+class AnomalyModule(AnomalyDetector, pl.LightningModule):
+    """Base of the trainings of detectors. A subclass writes `training_step`, `configure_optimizers` and `score`.
 
     Validation calibrates: thresholds are set from the scores of held-out normal images and of their pixels; a
     checkpoint carries them with the categories' names. `val/auroc` compares those normals with copies that have
@@ -35,8 +34,6 @@ class AnomalyModule(pl.LightningModule):
     nothing.
 
     Attributes:
-        calibration: methods of calibration, and the thresholds found.
-        classifier: tells the categories of its training apart.
         validation_scores: of this process's images, during a validation.
         predictions: of the test images; after a test those of all processes, in the order of the split.
         pixels: the pixel scores of validation normals or test images, one group per category.
@@ -47,16 +44,10 @@ class AnomalyModule(pl.LightningModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self.calibration = Calibration()
-        self.classifier = CategoryClassifier()
         self.validation_scores: list[ScoredImage] = []
         self.predictions: list[TestedImage] = []
         self.pixels = PixelHistogram()
         self.results: Results | None = None
-
-    def score(self, batch: Batch) -> Scores:
-        """Score a batch; an image's scores depend on nothing but the image and the weights."""
-        raise NotImplementedError
 
     def cross_fit(self, folds: int) -> Iterator[tuple[Batch, Scores]]:
         """Score training images, fold by fold, by models fitted to the others; none where fitting takes epochs.
@@ -97,15 +88,6 @@ class AnomalyModule(pl.LightningModule):
     def datamodule(self) -> AnomalyDataModule:
         """The trainer's data module."""
         return cast(Any, self.trainer).datamodule
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """Give the checkpoint what calibration found: a buffer would have to know the number of categories first."""
-        return {**self.calibration.state_dict(), "classifier": self.classifier.state_dict()}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take from a checkpoint what calibration found."""
-        self.calibration.load_state_dict(state)
-        self.classifier.load_state_dict(state["classifier"])
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last validation."""
@@ -181,7 +163,8 @@ class AnomalyModule(pl.LightningModule):
     def _predict(self, batch: Batch, scores: Scores, content: Tensor) -> list[Prediction]:
         used = [self.calibration.of(self.datamodule.categories[i]) for i in batch["category"].tolist()]
         image = scores["image"].tolist()
-        masks, areas = segment(scores["pixel"], image, used, content, self.calibration.min_area)  # (B, H, W), (B,)
+        maps, inside = scores["pixel"].float().cpu().numpy(), content.cpu().numpy()  # (B, H, W) each
+        masks, areas = segment(maps, image, used, inside, self.calibration.min_area)  # (B, H, W), (B,)
         return [
             Prediction(score, own.image, own.pixel, own.source, area, bounding_boxes(mask))
             for score, own, mask, area in zip(image, used, masks, areas, strict=True)

@@ -1,6 +1,7 @@
 """What the trainings share: the course of the learning rate, logged terms, and the stop when a loss diverges."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -38,6 +39,20 @@ def warmup_cosine(step: int, warmup: float, total: int) -> float:
     if step < warmup:
         return (step + 1) / (warmup + 1)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1.0, total - warmup))))
+
+
+def schedule_by_step(module: pl.LightningModule, optimizer: Optimizer, warmup: float) -> dict[str, Any]:
+    """Pair an optimizer with `WarmupCosine` over the steps of the whole training; `warmup` is a share of them."""
+    total = int(module.trainer.estimated_stepping_batches)
+    schedule = WarmupCosine(optimizer, warmup * total, total)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def set_rates(optimizers: Sequence[Optimizer], rates: Sequence[Sequence[float]]) -> None:
+    """Set the groups' learning rates: a resumed run has those of its config, not the checkpoint's."""
+    for optimizer, own in zip(optimizers, rates, strict=True):
+        for group, rate in zip(optimizer.param_groups, own, strict=True):
+            group["lr"] = rate
 
 
 def step_rng(module: pl.LightningModule, purpose: str, seed: int) -> Generator:

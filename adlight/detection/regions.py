@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
-from torch import Tensor
 
 from adlight.metrics.thresholds import Threshold
 from adlight.types import Box
@@ -13,18 +12,22 @@ NEIGHBOURS = np.ones((3, 3))  # regions are 8-connected
 
 
 def segment(
-    pixel: Tensor, score: Sequence[float], thresholds: Sequence[Threshold], content: Tensor, min_area: float = 0.0
+    pixel: np.ndarray,
+    score: Sequence[float],
+    thresholds: Sequence[Threshold],
+    content: np.ndarray,
+    min_area: float = 0.0,
 ) -> tuple[np.ndarray, list[float]]:
     """Mark the regions of anomalous images; a normal one has none. -> masks (B, H, W) bool, shares of the content (B,).
 
     Args:
-        pixel: anomaly maps (B, H, W).
+        pixel: anomaly maps (B, H, W) float32.
         score: of the images.
         thresholds: one an image.
         content: (B, H, W) bool, what is no padding.
         min_area: see `find_regions`.
     """
-    maps, inside = pixel.float().masked_fill(~content, -np.inf).cpu().numpy(), content.sum((1, 2)).tolist()
+    maps, inside = np.where(content, pixel, -np.inf).astype(np.float32), content.sum((1, 2)).tolist()
     masks = np.zeros(maps.shape, dtype=bool)
     for i, (own, value) in enumerate(zip(thresholds, score, strict=True)):
         if value > own.image:

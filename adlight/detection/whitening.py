@@ -79,7 +79,7 @@ class Whitening(nn.Module):
 
 def nearest_center(mean: Tensor, centers: Tensor) -> Tensor:
     """Find the cluster of each image. (B, C), (K, C) -> (B,)."""
-    return torch.cdist(mean.double(), centers.double(), compute_mode="donot_use_mm_for_euclid_dist").argmin(1)
+    return (mean.double()[:, None] - centers.double()).square().sum(2).argmin(1)
 
 
 def k_means(points: Tensor, count: int, *, restarts: int = 10, steps: int = 50, seed: int = 0) -> Tensor:

@@ -82,11 +82,11 @@ class Backbone:
 
     def _extract(self, image: Tensor, frame: torch.Size) -> Tensor:
         few = max(1, int(AT_ONCE // math.prod(self._input_sides(*frame))))
-        if len(image) > few and image.device.type == "cpu":
+        if not torch.compiler.is_exporting() and len(image) > few and image.device.type == "cpu":
             return torch.cat([self._extract(part, frame) for part in image.split(few)])
         with torch.autocast(image.device.type, enabled=False):
-            pixels = self._prepare(image.float(), frame)  # (B, 3, H', W')
-            maps = self._maps(pixels)
+            pixels = self.prepare(image.float(), frame)  # (B, 3, H', W')
+            maps = self.maps(pixels)
             grid = min((one.shape[-2:] for one in maps), key=lambda size: size.numel())
             if self.stride is not None:
                 grid = torch.Size(-(-side // self.stride) for side in pixels.shape[-2:])
@@ -126,7 +126,7 @@ class Backbone:
                 "weights, layers, stride and input_size must be those of the training"
             )
 
-    def _prepare(self, image: Tensor, frame: torch.Size) -> Tensor:
+    def prepare(self, image: Tensor, frame: torch.Size) -> Tensor:
         """Resize, as much as their frame would be, and normalize. (B, 1 or 3, H, W) -> (B, 3, H', W')."""
         scales = [new / old for new, old in zip(self._input_sides(*frame), frame, strict=True)]
         sides = [side * scale for side, scale in zip(image.shape[-2:], scales, strict=True)]
@@ -146,7 +146,7 @@ class Backbone:
         larger = max(1.0, self.min_size / min(height, width))
         return height * larger, width * larger
 
-    def _maps(self, image: Tensor) -> list[Tensor]:
+    def maps(self, image: Tensor) -> list[Tensor]:
         """Run the network. (B, 3, H, W) -> one (B, C_i, h_i, w_i) a layer."""
         self.outputs.clear()
         self.network.forward_features(image)
@@ -183,7 +183,7 @@ class Backbone:
             )
             for name, module in self.network.named_modules()
         ]
-        self._maps(torch.zeros(1, 3, *self._probe_size()))
+        self.maps(torch.zeros(1, 3, *self._probe_size()))
         for handle in handles:
             handle.remove()
         needed = {"", *(name for ended, name in calls if not ended)}

@@ -1,7 +1,6 @@
 """What is fitted to features without epochs, and how cells become scores: of a detector, and of those of its folds."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -9,10 +8,10 @@ import torch
 from torch import Tensor
 
 from adlight.detection.crossfitting import advise_folds, fetch, fewest, split_folds
+from adlight.detection.inference import exactly
 from adlight.detection.whitening import k_means
 from adlight.features.predictor import Predictor, TrainingCells, channel_statistics, image_means, standardize
-from adlight.features.residuals import ResidualMap
-from adlight.features.scorer import CellScorer
+from adlight.features.scorer import score_cells
 from adlight.types import Batch, Scores
 
 if TYPE_CHECKING:
@@ -24,13 +23,6 @@ class Fitted(NamedTuple):
 
     cells: TrainingCells
     centers: Tensor  # (K, C) of clusters of images
-
-
-@contextmanager
-def exactly(device: torch.device) -> Iterator[None]:
-    """Compute without gradients, in the precision that the tensors have."""
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        yield
 
 
 def fit_cells(features: Tensor, predictors: Iterable[Predictor], clusters: int, device: torch.device) -> Fitted:
@@ -48,32 +40,6 @@ def fit_cells(features: Tensor, predictors: Iterable[Predictor], clusters: int, 
     for predictor in predictors:
         predictor.fit(cells)
     return Fitted(cells, centers)
-
-
-def score_cells(
-    cells: Tensor,
-    predictors: Mapping[str, Predictor],
-    residual_map: ResidualMap,
-    scorer: CellScorer,
-    batch: Batch,
-    fold: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Score images by their cells. (B, h, w, C) -> images (B,), pixels (B, H, W), the first predictor's residuals.
-
-    Args:
-        cells: standardized.
-        predictors: by name.
-        residual_map: measures their residuals.
-        scorer: from cells to images and pixels.
-        batch: the images.
-        fold: (B,) of held-out images, see `ResidualMap.forward`.
-    """
-    residuals = {name: one.residual(cells) for name, one in predictors.items()}
-    maps = residual_map(cells, residuals, fold)  # (B, h, w)
-    score, pixel = scorer(maps, batch["image"].shape[-2:], batch.get("size"))  # (B,), (B, H, W)
-    (first, predictor), *others = predictors.items()
-    own = None if others else predictor.image_score(cells, maps)
-    return score if own is None else own, pixel, residuals[first]
 
 
 def check_members(module: "FeatureModule", folds: int) -> None:

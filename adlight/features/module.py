@@ -1,29 +1,29 @@
 """Detectors in feature space: cells of normal images are predicted, and what is mispredicted is anomalous."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from adlight.detection.inference import exactly
 from adlight.detection.module import AnomalyModule
-from adlight.detection.optimization import WarmupCosine, log_terms, step_rng, stop_if_diverged
+from adlight.detection.optimization import log_terms, schedule_by_step, step_rng, stop_if_diverged
 from adlight.features.backbones import Backbone
 from adlight.features.cache import FeatureCache
-from adlight.features.fitting import check_members, cross_fit, exactly, fit_cells, held_out_cells, score_cells
+from adlight.features.detector import FeatureDetector
+from adlight.features.fitting import check_members, cross_fit, fit_cells, held_out_cells
 from adlight.features.optimizer import parameter_groups
-from adlight.features.pictures import PatchPictures
-from adlight.features.predictor import Predictor, TrainingCells, choose, standardize
-from adlight.features.residuals import ResidualMap
+from adlight.features.predictor import Predictor, TrainingCells, standardize
 from adlight.features.scorer import CellScorer
 from adlight.features.splits import SplitFeatures, folds_of, images_of
 from adlight.settings import Built, PathName, Share, checked
 from adlight.types import Batch, Scores
 
 
-class FeatureModule(AnomalyModule):
+class FeatureModule(FeatureDetector, AnomalyModule):
     """Predicts the feature map of a frozen backbone, cell by cell, with one predictor or several.
 
     What is not trained by gradient is fitted before the first epoch. Every validation measures the residuals of the
@@ -48,8 +48,6 @@ class FeatureModule(AnomalyModule):
         UserError: a member that there is not.
     """
 
-    mean: Tensor
-    std: Tensor
     centers: Tensor
 
     @checked
@@ -67,43 +65,19 @@ class FeatureModule(AnomalyModule):
         clip: PositiveFloat = 1.0,
         members: Annotated[Sequence[str], Field(min_length=1)] | None = None,
     ) -> None:
-        super().__init__()
-        channels = backbone.channels
-        made = {name: predictors[name](channels=channels) for name in choose(predictors, members)}
-        self.backbone, self.predictors, self.scorer = backbone, nn.ModuleDict(made), scorer
-        self.automatic_optimization = any(one.trained for one in made.values())
+        super().__init__(backbone, predictors, scorer, members)
+        self.automatic_optimization = any(one.trained for one in self.members.values())
         if self.automatic_optimization and optimizer is None:
             raise ValueError("optimizer is missing, and a predictor is trained by gradient")
         self.optimizer, self.warmup, self.clip = optimizer, warmup, clip
         self.clusters, self.num_folds, self.training_residuals = clusters, folds, training_residuals
-        self.residual_map = ResidualMap(made, channels)
-        self.pictures = PatchPictures(channels)
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("std", torch.ones(channels))
-        self.register_buffer("centers", torch.empty(0, channels))
-        self.unused = nn.Parameter(torch.zeros(()))  # DDP refuses a module without parameters
         self.splits = SplitFeatures(FeatureCache(backbone, cache))
         self.split: str | None = None  # whose cached features are scored
-
-    @property
-    def members(self) -> dict[str, Predictor]:
-        """The predictors in use, by name."""
-        return cast(dict[str, Predictor], dict(self.predictors.items()))
 
     def describe(self) -> list[str]:
         """Name the backbone, and say what was fitted or trained."""
         parts = "; ".join(one.summary() for one in self.members.values())
         return [f"features: {self.backbone.name} ({', '.join(self.backbone.layers)}); {parts}"]
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """Give the thresholds and, in the place of its weights, the backbone's fingerprint."""
-        return {**super().get_extra_state(), "backbone": self.backbone.fingerprint}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take the thresholds; refuse a checkpoint of another backbone."""
-        rest = dict(state)
-        self.backbone.check_fingerprint(rest.pop("backbone", None))
-        super().set_extra_state(rest)
 
     def on_fit_start(self) -> None:
         """Fit what is not trained: statistics of channels, clusters of images, memories."""
@@ -140,10 +114,7 @@ class FeatureModule(AnomalyModule):
         if self.optimizer is None or not self.automatic_optimization:
             return []
         trained = [one for one in self.members.values() if one.trained]
-        optimizer = self.optimizer(parameter_groups(trained, self.unused))
-        total = int(self.trainer.estimated_stepping_batches)
-        schedule = WarmupCosine(optimizer, self.warmup * total, total)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return schedule_by_step(self, self.optimizer(parameter_groups(trained, self.unused)), self.warmup)
 
     def on_validation_epoch_start(self) -> None:
         """Measure the residuals of the held-out normal images, fold by fold."""
@@ -173,20 +144,14 @@ class FeatureModule(AnomalyModule):
         self.split = None
 
     def score(self, batch: Batch) -> Scores:
-        """Score a batch."""
-        image, size = batch["image"], batch.get("size")
-        with exactly(image.device):
-            index = batch["index"].cpu()
-            known = self.features(self.split)[index].to(image.device) if self.split else None  # (B, h, w, C)
-            cells = standardize(self.backbone(image, size) if known is None else known, self.mean, self.std)
+        """Score a batch; a validation or test reads its features from the cache."""
+        if self.split is None:
+            return super().score(batch)
+        index = batch["index"].cpu()
+        with exactly(batch["image"].device):
+            known = self.features(self.split)[index].to(batch["image"].device)  # (B, h, w, C)
             fold = self.fold_of[index] if self.split == "val" else None
-            score, pixel, residual = score_cells(cells, self.members, self.residual_map, self.scorer, batch, fold)
-            expected = cells - residual  # (B, h, w, C)
-
-        def show(rows: slice) -> Tensor:  # only when asked for: a fifth of the time, and few are looked at
-            return self.pictures(expected[rows], image[rows], None if size is None else size[rows])
-
-        return Scores(image=score, pixel=pixel, reconstruction=show)
+            return self.score_features(known, batch, fold)
 
     def cross_fit(self, folds: int) -> Iterator[tuple[Batch, Scores]]:
         """Score the training images by predictors fitted to the other folds; none where one is trained by gradient."""

@@ -3,13 +3,17 @@
 Patches reach half a cell beyond their own on each side and fade out there, so that neighbours blend into one picture.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from adlight.data.frames import group_by_size
-from adlight.features.cache import Images
 from adlight.features.predictor import TrainingCells, content_shape
+
+if TYPE_CHECKING:
+    from adlight.features.cache import Images
 
 SIDE = 16  # pixels of a cell
 
@@ -31,7 +35,7 @@ class PatchPictures(nn.Module):
         self.register_buffer("cells", torch.empty(0, channels, dtype=torch.float16))
         self.register_buffer("patches", torch.empty(0, 3, 2 * SIDE, 2 * SIDE, dtype=torch.uint8))
 
-    def fit(self, cells: TrainingCells, images: Images) -> None:
+    def fit(self, cells: TrainingCells, images: "Images") -> None:
         """Draw cells and cut out their patches."""
         n, height, width = cells.features.shape[:3]
         drawn = torch.randperm(n * height * width, generator=Generator().manual_seed(0))[: self.count].sort().values

@@ -134,6 +134,11 @@ def in_image(cells: Tensor) -> Tensor:
     return ~cells[..., 0].isnan()
 
 
+def is_padded(cells: Tensor) -> bool:
+    """Say whether some images have padding (B, h, w, C); an exported graph only takes images that fill their frame."""
+    return not torch.compiler.is_exporting() and not bool(in_image(cells).all())
+
+
 def content_of(cells: Tensor) -> Tensor:
     """Take the cells that are no padding. (..., C) -> (n, C)."""
     return cells[in_image(cells)]

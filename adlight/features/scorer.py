@@ -1,5 +1,7 @@
 """From scores of cells to scores of images and pixels."""
 
+from collections.abc import Mapping
+
 import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor
@@ -7,8 +9,10 @@ from torch.nn import functional as F
 
 from adlight.data.frames import group_by_size
 from adlight.detection.maps import Reduction, reduce_map, smooth
-from adlight.features.predictor import content_shape
+from adlight.features.predictor import Predictor, content_shape
+from adlight.features.residuals import ResidualMap
 from adlight.settings import PositiveShare, checked
+from adlight.types import Batch
 
 
 class CellScorer:
@@ -53,3 +57,29 @@ class CellScorer:
         image = reduce_map(smooth(cells, self.cell_smoothing), self.reduce, self.topk * shorter / longer)  # (B,)
         pixel = F.interpolate(cells[:, None], frame, mode="bilinear", align_corners=False)[:, 0]  # (B, H, W)
         return image, smooth(pixel, self.smoothing * frame[0] / cells.shape[1])
+
+
+def score_cells(
+    cells: Tensor,
+    predictors: Mapping[str, Predictor],
+    residual_map: ResidualMap,
+    scorer: CellScorer,
+    batch: Batch,
+    fold: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Score images by their cells. (B, h, w, C) -> images (B,), pixels (B, H, W), the first predictor's residuals.
+
+    Args:
+        cells: standardized.
+        predictors: by name.
+        residual_map: measures their residuals.
+        scorer: from cells to images and pixels.
+        batch: the images.
+        fold: (B,) of held-out images, see `ResidualMap.forward`.
+    """
+    residuals = {name: one.residual(cells) for name, one in predictors.items()}
+    maps = residual_map(cells, residuals, fold)  # (B, h, w)
+    score, pixel = scorer(maps, batch["image"].shape[-2:], batch.get("size"))  # (B,), (B, H, W)
+    (first, predictor), *others = predictors.items()
+    own = None if others else predictor.image_score(cells, maps)
+    return score if own is None else own, pixel, residuals[first]

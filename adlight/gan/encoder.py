@@ -7,17 +7,17 @@ from typing import Any, Literal
 
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt
-from torch import Tensor
 from torch.optim import Optimizer
 
 from adlight.detection.gathering import gather_rows
 from adlight.detection.module import AnomalyModule, Pretrained
 from adlight.detection.optimization import log_terms, stop_if_diverged
-from adlight.gan.inversion import Networks, feature_distance
-from adlight.gan.module import AdversarialModule, check_same_sizes
+from adlight.gan.detector import InversionDetector
+from adlight.gan.inversion import feature_distance
+from adlight.gan.module import AdversarialModule
 from adlight.gan.networks import Encoder
 from adlight.gan.optimization import OptimizerFactory, check_precision, make_optimizer, optimizer_step
-from adlight.gan.scorer import TERMS, InversionScorer
+from adlight.gan.scorer import InversionScorer
 from adlight.rng import derive_seed
 from adlight.settings import Built, Seed, Text, checked
 from adlight.types import Batch, Scores
@@ -32,7 +32,7 @@ class ScoredTerms:
     values: list[float]  # (T,)
 
 
-class GANDetector(AnomalyModule):
+class GANDetector(InversionDetector, AnomalyModule):
     """Images that a GAN of normal images cannot show are anomalous.
 
     The GAN is trained first, as `pretraining`; here it is frozen and the encoder learns to invert it. Without an
@@ -56,8 +56,7 @@ class GANDetector(AnomalyModule):
     """
 
     takes_padding = False
-    term_mean: Tensor
-    term_deviation: Tensor
+    gan: AdversarialModule
 
     @checked
     def __init__(
@@ -73,16 +72,13 @@ class GANDetector(AnomalyModule):
         pretrained_gan: Text | None = None,
         seed: Seed = 0,
     ) -> None:
-        super().__init__()
-        check_same_sizes(gan.generator, encoder=encoder)
+        super().__init__(gan, encoder, scorer)
         if scorer.method != "gradient" and (encoder is None or not encoder_epochs):
             raise ValueError(f"method={scorer.method} needs an encoder and encoder_epochs > 0, got {encoder_epochs}")
         self.automatic_optimization = False
-        self.gan, self.encoder, self.scorer, self.pretrained_gan = gan, encoder, scorer, pretrained_gan
+        self.gan, self.pretrained_gan = gan, pretrained_gan
         self.encoder_optimizer, self.encoder_epochs = encoder_optimizer, encoder_epochs if encoder else 0
         self.encoder_images, self.kappa, self.clip, self.seed = encoder_images, kappa, clip, seed
-        self.register_buffer("term_mean", torch.zeros(len(TERMS)))
-        self.register_buffer("term_deviation", torch.ones(len(TERMS)))
         self.terms: list[ScoredTerms] = []
 
     @property
@@ -94,11 +90,6 @@ class GANDetector(AnomalyModule):
     def pretrained(self) -> Pretrained | None:
         """The GAN of another run."""
         return Pretrained(self.pretrained_gan, "gan.") if self.pretrained_gan else None
-
-    @property
-    def networks(self) -> Networks:
-        """What scores: the averaged generator if there is one."""
-        return Networks(self.gan.trained_generator, self.gan.critic, self.encoder)
 
     def describe(self) -> list[str]:
         """Say how long the GAN was trained, and how it is inverted."""
@@ -153,15 +144,9 @@ class GANDetector(AnomalyModule):
         return optimizer
 
     def score(self, batch: Batch) -> Scores:
-        """Score a batch: the thesis's equation, or the standardized mixture."""
-        self.last_terms, scores = self.scorer.terms(self.networks, batch["image"])
-        if self.scorer.score == "mixture":
-            scores["image"] = self.mix(self.last_terms)
+        """Score a batch, and keep its terms for the validation."""
+        self.last_terms, scores = self.score_terms(batch["image"])
         return scores
-
-    def mix(self, terms: Tensor) -> Tensor:
-        """Mix terms (B, T), standardized by the normal validation images. -> (B,)."""
-        return self.scorer.mix(terms, self.term_mean, self.term_deviation)
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last validation."""

@@ -7,11 +7,11 @@ from typing import Any, cast
 import pytorch_lightning as pl
 import torch
 from pydantic import NonNegativeFloat, PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
-from adlight.detection.ema import EMA
-from adlight.detection.optimization import log_terms, stop_if_diverged
+from adlight.detection.optimization import log_terms, set_rates, stop_if_diverged
+from adlight.gan.detector import GAN
 from adlight.gan.networks import Critic, Generator
 from adlight.gan.objectives import AdversarialObjective
 from adlight.gan.optimization import (
@@ -25,7 +25,7 @@ from adlight.settings import Built, Decay, Seed, checked
 from adlight.types import Batch, UserError
 
 
-class AdversarialModule(pl.LightningModule):
+class AdversarialModule(GAN, pl.LightningModule):
     """A GAN of normal images: one critic step per batch, one generator step after every n_critic-th of the whole run.
 
     Args:
@@ -42,8 +42,6 @@ class AdversarialModule(pl.LightningModule):
         ValueError: networks that do not fit each other, or a number out of range.
     """
 
-    generator_steps: Tensor
-
     @checked
     def __init__(
         self,
@@ -58,14 +56,11 @@ class AdversarialModule(pl.LightningModule):
         clip: NonNegativeFloat = 0.0,
         seed: Seed = 0,
     ) -> None:
-        super().__init__()
-        check_same_sizes(generator, critic=critic)
+        super().__init__(generator, critic, ema)
         self.automatic_optimization = False
-        self.generator, self.critic, self.objective = generator, critic, objective
+        self.objective = objective
         self.optimizer_factories = {"critic": critic_optimizer, "generator": generator_optimizer}
         self.n_critic, self.max_generator_steps, self.clip, self.seed = n_critic, generator_steps, clip, seed
-        self.ema = EMA(generator, ema) if ema else None
-        self.register_buffer("generator_steps", torch.tensor(0))
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Step the critic and, when it is due, the generator (thesis, section 3.4)."""
@@ -95,11 +90,6 @@ class AdversarialModule(pl.LightningModule):
     def draw_latents(self, count: int, rng: torch.Generator) -> Tensor:
         """Draw z ~ N(0, I). -> (B, Z)."""
         return to_device(torch.randn(count, self.generator.latent, generator=rng), self.device)
-
-    @property
-    def trained_generator(self) -> Generator:
-        """The generator that everything but its own training uses: the average, if there is one."""
-        return self.generator if self.ema is None else self.ema.network  # type: ignore[return-value]
 
     @torch.no_grad()
     def sample(self, count: int) -> Tensor:
@@ -131,21 +121,8 @@ class AdversarialModule(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """Continue a resumed run with the learning rates of its config, which may differ from the checkpoint's."""
-        if self.trainer.ckpt_path is None:
-            return
-        for optimizer, rates in zip(self.trainer.optimizers, self.rates, strict=True):
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate
+        set_rates(self.trainer.optimizers, self.rates)
 
     def on_train_epoch_end(self) -> None:
         """Stop a diverged run; the checkpoint of the epoch before is kept."""
         stop_if_diverged(self, "critic_optimizer.lr")
-
-
-def check_same_sizes(generator: Generator, **others: nn.Module | None) -> None:
-    """Refuse networks that were not made for the generator's images and latents."""
-    for name, network in others.items():
-        for size in ("image_size", "channels", "latent"):
-            wanted = getattr(generator, size)
-            if (found := getattr(network, size, wanted)) != wanted:
-                raise ValueError(f"{name}.{size}={found} does not fit generator.{size}={wanted}")

@@ -11,9 +11,9 @@ from pydantic import Field, PositiveInt
 from torch import Generator, Tensor, nn
 
 from adlight.data.frames import group_by_size
-from adlight.features.predictor import Predictor, in_image, mean_square
+from adlight.features.predictor import Predictor, in_image, is_padded, mean_square
 from adlight.mae.masking import partition_masks
-from adlight.mae.network import MaskedAutoencoder
+from adlight.mae.network import MaskedAutoencoder, split_by_size
 from adlight.mae.scorer import aggregate
 from adlight.mae.tokens import fold_cells, unfold_cells
 from adlight.settings import Seed, checked
@@ -50,25 +50,38 @@ class ComplementaryMaskedNetwork(Predictor):
     ) -> None:
         super().__init__()
         self.views, self.fold, self.seed = views, fold, seed
+        self.drawn: dict[int, tuple[Tensor, list[Tensor]]] = {}  # by number of tokens
         sizes = encoder_depth, width, heads, decoder_depth, width, heads
         self.network = MaskedAutoencoder((1, 1), channels * fold**2, 0.0, *sizes)
 
     def forward(self, cells: Tensor, rng: Generator | None = None) -> Tensor:
         """Predict every cell; images of one shape together, without their padding. (B, h, w, C) -> (B, h, w, C)."""
+        if not is_padded(cells):
+            return self.predict(cells, rng)
         inside = in_image(cells)  # (B, h, w)
         size = torch.stack([inside[:, :, 0].sum(1), inside[:, 0].sum(1)], 1)  # (B, 2)
         predicted = torch.full_like(cells, torch.nan)
         for rows, h, w in group_by_size(size):
-            draws = rng or Generator().manual_seed(self.seed)  # a group's masks depend on no other group
-            predicted[rows, :h, :w] = self.predict(cells[rows, :h, :w], draws)
+            predicted[rows, :h, :w] = self.predict(cells[rows, :h, :w], rng)
         return predicted
 
-    def predict(self, x: Tensor, rng: Generator) -> Tensor:
-        """Predict the cells of images without padding. (B, h, w, C) -> (B, h, w, C)."""
+    def predict(self, x: Tensor, rng: Generator | None = None) -> Tensor:
+        """Predict the cells of images without padding, by masks of `rng` or those of the seed. -> (B, h, w, C)."""
         tokens, grid = fold_cells(x, self.fold)  # (B, L, P)
-        mask = partition_masks(tokens.shape[1], self.views, rng)  # (n, L)
-        views = self.network(tokens, mask, grid)  # (n, B, L, P)
+        mask, visible = self.draw_masks(tokens.shape[1], rng)  # (n, L)
+        views = self.network(tokens, mask, grid, visible)  # (n, B, L, P)
         return unfold_cells(aggregate(views, mask, tokens), self.fold, grid, x.shape)  # (B, h, w, C)
+
+    def draw_masks(self, length: int, rng: Generator | None) -> tuple[Tensor, list[Tensor]]:
+        """Draw masks (n, L), and list what they leave visible; without `rng` those of the seed, which are kept."""
+        if rng is None and length in self.drawn:
+            return self.drawn[length]
+        with torch.inference_mode(False):
+            mask = partition_masks(length, self.views, rng or Generator().manual_seed(self.seed))
+            found = mask, split_by_size(~mask)
+        if rng is None:
+            self.drawn[length] = found
+        return found
 
     def loss(self, cells: Tensor, rng: Generator) -> Tensor:
         """Compute the mean squared residual under masks of this step. (B, h, w, C) -> scalar."""

@@ -7,19 +7,19 @@ from pydantic import NonNegativeFloat
 from torch import Generator, Tensor
 from torch.optim import Optimizer
 
-from adlight.detection.ema import EMA
 from adlight.detection.module import AnomalyModule
 from adlight.detection.optimization import WarmupCosine, log_terms, step_rng, stop_if_diverged
+from adlight.mae.detector import MAEDetector
 from adlight.mae.masking import Ratio, Scheme, draw_masks
 from adlight.mae.network import MaskedAutoencoder
 from adlight.mae.objective import ReconstructionLoss
 from adlight.mae.scorer import MultiMaskScorer, reconstruct
 from adlight.mae.tokens import PixelTokenizer
 from adlight.settings import Built, Decay, Seed, checked
-from adlight.types import Batch, Scores
+from adlight.types import Batch, UserError
 
 
-class MAEModule(AnomalyModule):
+class MAEModule(MAEDetector, AnomalyModule):
     """Hide everything in turn, reconstruct it from the rest, learn from the difference.
 
     Args:
@@ -52,12 +52,10 @@ class MAEModule(AnomalyModule):
         ema: Decay = 0.0,
         seed: Seed = 0,
     ) -> None:
-        super().__init__()
-        self.network = network(grid=tokenizer.grid, token_dim=tokenizer.dim, token_mean=tokenizer.mean)
+        super().__init__(tokenizer, network, scorer, ema)
         draw_masks(masks, mask_ratio, self.network.num_patches, Generator())  # an impossible ratio fails here
-        self.tokenizer, self.objective, self.scorer, self.optimizer = tokenizer, objective, scorer, optimizer
+        self.objective, self.optimizer = objective, optimizer
         self.mask_ratio, self.masks, self.warmup_epochs, self.seed = mask_ratio, masks, warmup_epochs, seed
-        self.ema = EMA(self.network, ema) if ema else None
         self.averaged_step = 0
 
     def describe(self) -> list[str]:
@@ -68,7 +66,7 @@ class MAEModule(AnomalyModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Draw masks, predict what each view hides, compare (eq. 2 to 4)."""
-        assert self.objective is not None
+        assert self.objective is not None  # see `configure_optimizers`
         image, size = batch["image"], batch.get("size")  # (B, C, H, W), (B, 2) where padded
         rng = step_rng(self, "masks", self.seed)
         mask = draw_masks(self.masks, self.mask_ratio, self.network.num_patches, rng)  # (n, L)
@@ -78,7 +76,13 @@ class MAEModule(AnomalyModule):
         return terms["loss"]
 
     def configure_optimizers(self) -> Any:
-        """Decay matrices only; warm up, then half a cosine, per step (He 2021)."""
+        """Decay matrices only; warm up, then half a cosine, per step (He 2021).
+
+        Raises:
+            UserError: there is no objective to train by.
+        """
+        if self.objective is None:
+            raise UserError("model.objective is null, which leaves nothing to train by")
         parameters = [p for p in self.network.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in parameters if p.ndim >= 2]},
@@ -103,8 +107,3 @@ class MAEModule(AnomalyModule):
     def on_train_epoch_end(self) -> None:
         """Stop once the loss is not finite; the checkpoints of earlier epochs are kept."""
         stop_if_diverged(self)
-
-    def score(self, batch: Batch) -> Scores:
-        """Score a batch, with the averaged weights if there are any."""
-        network = self.network if self.ema is None else self.ema.network
-        return self.scorer(network, self.tokenizer, batch["image"], batch.get("size"))  # type: ignore[arg-type]

@@ -4,12 +4,14 @@ The limit of the article's complementary masks, n = L. Letters: B images, h x w 
 C features of a cell, P = C fold^2 values of a token, D width.
 """
 
+from functools import lru_cache
+
 import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from adlight.features.predictor import Predictor, in_image, mean_square
+from adlight.features.predictor import Predictor, in_image, is_padded, mean_square
 from adlight.mae.tokens import fold_cells, sincos_positions, unfold_cells
 from adlight.settings import Share, checked
 from adlight.types import UserError
@@ -66,11 +68,11 @@ class NeighbourMaskedNetwork(Predictor):
         tokens, grid = fold_cells(x.where(inside, 0), self.fold)  # (B, L, P)
         position = sincos_positions(grid, self.width, x.device)  # (L, D)
         visible = outside_neighbourhood(*grid, self.radius, x.device)  # (L, L)
-        if not inside.all():
+        if is_padded(x):
             visible = hide_padding(visible, fold_cells(inside.float(), self.fold)[0].any(-1))  # (B, 1, L, L)
         tokens = self.patch_embed(tokens) + position  # (B, L, D)
         tokens = tokens + self.mlp(self.norm(tokens))  # (B, L, D)
-        query = (self.mask_token + position).expand(len(x), -1, -1)  # (B, L, D)
+        query = (self.mask_token + position).expand(x.shape[0], -1, -1)  # (B, L, D)
         for block in self.blocks:
             query = block(query, tokens, visible)  # (B, L, D)
         return unfold_cells(self.decoder_pred(self.decoder_norm(query)), self.fold, grid, x.shape)  # (B, h, w, C)
@@ -111,22 +113,24 @@ class CrossBlock(nn.Module):
         return query + self.mlp(self.norm2(query))  # (B, L, D)
 
 
+@lru_cache(maxsize=32)
 def outside_neighbourhood(height: int, width: int, radius: int, device: torch.device | None = None) -> Tensor:
     """Say which tokens each query may see: those more than `radius` rows or columns away. -> (L, L) bool.
 
     Raises:
         UserError: a query would see nothing, as the grid is too small.
     """
-    row, column = torch.arange(height, device=device), torch.arange(width, device=device)
-    far_row = (row[:, None] - row).abs() > radius  # (h, h)
-    far_column = (column[:, None] - column).abs() > radius  # (w, w)
-    visible = far_row[:, None, :, None] | far_column[None, :, None, :]  # (h, w, h, w)
-    if not visible.flatten(2).any(-1).all():
-        raise UserError(
-            f"a grid of {height} x {width} tokens is too small to hide neighbourhoods of radius {radius}: "
-            "raise the input size, or lower fold or radius"
-        )
-    return visible.reshape(height * width, height * width)
+    with torch.inference_mode(False):  # kept, it may be used in a training later
+        row, column = torch.arange(height, device=device), torch.arange(width, device=device)
+        far_row = (row[:, None] - row).abs() > radius  # (h, h)
+        far_column = (column[:, None] - column).abs() > radius  # (w, w)
+        visible = far_row[:, None, :, None] | far_column[None, :, None, :]  # (h, w, h, w)
+        if not visible.flatten(2).any(-1).all():
+            raise UserError(
+                f"a grid of {height} x {width} tokens is too small to hide neighbourhoods of radius {radius}: "
+                "raise the input size, or lower fold or radius"
+            )
+        return visible.reshape(height * width, height * width)
 
 
 def hide_padding(visible: Tensor, known: Tensor) -> Tensor:

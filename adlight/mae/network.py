@@ -4,6 +4,7 @@ Letters: B images, L tokens of an image, V visible ones of a view, P values of a
 D width (De of the encoder, Dd of the decoder).
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -99,27 +100,34 @@ class MaskedAutoencoder(nn.Module):
         nn.init.normal_(self.mask_token, std=0.02)
         nn.init.constant_(self.decoder_pred.bias, self.token_mean)
 
-    def forward(self, tokens: Tensor, mask: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        mask: Tensor,
+        grid: tuple[int, int] | None = None,
+        visible: Sequence[Tensor] | None = None,
+    ) -> Tensor:
         """Predict all tokens of every view. (B, L, P), (n, L) -> (n, B, L, P).
 
         Args:
             tokens: of the images, visible and hidden alike.
             mask: bool, True = hidden, the same for all images; on the CPU, so that no step waits for the device.
             grid: of the tokens, where it is another than the constructor's.
+            visible: `split_by_size` of the mask's inverse, where it is known: an exported graph cannot look for it.
         """
         encoder_positions, decoder_positions = self.positions(grid)  # (L, De), (L, Dd)
         x = self.patch_embed(tokens - self.token_mean) + encoder_positions  # (B, L, De)
         if self.joint:
             x = self.forward_encoder(x)  # (B, L, De)
         views = []
-        for visible in split_by_size(~mask):  # (g, V): views of equal size share one pass
-            visible = visible.to(x.device, non_blocking=True)
-            z = x.index_select(1, visible.flatten()).unflatten(1, visible.shape)  # (B, g, V, De)
+        for group in split_by_size(~mask) if visible is None else visible:  # views of equal size share one pass
+            places = group.to(x.device, non_blocking=True)  # (g, V)
+            z = x.index_select(1, places.flatten()).unflatten(1, places.shape)  # (B, g, V, De)
             z = z.transpose(0, 1).flatten(0, 1)  # (gB, V, De)
             if not self.joint:
                 z = self.forward_encoder(z)  # (gB, V, De)
-            z = self.decoder_embed(z).unflatten(0, (len(visible), -1))  # (g, B, V, Dd)
-            views.append(self.unshuffle(z, visible, mask.shape[1]))  # (g, B, L, Dd)
+            z = self.decoder_embed(z).unflatten(0, (len(places), -1))  # (g, B, V, Dd)
+            views.append(self.unshuffle(z, places, mask.shape[1]))  # (g, B, L, Dd)
         return self.forward_decoder(torch.cat(views) + decoder_positions)  # (n, B, L, P)
 
     def positions(self, grid: tuple[int, int] | None) -> tuple[Tensor, Tensor]:

@@ -1,12 +1,14 @@
 """The multi-mask score of the article: reconstruct what each view hides, average, compare (eq. 3 and eq. 1)."""
 
+from collections.abc import Sequence
+
 import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Generator, Tensor
 
 from adlight.detection.maps import ReconstructionError, Reduction, Score
 from adlight.mae.masking import Ratio, Scheme, draw_masks
-from adlight.mae.network import MaskedAutoencoder
+from adlight.mae.network import MaskedAutoencoder, split_by_size
 from adlight.mae.tokens import PixelTokenizer
 from adlight.settings import PositiveShare, Seed, checked
 from adlight.types import Scores
@@ -31,11 +33,19 @@ def aggregate(views: Tensor, mask: Tensor, tokens: Tensor) -> Tensor:
 
 
 def reconstruct(
-    network: MaskedAutoencoder, tokenizer: PixelTokenizer, image: Tensor, mask: Tensor, size: Tensor | None = None
+    network: MaskedAutoencoder,
+    tokenizer: PixelTokenizer,
+    image: Tensor,
+    mask: Tensor,
+    size: Tensor | None = None,
+    visible: Sequence[Tensor] | None = None,
 ) -> Tensor:
-    """Reconstruct every token without having seen it. (B, C, H, W), (n, L), sizes (B, 2) or None -> (B, C, H, W)."""
+    """Reconstruct every token without having seen it. (B, C, H, W), (n, L), sizes (B, 2) or None -> (B, C, H, W).
+
+    `visible`: see `MaskedAutoencoder.forward`.
+    """
     tokens = tokenizer.tokenize(image, size)  # (B, L, P)
-    views = network(tokens, mask)  # (n, B, L, P)
+    views = network(tokens, mask, visible=visible)  # (n, B, L, P)
     return tokenizer.detokenize(aggregate(views, mask, tokens))  # (B, C, H, W)
 
 
@@ -67,16 +77,25 @@ class MultiMaskScorer:
     ) -> None:
         self.error = ReconstructionError(score, reduce, smoothing, topk)
         self.mask_ratio, self.masks, self.rounds, self.seed = mask_ratio, masks, rounds, seed
+        self.drawn: dict[int, tuple[Tensor, list[Tensor]]] = {}  # by number of patches
+
+    def drawn_masks(self, num_patches: int) -> tuple[Tensor, list[Tensor]]:
+        """Draw the masks, the same ones for all images. -> (n rounds, L) bool, and `split_by_size` of the rest."""
+        if num_patches not in self.drawn:
+            with torch.inference_mode(False):
+                rng = Generator().manual_seed(self.seed)
+                mask = torch.cat(
+                    [draw_masks(self.masks, self.mask_ratio, num_patches, rng) for _ in range(self.rounds)]
+                )
+                self.drawn[num_patches] = mask, split_by_size(~mask)
+        return self.drawn[num_patches]
 
     @torch.no_grad()
     def __call__(
         self, network: MaskedAutoencoder, tokenizer: PixelTokenizer, image: Tensor, size: Tensor | None = None
     ) -> Scores:
         """Score images (B, C, H, W) in [0, 1], padded ones with their sizes (B, 2), with a network in eval mode."""
-        rng = Generator().manual_seed(self.seed)
-        mask = torch.cat(
-            [draw_masks(self.masks, self.mask_ratio, network.num_patches, rng) for _ in range(self.rounds)]
-        )  # (n rounds, L)
-        reconstruction = reconstruct(network, tokenizer, image, mask, size)  # (B, C, H, W)
+        mask, visible = self.drawn_masks(network.num_patches)  # (n rounds, L)
+        reconstruction = reconstruct(network, tokenizer, image, mask, size, visible)  # (B, C, H, W)
         score, pixel = self.error(image, reconstruction, size)  # (B,), (B, H, W)
         return Scores(image=score, pixel=pixel, reconstruction=reconstruction)

@@ -3,6 +3,8 @@
 A tokenizer of images has `grid` (rows, columns), `dim` P, `mean` (the usual value), `tokenize` and `detokenize`.
 """
 
+from functools import lru_cache
+
 import torch
 from pydantic import PositiveInt
 from torch import Tensor
@@ -55,7 +57,7 @@ def patchify(image: Tensor, patch_size: int) -> Tensor:
 
 def unpatchify(tokens: Tensor, patch_size: int, grid: tuple[int, int]) -> Tensor:
     """Put images together again, the inverse of `patchify`. (B, L, P) -> (B, C, H, W)."""
-    b, (rows, columns) = len(tokens), grid
+    b, (rows, columns) = tokens.shape[0], grid
     patches = tokens.reshape(b, rows, columns, -1, patch_size, patch_size)
     return patches.permute(0, 3, 1, 4, 2, 5).reshape(b, -1, rows * patch_size, columns * patch_size)
 
@@ -78,6 +80,7 @@ def unfold_cells(tokens: Tensor, fold: int, grid: tuple[int, int], shape: torch.
     return cells.reshape(b, grid[0] * fold, grid[1] * fold, channels)[:, :height, :width]
 
 
+@lru_cache(maxsize=32)
 def sincos_positions(grid: tuple[int, int], width: int, device: torch.device | None = None) -> Tensor:
     """Compute fixed 2-D sine-cosine positions of a grid (Vaswani 2017; He 2021). -> (L, D).
 
@@ -86,6 +89,11 @@ def sincos_positions(grid: tuple[int, int], width: int, device: torch.device | N
     """
     if width % 4:
         raise ValueError(f"width {width} is not a multiple of 4, which 2-D positions need")
+    with torch.inference_mode(False):  # kept, it may be used in a training later
+        return _sincos(grid, width, device)
+
+
+def _sincos(grid: tuple[int, int], width: int, device: torch.device | None) -> Tensor:
     frequency = 10000.0 ** (-torch.arange(width // 4, dtype=torch.float64, device=device) / (width // 4))  # (D/4,)
     places = (torch.arange(side, dtype=torch.float64, device=device)[:, None] for side in grid)  # (side, 1)
     angles = (place * frequency for place in places)  # (side, D/4)

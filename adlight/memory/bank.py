@@ -11,6 +11,7 @@ from adlight.features.predictor import Predictor, TrainingCells, content_of, in_
 from adlight.settings import PositiveShare, Seed, checked
 
 CHUNK = 2**24  # distances that are held at a time: 64 MiB
+EXPORTED = 2**12  # bank cells at a time in an exported graph, which does not know the number of images
 
 
 class PatchBank(Predictor):
@@ -91,10 +92,10 @@ class PatchBank(Predictor):
         """Find which bank cell is nearest. (..., C) -> (...) int64."""
         flat = cells.flatten(0, -2)
         best, place = (
-            flat.new_full((len(flat),), torch.inf),
-            torch.zeros(len(flat), dtype=torch.long, device=cells.device),
+            flat.new_full((flat.shape[0],), torch.inf),
+            torch.zeros(flat.shape[0], dtype=torch.long, device=cells.device),
         )
-        for start, part in _parts(self.bank, CHUNK // max(1, len(flat))):
+        for start, part in _parts(self.bank, EXPORTED if torch.compiler.is_exporting() else CHUNK // max(1, len(flat))):
             distance, found = (part.square().sum(1) - 2 * flat @ part.T).min(1)
             closer = distance < best
             best, place = torch.where(closer, distance, best), torch.where(closer, found + start, place)
@@ -103,15 +104,14 @@ class PatchBank(Predictor):
     def image_score(self, cells: Tensor, score: Tensor) -> Tensor:
         """Weigh the worst cell's distance by 1 - its softmax among those to its nearest bank cell's neighbours."""
         worst = score.flatten(1).nan_to_num(-torch.inf).argmax(1)  # (B,)
-        rows = torch.arange(len(cells), device=cells.device)
+        rows = torch.arange(cells.shape[0], device=cells.device)
         x = self.pool(cells).flatten(1, 2)[rows, worst]  # (B, C)
         nearest = self.bank[self.nearest(x)]  # (B, C)
         distance = (x - nearest).norm(dim=1)  # (B,)
         if self.neighbours == 1:
             return distance
-        around = (
-            torch.cdist(nearest, self.bank).topk(min(self.neighbours, len(self.bank)), largest=False).indices
-        )  # (B, b)
+        order = self.bank.square().sum(1) - 2 * nearest @ self.bank.T  # (B, N), of the distances to `nearest`
+        around = order.topk(min(self.neighbours, len(self.bank)), largest=False).indices  # (B, b)
         to_around = (x[:, None] - self.bank[around]).norm(dim=2)  # (B, b)
         scale = x.shape[1] ** 0.5  # exponents of distances over C values would all be 0 or infinite
         share = (distance / scale - (to_around / scale).logsumexp(1)).exp()  # (B,)

@@ -12,6 +12,8 @@ from adlight.features.predictor import Predictor, TrainingCells, image_means
 from adlight.settings import checked
 from adlight.types import UserError
 
+SPARE = 8  # images searched beyond k: products lose digits, the distances to those found do not
+
 
 class DeepNearestNeighbours(Predictor):
     """Scores an image by its mean distance to the nearest training images; all its cells are predicted as their mean.
@@ -69,7 +71,11 @@ class DeepNearestNeighbours(Predictor):
 
     def _nearest(self, mean: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Find the nearest training images. (B, C) -> distances and places, (B, k) each."""
-        distance = torch.cdist(mean @ self.basis, self.bank)  # (B, N)
+        x = mean @ self.basis  # (B, C)
+        order = self.bank.square().sum(1) - 2 * x @ self.bank.T  # (B, N), of the distances
         if own is not None:
-            distance[torch.arange(len(own)), own] = torch.inf
-        return distance.topk(self.neighbours, largest=False)
+            order[torch.arange(len(own)), own] = torch.inf
+        count = min(self.neighbours + SPARE, len(self.bank) - (own is not None))
+        found = order.topk(count, largest=False).indices  # (B, k + SPARE)
+        distance, place = (x[:, None] - self.bank[found]).norm(dim=2).topk(self.neighbours, largest=False)  # (B, k)
+        return distance, found.gather(1, place)

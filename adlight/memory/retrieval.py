@@ -4,7 +4,7 @@ import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from adlight.features.predictor import Predictor, TrainingCells, in_image
+from adlight.features.predictor import Predictor, TrainingCells, in_image, is_padded
 from adlight.settings import checked
 from adlight.types import UserError
 
@@ -47,7 +47,11 @@ class Retrieval(Predictor):
         """Predict from the nearest images, `own` not being among them. (B, h, w, C) -> (B, h, w, C)."""
         bank = self.bank.view(-1, *cells.shape[1:])  # (N, h, w, C)
         nearest = self._distances(cells, bank, own).topk(self.neighbours, largest=False).indices  # (B, k)
-        return torch.stack([self._blend(x, bank[i].float()) for x, i in zip(cells, nearest, strict=True)])
+        if torch.compiler.is_exporting():
+            return self._blend(cells, bank[nearest].float())
+        return torch.stack(
+            [self._blend(x, bank[i].float()) for x, i in zip(cells, nearest, strict=True)]
+        )  # less memory
 
     def residual(self, cells: Tensor, own: Tensor | None = None) -> Tensor:
         """Compute what the other images' cells miss. (B, h, w, C) -> (B, h, w, C)."""
@@ -62,7 +66,7 @@ class Retrieval(Predictor):
         inside = in_image(cells)[..., None].expand_as(cells)  # padding is no part of a distance
         query, parts = cells.where(inside, 0).flatten(1), bank.flatten(1).split(64)
         found = torch.cat([-2 * query @ y.float().T for y in parts], 1)  # (B, N)
-        if inside.all():
+        if not is_padded(cells):
             found += self.norm
         else:
             weight = inside.flatten(1).float()  # (B, h w C)
@@ -72,7 +76,7 @@ class Retrieval(Predictor):
         return found
 
     def _blend(self, x: Tensor, candidates: Tensor) -> Tensor:
-        """(h, w, C), (k, h, w, C) -> (h, w, C)."""
-        distance = (candidates - x).square().mean(-1)  # (k, h, w)
-        weight = (-self.temperature * distance).softmax(0)[..., None]  # (k, h, w, 1)
-        return (weight * candidates).sum(0)
+        """(..., h, w, C), (..., k, h, w, C) -> (..., h, w, C)."""
+        distance = (candidates - x.unsqueeze(-4)).square().mean(-1)  # (..., k, h, w)
+        weight = (-self.temperature * distance).softmax(-3)[..., None]  # (..., k, h, w, 1)
+        return (weight * candidates).sum(-4)

@@ -71,7 +71,7 @@ def pixel_metrics(histogram: Histogram, flagged: Tensor | None) -> tuple[dict[st
         (*(f"pixel_{name}" for name in ranking), "aupro", "pixel_iou_calibrated")
     )
     if not (missing := missing_class(normal, defective, "pixels")):
-        fp, tp = histogram.pixels.flip(1).cumsum(1).double()
+        fp, tp = histogram.pixels.flip(1).cumsum(1, dtype=torch.float64)  # exact below 2^53
         below = histogram.lower.flip(0).nextafter(torch.tensor(-torch.inf))
         values = ConfusionCounts(tp, fp).ranking(below)
         found |= {f"pixel_{name}": values[name] for name in ranking}
@@ -97,8 +97,9 @@ def aupro(false_positive: Tensor, overlap: Tensor, limit: float = 0.3) -> float:
     Returns:
         1 for a perfect map, limit / 2 for a constant one.
     """
-    fpr = pad(false_positive.double() / false_positive[-1], (1, 0))  # (K + 1,) from (0, 0)
-    pro = pad(overlap.double() / overlap[-1], (1, 0))  # (K + 1,)
+    steps = 1 + int((false_positive < limit * false_positive[-1]).sum())  # S: up to the one that reaches the limit
+    fpr = pad(false_positive[:steps].double() / false_positive[-1], (1, 0))  # (S + 1,) from (0, 0)
+    pro = pad(overlap[:steps].double() / overlap[-1], (1, 0))  # (S + 1,)
     width = fpr.diff()
     inside = ((limit - fpr[:-1]) / width.clamp(min=1e-300)).clamp(0, 1)  # share of the step below the limit
     middle = pro[:-1] + inside * pro.diff() / 2

@@ -26,9 +26,8 @@ class ConfusionCounts(NamedTuple):
 
     def auroc(self) -> Tensor:
         """Compute the area under the ROC curve by trapezoids, so that a tie counts half (...,)."""
-        tp, fp = pad(self.tp, (1, 0)), pad(self.fp, (1, 0))
-        area = (fp.diff() * (tp[..., 1:] + tp[..., :-1])).sum(-1) / 2
-        return area / (tp[..., -1] * fp[..., -1])
+        first = self.tp[..., 0] * self.fp[..., 0] / 2  # from (0, 0)
+        return (first + torch.trapezoid(self.tp, self.fp)) / (self.tp[..., -1] * self.fp[..., -1])
 
     def average_precision(self) -> Tensor:
         """Sum precision over the steps in recall, without interpolation (...,)."""

@@ -11,13 +11,16 @@ rate of one scatters around it as Beta(n + 1 - k, k) does, by 0.05 for 19 scores
 
 import math
 from fractions import Fraction
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from pydantic import AfterValidator
-from torch import Tensor
 
-from adlight.metrics.histogram import Histogram
 from adlight.types import UserError
+
+if TYPE_CHECKING:  # torch takes seconds
+    from torch import Tensor
+
+    from adlight.metrics.histogram import Histogram
 
 METHODS = "a number, `quantile:0.99`, `sigma:3`, `fpr:0.05` or `max`"
 
@@ -81,7 +84,7 @@ class Method(NamedTuple):
         """Whether `count` scores are too few to promise the rate."""
         return self.needed is not None and count < self.needed
 
-    def of_images(self, score: Tensor) -> float:
+    def of_images(self, score: "Tensor") -> float:
         """Find the threshold of scores (N,)."""
         if self.is_number:
             return self.value
@@ -91,7 +94,7 @@ class Method(NamedTuple):
             return (score.mean() + self.value * score.std(correction=0)).item()
         return score[rank - 1].item()
 
-    def of_pixels(self, pixels: Histogram) -> float:
+    def of_pixels(self, pixels: "Histogram") -> float:
         """Find the threshold of the normal pixels in a histogram."""
         if self.is_number:
             return self.value

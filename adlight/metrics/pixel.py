@@ -10,29 +10,31 @@ from adlight.metrics.histogram import Histogram
 from adlight.metrics.image import check_finite
 
 BINS = 2**20  # occupied bins at most, over all groups
+CHUNK = 2**20  # pixels counted at once, so that a batch of any size takes little memory
 # A region's pixels share this many units. Integers, unlike doubles, add up to the same sum in any order and
 # on any number of processes. A region of 2^20 pixels is off by 5e-7 of itself; int64 holds 8 million regions.
 UNITS = 2**40
 EIGHT_CONNECTED = np.stack([np.zeros((3, 3)), np.ones((3, 3)), np.zeros((3, 3))])  # images do not touch each other
 ZERO = 2**31  # the key of score 0
+NEGATIVE_ZERO = -(2**31)  # the bits of -0.0, as an int32
 LARGEST = 0x7F7FFFFF  # bits of the largest finite float32
+DEFECTIVE = 2**62  # added to the code of a defective pixel
 
 
 def to_key(score: Tensor) -> Tensor:
     """Map float32 scores to int64 in (0, 2^32) that sort alike: the float's own bits, mirrored below zero."""
-    bits = score.view(torch.int32).long()
-    return torch.where(bits < 0, ZERO - (bits & 0x7FFFFFFF), ZERO + bits)
+    bits = score.view(torch.int32)
+    return torch.where(bits < 0, NEGATIVE_ZERO - bits, bits).long().add_(ZERO)
 
 
 def from_key(key: Tensor) -> Tensor:
     """Map keys back to float32 scores, the first or last finite one where a bin reaches beyond."""
-    bits = (key - ZERO).clamp(-LARGEST, LARGEST)
-    score = bits.abs().int().view(torch.float32)
-    return torch.where(bits < 0, -score, score)
+    bits = (key - ZERO).clamp(-LARGEST, LARGEST).int()
+    return torch.where(bits < 0, NEGATIVE_ZERO - bits, bits).view(torch.float32)
 
 
 def region_weights(mask: Tensor) -> Tensor:
-    """Weigh each defective pixel by 1 / size of its region, in `UNITS`; 0 elsewhere.
+    """Weigh each defective pixel by 1 / size of its region, in `UNITS`.
 
     The mean overlap over regions is linear in these weights, so a histogram of them stands for all regions.
 
@@ -40,20 +42,19 @@ def region_weights(mask: Tensor) -> Tensor:
         mask: (B, H, W) bool, True = defective; a region is 8-connected.
 
     Returns:
-        (B, H, W) int64 on the mask's device.
+        (D,) int64 on the mask's device, in the order of `mask.nonzero()`.
     """
-    label, _ = ndimage.label(mask.cpu().numpy(), structure=EIGHT_CONNECTED)  # (B, H, W), 0 = background
-    size = torch.from_numpy(np.bincount(label.ravel()))
-    share = (UNITS / size.double()).round().long()
-    share[0] = 0
+    found = mask.cpu().numpy()
+    label = ndimage.label(found, structure=EIGHT_CONNECTED)[0][found]  # (D,) from 1
+    share = (UNITS / torch.from_numpy(np.bincount(label)).double()).round().long()  # its first is that of no pixel
     return share[torch.from_numpy(label).long()].to(mask.device)
 
 
 class PixelHistogram(Metric):
-    """Collects pixel scores by group (category) in at most 2^20 occupied bins of 32 bytes, over all groups.
+    """Collects pixel scores by group (category) in at most 2^20 occupied bins of 24 bytes, over all groups.
 
-    A bin is a float32 without its last `shift` bits. Each distinct score has its own bin (`shift` 0) until
-    more than 2^20 pairs of group and score have been seen; then bits are dropped until they fit. The final
+    A bin holds the normal or the defective pixels of a float32 without its last `shift` bits. Each distinct score has
+    bins of its own (`shift` 0) until more than 2^20 are occupied; then bits are dropped until they fit. The final
     bins depend only on the set of scores, not on their order, batches or processes, so merging is exact.
     Fixed bins would fail on offsets: of 2^20 bins over all floats, 1e6 +- 0.5 fills a single one.
 
@@ -68,7 +69,7 @@ class PixelHistogram(Metric):
     """
 
     full_state_update = False
-    rows: list[Tensor]  # each (R, 4) int64: group << 32 | key, normal pixels, defective pixels, region weight
+    rows: list[Tensor]  # each (R, 3) int64: DEFECTIVE + (group << 32) + key, pixels, region weight
     shift: Tensor
 
     def __init__(self, groups: int = 1, bins: int = BINS) -> None:
@@ -81,7 +82,7 @@ class PixelHistogram(Metric):
     def reset(self) -> None:
         """Forget everything; one empty block stays, as a process without data must gather with the others."""
         super().reset()
-        self.rows = [torch.zeros(0, 4, dtype=torch.long, device=self.device)]
+        self.rows = [torch.zeros(0, 3, dtype=torch.long, device=self.device)]
 
     def update(self, pixel: Tensor, mask: Tensor, group: Tensor, counted: Tensor | None = None) -> None:
         """Add a batch.
@@ -96,21 +97,20 @@ class PixelHistogram(Metric):
             ValueError: a pixel is NaN or infinite in float32, or a group is not in 0...groups - 1.
         """
         pixel = pixel.detach().float()
-        check_finite(pixel.abs().amax((1, 2)))  # (B,)
+        low, high = pixel.flatten(1).aminmax(dim=1)  # (B,) each
+        check_finite(torch.maximum(high, -low))
         if not (known := (group >= 0) & (group < self.groups)).all():
             raise ValueError(f"groups {group[~known].tolist()} are not in 0...{self.groups - 1}")
-        code = (group[:, None, None] << 32 | to_key(pixel)) >> self.shift << self.shift  # (B, H, W)
-        normal, count = code[~mask if counted is None else ~mask & counted].unique(return_counts=True)
-        self.rows.append(torch.stack([normal, count, count * 0, count * 0], 1))
-        if mask.any():
-            weight = region_weights(mask)[mask]
-            self.rows.append(torch.stack([code[mask], weight * 0, weight * 0 + 1, weight], 1))
-        if sum(map(len, self.rows)) > 2 * self.bins:
-            merged, self.shift = self._merged()
-            self.rows = [merged]
+        step = max(1, CHUNK // max(1, pixel[:1].numel()))
+        for start in range(0, len(pixel), step):
+            part = slice(start, start + step)
+            among = None if counted is None else counted[part]
+            self.rows.append(self._count(pixel[part], mask[part], group[part], among))
+            if sum(map(len, self.rows)) > 2 * self.bins:
+                self._merge()
 
     def compute(self) -> tuple[Tensor, Tensor]:
-        """Return one row per bin (K, 4) and the number of bits dropped (); every process must call it."""
+        """Return one row per bin (K, 3) and the number of bits dropped (); every process must call it."""
         return self._merged()
 
     def histogram(self, group: int | None = None) -> Histogram:
@@ -118,27 +118,62 @@ class PixelHistogram(Metric):
 
         The first call after an update computes, and gathers under DDP: every process must make it.
         """
+        self._merge()
         rows, shift = (state.cpu() for state in self.compute())
         if group is not None:
-            rows = rows[rows[:, 0] >> 32 == group]
-        key, rows = _summed(rows[:, 0] & 0xFFFFFFFF, rows)
-        last = key + (1 << shift) - 1
-        return Histogram(from_key(key), from_key(last), rows[:, 1:3].T, rows[:, 3])
+            rows = rows[rows[:, 0] % DEFECTIVE >> 32 == group]
+        key = rows[:, 0] & 0xFFFFFFFF
+        lower = _sorted(key.clone()).unique_consecutive()  # (K,)
+        place = _find(lower, key)
+        pixels, overlap = lower.new_zeros(2, len(lower)), torch.zeros_like(lower)
+        overlap.index_add_(0, place, rows[:, 2])
+        pixels.view(-1).index_add_(0, place.add_((rows[:, 0] >= DEFECTIVE) * len(lower)), rows[:, 1])
+        return Histogram(from_key(lower), from_key(lower + (1 << shift) - 1), pixels, overlap)
+
+    def _count(self, pixel: Tensor, mask: Tensor, group: Tensor, counted: Tensor | None) -> Tensor:
+        """Count some images (b, H, W) of a batch. -> rows (R, 3)."""
+        code = to_key(pixel).add_((group << 32)[:, None, None]).add_(mask, alpha=DEFECTIVE)  # (b, H, W)
+        code &= -(1 << self.shift)
+        flawed = mask.flatten(1).any(1)  # (b,)
+        defective = code[flawed][mask[flawed]]  # (D,)
+        code = code.flatten() if counted is None else code[mask | counted]
+        code, count = _sorted(code).unique_consecutive(return_counts=True)  # (R,) each
+        weight = torch.zeros_like(count)
+        weight.index_add_(0, _find(code, defective), region_weights(mask[flawed]))
+        return torch.stack([code, count, weight], 1)
+
+    def _merge(self) -> None:
+        """Hold one row per bin."""
+        if len(self.rows) > 1:
+            merged, self.shift = self._merged()
+            self.rows = [merged]
 
     def _merged(self) -> tuple[Tensor, Tensor]:
         """Drop as few bits as make the bins fit, and sum the rows of each bin."""
-        rows = torch.cat(self.rows) if isinstance(self.rows, list) else self.rows  # synced: one tensor
+        blocks = self.rows if isinstance(self.rows, list) else [self.rows]  # synced: one tensor
         shift = self.shift.clone()
-        code = (rows[:, 0] >> shift << shift).unique()
+        code = _sorted(torch.cat([block[:, 0] & -(1 << shift) for block in blocks])).unique_consecutive()
         while len(code) > self.bins:
             shift += 1
-            code = (code >> shift << shift).unique_consecutive()
-        return _summed(rows[:, 0] >> shift << shift, rows)[1], shift
+            code = (code & -(1 << shift)).unique_consecutive()
+        count, weight = torch.zeros_like(code), torch.zeros_like(code)
+        for block in blocks:
+            place = _find(code, block[:, 0] & -(1 << shift))
+            count.index_add_(0, place, block[:, 1])
+            weight.index_add_(0, place, block[:, 2])
+        return torch.stack([code, count, weight], 1), shift
 
 
-def _summed(code: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum rows (R, 4) that share a code (R,): distinct codes, rising (K,), and a row for each (K, 4)."""
-    code, place = code.unique(return_inverse=True)
-    total = rows.new_zeros(len(code), 4).index_add_(0, place, rows)
-    total[:, 0] = code
-    return code, total
+def _sorted(code: Tensor) -> Tensor:
+    """Sort, on a CPU in place."""
+    if code.device.type != "cpu":
+        return code.sort().values
+    code.numpy().sort()  # by vector instructions: 7 times as fast as torch's
+    return code
+
+
+def _find(distinct: Tensor, code: Tensor) -> Tensor:
+    """Find the place of each code among the distinct ones, which rise."""
+    if code.device.type != "cpu":
+        return torch.searchsorted(distinct, code)
+    return torch.from_numpy(np.searchsorted(distinct.numpy(), code.numpy()))  # twice as fast where codes rise too

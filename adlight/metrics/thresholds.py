@@ -5,18 +5,19 @@ Everywhere, anomalous means `score > threshold`. Letters: N images.
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import torch
 from pydantic import NonNegativeInt
-from torch import Tensor
 
-from adlight.metrics.histogram import Histogram
-from adlight.metrics.image import check_finite
 from adlight.metrics.methods import Method, MethodText
-from adlight.metrics.pixel import PixelHistogram
 from adlight.settings import Share, checked
 from adlight.types import UserError
+
+if TYPE_CHECKING:  # torch takes seconds, and thresholds are compared without it
+    from torch import Tensor
+
+    from adlight.metrics.histogram import Histogram
+    from adlight.metrics.pixel import PixelHistogram
 
 ALL, GIVEN = "all categories", "given"
 
@@ -67,8 +68,8 @@ class Calibration:
         min_area: Share = 0.0,
         folds: NonNegativeInt = 5,
     ) -> None:
-        self.min_area, self.folds = min_area, folds
         self.image, self.pixel, self.per = Method.parse(image), Method.parse(pixel), per
+        self.min_area, self.folds = min_area, folds
         self.reset()
 
     def reset(self) -> None:
@@ -78,41 +79,42 @@ class Calibration:
 
     def fit(
         self,
-        score: Tensor,
-        peak: Tensor,
-        category: Tensor,
-        pixels: PixelHistogram,
+        score: "Tensor",
+        peak: "Tensor",
+        category: "Tensor",
+        pixels: "PixelHistogram",
         names: Sequence[str],
-        cross_fitted: Tensor | None = None,
+        cross_fitted: "Tensor | None" = None,
     ) -> None:
         """Find the thresholds of each category, and the pooled ones.
 
         Args:
-            score: (N,) scores of normal images.
-            peak: (N,) their largest pixels.
-            category: (N,) their positions in `names`.
+            score: (N,) of normal images.
+            peak: (N,) largest pixels of their maps.
+            category: (N,) positions in `names`.
             pixels: the scores of their pixels, one group per category.
             names: the categories.
             cross_fitted: (N,) bool, scored by cross-fitting; None: none was.
 
         Raises:
-            UserError: there are no scores for a method to work on.
-            ValueError: some scores are NaN or infinite.
+            UserError, ValueError: there are no scores for a method to work on, or some are not finite.
         """
+        from adlight.metrics.image import check_finite
+
         if not len(score) and not (self.image.is_number and self.pixel.is_number):
             raise UserError(
                 "no normal image was validated, so there is nothing to calibrate thresholds on: raise val_fraction or "
                 "limit_val_batches, or give both thresholds as numbers"
             )
         check_finite(score)
-        known = torch.zeros_like(category, dtype=torch.bool) if cross_fitted is None else cross_fitted
+        known = category < 0 if cross_fitted is None else cross_fitted
 
-        def find(mine: Tensor, histogram: Histogram, source: str) -> Threshold:
+        def find(mine: "Tensor", histogram: "Histogram", source: str) -> Threshold:
             image, pixel = self.image.of_images(score[mine]), self.pixel.of_pixels(histogram)
             region = None if self.image.is_number else self.image.of_images(peak[mine])
             return Threshold(image, pixel, int(mine.sum()), source, region, int(known[mine].sum()))
 
-        self.pooled = find(torch.ones_like(known), pixels.histogram(), ALL)
+        self.pooled = find(category >= 0, pixels.histogram(), ALL)
         self.categories = {
             name: find(category == group, pixels.histogram(group), name)
             for group, name in enumerate(names)
@@ -177,8 +179,7 @@ class Calibration:
         promised = self.image.promised
         categories = self.state_dict()["categories"].items()
         return {
-            "threshold_method": self.image.text,
-            "pixel_threshold_method": self.pixel.text,
+            **{"threshold_method": self.image.text, "pixel_threshold_method": self.pixel.text},
             "threshold_per": self.per,
             "threshold": self.pooled.image,
             "pixel_threshold": self.pooled.pixel,

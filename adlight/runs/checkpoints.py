@@ -11,12 +11,12 @@ from pydantic import NonNegativeFloat, PositiveInt
 from pytorch_lightning.callbacks import Checkpoint
 
 from adlight.runs.verification import put_in_place
-from adlight.settings import Text, checked
+from adlight.settings import checked
 from adlight.types import UserError
 
 
 class BestAndLast(Checkpoint):
-    """Keep the weights of the best validation and the full state of the last epoch.
+    """Keep the weights of the best validation, by `val/auroc`, and the full state of the last epoch.
 
     Lightning's ModelCheckpoint keeps the first of equally good epochs; here the later one wins a tie (it was trained
     longer). It also writes by way of the system's temporary folder, from where a file is copied, not renamed, if that
@@ -25,7 +25,6 @@ class BestAndLast(Checkpoint):
     Args:
         last: file of the last epoch, to resume from.
         best: file of the best validation; None where nothing is validated.
-        monitor: what is best, larger is better.
         every_n_epochs: how often `last` is written; it is after the last epoch in any case.
         seconds: how long earlier stages were trained.
 
@@ -39,11 +38,10 @@ class BestAndLast(Checkpoint):
         self,
         last: Path,
         best: Path | None = None,
-        monitor: Text = "val/auroc",
         every_n_epochs: PositiveInt = 1,
         seconds: NonNegativeFloat = 0.0,
     ) -> None:
-        self.last, self.best, self.monitor, self.every_n_epochs = last, best, monitor, every_n_epochs
+        self.last, self.best, self.every_n_epochs = last, best, every_n_epochs
         self.best_value = float("-inf")
         self.begin: Callable[[], None] = lambda: None
         self.earlier_seconds, self.started = seconds, time.perf_counter()
@@ -63,7 +61,7 @@ class BestAndLast(Checkpoint):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the weights if no earlier epoch was better; a module that has no epochs is kept whole too."""
-        value = float(trainer.callback_metrics.get(self.monitor, self.best_value))  # without one the latest is the best
+        value = float(trainer.callback_metrics.get("val/auroc", self.best_value))  # without one the latest is the best
         if self.best is not None and value >= self.best_value:
             self.best_value = value
             self._save(trainer, self.best, weights_only=True)
@@ -84,9 +82,14 @@ class BestAndLast(Checkpoint):
 def save(trainer: pl.Trainer, path: Path, weights_only: bool = False) -> None:
     """Write beside the old file, then rename; every process takes part, one of them writes."""
     partial = path.with_suffix(".part")
-    trainer.save_checkpoint(partial, weights_only)
-    if trainer.is_global_zero:
-        put_in_place(partial, path)
+    try:
+        trainer.save_checkpoint(partial, weights_only)
+        if trainer.is_global_zero:
+            put_in_place(partial, path)
+    except OSError:
+        if trainer.is_global_zero:
+            partial.unlink(missing_ok=True)  # what fills the disk without being of use
+        raise
 
 
 def trained_epochs(path: Path) -> int:

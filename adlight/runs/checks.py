@@ -5,18 +5,16 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
+from adlight.runs.targets import GROUPS, KINDS, check_kind, check_makers, find_target
 from adlight.types import UserError, unknown_name
 
 if TYPE_CHECKING:  # it takes time to import: not for --help
     from pydantic import TypeAdapter
 
 INTERPOLATION = re.compile(r"\$\{(\w[\w.]*)\}")
-NODES = ("dataset", "model", "calibration", "callbacks", "logger", "checkpoint", "trainer")
-GROUPS = ("callbacks", "logger")  # of nodes
 GIVEN = {"checkpoint": ("last",)}  # by the program
 
 
@@ -26,13 +24,13 @@ def check_settings(config: DictConfig) -> None:
     Raises:
         UserError: a setting that does not exist, is missing, of the wrong type or out of range; the message names it.
     """
-    from adlight.runs.schema import TrainSettings
+    from adlight.runs.programs import TrainSettings
 
     check_values(TrainSettings, config)
     if config.get("dataset") is not None and config.dataset.get("keep_shape") == "auto":
         config = config.copy()
         config.dataset.keep_shape = False  # what the images' shapes make of it
-    for name in NODES:
+    for name in KINDS:
         node = config.get(name)
         several = name in GROUPS and isinstance(node, DictConfig)
         for key, one in ((f"{name}.{key}", one) for key, one in node.items()) if several else ((name, node),):
@@ -69,6 +67,7 @@ def check_node(node: DictConfig, given: Collection[str] = ()) -> None:
     Raises:
         UserError: as `check_settings`.
     """
+    check_kind(node)
     written, key = OmegaConf.to_container(node), str(node._get_full_key(None))
     try:
         values = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
@@ -91,13 +90,13 @@ def _check(values: Any, written: Any, path: str, given: Collection[str] = ()) ->
 
 def _check_call(node: Mapping[str, Any], written: Mapping[str, Any], path: str, given: Collection[str]) -> None:
     """Check one node's own arguments, and those that its constructor hands on to another of them."""
-    from adlight.runs import schema
-    from adlight.settings import receiver_of
+    from adlight.runs.optimizers import is_optimizer, try_optimizer
+    from adlight.settings import is_checked, receiver_of
 
+    target = find_target(node, path)
     try:
-        target = get_object(node["_target_"])
         (names, _), receives = _arguments_of(target), receiver_of(target)
-    except Exception:  # no such target, or none with a signature: instantiate says so
+    except Exception:  # none with a signature
         return
 
     def full_name(argument: str) -> str:
@@ -107,13 +106,17 @@ def _check_call(node: Mapping[str, Any], written: Mapping[str, Any], path: str, 
     arguments = {name: value for name, value in node.items() if not name.startswith("_")}
     present = {*arguments, *given}
     own = {name: value for name, value in arguments.items() if names is None or name in names or not receives}
+    if is_checked(target):
+        check_makers(arguments, target, path)
     complete = not node.get("_partial_") and "_args_" not in node
     _check_arguments(target, own, present if complete else None, full_name)
     if receives and isinstance(receiver := node.get(receives), dict) and "_target_" in receiver:
         handed = {name: value for name, value in arguments.items() if name not in own}
-        _check_arguments(get_object(receiver["_target_"]), handed, {*present, *receiver}, full_name, names or ())
-    if schema.is_optimizer(target):
-        schema.try_optimizer(target, arguments, path)
+        _check_arguments(
+            find_target(receiver, f"{path}.{receives}"), handed, {*present, *receiver}, full_name, names or ()
+        )
+    if is_optimizer(target):
+        try_optimizer(target, arguments, path)
 
 
 def _check_arguments(

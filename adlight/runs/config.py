@@ -1,17 +1,14 @@
-"""Where the configs lie, and how overrides are applied to the config of a run."""
+"""Where the configs lie, and how overrides are applied to the config of a run. Hydra is imported where it is needed."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra import compose
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
 from adlight.runs.checks import check_node
+from adlight.runs.targets import check_made
 from adlight.types import UserError
 
 CONF = next(
@@ -77,6 +74,8 @@ def read_yaml(path: Path) -> DictConfig:
 
 def search_path() -> list[str]:
     """Give the override by which the present command finds configs of the user's own, if there are some."""
+    from hydra.core.hydra_config import HydraConfig
+
     words = HydraConfig.get().overrides.hydra if HydraConfig.initialized() else []
     return [word for word in words if word.startswith("hydra.searchpath=")]
 
@@ -105,6 +104,9 @@ def apply_overrides(config: DictConfig, choices: Mapping[str, Any], overrides: S
     Raises:
         omegaconf.errors.OmegaConfBaseException: there is no such key.
     """
+    from hydra import compose
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
     config = config.copy()
     OmegaConf.set_struct(config, True)
     groups = {str(name) for name in config if (CONF / str(name)).is_dir()}
@@ -189,7 +191,9 @@ def instantiate_node(node: DictConfig, **more: Any) -> Any:
     """Make what a node describes, with plain lists and dicts as arguments.
 
     Raises:
-        UserError: a setting that its target, or that of a node in it, does not take.
+        UserError: a setting that its target, or that of a node in it, does not take, or another kind of object.
     """
+    from hydra.utils import instantiate
+
     check_node(node, more)
-    return instantiate(node, **more, _convert_="all")
+    return check_made(node, instantiate(node, **more, _convert_="all"))

@@ -33,6 +33,9 @@ def write_atomically(path: Path, content: str | bytes) -> Path:
             content = content.encode(errors="surrogateescape")  # names of files keep their bytes, whatever these are
         partial.write_bytes(content)
         os.replace(partial, path)
+    except OSError as error:
+        error.filename = str(path)  # a full disk names none, others the partial one
+        raise
     finally:
         partial.unlink(missing_ok=True)
     return path

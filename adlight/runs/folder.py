@@ -106,12 +106,13 @@ class RunFolder(HydraFolder):
         return read_if_exists(self.path / _RUN)
 
     def write_results(self, module: "AnomalyModule", records: list[Record], metadata: dict[str, Any]) -> None:
-        """Write the tables, then `metrics.json`, whose presence marks the run as finished."""
+        """Write the tables, then `metrics.json`, whose presence marks the run as finished: it has not failed."""
         assert module.results is not None
         rows = tables.prediction_rows(records, module.predictions)
         write_atomically(self.predictions_path, tables.to_csv(tables.PREDICTIONS, rows))
         write_atomically(self.path / _DEFECTS, tables.to_csv(tables.DEFECTS, tables.defect_rows(module.results)))
         self._write_json(_METRICS, module.results.as_dict() | module.calibration.as_dict() | metadata)
+        (self.path / _ERROR).unlink(missing_ok=True)
 
     def read_results(self) -> dict[str, Any] | None:
         """Read `metrics.json`; None where the run is not finished.

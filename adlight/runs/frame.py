@@ -7,9 +7,11 @@ from omegaconf import DictConfig, OmegaConf
 from adlight.runs.config import FRAME_KEYS, instantiate_node
 from adlight.runs.files import rank
 from adlight.runs.folder import RunFolder
+from adlight.types import UserError
 
 if TYPE_CHECKING:  # torch takes seconds: not for --help
     from adlight.data.datamodule import AnomalyDataModule
+    from adlight.metrics.thresholds import Calibration
 
 
 def settle_frame(config: DictConfig, run: RunFolder) -> None:
@@ -34,14 +36,22 @@ def settle_frame(config: DictConfig, run: RunFolder) -> None:
         run.write_config(config)
 
 
-def check_data(data: "AnomalyDataModule", run: RunFolder) -> None:
+def check_data(data: "AnomalyDataModule", calibration: "Calibration", run: RunFolder) -> None:
     """Prepare and check all images of a run, and print what a user should know of them.
 
     Raises:
-        UserError: something is wrong with a file, or nothing is to be tested.
+        UserError: something is wrong with a file, nothing is to be tested, or a category will have no thresholds.
     """
+    from adlight.metrics.thresholds import GIVEN  # likewise
+
     with run.data_lock():
         data.prepare_data()
     data.check()
+    trained, tested = ({one.category for one in records} for records in (data.source.train(), data.source.test()))
+    if calibration.per == "category" and calibration.of(None).source != GIVEN and tested - trained:
+        raise UserError(
+            f"{', '.join(sorted(tested - trained))}: tested, but no normal image of it is trained on, from which its "
+            "thresholds would come: add some, or take one threshold for all categories by calibration.per=all"
+        )
     for note in data.notes if rank() == 0 else ():
         print(f"data: {note}", flush=True)

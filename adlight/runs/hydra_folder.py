@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -13,7 +12,7 @@ from adlight.runs.files import write_atomically
 from adlight.runs.trust import check_choices, check_config, find_targets
 from adlight.types import UserError
 
-_HYDRA = ".hydra"
+SUBFOLDER = ".hydra"  # as hydra.output_subdir says
 _ROOMS_OF_0_1 = tuple(f"adlight.{room}." for room in ("modules", "networks", "objectives", "scoring"))
 
 
@@ -71,6 +70,8 @@ class HydraFolder:
 
     def write_hydra_files(self, config: DictConfig) -> None:
         """Write all files that Hydra leaves in a run, the one that marks it as one last."""
+        from hydra.core.hydra_config import HydraConfig
+
         write_atomically(self._hydra_file("hydra"), OmegaConf.to_yaml(HydraConfig.instance().cfg))
         write_atomically(self._hydra_file("overrides"), OmegaConf.to_yaml(HydraConfig.get().overrides.task))
         self.write_config(config)
@@ -104,7 +105,7 @@ class HydraFolder:
         return flatten(config), dict(choices or {})
 
     def _hydra_file(self, name: str) -> Path:
-        return self.path / _HYDRA / f"{name}.yaml"
+        return self.path / SUBFOLDER / f"{name}.yaml"
 
     def _read_yaml(self, name: str) -> DictConfig:
         path = self._hydra_file(name)

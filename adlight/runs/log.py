@@ -3,7 +3,7 @@
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,11 +22,13 @@ class _Copy:
 
     def write(self, text: str) -> int:
         if not _REDRAW.search(text):
-            self._log.write(_CODES.sub("", text))
+            with suppress(OSError):  # a full disk is told where a result cannot be written, on the terminal
+                self._log.write(_CODES.sub("", text))
         return self._stream.write(text)
 
     def flush(self) -> None:
-        self._log.flush()
+        with suppress(OSError):
+            self._log.flush()
         self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
@@ -38,7 +40,8 @@ def copy_output(path: Path) -> Iterator[None]:
     """Append to a log what this process, if it is a run's first, prints from here on."""
     with ExitStack() as stack:
         if rank() == 0:
-            log = stack.enter_context(path.open("a", encoding="utf-8", errors="backslashreplace"))
+            log = path.open("a", encoding="utf-8", errors="backslashreplace")
+            stack.callback(_close, log)
             stack.enter_context(redirect_stdout(_Copy(sys.stdout, log)))
             stack.enter_context(redirect_stderr(_Copy(sys.stderr, log)))
             _open.append(log)
@@ -48,6 +51,12 @@ def copy_output(path: Path) -> Iterator[None]:
 
 def log_line(line: str) -> None:
     """Write a line to the log alone, which on the terminal stands in a progress bar."""
-    if _open:
-        _open[-1].write(line + "\n")
-        _open[-1].flush()
+    with suppress(OSError):  # as above
+        for log in _open[-1:]:
+            log.write(line + "\n")
+            log.flush()
+
+
+def _close(log: TextIO) -> None:
+    with suppress(OSError):  # what could not be written is tried once more
+        log.close()

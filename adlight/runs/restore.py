@@ -5,41 +5,56 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from adlight.runs.config import CONF, INPUT_KEYS, drop_objective, instantiate_node
+from adlight.runs.config import CONF, INPUT_KEYS, drop_objective
 from adlight.runs.folder import RunFolder
+from adlight.runs.plain import build, without_training
+from adlight.runs.trust import check_interpolations, check_targets, find_targets
 from adlight.runs.verification import verify
 from adlight.types import UserError
 
 if TYPE_CHECKING:  # torch takes seconds: not for --help
     from torch import nn
 
-    from adlight.detection.module import AnomalyModule
+    from adlight.detection.detector import AnomalyDetector
 
 
-def build_module(run: RunFolder, overrides: Sequence[str] = ()) -> tuple["AnomalyModule", dict[str, Any]]:
-    """Build a run's module without weights, and without its objective: nothing is trained, no LPIPS is needed.
+def build_module(run: RunFolder, overrides: Sequence[str] = ()) -> tuple["AnomalyDetector", dict[str, Any]]:
+    """Build a run's detector without weights, and without what only its training needs: optimizers, LPIPS, Lightning.
 
     Returns:
-        The module, and the settings that an image needs on its way to it: `image_size`, `resize`,
+        The detector, and the settings that an image needs on its way to it: `image_size`, `resize`,
         `keep_shape`, `channels`, `precision`, and `ckpt`, the checkpoint that the run itself tested.
 
     Raises:
         UserError: the folder holds no run.
     """
-    initialized = GlobalHydra.instance().is_initialized()
-    with nullcontext() if initialized else initialize_config_dir(str(CONF), version_base="1.3"):
-        config = run.config(overrides)  # a changed group is composed anew, which needs our conf/
+    config = _read(run, overrides)
     drop_objective(config)
     inputs = {name: config.dataset.get(name) for name in INPUT_KEYS}  # resolved here, where the others are known
     settings: dict[str, Any] = OmegaConf.to_container(OmegaConf.create(inputs))  # type: ignore[assignment]
     settings |= {"precision": str(config.trainer.precision), "ckpt": config.ckpt}
-    module = instantiate_node(config.model)
-    module.calibration = instantiate_node(config.calibration)
+    nodes = {name: OmegaConf.to_container(config[name], resolve=True) for name in ("model", "calibration")}
+    nodes = without_training(nodes)
+    check_targets(find_targets(nodes), run.config_path)
+    module = build(nodes["model"], "model")
+    module.calibration = build(nodes["calibration"], "calibration")
     return module, settings
+
+
+def _read(run: RunFolder, overrides: Sequence[str]) -> DictConfig:
+    """Read a run's config, which is not trusted."""
+    if not overrides:
+        config = run.read_config()
+        check_interpolations(config, run.config_path)
+        return config
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    initialized = GlobalHydra.instance().is_initialized()
+    with nullcontext() if initialized else initialize_config_dir(str(CONF), version_base="1.3"):
+        return run.config(overrides)  # a changed group is composed anew, which needs our conf/
 
 
 def load_weights(module: "nn.Module", path: Path, prefixes: tuple[str, ...] = ("",)) -> None:

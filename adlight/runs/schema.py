@@ -1,21 +1,17 @@
-"""What may be set where no constructor of ours says it: the trainer, optimizers, and a training's own settings."""
+"""What may be set where no constructor of ours says it: the trainer."""
 
 import functools
-import inspect
 import re
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypedDict
 
 import pytorch_lightning as pl
-import torch
-from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter
-from torch.optim import Optimizer
+from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, TypeAdapter
 
 from adlight import settings
-from adlight.data.frames import Size
 from adlight.detection.inference import AUTOCAST, SHORT
-from adlight.settings import Decay, PathName, PositiveShare, Seed, Text
-from adlight.types import UserError, unknown_name
+from adlight.runs.optimizers import OptimizerSettings, is_optimizer
+from adlight.settings import PathName, PositiveShare
+from adlight.types import unknown_name
 
 LIBRARIES = ("pytorch_lightning.", "torch.optim.")
 
@@ -49,13 +45,24 @@ def _numbers(devices: str) -> str:
     return devices
 
 
+def _unlike(devices: list[int]) -> list[int]:
+    if len(set(devices)) < len(devices):
+        raise ValueError("be a list of different devices")
+    return devices
+
+
+def _by_groups(given: Any) -> Any:
+    raise ValueError("be left out, as the groups callbacks, logger and checkpoint are for that")
+
+
 Share = PositiveInt | PositiveShare  # so many batches, or this share of them
 Devices = (
     PositiveInt
     | Literal[-1]
     | Annotated[str, AfterValidator(_numbers)]
-    | Annotated[list[NonNegativeInt], Field(min_length=1)]
+    | Annotated[list[NonNegativeInt], Field(min_length=1), AfterValidator(_unlike)]
 )
+ByGroups = Annotated[Any, AfterValidator(_by_groups)]
 
 
 class TrainerSettings(TypedDict, total=False):
@@ -69,6 +76,11 @@ class TrainerSettings(TypedDict, total=False):
     default_root_dir: PathName | None
     max_epochs: Annotated[int, Field(ge=1, lt=2**32)]
     min_epochs: NonNegativeInt | None
+    max_steps: Literal[-1]  # a training of part of an epoch has no validation
+    overfit_batches: Literal[0]  # it validates on training images
+    logger: ByGroups
+    callbacks: ByGroups
+    enable_checkpointing: ByGroups
     check_val_every_n_epoch: PositiveInt | None
     gradient_clip_val: NonNegativeFloat | None
     accumulate_grad_batches: PositiveInt
@@ -81,61 +93,6 @@ class TrainerSettings(TypedDict, total=False):
     fast_dev_run: Literal[False]  # it keeps no checkpoint to test; trainer=debug does
 
 
-class OptimizerSettings(TypedDict, total=False):
-    """Settings that optimizers share, those of torch and ours."""
-
-    lr: PositiveFloat
-    muon_lr: PositiveFloat
-    betas: Annotated[list[Decay], Field(min_length=2, max_length=2)]
-    eps: NonNegativeFloat
-    weight_decay: NonNegativeFloat
-    momentum: Decay
-    dampening: NonNegativeFloat
-    alpha: Decay
-    nesterov: bool
-    amsgrad: bool
-    maximize: bool
-    capturable: bool
-    differentiable: bool
-    foreach: bool | None
-    fused: bool | None
-
-
-class TrainSettings(TypedDict, total=False):
-    """Settings of a training that belong to no node."""
-
-    seed: Seed
-    image_size: Size
-    data_root: Text
-    run_dir: Text
-    ckpt: Text
-    resume: Text | None
-    resume_sweep: bool
-
-
-class PredictSettings(TypedDict, total=False):
-    """Settings of `adlight.predict`."""
-
-    run: Text
-    images: Text | list[Text]
-    category: Text | None
-    threshold: Any  # `Method.parse` says more of what is wrong
-    pixel_threshold: Any
-    ckpt: Text | None
-    batch_size: PositiveInt
-    device: Text
-    save: Text | list[Text] | None
-    on_bad_image: Literal["error", "skip"]
-
-
-class ReportSettings(TypedDict, total=False):
-    """Settings of `adlight.report`."""
-
-    tolerance: NonNegativeFloat
-    detailed: NonNegativeInt
-    pictures: NonNegativeInt
-
-
 @functools.cache
 def types_of(target: Any) -> dict[str, TypeAdapter]:
     """Look up the types of a target's arguments, by name; of constructors that do not check theirs, none."""
@@ -146,20 +103,3 @@ def types_of(target: Any) -> dict[str, TypeAdapter]:
     name = f"{getattr(target, '__module__', '')}."
     types = settings.types_of(target) if name.startswith(LIBRARIES) else {}
     return types | (settings.types_of(TrainerSettings) if target is pl.Trainer else {})
-
-
-def is_optimizer(target: Any) -> bool:
-    """Tell whether a target makes an optimizer."""
-    return inspect.isclass(target) and issubclass(target, Optimizer)
-
-
-def try_optimizer(target: Any, arguments: Mapping[str, Any], path: str) -> None:
-    """Build an optimizer for nothing, as it would otherwise refuse settings only when the data has been read.
-
-    Raises:
-        UserError: it refuses them.
-    """
-    try:
-        target([{"params": [torch.nn.Parameter(torch.zeros(2, 2))]}], **arguments)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise UserError(f"{path}: {str(error).splitlines()[0]}") from error

@@ -7,7 +7,7 @@ environment variable ADLIGHT_TRUST=my_package,other. The command line's own word
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from inspect import isclass, isfunction
 from pathlib import Path
 from pkgutil import resolve_name
@@ -20,7 +20,8 @@ from adlight.types import UserError
 
 VARIABLE = "ADLIGHT_TRUST"
 OWN = re.compile(  # classes with no more than their arguments to say what they do; other functions of ours write files
-    r"adlight\.(baselines|callbacks|data|features|gan|loggers|mae|memory|metrics)\.\w+\.[A-Z]\w*"
+    r"adlight\.(baselines|callbacks|data|distillation|features|gan|loggers|mae|memory|metrics|reconstruction)\.\w+\.[A-Z]\w*"
+    r"|adlight\.detection\.maps\.ReconstructionError"
     r"|adlight\.callbacks\.progress\.progress_bar|adlight\.runs\.checkpoints\.BestAndLast"
 )
 LIBRARIES = {
@@ -53,12 +54,30 @@ def check_config(config: DictConfig, file: Path) -> None:
         UserError: a target that is not on the list or in a node where it has no place, or an interpolation that could
             make one; nothing has been instantiated.
     """
+    check_interpolations(config, file)
+    check_targets(find_targets(config), file)
+
+
+def check_interpolations(config: DictConfig, file: Path) -> None:
+    """Refuse interpolations that could make a target; `run_dir` becomes that of the present command.
+
+    Raises:
+        UserError: there is one.
+    """
     if "run_dir" in config:
         config.run_dir = HERE
     for key, value in _walk(OmegaConf.to_container(config), ""):
         if isinstance(value, str):
             _check_interpolations(key, value, file)
-    for key, value in find_targets(config).items():
+
+
+def check_targets(targets: Mapping[str, Any], file: Path) -> None:
+    """Refuse targets, by dotted key, that are not on the list or have no place where they stand.
+
+    Raises:
+        UserError: there is one.
+    """
+    for key, value in targets.items():
         if not is_trusted(value) or (value.startswith(WRITERS) and not key.startswith(WRITING)):
             raise UserError(
                 f"{key}={value} in {file} is not run, as it is neither adlight's nor of a package that you trust: name "
@@ -66,9 +85,9 @@ def check_config(config: DictConfig, file: Path) -> None:
             )
 
 
-def find_targets(config: DictConfig) -> dict[str, Any]:
+def find_targets(config: DictConfig | dict[str, Any]) -> dict[str, Any]:
     """Find what a config says to call, as it is written, by dotted key."""
-    leaves = _walk(OmegaConf.to_container(config), "")
+    leaves = _walk(OmegaConf.to_container(config) if isinstance(config, DictConfig) else config, "")
     return {key: value for key, value in leaves if key.rpartition(".")[2] == "_target_"}
 
 

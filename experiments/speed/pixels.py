@@ -41,7 +41,9 @@ class Ours:
         self.metric.update(pixel, mask, torch.zeros(len(pixel), dtype=torch.long))
 
     def finish(self) -> None:
-        self.auroc = self.metric.metrics()["pixel_auroc"]
+        from adlight.metrics.histogram import pixel_metrics
+
+        self.auroc = pixel_metrics(self.metric.histogram(), None)[0]["pixel_auroc"]
 
 
 class TorchMetrics:

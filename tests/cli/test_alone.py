@@ -1,8 +1,12 @@
 """A single training leaves behind what it printed and, if it fails, why."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from adlight.reports.collect import collect
+from adlight.runs.log import copy_output, log_line
 
 
 def problem(run):
@@ -34,3 +38,20 @@ def test_a_crash_has_its_traceback_in_the_log(adlight, monkeypatch):
     assert "Traceback" in (run / "train.log").read_text()
     monkeypatch.delenv("ADLIGHT_TEST_TROUBLE")
     assert adlight("train", f"resume={run}").code == 0 and collect([str(run)]).problems == {}
+
+
+def test_an_evaluation_leaves_its_log_and_why_it_failed(adlight, tiny_run, tmp_path):
+    words = ["evaluate", f"run={tiny_run[0]}", "~callbacks.panels", "~callbacks.gallery", f"hydra.run.dir={tmp_path}"]
+    assert adlight(*words, "ckpt=nowhere.ckpt").code == 2
+    assert "nowhere.ckpt" in problem(tmp_path) and "error: " in (tmp_path / "evaluate.log").read_text()
+    outcome = adlight(*words)
+    assert outcome.code == 0 and (tmp_path / "evaluate.log").read_text().endswith(outcome.out.lstrip())
+    assert not (tmp_path / "error.txt").exists() and collect([str(tmp_path)]).problems == {}
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no full disk to try")
+def test_a_full_disk_spoils_the_log_alone(capsys):
+    with copy_output(Path("/dev/full")):
+        print("shown", flush=True)
+        log_line("error: the reason")
+    assert capsys.readouterr().out == "shown\n"

@@ -264,7 +264,8 @@ def test_no_space_leaves_the_earlier_checkpoint_whole(adlight, place, tiny_run):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     assert full.code == 2, full.err
-    assert os.strerror(errno.EFBIG) in full.err and "Traceback" not in full.err
+    assert os.strerror(errno.EFBIG) in full.err and f"adlight.train resume={run}" in full.err
+    assert "Traceback" not in full.err and not list(run.rglob("*.part"))
     for path, content in before.items():
         assert path.read_bytes() == content
         torch.load(path, weights_only=True)

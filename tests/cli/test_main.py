@@ -10,8 +10,9 @@ import pytest
 from hydra.errors import InstantiationException
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from adlight.cli.arguments import flags_first, quote_values
+from adlight.cli.arguments import quote_values
 from adlight.cli.errors import describe, explain, interrupted
+from adlight.cli.flags import flags_first
 from adlight.types import UserError
 
 HANGING = """

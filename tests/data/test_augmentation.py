@@ -1,7 +1,10 @@
+import math
+
 import pytest
 import torch
+from torchvision.transforms import RandomResizedCrop
 
-from adlight.data.augmentation import Augmentation
+from adlight.data.augmentation import Augmentation, draw_crops
 from adlight.data.frames import is_content
 
 
@@ -41,7 +44,7 @@ def test_values_stay_between_0_and_1(channels, size):
     for seed in range(10):
         found = augmentation(image, seed)
         assert found.shape == image.shape and found.dtype == torch.float32
-        assert found.min() >= 0 and found.max() <= 1 and not torch.equal(found, image)
+        assert found.min() >= -1e-6 and found.max() <= 1 + 1e-6 and not torch.equal(found, image)
 
 
 def test_each_image_has_its_own_change():
@@ -64,17 +67,66 @@ def test_nothing_asked_for_is_nothing_done():
 def test_certain_flips_mirror_the_right_axis(settings, axis):
     image = images()
     found = Augmentation(1, 0, *settings)(image, 5)
-    torch.testing.assert_close(found, image.flip(axis), rtol=0, atol=1e-6)
+    assert torch.equal(found, image.flip(axis))  # pixels move and are not interpolated
 
 
 @pytest.mark.parametrize(("settings", "axes"), [((0.5, 0.0), {(), (3,)}), ((0.5, 0.5), {(), (2,), (3,), (2, 3)})])
 def test_flips_only_when_asked_for(settings, axes):
     image, seen = images(1).expand(60, -1, -1, -1).contiguous(), []
     for found in Augmentation(1, 0, *settings)(image, 5):
-        same = [way for way in ((), (2,), (3,), (2, 3)) if torch.allclose(found, image[:1].flip(way)[0], atol=1e-6)]
+        same = [way for way in ((), (2,), (3,), (2, 3)) if torch.equal(found, image[:1].flip(way)[0])]
         assert len(same) == 1
         seen += same
     assert set(seen) == axes and min(seen.count(way) for way in axes) > 5
+
+
+def coordinates(count, height, width):
+    """Images whose two channels are a pixel's own x and y, from the centre, in pixels."""
+    x, y = (torch.arange(side) - (side - 1) / 2 for side in (width, height))
+    return torch.stack([x.expand(height, width), y[:, None].expand(height, width)]).expand(count, 2, height, width)
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (32, 96)])
+def test_rotations_are_about_the_centre_and_up_to_the_angle(height, width):
+    """Bilinear interpolation is exact for coordinates: away from the border the result tells where it comes from."""
+    image = coordinates(200, height, width).contiguous()
+    found = Augmentation(crop=1, rotation=10, horizontal_flip=0)(image, 3)
+    across = (
+        found[:, :, height // 2, width // 2 + 8] - found[:, :, height // 2, width // 2 - 8]
+    )  # (200, 2) of 16 pixels
+    down = found[:, :, height // 2 + 4, width // 2] - found[:, :, height // 2 - 4, width // 2]
+    angle = torch.atan2(across[:, 1], across[:, 0])
+    torch.testing.assert_close(across.norm(dim=1), torch.full((200,), 16.0), rtol=1e-4, atol=0)
+    torch.testing.assert_close(down, torch.stack([-angle.sin(), angle.cos()], 1) * 8, rtol=0, atol=1e-3)
+    middle = found[:, :, height // 2 - 1 : height // 2 + 1, width // 2 - 1 : width // 2 + 1].mean((2, 3))
+    torch.testing.assert_close(middle, torch.zeros(200, 2), rtol=0, atol=1e-4)
+    largest = math.radians(10)
+    assert -largest <= angle.min() < -0.9 * largest and 0.9 * largest < angle.max() <= largest
+
+
+@pytest.mark.parametrize("smallest", [0.3, 0.8])
+def test_crops_are_distributed_as_torchvisions(smallest):
+    image = torch.zeros(1, 1000, 1000)
+    torch.manual_seed(0)
+    drawn = [RandomResizedCrop.get_params(image, [smallest, 1.0], [3 / 4, 4 / 3]) for _ in range(4000)]
+    reference = torch.tensor([(width, height) for _, _, height, width in drawn]) / 1000
+    found = draw_crops(4000, smallest, torch.Generator().manual_seed(0))
+    shares = torch.linspace(0.02, 0.98, 25)
+    for of in (lambda extent: extent[:, 0], lambda extent: extent[:, 1], lambda extent: extent.prod(1)):
+        torch.testing.assert_close(of(found).quantile(shares), of(reference).quantile(shares), rtol=0, atol=0.02)
+
+
+def test_a_crop_lies_anywhere_in_the_image_and_never_beyond():
+    image = coordinates(300, 64, 64).contiguous()
+    found = Augmentation(crop=0.5, rotation=0, horizontal_flip=0)(image, 0)
+    assert found.min() >= -31.5 and found.max() <= 31.5
+    for channel, near, far in (
+        (0, found[:, 0, 32, 0], found[:, 0, 32, -1]),
+        (1, found[:, 1, 0, 32], found[:, 1, -1, 32]),
+    ):
+        free, place = 63 - (far - near), near + 31.5
+        share = (place / free)[free > 6]
+        assert share.min() < 0.1 and share.max() > 0.9 and 0.4 < share.mean() < 0.6, channel
 
 
 def test_crops_keep_the_share_asked_for():

@@ -8,7 +8,8 @@ from PIL import Image
 
 from adlight.data.datamodule import AnomalyDataModule
 from adlight.data.mvtec import MVTecAD
-from adlight.detection.categories import CategoryClassifier, CategoryRule, describe_images
+from adlight.detection.categories import CategoryClassifier, CategoryRule
+from adlight.detection.thumbnails import describe_images
 from adlight.metrics.thresholds import Calibration, Threshold
 from adlight.types import UserError
 
@@ -71,10 +72,10 @@ def calibration(*names, **settings):
 def test_a_category_that_was_not_validated_has_no_thresholds(tmp_path):
     data, classifier = make_data(tmp_path), CategoryClassifier()
     classifier.fit(data)
-    image, size, truth = held_out(data)
+    image, _, truth = held_out(data)
     rule = CategoryRule("auto", calibration("nut"), classifier)
     with pytest.raises(UserError, match=r"bolt|pin"):
-        rule([None] * len(truth), image, size)
+        rule([None] * len(truth), (image * 255).round().byte().numpy(), None)
     with pytest.raises(UserError, match="category="):  # one category of three is not the only one
         CategoryRule(None, calibration("nut"), classifier).of_path(None)
 

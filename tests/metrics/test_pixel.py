@@ -108,11 +108,24 @@ def test_batches_order_and_halves_do_not_matter(bins):
     for other in (
         filled(pixel[turn], mask[turn], bins=bins, batch=3),
         filled(pixel, mask, bins=bins, batch=8),
+        filled(pixel, mask, bins=bins, batch=1),
     ):
         assert all(torch.equal(a, b) for a, b in zip(whole, other.compute(), strict=True))
     first, second = filled(pixel[:2], mask[:2], bins=bins), filled(pixel[2:], mask[2:], bins=bins, batch=1)
     first.rows, first.shift = first.rows + second.rows, torch.maximum(first.shift, second.shift)
     assert all(torch.equal(a, b) for a, b in zip(whole, first.compute(), strict=True))
+
+
+@pytest.mark.parametrize("chunk", [1, 3 * SHAPE[1] * SHAPE[2]])
+def test_a_batch_is_counted_in_parts_to_the_same_bins(monkeypatch, chunk):
+    pixel, mask = maps("log-normal")
+    group, counted = torch.arange(len(pixel)) % 2, pixel < pixel.quantile(0.9)
+    whole, parts = PixelHistogram(2, 2**11), PixelHistogram(2, 2**11)
+    whole.update(pixel, mask & counted, group, counted)
+    monkeypatch.setattr("adlight.metrics.pixel.CHUNK", chunk)
+    parts.update(pixel, mask & counted, group, counted)
+    assert parts.shift > 0
+    assert all(torch.equal(a, b) for a, b in zip(whole.compute(), parts.compute(), strict=True))
 
 
 def test_memory_is_bounded_by_bins_not_by_images():

@@ -12,8 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Trainer
 
 from adlight.runs.checks import check_node, check_settings, check_values
-from adlight.runs.config import CONF
-from adlight.runs.schema import PredictSettings, ReportSettings, is_optimizer
+from adlight.runs.config import CONF, instantiate_node
+from adlight.runs.optimizers import is_optimizer
+from adlight.runs.programs import DoctorSettings, EvaluateSettings, PredictSettings, ReportSettings
 from adlight.settings import is_checked
 from adlight.types import UserError
 
@@ -172,18 +173,71 @@ def test_what_an_optimizer_alone_knows_is_said_before_the_data_is_read():
         check_settings(change(bad, "model.optimizer.nesterov", True))
 
 
-def test_the_settings_of_other_commands():
+WRONG = [
+    ("dataset", "adlight.mae.scorer.MultiMaskScorer", "AnomalyDataModule"),
+    ("dataset", "adlight.data.mvtec.MVTecAD", "AnomalyDataModule"),
+    ("model", "torch.nn.Identity", "AnomalyModule"),
+    ("model", "adlight.data.datamodule.AnomalyDataModule", "AnomalyModule"),
+    ("calibration", "builtins.dict", "Calibration"),
+    ("trainer", "torch.optim.SGD", "Trainer"),
+    ("checkpoint", "pytorch_lightning.callbacks.ModelCheckpoint", "BestAndLast"),
+    ("callbacks.panels", "torch.nn.Identity", "Callback"),
+    ("callbacks.panels", "trouble.make_text", "Callback"),
+    ("logger.csv", "adlight.callbacks.panels.Panels", "Logger"),
+]
+
+
+@pytest.mark.parametrize(("node", "target", "needed"), WRONG)
+def test_a_target_of_another_kind(node, target, needed):
+    with pytest.raises(UserError) as caught:
+        check_settings(change(composed(), f"{node}._target_", target))
+    assert all(word in str(caught.value) for word in (f"{node}._target_={target}", needed))
+
+
+@pytest.mark.parametrize("node", ["dataset", "model", "callbacks.panels"])
+def test_what_would_only_be_prepared(node):
+    with pytest.raises(UserError, match=rf"{node}\._partial_"):
+        check_settings(change(composed(), f"{node}._partial_", True))
+
+
+def test_a_function_that_does_not_say_what_it_makes():
+    config = change(composed(), "callbacks.panels._target_", "trouble.make_something")
+    check_settings(config)
+    with pytest.raises(UserError, match=r"callbacks\.panels\._target_=trouble\.make_something makes a dict"):
+        instantiate_node(config.callbacks.panels)
+
+
+COMMANDS = {
+    "predict": (
+        PredictSettings,
+        {"batch_size": [0, "x", 1.5], "on_bad_image": ["ignore"], "device": ["", None], "run": [""], "ckpt": [""]},
+    ),
+    "report": (
+        ReportSettings,
+        {
+            "tolerance": [-1, math.nan, "x"],
+            **{"detailed": [-1, 1.5], "pictures": ["many"], "out": ["", 3], "runs": [[], 5], "title": [[1]]},
+            **{"reference": [{"a": 1}], "reference_column": [2]},
+        },
+    ),
+    "evaluate": (EvaluateSettings, {"run": ["", None, 3, ["a", "b"]], "ckpt": ["", 3, ["best"]]}),
+    "doctor": (
+        DoctorSettings,
+        {"seed": [-1, "x"], "data_root": ["", None], "calibration": [None, {"imag": 1}, {"image": "fpr:2"}]},
+    ),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_settings_of_other_commands(command):
+    settings, bad = COMMANDS[command]
+    given = {"predict": ["run=x", "images=y"], "report": ["runs=x"], "evaluate": ["run=x"], "doctor": []}
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        predict, report = compose("predict", ["run=x", "images=y"]), compose("report", ["runs=x"])
+        config = compose(command, given[command])
     GlobalHydra.instance().clear()
-    check_values(PredictSettings, predict)
-    check_values(ReportSettings, report)
-    bad = {"batch_size": [0, "x", 1.5], "on_bad_image": ["ignore"], "device": ["", None], "run": [""], "ckpt": [""]}
-    cases = [(PredictSettings, predict, name, value) for name, values in bad.items() for value in values]
-    bad = {"tolerance": [-1, math.nan, "x"], "detailed": [-1, 1.5], "pictures": ["many"]}
-    cases += [(ReportSettings, report, name, value) for name, values in bad.items() for value in values]
-    for settings, config, name, value in cases:
-        with pytest.raises(UserError, match=rf"^(unknown )?{name}\b"):
+    check_values(settings, config)
+    for name, value in ((name, value) for name, values in bad.items() for value in values):
+        with pytest.raises(UserError, match=rf"^(unknown )?(setting in )?{name}\b"):
             check_values(settings, change(config, name, value))
 
 

@@ -1,0 +1,67 @@
+"""The detector: distances to what a baseline was fitted to."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from pydantic import NonNegativeFloat
+from torch import Tensor, nn
+
+from adlight.baselines.networks import PCA, NearestNeighbours
+from adlight.detection.detector import AnomalyDetector
+from adlight.detection.maps import ReconstructionError, Reduction, Score
+from adlight.settings import Built, PositiveShare, checked
+from adlight.types import Batch, Scores
+
+
+class ResidualScorer:
+    """Score images by their distance, and pixels by their difference, to the closest image that a baseline can make.
+
+    Args:
+        score: error of a pixel, see `ReconstructionError`.
+        reduce: image score: `distance`, as the network measures it; or `mean`, `max` or `topk` of the map.
+        smoothing, topk: see `ReconstructionError`.
+
+    Raises:
+        ValueError: an unknown name, or a number out of range.
+    """
+
+    @checked
+    def __init__(
+        self,
+        score: Score = "mse",
+        reduce: Literal["distance"] | Reduction = "distance",
+        smoothing: NonNegativeFloat = 1.0,
+        topk: PositiveShare = 0.01,
+    ) -> None:
+        self.by_distance = reduce == "distance"
+        self.error = ReconstructionError(score, "mean" if reduce == "distance" else reduce, smoothing, topk)
+
+    @torch.no_grad()
+    def __call__(
+        self, network: Callable[..., tuple[Tensor, Tensor]], image: Tensor, size: Tensor | None = None
+    ) -> Scores:
+        """Score images (B, C, H, W) in [0, 1], padded ones with sizes (B, 2), by closest image and distance to it."""
+        with torch.autocast(image.device.type, enabled=False):  # in bf16 many scores would tie
+            reconstruction, distance = network(image, size)
+        score, pixel = self.error(image, reconstruction, size)  # (B,), (B, H, W)
+        return Scores(image=distance if self.by_distance else score, pixel=pixel, reconstruction=reconstruction)
+
+
+class BaselineDetector(AnomalyDetector):
+    """Images far from the closest one that a baseline can make are anomalous.
+
+    Args:
+        network: makes it.
+        scorer: scores images with it.
+    """
+
+    @checked
+    def __init__(self, network: Built[NearestNeighbours | PCA], scorer: Built[ResidualScorer]) -> None:
+        super().__init__()
+        self.network, self.scorer = network, scorer
+        self.unused = nn.Parameter(torch.zeros(()))  # DDP refuses a module without parameters
+
+    def score(self, batch: Batch) -> Scores:
+        """Score a batch."""
+        return self.scorer(self.network, batch["image"], batch.get("size"))

@@ -1,0 +1,80 @@
+"""Boundary equilibrium GAN (Berthelot 2017): an autoencoder is the critic, and a control keeps it in balance."""
+
+import torch
+from pydantic import PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from adlight.gan.networks import Backbone, Critic, Generator, Square
+from adlight.gan.objectives import AdversarialObjective
+from adlight.gan.optimization import average_over_processes
+from adlight.settings import PositiveShare, checked
+
+
+class AutoencoderCritic(Backbone):
+    """An autoencoder that reconstructs real images well and others badly.
+
+    Its score is -L(x), L(x) = |x - D(x)|_1 / N (eq. 1), so that larger is more real, as of any critic. The decoder
+    has the generator's layers.
+
+    Args:
+        image_size: side in pixels, see `resolution_schedule`.
+        channels: 1 or 3.
+        ndf: channels after the first layer, and before the decoder's last.
+        hidden: values between encoder and decoder.
+
+    Attributes:
+        balance: k_t, the weight of generated images; the objective moves it.
+
+    Raises:
+        ValueError: an image size without layers, or a number out of range.
+    """
+
+    balance: Tensor
+
+    @checked
+    def __init__(
+        self,
+        image_size: Square = 28,
+        channels: PositiveInt = 1,
+        ndf: PositiveInt = 64,
+        hidden: PositiveInt = 64,
+    ) -> None:
+        super().__init__(image_size, channels, ndf)
+        self.encode = nn.Linear(self.num_features, hidden)
+        self.decoder = Generator(image_size, channels, hidden, ndf)
+        self.register_buffer("balance", torch.zeros(()))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Score images in [0, 1]. (B, C, H, W) -> (B, 1)."""
+        reconstruction = self.decoder(self.encode(self.features(image)))  # (B, C, H, W)
+        return -(image - reconstruction).float().abs().flatten(1).mean(1, keepdim=True)
+
+
+class BEGAN(AdversarialObjective):
+    """Keep an autoencoder's losses L of real and generated images in a ratio (Berthelot 2017).
+
+    L_D = L(x) - k_t L(G(z)),  L_G = L(G(z)),  k_{t+1} = k_t + rate (gamma L(x) - L(G(z))) in [0, 1]   (section 3.4)
+    M = L(x) + |gamma L(x) - L(G(z))| measures convergence (eq. 6). All from the images of the critic's step, where the
+    original draws others for L_G.
+
+    Args:
+        gamma: L(G(z)) / L(x) in equilibrium: lower values make better, less diverse images.
+        rate: lambda_k, of the control of k_t; the critic keeps k_t as `balance`.
+    """
+
+    @checked
+    def __init__(self, gamma: PositiveShare = 0.5, rate: PositiveFloat = 0.001) -> None:
+        super().__init__()
+        self.gamma, self.rate = gamma, rate
+
+    def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
+        """Return L(x) - k_t L(G(z)) with its terms, and move k_t for the next step."""
+        if not isinstance(balance := getattr(critic, "balance", None), Tensor):
+            raise ValueError(f"the objective BEGAN needs an AutoencoderCritic, got {type(critic).__name__}")
+        loss_real, loss_fake = (-critic(torch.cat([real, fake])).float()).chunk(2)  # L(x), L(G(z)), (B, 1) each
+        loss_real, loss_fake = loss_real.mean(), loss_fake.mean()
+        k = balance.clone()
+        surplus, level = average_over_processes([(self.gamma * loss_real - loss_fake).detach(), loss_real.detach()])
+        balance.copy_((k + self.rate * surplus).clamp(0, 1))
+        terms = {"critic": loss_real - k * loss_fake, "wasserstein": (loss_fake - loss_real).detach()}
+        return terms | {"balance": k, "convergence": level + surplus.abs()}

@@ -1,0 +1,92 @@
+"""The detector: a trained GAN, the encoder that inverts it, and the score of what it cannot show."""
+
+import torch
+from torch import Tensor, nn
+
+from adlight.detection.detector import AnomalyDetector
+from adlight.detection.ema import EMA
+from adlight.gan.inversion import Networks
+from adlight.gan.networks import Critic, Encoder, Generator
+from adlight.gan.scorer import TERMS, InversionScorer
+from adlight.settings import Built, Decay, checked
+from adlight.types import Batch, Scores
+
+
+class GAN(nn.Module):
+    """Generator and critic.
+
+    Args:
+        generator, critic: the networks.
+        ema: decay of the generator's weight average, used everywhere except in its own training; 0 disables it.
+
+    Raises:
+        ValueError: networks that do not fit each other.
+    """
+
+    generator_steps: Tensor
+
+    @checked
+    def __init__(self, generator: Built[Generator], critic: Built[Critic], ema: Decay = 0.0) -> None:
+        super().__init__()
+        check_same_sizes(generator, critic=critic)
+        self.generator, self.critic = generator, critic
+        self.ema = EMA(generator, ema) if ema else None
+        self.register_buffer("generator_steps", torch.tensor(0))
+
+    @property
+    def trained_generator(self) -> Generator:
+        """The generator that everything but its own training uses: the average, if there is one."""
+        return self.generator if self.ema is None else self.ema.network  # type: ignore[return-value]
+
+
+class InversionDetector(AnomalyDetector):
+    """Images that a GAN of normal images cannot show are anomalous.
+
+    Args:
+        gan: generator and critic.
+        encoder: finds the latent of an image; None where gradients alone do.
+        scorer: inverts the generator and scores.
+
+    Raises:
+        ValueError: networks that do not fit each other.
+    """
+
+    term_mean: Tensor
+    term_deviation: Tensor
+
+    @checked
+    def __init__(self, gan: Built[GAN], encoder: Built[Encoder] | None, scorer: Built[InversionScorer]) -> None:
+        super().__init__()
+        check_same_sizes(gan.generator, encoder=encoder)
+        self.gan, self.encoder, self.scorer = gan, encoder, scorer
+        self.register_buffer("term_mean", torch.zeros(len(TERMS)))
+        self.register_buffer("term_deviation", torch.ones(len(TERMS)))
+
+    @property
+    def networks(self) -> Networks:
+        """What scores: the averaged generator if there is one."""
+        return Networks(self.gan.trained_generator, self.gan.critic, self.encoder)
+
+    def score(self, batch: Batch) -> Scores:
+        """Score a batch: the thesis's equation, or the standardized mixture."""
+        return self.score_terms(batch["image"])[1]
+
+    def score_terms(self, image: Tensor) -> tuple[Tensor, Scores]:
+        """Compute the terms and the scores. (B, C, H, W) in [0, 1] -> (B, T), scores."""
+        terms, scores = self.scorer.terms(self.networks, image)
+        if self.scorer.score == "mixture":
+            scores["image"] = self.mix(terms)
+        return terms, scores
+
+    def mix(self, terms: Tensor) -> Tensor:
+        """Mix terms (B, T), standardized by the normal validation images. -> (B,)."""
+        return self.scorer.mix(terms, self.term_mean, self.term_deviation)
+
+
+def check_same_sizes(generator: Generator, **others: nn.Module | None) -> None:
+    """Refuse networks that were not made for the generator's images and latents."""
+    for name, network in others.items():
+        for size in ("image_size", "channels", "latent"):
+            wanted = getattr(generator, size)
+            if (found := getattr(network, size, wanted)) != wanted:
+                raise ValueError(f"{name}.{size}={found} does not fit generator.{size}={wanted}")

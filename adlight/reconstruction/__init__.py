@@ -1,0 +1,1 @@
+"""Detectors that reconstruct an image through a bottleneck: the autoencoders that the papers compare with."""

@@ -1,0 +1,121 @@
+"""Dual autoencoder GAN (Tang 2020, DAGAN): two autoencoders trained against each other (Skip-GANomaly and BEGAN)."""
+
+from typing import Any
+
+import torch
+from pydantic import NonNegativeFloat
+from torch import Tensor
+from torch.optim import Optimizer
+
+from adlight.detection.maps import ReconstructionError
+from adlight.detection.module import AnomalyModule
+from adlight.detection.optimization import log_terms, set_rates, stop_if_diverged
+from adlight.gan.optimization import OptimizerFactory, check_precision, make_optimizer, optimizer_step
+from adlight.reconstruction.autoencoder import describe_network
+from adlight.reconstruction.networks import ConvAutoencoder, UNet
+from adlight.settings import Built, checked
+from adlight.types import Batch, Scores
+
+
+class DAGANModule(AnomalyModule):
+    """G and D are autoencoders: G reconstructs the image x, D tells x from G(x) by reconstructing them differently.
+
+    L_adv = E|D(x) - D(G(x))|_2,  L_G = E|x - G(x)|_2,  L_D = E|x - D(x)|_2  (Tang 2020, section 3.2)
+    G minimizes adversarial L_adv + generator_context L_G, D discriminator_context L_D - adversarial L_adv; both step on
+    each batch. The score is the error of G. Norms are divided by sqrt(N), N the values of an image, so that weights and
+    rates do not depend on its size. The original scales scores by the test's minimum and maximum: that changes no
+    order, looks at the test, and is left out.
+
+    Args:
+        generator: G, a U-Net with skips in the original.
+        discriminator: D, an autoencoder.
+        scorer: compares images with G's reconstructions; `reduce=mean` of `mse` orders images as |x - G(x)|_2 does.
+        generator_optimizer, discriminator_optimizer: make the optimizers from parameters.
+        adversarial, generator_context, discriminator_context: the weights; 1, 40 and 1 in the original.
+        clip: largest norm of a network's gradient; 0 = any.
+    """
+
+    takes_padding = False
+
+    @checked
+    def __init__(
+        self,
+        generator: Built[UNet | ConvAutoencoder],
+        discriminator: Built[UNet | ConvAutoencoder],
+        scorer: Built[ReconstructionError],
+        generator_optimizer: OptimizerFactory,
+        discriminator_optimizer: OptimizerFactory,
+        adversarial: NonNegativeFloat = 1.0,
+        generator_context: NonNegativeFloat = 40.0,
+        discriminator_context: NonNegativeFloat = 1.0,
+        clip: NonNegativeFloat = 1.0,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.generator, self.discriminator, self.scorer = generator, discriminator, scorer
+        self.optimizer_factories = {"discriminator": discriminator_optimizer, "generator": generator_optimizer}
+        self.adversarial, self.clip = adversarial, clip
+        self.generator_context, self.discriminator_context = generator_context, discriminator_context
+
+    def describe(self) -> list[str]:
+        """Say how large the networks are."""
+        return [describe_network(name, getattr(self, name)) for name in ("generator", "discriminator")]
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """Step the discriminator, then the generator."""
+        x = batch["image"]  # (B, C, H, W)
+        steps = dict(zip(self.optimizer_factories, self.optimizers(), strict=True))
+        y = self.generator(x)  # (B, C, H, W)
+        terms = self.discriminator_loss(x, y.detach())
+        optimizer_step(steps["discriminator"], terms["discriminator"], self.clip)
+        terms |= self.generator_loss(x, y)
+        optimizer_step(steps["generator"], terms["generator"], self.clip)
+        log_terms(self, terms, len(x), prog_bar="generator")
+
+    def discriminator_loss(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Compute D's loss, as `discriminator`, of images and reconstructions (B, C, H, W), and the terms beside it."""
+        real, fake = self.discriminator(torch.cat([x, y])).chunk(2)  # one pass for both
+        context = distance(x, real).mean()  # L_D
+        loss = self.discriminator_context * context - self.adversarial * distance(real, fake).mean()
+        return {"discriminator": loss, "discriminator_context": context}
+
+    def generator_loss(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Compute G's loss, as `generator`, of images and reconstructions (B, C, H, W), and the terms beside it."""
+        with torch.no_grad():
+            real = self.discriminator(x)  # (B, C, H, W)
+        adversarial, context = distance(real, self.discriminator(y)).mean(), distance(x, y).mean()  # L_adv, L_G
+        loss = self.adversarial * adversarial + self.generator_context * context
+        return {"generator": loss, "adversarial": adversarial, "generator_context": context}
+
+    def on_fit_start(self) -> None:
+        """Refuse a precision in which adversarial training does not work."""
+        check_precision(self.trainer)
+
+    def configure_optimizers(self) -> list[Optimizer]:
+        """Make the discriminator's optimizer and the generator's."""
+        optimizers = [
+            make_optimizer(f"{name}_optimizer", factory, getattr(self, name))
+            for name, factory in self.optimizer_factories.items()
+        ]
+        self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+        return optimizers
+
+    def on_train_start(self) -> None:
+        """Continue a resumed run with the learning rates of its config."""
+        set_rates(self.trainer.optimizers, self.rates)
+
+    def on_train_epoch_end(self) -> None:
+        """Stop a diverged run; the checkpoint of the epoch before is kept."""
+        stop_if_diverged(self, "generator_optimizer.lr")
+
+    def score(self, batch: Batch) -> Scores:
+        """Score a batch."""
+        image: Any = batch["image"]  # (B, C, H, W)
+        reconstruction = self.generator(image).float()  # (B, C, H, W)
+        score, pixel = self.scorer(image, reconstruction)  # (B,), (B, H, W)
+        return Scores(image=score, pixel=pixel, reconstruction=reconstruction)
+
+
+def distance(x: Tensor, y: Tensor) -> Tensor:
+    """Compute |x - y|_2 / sqrt(N) of each image. (B, C, H, W) twice -> (B,)."""
+    return (x - y).float().flatten(1).norm(dim=1) / x[0].numel() ** 0.5

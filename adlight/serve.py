@@ -1,0 +1,143 @@
+"""Serve a finished run: `python -m adlight.serve run=<folder>` is a page to drop images on, and a JSON endpoint."""
+
+import logging
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+
+from adlight.cli import main as cli
+from adlight.cli.arguments import quote_values, shows_help, value_of
+from adlight.runs.checks import check_values
+from adlight.runs.folder import RunFolder
+from adlight.types import UserError
+
+if TYPE_CHECKING:  # they take seconds: not for --help
+    from fastapi import FastAPI
+
+    from adlight.serving.batching import BatchQueue
+
+CONNECTIONS = 500  # at once; of more, none takes a file handle
+GOODBYE = 10  # seconds for the images on their way when the server ends
+
+
+def serve(config: DictConfig) -> None:
+    """Load the run, say where the page is, and answer until the process is stopped.
+
+    Raises:
+        UserError: no run, an address that cannot be taken, a missing package, or a setting out of range.
+        KeyboardInterrupt: it was stopped.
+    """
+    from adlight.runs.programs import ServeSettings
+
+    check_values(ServeSettings, config)
+    check_packages()
+    from adlight.serving.guard import is_local, make_token
+
+    host, token = str(config.host), config.token
+    if token is None and not is_local(host):
+        token = make_token()
+    with bind(host, config.port) as listener:
+        from adlight.detector import Detector
+        from adlight.serving.app import Service, build_app
+        from adlight.serving.uploads import Limits
+
+        detector = Detector.load(
+            config.run, config.ckpt, config.device, batch_size=config.batch_size, category=config.category
+        )
+        for name in ("threshold", "pixel_threshold"):
+            if config[name] is not None:
+                setattr(detector, name, config[name])
+        limits = Limits(int(config.max_mb * 1e6), int(config.max_megapixels * 1e6), config.queue, config.timeout)
+        service = Service(detector, Path(config.run).resolve().name, limits)
+        port = listener.getsockname()[1]
+        place = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+        fragment, header = (f"#token={token}", f"-H 'Authorization: Bearer {token}' ") if token else ("", "")
+        print(f"page: {place}{fragment}")
+        print(f"from a shell: curl {header}--data-binary @<image> {place}predict")
+        print("Ctrl-C ends it", flush=True)
+        answer(build_app(service, token), listener, service.queue)
+
+
+def check_packages() -> None:
+    """Refuse to begin without what only this command needs.
+
+    Raises:
+        UserError: a package is missing.
+    """
+    try:
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import python_multipart  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"serving needs {error.name}: pip install 'adlight[serve]'") from error
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Take an address, before a detector is loaded for nothing.
+
+    Raises:
+        UserError: another process has it, or it is none of this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except (OSError, UnicodeError) as error:
+        listener.close()
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"host={host} port={port}: {reason} (port=0 takes any that is free)") from error
+    return listener
+
+
+def answer(app: "FastAPI", listener: socket.socket, queue: "BatchQueue") -> None:
+    """Answer requests until a signal ends the server; those that are being answered still are.
+
+    Raises:
+        KeyboardInterrupt: it was stopped.
+    """
+    import uvicorn
+
+    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # errors of ours are shown by the application
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        limit_concurrency=CONNECTIONS,
+        timeout_graceful_shutdown=GOODBYE,
+        server_header=False,
+    )
+    try:
+        uvicorn.Server(config).run([listener])
+    finally:
+        queue.close(GOODBYE)
+
+
+def arguments(argv: list[str]) -> list[str]:
+    """Check what can be checked before anything is loaded, and quote what Hydra's grammar would take apart.
+
+    Raises:
+        UserError: `run` is missing or no run folder.
+    """
+    if shows_help(argv):
+        return argv
+    if (run := value_of(argv, "run")) is None:
+        raise UserError("say which run: python -m adlight.serve run=<run folder>")
+    if not run.endswith(".onnx"):
+        RunFolder(run).config()
+    return quote_values(argv, "run", "token")
+
+
+def main() -> None:
+    """Run as a program."""
+    cli.run(serve, "serve", arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""A detector behind a page and a JSON endpoint."""

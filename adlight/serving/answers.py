@@ -1,0 +1,108 @@
+"""What is said of an image in JSON: the columns of `predictions.csv`, and the pictures that were asked for."""
+
+import base64
+import io
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from adlight import __version__
+from adlight.data.images import to_channels
+from adlight.detection.categories import AUTO, POOLED
+from adlight.detection.pictures import draw_heat_map
+from adlight.types import Prediction, UserError, unknown_name
+
+if TYPE_CHECKING:
+    from adlight.detector import Detector
+
+PARTS = ("heat_map", "mask", "map", "picture")  # that are sent only when asked for
+LONGEST = 1600  # pixels of a picture's side: for browsers, which cannot read every format
+
+
+def parse_parts(text: str) -> list[str]:
+    """Read what is asked for beside the numbers, from `heat_map,mask`.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if unknown := [name for name in names if name not in PARTS]:
+        raise UserError(unknown_name("include", unknown[0], PARTS))
+    return names
+
+
+def describe_prediction(
+    prediction: Prediction, name: str, parts: list[str], detector: "Detector", image: Image.Image | None
+) -> dict[str, Any]:
+    """Give the JSON of one image.
+
+    Args:
+        prediction: with its arrays.
+        name: of the uploaded file.
+        parts: `heat_map`: the anomaly map in colours up to twice the pixel threshold, in the map's size; `mask`: 0 or
+            255, in the image's size; `picture`: the image itself, upright and at most 1,600 pixels wide and high (all
+            three PNG in base64); `map`: its values, and what makes regions of them.
+        detector: that predicted it.
+        image: the decoded image; needed for `picture`.
+    """
+    assert prediction.anomaly_map is not None and prediction.mask is not None
+    found = {**prediction.as_dict(), "path": name}
+    if "heat_map" in parts:
+        found["heat_map"] = _png(draw_heat_map(prediction.anomaly_map, prediction.pixel_threshold))
+    if "mask" in parts:
+        found["mask"] = _png(Image.fromarray(prediction.mask))
+    if "map" in parts:
+        found["map"] = _describe_map(prediction.anomaly_map, prediction, detector)
+    if "picture" in parts and image is not None:
+        picture = to_channels(image, 3)
+        picture.thumbnail((LONGEST, LONGEST))
+        found["picture"] = _png(picture)
+    return found
+
+
+def _describe_map(values: np.ndarray, prediction: Prediction, detector: "Detector") -> dict[str, Any]:
+    frame, calibration, source = detector.frame, detector.calibration, prediction.threshold_source
+    content = values.size if frame.keep_shape else frame.size[0] * frame.size[1]  # what is not cut off
+    assert prediction.mask is not None
+    return {
+        "values": base64.b64encode(values.astype("<f4").tobytes()).decode(),  # little-endian float32, row by row
+        "shape": list(values.shape),
+        "image_size": list(prediction.mask.shape[::-1]),
+        "content": content,
+        "min_pixels": calibration.min_area * content,
+        "region_threshold": calibration.of(source if source in calibration.by_category else None).region,
+    }
+
+
+def _png(image: Image.Image) -> str:
+    file = io.BytesIO()
+    image.save(file, "PNG", compress_level=1)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def categories_of(detector: "Detector") -> list[str]:
+    """List what may be asked for as a category: the known ones, `auto` where looks tell them apart, and `pooled`."""
+    rule = detector.category_rule
+    return [*rule.known, *([AUTO] if rule.classifier.names else []), POOLED] if len(rule.known) > 1 else rule.known
+
+
+def describe_detector(detector: "Detector", name: str) -> dict[str, Any]:
+    """Give the JSON of `GET /detector`: sizes, categories and their thresholds."""
+    calibration = detector.calibration
+    thresholds = {category: calibration.of(category) for category in (*calibration.by_category, None)}
+    return {
+        "name": name,
+        "version": __version__,
+        "device": str(detector.device),
+        "image_size": list(detector.frame.size),
+        "channels": detector.channels,
+        "batch_size": detector.batch_size,
+        "categories": categories_of(detector),
+        "category": detector.category_rule.asked,
+        "thresholds": {
+            one.source: {"threshold": one.image, "pixel_threshold": one.pixel, "num_normals": one.num_normals}
+            for one in thresholds.values()
+        },
+        "min_area": calibration.min_area,
+    }

@@ -1,0 +1,161 @@
+"""The web application: a page, predictions in JSON, and what watches over a service asks for."""
+
+import asyncio
+import os
+import sys
+import traceback
+from typing import Any
+
+import anyio
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, JSONResponse
+from PIL import Image
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from adlight.data.images import PreparedImage
+from adlight.detector import Detector
+from adlight.serving.answers import categories_of, describe_detector, describe_prediction, parse_parts
+from adlight.serving.batching import BatchQueue, QueueFull
+from adlight.serving.guard import Guard
+from adlight.serving.page import SECURITY, render
+from adlight.serving.telemetry import CountRequests, Telemetry
+from adlight.serving.uploads import FORMATS, Limits, Upload, decode, read_uploads
+from adlight.types import Prediction, UserError
+
+PATHS = frozenset({"/", "/health", "/detector", "/metrics", "/predict"})
+
+
+class Service:
+    """A detector that many requests share.
+
+    Args:
+        detector: with its thresholds.
+        name: by which it is shown.
+        limits: of a request; `max_images` is the room in the queue too.
+    """
+
+    def __init__(self, detector: Detector, name: str, limits: Limits) -> None:
+        self.limits, self.telemetry = limits, Telemetry()
+        self.detectors: dict[str | None, Detector] = {None: detector}
+        self.detectors |= {category: detector.with_category(category) for category in categories_of(detector)}
+        self.queue = BatchQueue(self._predict, detector.batch_size, limits.max_images, self.telemetry.count_batch)
+        self.telemetry.watch(self.queue)
+        self.description = describe_detector(detector, name) | {
+            "formats": FORMATS,
+            "limits": {"max_bytes": limits.max_bytes, "max_pixels": limits.max_pixels, "max_images": limits.max_images},
+        }
+        self._decoding = asyncio.Semaphore(os.cpu_count() or 1)  # images in memory at their full size
+
+    def _predict(self, category: str | None, images: list[PreparedImage]) -> list[Prediction]:
+        return self.detectors[category].predict(images, reconstruct=False)
+
+    async def predict(self, request: Request, category: str | None, parts: list[str]) -> list[dict[str, Any]]:
+        """Predict for the images of a request, in order.
+
+        Returns:
+            Their JSON; among several images an error in the place of one that cannot be read.
+
+        Raises:
+            HTTPException: the request cannot be read, or none of its images.
+            UserError: the images' category is unknown.
+            QueueFull: there is no room for them.
+        """
+        self._check_category(category)
+        self.queue.check_room()  # before anything is read
+        uploads = await read_uploads(request, self.limits)
+        with self.queue.reserve(len(uploads)):
+            found = await asyncio.gather(
+                *(self._answer(one, category, parts) for one in uploads), return_exceptions=True
+            )
+        errors = [one for one in found if isinstance(one, BaseException)]
+        for error in errors:
+            if len(errors) == len(found) or not isinstance(error, HTTPException | UserError):
+                raise error
+        pairs = zip(uploads, found, strict=True)
+        return [
+            {"path": upload.name, "error": _explain(one)} if isinstance(one, BaseException) else one
+            for upload, one in pairs
+        ]
+
+    def _check_category(self, category: str | None) -> None:
+        if category not in self.detectors:
+            self.detectors[None].with_category(category)  # says which there are
+        rule = self.detectors[category].category_rule
+        if not rule.by_looks:
+            rule.of_path(None)
+
+    async def _answer(self, upload: Upload, category: str | None, parts: list[str]) -> dict[str, Any]:
+        async with self._decoding:
+            prepared, image = await anyio.to_thread.run_sync(self._prepare, upload, "picture" in parts)
+        prediction = await asyncio.wrap_future(self.queue.submit(prepared, category))
+        decision = "anomalous" if prediction.anomalous else "normal"
+        self.telemetry.images.labels(decision, prediction.threshold_source).inc()
+        detector = self.detectors[category]
+        return await anyio.to_thread.run_sync(describe_prediction, prediction, upload.name, parts, detector, image)
+
+    def _prepare(self, upload: Upload, keep: bool) -> tuple[PreparedImage, Image.Image | None]:
+        image = decode(upload, self.limits.max_pixels)
+        try:
+            prepared = self.detectors[None].prepare(image)
+        except UserError as error:
+            raise HTTPException(422, f"{upload.name}: {error}") from error
+        assert isinstance(prepared, PreparedImage)
+        return prepared, image if keep else None
+
+
+def build_app(service: Service, token: str | None) -> FastAPI:
+    """Build the application around a service; see `Guard` for the token."""
+    app = FastAPI(title="adlight", docs_url=None, redoc_url=None, openapi_url=None)  # its pages would need a CDN
+    page = HTMLResponse(render(), headers=SECURITY)
+
+    @app.get("/")
+    async def show_page() -> Response:
+        return page
+
+    @app.get("/health")
+    async def health() -> Response:
+        alive = service.queue.is_alive
+        return JSONResponse({"status": "ok" if alive else "the detector has stopped"}, 200 if alive else 503)
+
+    @app.get("/detector")
+    async def detector() -> Response:
+        return JSONResponse(service.description)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return service.telemetry.show()
+
+    @app.post("/predict")
+    async def predict(request: Request, category: str | None = None, include: str = "") -> Response:
+        found = await service.predict(request, category or None, parse_parts(include))
+        several = request.headers.get("content-type", "").lower().startswith("multipart/")
+        return JSONResponse(found if several else found[0])
+
+    for kind in (HTTPException, UserError, QueueFull, ClientDisconnect, Exception):
+        app.add_exception_handler(kind, _refuse)
+    app.add_middleware(Guard, token=token)
+    app.add_middleware(CountRequests, telemetry=service.telemetry, paths=PATHS)
+    return app
+
+
+def _explain(error: BaseException) -> str:
+    return str(error.detail if isinstance(error, HTTPException) else error)
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    """Answer with one line; what is our mistake goes with its traceback to the server's own stderr."""
+    headers = None
+    if isinstance(error, HTTPException):
+        code, line, headers = error.status_code, _explain(error), error.headers
+    elif isinstance(error, QueueFull):
+        code, line, headers = 503, str(error), {"retry-after": str(error.seconds)}
+    elif isinstance(error, ClientDisconnect):
+        code, line = 400, "the client has gone"
+    elif isinstance(error, UserError):
+        code, line = 422, str(error).splitlines()[0]
+    else:
+        traceback.print_exception(error, file=sys.stderr)
+        code, line = 500, f"the detector failed ({type(error).__name__}): see the server's output"
+    return JSONResponse({"error": line}, code, headers)

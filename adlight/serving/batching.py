@@ -1,0 +1,142 @@
+"""A bounded queue of images, predicted in batches by the one thread in which the detector works.
+
+A batch is what waits when the detector becomes free, up to its batch size: a single image never waits for others, and
+under load the batches grow by themselves.
+"""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from threading import Condition, Thread
+from typing import TYPE_CHECKING, NamedTuple
+
+from adlight.types import Prediction, UserError
+
+if TYPE_CHECKING:  # torch takes seconds: not for --help
+    from adlight.data.images import PreparedImage
+
+SMOOTHING = 0.8  # of the seconds per image, from batch to batch
+
+
+class QueueFull(Exception):
+    """No room in the queue; tells after how many seconds there will be some."""
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__(f"too many images are waiting: try again in {seconds} s")
+        self.seconds = seconds
+
+
+class Job(NamedTuple):
+    """An image that waits for its prediction."""
+
+    image: "PreparedImage"
+    category: str | None
+    future: "Future[Prediction]"
+
+
+class BatchQueue:
+    """Predicts for images of many requests, one batch at a time.
+
+    Args:
+        predict: predicts for a batch of images of one category, in the queue's own thread.
+        batch_size: images at once.
+        capacity: images that may be on their way through the queue, those that are still decoded included.
+        watch: is told the size and the seconds of every batch.
+    """
+
+    def __init__(
+        self,
+        predict: "Callable[[str | None, list[PreparedImage]], list[Prediction]]",
+        batch_size: int,
+        capacity: int,
+        watch: Callable[[int, float], None] = lambda size, seconds: None,
+    ) -> None:
+        self.predict, self.batch_size, self.capacity, self.watch = predict, batch_size, capacity, watch
+        self.held, self.pace = 0, 0.1  # images on their way; seconds per image
+        self._waiting, self._changed, self._closed = deque[Job](), Condition(), False
+        self._thread = Thread(target=self._work, name="detector", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether images are still predicted."""
+        return self._thread.is_alive()
+
+    def check_room(self, count: int = 1) -> None:
+        """Refuse images for which there is no room.
+
+        Raises:
+            QueueFull: there is none.
+        """
+        if self.held + count > self.capacity:
+            raise QueueFull(max(1, math.ceil(self.held * self.pace)))
+
+    @contextmanager
+    def reserve(self, count: int) -> Iterator[None]:
+        """Hold room for some images until their answers are there.
+
+        Raises:
+            QueueFull: there is none.
+        """
+        with self._changed:
+            self.check_room(count)
+            self.held += count
+        try:
+            yield
+        finally:
+            with self._changed:
+                self.held -= count
+
+    def submit(self, image: "PreparedImage", category: str | None) -> "Future[Prediction]":
+        """Let an image, for which room is held, wait for the next batch."""
+        job = Job(image, category, Future())
+        with self._changed:
+            self._waiting.append(job)
+            self._changed.notify()
+        return job.future
+
+    def close(self, seconds: float = 10) -> None:
+        """Predict for what still waits, and end the thread; after some `seconds` do not wait for it any longer."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join(seconds)
+
+    def _work(self) -> None:
+        while batch := self._take():
+            started = time.perf_counter()
+            self._answer(batch)
+            seconds = time.perf_counter() - started
+            self.pace = SMOOTHING * self.pace + (1 - SMOOTHING) * seconds / len(batch)
+            self.watch(len(batch), seconds)
+
+    def _take(self) -> list[Job]:
+        """Wait for images, and take the one that waits longest and others of its category; none: the queue ends."""
+        with self._changed:
+            while True:
+                self._changed.wait_for(lambda: self._waiting or self._closed)
+                batch, rest = list[Job](), deque[Job]()
+                for job in self._waiting:
+                    fits = len(batch) < self.batch_size and (not batch or job.category == batch[0].category)
+                    (batch if fits else rest).append(job)
+                self._waiting = rest
+                alive = [job for job in batch if job.future.set_running_or_notify_cancel()]  # others were given up
+                if alive or not batch:
+                    return alive
+
+    def _answer(self, batch: list[Job]) -> None:
+        try:
+            found = self.predict(batch[0].category, [job.image for job in batch])
+        except Exception as error:
+            if isinstance(error, UserError) and len(batch) > 1:  # one of them is at fault
+                for job in batch:
+                    self._answer([job])
+                return
+            for job in batch:
+                job.future.set_exception(error)
+        else:
+            for job, prediction in zip(batch, found, strict=True):
+                job.future.set_result(prediction)

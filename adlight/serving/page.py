@@ -1,0 +1,37 @@
+"""The page that drops images on a detector: one HTML file with its styles and scripts in it, without a network."""
+
+import base64
+import hashlib
+from importlib.resources import files
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+_FILES = files("adlight.serving")
+STYLE = _FILES.joinpath("page.css").read_text(encoding="utf-8")
+SCRIPT = "\n".join(_FILES.joinpath(name).read_text(encoding="utf-8") for name in ("regions.js", "page.js"))
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+SECURITY = {
+    # nothing but this page's own style and script runs, whatever a file's name holds, and nothing is loaded
+    "content-security-policy": f"default-src 'none'; script-src {_hash(SCRIPT)}; style-src {_hash(STYLE)}; "
+    "img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+}
+
+
+def render() -> str:
+    """Write the page's HTML."""
+    from matplotlib import colormaps
+
+    colours = (colormaps["inferno"](range(256))[:, :3] * 255).astype("uint8")  # as `draw_heat_map` has them
+    environment = Environment(loader=PackageLoader("adlight.serving", "."), autoescape=True, undefined=StrictUndefined)
+    return environment.get_template("page.html.j2").render(
+        style=Markup(STYLE), script=Markup(SCRIPT), colours=colours.tobytes().hex()
+    )

@@ -1,0 +1,116 @@
+"""Uploaded images, from whoever sends them: read within limits of bytes, pixels and time, and decoded."""
+
+import asyncio
+from dataclasses import dataclass
+from tempfile import SpooledTemporaryFile
+from typing import Any, BinaryIO
+
+from PIL import Image, UnidentifiedImageError
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.types import Message, Receive
+
+from adlight.data.headers import READ_ERRORS, refuse_several, turn_upright
+from adlight.types import UserError
+
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
+FIELDS = 16  # of a form, beside its files: they are not looked at
+IN_MEMORY, NAME = 1 << 20, 200  # bytes of a body that are kept in memory; letters of a name
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a request may take."""
+
+    max_bytes: int  # of its body
+    max_pixels: int  # of an image
+    max_images: int  # in one request
+    seconds: float  # until its body is there
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file as it was sent."""
+
+    name: str
+    file: BinaryIO
+
+
+async def read_uploads(request: Request, limits: Limits) -> list[Upload]:
+    """Read the files of a form (multipart/form-data), or the body itself as one file.
+
+    Raises:
+        HTTPException: 400 no file or a broken form, 408 too slow, 413 too large, or too many files.
+    """
+    if int(request.headers.get("content-length", "0")) > limits.max_bytes:
+        raise _too_large(limits)
+    limited = Request(request.scope, _limit(request.receive, limits))
+    try:
+        async with asyncio.timeout(limits.seconds):
+            found = await (_read_form if _is_form(request) else _read_body)(limited, limits)
+    except TimeoutError:
+        raise HTTPException(408, f"the image was not there within {limits.seconds:g} s") from None
+    if not found:
+        raise HTTPException(400, "no image: send one as the body, or several as files of multipart/form-data")
+    return found
+
+
+def _is_form(request: Request) -> bool:
+    return request.headers.get("content-type", "").lower().startswith("multipart/form-data")
+
+
+def _too_large(limits: Limits) -> HTTPException:
+    return HTTPException(413, f"the request is larger than {limits.max_bytes / 1e6:g} MB (max_mb)")
+
+
+def _limit(receive: Receive, limits: Limits) -> Receive:
+    left = limits.max_bytes
+
+    async def counted() -> Message:
+        nonlocal left
+        message = await receive()
+        left -= len(message.get("body", b""))
+        if left < 0:
+            raise _too_large(limits)
+        return message
+
+    return counted
+
+
+async def _read_form(request: Request, limits: Limits) -> list[Upload]:
+    form = await request.form(max_files=limits.max_images, max_fields=FIELDS)
+    files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+    return [Upload((one.filename or "image")[-NAME:], one.file) for one in files]
+
+
+async def _read_body(request: Request, limits: Limits) -> list[Upload]:
+    file: Any = SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 (closed with the last reference to it)
+    async for part in request.stream():
+        file.write(part)
+    size = file.tell()
+    file.seek(0)
+    return [Upload("image", file)] if size else []
+
+
+def decode(upload: Upload, max_pixels: int) -> Image.Image:
+    """Decode an image completely and turn it upright; its pixels are counted before there is memory for them.
+
+    Raises:
+        HTTPException: 413 too many pixels, 415 no image of a known format, 422 damaged or of no use; it names the file.
+    """
+    try:
+        with Image.open(upload.file, formats=FORMATS) as image:
+            if image.width * image.height > max_pixels:
+                raise Image.DecompressionBombError
+            refuse_several(image)
+            image.load()
+            return turn_upright(image)
+    except UnidentifiedImageError:
+        raise HTTPException(415, f"{upload.name} is no image that can be read: send {', '.join(FORMATS)}") from None
+    except Image.DecompressionBombError:
+        limit = f"{max_pixels / 1e6:g} million pixels (max_megapixels)"
+        raise HTTPException(413, f"{upload.name} has more than {limit}") from None
+    except (*READ_ERRORS, UserError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise HTTPException(422, f"{upload.name} cannot be read: {reason}") from error
