@@ -137,6 +137,8 @@ class TrainProgram(ModuleType):
             UserError: a setting, file or folder that the text names; it would be the command's one line.
             KeyboardInterrupt: it was stopped; the text says how to continue.
         """
+        if wrong := [one for one in overrides if not isinstance(one, str)]:
+            raise UserError(f'overrides are texts such as "model=retrieval", got {wrong[0]!r}')
         words = [] if config_dir is None else ["--config-dir", str(config_dir)]
         if run_dir is not None:
             settings["hydra.run.dir"] = str(run_dir)

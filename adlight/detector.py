@@ -6,22 +6,27 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import copy, deepcopy
 from itertools import islice, repeat
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from adlight.data.frames import Frame, Size, find_content, scale_box
+from adlight.data.frames import Frame, Size, WholeFrame
 from adlight.data.images import AnyImage, PreparedImage, prepare_image
+from adlight.data.roi import make_selection
+from adlight.data.tiling import Tiling
 from adlight.detection.categories import CategoryRule
-from adlight.detection.regions import bounding_boxes, segment
+from adlight.detection.describing import describe_images
+from adlight.detection.tiles import score_images
 from adlight.metrics.methods import parse_number
+from adlight.runs.exported import is_exported, load_exported
 from adlight.types import Prediction, Unreadable, UserError
 
 if TYPE_CHECKING:  # torch takes seconds, and an exported graph needs none
     import torch
 
     from adlight.detection.detector import AnomalyDetector
+    from adlight.detection.session import GraphDetector
 
 
 class Detector:
@@ -35,10 +40,12 @@ class Detector:
         channels: 3, or 1 for grey.
         precision: the trainer's, so that the scores are those that the threshold was calibrated on.
         device: where to compute.
-        batch_size: images at once.
+        batch_size: images, or tiles, at once.
         resize, keep_shape: as in training, see `Frame`.
         category: of all images; `auto`: by each image's looks; `pooled`: the thresholds of all categories together;
             None: the model's only one, or the nearest folder of each image's path that has a category's name.
+        roi: what of the images counts, see `RegionOfInterest`; None: all.
+        tiling: cuts images into tiles of the size that the module takes; None: whole images.
 
     Raises:
         UserError: a batch size below 1, an unknown precision, or an unknown category.
@@ -46,7 +53,7 @@ class Detector:
 
     def __init__(
         self,
-        module: "AnomalyDetector",
+        module: "AnomalyDetector | GraphDetector",
         image_size: Size,
         channels: int = 3,
         precision: str = "32-true",
@@ -55,14 +62,19 @@ class Detector:
         resize: Size | None = None,
         keep_shape: bool | None = False,
         category: str | None = None,
+        roi: str | Path | None = None,
+        tiling: Tiling | None = None,
     ) -> None:
-        if batch_size < 1:
-            raise UserError(f"batch_size must be at least 1, got {batch_size}")
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise UserError(f"batch_size must be an integer, at least 1, got {batch_size!r}")
         self.module, self.device = module, str(device)
         self.scorer = module.make_scorer(str(precision), device)
-        self.frame, self.channels, self.batch_size = Frame(image_size, resize, bool(keep_shape)), channels, batch_size
+        self.frame, self.tiling = WholeFrame() if tiling else Frame(image_size, resize, bool(keep_shape)), tiling
+        self.channels, self.batch_size, self.roi = channels, batch_size, roi
+        self.images_at_once = 1 if tiling else batch_size
         self.calibration = deepcopy(module.calibration)
         self.category_rule = CategoryRule(category, self.calibration, module.classifier)
+        self.select = make_selection(roi, channels, self.frame, self.category_rule.guess)
 
     @classmethod
     def load(
@@ -73,31 +85,35 @@ class Detector:
         overrides: Iterable[str] = (),
         batch_size: int = 32,
         category: str | None = None,
+        **inputs: Any,
     ) -> "Detector":
-        """Load a finished run.
+        """Load a finished run, or what `adlight.export` made of it.
 
         Args:
-            run: the run folder.
+            run: the run folder, or the graph, `detector.onnx`, which needs neither PyTorch nor the run.
             ckpt: `best`, `last` or a path; None for what the run itself tested.
             device: `cpu`, `cuda`, `cuda:1`, ...; `auto` takes a GPU if there is one.
-            overrides: changes of the run's config, such as `model.scorer.reduce=max`. The run's thresholds say nothing
-                about a changed model: set `threshold` and `pixel_threshold`, as `adlight.evaluate` finds them.
-            batch_size: images at once.
+            overrides: changes of its config (`model.scorer.reduce=max`), of which its thresholds say nothing.
+            batch_size: images, or tiles, at once.
             category: of all images, see above.
+            inputs: `roi`, `tile` or `overlap` in the place of the run's; of other tiles its thresholds say nothing.
 
         Raises:
             UserError: no run, no checkpoint, one of another architecture, no such device, or no such category.
         """
+        if is_exported(run):
+            if ckpt is not None or list(overrides) or any(value is not None for value in inputs.values()):
+                raise UserError(
+                    f"{run} is a graph, which only thresholds and category can change: export the run again"
+                )
+            graph, frame = load_exported(run, device)
+            return cls(graph, **frame, batch_size=batch_size, category=category)
         from adlight.detection.inference import find_device
-        from adlight.runs.config import changes_scores
-        from adlight.runs.folder import RunFolder
-        from adlight.runs.restore import build_module, load_weights
+        from adlight.runs.restore import restore
 
-        changes, folder = list(overrides), RunFolder(run)
-        module, settings = build_module(folder, changes)
-        tested = settings.pop("ckpt")
-        load_weights(module, folder.checkpoint(str(ckpt or tested)))
-        if changes_scores(changes):
+        changes = [overrides] if isinstance(overrides, str) else list(overrides)
+        module, settings, is_calibrated = restore(run, ckpt, changes, inputs)
+        if not is_calibrated:
             CategoryRule(category, module.calibration, module.classifier)  # is it a category at all?
             module.calibration.reset()
             category = None  # of which nothing is known now
@@ -107,6 +123,7 @@ class Detector:
         """Give a detector that takes another category's thresholds and shares all else; a UserError: none such."""
         other = copy(self)
         other.category_rule = CategoryRule(category, self.calibration, self.category_rule.classifier)
+        other.select = make_selection(self.roi, self.channels, self.frame, other.category_rule.guess)
         return other
 
     @property
@@ -144,11 +161,12 @@ class Detector:
         Raises:
             UserError: an array that is no image, a single file that cannot be read, or no threshold.
         """
-        alone = isinstance(images, str | Path | Image.Image) or hasattr(images, "ndim")  # arrays and tensors have it
+        alone = isinstance(images, str | bytes | Path | Image.Image) or not isinstance(images, Iterable)
+        alone = alone or hasattr(images, "ndim")  # arrays and tensors have it
         single = alone and getattr(images, "ndim", 0) < 4
         rest, answers = iter([images] if single else images), list[Prediction | Unreadable]()  # type: ignore[arg-type]
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes and resizes without the GIL
-            while batch := list(islice(rest, self.batch_size)):
+            while batch := list(islice(rest, self.images_at_once)):
                 found = list(pool.map(self.prepare, batch, repeat(range)))
                 readable = [one for one in found if isinstance(one, PreparedImage)]
                 predicted = iter(self.predict(readable, reconstruct) if readable else ())
@@ -158,9 +176,9 @@ class Detector:
         return answers
 
     def prepare(self, image: AnyImage, range: tuple[float, float] | None = None) -> PreparedImage | Unreadable:
-        """Decode and resize one image, as in training; a UserError says what is wrong with it if it is no file."""
+        """Decode and resize an image, as in training; a UserError says what is wrong with one that is no file."""
         try:
-            return prepare_image(image, self.channels, self.frame, range)
+            return prepare_image(image, self.channels, self.frame, range, self.select)
         except UserError as error:
             if not isinstance(image, str | Path):
                 raise
@@ -174,26 +192,12 @@ class Detector:
         """
         if not self.calibration.is_fitted:
             raise UserError("no threshold was calibrated for this model: set threshold and pixel_threshold to numbers")
+        if self.tiling is not None and len(batch) > 1:
+            return [one for image in batch for one in self.predict([image], reconstruct)]
         size = np.array([self.frame.fit(*one.size) for one in batch]) if self.frame.keep_shape else None  # (B, 2)
         pixels, paths = np.stack([one.pixels for one in batch]), [one.path for one in batch]
         used = [self.calibration.of(category) for category in self.category_rule(paths, pixels, size)]
-        scores = self.scorer(pixels, size, reconstruct)
+        scores = score_images(self.scorer, self.tiling, batch, size, self.batch_size, reconstruct)
         if not (finite := scores.is_finite).all():
-            path = paths[finite.tolist().index(False)]
-            raise UserError(f"scores of {path or 'an image'} are not finite: this checkpoint's training has diverged")
-        content, image_scores = find_content(size, scores.pixel.shape), scores.image.tolist()  # (B, H, W)
-        found, areas = segment(scores.pixel, image_scores, used, content, self.calibration.min_area)
-        maps = [found, scores.pixel, *([] if scores.reconstruction is None else [scores.reconstruction])]
-        restored = [[self.frame.restore(array[i], *one.size) for array in maps] for i, one in enumerate(batch)]
-        rows = zip(batch, used, image_scores, areas, restored, strict=True)
-        return [
-            Prediction(
-                *(score, own.image, own.pixel, own.source, share),
-                boxes=[scale_box(box, mask.shape, one.size) for box in bounding_boxes(mask)],
-                mask=np.asarray(Image.fromarray(mask).resize(one.size, Image.Resampling.NEAREST)),
-                anomaly_map=anomaly_map,
-                reconstruction=pictures[0] if pictures else None,
-                path=None if one.path is None else str(one.path),
-            )
-            for one, own, score, share, (mask, anomaly_map, *pictures) in rows
-        ]
+            raise UserError(f"scores of {paths[finite.argmin()] or 'an image'} are not finite: the training diverged")
+        return describe_images(batch, used, scores, size, self.frame, self.calibration)

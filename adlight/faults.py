@@ -69,7 +69,8 @@ def _describe(faults: Sequence[ErrorDetails], values: Mapping[str, Any], name: s
         return unknown_name(name, value, choices)
     if kinds == {"value_error"} and not (said := _allowed(faults[0])).startswith(("be ", "not be ")):
         return f"{name}={value if isinstance(value, str) else show(value)}: {said}"
-    return f"{name} must {' or '.join(dict.fromkeys(map(_allowed, faults)))}, got {show(value)}"
+    first, *others = dict.fromkeys(map(_allowed, faults))
+    return f"{name} must {' or '.join([first, *(one.removeprefix('be ') for one in others)])}, got {show(value)}"
 
 
 def _choices(fault: ErrorDetails) -> list[str]:

@@ -10,6 +10,7 @@ from adlight.cli.arguments import quote_values, value_of
 from adlight.cli.flags import shows_help
 from adlight.runs.checks import check_values
 from adlight.runs.files import write_atomically
+from adlight.runs.history import run_of
 from adlight.runs.occupied import check_free
 from adlight.runs.sweep_folder import SweepFolder
 from adlight.types import UserError
@@ -25,7 +26,7 @@ def report(config: DictConfig) -> Path:
     from adlight.runs.programs import ReportSettings
 
     check_values(ReportSettings, config)
-    places = _texts(config.runs)
+    places = [str(run_of(Path(place).expanduser())) for place in _texts(config.runs)]
     named = None if config.reference is None else [name for name in _texts(config.reference) if name != "none"]
     found = reference.compare(collect.collect(places), named, config.reference_column)
     means = grouping.means(found.results)
@@ -38,10 +39,13 @@ def report(config: DictConfig) -> Path:
     written.append(_write(folder / "results.md", files.results_markdown(found, means, title)))
 
     from adlight.reports import page
+    from adlight.reports.in_use import look_at
 
-    html = page.render(found, means, title, float(config.tolerance), int(config.detailed), int(config.pictures), folder)
+    in_use = look_at(found, places, folder)
+    numbers = float(config.tolerance), int(config.detailed), int(config.pictures)
+    html = page.render(found, means, title, *numbers, folder, in_use)
     written.append(_write(folder / "index.html", html))
-    problems = [f"{name}: {line}" for name, line in found.problems.items()]
+    problems = [f"{name}: {line}" for name, line in found.problems.items()] + [*in_use.problems, *in_use.lines]
     categories = found.headlines["category"].dropna().unique()
     title = f"{found.states} ({categories[0]})" if len(categories) == 1 else found.states
     tables.print_table(tables.by_run(found, short=True), title, [*problems, *(f"written: {p}" for p in written)])

@@ -80,8 +80,8 @@ def build(config: DictConfig) -> tuple["AnomalyDataModule", "AnomalyModule", "pl
     data = instantiate_node(config.dataset)
     module = instantiate_node(config.model)
     module.calibration = instantiate_node(config.calibration)
-    if data.frame.keep_shape and not module.takes_padding:
-        raise UserError(f"{type(module).__name__} cannot leave out padding: set dataset.keep_shape=false")
+    if not module.takes_padding and (data.frame.keep_shape or data.roi):
+        raise UserError(f"{type(module).__name__} scores whole images: set dataset.keep_shape=false dataset.roi=null")
     unwanted = () if config.trainer.enable_progress_bar else ("progress",)  # Lightning refuses one beside that
     callbacks, loggers = (
         [instantiate_node(node) for name, node in (config.get(group) or {}).items() if node and name not in unwanted]

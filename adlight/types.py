@@ -1,7 +1,7 @@
 """The words that every room shares: what a dataset yields, what a detector answers, what a user is told.
 
 Letters used in shapes, here and everywhere: B images, C channels, H x W pixels, L patches, P values per patch,
-D width, n masks (views), Z latent size.
+D width or features, h x w cells, n masks (views), Z latent size.
 """
 
 from __future__ import annotations
@@ -51,6 +51,11 @@ class Batch(TypedDict):
     size: NotRequired[
         Tensor
     ]  # (B, 2) int64, height and width of the images in the top left corner; the rest is padding
+    content: NotRequired[Tensor]  # (B, H, W) bool, the region of interest; the rest is grey
+    tile: NotRequired[
+        Tensor
+    ]  # (B, 6) int64: number of the tile's image, its top and left in it, the image's height and
+    # width, and how many tiles there are of it; `index` counts tiles then
 
 
 class Scores(TypedDict):
@@ -59,6 +64,8 @@ class Scores(TypedDict):
     image: Tensor  # (B,)
     pixel: Tensor  # (B, H, W)
     reconstruction: Tensor | Callable[[slice], Tensor]  # (B, C, H, W), or what makes those of some rows when asked
+    cells: NotRequired[Tensor]  # (B, h, w), of detectors on features: the map of their cells; NaN is padding
+    residual: NotRequired[Tensor]  # (B, h, w, D), what was not as expected of each cell
 
 
 class ScoredImages(NamedTuple):
@@ -79,8 +86,21 @@ class ScoredImages(NamedTuple):
 class Scorer(Protocol):
     """Scores pixels, wherever and by whatever library."""
 
-    def __call__(self, pixels: np.ndarray, size: np.ndarray | None, reconstruct: bool = False) -> ScoredImages:
-        """Score images (B, C, H, W) uint8, padded ones with heights and widths (B, 2)."""
+    def __call__(
+        self,
+        pixels: np.ndarray,
+        size: np.ndarray | None,
+        reconstruct: bool = False,
+        content: np.ndarray | None = None,
+    ) -> ScoredImages:
+        """Score images.
+
+        Args:
+            pixels: (B, C, H, W) uint8.
+            size: (B, 2), heights and widths of padded images.
+            reconstruct: whether reconstructions are wanted.
+            content: (B, H, W) bool, the region of interest.
+        """
 
 
 def reconstruction_of(scores: Scores, rows: slice = slice(None)) -> Tensor:

@@ -13,14 +13,25 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from makers import fake_run, write_image
 from omegaconf import OmegaConf
 
+from adlight.cli.mixed import mark_partial_settings
 from adlight.runs.config import CONF, apply_overrides, choose_none, flatten, instantiate_node
+from adlight.runs.labels import LabelFolder
+from adlight.types import Record
 
 ROOT = CONF.parent
 README, CHANGELOG = ROOT / "README.md", ROOT / "CHANGELOG.md"
 TEXTS = [README, *sorted((ROOT / "experiments").glob("*/README.md"))]
 SCRIPTS = sorted((ROOT / "experiments").rglob("*.py"))
 PAGES = [*TEXTS, *sorted(CONF.rglob("*.yaml"))]
-OTHERS = ("predict", "serve", "report", "doctor")  # programs whose whole command Hydra checks
+OTHERS = (
+    "predict",
+    "export",
+    "serve",
+    "report",
+    "doctor",
+    "learn",
+    "group",
+)  # whose whole command Hydra checks
 EXTRAS = ("hydra/launcher=", "sweep=search")  # packages that tests do without
 ANY = {"model=<any>": "model=mae_small", "dataset=<any>": "dataset=synthetic"}
 PLACES = ("resume=", "hydra.")  # words that say where a run lies
@@ -103,9 +114,11 @@ def check_values(config):
 
 
 @pytest.mark.parametrize("page, line", printed("train"))
-def test_a_training_composes(conf, page, line):
-    for words in expand(shlex.split(line)):
-        check_values(composed(words)[0])
+def test_a_training_composes(request, page, line):
+    words = mark_partial_settings(shlex.split(line))  # a sweep's settings that not all of its models have
+    request.getfixturevalue("conf")
+    for job in expand(words):
+        check_values(composed(job)[0])
 
 
 @pytest.mark.parametrize("page, line", printed("evaluate"))
@@ -127,7 +140,8 @@ def test_an_evaluation_changes_what_a_run_of_its_page_has(conf, page, line):
     "program, page, line", [(program, *one.values) for program in OTHERS for one in printed(program)]
 )
 def test_any_other_command_composes(adlight, tmp_path, program, page, line):
-    there = {"run": fake_run(tmp_path / "run", finished=False), "images": "data"}
+    there = {"run": fake_run(tmp_path / "run", finished=False), "images": "data", "labels": tmp_path}
+    LabelFolder(there["run"]).add([Record(str(write_image(tmp_path / "good" / "a.png")), "bottle")])
     words = [f"{key}={there[key]}" if (key := word.split("=")[0]) in there else word for word in shlex.split(line)]
     outcome = adlight(program, *words, "--cfg", "job")
     assert outcome.code == 0, outcome.err
@@ -155,8 +169,8 @@ def known_settings():
 
 
 def settings(text):
-    """Words of a text that are set to something: `model.mask_ratio=0.5`, `model/depth=e2d2`."""
-    found = re.findall(r"(?<![\w./{<-])([a-z]\w*(?:[./][a-z]\w*)*)=(?!=|\"|value)", text)
+    """Words of a text that are set to something, but in an URL: `model.mask_ratio=0.5`, `model/depth=e2d2`."""
+    found = re.findall(r"(?<![\w./{<?&-])([a-z]\w*(?:[./][a-z]\w*)*)=(?!=|\"|value)", text)
     return {name for name in found if not name.startswith("hydra.launcher.")}
 
 
@@ -188,7 +202,8 @@ def test_help_has_purpose_examples_and_settings(adlight, program):
     assert outcome.out.count(f"python -m adlight.{program} ") >= 2 or program == "predict"
     if program in ("train", "evaluate"):
         assert len(settings(outcome.out)) >= 10
-    for group, cell in re.findall(r"^ *(\w+): ([\w, ]+)$", outcome.out, re.M) if program == "train" else ():
+    lines = re.sub(r",\n +", ", ", outcome.out)  # of a group with many choices
+    for group, cell in re.findall(r"^ *(\w+): ([\w, ]+)$", lines, re.M) if program == "train" else ():
         choices = {path.stem for path in (CONF / group).glob("*.yaml") if not path.name.startswith("_")}
         assert choices == set(cell.split(", ")), group
 

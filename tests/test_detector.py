@@ -190,6 +190,17 @@ def test_whose_thresholds(tiny_run, adlight, tmp_path):
             assert (detector.threshold, detector.pixel_threshold) == (used.image, used.pixel)
 
 
+def test_a_detector_of_another_category_shares_the_rest(tiny_run, adlight):
+    image = adlight.folder / "data" / "screw" / "test" / "hole" / "000.png"
+    first = Detector.load(tiny_run[0], device="cpu", category="screw")
+    other = first.with_category("bottle")
+    assert other.module is first.module and other.calibration is first.calibration
+    assert [one(image)[0].threshold_source for one in (first, other)] == ["screw", "bottle"]
+    assert first(image)[0].score == other(image)[0].score
+    with pytest.raises(UserError, match="did you mean screw"):
+        first.with_category("scrw")
+
+
 def test_an_unknown_category_stops(tiny_run, adlight, tmp_path):
     run, image = tiny_run[0], adlight.folder / "data" / "screw" / "test" / "hole" / "000.png"
     several = Detector.load(run, device="cpu")
@@ -385,6 +396,24 @@ def test_bad_arguments(run, tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             Detector.load(**arguments)
+
+
+@pytest.mark.parametrize("image", [None, 5, b"abc", [[1]], [np.zeros((9, 9, 3), np.uint8), 5]], ids=repr)
+def test_what_is_no_image(detector, image):
+    with pytest.raises(UserError, match="neither a path nor a PIL image"):
+        detector(image)
+
+
+def test_ranges_and_overrides_that_cannot_be_read(run, detector):
+    for value in ((0, 1, 2), "ab", 1):
+        with pytest.raises(UserError, match=r"range=.* must be two numbers"):
+            detector(np.zeros((9, 9, 3)), range=value)
+    for overrides in (["model.scorer.reduc=max"], "model.scorer.reduc=max"):
+        with pytest.raises(UserError, match=r"'reduc'; did you mean reduce\?"):
+            Detector.load(run, device="cpu", overrides=overrides)
+    for batch_size in ("4", 0, 1.5):
+        with pytest.raises(UserError, match="batch_size must be an integer"):
+            Detector.load(run, device="cpu", batch_size=batch_size)
 
 
 def test_nothing_of_a_training_is_imported(run, rows):

@@ -1,3 +1,6 @@
+import csv
+import json
+import re
 import shutil
 
 import numpy as np
@@ -10,6 +13,7 @@ from test_detector import main, train_tiny
 
 from adlight import predict
 from adlight.detector import Detector
+from adlight.predict import ResultWriter
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +62,7 @@ def test_default_folder_is_in_the_run(trained, tmp_path):
     image = data / "bottle" / "test" / "good" / "000.png"
     assert main(predict, f"run={run}", f"images={image}", "save=none", "device=cpu") == 0
     written = sorted(path.name for path in (run / "predictions").glob("*/*") if not path.name.startswith("."))
-    assert written == ["predict.log", "predictions.csv"]
+    assert written == ["predict.log", "predictions.csv", "predictions.jsonl", "regions.json"]
 
 
 def test_threshold_decides(trained, ask):
@@ -172,3 +176,111 @@ def test_unreadable_image(trained, ask, tmp_path, capsys):
     code, out = ask("images=images", "batch_size=1", "on_bad_image=skip")
     assert code == 0 and [row["path"] for row in table(out / "predictions.csv")] == ["images/000.png", "images/002.png"]
     assert "skipped: cannot read image images/001.png" in capsys.readouterr().out
+    with (out / "unreadable.csv").open() as file:
+        ((path, error),) = [row.values() for row in csv.DictReader(file)]
+    assert path == "images/001.png" and path in error
+    code, out = ask("images=images/00[02].png", "on_bad_image=skip", "hydra.run.dir=none_is_bad")
+    assert code == 0 and not list(out.parent.glob("none_is_bad/*unreadable*"))
+
+
+def test_json_and_regions_say_what_the_table_says(trained, ask):
+    code, out = ask(f"images={trained[1] / 'bottle' / 'test'}", "save=masks")
+    rows, lines = table(out / "predictions.csv"), (out / "predictions.jsonl").read_text().splitlines()
+    assert code == 0 and len(lines) == len(rows) == 9
+    for row, line in zip(rows, map(json.loads, lines), strict=True):
+        boxes = " ".join(",".join(map(str, box)) for box in line["boxes"])
+        assert {**row, "anomalous": row["anomalous"] == "1"} == {
+            **{name: str(value) for name, value in line.items()},
+            **{"boxes": boxes, "anomalous": line["anomalous"]},
+        }
+    coco = json.loads((out / "regions.json").read_text())
+    assert [one["file_name"] for one in coco["images"]] == [row["path"] for row in rows]
+    assert {(one["width"], one["height"]) for one in coco["images"]} == {(48, 48)}
+    known = {one["id"]: one for one in coco["images"]}
+    assert len({one["id"] for one in coco["annotations"]}) == len(coco["annotations"]) > 0
+    for number, image in known.items():
+        mine = [one for one in coco["annotations"] if one["image_id"] == number]
+        name = "/".join(image["file_name"].split("/")[-2:])
+        mask = np.asarray(Image.open(out / "masks" / name)) > 0
+        assert sum(one["area"] for one in mine) == mask.sum() and bool(mine) == image["anomalous"]
+    assert {one["category_id"] for one in coco["annotations"]} == {one["id"] for one in coco["categories"]}
+
+
+def test_rules_of_regions_can_be_set(trained, ask):
+    words = (f"images={trained[1] / 'bottle' / 'test'}", "save=none", "threshold=-1")
+    found = {}
+    for rule in ("min_area=0", "min_area=1", "closing=9"):
+        code, out = ask(*words, rule)
+        assert code == 0
+        found[rule] = [len(row["boxes"].split()) for row in table(out / "predictions.csv")]
+    assert set(found["min_area=1"]) == {1} and sum(found["min_area=0"]) > 9 > 0
+    assert sum(found["closing=9"]) < sum(found["min_area=0"])
+
+
+class Stopped(ResultWriter):
+    """Ctrl-C at the sixth image."""
+
+    count = 0
+
+    def __call__(self, path, prediction):
+        Stopped.count += 1
+        if Stopped.count == 6:
+            raise KeyboardInterrupt
+        return super().__call__(path, prediction)
+
+
+def test_an_interrupted_prediction_goes_on(trained, tmp_path, monkeypatch, capsys):
+    run, data = trained
+    words = (f"run={run}", f"images={data / 'bottle' / 'test'}", "device=cpu", "save=maps", "batch_size=2")
+    assert main(predict, *words, f"hydra.run.dir={tmp_path}/whole") == 0
+    monkeypatch.setattr(predict, "ResultWriter", Stopped)
+    assert main(predict, *words, f"hydra.run.dir={tmp_path}/out") == 130
+    monkeypatch.undo()
+    out = tmp_path / "out"
+    assert not (out / "predictions.csv").exists() and len((out / "predictions.part").read_text().splitlines()) == 1 + 4
+    assert f"4 predictions are kept. Continue with: python -m adlight.predict resume={out}" in capsys.readouterr().err
+    kept = sorted(path.stat().st_mtime_ns for path in (out / "maps" / "good").iterdir())
+    with (out / "predictions.part").open("a") as file:
+        file.write('{"path": "torn')
+    assert main(predict, f"resume={out}", "threshold=7") == 2, "other predictions would come"
+    assert "threshold" in capsys.readouterr().err
+    journal = (out / "predictions.part").read_text()
+    (out / "predictions.part").write_text(journal.replace('"weights": "', '"weights": "0'))
+    assert main(predict, f"resume={out}") == 2 and "best.ckpt has changed" in capsys.readouterr().err
+    (out / "predictions.part").write_text(journal)
+    assert main(predict, *words, "resume=auto", "device=cpu", f"hydra.run.dir={out}", "batch_size=3") == 0
+    assert kept == sorted(path.stat().st_mtime_ns for path in (out / "maps" / "good").iterdir())
+    for name in ("predictions.csv", "predictions.jsonl", "regions.json"):
+        assert close(out / name, tmp_path / "whole" / name)
+    assert not list(out.glob("*.part")) and len(list((out / "maps").rglob("*.png"))) == 9
+    assert main(predict, f"resume={out}") == 2, "nothing was interrupted"
+
+
+def close(one, other):
+    """Whether two files hold the same numbers, to six digits, in the same words."""
+    number = re.compile(r"-?\d+\.\d+(?:e-?\d+)?")
+    texts = [path.read_text() for path in (one, other)]
+    numbers = [np.array(number.findall(text), float) for text in texts]
+    return len({number.sub("#", text) for text in texts}) == 1 and np.allclose(*numbers, rtol=1e-6)
+
+
+def test_an_interrupted_prediction_is_found(trained, tmp_path, monkeypatch, capsys):
+    run, _ = trained
+    shutil.copytree(trained[1] / "bottle" / "test" / "good", tmp_path / "images")
+    bad = tmp_path / "images" / "002.png"
+    bad.write_bytes(bad.read_bytes()[:200])
+    monkeypatch.chdir(tmp_path)
+    words = (f"run={run}", "images=images", "device=cpu", "save=none")
+    assert main(predict, *words) == 2
+    error = capsys.readouterr().err
+    assert "002.png" in error and "2 predictions are kept" in error and error.count("\n") == 1
+    (left,) = (path.parent for path in (run / "predictions").glob("*/predictions.part"))
+    assert main(predict, *words, "resume=auto", "threshold=0.5") == 2  # others: a new one begins, and stops there too
+    assert len(list((run / "predictions").glob("*/predictions.part"))) == 2
+    write_image(tmp_path / "images" / "0000.png")
+    assert main(predict, *words, "resume=auto") == 2
+    assert "images have changed" in capsys.readouterr().err
+    (tmp_path / "images" / "0000.png").unlink()
+    assert main(predict, *words, "resume=auto", "on_bad_image=skip") == 0
+    assert [row["path"] for row in table(left / "predictions.csv")] == ["images/000.png", "images/001.png"]
+    assert (left / "unreadable.csv").exists()

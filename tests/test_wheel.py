@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 def test_configs_are_found_and_packed():
     assert (CONF / "train.yaml").is_file() and (CONF / "evaluate.yaml").is_file()
     wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
-    assert set(wheel["only-include"]) == {"adlight", "conf"}
+    assert set(wheel["only-include"]) == {"adlight", "conf", "hydra_plugins"}
     assert wheel["sources"] == {"conf": "adlight/conf"}  # where configs.CONF looks first
 
 

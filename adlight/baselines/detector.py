@@ -8,6 +8,7 @@ from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
 from adlight.baselines.networks import PCA, NearestNeighbours
+from adlight.data.frames import content_of
 from adlight.detection.detector import AnomalyDetector
 from adlight.detection.maps import ReconstructionError, Reduction, Score
 from adlight.settings import Built, PositiveShare, checked
@@ -38,13 +39,12 @@ class ResidualScorer:
         self.error = ReconstructionError(score, "mean" if reduce == "distance" else reduce, smoothing, topk)
 
     @torch.no_grad()
-    def __call__(
-        self, network: Callable[..., tuple[Tensor, Tensor]], image: Tensor, size: Tensor | None = None
-    ) -> Scores:
-        """Score images (B, C, H, W) in [0, 1], padded ones with sizes (B, 2), by closest image and distance to it."""
+    def __call__(self, network: Callable[..., tuple[Tensor, Tensor]], batch: Batch) -> Scores:
+        """Score images by the closest image and the distance to it."""
+        image = batch["image"]
         with torch.autocast(image.device.type, enabled=False):  # in bf16 many scores would tie
-            reconstruction, distance = network(image, size)
-        score, pixel = self.error(image, reconstruction, size)  # (B,), (B, H, W)
+            reconstruction, distance = network(image, counted(batch))
+        score, pixel = self.error(image, reconstruction, batch.get("size"), batch.get("content"))  # (B,), (B, H, W)
         return Scores(image=distance if self.by_distance else score, pixel=pixel, reconstruction=reconstruction)
 
 
@@ -64,4 +64,9 @@ class BaselineDetector(AnomalyDetector):
 
     def score(self, batch: Batch) -> Scores:
         """Score a batch."""
-        return self.scorer(self.network, batch["image"], batch.get("size"))
+        return self.scorer(self.network, batch)
+
+
+def counted(batch: Batch) -> Tensor | None:
+    """Say which pixels of a batch count, (B, H, W) bool; None where all do."""
+    return content_of(batch) if "size" in batch or "content" in batch else None

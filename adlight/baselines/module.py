@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adlight.baselines.detector import BaselineDetector, ResidualScorer
+from adlight.baselines.detector import BaselineDetector, ResidualScorer, counted
 from adlight.baselines.networks import PCA, NearestNeighbours
-from adlight.detection.crossfitting import advise_folds, fetch, fewest, split_folds
+from adlight.detection.crossfitting import advise_folds, fetch, fewest, owners, split_folds
 from adlight.detection.module import AnomalyModule
 from adlight.settings import Built, checked
 from adlight.types import Batch, Scores
@@ -33,7 +33,7 @@ class BaselineModule(BaselineDetector, AnomalyModule):
     ) -> None:
         super().__init__(network, scorer)
         self.automatic_optimization = False
-        self.seen: list[tuple[Tensor, ...]] = []  # images, their indices, their sizes where they are padded
+        self.seen: list[tuple[Tensor, ...]] = []  # images, their indices, what counts in them
 
     def describe(self) -> list[str]:
         """Say what was fitted."""
@@ -41,7 +41,7 @@ class BaselineModule(BaselineDetector, AnomalyModule):
 
     def on_train_start(self) -> None:
         """Refuse what cannot be fitted before any of it is collected."""
-        count, folds = len(self.datamodule.records("train")), self.calibration.folds
+        count, folds = len(self.datamodule.datasets["train"]), self.calibration.folds
         self.network.check(count)
         if folds > 1 and self.datamodule.augmentation is None:
             with advise_folds(folds):
@@ -53,18 +53,19 @@ class BaselineModule(BaselineDetector, AnomalyModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect images, in the 8 bits that they have."""
-        sizes = (batch["size"],) if "size" in batch else ()
-        self.seen.append(((batch["image"] * 255).round().to(torch.uint8), batch["index"], *sizes))
+        content = counted(batch)
+        known = () if content is None else (content,)
+        self.seen.append(((batch["image"] * 255).round().to(torch.uint8), batch["index"], *known))
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Fit after the last batch, before the validation: the images of all processes by index, each once."""
         if not self.trainer.is_last_batch:
             return
         gathered: Any = [self.all_gather(torch.cat(parts)) for parts in zip(*self.seen, strict=True)]
-        image, index, *sizes = gathered
+        image, index, *content = gathered
         row_of = {number: row for row, number in enumerate(index.flatten().tolist())}
         rows = [row_of[number] for number in sorted(row_of)]
-        self.network.fit(image.flatten(0, -4)[rows], *(one.flatten(0, -2)[rows] for one in sizes))
+        self.network.fit(image.flatten(0, -4)[rows], *(one.flatten(0, -3)[rows] for one in content))
         self.seen = []
 
     def cross_fit(self, folds: int) -> Iterator[tuple[Batch, Scores]]:
@@ -77,14 +78,14 @@ class BaselineModule(BaselineDetector, AnomalyModule):
         dataset = data.datasets["train"]
         with advise_folds(folds):
             self.network.check(fewest(len(dataset), folds))
-        for rest, fold in split_folds(len(dataset), folds, trainer.global_rank, trainer.world_size):
+        for rest, fold in split_folds(owners(dataset), folds, trainer.global_rank, trainer.world_size):
             network = deepcopy(self.network)
             others = dataset.__getitems__(rest.tolist())
-            sizes = [others["size"].to(self.device)] if "size" in others else []
-            network.fit(others["image"].to(self.device), *sizes)
+            content = counted(others)
+            network.fit(others["image"].to(self.device), None if content is None else content.to(self.device))
             for part in fold.split(data.eval_batch_size):
                 batch = fetch(dataset, part, self.device)
-                yield batch, self.scorer(network, batch["image"], batch.get("size"))
+                yield batch, self.scorer(network, batch)
 
     def configure_optimizers(self) -> Any:
         """Give none."""

@@ -1,8 +1,8 @@
 """Baselines: nearest neighbours and principal components of pixels, which any detector has to beat.
 
 They are fitted to the training images at once, without gradients. Called with images (B, C, H, W) in [0, 1], both
-give the closest image that they can make, (B, C, H, W), and its distance, (B,). Where images are padded, their heights
-and widths (B, 2) come with them: distances are those of the content, as if there were as much of it as of the frame.
+give the closest image that they can make, (B, C, H, W), and its distance, (B,). Where not all pixels count, those that
+do (B, H, W) come with them: distances are those of the content, as if there were as much of it as of the frame.
 """
 
 import math
@@ -11,7 +11,7 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from adlight.data.frames import Size, is_content, parse_size
+from adlight.data.frames import Size, parse_size
 from adlight.settings import checked
 from adlight.types import UserError
 
@@ -22,7 +22,7 @@ SPARE = 8  # neighbours searched beyond k: the search may round (TF32), the dist
 class NearestNeighbours(nn.Module):
     """Mean Euclidean distance to the k nearest training images; the closest image is the nearest of them.
 
-    A padded training image is black beyond its content.
+    A training image is black beyond its content.
 
     Args:
         image_size: side of the images in pixels, or height and width.
@@ -55,19 +55,19 @@ class NearestNeighbours(nn.Module):
             raise UserError(f"k={self.k} neighbours of {count} training images: lower k")
         _check_memory(3 * count * self.bank.shape[1:].numel(), self.memory_gb)  # collected, joined, sorted
 
-    def fit(self, image: Tensor, size: Tensor | None = None) -> None:
+    def fit(self, image: Tensor, content: Tensor | None = None) -> None:
         """Keep the training images (N, C, H, W), uint8."""
         self.check(len(image))
-        self.bank = image if size is None else image * is_content(size, image[:, 0])[:, None]
+        self.bank = image if content is None else image * content[:, None]
 
     def describe(self) -> str:
         """Say what was fitted."""
         return f"mean distance to the {self.k} nearest of {len(self.bank)} training images"
 
     @torch.no_grad()
-    def forward(self, image: Tensor, size: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor, content: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Find the nearest training image and the mean distance to k, in units of one pixel's range."""
-        weight = None if size is None else _content_weight(size, image)  # (B, D)
+        weight = None if content is None else _content_weight(content, image)  # (B, D)
         query = image.flatten(1) if weight is None else image.flatten(1) * weight  # (B, D)
         parts = self.bank.flatten(1).split(max(1, CHUNK // query.shape[1]))
         # |q - b|^2 without |q|^2, which changes no order; products of matrices are fast but lose digits
@@ -118,16 +118,16 @@ class PCA(nn.Module):
             raise UserError(f"components={len(self.components)} of {count} training images: lower components")
         _check_memory(16 * count * self.mean.numel(), self.memory_gb)  # LAPACK copies, and answers in the same size
 
-    def fit(self, image: Tensor, size: Tensor | None = None) -> None:
-        """Find mean and components of the training images (N, C, H, W), uint8; padding is as the mean image."""
+    def fit(self, image: Tensor, content: Tensor | None = None) -> None:
+        """Find mean and components of the training images (N, C, H, W), uint8; what does not count is as their mean."""
         self.check(len(image))
         x = _to_unit(image)
-        if size is None:
+        if content is None:
             self.mean = x.mean(0)
         else:
-            content = is_content(size, x[:, 0])[:, None]  # (N, 1, H, W)
-            self.mean = (x * content).sum(0) / content.sum(0).clamp(min=1)
-            x = x.where(content, self.mean)
+            inside = content[:, None]  # (N, 1, H, W)
+            self.mean = (x * inside).sum(0) / inside.sum(0).clamp(min=1)
+            x = x.where(inside, self.mean)
         x = x.sub_(self.mean).flatten(1)  # (N, D)
         self.components = torch.linalg.svd(x, full_matrices=False).Vh[: len(self.components)].contiguous()
 
@@ -136,10 +136,10 @@ class PCA(nn.Module):
         return f"distance to the span of {len(self.components)} principal components"
 
     @torch.no_grad()
-    def forward(self, image: Tensor, size: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor, content: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Project on the components and measure the distance to that, in units of one pixel's range."""
         x = (image - self.mean).flatten(1)  # (B, D)
-        weight = None if size is None else _content_weight(size, image).sqrt()  # (B, D)
+        weight = None if content is None else _content_weight(content, image).sqrt()  # (B, D)
         x = x if weight is None else x * (weight > 0)
         projection = x @ self.components.T @ self.components  # (B, D)
         residual = x - projection if weight is None else (x - projection) * weight
@@ -150,10 +150,10 @@ def _to_unit(image: Tensor) -> Tensor:
     return image.float().div_(255)
 
 
-def _content_weight(size: Tensor, image: Tensor) -> Tensor:
-    """Weigh each value of padded images: 0 of padding, together as many as there are. (B, 2) -> (B, D)."""
-    content = is_content(size, image[:, 0])[:, None].expand_as(image).flatten(1)  # (B, D)
-    return content * (content.shape[1] / content.sum(1, keepdim=True))
+def _content_weight(content: Tensor, image: Tensor) -> Tensor:
+    """Weigh each value: 0 where it does not count, together as many as there are. (B, H, W) -> (B, D)."""
+    weight = content[:, None].expand_as(image).flatten(1)  # (B, D)
+    return weight * (weight.shape[1] / weight.sum(1, keepdim=True))
 
 
 def _norm(x: Tensor, weight: Tensor | None) -> Tensor:

@@ -61,7 +61,7 @@ class Gallery(pl.Callback):
         """Encode the batch's images that are in the sample, and its errors."""
         assert isinstance(pl_module, AnomalyModule)
         step = self._step(len(pl_module.datamodule.records("test")))
-        for i, row in enumerate(pl_module.predictions[-len(batch["index"]) :] if self.images else ()):
+        for i, row in enumerate(pl_module.last_predictions(len(batch["index"])) if self.images else ()):
             is_sample, error = row.index % step == 0, _error(row)
             if is_sample or error > 0:
                 self.kept.append(Candidate(row.index, is_sample, error, self._draw(row.prediction, batch, outputs, i)))

@@ -9,11 +9,12 @@ import pytorch_lightning as pl
 from PIL import Image
 from pydantic import PositiveInt
 
+from adlight.data.frames import content_of
 from adlight.detection.gathering import TestedImage, gather_rows
 from adlight.detection.module import AnomalyModule
 from adlight.detection.pictures import draw_panel, stack_panels
 from adlight.detection.regions import segment
-from adlight.metrics.thresholds import Threshold
+from adlight.metrics.thresholds import Calibration
 from adlight.settings import PathName, checked
 from adlight.types import Batch, Prediction, Scores, reconstruction_of
 
@@ -63,13 +64,13 @@ class Panels(pl.Callback):
     ) -> None:
         """Keep the batch's images that are among the highest or lowest of their category and label."""
         assert isinstance(pl_module, AnomalyModule)
-        for i, row in enumerate(pl_module.predictions[-len(batch["index"]) :]):
+        for i, row in enumerate(pl_module.last_predictions(len(batch["index"]))):
             kept = self.kept.setdefault((row.category, row.label), [])
             scores = [example.prediction.score for example in kept]  # highest first
             score = row.prediction.score
             if len(kept) < 2 * self.cases or score > scores[self.cases - 1] or score < scores[self.cases]:
-                threshold = pl_module.calibration.of(pl_module.datamodule.categories[row.category])
-                example = copy_example(row, batch, outputs, i, threshold, pl_module.calibration.min_area)
+                category = pl_module.datamodule.categories[row.category]
+                example = copy_example(row, batch, outputs, i, category, pl_module.calibration)
                 kept[:] = self.select_extremes([*kept, example])
 
     def select_extremes(self, examples: list[Example]) -> list[Example]:
@@ -102,12 +103,13 @@ class Panels(pl.Callback):
 
 
 def copy_example(
-    row: TestedImage, batch: Batch, scores: Scores, i: int, threshold: Threshold, min_area: float
+    row: TestedImage, batch: Batch, scores: Scores, i: int, category: str, calibration: Calibration
 ) -> Example:
     """Copy image i of a batch, and all that is said of it, to the CPU."""
     height, width = batch["size"][i].tolist() if "size" in batch else batch["mask"].shape[1:]  # without padding
     pixel = scores["pixel"][i : i + 1, :height, :width].float().cpu().numpy()  # (1, H, W)
-    masks, _ = segment(pixel, [row.prediction.score], [threshold], np.ones_like(pixel, dtype=bool), min_area)
+    used, content = [calibration.of(category)], content_of(batch)[i : i + 1, :height, :width].cpu().numpy()
+    masks, _ = segment(pixel, [row.prediction.score], used, content, calibration)
     prediction = replace(
         row.prediction,
         mask=masks[0],

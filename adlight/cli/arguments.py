@@ -7,7 +7,7 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 
 from adlight.cli.flags import FLAGS_THAT_SHOW, MULTIRUN, mark_overrides, shows_help
 from adlight.cli.mixed import mark_partial_settings
@@ -17,7 +17,7 @@ from adlight.runs.folder import RunFolder
 from adlight.runs.sweep_folder import SweepFolder
 from adlight.types import UserError
 
-PLACES = ("run", "runs", "images", "resume", "out", "ckpt", "run_dir", "hydra.run.dir", "hydra.sweep.dir")
+PLACES = ("run", "runs", "images", "labels", "resume", "out", "ckpt", "run_dir", "hydra.run.dir", "hydra.sweep.dir")
 OWN_OF_EVALUATE = ("run", "ckpt")  # everything else changes the run's config
 
 
@@ -76,6 +76,8 @@ def evaluate_arguments(argv: list[str]) -> list[str]:
             word = f"{word[1:].partition('=')[0]}=null"
         word = choose_none(word)
         key = word.partition("=")[0]
+        if key.lstrip("+") in ("resume", "resume_sweep"):
+            raise UserError(f"{word} is for adlight.train: an evaluation is done at once, or again")
         if is_override and key not in OWN_OF_EVALUATE and not word.startswith(("+", "hydra.")):
             word = f"+{word}" if (CONF / key).is_dir() else f"++{word}"
         words.append(word)
@@ -108,6 +110,8 @@ def _resume(argv: list[str], which: str, folder: str | None) -> list[str]:
     words = [word for word in argv if not word.startswith("resume=")]
     if which != "auto":
         run = RunFolder(which)
+        if folder and Path(folder).resolve() != run.path.resolve():
+            raise UserError(f"resume={which} goes on in that folder: leave out hydra.run.dir={folder}")
         if not run.can_resume:
             run.checkpoint("last")  # says what there is
         return _continue([_add_setting(word) for word in words], run)
@@ -156,8 +160,8 @@ def multirun_argv(argv: list[str]) -> list[str]:
         if is_override and not word.startswith("hydra."):
             (one,) = OverridesParser.create().parse_overrides([word])
             last[one.key_or_group] = one, len(words)  # the last word on a setting counts
-            if (one.is_choice_sweep() or one.is_range_sweep()) and not any(map(str, one.sweep_string_iterator())):
-                raise UserError(f"{word} gives no value, and so the sweep no job")
+            if one.is_choice_sweep() or one.is_range_sweep():
+                _require_values(one)
         words += [word] if word not in MULTIRUN else []
     fixed = []
     for key, (one, place) in last.items():
@@ -166,6 +170,15 @@ def multirun_argv(argv: list[str]) -> list[str]:
         elif not one.is_sweep_override():
             fixed.append(f"'{key}'")
     return [*words, "hydra.output_subdir=null", f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]"]
+
+
+def _require_values(one: Override) -> None:
+    try:
+        found = any(map(str, one.sweep_string_iterator()))
+    except ValueError as error:  # a range whose step is 0
+        raise UserError(f"{one.input_line}: {error}") from error
+    if not found:
+        raise UserError(f"{one.input_line} gives no value, and so the sweep no job")
 
 
 def _without_sweep(argv: list[str]) -> list[str]:

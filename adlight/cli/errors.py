@@ -2,21 +2,19 @@
 
 import errno
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
+from hydra.errors import HydraException, InstantiationException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from adlight.runs.config import CONF
-from adlight.types import UserError, unknown_name
+from adlight.runs.explanation import explain_config
+from adlight.types import UserError
 
 UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NO_MEMORY = "can't allocate memory"  # of a CPU, in torch's words
-EXTRAS = {"optuna": "optuna", "joblib": "joblib", "ray": "ray", "submitit_slurm": "slurm"}  # plugins of Hydra
 NOISE = [
     ".*does not have many workers.*",
     "It is recommended to use .self.log.*sync_dist=True.*",
@@ -55,7 +53,7 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return _explain_config(error)
+        return explain_config(error)
     if isinstance(error, OSError) and error.strerror is not None:
         hint = "; hydra.run.dir=<folder> chooses another folder" if error.errno in UNWRITABLE | FULL else ""
         place = error.filename2 or error.filename or _folder()  # of a copy, where to
@@ -100,37 +98,3 @@ def _folder() -> str:
 def describe(error: BaseException) -> str:
     """Give one line for any error."""
     return explain(error) or f"{type(error).__name__}: {first_line(error)}"
-
-
-def _explain_config(error: BaseException) -> str:
-    """Give one line for an unknown name, a missing value or an override that cannot be read."""
-    if isinstance(error, OverrideParseException):
-        if "=" not in str(error.override):
-            return f"{error.override!r} is no setting: write <name>=<value>, such as model=retrieval"
-        return (
-            f"cannot read the override {error.override!r}: values with any of = # ~ ( ) [ ] {{ }} or spaces need "
-            "quotes inside quotes, such as 'dataset.root=\"my folder\"'"
-        )
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, name = error.missing_cfg_file.rpartition("/")
-        if name in EXTRAS:
-            return f"{group}/{name} is not installed: pip install 'adlight[{EXTRAS[name]}]'"
-        return _unknown(group or "config", name, error.options or [])
-    if isinstance(error, MissingMandatoryValue):
-        return f"{error.full_key} has no value: give one with {error.full_key}=<value>"
-    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
-    if isinstance(cause, InterpolationResolutionError):
-        return f"{cause.full_key}: {first_line(cause)}"
-    if isinstance(cause, OmegaConfBaseException) and isinstance(cause.parent_node, DictConfig):
-        key, known = str(cause.key), list(map(str, cause.parent_node))
-        parent, _, _ = (cause.full_key or key).rpartition(".")
-        if not parent and "model" in known:  # groups that leave no key of their name, such as `experiment`
-            known += [path.name for path in CONF.iterdir() if path.is_dir()]
-        return _unknown(f"setting in {parent}" if parent else "setting", key, known)
-    line = first_line(error)
-    hint = "; -m makes a run for each of several values, [1,2] is a list" if line.startswith("Ambiguous value") else ""
-    return line + hint
-
-
-def _unknown(kind: str, name: str, known: Sequence[str]) -> str:
-    return unknown_name(kind, name, sorted({choice for choice in known if not choice.startswith("_")}))

@@ -6,19 +6,11 @@ from adlight.types import UserError
 
 FLAGS_WITH_VALUES = {"--cfg", "-c", "--info", "-i", "--package", "-p", "--experimental-rerun"}
 FLAGS_WITH_VALUES |= {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp"}
-FLAGS_OF_HYDRA = {
-    "--hydra-help",
-    "--version",
-    "--resolve",
-    "--run",
-    "-r",
-    "--shell-completion",
-    "-sc",
-    *FLAGS_WITH_VALUES,
-}
 FLAGS_OF_HELP = {"--help", "-h", "--hydra-help", "--version"}
 FLAGS_THAT_SHOW = FLAGS_OF_HELP | {"--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
 MULTIRUN = ("-m", "--multirun")
+KNOWN = {*FLAGS_WITH_VALUES, *FLAGS_THAT_SHOW, *MULTIRUN, "--resolve", "--run", "-r"}
+KNOWN -= {"--config-name", "-cn", "--config-path", "-cp"}  # they would make another program of it
 
 
 def mark_overrides(argv: Sequence[str]) -> list[tuple[str, bool]]:
@@ -38,10 +30,9 @@ def refuse_unknown_flags(argv: Sequence[str]) -> None:
     Raises:
         UserError: a flag that there is not.
     """
-    known = {*FLAGS_OF_HYDRA, *FLAGS_OF_HELP, *MULTIRUN}
     for before, word in zip(["", *argv], argv, strict=False):
         flag = word.partition("=")[0]
-        if word.startswith("-") and before not in FLAGS_WITH_VALUES and flag not in known:
+        if word.startswith("-") and before not in FLAGS_WITH_VALUES and flag not in KNOWN:
             setting = f"{flag.lstrip('-')}=<value>" if flag.strip("-") else "<name>=<value>"
             raise UserError(f"there is no flag {flag}: settings have no dashes, such as {setting}")
 

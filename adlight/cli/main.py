@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import hydra
@@ -42,7 +42,8 @@ def run(task: Callable[[DictConfig], Any], config_name: str, prepare: Callable[[
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     if not {"--help", "-h"}.isdisjoint(sys.argv[1:]):  # Hydra would list all groups first, for a second or more
-        print(read_yaml(CONF / f"{config_name}.yaml").hydra.help.template, end="")
+        with suppress(BrokenPipeError):  # `| head` has seen enough
+            print(read_yaml(CONF / f"{config_name}.yaml").hydra.help.template, end="", flush=True)
         return
     failures: list[str] = []
     _say_what_takes_time(config_name, sys.argv[1:])

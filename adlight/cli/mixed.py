@@ -10,6 +10,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from adlight.runs.config import CONF
+from adlight.runs.explanation import explain_config
 from adlight.types import UserError, unknown_name
 
 LIST = "partial_settings"  # of train.yaml: those that a job leaves out where its model, or data set, lacks them
@@ -22,7 +23,7 @@ def mark_partial_settings(words: Sequence[str]) -> list[str]:
         words: overrides and flags of a multirun.
 
     Raises:
-        UserError: none of the choices has it.
+        UserError: none of the choices has it, or there is no such choice.
     """
     overrides = [word for word in words if not word.startswith(("-", "hydra."))]
     parsed = dict(zip(overrides, OverridesParser.create().parse_overrides(overrides), strict=True))
@@ -38,8 +39,8 @@ def mark_partial_settings(words: Sequence[str]) -> list[str]:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             for name in {key.split(".")[0] for key in settings.values()}:
                 configs[name] = {choice: compose("train", [*groups, f"{name}={choice}"]) for choice in swept[name]}
-    except HydraException:  # a name that there is not, of which Hydra says more
-        return list(words)
+    except HydraException as error:  # a name that there is not
+        raise UserError(explain_config(error)) from error
     partial = [key for key in settings.values() if not _in_all(configs[key.split(".")[0]], key)]
     # marked as additions, as the command's own config is of the default model, which may lack them too
     marked = [f"++{word}" if word in settings else word for word in words]
@@ -61,10 +62,14 @@ def leave_out_lacking_settings(config: DictConfig) -> None:
     """Remove from a job's config the listed settings that its own model, or data set, lacks, and say so."""
     for key, choice in lacking_settings(HydraConfig.get().overrides.task).items():
         parent, _, name = key.rpartition(".")
-        if isinstance(node := OmegaConf.select(config, parent), DictConfig):
-            print(f"{key}={node.get(name)} is left out: {choice} has no such setting", flush=True)
-            with open_dict(config):
+        if isinstance(OmegaConf.select(config, parent), DictConfig):
+            print(f"{key}={OmegaConf.select(config, key)} is left out: {choice} has no such setting", flush=True)
+        with open_dict(config):
+            while isinstance(node := OmegaConf.select(config, parent) if parent else None, DictConfig):
                 node.pop(name, None)
+                if node:
+                    break
+                parent, _, name = parent.rpartition(".")  # a node that the setting alone had made
 
 
 def _in_all(configs: Mapping[str, DictConfig], key: str) -> bool:

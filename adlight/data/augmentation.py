@@ -9,8 +9,10 @@ from torch import Generator, Tensor
 from torch.nn.functional import grid_sample
 
 from adlight.data.frames import group_by_size
+from adlight.data.images import FILL
 from adlight.rng import to_device
 from adlight.settings import PositiveShare, Share, checked
+from adlight.types import Batch
 
 TRIES = 10  # of a crop's area and shape, as in torchvision; where none fits the whole image is kept
 STRETCH = 4 / 3  # at most: of a crop's width against its height, or the other way round
@@ -20,12 +22,15 @@ class Augmentation:
     """Random rotation, flips and resized crop, drawn for each image; corners are filled from the border.
 
     Together they are one affine map, so each image is interpolated (bilinearly) once, and not at all by flips alone.
+    Brightness and contrast may vary too, as the light does in a factory.
 
     Args:
         crop: smallest share of the area that a crop keeps; 1 = no crop.
         rotation: largest angle in degrees, either way; 0 = none.
         horizontal_flip: probability.
         vertical_flip: probability.
+        brightness: largest shift of all values, either way, such as 0.1 of the range; 0 = none.
+        contrast: largest change of the distance from the mean, either way, as a share of it; 0 = none.
     """
 
     @checked
@@ -35,35 +40,44 @@ class Augmentation:
         rotation: Annotated[float, Field(ge=0, le=180)] = 10.0,
         horizontal_flip: Share = 0.5,
         vertical_flip: Share = 0.0,
+        brightness: Share = 0.0,
+        contrast: Share = 0.0,
     ) -> None:
-        self.crop, self.rotation = crop, rotation
+        self.crop, self.rotation, self.brightness, self.contrast = crop, rotation, brightness, contrast
         self.flips = torch.tensor([horizontal_flip, vertical_flip])
 
-    def __call__(self, image: Tensor, seed: int, size: Tensor | None = None) -> Tensor:
+    def __call__(self, image: Tensor, seed: int, size: Tensor | None = None, light: bool = True) -> Tensor:
         """Augment (B, C, H, W) in [0, 1]; determined by the seed; torch's own state is left alone.
 
         Args:
             image: is not changed.
             seed: of all draws.
             size: (B, 2), height and width of images that are padded; the padding stays.
+            light: False leaves out brightness and contrast.
         """
-        drawn = to_device(self._draw(len(image), Generator().manual_seed(seed)), image.device)  # (B, 5)
+        drawn = to_device(self._draw(len(image), Generator().manual_seed(seed)), image.device)  # (B, 7)
         if size is None:
-            return self._apply(image, drawn)
+            return self._apply(image, drawn, light)
         image = image.clone()
         for rows, height, width in group_by_size(size):
-            image[rows, :, :height, :width] = self._apply(image[rows, :, :height, :width], drawn[rows])
+            image[rows, :, :height, :width] = self._apply(image[rows, :, :height, :width], drawn[rows], light)
         return image
 
     def _draw(self, count: int, rng: Generator) -> Tensor:
-        """Draw each image's angle, scale (x, y; negative: flipped) and offset (x, y); its sides are 2. -> (B, 5)."""
+        """Draw each image's angle, scale (x, y; negative: flipped), offset (x, y) and light. -> (B, 7); sides are 2."""
         angle = (2 * torch.rand(count, 1, generator=rng) - 1) * math.radians(self.rotation)
         sign = 1.0 - 2 * (torch.rand(count, 2, generator=rng) < self.flips).float()
         extent = draw_crops(count, self.crop, rng)
         center = (1 - extent) * (2 * torch.rand(count, 2, generator=rng) - 1)
-        return torch.cat([angle, sign * extent, sign * center], 1)
+        light = 2 * torch.rand(count, 2, generator=rng) - 1
+        return torch.cat([angle, sign * extent, sign * center, light], 1)
 
-    def _apply(self, image: Tensor, drawn: Tensor) -> Tensor:
+    def _apply(self, image: Tensor, drawn: Tensor, light: bool) -> Tensor:
+        if light and (self.brightness or self.contrast):
+            from kornia.enhance import adjust_brightness, adjust_contrast_with_mean_subtraction  # takes a second
+
+            image = adjust_brightness(image, self.brightness * drawn[:, 5])
+            image = adjust_contrast_with_mean_subtraction(image, 1 + self.contrast * drawn[:, 6])
         if self.crop < 1 or self.rotation > 0:
             return grid_sample(image, source_of(drawn, *image.shape[-2:]), padding_mode="border", align_corners=False)
         for axis, sign in ((3, drawn[:, 1]), (2, drawn[:, 2])):
@@ -96,7 +110,7 @@ def source_of(drawn: Tensor, height: int, width: int) -> Tensor:
     """Find where each pixel of the result comes from: crop, then flips, then rotation, undone in this order.
 
     Args:
-        drawn: (B, 5) angle, scale and offset.
+        drawn: (B, 7) of which angle, scale and offset are used.
         height: in pixels.
         width: in pixels.
 
@@ -104,10 +118,20 @@ def source_of(drawn: Tensor, height: int, width: int) -> Tensor:
         (B, H, W, 2) x and y as `grid_sample` has them, from -1 to 1 over the image.
     """
     x, y = ((2 * torch.arange(side, device=drawn.device) + 1) / side - 1 for side in (width, height))
-    angle, scale_x, scale_y, offset_x, offset_y = drawn.T[:, :, None]  # (B, 1) each
+    angle, scale_x, scale_y, offset_x, offset_y = drawn.T[:5, :, None]  # (B, 1) each
     x, y = offset_x + scale_x * x, offset_y + scale_y * y  # (B, W), (B, H)
     cos, sin, shape = angle.cos(), angle.sin(), height / width
     grid = drawn.new_empty(len(drawn), height, width, 2)
     torch.add((cos * x)[:, None, :], (-sin * shape * y)[:, :, None], out=grid[..., 0])
     torch.add((sin / shape * x)[:, None, :], (cos * y)[:, :, None], out=grid[..., 1])
     return grid
+
+
+def augment(batch: Batch, augmentation: Augmentation, seed: int) -> None:
+    """Augment a batch's images in [0, 1]; the region of interest moves with them."""
+    size = batch.get("size")
+    batch["image"] = augmentation(batch["image"], seed, size)  # (B, C, H, W)
+    if "content" in batch:
+        moved = augmentation(batch["content"][:, None].float(), seed, size, light=False)  # (B, 1, H, W)
+        batch["content"] = moved[:, 0] > 0.999  # (B, H, W)
+        batch["image"] = batch["image"].where(batch["content"][:, None], FILL / 255)

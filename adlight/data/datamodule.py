@@ -1,21 +1,25 @@
 """One data module for every data set: normal images to train on, held-out ones to validate, a labelled test."""
 
-import math
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import pytorch_lightning as pl
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from adlight.data.augmentation import Augmentation
-from adlight.data.dataset import CachedImageDataset, ExactSampler, PseudoAnomalyDataset
-from adlight.data.frames import Frame, Size
+from adlight.data.augmentation import Augmentation, augment
+from adlight.data.frames import THINNEST, Frame, Size
+from adlight.data.loading import Loading, Split
 from adlight.data.preflight import check_before_training
+from adlight.data.pseudo_dataset import PseudoAnomalyDataset
+from adlight.data.roi import RegionOfInterest
+from adlight.data.sampler import ExactSampler, TileBatches
 from adlight.data.source import Source
 from adlight.data.splits import split_normals
+from adlight.data.tile_dataset import TileDataset
+from adlight.data.tiling import make_tiling
 from adlight.rng import derive_seed
-from adlight.settings import ArgumentsOf, Built, Channels, Seed, checked
+from adlight.settings import ArgumentsOf, Built, Channels, PathName, Seed, checked
 from adlight.types import Batch, Record, UserError
 
 
@@ -42,6 +46,9 @@ class AnomalyDataModule(pl.LightningDataModule):
             at every fetch.
         num_workers: loader processes; used only where images are not cached.
         on_bad_image: `error`, or `skip` to leave out unreadable images.
+        roi: a mask of what counts in every image, or a folder of masks, see `RegionOfInterest`; None: everything does.
+        tile: side in pixels of the originals of tiles that are trained on, scored and joined, each in `image_size`.
+        overlap: share of a tile that its neighbours cover too, at least.
         source_settings: the arguments of `source`, such as `root` and `category`.
 
     Raises:
@@ -66,18 +73,24 @@ class AnomalyDataModule(pl.LightningDataModule):
         cache_gb: NonNegativeFloat = 8.0,
         num_workers: NonNegativeInt = 2,
         on_bad_image: Literal["error", "skip"] = "error",
+        roi: PathName | None = None,
+        tile: Annotated[int, Field(ge=THINNEST)] | None = None,
+        overlap: Annotated[float, Field(ge=0, lt=1)] = 0.25,
         **source_settings: Annotated[Any, ArgumentsOf("source")],
     ) -> None:
         super().__init__()
-        self.frame, self.channels = Frame(image_size, resize, keep_shape), channels
-        self.source = source(**source_settings)
+        if keep_shape and (roi or tile):
+            raise ValueError("roi and tile need keep_shape=false")
+        self.frame, self.roi = Frame(image_size, resize, keep_shape), RegionOfInterest(roi) if roi else None
+        self.tiling = make_tiling(tile, overlap, image_size)
+        self.source, self.channels = source(**source_settings), channels
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.val_fraction, self.val_defects = val_fraction, val_defects
-        self.seed, self.augmentation = seed, augmentation
-        self.cache_gb, self.num_workers, self.on_bad_image = cache_gb, num_workers, on_bad_image
-        self.first_epoch = 0  # epochs of earlier stages of a training: the order of the images continues after theirs
+        self.seed, self.augmentation, self.on_bad_image = seed, augmentation, on_bad_image
+        self.cache_gb, self.num_workers = cache_gb, num_workers
+        self.first_epoch = 0  # epochs of earlier stages of a training, after which the order of the images continues
         self.categories: list[str] = []
-        self.datasets: dict[str, CachedImageDataset] = {}  # by split
+        self.datasets: dict[str, Split] = {}  # by split
         self.train_records: list[Record] = []
         self.notes: list[str] = []  # what `check` found that a user should know
 
@@ -91,7 +104,7 @@ class AnomalyDataModule(pl.LightningDataModule):
         Raises:
             UserError: nothing to test, or a file that is missing or of no use.
         """
-        self.notes = check_before_training(self.source, self.frame, self.on_bad_image == "skip")
+        self.notes = check_before_training(self.source, self.frame, self.on_bad_image == "skip", self.roi)
 
     def setup(self, stage: str | None = None) -> None:
         """List, split and decode what the stage needs; what is there already stays."""
@@ -110,7 +123,7 @@ class AnomalyDataModule(pl.LightningDataModule):
             self.datasets["test"] = self._load(records)
 
     def records(self, split: str) -> list[Record]:
-        """Return the records of `train`, `val` or `test` in the order of `Batch["index"]`, after `setup`."""
+        """Return a split's records in the order of `Batch["index"]`, after `setup`."""
         return self.datasets[split].records
 
     def protocol(self, num_tested: int) -> str:
@@ -124,8 +137,7 @@ class AnomalyDataModule(pl.LightningDataModule):
 
     def describe(self, num_tested: int) -> list[str]:
         """Say what was tested and what a user should know of the images, in lines."""
-        skipped = self.skipped()
-        lost = [f"skipped {len(skipped)} unreadable image(s), the first: {skipped[0]}"] if skipped else []
+        lost = [f"skipped {len(skipped)} unreadable image(s): {skipped[0]}" for skipped in [self.skipped()] if skipped]
         return [self.protocol(num_tested), *self.notes, *lost]
 
     def skipped(self) -> list[str]:
@@ -138,18 +150,16 @@ class AnomalyDataModule(pl.LightningDataModule):
         rank, world_size = self._process()
         seed = self.seed + self.first_epoch  # the sampler adds the epoch
         sampler: DistributedSampler = DistributedSampler(dataset, world_size, rank, shuffle=True, seed=seed)
-        return self._loader(dataset, dataset.cache, self.batch_size, sampler)
+        return self._loader(dataset, dataset.cache, batch_size=self.batch_size, sampler=sampler)
 
     def val_dataloader(self) -> DataLoader:
         """Load held-out normals, plain and with pseudo-anomalies."""
-        dataset = self.datasets["val"]
-        copies = PseudoAnomalyDataset(dataset, self.seed, self.val_defects)
-        return self._exact_loader(copies, dataset.cache, len(copies))
+        copies = PseudoAnomalyDataset(self.datasets["val"], self.seed, self.val_defects)
+        return self._exact_loader(copies, self.datasets["val"], 1 + self.val_defects)
 
     def test_dataloader(self) -> DataLoader:
         """Load the labelled test split."""
-        dataset = self.datasets["test"]
-        return self._exact_loader(dataset, dataset.cache, len(dataset))
+        return self._exact_loader(self.datasets["test"], self.datasets["test"])
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Turn uint8 into [0, 1] on the device; augment while training, by a seed of the batch and process."""
@@ -157,34 +167,30 @@ class AnomalyDataModule(pl.LightningDataModule):
         if self.trainer and self.trainer.training and self.augmentation is not None:
             batch_number = self.trainer.fit_loop.total_batch_idx + 1
             seed = derive_seed("augmentation", self.seed, batch_number, self.trainer.global_rank)
-            batch["image"] = self.augmentation(batch["image"], seed, batch.get("size"))
+            augment(batch, self.augmentation, seed)
         return batch
 
-    def _load(self, records: list[Record]) -> CachedImageDataset:
-        num_values = len(records) * math.prod(self.frame.size) * (self.channels + 1)  # bytes of images and masks
-        dataset = CachedImageDataset(
-            self.source,
-            records,
-            self.categories,
-            frame=self.frame,
-            channels=self.channels,
-            cache=num_values <= self.cache_gb * 1e9,
-            on_bad_image=self.on_bad_image,
-        )
-        if lost := {record.category for record in records} - {record.category for record in dataset.records}:
-            raise UserError(f"no readable image of {min(lost)} is left, the first: {dataset.skipped[0]}")
-        return dataset
+    def _load(self, records: list[Record]) -> Split:
+        limits = self.cache_gb, self.on_bad_image == "skip"
+        return Loading(self.source, self.frame, self.channels, self.tiling, self.roi, *limits)(records, self.categories)
 
-    def _exact_loader(self, dataset: Dataset, cached: bool, length: int) -> DataLoader:
+    def _exact_loader(self, dataset: Dataset, split: Split, copies: int = 1) -> DataLoader:
         rank, world_size = self._process()
-        if length < world_size:
-            raise UserError(f"{length} images cannot be shared by {world_size} processes: use fewer devices")
-        return self._loader(dataset, cached, self.eval_batch_size, ExactSampler(length, rank, world_size))
+        if len(split.records) < world_size:
+            raise UserError(
+                f"{len(split.records)} images cannot be shared by {world_size} processes: use fewer devices"
+            )
+        if isinstance(split, TileDataset):
+            owners = split.places[:, 0].repeat_interleave(copies)
+            batches = TileBatches(owners, self.eval_batch_size, rank, world_size)
+            return self._loader(dataset, split.cache, batch_sampler=batches)
+        sampler = ExactSampler(copies * len(split), rank, world_size)
+        return self._loader(dataset, split.cache, batch_size=self.eval_batch_size, sampler=sampler)
 
-    def _loader(self, dataset: Dataset, cached: bool, batch_size: int, sampler: Sampler) -> DataLoader:
+    def _loader(self, dataset: Dataset, cached: bool, **order: Any) -> DataLoader:
         workers = 0 if cached else self.num_workers  # from memory one thread is enough, workers would only copy
-        settings: dict[str, Any] = {"num_workers": workers, "persistent_workers": workers > 0}
-        return DataLoader(dataset, batch_size=batch_size, sampler=sampler, collate_fn=_keep_batch, **settings)
+        settings: dict[str, Any] = {"num_workers": workers, "persistent_workers": workers > 0, **order}
+        return DataLoader(dataset, collate_fn=_keep_batch, **settings)
 
     def _process(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -1,25 +1,33 @@
-"""Images decoded once: a split as one uint8 tensor in memory, and its held-out normals with pseudo-anomalies."""
+"""Images decoded once: a split as one uint8 tensor in memory."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from rich.progress import track
-from torch import Generator, Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from adlight.data.frames import Frame
 from adlight.data.headers import UnreadableImage
-from adlight.data.images import to_input_array
-from adlight.data.pseudo_anomalies import paste_defect
+from adlight.data.images import fill_outside, to_input_array
+from adlight.data.roi import RegionOfInterest
 from adlight.data.source import Source
-from adlight.rng import derive_seed
 from adlight.types import Batch, Record, UserError
 
 PROGRESS_FROM = 500  # images; a bar over fewer would be gone before anyone could read it
+
+
+class Decoded(NamedTuple):
+    """One record, decoded and brought into the frame."""
+
+    image: np.ndarray  # (C, H, W) uint8
+    mask: np.ndarray | None  # (H, W) bool, None where there is none
+    size: tuple[int, int]  # height and width of what is no padding
+    content: np.ndarray | None  # (H, W) bool, the region of interest
 
 
 class CachedImageDataset(Dataset):
@@ -36,6 +44,7 @@ class CachedImageDataset(Dataset):
         channels: 1 or 3.
         cache: keep the decoded images in memory.
         on_bad_image: `error`, or `skip`: leave out an unreadable image and keep its message in `skipped`.
+        roi: what of the images counts; None: all.
 
     Raises:
         UserError: an unreadable image, or a mask whose size differs from its image's.
@@ -51,31 +60,36 @@ class CachedImageDataset(Dataset):
         channels: int = 3,
         cache: bool = True,
         on_bad_image: str = "error",
+        roi: RegionOfInterest | None = None,
     ) -> None:
-        self.source, self.records = source, list(records)
+        self.source, self.records, self.roi = source, list(records), roi
         self.frame, self.channels, self.cache = frame, channels, cache
         self.skipped: list[str] = []
-        self.images = self.masks = self.sizes = torch.empty(0)
+        self.images = self.masks = self.sizes = self.contents = torch.empty(0)
         if cache or on_bad_image == "skip":
             self._decode(skip=on_bad_image == "skip")
         position = {name: i for i, name in enumerate(categories)}
         self.labels = torch.tensor([record.label for record in self.records])
         self.category = torch.tensor([position[record.category] for record in self.records])
 
-    def read(self, record: Record) -> tuple[np.ndarray, np.ndarray | None, tuple[int, int]]:
-        """Decode one record: (C, H, W) uint8, its mask (H, W) bool or None, its height and width in the frame."""
+    def read(self, record: Record) -> Decoded:
+        """Decode one record."""
         try:
-            image = self.source.read(record)
+            image, content = self.source.read(record), None
+            if self.roi is not None:
+                image, content = self.roi.apply(image, self.channels, self.frame, record.path, record.category)
             pixels = to_input_array(image, self.channels, self.frame).copy()
         except UnreadableImage:
             raise
         except Exception as error:  # whatever a decoder raises, the user needs the file's name
             raise UserError(f"cannot read image {record.path}: {error}") from error
-        mask, (height, width) = self.source.read_mask(record, image.size), self.frame.fit(*image.size)
-        if mask is None:
-            return pixels, None, (height, width)
-        mask = mask.resize((width, height), Image.Resampling.NEAREST)
-        return pixels, self.frame.cut(np.asarray(mask)) > 0, (height, width)
+        drawn, (height, width) = self.source.read_mask(record, image.size), self.frame.fit(*image.size)
+        mask = None
+        if drawn is not None:
+            mask = self.frame.cut(np.asarray(drawn.resize((width, height), Image.Resampling.NEAREST))) > 0
+        if content is not None:
+            pixels, mask = fill_outside(pixels, content), None if mask is None else mask & content
+        return Decoded(pixels, mask, (height, width), content)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -84,18 +98,21 @@ class CachedImageDataset(Dataset):
         """Fetch a whole batch at once, as uint8 images."""
         index = torch.as_tensor(indices)
         size = self.sizes.index_select(0, index) if self.cache else torch.empty(len(index), 2, dtype=torch.long)
-        mask = torch.zeros(len(index), *self.frame.size, dtype=torch.bool)
+        mask, content = torch.zeros(2, len(index), *self.frame.size, dtype=torch.bool)
         if self.cache:
             image = self.images.index_select(0, index)  # many times as fast as images[index]
             mask = self.masks.index_select(0, index) if len(self.masks) else mask
+            content = self.contents.index_select(0, index) if self.roi else content
         else:
             read = [self.read(self.records[i]) for i in indices]
-            image = torch.stack([torch.from_numpy(pixels) for pixels, _, _ in read])
-            for row, (_, found, own) in enumerate(read):
-                size[row] = torch.tensor(own)
-                if found is not None:
-                    mask[row] = torch.from_numpy(found)
+            image = torch.stack([torch.from_numpy(one.image) for one in read])
+            for row, one in enumerate(read):
+                size[row] = torch.tensor(one.size)
+                for target, found in ((mask, one.mask), (content, one.content)):
+                    if found is not None:
+                        target[row] = torch.from_numpy(found)
         batch = Batch(image=image, label=self.labels[index], mask=mask, index=index, category=self.category[index])
+        batch = Batch(**batch, content=content) if self.roi else batch
         return Batch(**batch, size=size) if self.frame.keep_shape else batch
 
     def _decode(self, skip: bool) -> None:
@@ -106,18 +123,20 @@ class CachedImageDataset(Dataset):
             self.images = torch.empty(count, self.channels, *self.frame.size, dtype=torch.uint8)
             self.sizes = torch.empty(count, 2, dtype=torch.long)
             self.masks = torch.zeros(count if masked else 0, *self.frame.size, dtype=torch.bool)
+            self.contents = torch.zeros(count if self.roi else 0, *self.frame.size, dtype=torch.bool)
 
         def read(i: int) -> str | None:
             try:
-                image, mask, size = self.read(self.records[i])
+                one = self.read(self.records[i])
             except UserError as error:
                 if not skip:
                     raise
                 return str(error)
             if self.cache:
-                self.images[i], self.sizes[i] = torch.from_numpy(image), torch.tensor(size)
-                if mask is not None:
-                    self.masks[i] = torch.from_numpy(mask)
+                self.images[i], self.sizes[i] = torch.from_numpy(one.image), torch.tensor(one.size)
+                for target, found in ((self.masks, one.mask), (self.contents, one.content)):
+                    if found is not None:
+                        target[i] = torch.from_numpy(found)
             return None
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes and resizes without the GIL
@@ -130,56 +149,4 @@ class CachedImageDataset(Dataset):
             if self.cache:
                 self.images, self.sizes = self.images[kept], self.sizes[kept]
             self.masks = self.masks[kept] if len(self.masks) else self.masks
-
-
-class PseudoAnomalyDataset(Dataset):
-    """Each normal image plain, then its copies with a defect each: labelled data without any real anomaly.
-
-    Item (1 + copies) i is image i of `dataset`, its copies follow, so that any part of them has both labels.
-    A defect depends on the seed, on i and on the copy's number alone; `pseudo_anomalies.py` draws it.
-    """
-
-    def __init__(self, dataset: CachedImageDataset, seed: int, copies: int = 1) -> None:
-        self.dataset, self.seed, self.copies = dataset, seed, copies
-        self.pasted: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def paste(self, item: int, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Paste the item's own defect. (C, H, W) uint8 -> a copy with the defect, and its mask (H, W) bool."""
-        if item not in self.pasted:
-            i, number = divmod(item, 1 + self.copies)
-            result = paste_defect(image, Generator().manual_seed(derive_seed("defect", self.seed + number - 1, i)))
-            if not self.dataset.cache:
-                return result
-            self.pasted[item] = result
-        return self.pasted[item]
-
-    def __len__(self) -> int:
-        return (1 + self.copies) * len(self.dataset)
-
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """Fetch a whole batch at once, as uint8 images."""
-        batch = self.dataset.__getitems__([item // (1 + self.copies) for item in indices])
-        batch["index"] = torch.as_tensor(indices)
-        batch["label"] = (batch["index"] % (1 + self.copies) > 0).long()
-        for row, item in enumerate(indices):
-            if batch["label"][row]:
-                height, width = batch["size"][row].tolist() if "size" in batch else batch["mask"].shape[1:]
-                image, mask = batch["image"][row, :, :height, :width], batch["mask"][row, :height, :width]
-                image[:], mask[:] = self.paste(item, image)
-        return batch
-
-
-class ExactSampler(Sampler[int]):
-    """Every index exactly once over all processes, in order; torch's `DistributedSampler` repeats some to pad.
-
-    Processes may get one index more or less than each other, so no step of an evaluation may wait for the others.
-    """
-
-    def __init__(self, length: int, rank: int = 0, world_size: int = 1) -> None:
-        self.indices = range(rank, length, world_size)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.indices)
-
-    def __len__(self) -> int:
-        return len(self.indices)
+            self.contents = self.contents[kept] if len(self.contents) else self.contents

@@ -25,7 +25,10 @@ def scale_floats(image: np.ndarray | Tensor, value_range: tuple[float, float]) -
     Raises:
         UserError: no such range, or values outside it.
     """
-    black, white = map(float, value_range)
+    try:
+        black, white = map(float, value_range)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"range={value_range!r} must be two numbers, the smaller one first") from error
     if not -np.inf < black < white < np.inf:
         raise UserError(f"range=({black:g}, {white:g}) must be two numbers, the smaller one first")
     if isinstance(image, np.ndarray):

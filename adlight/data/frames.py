@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field, PositiveInt
 
 from adlight.settings import checked
-from adlight.types import Box
+from adlight.types import Batch, Box
 
 if TYPE_CHECKING:  # torch takes seconds to import: not for --help
     from torch import Tensor
@@ -92,6 +92,25 @@ class Frame:
         return np.pad(maps, [(0, 0)] * (maps.ndim - 2) + edges)
 
 
+class WholeFrame(Frame):
+    """The pixels that an image has, of whatever size."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+    def fit(self, width: int, height: int) -> tuple[int, int]:
+        """Leave an image as it is. -> its height and width."""
+        return height, width
+
+    def cut(self, array: np.ndarray) -> np.ndarray:
+        """Leave an image as it is."""
+        return array
+
+    def restore(self, maps: np.ndarray, width: int, height: int) -> np.ndarray:
+        """Leave maps as they are."""
+        return maps
+
+
 def is_content(size: "Tensor | None", pixel: "Tensor") -> "Tensor":
     """Say which pixels are no padding. (B, 2) heights and widths, maps (B, H, W) -> (B, H, W) bool.
 
@@ -103,6 +122,11 @@ def is_content(size: "Tensor | None", pixel: "Tensor") -> "Tensor":
         return pixel.new_ones(()).bool().expand(pixel.shape)
     place = size.new_ones(pixel.shape[1:]).nonzero().unflatten(0, pixel.shape[1:])  # (H, W, 2)
     return (place < size[:, None, None]).all(-1)
+
+
+def content_of(batch: Batch) -> "Tensor":
+    """Say which pixels of a batch count: neither padding nor outside a region of interest. -> (B, H, W) bool."""
+    return batch["content"] if "content" in batch else is_content(batch.get("size"), batch["mask"])
 
 
 def find_content(size: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:

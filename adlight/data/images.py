@@ -7,6 +7,7 @@ channels, or 1 where `channels` is 1. What has no one picture or no known range 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
@@ -29,7 +30,9 @@ from adlight.types import UserError
 if TYPE_CHECKING:  # torch takes seconds to import: not for --help
     from torch import Tensor
 
+FILL = 128  # grey level beyond a region of interest, the same in every image
 AnyImage: TypeAlias = Union[str, Path, Image.Image, np.ndarray, "Tensor"]
+Selection: TypeAlias = Callable[[Image.Image, Path | None], tuple[Image.Image, np.ndarray]]
 Range: TypeAlias = tuple[float, float] | None  # black and white of floats
 
 
@@ -63,6 +66,8 @@ def to_pil(image: AnyImage, value_range: Range = None) -> Image.Image:
         if image.mode != "F" or value_range is None:
             return image
         image = np.asarray(image)
+    if not hasattr(image, "dtype"):
+        raise UserError("it is neither a path nor a PIL image, an array or a tensor")
     dtype = str(image.dtype).removeprefix("torch.")
     if "float" in dtype and value_range is not None:
         image, dtype = scale_floats(image, value_range), "uint8"
@@ -88,22 +93,41 @@ class PreparedImage:
     pixels: np.ndarray  # (C, H, W) uint8
     size: tuple[int, int]  # its own width and height
     path: Path | None  # None where it was not read from a file
+    content: np.ndarray | None = None  # (H, W) bool, the region of interest
 
 
-def prepare_image(image: AnyImage, channels: int, frame: Frame, value_range: Range = None) -> PreparedImage:
+def prepare_image(
+    image: AnyImage,
+    channels: int,
+    frame: Frame,
+    value_range: Range = None,
+    select: Selection | None = None,
+) -> PreparedImage:
     """Decode an image and bring it into the frame, as in training; see `to_pil` and `to_input_array`.
+
+    `select` makes what does not count grey, and says what counts (H, W); see `RegionOfInterest.apply`.
 
     Raises:
         UserError: it cannot be read; the text names the file, or says what is wrong with the array.
     """
     path = Path(image) if isinstance(image, str | Path) else None
     try:
-        picture = to_pil(image, value_range)
-        return PreparedImage(to_input_array(picture, channels, frame).copy(), picture.size, path)
+        picture, content = to_pil(image, value_range), None
+        if select is not None:
+            picture, content = select(picture, path)
+        pixels = to_input_array(picture, channels, frame).copy()
+        if content is not None:
+            pixels = fill_outside(pixels, content)
+        return PreparedImage(pixels, picture.size, path, content)
     except UnreadableImage:
         raise
     except (*READ_ERRORS, UserError) as error:
         raise UserError(f"cannot read image {path or f'({type(image).__name__})'}: {error}") from error
+
+
+def fill_outside(pixels: np.ndarray, content: np.ndarray) -> np.ndarray:
+    """Make what does not count grey. (C, H, W) uint8, (H, W) bool -> (C, H, W) uint8."""
+    return np.where(content, pixels, np.uint8(FILL))
 
 
 def to_channels(image: Image.Image, channels: int) -> Image.Image:

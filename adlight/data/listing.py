@@ -1,15 +1,17 @@
 """Files of a data set: which images lie in a folder, and what in it is left out."""
 
-import glob
+import heapq
 import os
 import stat
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import repeat
 from pathlib import Path
 
 from adlight.types import UserError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
+_FOLDER, _LINK = "folder", "link to a folder"
 BROKEN, LOOP, EMPTY = "broken link", "link to a folder around it", "empty folder"
 
 
@@ -32,47 +34,73 @@ def scan(folder: Path) -> Mapping[str, list[Path]]:
     """
     found = defaultdict(list)
     if is_folder(folder):
-        for kind, path in _walk(str(folder), ()):
+        for kind, path in walk(folder):
             found[kind].append(Path(path))
-    return defaultdict(list, {kind: sorted(paths) for kind, paths in found.items()})
+    return found
+
+
+def walk(folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield the kind and path of each file that `scan` finds, in sorted order, one after the other.
+
+    Raises:
+        UserError: a folder that may not be read.
+    """
+    return _walk(str(folder), ())
 
 
 def _walk(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, str]]:
-    """Yield each file's kind and path. `above`: identities of the folders around, in which a link must not end."""
+    """Yield each file's kind and path, sorted; no more is kept than the names in the folders around it.
+
+    `above`: identities of the folders around, in which a link must not end.
+    """
+    names = defaultdict[str, list[str]](list)
     try:
         own = os.stat(folder)
         with os.scandir(folder) as entries:
-            shown = [entry for entry in entries if not entry.name.startswith(".")]
+            for entry in entries:
+                if not entry.name.startswith("."):
+                    names[_kind(entry)].append(entry.name)
     except OSError as error:
         raise _unreadable(folder, error) from error
-    if not shown:
+    if not names:
         yield EMPTY, folder
     chain = (*above, (own.st_dev, own.st_ino))
-    for entry in shown:
-        suffix = os.path.splitext(entry.name)[1].lower()
-        if entry.is_symlink() and not os.path.exists(entry.path):
-            yield BROKEN, entry.path
-        elif entry.is_dir():
-            target = entry.stat() if entry.is_symlink() else None  # only a link can lead back
-            if target is not None and (target.st_dev, target.st_ino) in chain:
-                yield LOOP, entry.path
-            else:
-                yield from _walk(entry.path, chain)
-        elif entry.is_file():
-            yield "" if suffix in IMAGE_SUFFIXES else suffix or "without a suffix", entry.path
+    for name, kind in heapq.merge(*(zip(sorted(found), repeat(kind), strict=False) for kind, found in names.items())):
+        path = os.path.join(folder, name)
+        if kind == _LINK:
+            target = os.stat(path)
+            kind = LOOP if (target.st_dev, target.st_ino) in chain else _FOLDER
+        if kind == _FOLDER:
+            yield from _walk(path, chain)
         else:
-            yield "neither file nor folder", entry.path
+            yield kind, path
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    """Name what an entry of a folder is: `_FOLDER`, `_LINK` to one, a kind of file, "" of an image."""
+    if entry.is_symlink() and not os.path.exists(entry.path):
+        return BROKEN
+    if entry.is_dir():
+        return _LINK if entry.is_symlink() else _FOLDER  # only a link can lead back
+    suffix = os.path.splitext(entry.name)[1].lower()
+    if not entry.is_file():
+        return "neither file nor folder"
+    return "" if suffix in IMAGE_SUFFIXES else suffix or "without a suffix"
 
 
 def describe_left_out(found: Mapping[str, Iterable[Path]]) -> str:
     """Count files by what they are, and name the first, in one line; empty where there are none."""
-    paths = {kind: sorted(set(some)) for kind, some in found.items() if kind and some}
-    if not paths:
+    paths = {kind: set(some) for kind, some in found.items() if kind and some}
+    return describe_counts({kind: (len(some), min(some)) for kind, some in paths.items()})
+
+
+def describe_counts(found: Mapping[str, tuple[int, Path]]) -> str:
+    """Do so from how many files there are of each kind, and which is the first."""
+    if not found:
         return ""
-    counts = Counter({kind: len(some) for kind, some in paths.items()}).most_common()
-    (most, _), known = counts[0], ", ".join(sorted(IMAGE_SUFFIXES))
-    shown = ", ".join(f"{count} {kind}" for kind, count in counts)
-    return f"left out: {shown}, such as {paths[most][0]} (read are {known})"
+    counts = Counter({kind: count for kind, (count, _) in found.items()}).most_common()
+    shown, known = ", ".join(f"{count} {kind}" for kind, count in counts), ", ".join(sorted(IMAGE_SUFFIXES))
+    return f"left out: {shown}, such as {found[counts[0][0]][1]} (read are {known})"
 
 
 def is_folder(path: Path) -> bool:
@@ -111,26 +139,6 @@ def list_folders(folder: Path) -> list[str]:
 def _unreadable(path: str | Path, error: OSError) -> UserError:
     place = error.filename or path
     return UserError(f"cannot read folder {place}: {error.strerror}: change its permissions, or move it elsewhere")
-
-
-def find_images(text: str) -> list[Path]:
-    """List the images that a file, a folder or a glob names, sorted.
-
-    Raises:
-        UserError: there are none; the message says where and for what it looked.
-    """
-    path = Path(text).expanduser()
-    if path.is_file():
-        return [path]
-    matches = list_images(path) if path.is_dir() else sorted(map(Path, glob.glob(str(path), recursive=True)))
-    found = [match for match in matches if match.suffix.lower() in IMAGE_SUFFIXES and match.is_file()]
-    if not found:
-        folder = next(place for place in (path, *path.parents) if place.is_dir())  # the part of a glob that exists
-        raise UserError(
-            f"no images in {path.absolute()}: looked for files with {', '.join(sorted(IMAGE_SUFFIXES))}; "
-            f"{folder.absolute()} holds {describe_folder(folder)}"
-        )
-    return found
 
 
 def describe_folder(folder: Path) -> str:

@@ -10,19 +10,23 @@ from pathlib import Path
 from adlight.data.frames import Frame
 from adlight.data.listing import describe_left_out, list_folders, list_images, scan
 from adlight.data.mvtec import MVTecAD
+from adlight.data.roi import RegionOfInterest
 from adlight.data.source import Source
 from adlight.types import Record, UserError
 
 SAMPLE = 2048  # bytes of a file, at three places
 
 
-def check_before_training(source: Source, frame: Frame, skip: bool = False) -> list[str]:
+def check_before_training(
+    source: Source, frame: Frame, skip: bool = False, roi: RegionOfInterest | None = None
+) -> list[str]:
     """List both splits, read every image's header and every mask. -> what a user should know, in lines.
 
     Args:
         source: the data set.
         frame: into which its images are brought.
         skip: files that cannot be read are left out later on, and told then.
+        roi: what of the images counts; None: all.
 
     Raises:
         UserError: nothing to test, or something is wrong with a file; the text says how many others there are.
@@ -30,6 +34,9 @@ def check_before_training(source: Source, frame: Frame, skip: bool = False) -> l
     train, test = source.train(), source.test()
     if not test:
         raise UserError(f"nothing to test: {source.protocol}")
+
+    if roi is not None:
+        roi.check([*train, *test])
 
     def find_problem(record: Record) -> str | None:
         try:

@@ -64,6 +64,40 @@ def paste_defect(image: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
     return torch.where(mask, torch.where(image < 128, image + shift, image - shift), image), mask
 
 
+def paste_within(image: Tensor, content: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
+    """Draw a defect of which a part at least lies where the image counts; the rest is cut off.
+
+    Where none of `ATTEMPTS` does, all that counts is inverted.
+
+    Args:
+        image: as of `paste_defect`.
+        content: (H, W) bool, with at least one pixel.
+        rng: the only source of randomness.
+
+    Returns:
+        As `paste_defect`.
+    """
+    rows, columns = (_stretch(content.any(axis).nonzero()[:, 0], content.shape[1 - axis]) for axis in (1, 0))
+    result, mask, inside = image.clone(), torch.zeros_like(content), content[rows, columns]
+    part = image[:, rows, columns]
+    for _ in range(ATTEMPTS):
+        pasted, found = paste_defect(part, rng)
+        if (found & inside).sum() >= min(MIN_PIXELS, int(inside.sum())):
+            break
+    else:
+        pasted, found = 255 - part, inside
+    mask[rows, columns] = found & inside
+    result[:, rows, columns] = torch.where(found & inside, pasted, part)
+    return result, mask
+
+
+def _stretch(places: Tensor, size: int) -> slice:
+    """Give the range of some places in ascending order, of at least 32 if there are as many."""
+    first, last = int(places[0]), int(places[-1]) + 1
+    first = max(0, min(first, last - 32))
+    return slice(first, max(last, min(size, first + 32)))
+
+
 def visible_change(image: Tensor, pasted: Tensor) -> Tensor | None:
     """Find the changed pixels, (H, W) bool; None where they are too few, too many or too faint.
 

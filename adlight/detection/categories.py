@@ -1,6 +1,7 @@
 """Which category an image is of, and so whose thresholds decide. Letters: K categories, D values of a descriptor."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +45,7 @@ class CategoryClassifier:
             return
         self.fitted_to = data
         self.names = sorted({record.category for record in data.train_records})
-        if len(self.names) < 2:
+        if len(self.names) < 2 or data.tiling:  # tiles look alike, whatever they are of
             self.names = []
             return
         import torch
@@ -128,6 +129,12 @@ class CategoryRule:
         """
         for path in () if self.by_looks else paths:
             self.of_path(path)
+
+    def guess(self, path: Path | None) -> str | None:
+        """Find the category of an image that is not looked at; None where it cannot be known."""
+        with suppress(UserError):
+            return self.of_path(path) or next(iter(self.known) if len(self.known) == 1 else iter(()), None)
+        return None
 
     def of_path(self, path: Path | None) -> str | None:
         """Find the category of an image that is not looked at; None: the thresholds of all together.

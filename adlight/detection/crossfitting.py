@@ -16,20 +16,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adlight.data.dataset import CachedImageDataset
+from adlight.data.loading import Split
+from adlight.data.tile_dataset import TileDataset
 from adlight.types import Batch, UserError
 
 
-def split_folds(count: int, folds: int, rank: int = 0, world_size: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
-    """Part images 0...count - 1 into folds, every `folds`-th image into one, as images of a category come together.
+def split_folds(
+    images: int | Tensor, folds: int, rank: int = 0, world_size: int = 1
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Part images into folds, every `folds`-th image into one, as images of a category come together.
+
+    Args:
+        images: how many there are; or of tiles, the image of each (N,).
+        folds: how many there are.
+        rank: of this process.
+        world_size: of processes, which take folds in turn.
 
     Yields:
         The images to fit to, and those to score, of each fold that is this process's; that with the fewest images to
         fit to is the first.
     """
-    index = torch.arange(count)
-    for fold in range(rank, min(folds, count), world_size):
-        yield index[index % folds != fold], index[index % folds == fold]
+    number = torch.arange(images) if isinstance(images, int) else images
+    index = torch.arange(len(number))
+    for fold in range(rank, min(folds, len(number.unique())), world_size):
+        yield index[number % folds != fold], index[number % folds == fold]
+
+
+def owners(split: Split) -> Tensor:
+    """Give the image of each item of a split, which may be tiles. -> (N,)."""
+    return split.places[:, 0] if isinstance(split, TileDataset) else torch.arange(len(split))
 
 
 def fewest(count: int, folds: int) -> int:
@@ -46,7 +61,7 @@ def advise_folds(folds: int) -> Iterator[None]:
         raise UserError(f"a model of {folds - 1} of {folds} folds: {error}, or set calibration.folds=0") from error
 
 
-def fetch(dataset: CachedImageDataset, index: Tensor, device: torch.device) -> Batch:
+def fetch(dataset: Split, index: Tensor, device: torch.device) -> Batch:
     """Fetch a batch of images as a trainer brings it to a module: in [0, 1], on its device."""
     batch: Any = dict(dataset.__getitems__(index.tolist()))
     batch = {name: value.to(device) for name, value in batch.items()}

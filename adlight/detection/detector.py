@@ -23,6 +23,11 @@ class AnomalyDetector(nn.Module):
         self.calibration = Calibration()
         self.classifier = CategoryClassifier()
 
+    @property
+    def obstacle(self) -> str | None:
+        """Why the score cannot be exported as a graph, and what can; None: nothing is known to be in the way."""
+        return None
+
     def score(self, batch: Batch) -> Scores:
         """Score a batch; an image's scores depend on nothing but the image and the weights."""
         raise NotImplementedError

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from adlight.types import Prediction
 
@@ -48,3 +50,10 @@ def gather_rows(rows: list[Row]) -> list[Row]:
         dist.all_gather_object(parts, rows)
         rows = [row for part in parts for row in part]
     return list({row.index: row for row in sorted(rows, key=lambda row: row.index)}.values())
+
+
+def columns(rows: list[ScoredImage]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Give scores, peaks, labels, categories and indices of rows, (N,) each."""
+    score, peak = torch.tensor([(row.score, row.peak) for row in rows], dtype=torch.float64).view(-1, 2).T
+    label, category, index = torch.tensor([[row.label, row.category, row.index] for row in rows]).view(-1, 3).T
+    return score, peak, label, category, index

@@ -35,11 +35,17 @@ class ModuleScorer:
         self.module = module.eval().requires_grad_(False).to(self.device)
         self.lock = Lock()  # a backbone keeps its layers' outputs for a moment
 
-    def __call__(self, pixels: np.ndarray, size: np.ndarray | None, reconstruct: bool = False) -> ScoredImages:
-        """Score images (B, C, H, W) uint8, padded ones with heights and widths (B, 2)."""
+    def __call__(
+        self,
+        pixels: np.ndarray,
+        size: np.ndarray | None,
+        reconstruct: bool = False,
+        content: np.ndarray | None = None,
+    ) -> ScoredImages:
+        """Score images (B, C, H, W) uint8, see `types.Scorer`."""
+        known = (None if one is None else torch.from_numpy(one) for one in (size, content))
         with self.lock, inference(self.device, self.autocast):
-            image = torch.from_numpy(pixels).to(self.device)
-            scores = self.module.score(make_batch(image, None if size is None else torch.from_numpy(size)))
+            scores = self.module.score(make_batch(torch.from_numpy(pixels).to(self.device), *known))
             shown = reconstruction_of(scores).float().cpu().numpy() if reconstruct else None
             return ScoredImages(scores["image"].double().cpu().numpy(), scores["pixel"].float().cpu().numpy(), shown)
 
@@ -99,12 +105,16 @@ def exactly(device: torch.device) -> Iterator[None]:
         yield
 
 
-def make_batch(image: Tensor, size: Tensor | None = None) -> Batch:
-    """Make a batch of images (B, C, H, W) uint8 of which nothing else is known but, if padded, their `size` (B, 2)."""
+def make_batch(image: Tensor, size: Tensor | None = None, content: Tensor | None = None) -> Batch:
+    """Make a batch of images (B, C, H, W) uint8 of which nothing else is known.
+
+    But, if they are padded, their `size` (B, 2), and with a region of interest their `content` (B, H, W) bool.
+    """
     zeros = image.new_zeros(image.shape[0], dtype=torch.long)  # len() would make it a constant of an exported graph
     mask = torch.zeros_like(image[:, 0], dtype=torch.bool)
     batch = Batch(image=image.float() / 255, label=zeros, mask=mask, index=zeros, category=zeros)
-    return batch if size is None else Batch(**batch, size=size.to(image.device))
+    known = {"size": size, "content": content}
+    return Batch(**batch, **{name: one.to(image.device) for name, one in known.items() if one is not None})  # type: ignore[typeddict-item]
 
 
 def find_device(name: str) -> torch.device:

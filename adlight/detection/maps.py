@@ -74,15 +74,27 @@ def smooth(pixel: Tensor, sigma: float) -> Tensor:
     return gaussian_blur(pixel, sigma, radius)
 
 
-def reduce_map(pixel: Tensor, how: str, topk: float = 0.01) -> Tensor:
+def reduce_map(pixel: Tensor, how: str, topk: float = 0.01, content: Tensor | None = None) -> Tensor:
     """Reduce each map to a score: its `mean`, `max`, or `topk`, the mean of that share of largest values.
 
-    (B, H, W) -> (B,). At least one value is averaged.
+    (B, H, W) -> (B,). At least one value is averaged; of maps with `content` (B, H, W) bool, only values in that.
     """
     flat = pixel.flatten(1)
+    if content is not None:
+        inside = content.flatten(1)  # (B, N)
+        count = inside.sum(1)  # (B,)
+        kept = {"mean": count, "max": torch.ones_like(count)}.get(how, (topk * count).round().long().clamp(min=1))
+        largest = flat.masked_fill(~inside, -torch.inf).sort(1, descending=True).values  # (B, N)
+        chosen = torch.arange(flat.shape[1], device=flat.device) < kept[:, None]
+        return largest.where(chosen, 0).sum(1) / kept
     if how == "topk":
         return flat.topk(max(1, round(topk * flat.shape[1])), dim=1).values.mean(1)
     return flat.amax(1) if how == "max" else flat.mean(1)
+
+
+def hide_outside(reconstruction: Tensor, image: Tensor, content: Tensor | None) -> Tensor:
+    """Put the image in the place of its reconstruction outside (B, H, W) bool: no error is there, and no gradient."""
+    return reconstruction if content is None else reconstruction.where(content[:, None], image)
 
 
 Score = Literal["mse", "l1", "ssim", "msgms", "lpips"]  # the keys of MAPS, and LPIPS
@@ -115,13 +127,16 @@ class ReconstructionError:
         self.error = PerceptualDistance() if score == "lpips" else MAPS[score]
         self.reduce, self.smoothing, self.topk = reduce, smoothing, topk
 
-    def __call__(self, image: Tensor, reconstruction: Tensor, size: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, image: Tensor, reconstruction: Tensor, size: Tensor | None = None, content: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Compute scores (B,) and maps (B, H, W) of two (B, C, H, W) in [0, 1].
 
         Args:
             image: the images.
             reconstruction: what is expected of them.
             size: (B, 2), height and width of images that are padded; the padding is cut off, and 0 in the maps.
+            content: (B, H, W) bool, the region of interest; there is no error outside, and 0 in the maps.
         """
         if size is not None:
             score, pixel = image.new_zeros(len(image)), torch.zeros_like(image[:, 0])
@@ -130,7 +145,8 @@ class ReconstructionError:
                 score[rows], pixel[rows, :h, :w] = self(*crops)
             return score, pixel
         with torch.autocast(image.device.type, enabled=False):  # in bf16 many scores would tie
+            reconstruction = hide_outside(reconstruction, image, content)
             error = self.error(image, reconstruction)  # (B, H, W)
             pixel = smooth(error, self.smoothing)  # (B, H, W)
-            score = reduce_map(error if self.reduce == "mean" else pixel, self.reduce, self.topk)  # (B,)
-        return score, pixel
+            score = reduce_map(error if self.reduce == "mean" else pixel, self.reduce, self.topk, content)  # (B,)
+        return score, pixel if content is None else pixel.where(content, 0)

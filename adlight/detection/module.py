@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from adlight.data.datamodule import AnomalyDataModule
-from adlight.data.frames import is_content
+from adlight.data.frames import content_of
 from adlight.detection.detector import AnomalyDetector
-from adlight.detection.gathering import ScoredImage, TestedImage, gather_rows
+from adlight.detection.gathering import ScoredImage, TestedImage, columns, gather_rows
+from adlight.detection.joining import TileJoiner, empty, replace_batch, select_rows
 from adlight.detection.optimization import diverged
 from adlight.detection.regions import bounding_boxes, segment
 from adlight.metrics.pixel import PixelHistogram
@@ -34,17 +35,21 @@ class AnomalyModule(AnomalyDetector, pl.LightningModule):
     nothing.
 
     Attributes:
-        validation_scores: of this process's images, during a validation.
+        validation_scores: of this process's images or tiles, during a validation.
+        normal_scores: of whole normal images, likewise.
+        joiner: joins tiles.
         predictions: of the test images; after a test those of all processes, in the order of the split.
         pixels: the pixel scores of validation normals or test images, one group per category.
         results: the metrics of the last test.
     """
 
-    takes_padding = True  # images that keep their shape: `Batch["size"]`
+    takes_padding = True  # `Batch["size"]` of images that keep their shape, `Batch["content"]` of regions of interest
 
     def __init__(self) -> None:
         super().__init__()
         self.validation_scores: list[ScoredImage] = []
+        self.normal_scores: list[ScoredImage] = []
+        self.joiner = TileJoiner(None)
         self.predictions: list[TestedImage] = []
         self.pixels = PixelHistogram()
         self.results: Results | None = None
@@ -91,40 +96,37 @@ class AnomalyModule(AnomalyDetector, pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last validation."""
-        self.validation_scores = []
+        self.validation_scores, self.normal_scores = [], []
+        self.joiner = TileJoiner(self.datamodule.tiling)
         self.pixels = PixelHistogram(len(self.datamodule.categories)).to(self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Scores:
         """Collect scores of normals and pseudo-anomalies, and the pixels of normals."""
         scores = self.score(batch)
-        self._collect(batch, scores)
+        self._collect(batch, scores, self.joiner)
         return scores
 
-    def _collect(self, batch: Batch, scores: Scores) -> None:
+    def _collect(self, batch: Batch, scores: Scores, joiner: TileJoiner) -> None:
         if not all_finite(scores).all():  # before the pixels, which would be refused without advice
             raise UserError(f"scores of validation images are not finite in epoch {self.current_epoch}: {diverged()}")
-        content = is_content(batch.get("size"), scores["pixel"])  # (B, H, W)
-        peak = scores["pixel"].float().masked_fill(~content, -torch.inf).amax((1, 2))  # (B,)
-        self.validation_scores += map(ScoredImage, *_truth(batch), scores["image"].tolist(), peak.tolist())
-        normal = batch["label"] == 0
-        pixel, counted = scores["pixel"][normal], content[normal]
-        if len(pixel):
-            self.pixels.update(pixel, torch.zeros_like(counted), batch["category"][normal], counted)
+        self.validation_scores += map(ScoredImage, *_truth(batch), scores["image"].tolist(), _peaks(batch, scores))
+        for whole, joined in joiner(*select_rows(batch, scores, batch["label"] == 0)):
+            content, category = content_of(whole), whole["category"]  # (B, H, W), (B,)
+            self.normal_scores += map(ScoredImage, *_truth(whole), joined["image"].tolist(), _peaks(whole, joined))
+            self.pixels.update(joined["pixel"], torch.zeros_like(content), category, content)
 
     def _collect_cross_fitted(self) -> None:
-        folds = self.calibration.folds
+        folds, joiner = self.calibration.folds, TileJoiner(self.datamodule.tiling)
         for batch, scores in self.cross_fit(folds) if folds > 1 else ():
-            self._collect(Batch(**{**batch, "index": -1 - batch["index"]}), scores)  # no held-out image's
+            self._collect(Batch(**{**batch, "index": -1 - batch["index"]}), scores, joiner)  # no held-out image's
 
     def on_validation_epoch_end(self) -> None:
         """Calibrate the thresholds and log `val/auroc`, from the scores of all processes: nothing is left to sync."""
         self._collect_cross_fitted()
-        rows = gather_rows(self.validation_scores)
-        score, peak = torch.tensor([(row.score, row.peak) for row in rows], dtype=torch.float64).view(-1, 2).T
-        label, category, index = torch.tensor([[row.label, row.category, row.index] for row in rows]).view(-1, 3).T
-        normal, names = label == 0, self.datamodule.categories
-        self.calibration.fit(score[normal], peak[normal], category[normal], self.pixels, names, index[normal] < 0)
+        score, peak, _, category, index = columns(gather_rows(self.normal_scores))
+        self.calibration.fit(score, peak, category, self.pixels, self.datamodule.categories, index < 0)
         self.classifier.fit(self.datamodule)
+        score, _, label, category, index = columns(gather_rows(self.validation_scores))
         score, label, category = score[index >= 0], label[index >= 0], category[index >= 0]
         normal, value = label == 0, mean_auroc(score, label, category)
         if value is not None:
@@ -137,19 +139,32 @@ class AnomalyModule(AnomalyDetector, pl.LightningModule):
 
     def on_test_epoch_start(self) -> None:
         """Forget the last test."""
-        self.predictions = []
+        if not self.calibration.is_fitted:
+            raise UserError("no threshold was calibrated: train anew, or set calibration.image and calibration.pixel")
+        self.predictions, self.joiner = [], TileJoiner(self.datamodule.tiling, reconstruct=True)
         self.pixels = PixelHistogram(len(self.datamodule.categories)).to(self.device)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Scores:
         """Collect predictions and count pixels."""
         scores = self.score(batch)
         if not (finite := all_finite(scores)).all():
-            records = self.datamodule.records("test")
-            refuse_non_finite([records[i] for i in batch["index"].tolist()], finite)
-        content = is_content(batch.get("size"), batch["mask"])  # (B, H, W)
+            records, numbers = (
+                self.datamodule.records("test"),
+                batch["tile"][:, 0] if "tile" in batch else batch["index"],
+            )
+            refuse_non_finite([records[i] for i in numbers.tolist()], finite)
+        whole, scores = next(self.joiner(batch, scores), empty(batch))
+        replace_batch(batch, whole)  # callbacks look at images, too
+        if not len(whole["index"]):
+            return scores
+        content = content_of(batch)  # (B, H, W)
         self.predictions += map(TestedImage, *_truth(batch), self._predict(batch, scores, content))
         self.pixels.update(scores["pixel"], batch["mask"], batch["category"], content)
         return scores
+
+    def last_predictions(self, count: int) -> list[TestedImage]:
+        """Give those of the last batch."""
+        return self.predictions[len(self.predictions) - count :]
 
     def on_test_epoch_end(self) -> None:
         """Compute every result from all processes' predictions; a callback or the entry point writes them."""
@@ -164,11 +179,15 @@ class AnomalyModule(AnomalyDetector, pl.LightningModule):
         used = [self.calibration.of(self.datamodule.categories[i]) for i in batch["category"].tolist()]
         image = scores["image"].tolist()
         maps, inside = scores["pixel"].float().cpu().numpy(), content.cpu().numpy()  # (B, H, W) each
-        masks, areas = segment(maps, image, used, inside, self.calibration.min_area)  # (B, H, W), (B,)
+        masks, areas = segment(maps, image, used, inside, self.calibration)  # (B, H, W), (B,)
         return [
             Prediction(score, own.image, own.pixel, own.source, area, bounding_boxes(mask))
             for score, own, mask, area in zip(image, used, masks, areas, strict=True)
         ]
+
+
+def _peaks(batch: Batch, scores: Scores) -> list[float]:
+    return scores["pixel"].float().masked_fill(~content_of(batch), -torch.inf).amax((1, 2)).tolist()  # (B,)
 
 
 def _truth(batch: Batch) -> tuple[list[int], list[int], list[int]]:

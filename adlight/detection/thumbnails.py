@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from adlight.data.dataset import CachedImageDataset
+from adlight.data.loading import Split
 
 GRID = 32  # side of the thumbnail that is described
 IMAGES = 200  # of a category that are looked at, evenly spaced
@@ -35,7 +35,7 @@ def _quantiles(x: Tensor, count: int = 9) -> Tensor:
     return x[..., torch.linspace(0, x.shape[-1] - 1, count).round().long()]
 
 
-def describe_split(dataset: CachedImageDataset, names: Sequence[str]) -> tuple[Tensor, Tensor]:
+def describe_split(dataset: Split, names: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Describe some images of each category. -> (N, D), and positions in `names` (N,)."""
     rows = []
     for name in names:

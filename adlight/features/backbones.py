@@ -55,7 +55,7 @@ class Backbone:
         self.patch: tuple[int, int] = getattr(getattr(network, "patch_embed", None), "patch_size", (1, 1))
         network = fold_batch_norms(network, torch.rand(1, 3, *self._probe_size(), generator=Generator()))
         self.network: Any = network.to(memory_format=torch.channels_last)  # a third faster on CPUs
-        self.layers = [self._layer_name(layer) for layer in layers]
+        self.layers = list(dict.fromkeys(map(self._layer_name, layers)))
         self.name, self.input_size, self.min_size, self.stride = name, input_size, min_size, stride
         self.mean, self.std = (torch.tensor(self.network.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
         self.outputs, self.grids = dict[str, Tensor](), dict[torch.Size, torch.Size]()  # grids of padded frames

@@ -13,6 +13,7 @@ from rich.progress import track
 from torch import Tensor
 
 from adlight.features.backbones import Backbone
+from adlight.features.predictor import extract_features
 from adlight.types import Batch, UserError
 
 BATCH = 16
@@ -65,6 +66,8 @@ class FeatureCache:
         for start in range(0, len(images), BATCH):
             batch = images.__getitems__(range(start, min(start + BATCH, len(images))))
             image, padded = batch["image"], batch["size"].tolist() if "size" in batch else ""
+            if "content" in batch:
+                found.update(batch["content"].contiguous().numpy().tobytes())
             found.update(f"{tuple(image.shape)}{padded}".encode() + image.contiguous().numpy().tobytes())
         return found.hexdigest()
 
@@ -99,8 +102,9 @@ class FeatureCache:
         return torch.cat(parts) if parts else torch.empty(0)
 
     def _features(self, images: Images, rows: Sequence[int], device: torch.device) -> Tensor:
-        batch = images.__getitems__(rows)
-        return self.backbone(batch["image"].to(device).float().div_(255), batch.get("size")).half().cpu()
+        batch: Any = {name: value.to(device) for name, value in images.__getitems__(rows).items()}  # type: ignore[attr-defined]
+        batch["image"] = batch["image"].float().div_(255)
+        return extract_features(self.backbone, batch).half().cpu()
 
 
 def _place() -> tuple[int, int]:

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from adlight.detection.detector import AnomalyDetector
 from adlight.detection.inference import exactly
+from adlight.detection.maps import hide_outside
 from adlight.features.backbones import Backbone
 from adlight.features.pictures import PatchPictures
-from adlight.features.predictor import Predictor, choose, standardize
+from adlight.features.predictor import Predictor, choose, extract_features, standardize
 from adlight.features.residuals import ResidualMap
 from adlight.features.scorer import CellScorer, score_cells
 from adlight.settings import Built, checked
@@ -71,7 +72,7 @@ class FeatureDetector(AnomalyDetector):
     def score(self, batch: Batch) -> Scores:
         """Score a batch."""
         with exactly(batch["image"].device):
-            return self.score_features(self.backbone(batch["image"], batch.get("size")), batch)
+            return self.score_features(extract_features(self.backbone, batch), batch)
 
     def score_features(self, features: Tensor, batch: Batch, fold: Tensor | None = None) -> Scores:
         """Score the images of a batch by their features (B, h, w, C).
@@ -81,12 +82,13 @@ class FeatureDetector(AnomalyDetector):
             batch: the images.
             fold: (B,) of held-out images, see `ResidualMap.forward`.
         """
-        image, size = batch["image"], batch.get("size")
+        image, size, content = batch["image"], batch.get("size"), batch.get("content")
         cells = standardize(features, self.mean, self.std)
-        score, pixel, residual = score_cells(cells, self.members, self.residual_map, self.scorer, batch, fold)
+        score, pixel, maps, residual = score_cells(cells, self.members, self.residual_map, self.scorer, batch, fold)
         expected = cells - residual  # (B, h, w, C)
 
         def show(rows: slice) -> Tensor:  # only when asked for: a fifth of the time, and few are looked at
-            return self.pictures(expected[rows], image[rows], None if size is None else size[rows])
+            shown = self.pictures(expected[rows], image[rows], None if size is None else size[rows])
+            return hide_outside(shown, image[rows], None if content is None else content[rows])
 
-        return Scores(image=score, pixel=pixel, reconstruction=show)
+        return Scores(image=score, pixel=pixel, reconstruction=show, cells=maps, residual=residual)

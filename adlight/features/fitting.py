@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from adlight.detection.crossfitting import advise_folds, fetch, fewest, split_folds
+from adlight.detection.crossfitting import advise_folds, fetch, fewest, owners, split_folds
 from adlight.detection.inference import exactly
 from adlight.detection.whitening import k_means
 from adlight.features.predictor import Predictor, TrainingCells, channel_statistics, image_means, standardize
@@ -48,7 +48,7 @@ def check_members(module: "FeatureModule", folds: int) -> None:
     Raises:
         UserError: they are.
     """
-    count, crossed = len(module.datamodule.records("train")), folds > 1 and not module.automatic_optimization
+    count, crossed = len(module.datamodule.datasets["train"]), folds > 1 and not module.automatic_optimization
     for one in module.members.values():
         one.check(count)
         if crossed:
@@ -69,7 +69,9 @@ def cross_fit(module: "FeatureModule", folds: int) -> Iterator[tuple[Batch, Scor
     """
     features, trainer = module.features("train"), module.trainer
     check_members(module, folds)
-    for rest, fold in split_folds(len(features), folds, trainer.global_rank, trainer.world_size):
+    for rest, fold in split_folds(
+        owners(module.datamodule.datasets["train"]), folds, trainer.global_rank, trainer.world_size
+    ):
         predictors, residual_map = deepcopy((module.members, module.residual_map))
         with exactly(module.device):
             cells, centers = fit_cells(features[rest], predictors.values(), module.clusters, module.device)
@@ -80,5 +82,5 @@ def cross_fit(module: "FeatureModule", folds: int) -> Iterator[tuple[Batch, Scor
             batch = fetch(module.datamodule.datasets["train"], part, module.device)
             with exactly(module.device):
                 x = standardize(features[part].to(module.device), cells.mean, cells.std)
-                score, pixel, _ = score_cells(x, predictors, residual_map, module.scorer, batch)
+                score, pixel, *_ = score_cells(x, predictors, residual_map, module.scorer, batch)
             yield batch, Scores(image=score, pixel=pixel, reconstruction=batch["image"])

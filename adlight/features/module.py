@@ -16,7 +16,7 @@ from adlight.features.cache import FeatureCache
 from adlight.features.detector import FeatureDetector
 from adlight.features.fitting import check_members, cross_fit, fit_cells, held_out_cells
 from adlight.features.optimizer import parameter_groups
-from adlight.features.predictor import Predictor, TrainingCells, standardize
+from adlight.features.predictor import Predictor, TrainingCells, extract_features, standardize
 from adlight.features.scorer import CellScorer
 from adlight.features.splits import SplitFeatures, folds_of, images_of
 from adlight.settings import Built, PathName, Share, checked
@@ -26,9 +26,8 @@ from adlight.types import Batch, Scores
 class FeatureModule(FeatureDetector, AnomalyModule):
     """Predicts the feature map of a frozen backbone, cell by cell, with one predictor or several.
 
-    What is not trained by gradient is fitted before the first epoch. Every validation measures the residuals of the
-    held-out normal images, whose covariances are a part of the detector; a held-out image itself is scored with those
-    of the others (cross-fitting), as an unseen image is.
+    What is not trained is fitted before the first epoch. Every validation measures the residuals of the held-out normal
+    images, whose covariances the detector keeps; a held-out image is scored with those of the others.
 
     Args:
         backbone: makes the features; frozen.
@@ -92,12 +91,11 @@ class FeatureModule(FeatureDetector, AnomalyModule):
         if not self.automatic_optimization:
             return None
         if self.datamodule.augmentation is not None:
-            cells = standardize(self.backbone(batch["image"], batch.get("size")), self.mean, self.std)  # (B, h, w, C)
+            cells = standardize(extract_features(self.backbone, batch), self.mean, self.std)
         else:
             cells = self._training_cells()[batch["index"].cpu()]  # (B, h, w, C)
         rng = step_rng(self, "features", self.datamodule.seed)
-        losses = [one.loss(cells, rng) for one in self.members.values() if one.trained]
-        loss = torch.stack(losses).sum()
+        loss = torch.stack([one.loss(cells, rng) for one in self.members.values() if one.trained]).sum()
         log_terms(self, {"loss": loss}, len(cells))
         return loss + 0 * self.unused
 
@@ -110,7 +108,7 @@ class FeatureModule(FeatureDetector, AnomalyModule):
         stop_if_diverged(self)
 
     def configure_optimizers(self) -> Any:
-        """Set matrices of the predictors' choice apart, decay matrices only; warm up, then half a cosine, by step."""
+        """Set the predictors' matrices apart, decay matrices only; warm up, then half a cosine, by step."""
         if self.optimizer is None or not self.automatic_optimization:
             return []
         trained = [one for one in self.members.values() if one.trained]
@@ -121,8 +119,8 @@ class FeatureModule(FeatureDetector, AnomalyModule):
         super().on_validation_epoch_start()
         self.normal, self.fold_of = folds_of(images_of(self.datamodule, "val"), self.num_folds)
         with torch.no_grad():
-            cells = self._training_cells().sample(self.training_residuals)
-            self.residual_map.fit(self.members, self.centers, held_out_cells(self, self.mean, self.std), cells)
+            held_out, cells = held_out_cells(self, self.mean, self.std), self._training_cells()
+            self.residual_map.fit(self.members, self.centers, held_out, cells.sample(self.training_residuals))
         self.split = "val"
 
     def on_validation_epoch_end(self) -> None:

@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from adlight.data.frames import group_by_size
-from adlight.features.predictor import TrainingCells, content_shape
+from adlight.features.predictor import TrainingCells, content_shape, in_image
 
 if TYPE_CHECKING:
     from adlight.features.cache import Images
@@ -43,9 +43,10 @@ class PatchPictures(nn.Module):
         found, patches = [], []
         for i in number.unique().tolist():
             own, batch = cells[[i]][0], images.__getitems__([i])  # (h, w, C)
-            rows, columns = content_shape(own[..., 0])
+            rows, columns = content_shape(own[..., 0]) if "size" in batch else own.shape[:2]
             y, x = place[number == i] // width, place[number == i] % width
-            y, x = (one[(y < rows) & (x < columns)] for one in (y, x))
+            known = in_image(own).cpu()[y, x]
+            y, x = y[known], x[known]
             found.append(own[y.to(own.device), x.to(own.device)])
             h, w = batch["size"][0].tolist() if "size" in batch else batch["image"].shape[-2:]
             picture = F.interpolate(batch["image"][..., :h, :w].float(), (rows * SIDE, columns * SIDE), mode="area")

@@ -1,14 +1,15 @@
 """What every detector in feature space does: predict the cells of a normal image, so that residuals show defects.
 
-Cells beyond an image that keeps its shape in a larger frame are NaN, and so is what is computed of them.
+Cells of padding and outside a region of interest are NaN, and so is what is computed of them.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn import functional as F
 
-from adlight.types import UserError, unknown_name
+from adlight.types import Batch, UserError, unknown_name
 
 
 class TrainingCells:
@@ -132,6 +133,22 @@ def channel_statistics(features: Tensor) -> tuple[Tensor, Tensor]:
 def in_image(cells: Tensor) -> Tensor:
     """Say which cells are no padding. (..., C) -> (...) bool."""
     return ~cells[..., 0].isnan()
+
+
+def extract_features(backbone: Callable[[Tensor, Tensor | None], Tensor], batch: Batch) -> Tensor:
+    """Extract the features of a batch in [0, 1]; cells of padding or outside a region of interest are NaN.
+
+    -> (B, h, w, C).
+    """
+    return hide_cells(backbone(batch["image"], batch.get("size")), batch.get("content"))
+
+
+def hide_cells(cells: Tensor, content: Tensor | None) -> Tensor:
+    """Make cells NaN in which none of (B, H, W) pixels counts; None: all do. (B, h, w, C) -> (B, h, w, C)."""
+    if content is None:
+        return cells
+    inside = F.adaptive_max_pool2d(content.float()[:, None], cells.shape[1:3])[:, 0] > 0  # (B, h, w)
+    return cells.where(inside[..., None], torch.nan)
 
 
 def is_padded(cells: Tensor) -> bool:

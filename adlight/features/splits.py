@@ -42,7 +42,9 @@ def folds_of(images: Images, count: int) -> tuple[Tensor, Tensor]:
     Returns:
         The indices of the normal images, (n,), and the fold of each image, (N,), below `count` and n.
     """
-    label = torch.cat([images.__getitems__([i])["label"] for i in range(len(images))])
-    normal = (label == 0).nonzero()[:, 0]
+    batches = [images.__getitems__([i]) for i in range(len(images))]
+    normal = (torch.cat([one["label"] for one in batches]) == 0).nonzero()[:, 0]
     number = torch.arange(len(images)) * len(normal) // len(images)
-    return normal, number % min(count, len(normal))
+    if batches and "tile" in batches[0]:
+        number = torch.cat([one["tile"][:, 0] for one in batches])  # all tiles of an image in one fold
+    return normal, number % min(count, len(number.unique()))

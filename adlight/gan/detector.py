@@ -67,6 +67,13 @@ class InversionDetector(AnomalyDetector):
         """What scores: the averaged generator if there is one."""
         return Networks(self.gan.trained_generator, self.gan.critic, self.encoder)
 
+    @property
+    def obstacle(self) -> str | None:
+        """Graphs hold no search by gradients."""
+        if self.scorer.method == "encoder":
+            return None
+        return f"method={self.scorer.method} searches by gradients; method=encoder, one forward pass, can be exported"
+
     def score(self, batch: Batch) -> Scores:
         """Score a batch: the thesis's equation, or the standardized mixture."""
         return self.score_terms(batch["image"])[1]

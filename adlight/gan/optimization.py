@@ -1,14 +1,17 @@
 """What both trainings share: steps by manual optimization, averaged over processes."""
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from adlight.types import UserError
+
+if TYPE_CHECKING:  # a detector is used without it
+    import pytorch_lightning as pl
 
 OptimizerFactory = Callable[..., Optimizer]
 
@@ -58,7 +61,7 @@ def make_optimizer(name: str, factory: OptimizerFactory, network: nn.Module) -> 
         raise UserError(f"{name}: {error}") from error
 
 
-def check_precision(trainer: pl.Trainer) -> None:
+def check_precision(trainer: "pl.Trainer") -> None:
     """Refuse a precision in which the GAN does not train."""
     if trainer.precision not in ("32-true", "bf16-mixed"):
         raise UserError(f"precision={trainer.precision}: the GAN trains in 32-true or bf16-mixed")

@@ -17,6 +17,7 @@ from adlight.mae.network import MaskedAutoencoder, split_by_size
 from adlight.mae.scorer import aggregate
 from adlight.mae.tokens import fold_cells, unfold_cells
 from adlight.settings import Seed, checked
+from adlight.types import UserError
 
 
 class ComplementaryMaskedNetwork(Predictor):
@@ -59,7 +60,8 @@ class ComplementaryMaskedNetwork(Predictor):
         if not is_padded(cells):
             return self.predict(cells, rng)
         inside = in_image(cells)  # (B, h, w)
-        size = torch.stack([inside[:, :, 0].sum(1), inside[:, 0].sum(1)], 1)  # (B, 2)
+        size = torch.stack([_extent(inside.any(2)), _extent(inside.any(1))], 1)  # (B, 2)
+        cells = cells.where(inside[..., None], 0)  # outside a region of interest
         predicted = torch.full_like(cells, torch.nan)
         for rows, h, w in group_by_size(size):
             predicted[rows, :h, :w] = self.predict(cells[rows, :h, :w], rng)
@@ -68,6 +70,11 @@ class ComplementaryMaskedNetwork(Predictor):
     def predict(self, x: Tensor, rng: Generator | None = None) -> Tensor:
         """Predict the cells of images without padding, by masks of `rng` or those of the seed. -> (B, h, w, C)."""
         tokens, grid = fold_cells(x, self.fold)  # (B, L, P)
+        if self.views > tokens.shape[1]:
+            raise UserError(
+                f"{self.views} views need as many tokens, and an image has {tokens.shape[1]}: lower views or fold, or "
+                "raise the input size"
+            )
         mask, visible = self.draw_masks(tokens.shape[1], rng)  # (n, L)
         views = self.network(tokens, mask, grid, visible)  # (n, B, L, P)
         return unfold_cells(aggregate(views, mask, tokens), self.fold, grid, x.shape)  # (B, h, w, C)
@@ -96,3 +103,8 @@ class ComplementaryMaskedNetwork(Predictor):
         """List the blocks' weight matrices, for an optimizer that wants matrices (Muon)."""
         parts = self.network.encoder_blocks, self.network.decoder_blocks
         return [p for part in parts for p in part.parameters() if p.ndim == 2]
+
+
+def _extent(inside: Tensor) -> Tensor:
+    """Count the places up to the last one inside. (B, N) bool -> (B,)."""
+    return (inside * torch.arange(1, inside.shape[1] + 1, device=inside.device)).amax(1)

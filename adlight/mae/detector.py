@@ -37,4 +37,4 @@ class MAEDetector(AnomalyDetector):
     def score(self, batch: Batch) -> Scores:
         """Score a batch, with the averaged weights if there are any."""
         network = self.network if self.ema is None else self.ema.network
-        return self.scorer(network, self.tokenizer, batch["image"], batch.get("size"))  # type: ignore[arg-type]
+        return self.scorer(network, self.tokenizer, batch["image"], batch.get("size"), batch.get("content"))  # type: ignore[arg-type]

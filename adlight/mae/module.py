@@ -71,7 +71,7 @@ class MAEModule(MAEDetector, AnomalyModule):
         rng = step_rng(self, "masks", self.seed)
         mask = draw_masks(self.masks, self.mask_ratio, self.network.num_patches, rng)  # (n, L)
         reconstruction = reconstruct(self.network, self.tokenizer, image, mask, size)  # (B, C, H, W)
-        terms = self.objective(image, reconstruction, size)
+        terms = self.objective(image, reconstruction, size, batch.get("content"))
         log_terms(self, terms, len(image))
         return terms["loss"]
 

@@ -113,24 +113,28 @@ class CrossBlock(nn.Module):
         return query + self.mlp(self.norm2(query))  # (B, L, D)
 
 
-@lru_cache(maxsize=32)
 def outside_neighbourhood(height: int, width: int, radius: int, device: torch.device | None = None) -> Tensor:
     """Say which tokens each query may see: those more than `radius` rows or columns away. -> (L, L) bool.
 
     Raises:
         UserError: a query would see nothing, as the grid is too small.
     """
-    with torch.inference_mode(False):  # kept, it may be used in a training later
-        row, column = torch.arange(height, device=device), torch.arange(width, device=device)
-        far_row = (row[:, None] - row).abs() > radius  # (h, h)
-        far_column = (column[:, None] - column).abs() > radius  # (w, w)
-        visible = far_row[:, None, :, None] | far_column[None, :, None, :]  # (h, w, h, w)
-        if not visible.flatten(2).any(-1).all():
-            raise UserError(
-                f"a grid of {height} x {width} tokens is too small to hide neighbourhoods of radius {radius}: "
-                "raise the input size, or lower fold or radius"
-            )
-        return visible.reshape(height * width, height * width)
+    with torch.inference_mode(False):  # kept, they may be used in a training later
+        return _outside_neighbourhood(height, width, radius, device or torch.get_default_device())
+
+
+@lru_cache(maxsize=32)
+def _outside_neighbourhood(height: int, width: int, radius: int, device: torch.device) -> Tensor:
+    row, column = torch.arange(height, device=device), torch.arange(width, device=device)
+    far_row = (row[:, None] - row).abs() > radius  # (h, h)
+    far_column = (column[:, None] - column).abs() > radius  # (w, w)
+    visible = far_row[:, None, :, None] | far_column[None, :, None, :]  # (h, w, h, w)
+    if not visible.flatten(2).any(-1).all():
+        raise UserError(
+            f"a grid of {height} x {width} tokens is too small to hide neighbourhoods of radius {radius}: "
+            "raise the input size, or lower fold or radius"
+        )
+    return visible.reshape(height * width, height * width)
 
 
 def hide_padding(visible: Tensor, known: Tensor) -> Tensor:

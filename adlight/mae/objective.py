@@ -6,6 +6,7 @@ from torch import Tensor
 
 from adlight.data.frames import group_by_size
 from adlight.detection.lpips import Layers, PerceptualDistance
+from adlight.detection.maps import hide_outside
 from adlight.detection.ssim import ssim_map
 from adlight.settings import checked
 
@@ -46,14 +47,18 @@ class ReconstructionLoss:
         self.weights = {name: weight for name, weight in weights.items() if weight > 0}
         self.perceptual = PerceptualDistance(lpips_layers) if lpips > 0 else None
 
-    def __call__(self, x: Tensor, y: Tensor, size: Tensor | None = None) -> dict[str, Tensor]:
+    def __call__(
+        self, x: Tensor, y: Tensor, size: Tensor | None = None, content: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Compute the terms and their weighted sum. (B, C, H, W) in [0, 1] twice -> scalars by name, and `loss`.
 
         Args:
             x: images.
             y: their reconstructions.
             size: (B, 2), height and width of images that are padded; the padding is cut off.
+            content: (B, H, W) bool, the region of interest; what is outside adds nothing.
         """
+        y = hide_outside(y, x.to(y.dtype), content)
         if size is not None:  # every image weighs the same, whatever its size
             parts = [(len(i) / len(x), self(x[i, :, :h, :w], y[i, :, :h, :w])) for i, h, w in group_by_size(size)]
             return {name: torch.stack([share * one[name] for share, one in parts]).sum() for name in parts[0][1]}

@@ -92,10 +92,23 @@ class MultiMaskScorer:
 
     @torch.no_grad()
     def __call__(
-        self, network: MaskedAutoencoder, tokenizer: PixelTokenizer, image: Tensor, size: Tensor | None = None
+        self,
+        network: MaskedAutoencoder,
+        tokenizer: PixelTokenizer,
+        image: Tensor,
+        size: Tensor | None = None,
+        content: Tensor | None = None,
     ) -> Scores:
-        """Score images (B, C, H, W) in [0, 1], padded ones with their sizes (B, 2), with a network in eval mode."""
+        """Score images with a network in eval mode.
+
+        Args:
+            network: predicts what is hidden.
+            tokenizer: makes its tokens.
+            image: (B, C, H, W) in [0, 1].
+            size: (B, 2) of padded images.
+            content: (B, H, W) bool, the region of interest.
+        """
         mask, visible = self.drawn_masks(network.num_patches)  # (n rounds, L)
         reconstruction = reconstruct(network, tokenizer, image, mask, size, visible)  # (B, C, H, W)
-        score, pixel = self.error(image, reconstruction, size)  # (B,), (B, H, W)
+        score, pixel = self.error(image, reconstruction, size, content)  # (B,), (B, H, W)
         return Scores(image=score, pixel=pixel, reconstruction=reconstruction)

@@ -80,7 +80,6 @@ def unfold_cells(tokens: Tensor, fold: int, grid: tuple[int, int], shape: torch.
     return cells.reshape(b, grid[0] * fold, grid[1] * fold, channels)[:, :height, :width]
 
 
-@lru_cache(maxsize=32)
 def sincos_positions(grid: tuple[int, int], width: int, device: torch.device | None = None) -> Tensor:
     """Compute fixed 2-D sine-cosine positions of a grid (Vaswani 2017; He 2021). -> (L, D).
 
@@ -89,11 +88,12 @@ def sincos_positions(grid: tuple[int, int], width: int, device: torch.device | N
     """
     if width % 4:
         raise ValueError(f"width {width} is not a multiple of 4, which 2-D positions need")
-    with torch.inference_mode(False):  # kept, it may be used in a training later
-        return _sincos(grid, width, device)
+    with torch.inference_mode(False):  # kept, they may be used in a training later
+        return _sincos(tuple(grid), width, device or torch.get_default_device())
 
 
-def _sincos(grid: tuple[int, int], width: int, device: torch.device | None) -> Tensor:
+@lru_cache(maxsize=32)
+def _sincos(grid: tuple[int, int], width: int, device: torch.device) -> Tensor:
     frequency = 10000.0 ** (-torch.arange(width // 4, dtype=torch.float64, device=device) / (width // 4))  # (D/4,)
     places = (torch.arange(side, dtype=torch.float64, device=device)[:, None] for side in grid)  # (side, 1)
     angles = (place * frequency for place in places)  # (side, D/4)

@@ -47,11 +47,9 @@ class Retrieval(Predictor):
         """Predict from the nearest images, `own` not being among them. (B, h, w, C) -> (B, h, w, C)."""
         bank = self.bank.view(-1, *cells.shape[1:])  # (N, h, w, C)
         nearest = self._distances(cells, bank, own).topk(self.neighbours, largest=False).indices  # (B, k)
-        if torch.compiler.is_exporting():
+        if torch.compiler.is_exporting():  # otherwise one image after the other: less memory
             return self._blend(cells, bank[nearest].float())
-        return torch.stack(
-            [self._blend(x, bank[i].float()) for x, i in zip(cells, nearest, strict=True)]
-        )  # less memory
+        return torch.stack([self._blend(x, bank[i].float()) for x, i in zip(cells, nearest, strict=True)])
 
     def residual(self, cells: Tensor, own: Tensor | None = None) -> Tensor:
         """Compute what the other images' cells miss. (B, h, w, C) -> (B, h, w, C)."""

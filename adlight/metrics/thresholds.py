@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from pydantic import NonNegativeInt
+from pydantic import NonNegativeFloat, NonNegativeInt
 
 from adlight.metrics.methods import Method, MethodText
 from adlight.settings import Share, checked
@@ -38,25 +38,24 @@ class Calibration:
 
     Args:
         image: method for the image thresholds. A number is taken as it is; of n normal validation scores `fpr:p` takes
-            the ceil((n + 1)(1 - p))-th smallest, above which a new normal image lies with probability p at most (see
-            `metrics.methods`), `quantile:q` the same for 1 - q, `max` the largest (`fpr:0`), and `sigma:k` the mean
-            plus k population standard deviations. There is no other quantile, as none would keep the rate it names.
+            the ceil((n + 1)(1 - p))-th smallest, which a new normal image exceeds with probability p at most (see
+            `metrics.methods`), `quantile:q` the same for 1 - q, `max` the largest, `sigma:k` mean + k deviations.
         pixel: likewise, of the scores of those images' pixels: `fpr:p` is what a share p of them exceeds. That is no
             promise, as the pixels of an image are alike.
-        per: `category` compares an image with its own category's thresholds, `all` with those of all together.
+        per: `category` compares an image with its category's thresholds, `all` with those of all together.
         min_area: share of an image's pixels below which a region does not count, unless it is the strongest.
-        folds: of the training images, which join the held-out ones where a detector is fitted without epochs, see
-            `detection.crossfitting`; 0 or 1: held-out images alone.
+        closing: gaps into which no disk of this radius fits are closed before; in pixels of the anomaly map.
+        folds: of the training images, which join the held-out ones by `detection.crossfitting`; 0 or 1: they do not.
 
-    A region's peak is compared with the largest pixels of the normal images, of which `image` takes the threshold: no
-    more normal images show a region than are called anomalous.
+    A region's peak is compared with what `image` gives for the largest pixels of the normal images.
 
     Attributes:
         pooled: found on the normal images of all categories together.
         categories: found on each category's own normal images; a category that had none is missing.
+        scores: of those images, by category, which drift is measured by.
 
     Raises:
-        ValueError: an unknown method or `per`, or a share out of range.
+        ValueError: an unknown method or `per`, or a number out of range.
     """
 
     @checked
@@ -66,15 +65,16 @@ class Calibration:
         pixel: MethodText = "quantile:0.995",
         per: Literal["category", "all"] = "category",
         min_area: Share = 0.0,
+        closing: NonNegativeFloat = 0.0,
         folds: NonNegativeInt = 5,
     ) -> None:
         self.image, self.pixel, self.per = Method.parse(image), Method.parse(pixel), per
-        self.min_area, self.folds = min_area, folds
+        self.min_area, self.closing, self.folds = min_area, closing, folds
         self.reset()
 
     def reset(self) -> None:
         """Forget what was found; thresholds given as numbers hold all the same."""
-        self.pooled = Threshold()
+        self.pooled, self.scores = Threshold(), dict[str, list[float]]()
         self.categories: dict[str, Threshold] = {}
 
     def fit(
@@ -115,11 +115,9 @@ class Calibration:
             return Threshold(image, pixel, int(mine.sum()), source, region, int(known[mine].sum()))
 
         self.pooled = find(category >= 0, pixels.histogram(), ALL)
-        self.categories = {
-            name: find(category == group, pixels.histogram(group), name)
-            for group, name in enumerate(names)
-            if (category == group).any()
-        }
+        groups = {name: group for group, name in enumerate(names) if (category == group).any()}
+        self.categories = {name: find(category == k, pixels.histogram(k), name) for name, k in groups.items()}
+        self.scores = {name: score[category == k].tolist() for name, k in groups.items()}
 
     @property
     def is_fitted(self) -> bool:
@@ -173,8 +171,7 @@ class Calibration:
         """Give methods and thresholds as a result's file holds them; what decided stands beside each category.
 
         `promised_fpr` is the share of normal images that the threshold calls anomalous at most, on average over
-        calibrations, or about that where `cross_fitted` images are among them; `needed_normals` says how many images
-        the method needs for the share it names.
+        calibrations, or about that with `cross_fitted` images; `needed_normals` are what the method's own share takes.
         """
         promised = self.image.promised
         categories = self.state_dict()["categories"].items()
@@ -184,17 +181,18 @@ class Calibration:
             "threshold": self.pooled.image,
             "pixel_threshold": self.pooled.pixel,
             "region_threshold": self.pooled.region,
-            "promised_fpr": promised(self.pooled.num_normals),
-            "needed_normals": self.image.needed,
+            **{"promised_fpr": promised(self.pooled.num_normals), "needed_normals": self.image.needed},
             "thresholds": {n: one | {"promised_fpr": promised(one["num_normals"])} for n, one in categories},
         }
 
     def state_dict(self) -> dict[str, Any]:
         """Give the thresholds as plain dicts, strings and numbers, which a checkpoint and JSON can hold."""
         named = {name: threshold._asdict() for name, threshold in self.categories.items()}
-        return {"pooled": self.pooled._asdict(), "categories": named}
+        return {"pooled": self.pooled._asdict(), "categories": named, "scores": self.scores}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take thresholds from `state_dict`; the methods and `per` stay."""
-        self.pooled = Threshold(**state["pooled"])
+        for one in (state["pooled"], *state["categories"].values()):
+            math.fsum((one["image"], one["pixel"]))  # a TypeError, where one is no number
+        self.pooled, self.scores = Threshold(**state["pooled"]), dict(state.get("scores", {}))
         self.categories = {name: Threshold(**values) for name, values in state["categories"].items()}

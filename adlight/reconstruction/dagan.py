@@ -11,13 +11,13 @@ from adlight.detection.maps import ReconstructionError
 from adlight.detection.module import AnomalyModule
 from adlight.detection.optimization import log_terms, set_rates, stop_if_diverged
 from adlight.gan.optimization import OptimizerFactory, check_precision, make_optimizer, optimizer_step
-from adlight.reconstruction.autoencoder import describe_network
+from adlight.reconstruction.detector import DAGANDetector, describe_network
 from adlight.reconstruction.networks import ConvAutoencoder, UNet
 from adlight.settings import Built, checked
-from adlight.types import Batch, Scores
+from adlight.types import Batch
 
 
-class DAGANModule(AnomalyModule):
+class DAGANModule(DAGANDetector, AnomalyModule):
     """G and D are autoencoders: G reconstructs the image x, D tells x from G(x) by reconstructing them differently.
 
     L_adv = E|D(x) - D(G(x))|_2,  L_G = E|x - G(x)|_2,  L_D = E|x - D(x)|_2  (Tang 2020, section 3.2)
@@ -30,7 +30,7 @@ class DAGANModule(AnomalyModule):
         generator: G, a U-Net with skips in the original.
         discriminator: D, an autoencoder.
         scorer: compares images with G's reconstructions; `reduce=mean` of `mse` orders images as |x - G(x)|_2 does.
-        generator_optimizer, discriminator_optimizer: make the optimizers from parameters.
+        optimizer: makes the optimizer of each network from its parameters.
         adversarial, generator_context, discriminator_context: the weights; 1, 40 and 1 in the original.
         clip: largest norm of a network's gradient; 0 = any.
     """
@@ -43,18 +43,15 @@ class DAGANModule(AnomalyModule):
         generator: Built[UNet | ConvAutoencoder],
         discriminator: Built[UNet | ConvAutoencoder],
         scorer: Built[ReconstructionError],
-        generator_optimizer: OptimizerFactory,
-        discriminator_optimizer: OptimizerFactory,
+        optimizer: OptimizerFactory,
         adversarial: NonNegativeFloat = 1.0,
         generator_context: NonNegativeFloat = 40.0,
         discriminator_context: NonNegativeFloat = 1.0,
         clip: NonNegativeFloat = 1.0,
     ) -> None:
-        super().__init__()
+        super().__init__(generator, discriminator, scorer)
         self.automatic_optimization = False
-        self.generator, self.discriminator, self.scorer = generator, discriminator, scorer
-        self.optimizer_factories = {"discriminator": discriminator_optimizer, "generator": generator_optimizer}
-        self.adversarial, self.clip = adversarial, clip
+        self.optimizer, self.adversarial, self.clip = optimizer, adversarial, clip
         self.generator_context, self.discriminator_context = generator_context, discriminator_context
 
     def describe(self) -> list[str]:
@@ -64,12 +61,13 @@ class DAGANModule(AnomalyModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Step the discriminator, then the generator."""
         x = batch["image"]  # (B, C, H, W)
-        steps = dict(zip(self.optimizer_factories, self.optimizers(), strict=True))
+        optimizers: Any = self.optimizers()
+        of_discriminator, of_generator = optimizers
         y = self.generator(x)  # (B, C, H, W)
         terms = self.discriminator_loss(x, y.detach())
-        optimizer_step(steps["discriminator"], terms["discriminator"], self.clip)
+        optimizer_step(of_discriminator, terms["discriminator"], self.clip)
         terms |= self.generator_loss(x, y)
-        optimizer_step(steps["generator"], terms["generator"], self.clip)
+        optimizer_step(of_generator, terms["generator"], self.clip)
         log_terms(self, terms, len(x), prog_bar="generator")
 
     def discriminator_loss(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
@@ -94,8 +92,7 @@ class DAGANModule(AnomalyModule):
     def configure_optimizers(self) -> list[Optimizer]:
         """Make the discriminator's optimizer and the generator's."""
         optimizers = [
-            make_optimizer(f"{name}_optimizer", factory, getattr(self, name))
-            for name, factory in self.optimizer_factories.items()
+            make_optimizer("optimizer", self.optimizer, network) for network in (self.discriminator, self.generator)
         ]
         self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
         return optimizers
@@ -106,14 +103,7 @@ class DAGANModule(AnomalyModule):
 
     def on_train_epoch_end(self) -> None:
         """Stop a diverged run; the checkpoint of the epoch before is kept."""
-        stop_if_diverged(self, "generator_optimizer.lr")
-
-    def score(self, batch: Batch) -> Scores:
-        """Score a batch."""
-        image: Any = batch["image"]  # (B, C, H, W)
-        reconstruction = self.generator(image).float()  # (B, C, H, W)
-        score, pixel = self.scorer(image, reconstruction)  # (B,), (B, H, W)
-        return Scores(image=score, pixel=pixel, reconstruction=reconstruction)
+        stop_if_diverged(self)
 
 
 def distance(x: Tensor, y: Tensor) -> Tensor:

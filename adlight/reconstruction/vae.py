@@ -1,26 +1,20 @@
-"""The variational autoencoder (Kingma 2014): network, evidence lower bound, scores and training.
+"""The variational autoencoder (Kingma 2014): network, evidence lower bound and scores.
 
 Letters: B images, N = C H W values of one, Z latent size, D channels, h x w the encoder's grid.
 """
 
 import math
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from adlight.data.frames import Size, parse_size
 from adlight.detection.maps import ReconstructionError, Reduction, Score, reduce_map, smooth
-from adlight.detection.module import AnomalyModule
-from adlight.detection.optimization import log_terms, schedule_by_step, step_rng, stop_if_diverged
-from adlight.reconstruction.autoencoder import describe_network
 from adlight.reconstruction.networks import ConvDecoder, ConvEncoder, halved_sizes
-from adlight.rng import to_device
-from adlight.settings import Built, PositiveShare, Seed, Share, checked
-from adlight.types import Batch, Scores
+from adlight.settings import PositiveShare, checked
+from adlight.types import Scores
 
 
 class VAE(nn.Module):
@@ -133,57 +127,3 @@ def elbo_gradient(network: VAE, image: Tensor) -> tuple[Tensor, Tensor]:
         y, surprise, kl = network(x)
         (gradient,) = torch.autograd.grad((surprise + kl).sum(), x)
     return y.detach(), gradient
-
-
-class VAEModule(AnomalyModule):
-    """Train a variational autoencoder of normal images by its -ELBO per value (Kingma 2014).
-
-    Args:
-        network: the autoencoder.
-        scorer: scores images with it.
-        optimizer: makes the optimizer from parameters.
-        warmup: share of the steps in which the learning rate rises; a half cosine to 0 follows.
-        seed: of the noise, which depends on it, the batch and the process only.
-    """
-
-    takes_padding = False
-
-    @checked
-    def __init__(
-        self,
-        network: Built[VAE],
-        scorer: Built[VAEScorer],
-        optimizer: Callable[..., Optimizer],
-        warmup: Share = 0.05,
-        seed: Seed = 0,
-    ) -> None:
-        super().__init__()
-        self.network, self.scorer, self.optimizer = network, scorer, optimizer
-        self.warmup, self.seed = warmup, seed
-
-    def describe(self) -> list[str]:
-        """Say how large the network is, and how it scores."""
-        return [f"{describe_network('autoencoder', self.network)}; score: {self.scorer.method}"]
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Draw one z per image, and bound."""
-        image = batch["image"]  # (B, C, H, W)
-        noise = torch.randn(len(image), self.network.latent, generator=step_rng(self, "vae", self.seed))  # (B, Z)
-        _, surprise, kl = self.network(image, to_device(noise, self.device))
-        values = image[0].numel()
-        terms = {"surprise": surprise.mean() / values, "kl": kl.mean() / values}
-        terms["loss"] = terms["surprise"] + terms["kl"]
-        log_terms(self, terms, len(image))
-        return terms["loss"]
-
-    def configure_optimizers(self) -> Any:
-        """Warm up, then half a cosine, by step."""
-        return schedule_by_step(self, self.optimizer(self.network.parameters()), self.warmup)
-
-    def on_train_epoch_end(self) -> None:
-        """Stop once the loss is not finite; the checkpoints of earlier epochs are kept."""
-        stop_if_diverged(self)
-
-    def score(self, batch: Batch) -> Scores:
-        """Score a batch."""
-        return self.scorer(self.network, batch["image"])

@@ -37,6 +37,7 @@ PROTOCOLS = {
     "gan_cifar10": Protocol("cifar10"),
     "gan_mvtec": Protocol("mvtec", ("100", "100")),
     "mae_mvtec": Protocol("mvtec"),
+    "article_table_1": Protocol("mvtec"),
     "mae_ablation": Protocol("mvtec", whole=True),
 }
 

@@ -23,6 +23,11 @@ METRICS = {  # a column's name or its ending -> the metric it is compared with
 SWEPT = {  # a sweep, its model and data set -> the experiment whose published numbers are about the same
     ("digits", "gan", "mnist"): "gan_mnist",
     ("categories", "mae", "mvtec"): "mae_mvtec",
+    **{("categories", model, "mvtec"): "article_table_1" for model in ("autoencoder", "dagan", "mkd")},
+}
+COLUMNS = {  # an experiment whose table has a column per model -> the column of each model of ours
+    "article_table_1": {"mkd": "mkd", "autoencoder": "unet", "dagan": "dagan"}
+    | dict.fromkeys(("mae", "mae_small"), "multimask_mae"),
 }
 CELL_KEYS = tuple(f"{CONFIG}model.{key}" for key in ("mask_ratio", "network.encoder_depth", "network.decoder_depth"))
 _KEYS = ["metric", "category", "mask_ratio", "depth"]
@@ -37,7 +42,8 @@ def compare(found: Runs, named: Sequence[str] | None, column: str | None) -> Run
 
     That of a mean is the mean over the very categories that the run has, if all of them were published. That of a
     mask ratio and depth stands beside the run's headline. `named` are CSV files or names of experiments, for all runs;
-    None takes what each run's own experiment expects. `column` is the method to take of tables with several.
+    None takes what each run's own experiment expects. `column` is the method to take of tables with several;
+    None takes each model's own where `COLUMNS` says which that is.
 
     Returns:
         The runs; `published` has a row per run (`name`), `metric` and `category`, or `mask_ratio` and `depth`, with the
@@ -81,6 +87,15 @@ def experiments(run: pd.Series) -> list[str]:
     if not str(run.get(f"{CONFIG}dataset.category")).startswith("["):  # nobody has published a choice of categories
         names.append(SWEPT.get((run["sweep"], run["model"], run["dataset"])))
     return list(dict.fromkeys(name for name in names if isinstance(name, str)))
+
+
+def column_of(experiment: str, run: pd.Series) -> str | None:
+    """Name the column about a run's model in an experiment's table: empty if none is, None if columns are no models."""
+    if experiment not in COLUMNS:
+        return None
+    network = str(run.get(f"{CONFIG}model.network._target_", "UNet"))  # another autoencoder is not the article's
+    is_other = run["model"] == "autoencoder" and not network.endswith("UNet")
+    return "" if is_other else COLUMNS[experiment].get(run["model"], "")
 
 
 def path_of(name: str) -> Path:
@@ -135,20 +150,21 @@ def metric_of(column: str) -> str:
 
 
 def _published(found: Runs, named: Sequence[str] | None, column: str | None) -> pd.DataFrame:
-    tables = {name: read(path_of(name), column) for name in named or ()}
+    tables = {(name, column): read(path_of(name), column) for name in named or ()}
     parts = [pd.DataFrame(columns=["name", "source", "protocol", *_KEYS, "value"])]
     for _, run in found.headlines.iterrows():
         for name in experiments(run) if named is None else named:
-            if name not in tables and (path := path_of(name)).is_file():
+            own = column or column_of(name, run)
+            if own != "" and (name, own) not in tables and (path := path_of(name)).is_file():
                 try:
-                    tables[name] = read(path, column)
+                    tables[name, own] = read(path, own)
                 except UserError:
                     if column is not None:  # asked for; otherwise a table of another shape is passed over
                         raise
-                    tables[name] = pd.DataFrame()
-            if name in tables:
+                    tables[name, own] = pd.DataFrame()
+            if (name, own) in tables:
                 protocol = other_protocol(name, found.results[found.results["name"] == run["name"]])
-                parts.append(tables[name].assign(name=run["name"], protocol=protocol))
+                parts.append(tables[name, own].assign(name=run["name"], protocol=protocol))
     together = pd.concat([one for one in parts if len(one)] or parts)
     return together.drop_duplicates(["name", *_KEYS], ignore_index=True)
 

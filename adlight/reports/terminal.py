@@ -38,9 +38,14 @@ def as_text(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def console() -> Console:
-    """Make a console as wide as the terminal; a log file has no width of its own, unless COLUMNS says so."""
-    found = Console()
-    return found if found.is_terminal or "COLUMNS" in os.environ else Console(width=160)
+    """Make a console as wide as the terminal; a log file and a notebook have none of their own, but for COLUMNS.
+
+    In a notebook it prints as `print` does, so that a run's log gets what is shown.
+    """
+    found = Console(force_jupyter=False)
+    if found.is_terminal or "COLUMNS" in os.environ:
+        return found
+    return Console(width=110 if Console().is_jupyter else 160, force_jupyter=False)
 
 
 def print_table(table: pd.DataFrame, title: str, footnotes: Iterable[str] = ()) -> None:

@@ -26,13 +26,14 @@ NOT_COMPARED = (
     "hydra",
 )  # they differ between the first time and the next
 FRAME_KEYS = ("image_size", "resize", "keep_shape")
-INPUT_KEYS = (*FRAME_KEYS, "channels")  # settings of a data set that say what a network gets to see
+INPUT_KEYS = (*FRAME_KEYS, "channels", "roi", "tile", "overlap")  # of a data set: what a network gets to see of it
 CHANGE_SCORES = (
     "model",
     "dataset",
     "calibration.image",
     "calibration.pixel",
     "calibration.folds",
+    "calibration.asked",
     "trainer=",
     "trainer.precision",
 )

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from adlight.runs.config import difference
 from adlight.runs.folder import RunFolder
+from adlight.runs.sweep_folder import SweepFolder
 from adlight.types import UserError
 
 
@@ -33,6 +34,13 @@ def find_runs(places: Sequence[str]) -> list[RunFolder]:
                 below[:] = [] if is_run else [name for name in below if not name.startswith(".")]
                 found |= {Path(folder)} if is_run else set()
     return [RunFolder(path) for path in sorted(found, key=natural_key)]
+
+
+def find_studies(places: Sequence[str]) -> list[SweepFolder]:
+    """Find sweeps at or below `places` that are searches, in natural sort order; in a run there is none."""
+    folders = {Path(run.path).parent for run in find_runs(places)}
+    folders |= {Path(place).expanduser() for place in places}
+    return [sweep for path in sorted(folders, key=natural_key) if (sweep := SweepFolder(path)).study_path.is_file()]
 
 
 def natural_key(path: Path) -> list[tuple[float, str]]:

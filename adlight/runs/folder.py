@@ -8,7 +8,7 @@ runs/<name>/
     checkpoints/pretraining.ckpt         the last epoch of the stage before the detector, where there is one
     metrics.csv, pretraining.csv         curves of the detector and of the stage before it
     metrics.json                         final numbers (their presence marks a finished run)
-    predictions.csv, defects.csv         one row per test image; one per defect type
+    predictions.csv, defects.csv         one row per test image; one per defect type (calibration.csv: history.py)
     panels/*.png, samples/*.png          test images; what a GAN makes while it is trained
     gallery/*.webp                       small pictures of test images, see gallery.py
     wandb.json                           id and group at W&B, where it is used
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from adlight.runs import tables
 from adlight.runs.files import hold_lock, is_numbered, rank, read_if_exists, write_atomically
 from adlight.runs.gallery import GalleryFolder
+from adlight.runs.history import write_calibration
 from adlight.runs.hydra_folder import HydraFolder
 from adlight.types import Record, UserError
 
@@ -34,7 +35,8 @@ if TYPE_CHECKING:  # they take seconds: not for --help
 
     from adlight.detection.module import AnomalyModule
 
-_RUN, _WANDB, _PANELS, _GALLERY, _CHECKPOINTS = "run.json", "wandb.json", "panels", "gallery", "checkpoints"
+_RUN, _WANDB, _CHECKPOINTS = "run.json", "wandb.json", "checkpoints"
+_PANELS, _GALLERY, _NEW_IMAGES = "panels", "gallery", "predictions"
 _BEST, _LAST, _PRETRAINING = (f"{_CHECKPOINTS}/{name}.ckpt" for name in ("best", "last", "pretraining"))
 _CURVE, _PRETRAINING_CURVE = "metrics.csv", "pretraining.csv"
 _METRICS, _PREVIOUS = "metrics.json", "metrics.previous.json"
@@ -47,10 +49,9 @@ class RunFolder(HydraFolder):
 
     Attributes:
         best_checkpoint: the weights of the best validation; this file and the next two need not exist.
-        last_checkpoint: the full state of the last epoch.
-        stage_checkpoint: the last epoch of the stage before the detector.
+        last_checkpoint, stage_checkpoint: the full state of the last epoch, and of the stage before the detector.
         predictions_path: the table with one row per test image.
-        panels: the folder of the panels.
+        panels, predictions_folder: the folders of the panels, and of predictions for new images.
         gallery: the small pictures of test images.
     """
 
@@ -58,7 +59,8 @@ class RunFolder(HydraFolder):
         super().__init__(path)
         self.best_checkpoint, self.last_checkpoint = self.path / _BEST, self.path / _LAST
         self.stage_checkpoint, self.predictions_path = self.path / _PRETRAINING, self.path / _PREDICTIONS
-        self.panels, self.gallery = self.path / _PANELS, GalleryFolder(self.path / _GALLERY)
+        self.predictions_folder, self.panels = self.path / _NEW_IMAGES, self.path / _PANELS
+        self.gallery = GalleryFolder(self.path / _GALLERY)
 
     @property
     def is_finished(self) -> bool:
@@ -110,6 +112,7 @@ class RunFolder(HydraFolder):
         assert module.results is not None
         rows = tables.prediction_rows(records, module.predictions)
         write_atomically(self.predictions_path, tables.to_csv(tables.PREDICTIONS, rows))
+        write_calibration(self.path, module.calibration)
         write_atomically(self.path / _DEFECTS, tables.to_csv(tables.DEFECTS, tables.defect_rows(module.results)))
         self._write_json(_METRICS, module.results.as_dict() | module.calibration.as_dict() | metadata)
         (self.path / _ERROR).unlink(missing_ok=True)
@@ -194,6 +197,5 @@ class RunFolder(HydraFolder):
 
     def failure(self) -> str | None:
         """Read why the run failed, in one line; None if it did not."""
-        if (text := read_if_exists(self.path / _ERROR)) is None:
-            return None
-        return (text.strip().splitlines() or ["no reason given"])[-1]
+        text = read_if_exists(self.path / _ERROR)
+        return None if text is None else (text.strip().splitlines() or ["no reason given"])[-1]

@@ -24,7 +24,8 @@ def settle_frame(config: DictConfig, run: RunFolder) -> None:
     config.requested_frame = {name: asked[name] for name in FRAME_KEYS}
     config.dataset.keep_shape = False
     data = instantiate_node(config.dataset)
-    if isinstance(config.dataset.image_size, int) and config.dataset.resize is None:  # it is not decided already
+    tiled = config.dataset.get("tile") is not None  # tiles have one shape
+    if not tiled and isinstance(config.dataset.image_size, int) and config.dataset.resize is None:  # it is undecided
         with run.data_lock():
             data.prepare_data()
         chosen = choose_frame(data.source.sizes(), config.dataset.image_size)

@@ -50,13 +50,25 @@ class HydraFolder:
             raise OlderRun(f"{self} is a run of adlight 0.1: evaluate it with that version (0.1.0), or train it again")
         return config
 
+    def read_training(self) -> DictConfig:
+        """Read the composed config, likewise.
+
+        Raises:
+            UserError: as `read_config`; or it is no training's.
+        """
+        config = self.read_config()
+        if missing := [name for name in ("model", "dataset", "calibration", "trainer") if name not in config]:
+            found = "is of an evaluation or a prediction: name the run itself" if "run" in config else "is damaged"
+            raise UserError(f"{self.config_path} {found} (it has no {missing[0]})")
+        return config
+
     def config(self, overrides: Sequence[str] = ()) -> DictConfig:
         """Read the composed config, which is not trusted, and lay overrides over it, which are.
 
         Raises:
             UserError: the folder holds no run, or one of adlight 0.1, or one that says to run what is not on the list.
         """
-        config = self.read_config()
+        config = self.read_training()
         check_config(config, self.config_path)
         if not overrides:
             return config
@@ -67,6 +79,11 @@ class HydraFolder:
     def write_config(self, config: DictConfig) -> None:
         """Write the composed config anew."""
         write_atomically(self._hydra_file("config"), OmegaConf.to_yaml(config))
+
+    def write_like(self, source: "HydraFolder", config: DictConfig) -> None:
+        """Write the files of a run made of another, whose groups it was composed of; the config marks it as a run."""
+        write_atomically(self._hydra_file("hydra"), source._hydra_file("hydra").read_bytes())
+        self.write_config(config)
 
     def write_hydra_files(self, config: DictConfig) -> None:
         """Write all files that Hydra leaves in a run, the one that marks it as one last."""

@@ -7,7 +7,8 @@ from adlight.runs.folder import RunFolder
 from adlight.types import UserError
 
 PARTS = {"checkpoints", "panels", "gallery", "samples", "wandb", "tensorboard", "evaluations", "predictions", ".hydra"}
-OF_MANY = {"evaluations", "predictions"}  # parts of a run that hold a folder for each of what they are named by
+PARTS |= {"groups", "labels", "learned"}
+OF_MANY = {"evaluations", "predictions", "learned", "groups"}  # they hold a folder for each of them
 
 
 def is_training(run: RunFolder) -> bool:

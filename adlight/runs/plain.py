@@ -12,10 +12,15 @@ from adlight.types import UserError
 DETECTORS = {  # of the trainings, whose nodes hold the arguments of both
     "adlight.baselines.module.BaselineModule": "adlight.baselines.detector.BaselineDetector",
     "adlight.baselines.module.ResidualScorer": "adlight.baselines.detector.ResidualScorer",
+    "adlight.distillation.module.MKDModule": "adlight.distillation.detector.MKDDetector",
     "adlight.features.module.FeatureModule": "adlight.features.detector.FeatureDetector",
     "adlight.gan.encoder.GANDetector": "adlight.gan.detector.InversionDetector",
     "adlight.gan.module.AdversarialModule": "adlight.gan.detector.GAN",
+    "adlight.learning.module.LearnedModule": "adlight.learning.detector.LearnedDetector",
     "adlight.mae.module.MAEModule": "adlight.mae.detector.MAEDetector",
+    "adlight.reconstruction.dagan.DAGANModule": "adlight.reconstruction.detector.DAGANDetector",
+    "adlight.reconstruction.module.AutoencoderModule": "adlight.reconstruction.detector.AutoencoderDetector",
+    "adlight.reconstruction.module.VAEModule": "adlight.reconstruction.detector.VAEDetector",
 }
 KEYWORDS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 

@@ -6,7 +6,9 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from adlight.data.frames import Size
 from adlight.metrics.methods import MethodText
-from adlight.settings import Seed, Text
+from adlight.settings import PathName, Seed, Share, Text
+
+InnerShare = Annotated[float, Field(gt=0, lt=1)]
 
 
 class TrainSettings(TypedDict, total=False):
@@ -19,6 +21,8 @@ class TrainSettings(TypedDict, total=False):
     ckpt: Text
     resume: Text | None
     resume_sweep: bool
+    requested_frame: dict[Literal["image_size", "resize", "keep_shape"], Any] | None  # this and the next: by adlight
+    partial_settings: list[Text]
 
 
 class PredictSettings(TypedDict, total=False):
@@ -34,6 +38,25 @@ class PredictSettings(TypedDict, total=False):
     device: Text
     save: Text | list[Text] | None
     on_bad_image: Literal["error", "skip"]
+    resume: Text | None
+    roi: PathName | None
+    tile: PositiveInt | None
+    overlap: Share | None
+    min_area: Share | None
+    closing: NonNegativeFloat | None
+
+
+class ExportSettings(TypedDict, total=False):
+    """Settings of `adlight.export`."""
+
+    run: Text
+    format: Literal["onnx"]
+    check: Text | None
+    category: Text | None
+    threshold: Any
+    pixel_threshold: Any
+    ckpt: Text | None
+    batch_size: PositiveInt
 
 
 class EvaluateSettings(TypedDict, total=False):
@@ -68,6 +91,34 @@ class ServeSettings(TypedDict, total=False):
     max_mb: PositiveFloat
     max_megapixels: Annotated[PositiveFloat, Field(le=178)]  # Pillow itself refuses more
     timeout: PositiveFloat
+
+
+class LearnSettings(TypedDict, total=False):
+    """Settings of `adlight.learn`."""
+
+    run: Text
+    labels: Text | None
+    recall: InnerShare | None
+    precision: InnerShare | None
+    head: bool
+    category: Text | None
+    root: Text | None
+    device: Text
+    ckpt: Text | None
+
+
+class GroupSettings(TypedDict, total=False):
+    """Settings of `adlight.group`."""
+
+    run: Text
+    images: Text | None
+    method: Literal["kmeans", "hdbscan"]
+    groups: Annotated[int, Field(ge=2)] | None
+    least: Annotated[int, Field(ge=2)]
+    category: Text | None
+    root: Text | None
+    device: Text
+    ckpt: Text | None
 
 
 class ReportSettings(TypedDict, total=False):

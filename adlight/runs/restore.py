@@ -1,13 +1,14 @@
 """Build a finished run's module again, and load its weights."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from adlight.runs.config import CONF, INPUT_KEYS, drop_objective
+from adlight.runs.config import CONF, INPUT_KEYS, changes_scores, drop_objective
 from adlight.runs.folder import RunFolder
 from adlight.runs.plain import build, without_training
 from adlight.runs.trust import check_interpolations, check_targets, find_targets
@@ -25,10 +26,10 @@ def build_module(run: RunFolder, overrides: Sequence[str] = ()) -> tuple["Anomal
 
     Returns:
         The detector, and the settings that an image needs on its way to it: `image_size`, `resize`,
-        `keep_shape`, `channels`, `precision`, and `ckpt`, the checkpoint that the run itself tested.
+        `keep_shape`, `channels`, `roi`, `tile`, `overlap`, `precision`, and `ckpt`, which the run itself tested.
 
     Raises:
-        UserError: the folder holds no run.
+        UserError: the folder holds no run, or an override does not fit.
     """
     config = _read(run, overrides)
     drop_objective(config)
@@ -43,18 +44,54 @@ def build_module(run: RunFolder, overrides: Sequence[str] = ()) -> tuple["Anomal
     return module, settings
 
 
+def restore(
+    run: str | Path, ckpt: str | Path | None, overrides: Sequence[str], inputs: Mapping[str, Any]
+) -> tuple["AnomalyDetector", dict[str, Any], bool]:
+    """Build a run's detector with its weights.
+
+    Args:
+        run: the run folder.
+        ckpt: see `Detector.load`.
+        overrides: of the run's config.
+        inputs: settings in the place of the run's, None where the run's hold.
+
+    Returns:
+        The detector, the settings that an image needs, and whether its thresholds hold for what was changed.
+
+    Raises:
+        UserError: no run, no checkpoint, or one of another architecture.
+    """
+    from adlight.data.tiling import make_tiling  # it takes time to import: not for --help
+
+    folder = RunFolder(run)
+    module, settings = build_module(folder, overrides)
+    load_weights(module, folder.checkpoint(str(ckpt or settings["ckpt"])))
+    changed = {name: value for name, value in inputs.items() if value is not None}
+    tiled = [name for name in ("tile", "overlap") if name in changed and changed[name] != settings[name]]
+    del settings["ckpt"]
+    settings |= changed
+    settings["tiling"] = make_tiling(settings.pop("tile"), settings.pop("overlap"), settings["image_size"])
+    return module, settings, not (changes_scores(overrides) or tiled)
+
+
 def _read(run: RunFolder, overrides: Sequence[str]) -> DictConfig:
     """Read a run's config, which is not trusted."""
     if not overrides:
-        config = run.read_config()
+        config = run.read_training()
         check_interpolations(config, run.config_path)
         return config
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+
+    from adlight.runs.explanation import explain_config
 
     initialized = GlobalHydra.instance().is_initialized()
     with nullcontext() if initialized else initialize_config_dir(str(CONF), version_base="1.3"):
-        return run.config(overrides)  # a changed group is composed anew, which needs our conf/
+        try:
+            return run.config(overrides)  # a changed group is composed anew, which needs our conf/
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(explain_config(error)) from error
 
 
 def load_weights(module: "nn.Module", path: Path, prefixes: tuple[str, ...] = ("",)) -> None:

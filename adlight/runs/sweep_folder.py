@@ -3,6 +3,7 @@
 runs/<sweep>/
     sweep.json         the command's words, what it varies, and the config that all jobs start from
     results.csv        one row per job, rewritten after each of them
+    study.db           of a search: Optuna's trials
     sweep.log          what the launcher or the sweeper failed of, if one did
     <job>/             a run folder, named by what the sweep varies
 """
@@ -15,7 +16,7 @@ from typing import Any
 from adlight.runs.files import hold_lock, write_atomically
 from adlight.runs.folder import RunFolder
 
-_NOTE, _TABLE, _LOG, _LOCK = "sweep.json", "results.csv", "sweep.log", ".lock"
+_NOTE, _TABLE, _LOG, _LOCK, _STUDY = "sweep.json", "results.csv", "sweep.log", ".lock", "study.db"
 
 
 class SweepFolder:
@@ -64,6 +65,11 @@ class SweepFolder:
     def lock(self) -> AbstractContextManager[None]:
         """Let one process write the table at a time: the last has seen what all have done."""
         return hold_lock(self.path / _LOCK)
+
+    @property
+    def study_path(self) -> Path:
+        """The trials of a search by Optuna, which need not exist."""
+        return self.path / _STUDY
 
     @property
     def log(self) -> Path:

@@ -20,7 +20,7 @@ from adlight.types import UserError
 
 VARIABLE = "ADLIGHT_TRUST"
 OWN = re.compile(  # classes with no more than their arguments to say what they do; other functions of ours write files
-    r"adlight\.(baselines|callbacks|data|distillation|features|gan|loggers|mae|memory|metrics|reconstruction)\.\w+\.[A-Z]\w*"
+    r"adlight\.(baselines|callbacks|data|distillation|features|gan|learning|loggers|mae|memory|metrics|reconstruction)\.\w+\.[A-Z]\w*"
     r"|adlight\.detection\.maps\.ReconstructionError"
     r"|adlight\.callbacks\.progress\.progress_bar|adlight\.runs\.checkpoints\.BestAndLast"
 )

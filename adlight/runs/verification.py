@@ -18,9 +18,9 @@ _LINE = re.compile(r"^([0-9a-f]{64})  .*/([^/\n]+)$", re.MULTILINE)
 
 def put_in_place(partial: Path, path: Path) -> None:
     """Rename a file that is whole to a checkpoint's name, and note its hash."""
-    fresh, before = _hash(partial), _noted(path)
+    fresh, before = hash_file(partial), _noted(path)
     if path.exists() and not before:
-        before = [_hash(path)]  # of a version of adlight that noted none
+        before = [hash_file(path)]  # of a version of adlight that noted none
     _note(path, [fresh, *before])
     os.replace(partial, path)
     _note(path, [fresh])
@@ -33,7 +33,7 @@ def verify(path: Path) -> None:
         UserError: its hash is not noted; or, where none is, its archive is damaged.
     """
     if noted := _noted(path):
-        if _hash(path) not in noted:
+        if hash_file(path) not in noted:
             raise UserError(
                 f"{path} is damaged: its SHA-256 is not the one in {_note_path(path)}; train anew, name another "
                 "checkpoint or, if you put it there yourself, delete its line there"
@@ -71,6 +71,7 @@ def _note(path: Path, hashes: list[str]) -> None:
     write_atomically(_note_path(path), "".join(f"{one}  {folder}/{name}\n" for one, name in lines))
 
 
-def _hash(path: Path) -> str:
+def hash_file(path: Path) -> str:
+    """Compute a file's SHA-256."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,9 +4,9 @@
   const sliders = { threshold: find("#threshold"), pixel: find("#pixel"), opacity: find("#opacity") };
   const numbers = { threshold: numberOf("threshold"), pixel: numberOf("pixel") };
   const COLOURS = document.body.dataset.colours.match(/../g).map((two) => parseInt(two, 16));
-  const SIDE = 1600, AT_ONCE = 4, BOX = "#ff3b30", MASK = [0, 229, 255, 120]; // pixels of a drawing; requests at once
+  const SIDES = [512, 1600], AT_ONCE = 4, KEPT = 60, BOX = "#ff3b30", MASK = [0, 229, 255, 120]; // a drawing's longer side, at least and at most; requests at once; images in memory
   const items = [], moved = new Map(); // what was dropped; thresholds that were moved, by their source
-  let detector = null, chosen = null, running = 0, token = sessionStorage.getItem("token") ?? "";
+  let detector = null, chosen = null, kept = [], running = 0, token = sessionStorage.getItem("token") ?? "";
 
   function numberOf(name) { return find(`#${name}`).closest(".control").querySelector("input[type=number]"); }
 
@@ -57,8 +57,8 @@
   }
 
   async function predict(item) {
-    item.drawing ??= await drawFile(item.file).catch(() => null); // browsers do not read TIFF: the server sends a picture
-    const query = new URLSearchParams({ include: item.drawing ? "map" : "map,picture" });
+    const drawing = await drawFile(item.file).catch(() => null); // browsers do not read TIFF: the server sends a picture
+    const query = new URLSearchParams({ include: drawing ? "map" : "map,picture" });
     if (detector.categories.length > 1) query.set("category", choices.category.value);
     const form = new FormData();
     form.append("image", item.file, item.file.name);
@@ -71,9 +71,19 @@
     if (!answer.ok) throw new Error(found.error ?? `the server answers ${answer.status}`);
     const { map, picture, ...prediction } = found[0];
     if (prediction.error) throw new Error(prediction.error);
-    if (picture) item.drawing = await drawFile(new Blob([decodeBytes(picture)], { type: "image/png" }));
-    Object.assign(item, { prediction, map: { ...map, values: decodeFloats(map.values) }, state: "done" });
+    if (picture) item.picture = new Blob([decodeBytes(picture)], { type: "image/png" });
+    Object.assign(item, { prediction, map: { ...map, values: decodeFloats(map.values) } });
+    await draw(item, drawing);
+    item.state = "done";
+  }
+
+  // large images would fill the memory: the drawings of those that were looked at last are kept
+  async function draw(item, drawing = null) {
+    item.drawing = drawing ?? (await drawFile(item.picture ?? item.file));
     item.heat = drawHeat(item);
+    drawThumbnail(item);
+    kept = [item, ...kept.filter((one) => one !== item)];
+    for (const old of kept.splice(KEPT)) if (old !== chosen) old.drawing = old.heat = null;
   }
 
   // ---- decisions, by the thresholds as calibrated or as moved
@@ -84,7 +94,8 @@
     const threshold = own.threshold ?? prediction.threshold, pixel = own.pixel ?? prediction.pixel_threshold;
     const anomalous = prediction.score > threshold;
     const region = given ? null : map.region_threshold; // as `adlight predict threshold=...` decides
-    return { threshold, pixel, anomalous, given, regions: () => (anomalous ? findRegions(map.values, height, width, pixel, region, map.min_pixels) : []) };
+    const source = own.threshold !== undefined && own.pixel !== undefined ? "given" : prediction.threshold_source;
+    return { threshold, pixel, anomalous, given, source, moved: own.threshold !== undefined, regions: () => (anomalous ? findRegions(map.values, height, width, pixel, region, map.min_pixels) : []) };
   }
 
   // a prediction as the server would answer it with these thresholds
@@ -92,9 +103,8 @@
     if (item.state !== "done") return { path: item.file.name, error: item.error ?? "not predicted yet" };
     const found = decide(item), regions = found.regions();
     const area = regions.reduce((sum, region) => sum + region.length, 0) / item.map.content;
-    const source = found.given ? "given" : item.prediction.threshold_source;
     const boxes = boundingBoxes(regions, item.map.shape, item.map.image_size);
-    return { ...item.prediction, anomalous: found.anomalous, threshold_source: source, threshold: found.threshold, pixel_threshold: found.pixel, area, boxes };
+    return { ...item.prediction, anomalous: found.anomalous, threshold_source: found.source, threshold: found.threshold, pixel_threshold: found.pixel, area, boxes };
   }
 
   // ---- drawings
@@ -104,7 +114,8 @@
   }
 
   async function drawFile(file) {
-    const bitmap = await createImageBitmap(file), scale = Math.min(1, SIDE / Math.max(bitmap.width, bitmap.height));
+    const bitmap = await createImageBitmap(file), longer = Math.max(bitmap.width, bitmap.height);
+    const scale = Math.min(Math.max(1, SIDES[0] / longer), SIDES[1] / longer);
     const canvas = canvasOf(Math.max(1, Math.round(bitmap.width * scale)), Math.max(1, Math.round(bitmap.height * scale)));
     canvas.getContext("2d").drawImage(bitmap, 0, 0, canvas.width, canvas.height);
     bitmap.close();
@@ -159,7 +170,7 @@
     return [
       [`Image, ${count}`, compose(item, [image, { boxes }])],
       ["Heat map", compose(item, [image, heat])],
-      [`Mask, ${(100 * answerOf(item).area).toPrecision(3)} % of the image`, compose(item, [mask])],
+      [`Mask, ${Number((100 * answerOf(item).area).toPrecision(3))} % of the image`, compose(item, [mask])],
     ];
   }
 
@@ -182,9 +193,10 @@
     sentence.textContent = chosen.error ?? "";
     panes.replaceChildren();
     if (!done) return;
+    if (!chosen.drawing) return void draw(chosen).then(() => show());
     const found = decide(chosen), { score, threshold_source: source } = chosen.prediction;
     sentence.textContent = `Score ${digits(score)} is ${found.anomalous ? "above" : "not above"} the threshold ${digits(found.threshold)} ` +
-      (found.given ? "(moved)." : source === "given" ? "(given)." : `calibrated for ${source}.`);
+      (found.moved ? "(moved)." : source === "given" ? "(given)." : `calibrated for ${source}.`);
     adjust(found);
     panes.className = controls.elements.view.value;
     panes.replaceChildren(...pictures(chosen).map(([caption, canvas]) => {
@@ -228,8 +240,6 @@
       item.entry ??= entry(item);
       item.entry.className = `${mood(item)}${item === chosen ? " chosen" : ""}`;
       item.entry.querySelector("small").textContent = item.prediction ? digits(item.prediction.score) : item.error ? "not read" : "…";
-      const [canvas] = item.entry.getElementsByTagName("canvas");
-      if (item.drawing && !canvas.dataset.drawn) drawThumbnail(canvas, item.drawing);
     });
     if (find("#list").childElementCount !== items.length) find("#list").replaceChildren(...items.map((item) => item.entry.parentElement));
   }
@@ -245,10 +255,10 @@
     return button;
   }
 
-  function drawThumbnail(canvas, drawing) {
+  function drawThumbnail({ entry, drawing }) {
+    const [canvas] = entry.getElementsByTagName("canvas");
     const scale = Math.min(96 / drawing.width, 96 / drawing.height), width = drawing.width * scale, height = drawing.height * scale;
     canvas.getContext("2d").drawImage(drawing, (96 - width) / 2, (96 - height) / 2, width, height);
-    canvas.dataset.drawn = "yes";
   }
 
   function choose(item) {

@@ -138,3 +138,45 @@ def test_a_sweep_of_no_jobs(adlight):
     outcome = adlight("train", "-m", "seed=range(3,3)", "hydra.sweep.dir=runs/no_jobs")
     assert outcome.code == 2 and "seed=range(3,3)" in outcome.err
     assert not (adlight.folder / "runs" / "no_jobs").exists()
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("train --epochs 5", ["--epochs", "epochs=<value>"]),
+        ("predict run=x images=y -x", ["-x"]),
+        ("train --config-name predict", ["--config-name"]),
+        ("train mae", ["'mae'", "model=retrieval"]),
+        ("train seed=1,2", ["seed=1,2", "-m"]),
+        ("train resume_sweep=true", ["resume_sweep=true", "-m"]),
+        ("train -m seed=range(0,1,0)", ["seed=range(0,1,0)"]),
+        ("train -m model=knn,pcaa model.network.k=3", ["'pcaa'", "pca?"]),
+        ("train resume=runs/tiny hydra.run.dir=runs/other", ["hydra.run.dir=runs/other"]),
+        ("train dataset.seed='${sed}'", ["dataset.seed", "'sed'"]),
+        ("train dataset.root='${oc.env:NOWHERE_AT_ALL}'", ["dataset.root", "NOWHERE_AT_ALL"]),
+        ("train hydra.output_subdir=x", ["hydra.output_subdir"]),
+        ("evaluate run=runs/tiny resume=auto", ["resume=auto", "adlight.train"]),
+        ("evaluate run=runs/modelless", ["modelless", "model"]),
+        ("predict run=runs/modelless images=data", ["modelless", "model"]),
+    ],
+)
+def test_words_that_say_something_else_than_was_meant(adlight, tiny_run, words, said):
+    folder = adlight.folder / "runs" / "modelless" / tiny_run[0].joinpath(".hydra").name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text("seed: 0\n")
+    outcome = adlight(*words.split())
+    assert outcome.code == 2 and outcome.err.startswith("error: ") and outcome.err.count("\n") == 1, outcome.err
+    assert all(part in outcome.err for part in said), outcome.err
+
+
+def test_a_memory_that_is_full_is_one_line():
+    torch_says = RuntimeError(
+        "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+    )
+    assert all(
+        "dataset.batch_size" in explain(error) for error in (torch_says, MemoryError("Unable to allocate 9 GiB"))
+    )
+
+
+def test_of_a_copy_the_place_is_named_that_is_full():
+    assert explain(OSError(28, "disk full", "from.ckpt", None, "to.ckpt")).startswith("to.ckpt: disk full, make room")

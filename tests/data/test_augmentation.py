@@ -155,3 +155,16 @@ def test_padding_stays_where_it_is():
     assert found.shape == image.shape and torch.equal(found, found * content)
     assert found[content.expand_as(found)].min() > 0.45  # nothing of the padding rotates in
     assert not torch.equal(found[0], image[0]) and torch.equal(found, Augmentation(vertical_flip=0.5)(image, 3, size))
+
+
+def test_brightness_and_contrast_change_an_image_as_a_whole():
+    image = 0.4 + 0.2 * images(count=64)
+    lit = Augmentation(crop=1, rotation=0, horizontal_flip=0, brightness=0.1)(image, 3)
+    shift = lit - image
+    torch.testing.assert_close(shift, shift[:, :1, :1, :1].expand_as(shift), rtol=0, atol=1e-6)
+    assert -0.1 <= shift.min() < -0.08 and 0.08 < shift.max() <= 0.1
+    grey = images(count=64, channels=1) / 2 + 0.25
+    spread = Augmentation(crop=1, rotation=0, horizontal_flip=0, contrast=0.5)(grey, 3).flatten(1)
+    torch.testing.assert_close(spread.mean(1), grey.flatten(1).mean(1))
+    ratio = spread.std(1) / grey.flatten(1).std(1)
+    assert 0.5 <= ratio.min() < 0.6 and 1.4 < ratio.max() <= 1.5

@@ -9,9 +9,9 @@ from makers import fake_mvtec, write_image, write_mask
 
 from adlight.data.augmentation import Augmentation
 from adlight.data.datamodule import AnomalyDataModule
-from adlight.data.dataset import ExactSampler
 from adlight.data.mvtec import MVTecAD, Synthetic
 from adlight.data.pseudo_anomalies import paste_defect
+from adlight.data.sampler import ExactSampler
 from adlight.data.splits import split_normals
 from adlight.rng import derive_seed
 from adlight.types import Record, UserError

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
-from adlight.detection.regions import bounding_boxes, find_regions, segment
-from adlight.metrics.thresholds import Threshold
+from adlight.detection.regions import bounding_boxes, close_gaps, find_regions, segment
+from adlight.metrics.thresholds import Calibration, Threshold
 
 
 def letters(*rows):
@@ -42,10 +43,10 @@ def test_normal_images_have_no_region_and_anomalous_ones_do():
     pixel = torch.from_numpy(MAP).expand(3, -1, -1)
     content = torch.ones(3, 4, 7, dtype=torch.bool)
     content[2, :, 3:] = False  # padding
-    masks, areas = segment(pixel, [1.0, 1.1, 1.1], [Threshold(1.0, 4.5)] * 3, content)
+    masks, areas = segment(pixel, [1.0, 1.1, 1.1], [Threshold(1.0, 4.5)] * 3, content, Calibration())
     assert not masks[0].any() and sorted(MAP[masks[1]]) == [5, 5, 5, 9] and sorted(MAP[masks[2]]) == [5, 5, 5]
     assert areas == [0, 4 / 28, 3 / 12]
-    masks, _ = segment(pixel, [2.0] * 3, [Threshold(1.0, 2.5)] * 3, content, min_area=3 / 28)
+    masks, _ = segment(pixel, [2.0] * 3, [Threshold(1.0, 2.5)] * 3, content, Calibration(min_area=3 / 28))
     assert sorted(MAP[masks[1]]) == [3, 5, 5, 5, 9]
 
 
@@ -62,6 +63,24 @@ def test_regions_are_8_connected_and_the_largest_comes_first():
     # left, top, right, bottom; the two diagonal pixels are one region, and so is (4, 3) on its own
     assert boxes == [(6, 0, 8, 3), (0, 0, 2, 2), (4, 3, 5, 4), (0, 4, 1, 5)]
     assert bounding_boxes(mask[:, ::-1].T)[0] == (0, 0, 3, 2)
+
+
+@pytest.mark.parametrize("radius", [1, 1.5, 2, 4])
+def test_closing_is_that_of_a_disk(radius):
+    mask = np.random.default_rng(0).random((30, 40)) > 0.93
+    side = np.arange(-5, 6)
+    disk = side[:, None] ** 2 + side**2 <= radius**2
+    reference = ndimage.binary_closing(np.pad(mask, 12), disk)[12:-12, 12:-12]
+    assert (close_gaps(mask, radius) == reference).all() and reference.sum() > mask.sum()
+
+
+def test_closed_gaps_join_regions_but_not_over_what_does_not_count():
+    pixel, threshold = letters("909", "909", "909"), Threshold(0, 1)
+    assert len(bounding_boxes(find_regions(pixel, threshold))) == 2
+    assert bounding_boxes(find_regions(pixel, threshold, closing=1)) == [(0, 0, 3, 3)]
+    pixel[:, 1] = -np.inf
+    assert len(bounding_boxes(find_regions(pixel, threshold, closing=1))) == 2
+    assert find_regions(letters("900", "000"), Threshold(0, 1), min_pixels=2, closing=5).sum() == 1
 
 
 def test_no_regions_and_one_of_everything():

@@ -186,7 +186,7 @@ def test_test_results_are_those_of_the_scorer(trained, tmp_path):
         assert row.prediction.score == pytest.approx(float(scores["image"][0]), rel=1e-5)
         threshold = module.calibration.of(data.categories[row.category])
         content = torch.ones_like(scores["pixel"], dtype=torch.bool)
-        _, (area,) = segment(scores["pixel"], [row.prediction.score], [threshold], content)
+        _, (area,) = segment(scores["pixel"], [row.prediction.score], [threshold], content, module.calibration)
         assert row.prediction.area == pytest.approx(area, abs=2 / 1024)
         assert bool(row.prediction.boxes) == (row.prediction.area > 0) == row.prediction.anomalous
 

@@ -27,7 +27,7 @@ class FakeNetwork:
     def __init__(self, value):
         self.value, self.masks = value, []
 
-    def __call__(self, tokens, mask):
+    def __call__(self, tokens, mask, visible=None):
         self.masks.append(mask)
         shape = len(mask), len(tokens), LENGTH
         views = torch.tensor([self.value(*place) for place in torch.cartesian_prod(*map(torch.arange, shape)).tolist()])
@@ -169,7 +169,7 @@ def test_no_gradient_is_kept(network):
 
 def test_perfect_network_scores_zero():
     class Oracle(FakeNetwork):
-        def __call__(self, tokens, mask):
+        def __call__(self, tokens, mask, visible=None):
             return tokens.expand(len(mask), -1, -1, -1)
 
     image = images(2)

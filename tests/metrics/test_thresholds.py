@@ -243,3 +243,11 @@ def test_the_result_file_holds_methods_and_thresholds():
     one = {"image": 2, "pixel": 4, "num_normals": 2, "source": "a", "region": 6, "cross_fitted": 0}
     one["promised_fpr"] = 1 / 3
     assert found["thresholds"] == {"a": one} and found["threshold_per"] == "category"
+
+
+@pytest.mark.parametrize("value", ["x", None, [0.5]])
+def test_a_state_whose_thresholds_are_no_numbers(value):
+    bad, sound = {"image": 1.0, "pixel": value}, {"image": 1.0, "pixel": 1.0}
+    for state in ({"pooled": bad, "categories": {}}, {"pooled": sound, "categories": {"a": bad}}):
+        with pytest.raises(TypeError):
+            Calibration().load_state_dict(state)

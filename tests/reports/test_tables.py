@@ -17,6 +17,7 @@ from adlight.reports.grouping import means
 from adlight.reports.reference import compare
 from adlight.reports.tables import print_defects, print_results
 from adlight.reports.terminal import COUNT, DIFFERENCE, HIGH, LOW, PAPER, TEXT, VALUE
+from adlight.runs.log import copy_output
 
 FIGURES = {"auroc": 0.98765, "ap": 0.5, "f1_max": 0.25, "f1_calibrated": 0.125, "trivial_f1": 0.75}
 COUNTS = {"normal": 3.0, "anomalous": 6.0}
@@ -130,6 +131,15 @@ def test_several_categories(capsys):
     }
     assert "threshold: 0.5 (max of held-out normal images)\nloss: 1 ssim\n" in out
     assert "AUPRO" not in out and "pixel" in out
+
+
+def test_a_notebook_shows_it_as_printed_text_which_the_log_copies(monkeypatch, tmp_path):
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    with copy_output(tmp_path / "train.log"):
+        tables.print_table(pd.DataFrame({("run", TEXT): ["one"], ("AUROC", VALUE): [0.5]}), "results", ["a note"])
+    log = (tmp_path / "train.log").read_text()
+    assert all(word in log for word in ("results", "one", "0.500", "a note"))
 
 
 def test_one_category_needs_no_mean_and_shows_half_its_intervals(capsys):

@@ -116,6 +116,14 @@ BAD = [  # settings of a node, values, and in which config
     ("trainer.deterministic", ["maybe"], ()),
     ("trainer.enable_progress_bar", ["no"], ()),
     ("trainer.fast_dev_run", [True], ()),
+    ("trainer.devices", [[0, 0]], ()),
+    ("trainer.max_steps", [1, -7, 0.5], ()),
+    ("trainer.overfit_batches", [1, 0.5], ()),
+    ("trainer.logger", [True], ()),
+    ("trainer.callbacks", [["a"]], ()),
+    ("partial_settings", ["x", 3], ()),
+    ("requested_frame", ["x", 3], ()),
+    ("dataset.val_defects", [0, 1001], ()),
     ("trainer.benchmark", ["x"], ()),
     ("calibration.per", ["al"], ()),
     ("calibration.min_area", [2, -1], ()),
@@ -192,6 +200,40 @@ def test_a_target_of_another_kind(node, target, needed):
     with pytest.raises(UserError) as caught:
         check_settings(change(composed(), f"{node}._target_", target))
     assert all(word in str(caught.value) for word in (f"{node}._target_={target}", needed))
+
+
+@pytest.mark.parametrize("node", ["model", "dataset.source", "model.optimizer"])
+@pytest.mark.parametrize(
+    "name", ["nothing.at.all", "adlight.mae.module.Gone", "Nothing", "", None, ["a"], "adlight.mae"]
+)
+def test_a_target_that_there_is_not(name, node):
+    with pytest.raises(UserError, match=rf"^{node}\._target_="):
+        check_settings(change(composed(), f"{node}._target_", name))
+
+
+@pytest.mark.parametrize(
+    ("node", "target", "needed", "words"),
+    [
+        ("dataset.source", "torch.nn.Linear", "Source", ()),
+        ("model.optimizer", "torch.nn.Linear", "Optimizer", ()),
+        ("model.network", "adlight.gan.networks.Critic", "MaskedAutoencoder", ()),
+        ("model.gan.critic_optimizer", "torch.nn.Linear", "Optimizer", GAN),
+        ("model.predictors.patchcore", "torch.nn.Linear", "Predictor", BANK),
+    ],
+)
+def test_what_is_called_later_must_make_the_right_kind_too(node, target, needed, words):
+    config = composed(*words)
+    with pytest.raises(UserError, match=rf"^{node}\._target_={target} .*{needed}"):
+        check_settings(change(config, f"{node}._target_", target))
+    with pytest.raises(UserError, match=rf"^{node}\._partial_ must be true"):
+        check_settings(change(config, f"{node}._partial_", False))
+
+
+@pytest.mark.parametrize("name", ["LBFGS", "SparseAdam"])
+def test_an_optimizer_that_cannot_train_a_network(name):
+    bare = change(change(composed(), "~model.optimizer.betas", None), "~model.optimizer.weight_decay", None)
+    with pytest.raises(UserError, match=rf"^model\.optimizer: .*{name}"):
+        check_settings(change(bare, "model.optimizer._target_", f"torch.optim.{name}"))
 
 
 @pytest.mark.parametrize("node", ["dataset", "model", "callbacks.panels"])

@@ -1,0 +1,120 @@
+"""Regions of interest: masks that say which pixels of an image count; the others are grey for every detector."""
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from adlight.data.frames import Frame
+from adlight.data.images import FILL, PreparedImage, Selection, read_image, to_channels
+from adlight.data.listing import IMAGE_SUFFIXES, is_folder
+from adlight.types import Record, UserError
+
+
+class RegionOfInterest:
+    """One mask for all images, or a folder of masks for some of them each.
+
+    In a folder the mask of `.../bottle/test/hole/000.png` is the first that there is of `bottle/test/hole/000`,
+    `test/hole/000`, `hole/000`, `000`, each with a suffix of an image, and then of the image's category, `bottle`.
+    Pixels that are not black count. A mask has the shape of its images; it is scaled to their size.
+
+    Args:
+        place: the file or the folder.
+
+    Raises:
+        UserError: there is neither.
+    """
+
+    def __init__(self, place: str | Path) -> None:
+        self.place = Path(place).expanduser()
+        self.is_folder = is_folder(self.place)
+        if not self.is_folder and not self.place.is_file():
+            raise UserError(f"roi={place}: there is no such mask, and no such folder of masks")
+
+    def find(self, path: str | Path | None, category: str | None = None) -> Path:
+        """Find the mask of an image.
+
+        Raises:
+            UserError: there is none.
+        """
+        if not self.is_folder:
+            return self.place
+        parts = Path(path).absolute().with_suffix("").parts[1:] if path else ()
+        names = ["/".join(parts[i:]) for i in range(max(0, len(parts) - 4), len(parts))]
+        for name in [*names, *([category] if category else [])]:
+            for suffix in sorted(IMAGE_SUFFIXES):
+                if (mask := self.place / f"{name}{suffix}").is_file():
+                    return mask
+        raise UserError(
+            f"no region of interest of {path or 'an image without a path'} in {self.place}: add a mask with its name"
+            f"{f' or that of its category, {category}' if category else ''}"
+        )
+
+    def check(self, records: Iterable[Record]) -> None:
+        """Refuse records of which one has no mask, or an unreadable one.
+
+        Raises:
+            UserError: there is one.
+        """
+        for mask in {self.find(one.path, one.category) for one in records}:
+            _read(mask, mask.stat().st_mtime_ns)
+
+    def apply(
+        self, image: Image.Image, channels: int, frame: Frame, path: str | Path | None, category: str | None
+    ) -> tuple[Image.Image, np.ndarray]:
+        """Make what does not count of an image grey, before it is resized: no neighbour gets to see it.
+
+        Args:
+            image: upright, of any mode.
+            channels: 1 or 3.
+            frame: into which it is brought.
+            path: of the image, and its category, by which a mask is found.
+            category: see there.
+
+        Returns:
+            The image, in 8 bits, and what counts of its frame, (H, W) bool.
+
+        Raises:
+            UserError: there is no mask, or it cannot be used.
+        """
+        place = self.find(path, category)
+        mask = _read(place, place.stat().st_mtime_ns)
+        if abs(mask.width * image.height - mask.height * image.width) > max(*image.size, *mask.size):
+            sizes = (f"{one.width}x{one.height}" for one in (mask, image))
+            raise UserError(
+                "region of interest {} is {}, its image is {}: give both the same shape".format(place, *sizes)
+            )
+        height, width = frame.fit(*image.size)
+        content = frame.cut(np.asarray(mask.resize((width, height), Image.Resampling.NEAREST))) > 0
+        if not content.any():
+            raise UserError(f"region of interest {place} leaves nothing of {path}: too few of its pixels are not black")
+        image = to_channels(image, channels)
+        grey = Image.new(image.mode, image.size, FILL if channels == 1 else (FILL,) * 3)
+        return Image.composite(image, grey, mask.resize(image.size, Image.Resampling.NEAREST)), content
+
+
+@lru_cache(maxsize=32)
+def _read(path: Path, changed: int) -> Image.Image:
+    image = read_image(path)
+    grey = np.asarray(to_channels(image, 1)) > (127 if image.format == "JPEG" else 0)
+    if not grey.any():
+        raise UserError(f"region of interest {path} is black: paint white what counts")
+    return Image.fromarray(grey.astype(np.uint8) * 255)
+
+
+def make_selection(
+    place: str | Path | None, channels: int, frame: Frame, categorize: Callable[[Path | None], str | None]
+) -> Selection | None:
+    """Make `RegionOfInterest.apply` a function of an image and its path; None where there is no region of interest."""
+    if place is None:
+        return None
+    roi = RegionOfInterest(place)
+    return lambda image, path: roi.apply(image, channels, frame, path, categorize(path))
+
+
+def stack_contents(images: Sequence[PreparedImage]) -> np.ndarray | None:
+    """Stack what counts in some images. -> (B, H, W) bool, None where no region of interest was applied."""
+    found = [one.content for one in images if one.content is not None]
+    return np.stack(found) if found else None

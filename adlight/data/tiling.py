@@ -1,0 +1,104 @@
+"""Tiles: an image at its own resolution as overlapping windows, and their maps blended into one again.
+
+Letters: T side of a tile in pixels of the image, h x w pixels into which a tile is brought, K channels.
+"""
+
+from collections.abc import Iterator
+from itertools import product
+
+import numpy as np
+from PIL import Image
+
+from adlight.data.frames import Size, parse_size
+
+
+class Tiling:
+    """Cuts images into tiles of one size, evenly spaced, which overlap by a share at least.
+
+    Args:
+        tile: T.
+        overlap: share of a tile that its neighbour covers too, at least.
+        size: h and w.
+    """
+
+    def __init__(self, tile: int, overlap: float, size: tuple[int, int]) -> None:
+        self.tile, self.overlap, self.size = tile, overlap, size
+        place = (np.arange(tile) + 0.5) / tile
+        self.window = (0.5 - 0.5 * np.cos(2 * np.pi * place) + 1e-3).astype(np.float32)  # (T,), nowhere 0
+
+    def starts(self, length: int) -> list[int]:
+        """Place tiles along a side of an image: the first and the last one reach its ends."""
+        if length <= self.tile:
+            return [0]
+        stride = max(1, round(self.tile * (1 - self.overlap)))
+        count = -(-(length - self.tile) // stride) + 1
+        return np.linspace(0, length - self.tile, count).round().astype(int).tolist()
+
+    def places(self, height: int, width: int) -> Iterator[tuple[int, int]]:
+        """Give the top left corners of an image's tiles, row by row."""
+        return product(self.starts(height), self.starts(width))
+
+    def cut(self, array: np.ndarray, place: tuple[int, int]) -> np.ndarray:
+        """Cut a tile out of an image, mirrored beyond a side that is shorter. (..., H, W) -> (..., h, w).
+
+        Images (uint8) are resized with antialiasing, masks (bool) to the nearest pixel.
+        """
+        top, left = place
+        part = array[..., top : top + self.tile, left : left + self.tile]
+        missing = [(0, self.tile - side) for side in part.shape[-2:]]
+        part = np.pad(part, [(0, 0)] * (part.ndim - 2) + missing, mode="symmetric")
+        return part if part.shape[-2:] == self.size else resize(part, self.size)
+
+    def canvas(self, height: int, width: int, channels: int) -> "Canvas":
+        """Begin to blend the tiles of an image."""
+        return Canvas(self, height, width, channels)
+
+
+def make_tiling(tile: int | None, overlap: float | None, size: Size) -> Tiling | None:
+    """Make a `Tiling` of settings, None where `tile` is; an `overlap` that is not given is a quarter."""
+    return None if tile is None else Tiling(tile, 0.25 if overlap is None else overlap, parse_size(size))
+
+
+class Canvas:
+    """Blends tiles: a weighted mean by raised cosines, which fade towards the borders of each tile.
+
+    It holds one array (K, H, W) float32, whatever the number of tiles: the weights are products of those along the two
+    sides.
+
+    Args:
+        tiling: cut the tiles.
+        height, width: of the image.
+        channels: K.
+    """
+
+    def __init__(self, tiling: Tiling, height: int, width: int, channels: int) -> None:
+        self.tiling, self.height, self.width = tiling, height, width
+        self.total = np.zeros((channels, height, width), np.float32)
+        self.weights = [self._along(height), self._along(width)]
+
+    def _along(self, length: int) -> np.ndarray:
+        weight = np.zeros(length, np.float32)
+        for start in self.tiling.starts(length):
+            weight[start : start + self.tiling.tile] += self.tiling.window[: length - start]
+        return weight
+
+    def add(self, place: tuple[int, int], maps: np.ndarray) -> None:
+        """Lay a tile's maps (K, h, w) over the image."""
+        (top, left), side = place, self.tiling.tile
+        maps = maps if maps.shape[-2:] == (side, side) else resize(maps, (side, side))
+        h, w = min(side, self.height - top), min(side, self.width - left)
+        weight = self.tiling.window[:h, None] * self.tiling.window[:w]
+        self.total[:, top : top + h, left : left + w] += maps[:, :h, :w] * weight
+
+    def finish(self) -> np.ndarray:
+        """Return the blended maps (K, H, W)."""
+        self.total /= self.weights[0][:, None]
+        self.total /= self.weights[1]
+        return self.total
+
+
+def resize(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize the last two axes, masks to the nearest pixel, all else bilinearly. (..., H, W) -> (..., h, w)."""
+    how = Image.Resampling.NEAREST if array.dtype == bool else Image.Resampling.BILINEAR
+    resized = [np.asarray(Image.fromarray(one).resize(size[::-1], how)) for one in array.reshape(-1, *array.shape[-2:])]
+    return np.stack(resized).reshape(*array.shape[:-2], *size).astype(array.dtype)

@@ -1,0 +1,198 @@
+"""Export a finished run as one ONNX graph, and prove it equal: `python -m adlight.export run=<folder> format=onnx`."""
+
+import platform
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from adlight import __version__
+from adlight.cli import main as cli
+from adlight.cli.arguments import quote_values, shows_help, value_of
+from adlight.data.stream import ImageStream
+from adlight.runs.checks import check_values
+from adlight.runs.exported import HASH, ExportFolder, describe_calibration, load_exported
+from adlight.runs.folder import RunFolder
+from adlight.types import Unreadable, UserError
+
+if TYPE_CHECKING:  # torch takes seconds: not for --help
+    from adlight.detection.parity import Parity, Pixels
+    from adlight.detector import Detector
+
+TOLERANCE = 1e-4  # of a score, relative
+NOT_CHECKED = "none"
+VERSIONS = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
+
+
+def export(config: DictConfig) -> Path:
+    """Write `detector.onnx` and `detector.json`, and compare the graph's answers with the run's. -> the graph.
+
+    Raises:
+        UserError: the run cannot be exported, or graph and run differ; no graph is left then.
+    """
+    from adlight.detection.parity import compare
+    from adlight.detector import Detector
+    from adlight.runs.programs import ExportSettings
+
+    check_values(ExportSettings, config)
+    category = "pooled" if config.check in (None, NOT_CHECKED) else config.category
+    detector = Detector.load(config.run, config.ckpt, "cpu", batch_size=config.batch_size, category=category)
+    for name in ("threshold", "pixel_threshold"):
+        if config[name] is not None:
+            setattr(detector, name, config[name])
+    check_exportable(detector)
+    images = None if config.check == NOT_CHECKED else read_images(config, detector)
+    folder = ExportFolder(Path(HydraConfig.get().runtime.output_dir))
+    write(detector, config, folder)
+    if images is None:
+        print("not compared with the run")
+    else:
+        try:
+            graph, _ = load_exported(folder.graph, "cpu")
+            check_parity(compare(detector.scorer, graph, detector.calibration, images))
+        except UserError:
+            folder.graph.unlink()
+            raise
+    print(f"graph: {folder.graph} ({folder.graph.stat().st_size / 1e6:.1f} MB)")
+    return folder.graph
+
+
+def check_exportable(detector: "Detector") -> None:
+    """Refuse what a graph cannot do.
+
+    Raises:
+        UserError: it says what can be exported.
+    """
+    if detector.frame.keep_shape:
+        raise UserError(
+            "keep_shape=true gives every image a size of its own, which one graph cannot take: runs with one "
+            "image_size for all (keep_shape=false) can be exported"
+        )
+    if detector.tiling or detector.select:
+        raise UserError("a graph takes whole images: runs without dataset.tile and dataset.roi can be exported")
+    module: Any = detector.module
+    if module.obstacle:
+        raise UserError(f"this run cannot be exported: {module.obstacle}")
+    from adlight.detection.graph import make_example
+
+    pixels = make_example(detector.channels, detector.frame.size).numpy()
+    exact = module.make_scorer("32-true", "cpu")(pixels, None)
+    given = detector.calibration.image.is_number and detector.calibration.pixel.is_number
+    if not given and not np.array_equal(exact.image, detector.scorer(pixels, None).image):
+        raise UserError(
+            "a graph computes in 32 bits, and this run was calibrated in fewer: python -m adlight.evaluate run=<run> "
+            "trainer.precision=32-true finds threshold= and pixel_threshold= for it"
+        )
+
+
+def write(detector: "Detector", config: DictConfig, folder: ExportFolder) -> None:
+    """Write graph and settings."""
+    import onnx_ir
+
+    from adlight.detection.graph import export_graph
+    from adlight.runs.verification import hash_file
+
+    names = [*detector.calibration.categories, None]
+    thresholds = [detector.calibration.of(name) for name in names]
+    module: Any = detector.module
+    model = export_graph(module, detector.channels, detector.frame.size, thresholds)
+    run = RunFolder(config.run)
+    checkpoint = run.checkpoint(str(config.ckpt or run.config().ckpt))
+    frame = {"image_size": list(detector.frame.size), "resize": list(detector.frame.resize)}
+    source = {"run": run.path.name, "checkpoint": checkpoint.name, HASH: hash_file(checkpoint)}
+    versions = {"adlight": __version__, "python": platform.python_version()} | {one: version(one) for one in VERSIONS}
+    settings = frame | {"channels": detector.channels}
+    settings |= describe_calibration(detector.calibration, detector.module.classifier) | source
+    model.metadata_props[HASH] = source[HASH]
+    folder.path.mkdir(parents=True, exist_ok=True)
+    onnx_ir.save(model, folder.graph)
+    folder.write_settings({"format": config.format, **settings, "versions": versions})
+
+
+def read_images(config: DictConfig, detector: "Detector") -> "Iterator[Pixels]":
+    """Give the images of `check`, or of the run's own test split, batch by batch.
+
+    Raises:
+        UserError: there are none, or a category is unknown.
+    """
+    if config.check is None:
+        return read_test_split(config)
+    stream = ImageStream(str(config.check))
+    stream.require()
+    detector.category_rule.check(stream)
+    return read_files(detector, list(stream))
+
+
+def read_files(detector: "Detector", paths: list[Path]) -> "Iterator[Pixels]":
+    """Read image files.
+
+    Raises:
+        UserError: one cannot be read.
+    """
+    for start in range(0, len(paths), detector.batch_size):
+        pixels, used = [], paths[start : start + detector.batch_size]
+        for one in map(detector.prepare, used):
+            if isinstance(one, Unreadable):
+                raise UserError(one.error)
+            pixels.append(one.pixels)
+        yield np.stack(pixels), detector.category_rule(used, np.stack(pixels), None)
+
+
+def read_test_split(config: DictConfig) -> "Iterator[Pixels]":
+    """Read the images that the run was tested on.
+
+    Raises:
+        UserError: they are not there any more.
+    """
+    from adlight.runs.config import instantiate_node
+
+    data = instantiate_node(RunFolder(config.run).config().dataset)
+    try:
+        data.prepare_data()
+        data.setup("test")
+    except UserError as error:
+        raise UserError(f"{error}; check=<folder> compares on other images, check={NOT_CHECKED} on none") from error
+    dataset = data.datasets["test"]
+    for start in range(0, len(dataset), config.batch_size):
+        batch = dataset.__getitems__(list(range(start, min(start + config.batch_size, len(dataset)))))
+        yield batch["image"].numpy(), [data.categories[i] for i in batch["category"].tolist()]
+
+
+def check_parity(parity: "Parity") -> None:
+    """Print how graph and run differ.
+
+    Raises:
+        UserError: by more than rounding.
+    """
+    print(parity)
+    if not parity.score <= TOLERANCE or parity.decisions:
+        raise UserError(f"the graph is not the run's equal, and not kept: {parity} (allowed: {TOLERANCE:g} and 0)")
+
+
+def arguments(argv: list[str]) -> list[str]:
+    """Check what can be checked before a folder is made, and quote what Hydra's grammar would take apart.
+
+    Raises:
+        UserError: `run` is missing, or `check` holds nothing.
+    """
+    if shows_help(argv):
+        return argv
+    if (run := value_of(argv, "run")) is None:
+        raise UserError("say which: python -m adlight.export run=<run folder>")
+    RunFolder(run).config()
+    if (check := value_of(argv, "check")) not in (None, "null", NOT_CHECKED):
+        ImageStream(str(check)).require()
+    return quote_values(argv, "run", "check")
+
+
+def main() -> None:
+    """Run as a program."""
+    cli.run(export, "export", arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""Group the anomalies that a finished run finds: `python -m adlight.group run=<folder> [images=<folder>]`."""
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from PIL import Image
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from adlight.cli import main as cli
+from adlight.cli.arguments import quote_values, shows_help, value_of
+from adlight.data.stream import ImageStream
+from adlight.runs.checks import check_values
+from adlight.runs.folder import RunFolder
+from adlight.runs.frozen import frozen_config
+from adlight.runs.groups import GroupFolder
+from adlight.runs.restore import load_weights
+from adlight.train import build
+from adlight.types import Record, UserError
+
+if TYPE_CHECKING:  # torch takes seconds: not for --help
+    from adlight.data.datamodule import AnomalyDataModule
+    from adlight.learning.regions import Region
+
+SIDE, COLUMNS, SHOWN = 128, 8, 48  # of a sheet: pixels of a picture, pictures in a row, pictures at most
+
+
+def group(config: DictConfig) -> Path:
+    """Find the regions, group them, write the table and a sheet per group. -> the folder.
+
+    Raises:
+        UserError: no images, too few anomalous ones, or scikit-learn is missing.
+    """
+    from adlight.detection.categories import CategoryRule
+    from adlight.learning.clusters import agreement, group_features
+    from adlight.learning.regions import find_regions_of, stack_features
+    from adlight.runs.programs import GroupSettings
+
+    check_values(GroupSettings, config)
+    run, folder = RunFolder(config.run), GroupFolder(HydraConfig.get().runtime.output_dir)
+    saved = frozen_config(run, config.device, config.root)
+    data, module, _ = build(saved)
+    load_weights(module, run.checkpoint(config.ckpt or saved.ckpt))
+    if config.images is None:
+        records, rule = data.source.test(), None
+    else:
+        records = [Record(str(path), "", path.parent.name) for path in ImageStream(str(config.images))]
+        rule = CategoryRule(config.category, module.calibration, module.classifier)
+        rule.check(Path(record.path) for record in records)
+    regions = find_regions_of(module, records, data, str(saved.trainer.precision), rule)
+    if not regions:
+        raise UserError("no image is anomalous, so there is nothing to group: give others")
+    found = group_features(stack_features(regions).numpy(), config.method, config.groups, config.least)
+    defects = [region.record.defect for region in regions]
+    summary: dict[str, Any] = {"method": config.method, "groups": int(found.group.max()) + 1, "regions": len(regions)}
+    summary |= {"images": len({region.record.path for region in regions}), "silhouette": found.silhouette}
+    if len(set(defects)) > 1:
+        summary |= agreement(found.group, defects)
+    members = {int(one): [i for i, of in enumerate(found.group) if of == one] for one in sorted(set(found.group))}
+    sheets = {one: draw_sheet([regions[i] for i in mine], data) for one, mine in members.items()}
+    rows = [
+        (*of.record[:3], ",".join(map(str, of.box)), int(one)) for of, one in zip(regions, found.group, strict=True)
+    ]
+    folder.write(rows, sheets, summary)
+    print_summary(folder, members, defects, summary)
+    return folder.path
+
+
+def draw_sheet(regions: list["Region"], data: "AnomalyDataModule") -> Image.Image:
+    """Draw the regions with the highest peaks side by side, each in a square."""
+    from adlight.learning.regions import crop
+
+    shown = sorted(regions, key=lambda one: -one.peak)[:SHOWN]
+    columns = min(COLUMNS, len(shown))
+    sheet = Image.new("RGB", (columns * SIDE, math.ceil(len(shown) / columns) * SIDE), "white")
+    for i, region in enumerate(shown):
+        picture = Image.fromarray(crop(region, data))
+        scale = (SIDE - 4) / max(picture.size)
+        picture = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
+        corner = (i % columns) * SIDE + (SIDE - picture.width) // 2, i // columns * SIDE + (SIDE - picture.height) // 2
+        sheet.paste(picture, corner)
+    return sheet
+
+
+def print_summary(
+    folder: GroupFolder, members: dict[int, list[int]], defects: list[str], summary: dict[str, Any]
+) -> None:
+    """Print each group's size and most frequent defects, and how well groups and defects agree."""
+    table = Table("group", "regions", "most frequent defects", "pictures")
+    for one, mine in members.items():
+        most = ", ".join(f"{name} {count}" for name, count in Counter(defects[i] for i in mine).most_common(3))
+        table.add_row("none" if one < 0 else str(one), str(len(mine)), escape(most), escape(folder.sheet(one).name))
+    console = Console()
+    console.print(table)
+    figures = {name.replace("_", " "): value for name, value in summary.items() if isinstance(value, float)}
+    said = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+    for line in (f"{summary['regions']} regions of {summary['images']} images: {said}", f"groups: {folder}"):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def arguments(argv: list[str]) -> list[str]:
+    """Check what can be checked before a folder is made, and quote what Hydra's grammar would take apart.
+
+    Raises:
+        UserError: `run` is missing or no run, or `images` holds none.
+    """
+    if shows_help(argv):
+        return argv
+    if (run := value_of(argv, "run")) is None:
+        raise UserError("say which: python -m adlight.group run=<run folder>")
+    RunFolder(run).config()
+    if (images := value_of(argv, "images")) not in (None, "null"):
+        ImageStream(str(images)).require()
+    return quote_values(argv, "run", "images", "root")
+
+
+def main() -> None:
+    """Run as a program."""
+    cli.run(group, "group", arguments)
+
+
+if __name__ == "__main__":
+    main()

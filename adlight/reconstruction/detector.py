@@ -1,0 +1,84 @@
+"""The detectors: trained autoencoders, and the score of what they cannot reconstruct."""
+
+from torch import nn
+
+from adlight.detection.detector import AnomalyDetector
+from adlight.detection.maps import ReconstructionError
+from adlight.reconstruction.networks import ConvAutoencoder, UNet
+from adlight.reconstruction.vae import VAE, VAEScorer
+from adlight.settings import Built, checked
+from adlight.types import Batch, Scores
+
+
+class AutoencoderDetector(AnomalyDetector):
+    """Images that an autoencoder of normal images cannot reconstruct are anomalous.
+
+    Args:
+        network: the autoencoder.
+        scorer: compares images with their reconstructions.
+    """
+
+    @checked
+    def __init__(self, network: Built[UNet | ConvAutoencoder], scorer: Built[ReconstructionError]) -> None:
+        super().__init__()
+        self.network, self.scorer = network, scorer
+
+    def score(self, batch: Batch) -> Scores:
+        """Score a batch."""
+        return score_reconstruction(self.network, self.scorer, batch)
+
+
+class VAEDetector(AnomalyDetector):
+    """Images that a variational autoencoder of normal images reconstructs badly, or finds unlikely, are anomalous.
+
+    Args:
+        network: the autoencoder.
+        scorer: scores images with it.
+    """
+
+    @checked
+    def __init__(self, network: Built[VAE], scorer: Built[VAEScorer]) -> None:
+        super().__init__()
+        self.network, self.scorer = network, scorer
+
+    def score(self, batch: Batch) -> Scores:
+        """Score a batch."""
+        return self.scorer(self.network, batch["image"])
+
+
+class DAGANDetector(AnomalyDetector):
+    """Images that DAGAN's generator cannot reconstruct are anomalous.
+
+    Args:
+        generator: G, a U-Net with skips in the original.
+        discriminator: D, an autoencoder, which was G's opponent.
+        scorer: compares images with G's reconstructions; `reduce=mean` of `mse` orders images as |x - G(x)|_2 does.
+    """
+
+    @checked
+    def __init__(
+        self,
+        generator: Built[UNet | ConvAutoencoder],
+        discriminator: Built[UNet | ConvAutoencoder],
+        scorer: Built[ReconstructionError],
+    ) -> None:
+        super().__init__()
+        self.generator, self.discriminator, self.scorer = generator, discriminator, scorer
+
+    def score(self, batch: Batch) -> Scores:
+        """Score a batch."""
+        return score_reconstruction(self.generator, self.scorer, batch)
+
+
+def score_reconstruction(network: nn.Module, scorer: ReconstructionError, batch: Batch) -> Scores:
+    """Score the images of a batch by the error of their reconstructions."""
+    image = batch["image"]  # (B, C, H, W)
+    reconstruction = network(image).float()  # (B, C, H, W)
+    score, pixel = scorer(image, reconstruction)  # (B,), (B, H, W)
+    return Scores(image=score, pixel=pixel, reconstruction=reconstruction)
+
+
+def describe_network(name: str, network: nn.Module) -> str:
+    """Say what a network is and how many weights it has."""
+    weights = sum(parameter.numel() for parameter in network.parameters())
+    return f"{name}: {type(network).__name__}, {weights / 1e6:.2f} million weights"

@@ -1,0 +1,123 @@
+"""Drift: predictions in time against the scores that the thresholds were calibrated on."""
+
+import datetime
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from scipy.stats import ks_2samp
+
+from adlight.reports.figures import BLUE, GREY, STYLE, VERMILION
+from adlight.runs.history import prediction_tables
+from adlight.types import UserError
+
+ALPHA = 0.01  # probability of a false alarm in all tests of a run together
+COLUMNS = ["day", "category", "images", "above", "ks", "p", "drifts"]
+DAYS, BINS = 30, 30  # of a drawing: the latest days, bins of a histogram
+
+
+def read_history(run: Path) -> pd.DataFrame:
+    """Read a run's predictions: `day`, `category` (whose thresholds decided), `score`, `above` the threshold.
+
+    Raises:
+        UserError: a table is damaged.
+    """
+    parts = [pd.DataFrame(columns=["day", "category", "score", "above"])]
+    for day, path in prediction_tables(run):
+        try:
+            table = pd.read_csv(path, encoding_errors="surrogateescape").dropna(subset=["score", "threshold"])
+            score, threshold = table["score"].astype(float), table["threshold"].astype(float)
+            category = table["threshold_source"].astype(str)
+        except (LookupError, ValueError) as error:
+            raise UserError(
+                f"{path} is damaged ({type(error).__name__}: {error}): remove it, or predict again"
+            ) from error
+        if len(table):
+            parts.append(pd.DataFrame({"day": day, "category": category, "score": score, "above": score > threshold}))
+    return pd.concat(parts[1:] or parts, ignore_index=True)
+
+
+def test_days(history: pd.DataFrame, calibration: Mapping[str, Sequence[float]], alpha: float = ALPHA) -> pd.DataFrame:
+    """Compare each day's scores with those of calibration, category by category.
+
+    The two-sample test is Kolmogorov's and Smirnov's; p-values are corrected by Holm's method (1979) for all days and
+    categories together, so that where nothing drifts a line appears with probability `alpha` at most.
+
+    Returns:
+        A row per day and category, with the columns `COLUMNS`: `above` is the share above the threshold, `ks` the
+        largest distance of the distribution functions, `p` corrected. Without scores of calibration they are NaN.
+    """
+    rows = []
+    for (day, category), mine in history.groupby(["day", "category"], sort=True):
+        known = calibration_of(str(category), calibration)
+        found = ks_2samp(mine["score"], known) if len(known) else None
+        ks, p = (float(found.statistic), float(found.pvalue)) if found else (np.nan, np.nan)
+        rows.append((day, category, len(mine), float(mine["above"].mean()), ks, p, False))
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    table["p"] = holm(table["p"].to_numpy(float))
+    table["drifts"] = table["p"] < alpha
+    return table
+
+
+test_days.__test__ = False  # type: ignore[attr-defined]  # pytest: not a test
+
+
+def calibration_of(category: str, calibration: Mapping[str, Sequence[float]]) -> np.ndarray:
+    """Take the scores of a category; those of all where its thresholds were of all, or given."""
+    name = category.removeprefix("labels of ")
+    chosen = [calibration[name]] if name in calibration else list(calibration.values())
+    return np.concatenate([np.empty(0), *map(np.asarray, chosen)])
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """Correct p-values (n,) for as many tests (Holm 1979); NaN are no tests."""
+    known = np.flatnonzero(~np.isnan(p))
+    order = known[np.argsort(p[known], kind="stable")]
+    corrected = np.full(len(p), np.nan)
+    steps = p[order] * np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(1, np.maximum.accumulate(steps)) if len(order) else steps
+    return corrected
+
+
+def drift_lines(name: str, tested: pd.DataFrame) -> list[str]:
+    """Say on which days a run's scores have drifted, a line each."""
+    tests = int(tested["p"].notna().sum())
+    return [
+        f"drift: {name}, {row.day}: {row.images} scores of {row.category} are not as in calibration "
+        f"(Kolmogorov-Smirnov {row.ks:.2f}, p {row.p:.2g} corrected for {tests} tests; {row.above:.1%} above the "
+        "threshold)"
+        for row in tested[tested["drifts"]].itertuples()
+    ]
+
+
+@rc_context(STYLE)
+def draw(history: pd.DataFrame, tested: pd.DataFrame, calibration: Mapping[str, Sequence[float]]) -> Figure:
+    """Draw, by category, each day's histogram of scores below that of calibration, and the share above threshold."""
+    categories = sorted(history["category"].unique())
+    days: list[datetime.date] = sorted(history["day"].unique())[-DAYS:]
+    figure = Figure(figsize=(7.5, (0.9 + 0.34 * (len(days) + 1)) * len(categories)), layout="constrained")
+    grid = figure.subplots(len(categories), 2, squeeze=False, width_ratios=(3, 1), sharey="row")
+    for (left, right), category in zip(grid, categories, strict=True):
+        mine, known = history[history["category"] == category], calibration_of(category, calibration)
+        edges = np.histogram_bin_edges(np.concatenate([mine["score"], known]), BINS)
+        of = tested[tested["category"] == category].set_index("day")
+        rows = [*([("calibration", known, GREY)] if len(known) else [])]
+        for day in days:
+            if len(score := mine["score"][mine["day"] == day]):
+                rows.append((str(day), score.to_numpy(), VERMILION if of.loc[day, "drifts"] else BLUE))
+        for place, (_, score, colour) in enumerate(rows):
+            height = np.histogram(score, edges)[0]
+            left.stairs(-place + 0.85 * height / max(height.max(), 1), edges, baseline=-place, fill=True, color=colour)
+        left.set_yticks([-place for place in range(len(rows))], [name for name, *_ in rows], fontsize=8)
+        left.set_title(f"scores, {category}", fontsize=9)
+        first = len(rows) - sum(day in of.index for day in days)
+        shares = [float(of.loc[day, "above"]) for day in days if day in of.index]
+        right.barh([-first - i for i in range(len(shares))], shares, 0.6, align="edge", color=BLUE)
+        right.set_title("share above", fontsize=9)
+        right.set_xlim(0, max(0.1, *shares) if shares else 0.1)
+        for axes in (left, right):
+            axes.tick_params(labelsize=8)
+    return figure

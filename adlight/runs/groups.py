@@ -1,0 +1,53 @@
+"""Groups of a run's anomalies: <run>/groups/<time>/.
+
+groups.csv      one row per region: path, category, defect, box (pixels of the resized image), group
+groups.json     method, numbers of groups and regions, silhouette, agreement with the defect types
+group-<n>.png   pictures of a group's regions; group-others.png of those in none
+"""
+
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adlight.runs.files import read_if_exists, write_atomically
+from adlight.runs.tables import to_csv
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_FOLDER, _TABLE, _SUMMARY = "groups", "groups.csv", "groups.json"
+COLUMNS = ("path", "category", "defect", "box", "group")
+
+
+class GroupFolder:
+    """One grouping, which need not exist yet; it prints as its path."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @classmethod
+    def latest(cls, run: Path) -> "GroupFolder | None":
+        """Find a run's newest grouping; None where there is none."""
+        found = sorted(path.parent for path in (run / _FOLDER).glob(f"*/{_SUMMARY}"))
+        return cls(found[-1]) if found else None
+
+    def write(self, rows: Iterable[Sequence[Any]], sheets: dict[int, "Image.Image"], summary: dict[str, Any]) -> None:
+        """Write the rows (`COLUMNS`), the sheets by group, then the summary."""
+        write_atomically(self.path / _TABLE, to_csv(COLUMNS, rows))
+        for group, sheet in sheets.items():
+            sheet.save(self.sheet(group))
+        write_atomically(self.path / _SUMMARY, json.dumps(summary, indent=2) + "\n")
+
+    def sheet(self, group: int) -> Path:
+        """Name the file of a group's pictures."""
+        return self.path / f"group-{'others' if group < 0 else group}.png"
+
+    def read(self) -> tuple[list[dict[str, str]], dict[str, Any]]:
+        """Read the rows and the summary."""
+        with (self.path / _TABLE).open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            return list(csv.DictReader(file)), json.loads(read_if_exists(self.path / _SUMMARY) or "{}")

@@ -1,0 +1,65 @@
+import os
+import tracemalloc
+from pathlib import Path
+
+import pytest
+from makers import write_image
+
+from adlight.data.listing import list_images
+from adlight.data.stream import ImageStream
+from adlight.types import UserError
+
+NAMES = ("b.png", "a.jpg", "a.png", "a-1.png", "a.b/1.png", "a/2.BMP", "a.b.png", "sub/deep/c.tif", "sub/c.jpeg")
+
+
+def test_images_come_in_the_order_of_their_paths(tmp_path):
+    for name in (*NAMES, ".hidden.png", "notes.txt", "more.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    stream = ImageStream(str(tmp_path))
+    assert list(stream) == list(stream) == sorted(tmp_path / name for name in NAMES) == list_images(tmp_path)
+    survey = stream.survey()
+    assert survey.images == len(NAMES) and "2 .txt" in survey.left_out and "more.txt" in survey.left_out
+    glob = ImageStream(f"{tmp_path}/a*")
+    assert [path.name for path in glob] == ["a-1.png", "a.b.png", "a.jpg", "a.png"] and glob.survey() == (4, "")
+    assert list(ImageStream(f"{tmp_path}/b.png")) == [tmp_path / "b.png"]
+
+
+def test_pictures_have_names_of_their_own(tmp_path):
+    for name in NAMES:
+        write_image(tmp_path / name if "BMP" not in name else tmp_path / "a" / "2.bmp")
+    stream = ImageStream(str(tmp_path))
+    names = [stream.name(path) for path in stream]
+    wanted = {"b", "a.jpg", "a.png", "a-1", "a.b/1", "a/2", "a.b", "sub/deep/c", "sub/c"}
+    assert set(names) == wanted and len(names) == len(NAMES)
+    glob = ImageStream(f"{tmp_path}/sub/**/*")
+    assert glob.name(tmp_path / "sub" / "deep" / "c.tif") == "deep/c"
+
+
+def test_a_place_without_images_is_refused(tmp_path):
+    (tmp_path / "x.gif").touch()
+    for place in ("", "nowhere", "*.gif"):
+        with pytest.raises(UserError, match="no images in"):
+            ImageStream(str(tmp_path / place)).require()
+
+
+def test_many_images_take_the_memory_of_one_folder(tmp_path):
+    """Peaks of going through 20 folders of 500 images and through one of them, in bytes."""
+    for i in range(20):
+        folder = tmp_path / f"{i:03d}"
+        folder.mkdir()
+        for k in range(500):
+            os.close(os.open(folder / f"image-{k:06d}.png", os.O_CREAT))
+
+    def peak(place):
+        tracemalloc.start()
+        count = sum(1 for _ in ImageStream(str(place)))
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return count, found
+
+    (one, small), (all_of_them, large) = peak(tmp_path / "000"), peak(tmp_path)
+    assert (one, all_of_them) == (500, 10_000)
+    assert large < 1.5 * small + 20_000
+    assert small < 500 * 200 + 20_000, "of a folder its names are kept, and nothing more"
+    assert isinstance(next(iter(ImageStream(str(tmp_path)))), Path)

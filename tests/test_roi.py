@@ -1,0 +1,132 @@
+"""Regions of interest: what lies outside is neither trained on, scored nor counted, by any detector."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from makers import fake_mvtec, write_image
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+from test_shapes import BACKBONE, MODELS, rows_of, train_once
+
+from adlight.detector import Detector
+
+SIZE = 64  # of the images
+SETTINGS = [
+    *("dataset=mvtec", "dataset.root=regions", "dataset.category=bottle", "trainer=cpu", "logger=none"),
+    *("dataset.batch_size=4", "dataset.image_size=64", "dataset.roi=roi.png", "trainer.max_epochs=1"),
+    *("calibration.pixel=quantile:0.9", "calibration.folds=0"),
+]
+
+DETECTORS = ["mae_small", "pca", "knn", "retrieval", "patchcore", "feature_mae"]
+COMPLEMENTARY = [
+    *("model=feature_mae", "model/predictor@model.predictors.neighbour=complementary", *BACKBONE),
+    *(f"model.predictors.neighbour.{key}" for key in ("width=16", "heads=2", "encoder_depth=1", "decoder_depth=1")),
+]
+
+
+@pytest.fixture(scope="module")
+def runs(adlight):
+    fake_mvtec(adlight.folder / "regions", ("bottle",), train=8, size=SIZE)
+    inside = np.zeros((SIZE, SIZE), np.uint8)
+    inside[:48, 8:32] = 255
+    inside[11:21, 19:24] = 0  # a hole: no rectangle
+    Image.fromarray(inside).save(adlight.folder / "roi.png")
+    return train_once(adlight, "roi", SETTINGS)
+
+
+@pytest.fixture
+def detector(adlight, runs, monkeypatch):
+    monkeypatch.chdir(adlight.folder)  # as the run knows it, the mask lies here
+    return lambda name, **settings: Detector.load(runs(name), device="cpu", **settings)
+
+
+def region(adlight):
+    return np.asarray(Image.open(adlight.folder / "roi.png")) > 0
+
+
+def with_other_surroundings(adlight, folder):
+    """The data set again, with other pixels outside the region."""
+    inside = region(adlight)[..., None]
+    shutil.copytree(adlight.folder / "regions", folder)
+    for i, path in enumerate(sorted(folder.rglob("*.png"))):
+        if "ground_truth" not in path.parts:
+            image = np.asarray(Image.open(path))
+            noise = np.random.default_rng(i).integers(0, 256, image.shape, np.uint8)
+            Image.fromarray(np.where(inside, image, noise)).save(path)
+    return folder
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_what_lies_outside_changes_nothing(adlight, detector, name, tmp_path):
+    found = detector(name)
+    image = np.random.default_rng(99).integers(0, 256, (64, 64, 3), np.uint8)
+    inside = np.asarray(Image.open("roi.png").resize((64, 64), Image.Resampling.NEAREST)) > 0
+    first, second = (found(np.where(inside[..., None], image, other))[0] for other in (image, 255 - image))
+    assert first.score == second.score and (first.anomaly_map == second.anomaly_map).all()
+    assert (first.anomaly_map[~inside] == 0).all() and (first.anomaly_map[inside] > 0).any()
+    assert not (first.mask & ~inside).any()
+    found.threshold = -1.0
+    assert found(image)[0].boxes and not (found(image)[0].mask & ~inside).any()
+
+
+def test_training_and_metrics_are_those_of_the_region(adlight, runs, tmp_path):
+    """A data set with other surroundings leads to the same run, to the last digit."""
+    other = with_other_surroundings(adlight, tmp_path / "data")
+    for name in ("mae_small", "retrieval"):
+        words = [f"model={name}", *SETTINGS, *MODELS[name], f"dataset.root={other}", f"hydra.run.dir={tmp_path / name}"]
+        results = [json.loads((run / "metrics.json").read_text()) for run in (runs(name), adlight.train(*words))]
+        for key in ("auroc", "pixel_auroc", "threshold", "pixel_threshold", "validation"):
+            assert results[0][key] == results[1][key], (name, key)
+
+
+def test_pixel_metrics_count_the_region(adlight, runs, detector):
+    rows = rows_of(runs("pca"))
+    inside = np.asarray(Image.open(adlight.folder / "roi.png").resize((64, 64), Image.Resampling.NEAREST)) > 0
+    scores, truth = [], []
+    for row, answer in zip(rows, detector("pca")([row["path"] for row in rows]), strict=True):
+        assert answer.score == pytest.approx(float(row["score"]), rel=1e-5)
+        mask = np.zeros((64, 64), bool)
+        if int(row["label"]):
+            file = row["path"].replace("/test/", "/ground_truth/").replace(".png", "_mask.png")
+            mask = np.asarray(Image.open(file).resize((64, 64), Image.Resampling.NEAREST)) > 0
+        scores.append(answer.anomaly_map[inside])
+        truth.append(mask[inside])
+    found = json.loads((runs("pca") / "metrics.json").read_text())["pixel_auroc"]
+    assert found == pytest.approx(roc_auc_score(np.concatenate(truth), np.concatenate(scores)), abs=1e-4)
+
+
+def test_complementary_masks_and_masks_by_name(adlight, tmp_path):
+    """Each image has a mask of its own."""
+    data = fake_mvtec(tmp_path / "data", ("bottle",), train=8, size=SIZE)
+    for i, path in enumerate(sorted((data / "bottle").rglob("*.png"))):
+        mask = np.zeros((SIZE, SIZE), np.uint8)
+        mask[:40, i % 5 : 40] = 255
+        target = tmp_path / "masks" / path.relative_to(data)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(mask).save(target)
+    words = [f"dataset.root={data}", f"dataset.roi={tmp_path / 'masks'}", f"hydra.run.dir={tmp_path / 'run'}"]
+    run = adlight.train(*COMPLEMENTARY, *SETTINGS, *words)
+    assert 0 <= json.loads((run / "metrics.json").read_text())["auroc"] <= 1
+    stranger = write_image(tmp_path / "new" / "x.png", 0, SIZE)
+    outcome = adlight("predict", f"run={run}", f"images={stranger}", "save=none", f"hydra.run.dir={tmp_path / 'p'}")
+    assert outcome.code == 2 and "no region of interest" in outcome.err and "x.png" in outcome.err
+    words = (f"roi={adlight.folder / 'roi.png'}", "save=masks", "threshold=-1", f"hydra.run.dir={tmp_path / 'p'}")
+    outcome = adlight("predict", f"run={run}", f"images={stranger}", *words)
+    assert outcome.code == 0, outcome.err
+    assert not (np.asarray(Image.open(tmp_path / "p" / "masks" / "x.png")) > 0)[48:].any()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["dataset.roi=nowhere.png"], "nowhere.png"),
+        (["dataset.roi=runs"], "no region of interest of"),
+        (["dataset.keep_shape=true"], "keep_shape"),
+        (["model=gan"], "dataset.roi=null"),
+    ],
+)
+def test_bad_input_is_one_line(adlight, runs, words, said):
+    outcome = adlight("train", "model=pca", *SETTINGS, *words, "hydra.run.dir=runs/refused")
+    assert outcome.code == 2 and said in outcome.err and outcome.err.count("\n") == 1

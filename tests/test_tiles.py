@@ -1,0 +1,119 @@
+"""Detectors that look at images by tiles: trained, calibrated, tested and used through the same path."""
+
+import json
+import tracemalloc
+
+import numpy as np
+import pytest
+from makers import fake_mvtec
+from PIL import Image
+from test_shapes import BACKBONE, boxes_of, rows_of, train_once
+
+from adlight.data.images import PreparedImage
+from adlight.data.tiling import Tiling
+from adlight.detection.tiles import score_by_tiles
+from adlight.detector import Detector
+from adlight.types import ScoredImages, UserError
+
+HEIGHT, WIDTH = 70, 100  # of the images; tiles of 64
+SETTINGS = [
+    *("dataset=mvtec", "dataset.root=large", "dataset.category=bottle", "trainer=cpu", "logger=none"),
+    *("dataset.batch_size=4", "dataset.eval_batch_size=3", "dataset.image_size=64", "dataset.tile=64"),
+    *("trainer.max_epochs=1", "calibration.pixel=quantile:0.9", "calibration.image=quantile:0.5"),
+]
+
+
+@pytest.fixture(scope="module")
+def runs(adlight):
+    fake_mvtec(adlight.folder / "large", ("bottle",), train=8, size=(HEIGHT, WIDTH))
+    return train_once(adlight, "tiles", SETTINGS)
+
+
+def known_tiles(pixels, size, reconstruct=False, content=None):
+    """A scorer whose map is the red channel."""
+    maps = pixels[:, 0].astype(np.float32)
+    assert len(maps) <= 4 and pixels.shape[-2:] == (64, 64) and (content is None or content.any((1, 2)).all())
+    maps = maps if content is None else np.where(content, maps, 0)
+    return ScoredImages(maps.max((1, 2)).astype(float), maps, pixels / np.float32(255) if reconstruct else None)
+
+
+@pytest.mark.parametrize("name", ["mae_small", "pca", "retrieval", "feature_mae"])
+def test_train_evaluate_predict(adlight, runs, name):
+    run = runs(name)
+    again = adlight.evaluate(run)
+    before, after = (json.loads((folder / "metrics.json").read_text()) for folder in (run, again))
+    assert after["auroc"] == before["auroc"] and after["pixel_auroc"] == before["pixel_auroc"]
+    tested = [row for row in rows_of(run) if "/test/hole/" in row["path"]]
+    words = (f"run={run}", "images=large/bottle/test/hole", "save=masks,panels", "batch_size=3")
+    assert adlight("predict", *words, f"hydra.run.dir=tiles_{name}").code == 0
+    for row, wanted in zip(rows_of(adlight.folder / f"tiles_{name}"), tested, strict=True):
+        assert float(row["score"]) == pytest.approx(float(wanted["score"]), rel=1e-4)
+        assert float(row["area"]) == pytest.approx(float(wanted["area"]), abs=1e-3)
+        assert boxes_of(row)[:1] == boxes_of(wanted)[:1], "in pixels of the originals, both"
+    assert Image.open(adlight.folder / f"tiles_{name}" / "masks" / "000.png").size == (WIDTH, HEIGHT)
+    assert (run / "panels" / "bottle.png").is_file() and len(rows_of(run)) == 9
+    folds = 8 if name in ("pca", "retrieval") else 1  # of a training of one epoch the held-out image calibrates alone
+    assert before["thresholds"]["bottle"]["num_normals"] == folds, "images, not tiles"
+
+
+def test_thresholds_hold_for_the_tiles_of_the_run(adlight, runs, monkeypatch):
+    monkeypatch.chdir(adlight.folder)
+    run = runs("pca")
+    image = "large/bottle/test/good/000.png"
+    one, other = Detector.load(run, device="cpu"), Detector.load(run, device="cpu", tile=50)
+    assert one(image)[0].anomaly_map.shape == (HEIGHT, WIDTH)
+    with pytest.raises(UserError, match="no threshold"):
+        other(image)
+    other.threshold = other.pixel_threshold = 1.0
+    assert other(image)[0].anomaly_map.shape == (HEIGHT, WIDTH)
+    changed = adlight.evaluate(run, "dataset.overlap=0.6")
+    thresholds = [json.loads((folder / "metrics.json").read_text())["threshold"] for folder in (run, changed)]
+    assert thresholds[0] != thresholds[1]
+
+
+def test_a_region_of_interest_holds_for_tiles(adlight, runs):
+    inside = np.zeros((HEIGHT, WIDTH), np.uint8)
+    inside[10:60, :30] = 255
+    Image.fromarray(inside).save(adlight.folder / "strip.png")
+    words = [*SETTINGS, "dataset.roi=strip.png", "calibration.folds=0", "hydra.run.dir=runs/tiles_roi"]
+    run = adlight.train("model=retrieval", *words, *BACKBONE, "model.predictors.retrieval.neighbours=3")
+    words = ("images=large/bottle/test/hole", "save=masks", "threshold=-1", "hydra.run.dir=tiles_roi")
+    assert adlight("predict", f"run={run}", *words).code == 0
+    mask = np.asarray(Image.open(adlight.folder / "tiles_roi" / "masks" / "000.png")) > 0
+    assert mask.any() and not mask[inside == 0].any()
+
+
+def test_an_image_has_the_largest_score_of_its_tiles_and_their_maps():
+    pixels = np.random.default_rng(0).integers(0, 200, (3, 150, 200), np.uint8)
+    pixels[0, 120, 180] = 255
+    tiling, content = Tiling(64, 0.25, (64, 64)), np.zeros((150, 200), bool)
+    found = score_by_tiles(known_tiles, tiling, PreparedImage(pixels, (200, 150), None), 4, True)
+    assert found.image == [255] and found.pixel[0] == pytest.approx(pixels[0], abs=1e-3)
+    assert found.reconstruction[0] == pytest.approx(pixels / 255, abs=1e-5)
+    content[:20, :90] = True
+    part = score_by_tiles(known_tiles, tiling, PreparedImage(pixels, (200, 150), None, content), 4)
+    assert part.image == [pixels[0][content].max()] and (part.pixel[0][~content] == 0).all()
+    assert part.pixel[0][content] == pytest.approx(pixels[0][content], abs=1e-3)
+
+
+def test_memory_is_that_of_a_batch_beside_the_image_and_its_map():
+    tiling = Tiling(64, 0.25, (64, 64))
+
+    def beside(side):
+        pixels = np.zeros((3, side, side), np.uint8)
+        tracemalloc.start()
+        found = score_by_tiles(known_tiles, tiling, PreparedImage(pixels, (side, side), None), 4)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak - found.pixel.nbytes
+
+    assert beside(2048) < beside(512) + 300_000 < 600_000, "of a map of 17 MB"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [("dataset.keep_shape=true", "keep_shape"), ("dataset.tile=3", "tile"), ("dataset.overlap=1", "overlap")],
+)
+def test_bad_input_is_one_line(adlight, runs, words, said):
+    outcome = adlight("train", "model=pca", *SETTINGS, words, "hydra.run.dir=runs/refused_tiles")
+    assert outcome.code == 2 and said in outcome.err and outcome.err.count("\n") == 1
