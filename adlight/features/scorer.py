@@ -20,7 +20,8 @@ class CellScorer:
 
     Args:
         reduce: `topk`, the mean of the largest cells; `max` or `mean`.
-        topk: their share of all cells.
+        topk: their share of the cells of the largest square in the image: defects of a strip are no larger than those
+            of a square as high.
         cell_smoothing: sigma of the Gaussian before that, in cells; 0 = none.
         smoothing: sigma of the Gaussian over the map, in cells; 0 = none. A quarter is 4 pixels where a cell has 16.
 
@@ -57,16 +58,20 @@ class CellScorer:
             return image, pixel
         if content is not None:
             return self._score_content(cells, content)
-        image = reduce_map(smooth(cells, self.cell_smoothing), self.reduce, self.topk)  # (B,)
+        image = reduce_map(smooth(cells, self.cell_smoothing), self.reduce, self._share(cells))  # (B,)
         pixel = F.interpolate(cells[:, None], frame, mode="bilinear", align_corners=False)[:, 0]  # (B, H, W)
         return image, smooth(pixel, self.smoothing * frame[0] / cells.shape[1])
+
+    def _share(self, cells: Tensor) -> float:
+        shorter, longer = sorted(cells.shape[1:])
+        return self.topk * shorter / longer
 
     def _score_content(self, cells: Tensor, content: Tensor) -> tuple[Tensor, Tensor]:
         """Do so by what is known: averages leave out the cells and pixels that do not count."""
         frame, known = content.shape[-2:], ~cells.isnan()  # (B, h, w)
         filled, share = cells.where(known, 0), known.to(cells.dtype)
         smoothed = smooth(filled, self.cell_smoothing) / smooth(share, self.cell_smoothing).clamp(min=1e-6)
-        image = reduce_map(smoothed, self.reduce, self.topk, known)  # (B,)
+        image = reduce_map(smoothed, self.reduce, self._share(cells), known)  # (B,)
         wide, weight = (
             F.interpolate(one[:, None], frame, mode="bilinear", align_corners=False)[:, 0] for one in (filled, share)
         )

