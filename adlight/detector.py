@@ -13,7 +13,7 @@ from PIL import Image
 
 from adlight.data.frames import Frame, Size, WholeFrame
 from adlight.data.images import AnyImage, PreparedImage, prepare_image
-from adlight.data.roi import make_selection
+from adlight.data.roi import check_selection, make_selection
 from adlight.data.tiling import Tiling
 from adlight.detection.categories import CategoryRule
 from adlight.detection.describing import describe_images
@@ -48,7 +48,7 @@ class Detector:
         tiling: cuts images into tiles of the size that the module takes; None: whole images.
 
     Raises:
-        UserError: a batch size below 1, an unknown precision, or an unknown category.
+        UserError: a batch size below 1, an unknown precision or category, or a roi or tiling that the module refuses.
     """
 
     def __init__(
@@ -67,6 +67,7 @@ class Detector:
     ) -> None:
         if not isinstance(batch_size, int) or batch_size < 1:
             raise UserError(f"batch_size must be an integer, at least 1, got {batch_size!r}")
+        check_selection(module.takes_padding, bool(keep_shape), roi, tiling)
         self.module, self.device, self.scorer = module, str(device), module.make_scorer(str(precision), device)
         self.frame, self.tiling = WholeFrame() if tiling else Frame(image_size, resize, bool(keep_shape)), tiling
         self.channels, self.batch_size, self.roi = channels, batch_size, roi
