@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.progress import track
 
 from adlight.cli import main as cli
-from adlight.cli.arguments import quote_values, shows_help, value_of
+from adlight.cli.arguments import quote, quote_values, shows_help, value_of
+from adlight.cli.given import set_given
 from adlight.cli.resume import check_same_prediction, prediction_advice, resume_prediction
 from adlight.data.images import read_image, to_channels
 from adlight.data.stream import ImageStream
@@ -26,6 +27,7 @@ from adlight.reports.predicted import Summary
 from adlight.runs.checks import check_values
 from adlight.runs.exported import weights_of
 from adlight.runs.folder import RunFolder
+from adlight.runs.graphs import check_exists, folder_of, is_exported
 from adlight.runs.predictions import Entry, PredictionFolder
 from adlight.types import Prediction, Unreadable, UserError, unknown_name
 
@@ -77,10 +79,8 @@ def load_detector(config: DictConfig) -> "Detector":
 
     inputs = {name: config[name] for name in ("roi", "tile", "overlap")}
     detector = Detector.load(config.run, config.ckpt, config.device, (), config.batch_size, config.category, **inputs)
-    for place, names in ((detector, ("threshold", "pixel_threshold")), (detector.calibration, ("min_area", "closing"))):
-        for name in names:
-            if config[name] is not None:
-                setattr(place, name, config[name])
+    set_given(detector, config, "threshold", "pixel_threshold")
+    set_given(detector.calibration, config, "min_area", "closing")
     return detector
 
 
@@ -180,10 +180,15 @@ def arguments(argv: list[str]) -> list[str]:
     run, images, pictures = (value_of(argv, key) for key in ("run", "images", "save"))
     if run is None or images is None:
         raise UserError("say which: python -m adlight.predict run=<run folder> images=<file, folder or glob>")
-    RunFolder(run).config()
+    check_exists(run)
     ImageStream(images).require()
-    parse_pictures(pictures or "none")
-    return quoted
+    kinds = parse_pictures(pictures or "none")
+    if not is_exported(run):
+        return quoted
+    if "panels" in kinds:
+        raise UserError(f"save=panels shows reconstructions, which {run} does not make: save=masks,maps")
+    folder = RunFolder(folder_of(run)).predictions_folder / "${now:%Y%m%d-%H%M%S-%f}"
+    return quoted if value_of(argv, "hydra.run.dir") else [*quoted, quote("hydra.run.dir", folder)]
 
 
 def main() -> None:
