@@ -98,12 +98,11 @@ def predict_parts(
         actors, threads, gpus = _size_pool(settings, ray.cluster_resources())
         pool = {
             "fn_constructor_args": (folder.path, dict(settings), pictures, os.getcwd(), threads),
-            "compute": ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=1),
             **{"num_cpus": 1, "num_gpus": gpus, "batch_size": 1, "batch_format": "pyarrow"},
         }
         parts = folder.parts.remaining(iter(stream), settings["part_size"])
         steps, console = -(-count // settings["part_size"]), Console(stderr=True)
-        errors, hidden = _run(parts, pool), not console.is_terminal
+        errors, hidden = _run(parts, actors, pool), not console.is_terminal
         for error in track(errors, "predicting", steps, console=console, transient=True, disable=hidden):
             if error:
                 raise UserError(error)
@@ -112,13 +111,15 @@ def predict_parts(
             ray.shutdown()
 
 
-def _run(parts: Iterator[tuple[int, list[str]]], pool: dict[str, Any]) -> Iterator[str]:
+def _run(parts: Iterator[tuple[int, list[str]]], actors: int, pool: dict[str, Any]) -> Iterator[str]:
     """Yield the error of each part, empty where there is none, as the parts are done."""
-    import ray
+    import ray.data
 
     while some := [{"number": number, "images": images} for number, images in islice(parts, PARTS_AT_ONCE)]:
-        data = ray.data.from_items(some, override_num_blocks=len(some)).map_batches(PartPredictor, **pool)
-        yield from (row["error"] for row in data.iter_rows())
+        compute = ray.data.ActorPoolStrategy(size=min(actors, len(some)), max_tasks_in_flight_per_actor=1)
+        rows = ray.data.from_items(some, override_num_blocks=len(some))
+        done = rows.map_batches(PartPredictor, compute=compute, **pool)
+        yield from (row["error"] for row in done.iter_rows())
 
 
 def _connect(address: str | None) -> None:
