@@ -303,7 +303,7 @@ CONFIGS = {
 TEXTS = {  # settings that a text of any kind fits, as far as their type goes
     *("root", "category", "normal", "normal_dir", "abnormal_dir", "mask_dir", "test_normal_dir"),
     *("folder", "path", "pretraining", "cache", "name", "weights", "pretrained_gan"),
-    *("save_dir", "version", "default_root_dir", "cache_dir"),
+    *("save_dir", "version", "default_root_dir", "cache_dir", "roi"),
 }
 LISTS = {"category", "layers", "members"}  # of texts
 UNBOUNDED = {"image", "pixel"}  # thresholds
