@@ -252,7 +252,16 @@ def test_a_function_that_does_not_say_what_it_makes():
 COMMANDS = {
     "predict": (
         PredictSettings,
-        {"batch_size": [0, "x", 1.5], "on_bad_image": ["ignore"], "device": ["", None], "run": [""], "ckpt": [""]},
+        {
+            **{
+                "batch_size": [0, "x", 1.5],
+                "on_bad_image": ["ignore"],
+                "device": ["", None],
+                "run": [""],
+                "ckpt": [""],
+            },
+            **{"engine": ["spark"], "actors": [0, 1.5], "part_size": [0, None], "ray_address": [""]},
+        },
     ),
     "report": (
         ReportSettings,
