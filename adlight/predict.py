@@ -1,39 +1,24 @@
 """Predict for new images by a finished run: `python -m adlight.predict run=<folder> images=<file, folder or glob>`."""
 
-import os
 import time
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-import numpy as np
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
-from PIL import Image
-from rich.console import Console
-from rich.progress import track
+from omegaconf import DictConfig, OmegaConf
 
 from adlight.cli import main as cli
 from adlight.cli.arguments import quote, quote_values, shows_help, value_of
-from adlight.cli.given import set_given
 from adlight.cli.resume import check_same_prediction, prediction_advice, resume_prediction
-from adlight.data.images import read_image, to_channels
 from adlight.data.stream import ImageStream
-from adlight.detection.coco import annotate
-from adlight.detection.pictures import draw_overlay, draw_panel
+from adlight.prediction.batches import ResultWriter, load_detector, predict_batches
+from adlight.prediction.ray import check_ray, predict_parts
 from adlight.reports.predicted import Summary
 from adlight.runs.checks import check_values
 from adlight.runs.exported import weights_of
 from adlight.runs.folder import RunFolder
 from adlight.runs.graphs import check_exists, folder_of, is_exported
-from adlight.runs.predictions import Entry, PredictionFolder
-from adlight.types import Prediction, Unreadable, UserError, unknown_name
-
-if TYPE_CHECKING:  # torch takes seconds: not for --help
-    from adlight.data.images import PreparedImage
-    from adlight.detector import Detector
+from adlight.runs.predictions import PredictionFolder
+from adlight.types import UserError, unknown_name
 
 PICTURES = ("masks", "maps", "panels")
 
@@ -48,20 +33,25 @@ def predict(config: DictConfig) -> None:
     from adlight.runs.programs import PredictSettings
 
     check_values(PredictSettings, config)
+    settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    if config.engine == "ray":
+        check_ray(settings)
     stream, pictures = ImageStream(str(config.images)), parse_pictures(str(config.save))
     stream.require()
     folder = PredictionFolder(HydraConfig.get().runtime.output_dir)
     if config.resume:
         check_same_prediction(folder, config)
-    detector = load_detector(config)
+    detector = load_detector(settings)
     detector.category_rule.check(stream)
     count, left_out = stream.survey()
     done, started = folder.begin(weights_of(config.run, config.ckpt), resume=bool(config.resume)), time.perf_counter()
-    writer = ResultWriter(folder.path, pictures, stream)
     try:
-        rest = folder.remaining(iter(stream))
-        for entries in predict_batches(detector, rest, count - done, writer, config.on_bad_image):
-            folder.add(entries)
+        if config.engine == "ray":
+            predict_parts(folder, stream, count - done, settings, pictures)
+        else:
+            rest, writer = folder.remaining(iter(stream)), ResultWriter(folder.path, pictures, stream)
+            for entries in predict_batches(detector, rest, count - done, writer, config.on_bad_image):
+                folder.add(entries)
     except (KeyboardInterrupt, UserError) as error:
         raise type(error)(prediction_advice(folder, str(error))) from error
     summary, rate = Summary(folder.entries()), (count - done) / (time.perf_counter() - started)
@@ -71,90 +61,6 @@ def predict(config: DictConfig) -> None:
         print(*detector.category_rule.classifier.describe())
     if left_out:
         print(left_out)
-
-
-def load_detector(config: DictConfig) -> "Detector":
-    """Load the run's detector, with the thresholds and the rules of regions that are asked for."""
-    from adlight.detector import Detector
-
-    inputs = {name: config[name] for name in ("roi", "tile", "overlap")}
-    detector = Detector.load(config.run, config.ckpt, config.device, (), config.batch_size, config.category, **inputs)
-    set_given(detector, config, "threshold", "pixel_threshold")
-    set_given(detector.calibration, config, "min_area", "closing")
-    return detector
-
-
-class ResultWriter:
-    """Writes an image's pictures, each kind into a folder of its own, and makes its entry in the tables.
-
-    Args:
-        folder: of the predictions.
-        pictures: kinds.
-        stream: names them.
-    """
-
-    def __init__(self, folder: Path, pictures: list[str], stream: ImageStream) -> None:
-        self.folder, self.pictures, self.stream = folder, pictures, stream
-
-    def __call__(self, path: Path, prediction: Prediction) -> Entry:
-        """Write the pictures. -> the entry."""
-        assert prediction.mask is not None and prediction.anomaly_map is not None
-        for kind in self.pictures:
-            if kind == "masks":
-                picture = Image.fromarray(prediction.mask.astype(np.uint8) * 255)
-            else:
-                image = to_channels(read_image(path), 3)
-                picture = (draw_overlay if kind == "maps" else draw_panel)(image, prediction)
-            target = self.folder / kind / f"{self.stream.name(path)}.png"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            picture.save(target, compress_level=1)  # a fifth of the time for a tenth more space
-        height, width = prediction.mask.shape
-        regions = annotate(prediction.mask, prediction.anomaly_map)
-        return {**prediction.as_dict(), "path": str(path), "width": width, "height": height, "regions": regions}
-
-
-def predict_batches(
-    detector: "Detector", paths: Iterator[Path], count: int, writer: ResultWriter, on_bad_image: str
-) -> Iterator[list[Entry]]:
-    """Predict for images batch by batch, and write their pictures. -> their entries, in order.
-
-    Args:
-        detector: predicts.
-        paths: of the images.
-        count: how many they are, for the progress bar.
-        writer: writes the pictures.
-        on_bad_image: `skip` gives an unreadable image an entry that says so; `error` stops.
-
-    Raises:
-        UserError: an image cannot be read; the entries of those before it came.
-    """
-    console = Console(stderr=True)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        steps, hidden = -(-count // detector.images_at_once), not console.is_terminal
-        batches = read_ahead(detector, paths, pool)
-        for batch in track(batches, "predicting", steps, console=console, transient=True, disable=hidden):
-            bad = [one for _, one in batch if isinstance(one, Unreadable)] if on_bad_image == "error" else []
-            whole = batch[: [one for _, one in batch].index(bad[0])] if bad else batch
-            images = {path: one for path, one in whole if not isinstance(one, Unreadable)}
-            found = detector.predict(list(images.values()), "panels" in writer.pictures) if images else []
-            entries = dict(zip(images, pool.map(writer, images, found), strict=True))
-            yield [one.as_dict() if isinstance(one, Unreadable) else entries[path] for path, one in whole]
-            if bad:
-                raise UserError(bad[0].error)
-
-
-def read_ahead(
-    detector: "Detector", paths: Iterator[Path], pool: ThreadPoolExecutor
-) -> Iterator[list[tuple[Path, "PreparedImage | Unreadable"]]]:
-    """Decode images batch by batch on all cores, the next batch while this one is scored."""
-    waiting: list[tuple[Path, Future[PreparedImage | Unreadable]]] = []
-    while True:
-        coming = [(path, pool.submit(detector.prepare, path)) for path in islice(paths, detector.images_at_once)]
-        if waiting:
-            yield [(path, future.result()) for path, future in waiting]
-        elif not coming:
-            return
-        waiting = coming
 
 
 def parse_pictures(text: str) -> list[str]:

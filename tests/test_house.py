@@ -24,7 +24,7 @@ FLOORS = (  # a room imports rooms of the floors above it in this list, and itse
     {"distillation", "reconstruction"},
     {"runs"},
     {"callbacks", "detector", "loggers", "reports"},
-    {"cli", "serving"},
+    {"cli", "prediction", "serving"},
     {"api"},
     {"doctor", "export", "predict", "report", "serve", "train"},
     {"evaluate", "group", "learn"},  # they build as train does

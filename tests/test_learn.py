@@ -127,7 +127,7 @@ def test_cells_of_a_defect():
 
 def test_detectors_without_cells_have_averages_over_the_map():
     image, pixel = torch.rand(2, 3, 20, 40), torch.rand(2, 20, 40)
-    batch = Batch(image=image, label=None, mask=None, index=None, category=None)
+    batch = Batch(image=image, label=None, mask=torch.zeros(2, 20, 40, dtype=torch.bool), index=None, category=None)
     found = evidence_of(batch, Scores(image=None, pixel=pixel, reconstruction=image * 0))
     assert found.score.shape == (2, 2, 3) and found.features.shape == (2, 2, 3, 6)
     torch.testing.assert_close(found.score[:, 0, 0], pixel[:, :10, :14].mean((1, 2)))

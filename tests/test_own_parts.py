@@ -76,7 +76,7 @@ def run(own):
 def test_the_recipe_is_short():
     detector = files()["my_parts.py"].partition("class Autoencoder")[2]
     assert len(detector.splitlines()) <= 25
-    assert set(files()) == {"my_parts.py", "my_conf/dataset/parts.yaml", "my_conf/model/autoencoder.yaml"}
+    assert set(files()) == {"my_parts.py", "my_conf/dataset/parts.yaml", "my_conf/model/plain_autoencoder.yaml"}
     assert [words[1] for words in commands()] == ["ADLIGHT_TRUST=my_parts", "train", "evaluate", "predict"]
 
 
@@ -101,14 +101,18 @@ def test_it_resumes_and_is_reported(own, run):
     assert outcome.code == 0 and f"run folder: {own.folder / 'runs' / 'stopped'}" in outcome.out, outcome.err
     outcome = own("report", "runs=runs")
     assert outcome.code == 0 and {row["model"] for row in table(own.folder / "runs/report/results.csv")} == {
-        "autoencoder"
+        "plain_autoencoder"
     }
 
 
 def test_a_group_of_the_run_is_changed(own, run):
     outcome = own("evaluate", "--config-dir", "my_conf", f"run={run.path}", "trainer=cpu")
     assert outcome.code == 0, outcome.err
-    outcome = own("train", "model=autoencoder", "dataset=parts")
+    (own.folder / "clash" / "model").mkdir(parents=True)
+    (own.folder / "clash" / "model" / "vae.yaml").write_text("_target_: my_parts.Autoencoder\n")
+    outcome = own("train", "--config-dir", "clash", "model=vae", "dataset=parts")
+    assert outcome.code == 2 and "vae.yaml" in outcome.err
+    outcome = own("train", "model=plain_autoencoder", "dataset=parts")
     assert outcome.code == 2 and "autoencoder" in outcome.err
 
 
@@ -122,7 +126,7 @@ def test_it_works_in_python(own, run):
 
 def test_who_does_not_trust_it_is_told_how(run, monkeypatch):
     monkeypatch.delenv("ADLIGHT_TRUST")
-    with pytest.raises(UserError, match=r"my_parts\.Parts.*ADLIGHT_TRUST"):
+    with pytest.raises(UserError, match=r"my_parts\.\w+.*ADLIGHT_TRUST"):
         run.detector()
 
 

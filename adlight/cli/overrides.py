@@ -88,7 +88,7 @@ def use_config_dir(argv: Sequence[str]) -> list[str]:
     """Write `--config-dir <folder>` as an override, which all commands that come of this one keep.
 
     Raises:
-        UserError: there is no such folder.
+        UserError: there is no such folder, or a config in it has the name of one of adlight's, which would be taken.
     """
     words, rest = list[str](), list(argv)
     while rest:
@@ -100,5 +100,8 @@ def use_config_dir(argv: Sequence[str]) -> list[str]:
         path = Path(folder if equals else rest.pop(0)).expanduser().absolute()
         if not path.is_dir():
             raise UserError(f"--config-dir {path}: there is no such folder")
+        for own in sorted(path.rglob("*.yaml")):
+            if (CONF / own.relative_to(path)).is_file():
+                raise UserError(f"{own} has the name of a config of adlight, which would be taken: rename it")
         words.append(f"hydra.searchpath=[{quote('', path)[1:]}]")
     return words

@@ -18,7 +18,7 @@ from adlight.runs.provenance import command_line
 from adlight.runs.sweep_folder import SweepFolder
 from adlight.types import UserError
 
-MAY_CHANGE = ("batch_size", "device", "on_bad_image")  # when a prediction goes on
+MAY_CHANGE = ("batch_size", "device", "on_bad_image", "actors", "ray_address")  # when a prediction goes on
 
 
 def resume_command(run: RunFolder) -> str:
@@ -106,7 +106,7 @@ def check_same_prediction(folder: PredictionFolder, config: DictConfig) -> None:
 
 def prediction_advice(folder: PredictionFolder, said: str) -> str:
     """Say what is kept of a prediction that stops, after what is said of the reason."""
-    count = sum(1 for _ in folder.entries())
+    count = folder.count()
     command = f"{command_line([], 'adlight.predict')} {_shell_word('resume', folder.path)}"
     kept = [f"{count} predictions are kept. Continue with: {command}"] if count else []
     return ". ".join(filter(None, (said, *kept)))

@@ -179,13 +179,13 @@ class AnomalyDataModule(pl.LightningDataModule):
 
     def _exact_loader(self, dataset: Dataset, split: Split, copies: int = 1) -> DataLoader:
         rank, world_size = self._process()
-        if (count := len(split.records)) < world_size:
+        if (count := len(split.records) * (1 if isinstance(split, TileDataset) else copies)) < world_size:
             raise UserError(f"{count} images cannot be shared by {world_size} processes: use fewer devices")
-        if isinstance(split, TileDataset):
+        if isinstance(split, TileDataset):  # all of an image are on one process
             owners = split.places[:, 0].repeat_interleave(copies)
             batches = TileBatches(owners, self.eval_batch_size, rank, world_size)
             return self._loader(dataset, split.cache, batch_sampler=batches)
-        sampler = ExactSampler(copies * len(split), rank, world_size)
+        sampler = ExactSampler(count, rank, world_size)
         return self._loader(dataset, split.cache, batch_size=self.eval_batch_size, sampler=sampler)
 
     def _loader(self, dataset: Dataset, cached: bool, **order: Any) -> DataLoader:

@@ -27,7 +27,8 @@ from adlight.types import Batch, Scores
 class ScoredTerms:
     """The score terms of one validation image."""
 
-    index: int  # of the image in its split
+    index: int  # of the image, or the tile, in its split
+    image: int  # of which a tile is; otherwise the index
     label: int
     values: list[float]  # (T,)
 
@@ -159,18 +160,24 @@ class GANDetector(InversionDetector, AnomalyModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> Scores:
         """Keep the terms, which can be standardized only when all are there."""
         scores = super().validation_step(batch, batch_idx)
-        self.terms += map(ScoredTerms, batch["index"].tolist(), batch["label"].tolist(), self.last_terms.tolist())
+        index = batch["index"]
+        image = batch["tile"][:, 0] if "tile" in batch else index
+        rows = index.tolist(), image.tolist(), batch["label"].tolist(), self.last_terms.tolist()
+        self.terms += map(ScoredTerms, *rows)
         return scores
 
     def on_validation_epoch_end(self) -> None:
         """Standardize by the normal images of all processes, then calibrate as every detector does."""
         if self.scorer.score == "mixture":
             self.standardize()
-            mine = torch.tensor([row.values for row in self.terms], device=self.device)
-            self.validation_scores = [
-                replace(row, score=score)
-                for row, score in zip(self.validation_scores, self.mix(mine).tolist(), strict=True)
-            ]
+            mixed = self.mix(torch.tensor([row.values for row in self.terms], device=self.device)).tolist()
+            pairs = zip(self.validation_scores, mixed, strict=True)
+            self.validation_scores = [replace(row, score=score) for row, score in pairs]
+            largest: dict[int, float] = {}  # of a normal image's tiles, or its own
+            for row, score in zip(self.terms, mixed, strict=True):
+                if row.label == 0:
+                    largest[row.image] = max(score, largest.get(row.image, score))
+            self.normal_scores = [replace(row, score=largest[row.index]) for row in self.normal_scores]
         super().on_validation_epoch_end()
 
     def standardize(self) -> None:

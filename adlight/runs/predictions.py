@@ -6,6 +6,7 @@
     regions.json          images and their regions in COCO's detection format
     unreadable.csv        files that could not be read, where there are some
     predictions.part      while the command runs: all of that, a line of JSON per image
+    parts/                or, with engine=ray, Parquet files of it, which stay
 """
 
 import csv
@@ -17,12 +18,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from adlight.runs.hydra_folder import HydraFolder
+from adlight.runs.parts import PartFolder
 from adlight.runs.tables import COLUMNS
 from adlight.runs.verification import hash_file
 from adlight.types import UserError
 
 _TABLE, _LINES, _REGIONS, _UNREADABLE = "predictions.csv", "predictions.jsonl", "regions.json", "unreadable.csv"
-_JOURNAL = "predictions.part"
+_JOURNAL, _PARTS = "predictions.part", "parts"
 _ENCODING: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}  # names keep their bytes
 CATEGORY = {"id": 1, "name": "anomaly"}  # of COCO
 
@@ -35,12 +37,13 @@ class PredictionFolder(HydraFolder):
     Attributes:
         table: the finished table.
         unreadable: the list of files that could not be read.
+        parts: entries that several processes write.
     """
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(path)
         self.table, self.unreadable = self.path / _TABLE, self.path / _UNREADABLE
-        self._journal = self.path / _JOURNAL
+        self._journal, self.parts = self.path / _JOURNAL, PartFolder(self.path / _PARTS)
 
     @property
     def can_resume(self) -> bool:
@@ -50,7 +53,8 @@ class PredictionFolder(HydraFolder):
     @property
     def last_change(self) -> float:
         """When the last entry was written, in seconds."""
-        return self._journal.stat().st_mtime
+        places = (self._journal, self.parts.path)
+        return max(place.stat().st_mtime for place in places if place.exists())
 
     def begin(self, weights: Path, *, resume: bool) -> int:
         """Keep the entries of an interrupted command, or begin without any. -> how many are kept.
@@ -65,25 +69,29 @@ class PredictionFolder(HydraFolder):
         header = json.dumps({"weights": hash_file(weights)}).encode() + b"\n"
         if not resume:
             self.table.unlink(missing_ok=True)
+            self.parts.clear()
             self._journal.write_bytes(header)
             return 0
         with self._journal.open("r+b") as file:
             if (first := file.readline()) != header and first.endswith(b"\n"):
                 raise UserError(f"{weights} has changed since {self} was begun: predict anew, without resume")
-            kept, count = len(header), 0
-            for line in file:
-                if line.endswith(b"\n"):  # the last one may be torn
-                    kept, count = kept + len(line), count + 1
+            kept = len(header) + sum(len(line) for line in file if line.endswith(b"\n"))  # the last one may be torn
             file.truncate(kept)
             file.seek(0)
             file.write(header)
-        return count
+        return self.count()
+
+    def count(self) -> int:
+        """Count the entries."""
+        with self._journal.open("rb") as file:
+            return sum(1 for _ in file) - 1 + self.parts.count()
 
     def entries(self) -> Iterator[Entry]:
         """Read the entries, one after the other."""
         with self._journal.open(**_ENCODING) as file:
             next(file)
             yield from map(json.loads, file)
+        yield from self.parts.entries()
 
     def remaining(self, paths: Iterator[Path]) -> Iterator[Path]:
         """Leave out the images that have an entry: they come in the same order again.

@@ -38,6 +38,10 @@ class PredictSettings(TypedDict, total=False):
     device: Text
     save: Text | list[Text] | None
     on_bad_image: Literal["error", "skip"]
+    engine: Literal["ray"] | None
+    actors: PositiveInt | None
+    ray_address: Text | None
+    part_size: PositiveInt
     resume: Text | None
     roi: PathName | None
     tile: PositiveInt | None

@@ -155,7 +155,7 @@ def time_engine(what: str, score: Score, pixels: np.ndarray) -> Iterator[Row]:
 
 
 def auroc(score: Score, pixels: np.ndarray, label: np.ndarray) -> float:
-    from adlight.metrics.image import auroc as area
+    from adlight.metrics.image import auroc
 
     parts = [score(part) for part in np.array_split(pixels, -(-len(pixels) // BATCHES[-1]))]
-    return float(area(torch.from_numpy(np.concatenate(parts)).double(), torch.from_numpy(label)))
+    return float(auroc(torch.from_numpy(np.concatenate(parts)).double(), torch.from_numpy(label)))

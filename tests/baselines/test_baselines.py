@@ -114,12 +114,12 @@ def test_what_cannot_be_fitted_is_refused():
 def test_reductions():
     network, query = fitted(PCA(SIZE, components=4), noise(30)), noise(5, seed=1) / 255
     distance, mean, top = (
-        ResidualScorer(reduce=how, smoothing=0)(network, query) for how in ("distance", "mean", "max")
+        ResidualScorer(reduce=how, smoothing=0)(network, {"image": query}) for how in ("distance", "mean", "max")
     )
     assert distance["image"].square() / (3 * SIZE**2) == pytest.approx(mean["image"], rel=1e-5)
     assert torch.equal(distance["pixel"], (query - distance["reconstruction"]).square().mean(1))
     assert torch.equal(top["image"], distance["pixel"].amax((1, 2)))
-    assert not torch.equal(ResidualScorer(score="l1")(network, query)["pixel"], distance["pixel"])
+    assert not torch.equal(ResidualScorer(score="l1")(network, {"image": query})["pixel"], distance["pixel"])
 
 
 @pytest.mark.parametrize("settings", [dict(score="psnr"), dict(reduce="sum"), dict(topk=0)], ids=str)
@@ -307,17 +307,19 @@ def test_known_values_on_the_whole_mnist(digit):
 @pytest.mark.parametrize("make", [lambda: NearestNeighbours(SIZE, k=3), lambda: PCA(SIZE, components=3)])
 def test_padding_is_no_part_of_a_distance(make):
     """Distances of padded images are those without padding, as if there were as much of them as of the frame."""
-    images, query, size = noise(20), noise(5, seed=1), torch.tensor([[SIZE, SIZE // 2]])
+    images, query = noise(20), noise(5, seed=1)
+    content = (torch.arange(SIZE) < SIZE // 2).expand(20, SIZE, SIZE)
     small = type(make())(
         [SIZE, SIZE // 2], **({"k": 3} if isinstance(make(), NearestNeighbours) else {"components": 3})
     )
     small.fit(images[..., : SIZE // 2])
     nearest, distance = small(query[..., : SIZE // 2] / 255)
     padded = make()
-    padded.fit(images, size.expand(20, 2))
-    closest, found = padded(query / 255, size.expand(5, 2))
+    padded.fit(images, content)
+    closest, found = padded(query / 255, content[:5])
     torch.testing.assert_close(found, distance * 2**0.5, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(closest[..., : SIZE // 2], nearest, rtol=1e-4, atol=1e-5)
     whole, same = fitted(make(), images), make()
-    same.fit(images, torch.tensor([[SIZE, SIZE]]).expand(20, 2))
-    torch.testing.assert_close(same(query / 255, torch.tensor([[SIZE, SIZE]]).expand(5, 2)), whole(query / 255))
+    everything = torch.ones(20, SIZE, SIZE, dtype=torch.bool)
+    same.fit(images, everything)
+    torch.testing.assert_close(same(query / 255, everything[:5]), whole(query / 255))

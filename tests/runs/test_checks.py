@@ -252,7 +252,16 @@ def test_a_function_that_does_not_say_what_it_makes():
 COMMANDS = {
     "predict": (
         PredictSettings,
-        {"batch_size": [0, "x", 1.5], "on_bad_image": ["ignore"], "device": ["", None], "run": [""], "ckpt": [""]},
+        {
+            **{
+                "batch_size": [0, "x", 1.5],
+                "on_bad_image": ["ignore"],
+                "device": ["", None],
+                "run": [""],
+                "ckpt": [""],
+            },
+            **{"engine": ["spark"], "actors": [0, 1.5], "part_size": [0, None], "ray_address": [""]},
+        },
     ),
     "report": (
         ReportSettings,
@@ -294,7 +303,7 @@ CONFIGS = {
 TEXTS = {  # settings that a text of any kind fits, as far as their type goes
     *("root", "category", "normal", "normal_dir", "abnormal_dir", "mask_dir", "test_normal_dir"),
     *("folder", "path", "pretraining", "cache", "name", "weights", "pretrained_gan"),
-    *("save_dir", "version", "default_root_dir", "cache_dir"),
+    *("save_dir", "version", "default_root_dir", "cache_dir", "roi"),
 }
 LISTS = {"category", "layers", "members"}  # of texts
 UNBOUNDED = {"image", "pixel"}  # thresholds

@@ -1,0 +1,1 @@
+"""Predictions for many images, by this process or by actors of Ray."""

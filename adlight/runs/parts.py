@@ -1,0 +1,100 @@
+"""Predictions as Parquet files, each of so many images in their order, which several processes write at once.
+
+<run>/predictions/<time>/parts/
+    000000.parquet        one row per image: the columns of `predictions.csv`, its size, its regions, or an error
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import count, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adlight.runs.files import write_atomically
+from adlight.types import UserError
+
+if TYPE_CHECKING:  # an extra
+    import pyarrow
+
+
+class PartFolder:
+    """A folder of parts, which need not exist yet; a part has its name only when it is whole."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def clear(self) -> None:
+        """Remove all parts."""
+        for number in self._numbers():
+            self._file(number).unlink()
+
+    def write(self, number: int, entries: Iterable[dict[str, Any]]) -> None:
+        """Write a part."""
+        import pyarrow
+        from pyarrow import parquet
+
+        buffer = pyarrow.BufferOutputStream()
+        parquet.write_table(pyarrow.Table.from_pylist(list(entries), _schema()), buffer)
+        write_atomically(self._file(number), buffer.getvalue().to_pybytes())
+
+    def entries(self) -> Iterator[dict[str, Any]]:
+        """Read the entries of all parts, one part after the other."""
+        for number in self._numbers():
+            for row in self._open(number).read().to_pylist():
+                error = row.pop("error")
+                yield row if error is None else {"path": row["path"], "error": error}
+
+    def count(self) -> int:
+        """Count the entries."""
+        return sum(self._open(number).metadata.num_rows for number in self._numbers())
+
+    def remaining(self, paths: Iterator[Path], size: int) -> Iterator[tuple[int, list[str]]]:
+        """Divide images into parts of `size`, and leave out those that are written.
+
+        Raises:
+            UserError: a part that is written is of other images, or a name cannot stand in Parquet.
+        """
+        for number in count():
+            images = [str(path) for path in islice(paths, size)]
+            known = self._open(number).read(["path"])["path"].to_pylist() if self._file(number).exists() else None
+            if known not in (None, images) or (not images and any(one >= number for one in self._numbers())):
+                raise UserError(f"the images have changed since {self.path} was begun: predict anew, without resume")
+            if not images:
+                return
+            for path in images:
+                _check_utf8(path)
+            if known is None:
+                yield number, images
+
+    def _file(self, number: int) -> Path:
+        return self.path / f"{number:06}.parquet"
+
+    def _open(self, number: int) -> "pyarrow.parquet.ParquetFile":
+        from pyarrow import parquet
+
+        return parquet.ParquetFile(self._file(number))
+
+    def _numbers(self) -> list[int]:
+        return sorted(int(path.stem) for path in self.path.glob("*.parquet"))
+
+
+def _check_utf8(path: str) -> None:
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{path!r} is not UTF-8, as Parquet wants names: rename it, or leave out engine=ray") from error
+
+
+def _schema() -> "pyarrow.Schema":
+    import pyarrow as pa
+
+    integers = pa.list_(pa.int64())
+    pixels = pa.struct([("size", integers), ("counts", integers)])
+    region = pa.struct([("bbox", integers), ("area", pa.int64()), ("score", pa.float64()), ("segmentation", pixels)])
+    words, numbers = ("path", "threshold_source", "error"), ("score", "threshold", "pixel_threshold", "area")
+    columns = {
+        **{name: pa.string() for name in words},
+        **{name: pa.float64() for name in numbers},
+        **{"anomalous": pa.bool_(), "width": pa.int64(), "height": pa.int64()},
+        **{"boxes": pa.list_(integers), "regions": pa.list_(region)},
+    }
+    return pa.schema(columns)
