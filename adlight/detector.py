@@ -13,13 +13,14 @@ from PIL import Image
 
 from adlight.data.frames import Frame, Size, WholeFrame
 from adlight.data.images import AnyImage, PreparedImage, prepare_image
-from adlight.data.roi import make_selection
+from adlight.data.roi import check_selection, make_selection
 from adlight.data.tiling import Tiling
 from adlight.detection.categories import CategoryRule
 from adlight.detection.describing import describe_images
 from adlight.detection.tiles import score_images
 from adlight.metrics.methods import parse_number
-from adlight.runs.exported import is_exported, load_exported
+from adlight.runs.exported import load_exported
+from adlight.runs.graphs import is_exported
 from adlight.types import Prediction, Unreadable, UserError
 
 if TYPE_CHECKING:  # torch takes seconds, and an exported graph needs none
@@ -31,8 +32,6 @@ if TYPE_CHECKING:  # torch takes seconds, and an exported graph needs none
 
 class Detector:
     """Scores images by a trained module; an image's prediction does not depend on the others in its batch.
-
-    An image is compared with the thresholds of its category, see `category`; each prediction says which were used.
 
     Args:
         module: with its weights and calibrated thresholds.
@@ -48,7 +47,7 @@ class Detector:
         tiling: cuts images into tiles of the size that the module takes; None: whole images.
 
     Raises:
-        UserError: a batch size below 1, an unknown precision, or an unknown category.
+        UserError: a batch size below 1, an unknown precision or category, or a roi or tiling that the module refuses.
     """
 
     def __init__(
@@ -67,10 +66,11 @@ class Detector:
     ) -> None:
         if not isinstance(batch_size, int) or batch_size < 1:
             raise UserError(f"batch_size must be an integer, at least 1, got {batch_size!r}")
+        check_selection(module.takes_padding, bool(keep_shape), roi, tiling)
         self.module, self.device, self.scorer = module, str(device), module.make_scorer(str(precision), device)
         self.frame, self.tiling = WholeFrame() if tiling else Frame(image_size, resize, bool(keep_shape)), tiling
-        self.channels, self.batch_size, self.roi = channels, batch_size, roi
-        self.images_at_once = 1 if tiling else batch_size
+        self.channels, self.roi = channels, roi
+        self.batch_size, self.images_at_once = batch_size, 1 if tiling else batch_size
         self.calibration = deepcopy(module.calibration)
         self.category_rule = CategoryRule(category, self.calibration, module.classifier)
         self.select = make_selection(roi, channels, self.frame, self.category_rule.guess)

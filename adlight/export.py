@@ -12,7 +12,8 @@ from omegaconf import DictConfig
 from adlight import __version__
 from adlight.cli import main as cli
 from adlight.cli.arguments import quote_values, shows_help, value_of
-from adlight.data.stream import find_images
+from adlight.cli.given import set_given
+from adlight.data.stream import ImageStream
 from adlight.runs.checks import check_values
 from adlight.runs.folder import RunFolder
 from adlight.types import Unreadable, UserError
@@ -41,9 +42,7 @@ def export(config: DictConfig) -> Path:
     check_values(ExportSettings, config)
     category = "pooled" if config.check in (None, NOT_CHECKED) else config.category
     detector = Detector.load(config.run, config.ckpt, "cpu", batch_size=config.batch_size, category=category)
-    for name in ("threshold", "pixel_threshold"):
-        if config[name] is not None:
-            setattr(detector, name, config[name])
+    set_given(detector, config, "threshold", "pixel_threshold")
     check_exportable(detector)
     images = None if config.check == NOT_CHECKED else read_images(config, detector)
     folder = ExportFolder(Path(HydraConfig.get().runtime.output_dir))
@@ -119,7 +118,9 @@ def read_images(config: DictConfig, detector: "Detector") -> "Iterator[Pixels]":
     """
     if config.check is None:
         return read_test_split(config)
-    paths = find_images(str(config.check))
+    stream = ImageStream(str(config.check))
+    stream.require()
+    paths = list(stream)
     detector.category_rule.check(paths)
     return read_files(detector, paths)
 
@@ -184,7 +185,7 @@ def arguments(argv: list[str]) -> list[str]:
         raise UserError("say which: python -m adlight.export run=<run folder>")
     RunFolder(run).config()
     if (check := value_of(argv, "check")) not in (None, "null", NOT_CHECKED):
-        find_images(str(check))
+        ImageStream(str(check)).require()
     return quote_values(argv, "run", "check")
 
 

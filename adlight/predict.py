@@ -7,7 +7,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from adlight.cli import main as cli
-from adlight.cli.arguments import quote_values, shows_help, value_of
+from adlight.cli.arguments import quote, quote_values, shows_help, value_of
 from adlight.cli.resume import check_same_prediction, prediction_advice, resume_prediction
 from adlight.data.stream import ImageStream
 from adlight.prediction.batches import ResultWriter, load_detector, predict_batches
@@ -16,6 +16,7 @@ from adlight.reports.predicted import Summary
 from adlight.runs.checks import check_values
 from adlight.runs.exported import weights_of
 from adlight.runs.folder import RunFolder
+from adlight.runs.graphs import check_exists, folder_of, is_exported
 from adlight.runs.predictions import PredictionFolder
 from adlight.types import UserError, unknown_name
 
@@ -85,10 +86,15 @@ def arguments(argv: list[str]) -> list[str]:
     run, images, pictures = (value_of(argv, key) for key in ("run", "images", "save"))
     if run is None or images is None:
         raise UserError("say which: python -m adlight.predict run=<run folder> images=<file, folder or glob>")
-    RunFolder(run).config()
+    check_exists(run)
     ImageStream(images).require()
-    parse_pictures(pictures or "none")
-    return quoted
+    kinds = parse_pictures(pictures or "none")
+    if not is_exported(run):
+        return quoted
+    if "panels" in kinds:
+        raise UserError(f"save=panels shows reconstructions, which {run} does not make: save=masks,maps")
+    folder = RunFolder(folder_of(run)).predictions_folder / "${now:%Y%m%d-%H%M%S-%f}"
+    return quoted if value_of(argv, "hydra.run.dir") else [*quoted, quote("hydra.run.dir", folder)]
 
 
 def main() -> None:

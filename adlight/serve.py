@@ -9,8 +9,9 @@ from omegaconf import DictConfig
 
 from adlight.cli import main as cli
 from adlight.cli.arguments import quote_values, shows_help, value_of
+from adlight.cli.given import set_given
 from adlight.runs.checks import check_values
-from adlight.runs.folder import RunFolder
+from adlight.runs.graphs import check_exists
 from adlight.types import UserError
 
 if TYPE_CHECKING:  # they take seconds: not for --help
@@ -45,9 +46,7 @@ def serve(config: DictConfig) -> None:
         detector = Detector.load(
             config.run, config.ckpt, config.device, batch_size=config.batch_size, category=config.category
         )
-        for name in ("threshold", "pixel_threshold"):
-            if config[name] is not None:
-                setattr(detector, name, config[name])
+        set_given(detector, config, "threshold", "pixel_threshold")
         limits = Limits(int(config.max_mb * 1e6), int(config.max_megapixels * 1e6), config.queue, config.timeout)
         service = Service(detector, Path(config.run).resolve().name, limits)
         port = listener.getsockname()[1]
@@ -120,16 +119,13 @@ def arguments(argv: list[str]) -> list[str]:
     """Check what can be checked before anything is loaded, and quote what Hydra's grammar would take apart.
 
     Raises:
-        UserError: `run` is missing, or neither a run folder nor a file.
+        UserError: `run` is missing, or neither a run folder nor a graph.
     """
     if shows_help(argv):
         return argv
     if (run := value_of(argv, "run")) is None:
         raise UserError("say which run: python -m adlight.serve run=<run folder>")
-    if not run.endswith(".onnx"):
-        RunFolder(run).config()
-    elif not Path(run).is_file():
-        raise UserError(f"run={run}: there is no such file")
+    check_exists(run)
     return quote_values(argv, "run", "token")
 
 

@@ -72,6 +72,11 @@ def rows(run):
     return table(run / "predictions.csv")
 
 
+def test_an_overlap_without_tiles_is_refused(run):
+    with pytest.raises(UserError, match="overlap"):
+        Detector.load(run, device="cpu", overlap=0.5)
+
+
 def test_predictions_are_those_of_the_run(detector, rows):
     predictions = detector([row["path"] for row in rows])
     assert len(predictions) == 9

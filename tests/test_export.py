@@ -39,6 +39,29 @@ def test_the_test_split_is_compared(exported, rows):
     assert int(images) == len(rows) and float(score) <= 1e-4 and int(decisions) == 0 and str(path.name) in out
 
 
+def test_a_graph_predicts_as_its_run(adlight, exported, tiny_run):
+    """In the graph's folder, unless another one is named; a region of interest it does not take."""
+    words = ("images=data/bottle/test", "save=masks")
+    outcome = adlight("predict", f"run={exported[0]}", *words)
+    assert outcome.code == 0, outcome.err
+    (found,) = (exported[0].parent / "predictions").iterdir()
+    assert adlight("predict", f"run={tiny_run[0]}", *words, "hydra.run.dir=of_run").code == 0
+    mine, wanted = table(found / "predictions.csv"), table(adlight.folder / "of_run" / "predictions.csv")
+    assert [one["path"] for one in mine] == [one["path"] for one in wanted]
+    for one, other in zip(mine, wanted, strict=True):
+        assert float(one["score"]) == pytest.approx(float(other["score"]), rel=1e-4)
+        assert one["anomalous"] == other["anomalous"]
+    assert len(list((found / "masks").rglob("*.png"))) == len(mine)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"), [(["roi=mask.png"], "graph"), (["save=panels"], "save"), (["run=nowhere.onnx"], "nowhere.onnx")]
+)
+def test_what_a_graph_does_not_do_is_one_line(adlight, exported, words, said):
+    outcome = adlight("predict", f"run={exported[0]}", "images=data/bottle/test", "save=none", *words)
+    assert outcome.code in (1, 2) and said in outcome.err and outcome.err.count("\n") == 1
+
+
 def test_what_lies_beside_the_graph(exported, tiny_run):
     settings = json.loads(exported[0].with_suffix(".json").read_text())
     assert settings["checkpoint_sha256"] == hash_file(RunFolder(tiny_run[0]).best_checkpoint)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pkgutil import resolve_name
 
 import numpy as np
 import pytest
@@ -10,7 +11,10 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 from test_shapes import BACKBONE, MODELS, rows_of, train_once
 
+from adlight.data.roi import check_selection
 from adlight.detector import Detector
+from adlight.runs.plain import DETECTORS as DETECTORS_OF
+from adlight.types import UserError
 
 SIZE = 64  # of the images
 SETTINGS = [
@@ -116,6 +120,25 @@ def test_complementary_masks_and_masks_by_name(adlight, tmp_path):
     outcome = adlight("predict", f"run={run}", f"images={stranger}", *words)
     assert outcome.code == 0, outcome.err
     assert not (np.asarray(Image.open(tmp_path / "p" / "masks" / "x.png")) > 0)[48:].any()
+
+
+@pytest.mark.parametrize(
+    ("takes_padding", "keep_shape", "tiling", "said"),
+    [(False, False, None, "whole images"), (True, True, None, "keep_shape"), (True, True, object(), "keep_shape")],
+)
+def test_a_finished_model_refuses_what_its_training_would(takes_padding, keep_shape, tiling, said):
+    roi = None if tiling else "roi.png"
+    with pytest.raises(UserError, match=said):
+        check_selection(takes_padding, keep_shape, roi, tiling)
+    check_selection(takes_padding, keep_shape, None, None)
+    check_selection(True, False, roi, tiling)
+
+
+@pytest.mark.parametrize("target", sorted({*DETECTORS_OF.values()} - {"adlight.gan.detector.GAN"}))
+def test_detectors_and_trainings_agree_on_padding(target):
+    trainings = [resolve_name(one) for one, of in DETECTORS_OF.items() if of == target]
+    wanted = getattr(resolve_name(target), "takes_padding", None)
+    assert all(getattr(one, "takes_padding", None) == wanted for one in trainings)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from adlight.cli.arguments import quote, value_of
 from adlight.cli.errors import explain
 from adlight.runs.config import CONF, difference
 from adlight.runs.folder import RunFolder
+from adlight.runs.graphs import folder_of
 from adlight.runs.predictions import PredictionFolder
 from adlight.runs.provenance import command_line
 from adlight.runs.sweep_folder import SweepFolder
@@ -87,7 +88,7 @@ def resume_prediction(argv: list[str]) -> list[str]:
 def _find_prediction(words: list[str]) -> PredictionFolder | None:
     """Find the newest interrupted prediction of the same settings."""
     place, run, wanted = value_of(words, "hydra.run.dir"), value_of(words, "run"), _compose(words)
-    places = [Path(place)] if place else sorted(RunFolder(run or "").predictions_folder.glob("*"))
+    places = [Path(place)] if place else sorted(RunFolder(folder_of(run or "")).predictions_folder.glob("*"))
     unfinished = [one for one in map(PredictionFolder, places) if one.can_resume]
     matches = [one for one in unfinished if not _changed(one.read_config(), wanted)]
     return max(matches, key=lambda one: one.last_change, default=None)

@@ -52,7 +52,8 @@ class Loading(NamedTuple):
         )
         split: Split = images
         if self.tiling is not None:
-            split = TileDataset(images, categories, self.tiling, self.cache_gb * 1e9, self.skip)
+            room = math.inf if self.cache == "memory" else self.cache_gb * 1e9 / self.processes
+            split = TileDataset(images, categories, self.tiling, room, self.skip)
         if lost := {record.category for record in records} - {record.category for record in split.records}:
             raise UserError(f"no readable image of {min(lost)} is left, the first: {split.skipped[0]}")
         return split

@@ -104,6 +104,24 @@ def _read(path: Path, changed: int) -> Image.Image:
     return Image.fromarray(grey.astype(np.uint8) * 255)
 
 
+def check_selection(takes_padding: bool, keep_shape: bool, roi: str | Path | None, tiling: object | None) -> None:
+    """Refuse a region of interest or tiles where a finished model was made for whole images.
+
+    Args:
+        takes_padding: whether the model leaves out what does not count.
+        keep_shape: whether its images are padded.
+        roi: as of `RegionOfInterest`; None: none.
+        tiling: None: no tiles.
+
+    Raises:
+        UserError: the model cannot take them.
+    """
+    if roi and not takes_padding:
+        raise UserError(f"roi={roi}: this model scores whole images and looks across a region's border: leave roi out")
+    if keep_shape and (roi or tiling):
+        raise UserError("roi and tile need keep_shape=false, and this model was trained with keep_shape=true")
+
+
 def make_selection(
     place: str | Path | None, channels: int, frame: Frame, categorize: Callable[[Path | None], str | None]
 ) -> Selection | None:

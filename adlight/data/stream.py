@@ -81,17 +81,6 @@ class ImageStream:
         return str(kept.relative_to(self._base))
 
 
-def find_images(text: str) -> list[Path]:
-    """List the images that a file, a folder or a glob names, sorted.
-
-    Raises:
-        UserError: there are none; the message says where and for what was looked.
-    """
-    stream = ImageStream(text)
-    stream.require()
-    return list(stream)
-
-
 def _is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 

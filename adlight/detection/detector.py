@@ -18,6 +18,8 @@ class AnomalyDetector(nn.Module):
         classifier: tells the categories of its training apart; likewise.
     """
 
+    takes_padding = True  # `Batch["size"]` of images that keep their shape, `Batch["content"]` of regions of interest
+
     def __init__(self) -> None:
         super().__init__()
         self.calibration = Calibration()

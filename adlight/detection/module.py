@@ -43,8 +43,6 @@ class AnomalyModule(AnomalyDetector, pl.LightningModule):
         results: the metrics of the last test.
     """
 
-    takes_padding = True  # `Batch["size"]` of images that keep their shape, `Batch["content"]` of regions of interest
-
     def __init__(self) -> None:
         super().__init__()
         self.validation_scores: list[ScoredImage] = []

@@ -34,6 +34,8 @@ class GraphDetector:
         UserError: onnxruntime or the device is missing, or the file is no such graph.
     """
 
+    takes_padding = False
+
     def __init__(
         self, path: Path, calibration: Calibration, classifier: CategoryClassifier, device: str = "auto"
     ) -> None:

@@ -28,6 +28,7 @@ class MKDDetector(AnomalyDetector):
             both terms begin alike, as the paper has it. The authors' code has 0.5 for VGG-16 and MVTec AD.
     """
 
+    takes_padding = False
     first_ratio: Tensor
 
     @checked

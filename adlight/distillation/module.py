@@ -34,8 +34,6 @@ class MKDModule(MKDDetector, AnomalyModule):
         warmup: share of the steps in which the learning rate rises; a half cosine to 0 follows.
     """
 
-    takes_padding = False
-
     @checked
     def __init__(
         self,

@@ -51,6 +51,7 @@ class InversionDetector(AnomalyDetector):
         ValueError: networks that do not fit each other.
     """
 
+    takes_padding = False
     term_mean: Tensor
     term_deviation: Tensor
 

@@ -56,7 +56,6 @@ class GANDetector(InversionDetector, AnomalyModule):
         ValueError: networks, scorer and lengths that do not fit each other, or a number out of range.
     """
 
-    takes_padding = False
     gan: AdversarialModule
 
     @checked

@@ -42,7 +42,7 @@ class LearnedDetector(AnomalyDetector):
     ) -> None:
         super().__init__()
         self.detector, self.folds, self.classifier = detector, folds, detector.classifier
-        self.num_defects, self.num_normals = defects, normals
+        self.num_defects, self.num_normals, self.takes_padding = defects, normals, detector.takes_padding
         self.cell_scorer = CellScorer()
         self.register_buffer("weight", torch.empty(0, width))
         self.register_buffer("bias", torch.empty(0))

@@ -34,7 +34,7 @@ class LearnedModule(LearnedDetector, AnomalyModule):
         folds: PositiveInt = 5,
     ) -> None:
         super().__init__(detector, width, defects, normals, folds)
-        self.takes_padding, self.validates = detector.takes_padding, False
+        self.validates = False
 
     @property
     def trained(self) -> AnomalyModule:

@@ -35,8 +35,6 @@ class DAGANModule(DAGANDetector, AnomalyModule):
         clip: largest norm of a network's gradient; 0 = any.
     """
 
-    takes_padding = False
-
     @checked
     def __init__(
         self,

@@ -18,6 +18,8 @@ class AutoencoderDetector(AnomalyDetector):
         scorer: compares images with their reconstructions.
     """
 
+    takes_padding = False  # convolutions look across the content's border
+
     @checked
     def __init__(self, network: Built[UNet | ConvAutoencoder], scorer: Built[ReconstructionError]) -> None:
         super().__init__()
@@ -35,6 +37,8 @@ class VAEDetector(AnomalyDetector):
         network: the autoencoder.
         scorer: scores images with it.
     """
+
+    takes_padding = False
 
     @checked
     def __init__(self, network: Built[VAE], scorer: Built[VAEScorer]) -> None:
@@ -61,6 +65,8 @@ class DAGANDetector(AnomalyDetector):
         discriminator: D, an autoencoder, which was G's opponent.
         scorer: compares images with G's reconstructions; `reduce=mean` of `mse` orders images as |x - G(x)|_2 does.
     """
+
+    takes_padding = False
 
     @checked
     def __init__(

@@ -32,8 +32,6 @@ class AutoencoderModule(AutoencoderDetector, AnomalyModule):
         warmup: share of the steps in which the learning rate rises; a half cosine to 0 follows.
     """
 
-    takes_padding = False  # convolutions look across the content's border
-
     @checked
     def __init__(
         self,
@@ -77,8 +75,6 @@ class VAEModule(VAEDetector, AnomalyModule):
         warmup: share of the steps in which the learning rate rises; a half cosine to 0 follows.
         seed: of the noise, which depends on it, the batch and the process only.
     """
-
-    takes_padding = False
 
     @checked
     def __init__(

@@ -13,16 +13,12 @@ from adlight.detection.categories import CategoryClassifier
 from adlight.detection.session import GraphDetector
 from adlight.metrics.thresholds import Calibration
 from adlight.runs.files import write_atomically
+from adlight.runs.graphs import is_exported
 from adlight.types import UserError
 
 _GRAPH, _SETTINGS = "detector.onnx", ".json"
 _FRAME = ("image_size", "resize", "channels")
 HASH = "checkpoint_sha256"  # also in the graph, so that two files of different exports are not taken for a pair
-
-
-def is_exported(path: str | Path) -> bool:
-    """Tell whether a path names an exported graph, and no run."""
-    return Path(path).suffix == ".onnx"
 
 
 def weights_of(run: str | Path, ckpt: str | Path | None) -> Path:

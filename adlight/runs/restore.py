@@ -67,11 +67,14 @@ def restore(
     module, settings = build_module(folder, overrides)
     load_weights(module, folder.checkpoint(str(ckpt or settings["ckpt"])))
     changed = {name: value for name, value in inputs.items() if value is not None}
-    tiled = [name for name in ("tile", "overlap") if name in changed and changed[name] != settings[name]]
+    tiles = [(settings["tile"], settings["overlap"])]
     del settings["ckpt"]
     settings |= changed
-    settings["tiling"] = make_tiling(settings.pop("tile"), settings.pop("overlap"), settings["image_size"])
-    return module, settings, not (changes_scores(overrides) or tiled)
+    tiles.append((settings.pop("tile"), settings.pop("overlap")))
+    if changed.get("overlap") is not None and tiles[1][0] is None:
+        raise UserError("overlap is of tiles, and this run has none: set tile too, or leave overlap out")
+    settings["tiling"] = make_tiling(*tiles[1], settings["image_size"])
+    return module, settings, not changes_scores(overrides) and tiles[0] == tiles[1]
 
 
 def _read(run: RunFolder, overrides: Sequence[str]) -> DictConfig:

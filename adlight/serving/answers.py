@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,7 +34,12 @@ def parse_parts(text: str) -> list[str]:
 
 
 def describe_prediction(
-    prediction: Prediction, name: str, parts: list[str], detector: "Detector", image: Image.Image | None
+    prediction: Prediction,
+    name: str,
+    parts: list[str],
+    detector: "Detector",
+    content: np.ndarray | None = None,
+    image: Image.Image | None = None,
 ) -> dict[str, Any]:
     """Give the JSON of one image.
 
@@ -44,6 +50,7 @@ def describe_prediction(
             255, in the image's size; `picture`: the image itself, upright and at most 1,600 pixels wide and high (all
             three PNG in base64); `map`: its values, and what makes regions of them.
         detector: that predicted it.
+        content: (H, W) bool, the region of interest; None without one.
         image: the decoded image; needed for `picture`.
     """
     assert prediction.anomaly_map is not None and prediction.mask is not None
@@ -53,7 +60,7 @@ def describe_prediction(
     if "mask" in parts:
         found["mask"] = _png(Image.fromarray(prediction.mask))
     if "map" in parts:
-        found["map"] = _describe_map(prediction.anomaly_map, prediction, detector)
+        found["map"] = _describe_map(prediction.anomaly_map, prediction, detector, content)
     if "picture" in parts and image is not None:
         picture = to_channels(image, 3)
         picture.thumbnail((LONGEST, LONGEST))
@@ -61,18 +68,26 @@ def describe_prediction(
     return found
 
 
-def _describe_map(values: np.ndarray, prediction: Prediction, detector: "Detector") -> dict[str, Any]:
-    frame, calibration, source = detector.frame, detector.calibration, prediction.threshold_source
-    content = values.size if frame.keep_shape else frame.size[0] * frame.size[1]  # what is not cut off
+def _describe_map(
+    values: np.ndarray, prediction: Prediction, detector: "Detector", content: np.ndarray | None
+) -> dict[str, Any]:
+    calibration, source = detector.calibration, prediction.threshold_source
+    inside = _count_content(values, detector) if content is None else int(content.sum())
     assert prediction.mask is not None
     return {
         "values": base64.b64encode(values.astype("<f4").tobytes()).decode(),  # little-endian float32, row by row
         "shape": list(values.shape),
         "image_size": list(prediction.mask.shape[::-1]),
-        "content": content,
-        "min_pixels": calibration.min_area * content,
+        "content": inside,
+        "min_pixels": calibration.min_area * inside,
+        "closing": calibration.closing,
         "region_threshold": calibration.of(source if source in calibration.by_category else None).region,
     }
+
+
+def _count_content(values: np.ndarray, detector: "Detector") -> int:
+    whole = detector.frame.keep_shape or detector.tiling
+    return values.size if whole else math.prod(detector.frame.size)  # what is not cut off
 
 
 def _png(image: Image.Image) -> str:

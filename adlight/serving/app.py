@@ -88,17 +88,17 @@ class Service:
 
     async def _answer(self, upload: Upload, category: str | None, parts: list[str]) -> dict[str, Any]:
         async with self._decoding:
-            prepared, image = await anyio.to_thread.run_sync(self._prepare, upload, "picture" in parts)
+            prepared, image = await anyio.to_thread.run_sync(self._prepare, upload, category, "picture" in parts)
         prediction = await asyncio.wrap_future(self.queue.submit(prepared, category))
         decision = "anomalous" if prediction.anomalous else "normal"
         self.telemetry.images.labels(decision, prediction.threshold_source).inc()
-        detector = self.detectors[category]
-        return await anyio.to_thread.run_sync(describe_prediction, prediction, upload.name, parts, detector, image)
+        arguments = prediction, upload.name, parts, self.detectors[category], prepared.content, image
+        return await anyio.to_thread.run_sync(describe_prediction, *arguments)
 
-    def _prepare(self, upload: Upload, keep: bool) -> tuple[PreparedImage, Image.Image | None]:
+    def _prepare(self, upload: Upload, category: str | None, keep: bool) -> tuple[PreparedImage, Image.Image | None]:
         image = decode(upload, self.limits.max_pixels)
         try:
-            prepared = self.detectors[None].prepare(image)
+            prepared = self.detectors[category].prepare(image)  # a region of interest may be a category's
         except UserError as error:
             raise HTTPException(422, f"{upload.name}: {error}") from error
         assert isinstance(prepared, PreparedImage)

@@ -95,7 +95,7 @@
     const anomalous = prediction.score > threshold;
     const region = given ? null : map.region_threshold; // as `adlight predict threshold=...` decides
     const source = own.threshold !== undefined && own.pixel !== undefined ? "given" : prediction.threshold_source;
-    return { threshold, pixel, anomalous, given, source, moved: own.threshold !== undefined, regions: () => (anomalous ? findRegions(map.values, height, width, pixel, region, map.min_pixels) : []) };
+    return { threshold, pixel, anomalous, given, source, moved: own.threshold !== undefined, regions: () => (anomalous ? findRegions(map.values, height, width, pixel, region, map.min_pixels, map.closing) : []) };
   }
 
   // a prediction as the server would answer it with these thresholds

@@ -24,11 +24,33 @@ function connectedRegions(height, width, inside) {
   return regions;
 }
 
+// the pixels of a closing: gaps that no disk of a radius fits into without touching the mask are filled
+function closeGaps(height, width, inside, radius) {
+  const margin = Math.ceil(radius) + 1, rows = height + 2 * margin, columns = width + 2 * margin, disk = [];
+  for (let y = -margin; y <= margin; y++) {
+    for (let x = -margin; x <= margin; x++) if (y * y + x * x <= radius * radius) disk.push([y, x]);
+  }
+  const dilated = new Uint8Array(rows * columns), closed = new Uint8Array(height * width);
+  for (let index = 0; index < closed.length; index++) {
+    if (!inside(index)) continue;
+    const row = Math.floor(index / width) + margin, column = (index % width) + margin;
+    for (const [y, x] of disk) dilated[(row + y) * columns + column + x] = 1;
+  }
+  for (let index = 0; index < closed.length; index++) {
+    const row = Math.floor(index / width) + margin, column = (index % width) + margin;
+    const filled = dilated[row * columns + column] && disk.every(([y, x]) => dilated[(row + y) * columns + column + x]);
+    closed[index] = inside(index) || filled ? 1 : 0;
+  }
+  return closed;
+}
+
 // regions above the pixel threshold that are large enough and whose peak is above what normal images show, and the
-// strongest one; where no pixel is above it, the peak itself
-function findRegions(values, height, width, threshold, regionThreshold, minPixels) {
+// strongest one, gaps within `closing` pixels filled; where no pixel is above it, the peak itself
+function findRegions(values, height, width, threshold, regionThreshold, minPixels, closing) {
   const pixel = Math.fround(threshold), limit = regionThreshold === null ? -Infinity : Math.fround(regionThreshold);
-  const regions = connectedRegions(height, width, (index) => values[index] > pixel);
+  const isAbove = (index) => values[index] > pixel;
+  const closed = closing > 0 ? closeGaps(height, width, isAbove, closing) : null;
+  const regions = connectedRegions(height, width, closed ? (index) => closed[index] : isAbove);
   const peak = (region) => region.reduce((most, index) => Math.max(most, values[index]), -Infinity);
   if (!regions.length) {
     const most = values.reduce((one, other) => Math.max(one, other), -Infinity);

@@ -10,7 +10,9 @@ import pytest
 from browser import BROWSER, DRIVER, Browser
 from PIL import Image
 
+from adlight.detection.regions import find_regions
 from adlight.detector import Detector
+from adlight.metrics.thresholds import Threshold
 
 pytestmark = pytest.mark.skipif(
     BROWSER is None or DRIVER is None,
@@ -89,6 +91,17 @@ def same(answer, prediction, name):
     numbers = {key: value for key, value in wanted.items() if isinstance(value, float)}
     assert {key: answer.pop(key) for key in numbers} == pytest.approx(numbers, rel=1e-5)
     assert answer == {key: value for key, value in wanted.items() if key not in numbers}
+
+
+def test_regions_are_those_of_the_detector(page):
+    """`findRegions` of the page marks what `find_regions` of Python does, whatever a region is said to be."""
+    rng = np.random.default_rng(0)
+    pixel = rng.random((20, 27), np.float32)
+    call = "const [values, ...rest] = arguments; return findRegions(values, 20, 27, ...rest).flat()"
+    for level, region, least, closing in ((0.97, None, 0, 0), (0.97, None, 0, 2.5), (0.9, 0.95, 4, 1), (2, None, 0, 3)):
+        wanted = find_regions(pixel, Threshold(0.5, level, region=region, source=""), least, closing)
+        found = page.run(call, pixel.ravel().tolist(), level, region, least, closing)
+        assert sorted(found) == wanted.ravel().nonzero()[0].tolist()
 
 
 def test_an_image_is_dropped_and_its_thresholds_are_moved(page, served, tiny_run):
