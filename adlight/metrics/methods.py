@@ -52,8 +52,9 @@ class Method(NamedTuple):
         except ValueError:
             value = math.nan
         known = name in ("quantile", "sigma", "fpr") or not colon
-        if not known or not math.isfinite(value) or (name in ("quantile", "fpr") and not 0 <= value <= 1):
-            raise ValueError(f"threshold {text!r} is not understood; write {METHODS} (shares lie in 0...1)")
+        out_of_range = (name in ("quantile", "fpr") and not 0 <= value <= 1) or (name == "sigma" and value < 0)
+        if not known or not math.isfinite(value) or out_of_range:
+            raise ValueError(f"threshold {text!r} is not understood; write {METHODS} (shares in 0...1, sigma from 0 up)")
         return Method(name, value, str(text))
 
     @property

@@ -121,7 +121,7 @@ def test_pixel_thresholds_need_normal_pixels(method):
 
 
 @pytest.mark.parametrize(
-    "method", ["quantile", "quantile:2", "fpr:-1", "best", "sigma:x", "nan", "max:1", "number:3", True]
+    "method", ["quantile", "quantile:2", "fpr:-1", "sigma:-3", "best", "sigma:x", "nan", "max:1", "number:3", True]
 )
 def test_methods_that_make_no_sense_are_named(method):
     for settings in ({"image": method}, {"pixel": method}):
