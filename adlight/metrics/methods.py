@@ -54,7 +54,7 @@ class Method(NamedTuple):
         known = name in ("quantile", "sigma", "fpr") or not colon
         out_of_range = (name in ("quantile", "fpr") and not 0 <= value <= 1) or (name == "sigma" and value < 0)
         if not known or not math.isfinite(value) or out_of_range:
-            raise ValueError(f"threshold {text!r} is not understood; write {METHODS} (shares in 0...1, sigma from 0 up)")
+            raise ValueError(f"threshold {text!r} is not understood; write {METHODS} (shares in 0...1, sigma >= 0)")
         return Method(name, value, str(text))
 
     @property
