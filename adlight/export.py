@@ -12,8 +12,8 @@ from omegaconf import DictConfig
 from adlight import __version__
 from adlight.cli import main as cli
 from adlight.cli.arguments import quote_values, shows_help, value_of
-from adlight.cli.given import set_given
 from adlight.data.stream import ImageStream
+from adlight.prediction.given import set_given
 from adlight.runs.checks import check_values
 from adlight.runs.folder import RunFolder
 from adlight.types import Unreadable, UserError

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from adlight.cli import main as cli
 from adlight.cli.arguments import quote_values, shows_help, value_of
-from adlight.cli.given import set_given
+from adlight.prediction.given import set_given
 from adlight.runs.checks import check_values
 from adlight.runs.graphs import check_exists
 from adlight.types import UserError

@@ -114,7 +114,8 @@ class CachedImageDataset(Dataset):
         """
         index = torch.as_tensor(indices)
         size = torch.empty(len(index), 2, dtype=torch.long)
-        mask, content = torch.zeros(2, len(index), *self.frame.size, dtype=torch.bool)
+        mask = torch.zeros(len(index), *self.frame.size, dtype=torch.bool)
+        content = torch.zeros_like(mask) if self.roi else mask
         if self.decoded is not None:
             place = index if self.rows is None else self.rows[index]
             if self.file is not None and self.decoded.damaged(place.tolist()):

@@ -133,7 +133,7 @@ class CategoryRule:
     def guess(self, path: Path | None) -> str | None:
         """Find the category of an image that is not looked at; None where it cannot be known."""
         with suppress(UserError):
-            return self.of_path(path) or next(iter(self.known) if len(self.known) == 1 else iter(()), None)
+            return self.of_path(path) or (self.known[0] if len(self.known) == 1 else None)
         return None
 
     def of_path(self, path: Path | None) -> str | None:

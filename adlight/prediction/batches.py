@@ -16,6 +16,7 @@ from adlight.data.images import read_image, to_channels
 from adlight.data.stream import ImageStream
 from adlight.detection.coco import annotate
 from adlight.detection.pictures import draw_overlay, draw_panel
+from adlight.prediction.given import set_given
 from adlight.runs.predictions import Entry
 from adlight.types import Prediction, Unreadable, UserError
 
@@ -35,10 +36,8 @@ def load_detector(settings: Mapping[str, Any]) -> "Detector":
     inputs = {name: settings[name] for name in ("roi", "tile", "overlap")}
     run, ckpt, device, size, category = (settings[name] for name in ("run", "ckpt", "device", "batch_size", "category"))
     detector = Detector.load(run, ckpt, device, (), size, category, **inputs)
-    for place, names in ((detector, ("threshold", "pixel_threshold")), (detector.calibration, ("min_area", "closing"))):
-        for name in names:
-            if settings[name] is not None:
-                setattr(place, name, settings[name])
+    set_given(detector, settings, "threshold", "pixel_threshold")
+    set_given(detector.calibration, settings, "min_area", "closing")
     return detector
 
 

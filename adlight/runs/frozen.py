@@ -25,9 +25,7 @@ def frozen_config(run: RunFolder, device: str = "auto", root: str | None = None)
     OmegaConf.set_struct(saved, False)
     require_nodes(saved, *NODES)
     if used := [f"dataset.{name}" for name in ("tile", "roi") if saved.dataset.get(name)]:
-        raise UserError(
-            f"{run} was trained with {' and '.join(used)}, which labels and groups cannot be combined with yet"
-        )
+        raise UserError(f"{run} was trained with {' and '.join(used)}: labels and groups do not support that yet")
     drop_objective(saved)
     if root is not None:
         saved.dataset.root = root
