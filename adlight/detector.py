@@ -16,7 +16,7 @@ from adlight.data.images import AnyImage, PreparedImage, prepare_image
 from adlight.data.roi import check_selection, make_selection
 from adlight.data.tiling import Tiling
 from adlight.detection.categories import CategoryRule
-from adlight.detection.describing import describe_images
+from adlight.detection.predictions import make_predictions
 from adlight.detection.tiles import score_images
 from adlight.metrics.methods import parse_number
 from adlight.runs.exported import load_exported
@@ -196,4 +196,4 @@ class Detector:
         scores = score_images(self.scorer, self.tiling, batch, size, self.batch_size, reconstruct)
         if not (finite := scores.is_finite).all():
             raise UserError(f"scores of {paths[finite.argmin()] or 'an image'} are not finite: the training diverged")
-        return describe_images(batch, used, scores, size, self.frame, self.calibration)
+        return make_predictions(batch, used, scores, size, self.frame, self.calibration)

@@ -72,8 +72,8 @@ def check_exportable(detector: "Detector") -> None:
             "keep_shape=false and neither tile nor roi can be exported"
         )
     module: Any = detector.module
-    if module.obstacle:
-        raise UserError(f"this run cannot be exported: {module.obstacle}")
+    if module.export_blocker:
+        raise UserError(f"this run cannot be exported: {module.export_blocker}")
     import numpy as np
 
     from adlight.detection.graph import make_example

@@ -39,13 +39,13 @@ def report(config: DictConfig) -> Path:
     written.append(_write(folder / "results.md", files.results_markdown(found, means, title)))
 
     from adlight.reports import page
-    from adlight.reports.in_use import look_at
+    from adlight.reports.monitoring import monitor_runs
 
-    in_use = look_at(found, places, folder)
+    monitoring = monitor_runs(found, places, folder)
     numbers = float(config.tolerance), int(config.detailed), int(config.pictures)
-    html = page.render(found, means, title, *numbers, folder, in_use)
+    html = page.render(found, means, title, *numbers, folder, monitoring)
     written.append(_write(folder / "index.html", html))
-    problems = [f"{name}: {line}" for name, line in found.problems.items()] + [*in_use.problems, *in_use.lines]
+    problems = [f"{name}: {line}" for name, line in found.problems.items()] + [*monitoring.problems, *monitoring.lines]
     categories = found.headlines["category"].dropna().unique()
     title = f"{found.states} ({categories[0]})" if len(categories) == 1 else found.states
     tables.print_table(tables.by_run(found, short=True), title, [*problems, *(f"written: {p}" for p in written)])

@@ -26,7 +26,7 @@ class AnomalyDetector(nn.Module):
         self.classifier = CategoryClassifier()
 
     @property
-    def obstacle(self) -> str | None:
+    def export_blocker(self) -> str | None:
         """Why the score cannot be exported as a graph, and what can; None: nothing is known to be in the way."""
         return None
 

@@ -52,7 +52,7 @@ class MKDDetector(AnomalyDetector):
         return self.first_ratio if self.value is None else torch.full_like(self.first_ratio, self.value)
 
     @property
-    def obstacle(self) -> str | None:
+    def export_blocker(self) -> str | None:
         """Graphs hold no gradient."""
         if self.scorer.localization != "gradient":
             return None

@@ -69,7 +69,7 @@ class InversionDetector(AnomalyDetector):
         return Networks(self.gan.trained_generator, self.gan.critic, self.encoder)
 
     @property
-    def obstacle(self) -> str | None:
+    def export_blocker(self) -> str | None:
         """Graphs hold no search by gradients."""
         if self.scorer.method == "encoder":
             return None

@@ -53,9 +53,9 @@ class LearnedDetector(AnomalyDetector):
         self.bias = torch.stack([one.bias for one in (whole, *parts)]).to(self.bias)
 
     @property
-    def obstacle(self) -> str | None:
+    def export_blocker(self) -> str | None:
         """That of the frozen detector."""
-        return self.detector.obstacle
+        return self.detector.export_blocker
 
     def score(self, batch: Batch) -> Scores:
         """Score a batch."""

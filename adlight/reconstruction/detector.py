@@ -46,7 +46,7 @@ class VAEDetector(AnomalyDetector):
         self.network, self.scorer = network, scorer
 
     @property
-    def obstacle(self) -> str | None:
+    def export_blocker(self) -> str | None:
         """Graphs hold no gradient."""
         if self.scorer.method != "gradient":
             return None

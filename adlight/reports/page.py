@@ -19,7 +19,7 @@ from adlight import __version__
 from adlight.reports import curves, sections, tables
 from adlight.reports.collect import Runs
 from adlight.reports.grouping import group_scores, run_titles
-from adlight.reports.in_use import InUse
+from adlight.reports.monitoring import Monitoring
 from adlight.reports.rows import OBJECTIVE
 from adlight.reports.terminal import DIFFERENCE, HIGH, LOW, PAPER, TEXT, VALUE
 from adlight.reports.viewer import viewer_data
@@ -55,15 +55,15 @@ def render(
     detailed: int,
     pictures: int,
     folder: Path = Path(),
-    in_use: InUse | None = None,
+    monitoring: Monitoring | None = None,
 ) -> str:
     """Write the HTML of a page that is to lie in `folder`.
 
     Differences of up to `tolerance` from published numbers count as equal; `detailed` runs get histograms, curves, a
-    place in the viewer and up to `pictures` pictures of their own. `in_use` is what became of the runs and searches.
+    place in the viewer and up to `pictures` pictures of their own. `monitoring`: what became of runs and searches.
     """
-    in_use = InUse() if in_use is None else in_use
-    of_tables = _tables(found, means, in_use)
+    monitoring = Monitoring() if monitoring is None else monitoring
+    of_tables = _tables(found, means, monitoring)
     titles, chosen = run_titles(found.headlines), _chosen(found)
     panels, panels_left = sections.link_panels(found, detailed, pictures, folder)
     scores = [(titles.get(name, name), cells) for name, cells in group_scores(found)]
@@ -75,7 +75,7 @@ def render(
         "scores": [(name, sections.draw_scores(name, cells)) for name, cells in scores[:detailed]],
         "pictures": [(titles[name], mine) for name, mine in panels],
         "viewer": _to_json(viewer) if viewer else None,
-        "searches": in_use.histories,
+        "searches": monitoring.histories,
     }
     environment = Environment(
         loader=PackageLoader("adlight.reports", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -99,12 +99,12 @@ def render(
         bins=curves.BINS,
         panels_left=panels_left,
         open_rows=OPEN,
-        in_use=in_use,
+        monitoring=monitoring,
         **drawn,
     )
 
 
-def _tables(found: Runs, means: pd.DataFrame, in_use: InUse) -> dict[str, pd.DataFrame]:
+def _tables(found: Runs, means: pd.DataFrame, monitoring: Monitoring) -> dict[str, pd.DataFrame]:
     return {
         "results": tables.by_run(found),
         "decisions": tables.by_decision(found),
@@ -113,9 +113,9 @@ def _tables(found: Runs, means: pd.DataFrame, in_use: InUse) -> dict[str, pd.Dat
         "defects": tables.by_defect(found.defects),
         "settings": tables.by_setting(found),
         "origins": tables.by_origin(found),
-        "drift": in_use.drift,
-        "groups": in_use.groups,
-        "searches": in_use.importances,
+        "drift": monitoring.drift,
+        "groups": monitoring.groups,
+        "searches": monitoring.importances,
     }
 
 

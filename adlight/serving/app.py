@@ -16,10 +16,10 @@ from starlette.responses import Response
 
 from adlight.data.images import PreparedImage
 from adlight.detector import Detector
-from adlight.serving.answers import categories_of, describe_detector, describe_prediction, parse_parts
 from adlight.serving.batching import BatchQueue, QueueFull
 from adlight.serving.guard import Guard
 from adlight.serving.page import SECURITY, render
+from adlight.serving.responses import categories_of, describe_detector, describe_prediction, parse_parts
 from adlight.serving.telemetry import CountRequests, Telemetry
 from adlight.serving.uploads import FORMATS, Limits, Upload, decode, read_uploads
 from adlight.types import Prediction, UserError

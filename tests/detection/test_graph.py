@@ -180,8 +180,8 @@ def test_what_cannot_be_traced_is_named(tmp_path):
 
 @pytest.mark.parametrize("method", ["gradient", "encoder+gradient"])
 def test_a_search_is_no_graph(method):
-    obstacle = make_gan_detector(InversionScorer(method=method)).obstacle
-    assert f"method={method}" in obstacle and "method=encoder" in obstacle
+    export_blocker = make_gan_detector(InversionScorer(method=method)).export_blocker
+    assert f"method={method}" in export_blocker and "method=encoder" in export_blocker
 
 
 def test_a_gradient_is_no_graph():
@@ -190,7 +190,7 @@ def test_a_gradient_is_no_graph():
         (VAEDetector(VAE(SIZE, 3, 4, 2, 6), VAEScorer("gradient")), "method=reconstruction"),
         (MKDDetector(backbone, partial(Cloner, width=4), DistillationScorer("gradient")), "localization=cells"),
     ):
-        assert named in detector.obstacle
+        assert named in detector.export_blocker
 
 
 @pytest.mark.parametrize("content", [b"", b"no graph"])

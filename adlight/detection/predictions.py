@@ -1,4 +1,4 @@
-"""From an image's score and maps to its prediction."""
+"""Predictions from scores and maps."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from adlight.metrics.thresholds import Calibration, Threshold
 from adlight.types import Prediction, ScoredImages
 
 
-def describe_images(
+def make_predictions(
     images: Sequence[PreparedImage],
     used: Sequence[Threshold],
     scores: ScoredImages,
@@ -37,10 +37,10 @@ def describe_images(
     maps = [found, scores.pixel, *([] if scores.reconstruction is None else [scores.reconstruction])]
     restored = [[frame.restore(array[i], *one.size) for array in maps] for i, one in enumerate(images)]
     rows = zip(images, used, scores.image.tolist(), areas, restored, strict=True)
-    return [describe_image(*row) for row in rows]
+    return [make_prediction(*row) for row in rows]
 
 
-def describe_image(
+def make_prediction(
     image: PreparedImage, used: Threshold, score: float, area: float, maps: Sequence[np.ndarray]
 ) -> Prediction:
     """Say all that is known of an image; `maps`: its mask, its anomaly map and, if there is one, its reconstruction."""

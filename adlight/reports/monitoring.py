@@ -22,7 +22,7 @@ FIGURES = {"silhouette": "silhouette", "adjusted_rand": "adjusted Rand index", "
 SHEETS = 8  # pictures of groups of a run
 
 
-class InUse(NamedTuple):
+class Monitoring(NamedTuple):
     """Tables and pictures of runs in use."""
 
     drift: pd.DataFrame = NOTHING  # a row per run, day and category
@@ -35,7 +35,7 @@ class InUse(NamedTuple):
     problems: Sequence[str] = ()  # what could not be read
 
 
-def look_at(found: Runs, places: Sequence[str], folder: Path) -> InUse:
+def monitor_runs(found: Runs, places: Sequence[str], folder: Path) -> Monitoring:
     """Read what runs have predicted, how their anomalies were grouped, and searches, for a page in `folder`.
 
     What is damaged is told, and the rest is shown.
@@ -59,7 +59,7 @@ def look_at(found: Runs, places: Sequence[str], folder: Path) -> InUse:
             problems.append(f"{name}: {error}")
         except DAMAGE as error:
             problems.append(f"{name}: its groups are damaged ({type(error).__name__}: {error}): group them again")
-    return InUse(
+    return Monitoring(
         *(_drift_table(rows), drawings, lines, pd.concat(groups) if groups else NOTHING, sheets),
         *(histories, importances, problems),
     )

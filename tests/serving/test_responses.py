@@ -8,7 +8,7 @@ import pytest
 from adlight.data.frames import Frame, WholeFrame
 from adlight.data.tiling import Tiling
 from adlight.metrics.thresholds import Calibration
-from adlight.serving.answers import describe_prediction
+from adlight.serving.responses import describe_prediction
 from adlight.types import Prediction
 
 INSIDE = np.zeros((8, 8), bool)
