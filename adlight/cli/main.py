@@ -45,15 +45,23 @@ def run(task: Callable[[DictConfig], Any], config_name: str, prepare: Callable[[
         with suppress(BrokenPipeError):  # `| head` has seen enough
             print(read_yaml(CONF / f"{config_name}.yaml").hydra.help.template, end="", flush=True)
         return
+    try:
+        rank()
+    except UserError as error:
+        sys.exit(_print_error(str(error)))
     failures: list[str] = []
     _say_what_takes_time(config_name, sys.argv[1:])
     program = hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")(_collect(task, failures))
     code = _run(program, prepare, failures)
     for line in failures:
-        prefix = f"(process {rank()}) " if rank() else ""  # of several processes each says what stopped it
-        print(f"{prefix}error: {line}", file=sys.stderr, flush=True)
+        _print_error(line, f"(process {rank()}) " if rank() else "")  # of several processes each says what stopped it
     if code := sweep.finish(2 if failures else code):
         sys.exit(code)
+
+
+def _print_error(line: str, prefix: str = "") -> int:
+    print(f"{prefix}error: {line}", file=sys.stderr, flush=True)
+    return 2
 
 
 def _say_what_takes_time(program: str, argv: list[str]) -> None:

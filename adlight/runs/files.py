@@ -11,8 +11,15 @@ from adlight.types import UserError
 
 
 def rank() -> int:
-    """Return this process's number among those of a run (set by Lightning's ddp or Slurm's srun); 0 writes."""
-    return int(_rank() or 0)
+    """Return this process's number among those of a run (set by Lightning's ddp or Slurm's srun); 0 writes.
+
+    Raises:
+        UserError: what is set is no number.
+    """
+    found = _rank() or "0"
+    if not found.isdecimal():
+        raise UserError(f"environment variable LOCAL_RANK or SLURM_PROCID is {found!r}, which is no number: unset it")
+    return int(found)
 
 
 def is_numbered() -> bool:

@@ -180,3 +180,10 @@ def test_a_memory_that_is_full_is_one_line():
 
 def test_of_a_copy_the_place_is_named_that_is_full():
     assert explain(OSError(28, "disk full", "from.ckpt", None, "to.ckpt")).startswith("to.ckpt: disk full, make room")
+
+
+@pytest.mark.parametrize("name", ["LOCAL_RANK", "SLURM_PROCID"])
+def test_a_process_number_that_is_none_is_one_line(adlight, monkeypatch, name):
+    monkeypatch.setenv(name, "x")
+    outcome = adlight("train", "model=pca", "dataset=synthetic")
+    assert outcome.code == 2 and name in outcome.err and len(outcome.err.splitlines()) == 1
