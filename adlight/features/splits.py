@@ -42,9 +42,13 @@ def folds_of(images: Images, count: int) -> tuple[Tensor, Tensor]:
     Returns:
         The indices of the normal images, (n,), and the fold of each image, (N,), below `count` and n.
     """
-    batches = [images.__getitems__([i]) for i in range(len(images))]
-    normal = (torch.cat([one["label"] for one in batches]) == 0).nonzero()[:, 0]
+    labels, owners = list[Tensor](), list[Tensor]()
+    for i in range(len(images)):
+        batch = images.__getitems__([i])
+        labels.append(batch["label"])
+        owners += [batch["tile"][:, 0]] if "tile" in batch else []
+    normal = (torch.cat(labels) == 0).nonzero()[:, 0]
     number = torch.arange(len(images)) * len(normal) // len(images)
-    if batches and "tile" in batches[0]:
-        number = torch.cat([one["tile"][:, 0] for one in batches])  # all tiles of an image in one fold
+    if owners:
+        number = torch.cat(owners)  # all tiles of an image in one fold
     return normal, number % min(count, len(number.unique()))
