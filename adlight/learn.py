@@ -27,8 +27,8 @@ if TYPE_CHECKING:  # torch takes seconds: not for --help
 
     from adlight.data.datamodule import AnomalyDataModule
     from adlight.detection.module import AnomalyModule
-    from adlight.learning.lessons import CategoryNames, Labelled
     from adlight.learning.module import LearnedModule
+    from adlight.learning.samples import CategoryNames, Labelled
 
 FOLDS = 5
 
@@ -40,7 +40,7 @@ def learn(config: DictConfig) -> Path:
         UserError: no labels, labels that do not support what is asked for, or a run that cannot be learned from.
     """
     from adlight.learning.decisions import describe_decisions, describe_labels, find_thresholds
-    from adlight.learning.lessons import CategoryNames, score_labelled, scores_unseen
+    from adlight.learning.samples import CategoryNames, score_labelled, scores_unseen
     from adlight.runs.programs import LearnSettings
 
     check_values(LearnSettings, config)
@@ -103,8 +103,8 @@ def teach(
     head: bool,
 ) -> "LearnedModule":
     """Fit the head, unless there is no labelled defect or it is not wanted; the detector keeps its weights."""
-    from adlight.learning.lessons import fit_heads, held_out_normals
     from adlight.learning.module import LearnedModule
+    from adlight.learning.samples import fit_heads, held_out_normals
 
     defects = sum(one.label for one in labelled)
     width, normals = labelled[0].found.features.shape[-1], len(labelled) - defects

@@ -15,7 +15,7 @@ from adlight.data.labels import read_labels
 from adlight.detector import Detector
 from adlight.learning.evidence import Evidence, evidence_of
 from adlight.learning.head import defect_cells, fit_folds, fit_head
-from adlight.learning.lessons import _Collector
+from adlight.learning.samples import _Collector
 from adlight.learning.thresholds import lower_bound, precision_threshold, recall_threshold
 from adlight.runs.labels import LabelFolder
 from adlight.types import Batch, Scores, UserError

@@ -8,7 +8,7 @@ from torch import Tensor
 from adlight.detection.module import AnomalyModule
 from adlight.learning.calibration import LabelledCalibration
 from adlight.learning.detector import LearnedDetector
-from adlight.learning.lessons import Labelled
+from adlight.learning.samples import Labelled
 from adlight.learning.thresholds import precision_threshold, recall_threshold
 from adlight.types import UserError
 

@@ -17,8 +17,8 @@ import torch
 from hydra import initialize_config_dir
 
 from adlight.learn import FOLDS
-from adlight.learning.lessons import fit_heads, held_out_normals, score_labelled, scores_unseen
 from adlight.learning.module import LearnedModule
+from adlight.learning.samples import fit_heads, held_out_normals, score_labelled, scores_unseen
 from adlight.learning.thresholds import recall_threshold
 from adlight.metrics.image import auroc
 from adlight.runs.config import CONF

@@ -103,9 +103,9 @@ def measure() -> list[Row]:
             "dataset.batch_size=16",
             "dataset.augmentation={_target_:adlight.data.augmentation.Augmentation}",
             f"trainer.max_epochs={EPOCHS}",
-            "trainer.limit_val_batches=0",
         )
         data, module, trainer = build(config)
+        trainer.limit_val_batches = 0  # a setting of 0 is refused: thresholds would be missing
         data.prepare_data()
         data.setup("fit")
         twin = copy.deepcopy(module).to(DEVICE)
