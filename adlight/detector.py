@@ -95,7 +95,7 @@ class Detector:
             overrides: changes of its config (`model.scorer.reduce=max`), of which its thresholds say nothing.
             batch_size: images, or tiles, at once.
             category: of all images, see above.
-            inputs: `roi`, `tile` or `overlap` in the place of the run's; of other tiles its thresholds say nothing.
+            inputs: `roi`, `tile` or `overlap` in place of the run's; of other tiles its thresholds say nothing.
 
         Raises:
             UserError: no run, no checkpoint, one of another architecture, no such device, or no such category.
@@ -153,7 +153,7 @@ class Detector:
             range: the values of black and white in images of floats, such as (0, 1).
 
         Returns:
-            Predictions; among several images, an `Unreadable` in the place of a file that cannot be read.
+            Predictions; among several images, an `Unreadable` in place of a file that cannot be read.
 
         Raises:
             UserError: an array that is no image, a single file that cannot be read, or no threshold.

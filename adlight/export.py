@@ -68,8 +68,7 @@ def check_exportable(detector: "Detector") -> None:
     """
     if detector.frame.keep_shape or detector.tiling or detector.select:
         raise UserError(
-            "keep_shape=true, tile and roi are beyond one graph, which takes whole images of one size: runs with "
-            "keep_shape=false and neither tile nor roi can be exported"
+            "runs with keep_shape=true, tile or roi cannot be exported: a graph takes whole images of one size"
         )
     module: Any = detector.module
     if module.export_blocker:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # they take seconds: not for --help
     from uvicorn import Server
 
 CONNECTIONS = 500  # at once; of more, none takes a file handle
-GOODBYE = 10  # seconds for the images on their way when the server ends
+SHUTDOWN = 10  # seconds for the images still in the queue when the server stops
 
 
 def serve(config: DictConfig) -> None:
@@ -52,14 +52,14 @@ def serve(config: DictConfig) -> None:
         port = listener.getsockname()[1]
         place = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
         fragment, header = (f"#token={token}", f"-H 'Authorization: Bearer {token}' ") if token else ("", "")
-        listener.listen()  # whoever comes before the server is up waits
+        listener.listen()  # clients that connect before the server is up wait
         print(f"page: {place}{fragment}")
         print(f"from a shell: curl {header}--data-binary @<image> {place}predict")
         print("Ctrl-C ends it", flush=True)
         try:
             make_server(build_app(service, token)).run([listener])
         finally:
-            service.queue.close(GOODBYE)
+            service.queue.close(SHUTDOWN)
 
 
 def check_packages() -> None:
@@ -109,7 +109,7 @@ def make_server(app: "FastAPI") -> "Server":
         log_config=None,
         access_log=False,
         limit_concurrency=CONNECTIONS,
-        timeout_graceful_shutdown=GOODBYE,
+        timeout_graceful_shutdown=SHUTDOWN,
         server_header=False,
     )
     return Server(config)

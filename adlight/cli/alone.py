@@ -24,7 +24,7 @@ def run_alone(task: Callable[[DictConfig], Any], config: DictConfig) -> Any:
         try:
             return task(config)
         except Exception as error:
-            with suppress(OSError):  # of a full disk, which is told on the terminal
+            with suppress(OSError):  # a full disk is reported on the terminal
                 log_line(f"error: {describe(error)}")
                 has_begun = not config.get("resume") or run.metadata_text() != before
                 if has_begun and (rank() == 0 or run.failure() is None):  # of several processes the first counts

@@ -93,7 +93,7 @@ def reduce_map(pixel: Tensor, how: str, topk: float = 0.01, content: Tensor | No
 
 
 def hide_outside(reconstruction: Tensor, image: Tensor, content: Tensor | None) -> Tensor:
-    """Put the image in the place of its reconstruction outside (B, H, W) bool: no error is there, and no gradient."""
+    """Put the image in place of its reconstruction outside (B, H, W) bool: no error is there, and no gradient."""
     return reconstruction if content is None else reconstruction.where(content[:, None], image)
 
 

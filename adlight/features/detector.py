@@ -60,7 +60,7 @@ class FeatureDetector(AnomalyDetector):
         return cast(dict[str, Predictor], dict(self.predictors.items()))
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Give the thresholds and, in the place of its weights, the backbone's fingerprint."""
+        """Give the thresholds and, in place of its weights, the backbone's fingerprint."""
         return {**super().get_extra_state(), "backbone": self.backbone.fingerprint}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:

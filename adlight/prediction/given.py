@@ -1,4 +1,4 @@
-"""Settings of a command in the place of what a run has."""
+"""Settings of a command in place of what a run has."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -38,7 +38,7 @@ class Monitoring(NamedTuple):
 def monitor_runs(found: Runs, places: Sequence[str], folder: Path) -> Monitoring:
     """Read what runs have predicted, how their anomalies were grouped, and searches, for a page in `folder`.
 
-    What is damaged is told, and the rest is shown.
+    Damaged files are reported, and the rest is shown.
     """
     rows, drawings, lines, groups, sheets = [], list[Picture](), list[str](), [], []
     histories, importances, problems = read_searches(places)

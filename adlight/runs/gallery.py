@@ -38,7 +38,7 @@ class GalleryFolder:
         return str(self.path)
 
     def write(self, pictures: Iterable[tuple[int, Pictures]]) -> None:
-        """Write pictures by their row in the table of predictions, in the place of an earlier test's."""
+        """Write pictures by their row in the table of predictions, in place of an earlier test's."""
         for path in self.path.glob(f"*{_SUFFIX}"):
             path.unlink()
         for row, one in pictures:

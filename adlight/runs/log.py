@@ -22,7 +22,7 @@ class _Copy:
 
     def write(self, text: str) -> int:
         if not _REDRAW.search(text):
-            with suppress(OSError):  # a full disk is told where a result cannot be written, on the terminal
+            with suppress(OSError):  # a full disk is reported on the terminal, where a result cannot be written
                 self._log.write(_CODES.sub("", text))
         return self._stream.write(text)
 

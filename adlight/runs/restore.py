@@ -53,7 +53,7 @@ def restore(
         run: the run folder.
         ckpt: see `Detector.load`.
         overrides: of the run's config.
-        inputs: settings in the place of the run's, None where the run's hold.
+        inputs: settings in place of the run's, None where the run's hold.
 
     Returns:
         The detector, the settings that an image needs, and whether its thresholds hold for what was changed.

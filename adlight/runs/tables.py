@@ -59,7 +59,7 @@ def check_results(content: dict[str, Any]) -> None:
     """Refuse JSON that is not what `Results.as_dict` gives: tables of categories, defects, pooled images, validation.
 
     Raises:
-        ValueError, LookupError, AttributeError, TypeError: something else stands in the place of a table or a number.
+        ValueError, LookupError, AttributeError, TypeError: something else stands in place of a table or a number.
     """
     tables = {f"defects of {name}": of for name, of in (content.get("defects") or {}).items()}
     tables = {f"{name}, {defect}": table for name, of in tables.items() for defect, table in of.items()}

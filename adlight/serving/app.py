@@ -55,7 +55,7 @@ class Service:
         """Predict for the images of a request, in order.
 
         Returns:
-            Their JSON; among several images an error in the place of one that cannot be read.
+            Their JSON; among several images an error in place of one that cannot be read.
 
         Raises:
             HTTPException: the request cannot be read, or none of its images.

@@ -44,7 +44,7 @@ class BatchQueue:
         predict: predicts for a batch of images of one category, in the queue's own thread.
         batch_size: images at once.
         capacity: images that may be on their way through the queue, those that are still decoded included.
-        watch: is told the size and the seconds of every batch.
+        watch: called with the size and the seconds of every batch.
     """
 
     def __init__(

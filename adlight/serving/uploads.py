@@ -1,4 +1,4 @@
-"""Uploaded images, from whoever sends them: read within limits of bytes, pixels and time, and decoded."""
+"""Uploaded images, from untrusted clients: read within limits of bytes, pixels and time, and decoded."""
 
 import asyncio
 from dataclasses import dataclass

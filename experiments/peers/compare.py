@@ -109,7 +109,7 @@ def short(value: float) -> str:
 
 
 def write(fresh: list[dict[str, str]]) -> None:
-    """Put fresh rows in the place of old ones of their name and threads, in the table and in the README."""
+    """Put fresh rows in place of old ones of their name and threads, in the table and in the README."""
     path = HERE / "measured.csv"
     old = list(csv.DictReader(path.open())) if path.exists() else []
     done = {(line["row"], line["threads"]) for line in fresh}

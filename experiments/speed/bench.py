@@ -41,7 +41,7 @@ def measure(name: str) -> list[dict[str, Any]]:
 
 
 def write(fresh: dict[str, list[dict[str, Any]]]) -> None:
-    """Put fresh rows in the place of the old ones of their name, in the table and in the README."""
+    """Put fresh rows in place of the old ones of their name, in the table and in the README."""
     path = HERE / "measured.csv"
     old = list(csv.DictReader(path.open())) if path.exists() else []
     rows = [line for name in ROWS for line in fresh.get(name, [line for line in old if line["row"] == name])]
