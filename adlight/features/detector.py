@@ -1,6 +1,6 @@
 """The detector: predictors of a frozen backbone's features, and the score of what they mispredict."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, cast
 
 import torch
@@ -12,11 +12,11 @@ from adlight.detection.inference import exactly
 from adlight.detection.maps import hide_outside
 from adlight.features.backbones import Backbone
 from adlight.features.pictures import PatchPictures
-from adlight.features.predictor import Predictor, choose, extract_features, standardize
+from adlight.features.predictor import Predictor, extract_features, standardize
 from adlight.features.residuals import ResidualMap
 from adlight.features.scorer import CellScorer, score_cells
 from adlight.settings import Built, checked
-from adlight.types import Batch, Scores
+from adlight.types import Batch, Scores, UserError, unknown_name
 
 
 class FeatureDetector(AnomalyDetector):
@@ -92,3 +92,16 @@ class FeatureDetector(AnomalyDetector):
             return hide_outside(shown, image[rows], None if content is None else content[rows])
 
         return Scores(image=score, pixel=pixel, reconstruction=show, cells=maps, residual=residual)
+
+
+def choose(predictors: Iterable[str], members: Sequence[str] | None) -> list[str]:
+    """Give the names that are asked for; all of them where `members` is None.
+
+    Raises:
+        UserError: a name that there is not, or none at all.
+    """
+    known = list(predictors)
+    for name in (known if members is None else members) or [""]:
+        if name not in known:
+            raise UserError(f"members: {unknown_name('predictor', name, known)}")
+    return known if members is None else list(members)

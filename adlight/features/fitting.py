@@ -1,6 +1,6 @@
 """What is fitted to features without epochs, and how cells become scores: of a detector, and of those of its folds."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from adlight.detection.crossfitting import advise_folds, fetch, fewest, owners, split_folds
 from adlight.detection.inference import exactly
 from adlight.detection.whitening import k_means
-from adlight.features.predictor import Predictor, TrainingCells, channel_statistics, image_means, standardize
+from adlight.features.predictor import Copies, Predictor, TrainingCells, channel_statistics, image_means, standardize
 from adlight.features.scorer import score_cells
 from adlight.types import Batch, Scores
 
@@ -25,7 +25,13 @@ class Fitted(NamedTuple):
     centers: Tensor  # (K, C) of clusters of images
 
 
-def fit_cells(features: Tensor, predictors: Iterable[Predictor], clusters: int, device: torch.device) -> Fitted:
+def fit_cells(
+    features: Tensor,
+    predictors: Iterable[Predictor],
+    clusters: int,
+    device: torch.device,
+    rotate: Callable[[TrainingCells, Tensor], Copies | None] = lambda cells, centers: None,
+) -> Fitted:
     """Find statistics of channels and clusters of images, and fit the predictors.
 
     Args:
@@ -33,10 +39,12 @@ def fit_cells(features: Tensor, predictors: Iterable[Predictor], clusters: int, 
         predictors: those that are fitted.
         clusters: how many.
         device: where to compute.
+        rotate: makes rotated copies from the cells and the clusters' centers (K, C).
     """
     mean, std = (one.to(device) for one in channel_statistics(features))
     cells = TrainingCells(features, mean, std)
     centers = k_means(torch.cat([image_means(part) for part in cells.batches()]), clusters)
+    cells.copies = rotate(cells, centers)
     for predictor in predictors:
         predictor.fit(cells)
     return Fitted(cells, centers)
@@ -74,7 +82,10 @@ def cross_fit(module: "FeatureModule", folds: int) -> Iterator[tuple[Batch, Scor
     ):
         predictors, residual_map = deepcopy((module.members, module.residual_map))
         with exactly(module.device):
-            cells, centers = fit_cells(features[rest], predictors.values(), module.clusters, module.device)
+            copies = None if module.copies is None else module.copies.of_images(rest)
+            cells, centers = fit_cells(
+                features[rest], predictors.values(), module.clusters, module.device, lambda *_, own=copies: own
+            )
             held_out, training = held_out_cells(module, cells.mean, cells.std), cells.sample(module.training_residuals)
             residual_map.folds = []
             residual_map.fit(predictors, centers, held_out, training)

@@ -16,7 +16,8 @@ from adlight.features.cache import FeatureCache
 from adlight.features.detector import FeatureDetector
 from adlight.features.fitting import check_members, cross_fit, fit_cells, held_out_cells
 from adlight.features.optimizer import parameter_groups
-from adlight.features.predictor import Predictor, TrainingCells, extract_features, standardize
+from adlight.features.predictor import Copies, Predictor, TrainingCells, extract_features, standardize
+from adlight.features.rotation import make_copies
 from adlight.features.scorer import CellScorer
 from adlight.features.splits import SplitFeatures, folds_of, images_of
 from adlight.settings import Built, PathName, Share, checked
@@ -41,6 +42,7 @@ class FeatureModule(FeatureDetector, AnomalyModule):
         folds: of the held-out images.
         training_residuals: so many training images join the held-out ones in the covariances.
         clip: largest norm of all gradients together.
+        rotations: rotated copies of training images join them where rotated images are normal, see `make_copies`.
 
     Raises:
         ValueError: a number out of range, or something is trained without an optimizer.
@@ -63,8 +65,11 @@ class FeatureModule(FeatureDetector, AnomalyModule):
         training_residuals: NonNegativeInt = 300,
         clip: PositiveFloat = 1.0,
         members: Annotated[Sequence[str], Field(min_length=1)] | None = None,
+        rotations: bool = True,
     ) -> None:
         super().__init__(backbone, predictors, scorer, members)
+        self.rotations = rotations and any(one.takes_copies for one in self.members.values())
+        self.copies: Copies | None = None
         self.automatic_optimization = any(one.trained for one in self.members.values())
         if self.automatic_optimization and optimizer is None:
             raise ValueError("optimizer is missing, and a predictor is trained by gradient")
@@ -76,12 +81,15 @@ class FeatureModule(FeatureDetector, AnomalyModule):
     def describe(self) -> list[str]:
         """Name the backbone, and say what was fitted or trained."""
         parts = "; ".join(one.summary() for one in self.members.values())
+        if self.copies is not None:
+            parts += f"; {len(self.copies.owner.unique())} training images rotated too"
         return [f"features: {self.backbone.name} ({', '.join(self.backbone.layers)}); {parts}"]
 
     def on_fit_start(self) -> None:
         """Fit what is not trained: statistics of channels, clusters of images, memories."""
         check_members(self, self.calibration.folds)
-        fitted = fit_cells(self.features("train"), self.members.values(), self.clusters, self.device)
+        fitted = fit_cells(self.features("train"), self.members.values(), self.clusters, self.device, self._rotate)
+        self.copies = fitted.cells.copies
         self.mean, self.std, self.centers = fitted.cells.mean, fitted.cells.std, fitted.centers
         self.pictures.fit(fitted.cells, images_of(self.datamodule, "train"))
         self.residual_map.folds = []
@@ -90,11 +98,11 @@ class FeatureModule(FeatureDetector, AnomalyModule):
         """Compute the loss of all that is trained; augmented images pass the backbone, others have done so before."""
         if not self.automatic_optimization:
             return None
+        rng = step_rng(self, "features", self.datamodule.seed)
         if self.datamodule.augmentation is not None:
             cells = standardize(extract_features(self.backbone, batch), self.mean, self.std)
         else:
-            cells = self._training_cells()[batch["index"].cpu()]  # (B, h, w, C)
-        rng = step_rng(self, "features", self.datamodule.seed)
+            cells = self._training_cells().draw(batch["index"].cpu(), rng)  # (B, h, w, C)
         loss = torch.stack([one.loss(cells, rng) for one in self.members.values() if one.trained]).sum()
         log_terms(self, {"loss": loss}, len(cells))
         return loss + 0 * self.unused
@@ -160,4 +168,8 @@ class FeatureModule(FeatureDetector, AnomalyModule):
         return self.splits.features(self.datamodule, split, self.device)
 
     def _training_cells(self) -> TrainingCells:
-        return TrainingCells(self.features("train"), self.mean, self.std)
+        return TrainingCells(self.features("train"), self.mean, self.std, self.copies)
+
+    def _rotate(self, cells: TrainingCells, centers: Tensor) -> Copies | None:
+        images = images_of(self.datamodule, "train")
+        return make_copies(cells, centers, images, self.splits.cache) if self.rotations else None

@@ -3,13 +3,27 @@
 Cells of padding and outside a region of interest are NaN, and so is what is computed of them.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from adlight.types import Batch, UserError, unknown_name
+from adlight.types import Batch
+
+
+class Copies(NamedTuple):
+    """Rotated copies of training images."""
+
+    features: Tensor  # (M, h, w, C) float16
+    owner: Tensor  # (M,), indices of the images
+    turns: Tensor  # (M,), quarter turns
+
+    def of_images(self, index: Tensor) -> "Copies":
+        """Select the copies of some images (n,) int64, ascending; owners become places among these."""
+        kept = torch.isin(self.owner, index)
+        return Copies(self.features[kept], torch.searchsorted(index, self.owner[kept]), self.turns[kept])
 
 
 class TrainingCells:
@@ -19,10 +33,11 @@ class TrainingCells:
         features: (N, h, w, C) float16, as a cache keeps them.
         mean: (C,) of all cells.
         std: (C,) of all cells.
+        copies: rotated copies of some images, which neither the length nor the indices count.
     """
 
-    def __init__(self, features: Tensor, mean: Tensor, std: Tensor) -> None:
-        self.features, self.mean, self.std = features, mean, std
+    def __init__(self, features: Tensor, mean: Tensor, std: Tensor, copies: Copies | None = None) -> None:
+        self.features, self.mean, self.std, self.copies = features, mean, std, copies
 
     def __len__(self) -> int:
         return len(self.features)
@@ -35,6 +50,26 @@ class TrainingCells:
         """Read all images in order, (B, h, w, C) at a time."""
         for start in range(0, len(self), size):
             yield self[start : start + size]
+
+    def batches_with_copies(self, size: int = 64) -> Iterator[tuple[Tensor, Tensor]]:
+        """Read all images and then their copies: (B, h, w, C), and indices of the images (B,), at a time."""
+        for start in range(0, len(self), size):
+            part = self[start : start + size]
+            yield part, torch.arange(start, start + len(part))
+        if self.copies is not None:
+            for features, owner in zip(self.copies.features.split(size), self.copies.owner.split(size), strict=True):
+                yield standardize(features.to(self.mean.device), self.mean, self.std), owner
+
+    def draw(self, index: Tensor, rng: Generator) -> Tensor:
+        """Read images in a random one of the orientations that they have copies of. (B,) -> (B, h, w, C)."""
+        features = self.features[index]
+        if self.copies is not None:
+            turns = torch.randint(4, (len(index),), generator=rng)
+            for place in (self.copies.owner[:, None] == index).nonzero():  # (2,): of a copy and in the batch
+                copy, row = place.tolist()
+                drawn = self.copies.turns[copy] == turns[row]
+                features[row] = self.copies.features[copy] if drawn else features[row]
+        return standardize(features.to(self.mean.device), self.mean, self.std)
 
     def sample(self, count: int, size: int = 64) -> Iterator[tuple[Tensor, Tensor]]:
         """Read at most `count` images, evenly spaced, with their places: (n, h, w, C) and (n,) at a time."""
@@ -50,10 +85,12 @@ class Predictor(nn.Module):
     Attributes:
         trained: by gradient, on `loss`.
         whitened: residuals are measured by their covariance on normal images; otherwise by their plain length.
+        takes_copies: rotated copies of training images are of use.
     """
 
     trained = False
     whitened = True
+    takes_copies = False
 
     def check(self, count: int) -> None:
         """Refuse a number of training images that is too small to fit to.
@@ -99,19 +136,6 @@ class Predictor(nn.Module):
     def summary(self) -> str:
         """Say what was trained or fitted."""
         return type(self).__name__
-
-
-def choose(predictors: Iterable[str], members: Sequence[str] | None) -> list[str]:
-    """Give the names that are asked for; all of them where `members` is None.
-
-    Raises:
-        UserError: a name that there is not, or none at all.
-    """
-    known = list(predictors)
-    for name in (known if members is None else members) or [""]:
-        if name not in known:
-            raise UserError(f"members: {unknown_name('predictor', name, known)}")
-    return known if members is None else list(members)
 
 
 def standardize(features: Tensor, mean: Tensor, std: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ class NeighbourMaskedNetwork(Predictor):
     """
 
     trained = True
+    takes_copies = True
 
     @checked
     def __init__(
