@@ -92,7 +92,8 @@ class Detector:
             ckpt: `best`, `last` or a path; None for the checkpoint that the run tested.
             device: `cpu`, `cuda`, `cuda:1`, ...; `auto` prefers a GPU.
             overrides: changes to the config (`model.scorer.reduce=max`), which invalidate its thresholds.
-            batch_size, category: see `Detector`.
+            batch_size: see `Detector`.
+            category: see `Detector`.
             inputs: `roi`, `tile` or `overlap` to replace those of the run; other tiles invalidate its thresholds.
 
         Raises:
@@ -146,15 +147,13 @@ class Detector:
 
         Args:
             images: one or several paths, PIL images, arrays (H, W) or (H, W, C), or tensors (H, W) or (C, H, W), of
-                uint8 or uint16; or a tensor (B, C, H, W) or array (B, H, W, C). Images may differ in size.
+                uint8 or uint16, which may differ in size; or a tensor (B, C, H, W) or array (B, H, W, C).
             reconstruct: whether to make reconstructions, which take a fifth of the time in feature space.
             range: values of black and white in images of floats, such as (0, 1).
 
-        Returns:
-            Predictions; for an unreadable file among several images, an `Unreadable`.
-
         Raises:
-            UserError: an array is not an image, a single file is unreadable, or there is no threshold.
+            UserError: an array is not an image, there is no threshold, or a single file is unreadable; among several
+                images, an `Unreadable` takes the place of its prediction.
         """
         alone = isinstance(images, str | bytes | Path | Image.Image) or not isinstance(images, Iterable)
         single = alone or getattr(images, "ndim", 4) < 4  # of arrays and tensors

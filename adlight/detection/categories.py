@@ -98,7 +98,7 @@ class CategoryClassifier:
 
 
 class CategoryRule:
-    """Determines the category whose thresholds apply to an image; it never guesses.
+    """Determines the category whose thresholds apply to an image; an unknown category is an error.
 
     Args:
         asked: a category for all images; `auto`: `classifier` decides for each image; `pooled`: the thresholds of all

@@ -78,7 +78,11 @@ def make_predictions(
         mask, anomaly_map = (frame.restore(array[i], *image.size) for array in (masks, scores.pixel))
         predictions.append(
             Prediction(
-                *(scores.image[i].item(), threshold.image, threshold.pixel, threshold.source, areas[i]),
+                score=scores.image[i].item(),
+                threshold=threshold.image,
+                pixel_threshold=threshold.pixel,
+                threshold_source=threshold.source,
+                area=areas[i],
                 boxes=[scale_box(box, mask.shape, image.size) for box in bounding_boxes(mask)],
                 mask=np.asarray(Image.fromarray(mask).resize(image.size, Image.Resampling.NEAREST)),
                 anomaly_map=anomaly_map,
