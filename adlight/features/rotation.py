@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from adlight.features.cache import FeatureCache, Images
-from adlight.features.predictor import Copies, TrainingCells, image_means, in_image
+from adlight.features.cells import Copies, TrainingCells, image_means, in_image
 from adlight.types import Batch
 
 SAMPLE = 8  # images of a cluster that are rotated to decide

@@ -15,15 +15,13 @@ from adlight.detection.categories import CategoryClassifier
 from adlight.detection.detector import AnomalyDetector
 from adlight.detection.graph import export_graph
 from adlight.detection.maps import ReconstructionError
-from adlight.detection.parity import compare
-from adlight.detection.session import GraphDetector
+from adlight.detection.session import GraphDetector, measure_parity
 from adlight.distillation.detector import MKDDetector
 from adlight.distillation.network import Cloner
 from adlight.distillation.scorer import DistillationScorer
 from adlight.features.backbones import Backbone
+from adlight.features.cells import prepare_cells, standardize
 from adlight.features.detector import FeatureDetector
-from adlight.features.fitting import fit_cells
-from adlight.features.predictor import TrainingCells, standardize
 from adlight.features.scorer import CellScorer
 from adlight.gan.scorer import InversionScorer
 from adlight.mae.complementary import ComplementaryMaskedNetwork
@@ -84,11 +82,12 @@ def features(members, **settings):
     found = FeatureDetector(backbone, {name: made[name] for name in members}, CellScorer())
     with torch.no_grad():
         known = backbone(pictures(12).float() / 255)  # (12, h, w, C)
-        fitted = fit_cells(known.half(), found.members.values(), 3, torch.device("cpu"))
-        found.mean, found.std = fitted.cells.mean, fitted.cells.std
+        cells, centers = prepare_cells(known.half(), 3, torch.device("cpu"))
+        for member in found.members.values():
+            member.fit(cells)
+        found.mean, found.std = cells.mean, cells.std
         new = standardize(backbone(pictures(20).float()[12:] / 255), found.mean, found.std)
-        training = TrainingCells(known.half(), found.mean, found.std).sample(4)
-        found.residual_map.fit(found.members, fitted.centers, [new[:4], new[4:]], training)
+        found.residual_map.fit(found.members, centers, [new[:4], new[4:]], cells.sample(4))
     return found
 
 
@@ -142,7 +141,7 @@ def test_a_graph_is_its_detectors_equal(tmp_path, name):
     calibrate(detector, pixels)
     graph = save(detector, pixels, tmp_path / "detector.onnx")
     batches = [(pixels[:1], ["one"]), (pixels[1:3], ["two", None]), (pixels[3:], ["one", "two", None, "one"])]
-    parity = compare(detector.make_scorer("32-true", "cpu"), graph, detector.calibration, batches)
+    parity = measure_parity(detector.make_scorer("32-true", "cpu"), graph, detector.calibration, batches)
     assert parity.images == 7 and parity.score <= 1e-4 and parity.decisions == 0 and parity.pixels <= 1e-3
     own = detector.make_scorer("32-true", "cpu")(pixels, None)
     assert np.abs(graph(pixels).pixel - own.pixel).max() <= 1e-3 * own.pixel.max()

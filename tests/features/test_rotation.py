@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from adlight.features.cache import FeatureCache
-from adlight.features.predictor import Copies, TrainingCells
+from adlight.features.cells import Copies, TrainingCells
 from adlight.features.rotation import RotatedImages, make_copies, rotate
 from adlight.memory.retrieval import Retrieval
 
@@ -58,9 +58,9 @@ def test_images_are_rotated_as_they_lie(turns, height, found):
     image = parts(turns, height)
     copies = copies_of(image)
     assert (set() if copies is None else set(copies.turns.tolist())) == found
-    for features, owner, turn in zip(*(copies or ([], [], [])), strict=True):
-        assert features.float() * 255 == pytest.approx(image[owner].rot90(int(turn), (1, 2)).permute(1, 2, 0), abs=0.2)
-    assert copies is None or len(copies.owner) == len(image) * len(found)
+    for features, index, turn in zip(*(copies or ([], [], [])), strict=True):
+        assert features.float() * 255 == pytest.approx(image[index].rot90(int(turn), (1, 2)).permute(1, 2, 0), abs=0.2)
+    assert copies is None or len(copies.index) == len(image) * len(found)
 
 
 def test_each_cluster_decides_for_itself():
@@ -69,7 +69,7 @@ def test_each_cluster_decides_for_itself():
     cells = TrainingCells(cache(images, CPU), torch.zeros(3), torch.ones(3))
     centers = torch.stack([cells[:20].mean((0, 1, 2)), cells[20:].mean((0, 1, 2))])
     copies = make_copies(cells, centers, images, cache)
-    assert set(copies.owner.tolist()) == set(range(20, 40))
+    assert set(copies.index.tolist()) == set(range(20, 40))
 
 
 def test_a_region_of_interest_fixes_how_images_lie():
@@ -89,10 +89,10 @@ def test_only_the_content_of_padded_images_is_rotated():
 
 def copied(count=9):
     known = torch.randn(count, 4, 4, 5, generator=torch.manual_seed(0)).half()
-    owner = torch.arange(count).repeat(3)
+    index = torch.arange(count).repeat(3)
     turns = torch.arange(1, 4).repeat_interleave(count)
     turned = torch.cat([known.rot90(turn, (1, 2)) for turn in (1, 2, 3)])
-    return TrainingCells(known, torch.zeros(5), torch.ones(5), Copies(turned, owner, turns))
+    return TrainingCells(known, torch.zeros(5), torch.ones(5), Copies(turned, index, turns))
 
 
 def test_retrieval_finds_copies_but_not_the_image_s_own():
@@ -115,4 +115,4 @@ def test_training_draws_orientations():
 
 def test_copies_of_some_images():
     some = copied().copies.of_images(torch.tensor([2, 5]))
-    assert some.owner.tolist() == [0, 1] * 3 and some.turns.tolist() == [1, 1, 2, 2, 3, 3]
+    assert some.index.tolist() == [0, 1] * 3 and some.turns.tolist() == [1, 1, 2, 2, 3, 3]
