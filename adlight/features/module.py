@@ -28,8 +28,8 @@ from adlight.types import Batch, Scores
 class FeatureModule(FeatureDetector, AnomalyModule):
     """Predicts the feature map of a frozen backbone, cell by cell, with one or several predictors.
 
-    Everything that is not trained is fitted before the first epoch. Every validation measures the residuals of the
-    held-out normal images, whose covariances the detector keeps; a held-out image is scored without those of its fold.
+    What is not trained is fitted before the first epoch. A validation measures the residuals of the held-out normal
+    images, whose covariances the detector keeps; a held-out image is scored without those of its fold.
 
     Args:
         backbone: computes the features; frozen.
@@ -108,13 +108,13 @@ class FeatureModule(FeatureDetector, AnomalyModule):
         if self.datamodule.augmentation is not None:
             cells = standardize(extract_features(self.backbone, batch), self.mean, self.std)
         else:
-            cells = self._training_cells().draw(batch["index"].cpu(), rng)  # (B, h, w, C)
+            cells = self._cells().draw(batch["index"].cpu(), rng)  # (B, h, w, C)
         loss = torch.stack([predictor.loss(cells, rng) for predictor in self.trained]).sum()
         log_terms(self, {"loss": loss}, len(cells))
         return loss + 0 * self.unused
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Clip the gradients."""
+        """Clip the gradient."""
         nn.utils.clip_grad_norm_(self.parameters(), self.clip)
 
     def on_train_epoch_end(self) -> None:
@@ -132,8 +132,8 @@ class FeatureModule(FeatureDetector, AnomalyModule):
         super().on_validation_epoch_start()
         self.normal, self.fold_of = assign_folds(images_of(self.datamodule, "val"), self.num_folds)
         with torch.no_grad():
-            held_out, cells = self._held_out_cells(self.mean, self.std), self._training_cells()
-            self.residual_map.fit(self.members, self.centers, held_out, cells.sample(self.training_residuals))
+            held_out, sample = self._held_out_cells(self.mean, self.std), self._cells().sample(self.training_residuals)
+            self.residual_map.fit(self.members, self.centers, held_out, sample)
         self.split = "val"
 
     def on_validation_epoch_end(self) -> None:
@@ -164,10 +164,7 @@ class FeatureModule(FeatureDetector, AnomalyModule):
             return self.score_features(self.features(self.split)[index].to(device), batch, fold)
 
     def cross_fit(self, folds: int) -> Iterator[tuple[Batch, Scores]]:
-        """Score each fold of the training images with predictors fitted to the others; nothing if one is trained.
-
-        The residuals of all folds are measured on the held-out images.
-        """
+        """Score each fold of the training images with predictors fitted to the others; nothing if one is trained."""
         if self.trained:
             return
         dataset, features = self.datamodule.datasets["train"], self.features("train")
@@ -198,5 +195,5 @@ class FeatureModule(FeatureDetector, AnomalyModule):
         cells, fold = TrainingCells(self.features("val"), mean, std), self.fold_of[self.normal]
         return [cells[self.normal[fold == k]] for k in self.fold_of.unique()]
 
-    def _training_cells(self) -> TrainingCells:
+    def _cells(self) -> TrainingCells:
         return TrainingCells(self.features("train"), self.mean, self.std, self.copies)
