@@ -35,7 +35,7 @@ class GAN(nn.Module):
 
     @property
     def trained_generator(self) -> Generator:
-        """The generator to use after and beside its own training: the weight average if there is one."""
+        """The generator to use except in its own training: the weight average if there is one."""
         return self.generator if self.ema is None else self.ema.network  # type: ignore[return-value]
 
 

@@ -71,7 +71,9 @@ def check_ray(settings: Mapping[str, Any]) -> None:
     except ImportError as error:
         raise UserError(f"engine=ray needs {error.name}: pip install 'adlight[ray]'") from error
     if settings["device"] not in DEVICES:
-        raise UserError(f"device={settings['device']}: with engine=ray one of {', '.join(DEVICES)}; Ray numbers GPUs")
+        raise UserError(
+            f"device={settings['device']} with engine=ray: choose {', '.join(DEVICES)}, as Ray assigns the GPUs"
+        )
 
 
 def predict_parts(
