@@ -50,7 +50,7 @@ def draw_ablations(runs: Runs, tolerance: float) -> list[Picture]:
         if ours.size and len(group[["mask_ratio", "depth"]].drop_duplicates()) > 1:
             mismatch = next(filter(None, paper["protocol"]), "")
             note = f"{int(ours.notna().sum().sum())} cells. {_describe_choice(group)}"
-            note += f" The paper's protocol differs (ours: {mismatch})." if mismatch else ""
+            note += f" The paper used another protocol (ours: {mismatch})." if mismatch else ""
             figure = figures.plot_heat_maps(ours, published, tolerance, bool(mismatch))
             pictures.append(embed_figure(figure, title, note))
     return pictures
