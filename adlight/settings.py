@@ -47,6 +47,8 @@ PathName = Annotated[str | Path, AfterValidator(_filled)]  # Path("") is the wor
 Share = Annotated[float, Field(ge=0, le=1)]
 PositiveShare = Annotated[float, Field(gt=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]  # of an average: the share that is kept
+Closing = Annotated[float, Field(ge=0, le=500)]  # pixels; the memory that it takes grows with its square
+Depth = Annotated[int, Field(ge=1, le=10)]  # halvings of a grid, whose channels may double each time
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Channels = Annotated[int, AfterValidator(_one_or_three)]  # a Literal[1, 3] would take true
 

@@ -2,6 +2,7 @@ import csv
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -204,6 +205,22 @@ def test_json_and_regions_say_what_the_table_says(trained, ask):
         mask = np.asarray(Image.open(out / "masks" / name)) > 0
         assert sum(one["area"] for one in mine) == mask.sum() and bool(mine) == image["anomalous"]
     assert {one["category_id"] for one in coco["annotations"]} == {one["id"] for one in coco["categories"]}
+
+
+@pytest.mark.parametrize("settings", ["threshold=-1 pixel_threshold=1e9", "threshold=1e9 pixel_threshold=-1", ""])
+def test_verdict_boxes_regions_and_masks_agree(trained, ask, tmp_path, settings):
+    for i, side in enumerate((9, 16, 48, 90)):  # the map has 32 pixels a side
+        write_image(tmp_path / "sizes" / f"{i}.png", i, side)
+    code, out = ask("images=sizes", "save=masks,panels", "category=bottle", *settings.split())
+    assert code == 0 and (out / "predict.log").read_text()  # what it has printed
+    regions = content(out / "regions.json")
+    lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    for row, line, image in zip(table(out / "predictions.csv"), lines, regions["images"], strict=True):
+        mine = [one for one in regions["annotations"] if one["image_id"] == image["id"]]
+        mask = np.asarray(Image.open(out / "masks" / Path(row["path"]).name))
+        verdicts = [bool(int(row["anomalous"])), bool(row["boxes"]), float(row["area"]) > 0]
+        verdicts += [line["anomalous"], bool(line["boxes"]), line["area"] > 0, bool(mine), bool(mask.any())]
+        assert len(set(verdicts)) == 1, (row, verdicts)
 
 
 def test_rules_of_regions_can_be_set(trained, ask):

@@ -1,6 +1,7 @@
 """One line for every error that a user can fix; the others are ours, and keep their traceback."""
 
 import errno
+import re
 import warnings
 from typing import Any
 
@@ -8,11 +9,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError
 
 from adlight.runs.explanation import explain_config
 from adlight.types import UserError
 
-UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
+UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NO_MEMORY = "can't allocate memory"  # of a CPU, in torch's words
 NOISE = [
@@ -52,6 +54,9 @@ def explain(error: BaseException) -> str | None:
         return explain(error.__cause__) or _explain_refusal(error.__cause__, _full_key(error))
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"{mark.name}, line {mark.line + 1}: {error.problem or error.context}: correct the file"
     if isinstance(error, HydraException | OmegaConfBaseException):
         return explain_config(error)
     if isinstance(error, OSError) and error.strerror is not None:
@@ -85,7 +90,12 @@ def _explain_refusal(cause: BaseException, node: str) -> str | None:
 
     if isinstance(cause, SettingsError) and node:
         return describe_faults(cause.faults, cause.values, lambda argument: f"{node}.{argument}")
-    return f"{node}: {first_line(cause)}" if node else first_line(cause)
+    return name_node(first_line(cause), node)
+
+
+def name_node(line: str, node: str) -> str:
+    """Complete a constructor's line by its node: `tile=3 is ...` by the setting's full name, others by the node's."""
+    return (f"{node}.{line}" if re.match(r"\w+=", line) else f"{node}: {line}") if node else line
 
 
 def _folder() -> str:

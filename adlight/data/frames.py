@@ -54,7 +54,7 @@ class Frame:
                 raise ValueError(f"resize must be one side, the shorter one, where keep_shape is set, got {resize}")
             self.shorter = max(self.size) if resize is None else self.resize[0]
         elif any(before < after for before, after in zip(self.resize, self.size, strict=True)):
-            raise ValueError(f"resize {resize} is smaller than image_size {image_size}, which is cropped from it")
+            raise ValueError(f"resize={resize} is smaller than image_size={image_size}, which is cropped from it")
 
     def fit(self, width: int, height: int) -> tuple[int, int]:
         """Compute the height and width to which an image is resized.

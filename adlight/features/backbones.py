@@ -70,6 +70,8 @@ class Backbone:
         Padded images pass without their padding, those of one height and width (B, 2) together; cells beyond are NaN.
         """
         self.to(image.device)
+        if 2 * (self.stride or 0) > (side := min(self._input_sides(*image.shape[-2:]))):
+            raise UserError(f"model.backbone.stride={self.stride} is over half of {side:g} pixels, a side: lower it")
         if size is None:
             return self._extract(image, image.shape[-2:])
         if (frame := image.shape[-2:]) not in self.grids:
@@ -90,26 +92,26 @@ class Backbone:
             grid = min((one.shape[-2:] for one in maps), key=lambda size: size.numel())
             if self.stride is not None:
                 grid = torch.Size(-(-side // self.stride) for side in pixels.shape[-2:])
-            maps = [_to_grid(one, grid) for one in maps]  # (B, C_i, h, w) each
-            return torch.cat(maps, 1).half().float().permute(0, 2, 3, 1)  # (B, h, w, C)
+            features = torch.cat([_to_grid(one, grid) for one in maps], 1)  # (B, C, h, w)
+            return features.half().float().permute(0, 2, 3, 1)  # (B, h, w, C)
 
     def to(self, device: torch.device) -> None:
-        """Move to a device, unless there already."""
+        """Move to a device."""
         if self.mean.device != device:
-            self.network = self.network.to(device)
-            self.mean, self.std = self.mean.to(device), self.std.to(device)
+            self.network, self.mean, self.std = (one.to(device) for one in (self.network, self.mean, self.std))
 
     @cached_property
+    @torch.no_grad()
     def channels(self) -> int:
         """C, the features of a cell."""
-        return self(torch.zeros(1, 3, *self._probe_size())).shape[-1]
+        return self._extract(torch.zeros(1, 3, *self._probe_size()), torch.Size(self._probe_size())).shape[-1]
 
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the weights, the layers and everything else that decides about features."""
         found = hashlib.blake2b(digest_size=12)
-        sizes = self.stride, self.input_size, self.min_size
-        found.update(repr((self.name, self.layers, *sizes, self.mean, self.std)).encode())
+        sizes = self.stride, self.input_size, self.min_size, self.mean, self.std
+        found.update(repr((self.name, self.layers, *sizes)).encode())
         for name, tensor in sorted(self.network.state_dict().items()):
             found.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
         return found.hexdigest()
@@ -128,8 +130,8 @@ class Backbone:
 
     def prepare(self, image: Tensor, frame: torch.Size) -> Tensor:
         """Resize, as much as their frame would be, and normalize. (B, 1 or 3, H, W) -> (B, 3, H', W')."""
-        scales = [new / old for new, old in zip(self._input_sides(*frame), frame, strict=True)]
-        sides = [side * scale for side, scale in zip(image.shape[-2:], scales, strict=True)]
+        wanted = self._input_sides(*frame)
+        sides = [side * (new / old) for side, new, old in zip(image.shape[-2:], wanted, frame, strict=True)]
         size = [max(1, round(side / patch)) * patch for side, patch in zip(sides, self.patch, strict=True)]
         if list(image.shape[-2:]) != size:
             image = F.interpolate(image, size, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
@@ -160,11 +162,9 @@ class Backbone:
 
     def _layer_name(self, layer: str | int) -> str:
         known = [one["module"] for one in self.network.feature_info]
-        if isinstance(layer, int):
-            if not -len(known) <= layer < len(known):
-                raise UserError(f"layers: {layer} is out of range, {len(known)} are known: {', '.join(known)}")
+        if isinstance(layer, int) and -len(known) <= layer < len(known):
             return known[layer]
-        if layer not in dict(self.network.named_modules()):
+        if isinstance(layer, int) or layer not in dict(self.network.named_modules()):
             raise UserError(f"layers: the backbone has no {layer!r}; known are {', '.join(known)} and their parts")
         return layer
 

@@ -82,6 +82,7 @@ class TrainerSettings(TypedDict, total=False):
     callbacks: ByGroups
     enable_checkpointing: ByGroups
     check_val_every_n_epoch: PositiveInt | None
+    val_check_interval: Share | None
     gradient_clip_val: NonNegativeFloat | None
     accumulate_grad_batches: PositiveInt
     limit_train_batches: Share
