@@ -145,6 +145,11 @@ def test_globs_and_alike_names(ask, tmp_path):
         (["images=good", "on_bad_image=ignore"], "on_bad_image 'ignore'"),
         (["images=good", "ckpt=nix"], "checkpoint nix does not exist"),
         (["images=good", "treshold=1"], "treshold"),
+        (["images=good", "actors=4"], "actors=4"),
+        (["images=good", "ray_address=auto"], "ray_address=auto"),
+        (["images=good", "tile=1"], "tile must"),
+        (["images=good", "tile=16", "overlap=1"], "overlap must"),
+        (["images=good", "closing=1e6"], "closing must"),
     ],
 )
 def test_bad_input_is_one_line(ask, tmp_path, capsys, words, message):
@@ -213,7 +218,7 @@ def test_verdict_boxes_regions_and_masks_agree(trained, ask, tmp_path, settings)
         write_image(tmp_path / "sizes" / f"{i}.png", i, side)
     code, out = ask("images=sizes", "save=masks,panels", "category=bottle", *settings.split())
     assert code == 0 and (out / "predict.log").read_text()  # what it has printed
-    regions = content(out / "regions.json")
+    regions = json.loads((out / "regions.json").read_text())
     lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
     for row, line, image in zip(table(out / "predictions.csv"), lines, regions["images"], strict=True):
         mine = [one for one in regions["annotations"] if one["image_id"] == image["id"]]

@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from adlight.features.predictor import Predictor, in_image, is_padded, mean_square
-from adlight.mae.tokens import fold_cells, sincos_positions, unfold_cells
+from adlight.mae.tokens import Fold, fold_cells, sincos_positions, unfold_cells
 from adlight.settings import Share, checked
 from adlight.types import UserError
 
@@ -43,7 +43,7 @@ class NeighbourMaskedNetwork(Predictor):
         width: PositiveInt = 160,
         heads: PositiveInt = 5,
         depth: PositiveInt = 3,
-        fold: PositiveInt = 2,
+        fold: Fold = 2,
         radius: NonNegativeInt = 1,
         hard: Share = 0.9,
     ) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # they take seconds: not for --help
 
 COLUMNS = ("score", "threshold", "anomalous", "threshold_source", "pixel_threshold", "area", "boxes")
 PREDICTIONS = ("path", "category", "defect", "label", *COLUMNS)
-_SHARE = re.compile(r"(val/|pixel_)?(auroc|ap|aupro|f1_\w+|precision|recall)(_lower|_upper)?")  # metrics in 0...1
+_SHARE = re.compile(r"(val/|pixel_)?(auroc|ap|aupro|f1_(?!\w*threshold)\w+|precision|recall)(_lower|_upper)?")  # metrics in 0...1
 NUMBERS = ("epochs", "generator_steps", "seconds", "threshold", "pixel_threshold")  # of a run, beside its metrics
 DEFECTS = ("category", "defect", "normal", "anomalous", "auroc", "ap", "recall_calibrated")
 
