@@ -32,6 +32,8 @@ def refuse_empty_places(argv: Sequence[str]) -> None:
         key, equals, value = word.partition("=")
         if not key:
             raise UserError(f"{word!r} is no setting: write <name>=<value>, such as model=retrieval")
+        if value.startswith("../") and key and (CONF / key).is_dir():
+            raise UserError(f"{word}: {key} is chosen by a name, such as {min((CONF / key).glob('[a-z]*.yaml')).stem}")
         if equals and key.lstrip("+") in PLACES and not value.strip("'\" "):
             raise UserError(f"{word} is empty: give {key}=<a path>, or leave it out")
 

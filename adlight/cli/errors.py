@@ -14,7 +14,7 @@ from yaml import MarkedYAMLError
 from adlight.runs.explanation import explain_config
 from adlight.types import UserError
 
-UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}
+UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EEXIST}
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NO_MEMORY = "can't allocate memory"  # of a CPU, in torch's words
 NOISE = [

@@ -61,6 +61,8 @@ class FolderCallback(Callback):
         run_dir: Any = OmegaConf.to_container(config).get("run_dir", HERE)  # type: ignore[union-attr]
         if run_dir != HERE:
             raise UserError(f"run_dir={run_dir} follows from hydra.run.dir: set hydra.run.dir={run_dir} instead")
+        if config.hydra.job.chdir:
+            raise UserError("hydra.job.chdir=true would look for all paths in the run's folder: leave it out")
         run = RunFolder(str(config.hydra.run.dir))
         if not self.writes and run.path.resolve() == Path.cwd():  # where reports say that they are
             return

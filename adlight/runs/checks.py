@@ -111,7 +111,7 @@ def _check_call(node: Mapping[str, Any], written: Mapping[str, Any], path: str, 
     target = find_target(node, path)
     for name, allowed in HOW.items():
         if (value := node.get(name, allowed[0])) not in allowed:
-            raise UserError(f"{path}.{name}={value} must be {' or '.join(map(str, allowed))}: leave it out")
+            raise UserError(f"{path}.{name}={value} must be {' or '.join(map(str, allowed)).lower()}: leave it out")
     try:
         (names, _), receives = _arguments_of(target), receiver_of(target)
     except Exception:  # none with a signature

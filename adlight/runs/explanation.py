@@ -43,6 +43,8 @@ def explain_config(error: BaseException) -> str:
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
     if isinstance(error, ConfigCompositionException) and cause is not None:  # it names the override, not what is wrong
         line = f"{line}: {str(cause).splitlines()[0]}"
+    if "An item is already at" in line:
+        line += " Leave out the + in front"
     hint = "; -m makes a run for each of several values, [1,2] is a list" if line.startswith("Ambiguous value") else ""
     return line + hint
 

@@ -91,6 +91,7 @@ class TrainerSettings(TypedDict, total=False):
     num_sanity_val_steps: Annotated[int, Field(ge=-1)]
     log_every_n_steps: NonNegativeInt
     deterministic: bool | Literal["warn"]
+    barebones: Literal[False]  # it has no loggers, checkpoints or bars
     fast_dev_run: Literal[False]  # it keeps no checkpoint to test; trainer=debug does
 
 
