@@ -16,6 +16,8 @@ from adlight.types import UserError
 
 UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EEXIST}
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+PARTS = {"pytorch_lightning.callbacks": "callbacks", "pytorch_lightning.loggers": "logger"}  # refuse when they are used
+PARTS |= {"lightning_fabric.loggers": "logger"}
 NO_MEMORY = "can't allocate memory"  # of a CPU, in torch's words
 NOISE = [
     ".*does not have many workers.*",
@@ -67,9 +69,20 @@ def explain(error: BaseException) -> str | None:
         return f"trainer: {first_line(error)}"
     if type(error).__name__ == "OutOfMemoryError":
         return f"the device's memory is full: try a smaller dataset.batch_size ({first_line(error)})"
+    if isinstance(error, ValueError | RuntimeError) and (part := _part_that_raised(error)):
+        return f"{part}: {first_line(error.__cause__ or error)}"
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and NO_MEMORY in str(error)):
         return f"the memory is full: try a smaller dataset.image_size or dataset.batch_size ({first_line(error)})"
     return None
+
+
+def _part_that_raised(error: BaseException) -> str | None:
+    """Name the group whose node Lightning's code that raised an error is of."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__"))
+    return next((group for name, group in PARTS.items() if module.startswith(f"{name}.")), None)
 
 
 def _full_key(error: InstantiationException) -> str:

@@ -10,7 +10,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
 from adlight.settings import checked
 from adlight.types import Batch, Box
@@ -18,7 +18,8 @@ from adlight.types import Batch, Box
 if TYPE_CHECKING:  # torch takes seconds to import: not for --help
     from torch import Tensor
 
-Size = PositiveInt | Annotated[Sequence[PositiveInt], Field(min_length=2, max_length=2)]  # a side, or height and width
+Side = Annotated[int, Field(ge=1, le=2**14)]  # a square of more takes more than 0.8 GB
+Size = Side | Annotated[Sequence[Side], Field(min_length=2, max_length=2)]  # a side, or height and width
 BENT = 1.1  # change of an image's shape that is too much
 LONGEST = 2.5  # of an image's longer side in units of the shorter one, before it is scaled down further
 THINNEST = 8  # pixels: windows of scores would not fit into less

@@ -5,6 +5,7 @@ import netrc
 import os
 import secrets
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
@@ -33,7 +34,8 @@ class WandbLogger(loggers.WandbLogger):
             logged in, and offline elsewhere.
         group: overrides the sweep's name.
         name: of the run; None takes it from the folders.
-        settings: project, entity, job_type, tags: as `wandb.init` takes them.
+        project, tags: of the run.
+        settings: entity, job_type and others, as `wandb.init` takes them.
 
     Raises:
         ValueError: an unknown mode.
@@ -49,8 +51,11 @@ class WandbLogger(loggers.WandbLogger):
         mode: Mode | None = None,
         group: Text | None = None,
         name: Text | None = None,
+        project: Text = "adlight",
+        tags: Sequence[Text] = (),
         **settings: Any,
     ) -> None:
+        settings |= {"project": project, "tags": list(tags)}
         chosen, self.hint = choose_mode(mode), ""
         if _is_first_process():
             from wandb import Settings

@@ -11,6 +11,7 @@ from adlight.runs.files import rank
 
 _MOVES = re.compile(r"(\r?\n|\r|\x1b\[\d*A|\x1b\[\?25[lh])")  # of the cursor: back, down, up; hidden, shown
 _CODES = re.compile(r"\x1b\[(?!\d*A|\?25[lh])[0-9;?]*[A-Za-z]")  # of colours and styles, and of erasing
+HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"  # the cursor
 _open: list[TextIO] = []  # logs that are being written, the innermost last
 
 
@@ -26,11 +27,11 @@ class _Screen:
         for part in _MOVES.split(_CODES.sub("", text)):
             if part.endswith("\n"):
                 self._lines.append("")
-            elif part == "\r" or part.endswith("A"):
+            elif part in (HIDE, SHOW):
+                self._hidden = part == HIDE
+            elif _MOVES.fullmatch(part):
                 del self._lines[max(1, len(self._lines) - self._rows(part)) :]
                 self._lines[-1], self._moved_back = "", True
-            elif part.startswith("\x1b"):
-                self._hidden = part.endswith("l")
             elif part:
                 if self._moved_back:  # as far as it goes: what is above stays
                     final += self._settle()

@@ -81,6 +81,12 @@ TRAIN = {
     "nodes that are not made": ("+model._recursive_=false", "model._recursive_"),
     "a value without a name": ("=5", "'=5'"),
     "a value that Hydra refuses": ("hydra.mode=MULTIRUNS", "hydra.mode", "MULTIRUNS"),
+    "tags that are no list": ("logger=wandb logger.wandb.tags=a", "logger.wandb.tags"),
+    "callback of what is not logged": (
+        "+callbacks.es={_target_:pytorch_lightning.callbacks.EarlyStopping,monitor:val/loss}",
+        "callbacks: ",
+        "val/loss",
+    ),
     "smoothing wider than a map": ("model.scorer.smoothing=50", "smoothing", "50", "32 x 32"),
     "bad choice for bad images": ("dataset.on_bad_image=ignore", "'ignore'", "skip"),
 }
@@ -89,7 +95,7 @@ TRAIN = {
 @pytest.mark.parametrize("case", TRAIN.values(), ids=TRAIN.keys())
 def test_train_refuses(adlight, place, case):
     word, *said = case
-    words = [word] if word.startswith("resume=") else [*adlight.quick, word]
+    words = [word] if word.startswith("resume=") else [*adlight.quick, *word.split()]
     check(adlight("train", *words), *said)
 
 

@@ -23,6 +23,7 @@ def test_lines_are_copied_without_colours(tmp_path, monkeypatch, capsys):
     with redirect_stdout(terminal):
         with copy_output(path):
             print("run folder: x")
+            print("on an A")
             print("a warning", file=sys.stderr)
             Console(force_terminal=True).print("[red]a table[/red]")
             log_line("epoch 1/2")
@@ -31,7 +32,7 @@ def test_lines_are_copied_without_colours(tmp_path, monkeypatch, capsys):
         print("after")
     log_line("nowhere")
     assert [line for line in path.read_text().splitlines() if line] == [
-        *("before", "run folder: x", "a warning", "a table", "epoch 1/2")
+        *("before", "run folder: x", "on an A", "a warning", "a table", "epoch 1/2")
     ]
     assert "\x1b[31ma table" in terminal.getvalue() and "after" in terminal.getvalue()
     assert capsys.readouterr().err == "a warning\n"
@@ -48,10 +49,10 @@ def test_what_is_printed_above_a_progress_bar_is_kept_and_the_bar_is_not(tmp_pat
             for step in range(4):
                 for task in tasks:
                     progress.update(task, advance=1, refresh=True)
-                print(f"step {step}\nand more", file=sys.stderr if step == 2 else sys.stdout)
+                print(f"step {step}\nand more: NVIDIA", file=sys.stderr if step == 2 else sys.stdout)
         print("done, no line's end", end="")
     lines = [line.rstrip() for line in path.read_text().splitlines() if line.strip()]
-    steps = [line for step in range(4) for line in (f"step {step}", "and more")]
+    steps = [line for step in range(4) for line in (f"step {step}", "and more: NVIDIA")]
     assert lines == ["begun", *steps, "done, no line's end"]
 
 
