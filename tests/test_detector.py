@@ -422,7 +422,12 @@ def test_ranges_and_overrides_that_cannot_be_read(run, detector):
             ({"treshold": 1}, "argument 'treshold'"),
             ({"tile": -3}, "tile must"),
         ),
-        *(({"tile": 48, "overlap": 2}, "overlap must"), ({"tile": 8}, "tile=8"), ({"category": 3}, "category .* 3")),
+        *(
+            ({"tile": 48, "overlap": 2}, "overlap must"),
+            ({"tile": 8}, "tile=8"),
+            ({"category": 3}, "category .* 3"),
+            ({"roi": 5}, "roi .* 5"),
+        ),
     ):
         with pytest.raises(UserError, match=said):
             Detector.load(run, device="cpu", **settings)

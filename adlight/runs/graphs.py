@@ -1,6 +1,6 @@
 """What `run=` may name: the folder of a run, or a graph that was exported of one."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ def folder_of(run: str | Path) -> Path:
     return Path(run).parent if is_exported(run) else Path(run)
 
 
-def check_arguments(run: Any, overrides: str | Iterable[str], inputs: Collection[str]) -> list[str]:
+def check_arguments(run: Any, overrides: str | Iterable[str], inputs: Mapping[str, Any]) -> list[str]:
     """Refuse arguments of Python's interface that are none of a detector's. -> the overrides.
 
     Raises:
@@ -47,4 +47,6 @@ def check_arguments(run: Any, overrides: str | Iterable[str], inputs: Collection
         raise UserError(f"overrides are texts such as 'model.scorer.reduce=max', got {wrong[0]!r}")
     if unknown := [name for name in inputs if name not in INPUTS]:
         raise UserError(unknown_name("argument", unknown[0], INPUTS))
+    if not isinstance(roi := inputs.get("roi"), str | Path | None):
+        raise UserError(f"roi is a mask or a folder of masks, got {roi!r}")
     return changes
