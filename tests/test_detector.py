@@ -417,17 +417,12 @@ def test_ranges_and_overrides_that_cannot_be_read(run, detector):
         with pytest.raises(UserError, match=r"'reduc'; did you mean reduce\?"):
             Detector.load(run, device="cpu", overrides=overrides)
     for settings, said in (
-        *(
-            ({"overrides": [3]}, "overrides .* 3"),
-            ({"treshold": 1}, "argument 'treshold'"),
-            ({"tile": -3}, "tile must"),
-        ),
-        *(
-            ({"tile": 48, "overlap": 2}, "overlap must"),
-            ({"tile": 8}, "tile=8"),
-            ({"category": 3}, "category .* 3"),
-            ({"roi": 5}, "roi .* 5"),
-        ),
+        ({"overrides": [3]}, "overrides .* 3"),
+        ({"treshold": 1}, "argument 'treshold'"),
+        ({"tile": -3}, "tile must"),
+        ({"tile": 48, "overlap": 2}, "overlap must"),
+        ({"category": 3}, "category .* 3"),
+        ({"roi": 5}, "roi .* 5"),
     ):
         with pytest.raises(UserError, match=said):
             Detector.load(run, device="cpu", **settings)
