@@ -52,10 +52,10 @@ class WandbLogger(loggers.WandbLogger):
         group: Text | None = None,
         name: Text | None = None,
         project: Text = "adlight",
-        tags: Sequence[Text] = (),
+        tags: Sequence[Text] | None = None,
         **settings: Any,
     ) -> None:
-        settings |= {"project": project, "tags": list(tags)}
+        settings |= {"project": project, "tags": list(tags or ())}
         chosen, self.hint = choose_mode(mode), ""
         if _is_first_process():
             from wandb import Settings
