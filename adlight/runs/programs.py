@@ -95,6 +95,7 @@ class ServeSettings(TypedDict, total=False):
     max_mb: PositiveFloat
     max_megapixels: Annotated[PositiveFloat, Field(le=178)]  # Pillow itself refuses more
     timeout: PositiveFloat
+    max_labels: NonNegativeInt
 
 
 class LearnSettings(TypedDict, total=False):
