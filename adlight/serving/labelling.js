@@ -108,8 +108,9 @@ function makeLabelling({ send, decide, category, relist }) {
     return found.changed ? `Kept as ${words(found)}; before, it was ${words(found.before)}.` : `Was kept as ${words(found)} already.`;
   }
 
-  fields.right.onclick = () => keep(decide(shown).anomalous ? "anomalous" : "normal");
-  fields.wrong.onclick = () => keep(decide(shown).anomalous ? "normal" : "anomalous");
+  const answer = (right) => (decide(shown).anomalous === right ? keep("anomalous", drawn()) : keep("normal"));
+  fields.right.onclick = () => answer(true);
+  fields.wrong.onclick = () => answer(false);
   fields.draw.onclick = () => { find("#drawing").hidden = !find("#drawing").hidden; show(shown); };
   fields.keep.onclick = () => keep("anomalous", drawn());
   fields.undo.onclick = () => { shown.strokes = drawn().slice(0, -1); draw(); };

@@ -40,8 +40,8 @@
     choices.category.replaceChildren(...detector.categories.map((name) => new Option(name)));
     const usual = detector.category ?? (detector.categories.includes("auto") ? "auto" : detector.categories[0]);
     if (usual !== undefined) choices.category.value = usual;
-    const labels = await ask("labels");
-    if (labels.ok) labelling.count(await labels.json());
+    const labels = await ask("labels"), found = await labels.json();
+    labelling.count(labels.ok ? found : { max_labels: 0, refusal: found.error });
     work();
   }
 
@@ -245,8 +245,9 @@
       (left ? `, ${left} to go` : "") + (failed ? `, ${failed} not read` : "");
     items.forEach((item) => {
       item.entry ??= entry(item);
+      item.entry.title = item.label ? `${item.file.name}, kept as ${item.label}` : item.file.name;
       item.entry.className = `${mood(item)}${item === chosen ? " chosen" : ""}`;
-      item.entry.querySelector("small").textContent = item.prediction ? digits(item.prediction.score) + (item.label ? `, kept as ${item.label}` : "") : item.error ? "not read" : "…";
+      item.entry.querySelector("small").textContent = item.prediction ? digits(item.prediction.score) + (item.label ? " ✓" : "") : item.error ? "not read" : "…";
     });
     if (find("#list").childElementCount !== items.length) find("#list").replaceChildren(...items.map((item) => item.entry.parentElement));
   }
@@ -257,7 +258,7 @@
     name.textContent = item.file.name;
     words.append(name, document.createElement("small"));
     button.append(canvasOf(96, 96), words);
-    Object.assign(button, { type: "button", title: item.file.name, onclick: () => choose(item) });
+    Object.assign(button, { type: "button", onclick: () => choose(item) });
     line.append(button);
     return button;
   }

@@ -52,7 +52,8 @@ def running(service, data, token=None):
 
 @pytest.fixture(scope="module")
 def service(tiny_run):
-    service = Service(Detector.load(tiny_run[0], device="cpu", batch_size=4), "tiny", LIMITS)
+    labels = KeptLabels(LabelFolder(tiny_run[0]))
+    service = Service(Detector.load(tiny_run[0], device="cpu", batch_size=4), "tiny", LIMITS, labels)
     yield service
     service.queue.close()
 
