@@ -125,8 +125,7 @@ def warn_of_test(run: RunFolder, labels: LabelFolder) -> list[str]:
     """Say how many labelled images the run was tested with, as a test of what has learned them says nothing."""
     if (table := run.predictions()) is None:
         return []
-    tested = {str(Path(path).absolute()) for path in table["path"]}
-    count = sum(source in tested for source in labels.sources())
+    count = labels.count_among(table["path"])
     return [f"{count} labelled images are of the run's test: adlight.evaluate would count them"] if count else []
 
 

@@ -96,6 +96,7 @@ class ServeSettings(TypedDict, total=False):
     max_mb: PositiveFloat
     max_megapixels: Annotated[PositiveFloat, Field(le=178)]  # Pillow itself refuses more
     timeout: PositiveFloat
+    max_labels: NonNegativeInt
 
 
 class LearnSettings(TypedDict, total=False):
