@@ -13,6 +13,14 @@ from adlight.types import Batch
 
 
 class Images(Protocol):
+    """A data set that yields batches of uint8 images, without augmentation."""
+
+    def __len__(self) -> int: ...
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch: ...
+
+
+class CachedImages(Images, Protocol):
     """A split whose items may get defects.
 
     Attributes:
@@ -20,10 +28,6 @@ class Images(Protocol):
     """
 
     cache: bool
-
-    def __len__(self) -> int: ...
-
-    def __getitems__(self, indices: Sequence[int]) -> Batch: ...
 
 
 class PseudoAnomalyDataset(Dataset):
@@ -33,7 +37,7 @@ class PseudoAnomalyDataset(Dataset):
     A defect depends on the seed, on i and on the copy's number alone; `pseudo_anomalies.py` draws it.
     """
 
-    def __init__(self, dataset: "Images", seed: int, copies: int = 1) -> None:
+    def __init__(self, dataset: CachedImages, seed: int, copies: int = 1) -> None:
         self.dataset, self.seed, self.copies = dataset, seed, copies
         self.pasted: dict[int, tuple[Tensor, Tensor]] = {}
 

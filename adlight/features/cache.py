@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,19 +12,12 @@ import torch.distributed as dist
 from rich.progress import track
 from torch import Tensor
 
+from adlight.data.pseudo_dataset import Images
 from adlight.features.backbones import Backbone
 from adlight.features.predictor import extract_features
-from adlight.types import Batch, UserError
+from adlight.types import UserError
 
 BATCH = 16
-
-
-class Images(Protocol):
-    """A data set that yields batches of uint8 images, without augmentation."""
-
-    def __len__(self) -> int: ...
-
-    def __getitems__(self, indices: Sequence[int]) -> Batch: ...
 
 
 class FeatureCache:

@@ -1,15 +1,23 @@
 """Muon for matrices and AdamW for the rest, as one optimizer."""
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from adlight.features.predictor import Predictor
-
 QUINTIC = (3.4445, -4.7750, 2.0315)  # Newton-Schulz coefficients (Jordan 2024)
+
+
+class Matrices(Protocol):
+    """A network that says which of its parameters an optimizer of matrices takes."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """List all of them."""
+
+    def matrices(self) -> list[nn.Parameter]:
+        """List those that it takes."""
 
 
 class MuonAdamW(Optimizer):
@@ -79,8 +87,8 @@ def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
     return (x.T if matrix.shape[0] > matrix.shape[1] else x).to(matrix.dtype)
 
 
-def parameter_groups(trained: Sequence[Predictor], *more: nn.Parameter) -> list[dict[str, Any]]:
-    """Give matrices of the predictors' choice to Muon, all others to AdamW; weight decay on matrices only."""
+def parameter_groups(trained: Sequence[Matrices], *more: nn.Parameter) -> list[dict[str, Any]]:
+    """Give matrices of the networks' choice to Muon, all others to AdamW; weight decay on matrices only."""
     special = [p for one in trained for p in one.matrices()]
     chosen = {id(p) for p in special}
     rest = [*(p for one in trained for p in one.parameters() if id(p) not in chosen), *more]

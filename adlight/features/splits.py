@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from adlight.data.datamodule import AnomalyDataModule
-from adlight.features.cache import FeatureCache, Images
+from adlight.data.pseudo_dataset import Images
+from adlight.features.cache import FeatureCache
 
 STAGES = {"train": "fit", "val": "validate", "test": "test"}
 
