@@ -20,14 +20,18 @@ class Images(Protocol):
     def __getitems__(self, indices: Sequence[int]) -> Batch: ...
 
 
-class CachedImages(Images, Protocol):
-    """A split whose items may get defects.
+class CachedImages(Protocol):
+    """`Images` whose items may get defects.
 
     Attributes:
         cache: whether they are kept in memory.
     """
 
     cache: bool
+
+    def __len__(self) -> int: ...
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch: ...
 
 
 class PseudoAnomalyDataset(Dataset):

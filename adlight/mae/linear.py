@@ -64,15 +64,17 @@ class LinearStart(nn.Module):
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Average what the views predict of the tokens that they hide. (B, L, P), (n, L) bool -> (B, L, P).
 
-        What no view hides has the mean of its place.
+        What no view hides has the mean of its place. In float64, as products with few rows round otherwise than with
+        many, and an image's score must not depend on its batch.
         """
         with torch.autocast(tokens.device.type, enabled=False):
-            x, hidden = tokens.float() - self.mean, mask.to(tokens.device, torch.float32)  # (B, L, P), (n, L)
-            seen = torch.einsum("blp,lkp->blk", x, self.components)  # (B, L, K)
+            x, hidden = (tokens - self.mean).double(), mask.to(tokens.device, torch.float64)  # (B, L, P), (n, L)
+            components = self.components.double()  # (L, K, P)
+            seen = torch.einsum("blp,lkp->blk", x, components)  # (B, L, K)
             known = torch.einsum("nl,blk->nbk", 1 - hidden, seen)  # (n, B, K)
             weight = hidden / hidden.sum(0).clamp(min=1)  # (n, L)
             coefficients = torch.einsum("nl,nbk->blk", weight, known @ self.inverses(mask))  # (B, L, K)
-            return self.mean + torch.einsum("blk,lkp->blp", coefficients, self.components)
+            return self.mean + torch.einsum("blk,lkp->blp", coefficients, components).float()  # (B, L, P)
 
     @torch.no_grad()
     def inverses(self, mask: Tensor) -> Tensor:
@@ -88,7 +90,7 @@ class LinearStart(nn.Module):
                 self.gram = w @ w.transpose(1, 2)  # (L, K, K)
             total = torch.einsum("nl,lkj->nkj", (~mask).to(self.gram), self.gram)  # (n, K, K)
             eye = torch.eye(total.shape[-1], dtype=total.dtype, device=total.device)
-            found = torch.linalg.inv_ex(total + self.noise * eye).inverse.float()
+            found = torch.linalg.inv_ex(total + self.noise * eye).inverse
         if not self.training:
             self.solved = mask, found
         return found
