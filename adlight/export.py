@@ -18,7 +18,7 @@ from adlight.runs.folder import RunFolder
 from adlight.types import Unreadable, UserError
 
 if TYPE_CHECKING:  # torch takes seconds: not for --help
-    from adlight.detection.parity import Parity, Pixels
+    from adlight.detection.session import Parity, Pixels
     from adlight.detector import Detector
     from adlight.runs.exported import ExportFolder
 
@@ -33,7 +33,7 @@ def export(config: DictConfig) -> Path:
     Raises:
         UserError: the run cannot be exported, or graph and run differ; no graph is left then.
     """
-    from adlight.detection.parity import compare
+    from adlight.detection.session import measure_parity
     from adlight.detector import Detector
     from adlight.prediction.batches import override_attributes
     from adlight.runs.exported import ExportFolder, load_exported
@@ -52,7 +52,7 @@ def export(config: DictConfig) -> Path:
     else:
         try:
             graph, _ = load_exported(folder.graph, "cpu")
-            check_parity(compare(detector.scorer, graph, detector.calibration, images))
+            check_parity(measure_parity(detector.scorer, graph, detector.calibration, images))
         except UserError:
             folder.graph.unlink()
             raise

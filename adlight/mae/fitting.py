@@ -10,7 +10,8 @@ from adlight.data.frames import group_by_size
 from adlight.data.pseudo_dataset import Images
 from adlight.detection.crossfitting import fetch
 from adlight.detection.maps import hide_outside
-from adlight.features.splits import folds_of, images_of
+from adlight.features.cache import images_of
+from adlight.features.fitting import assign_folds
 from adlight.mae.linear import LinearStart
 from adlight.mae.scorer import reconstruct
 from adlight.mae.tokens import PixelTokenizer
@@ -37,7 +38,7 @@ def fit_whitening(module: "MAEModule", folds: int, training: int) -> Tensor:
     """
     assert module.scorer.whitening is not None  # the scorer asks for it
     held_out, images = images_of(module.datamodule, "val"), images_of(module.datamodule, "train")
-    normal, fold_of = folds_of(held_out, folds)
+    normal, fold_of = assign_folds(held_out, folds)
     fold = fold_of[normal]
     context = module.trainer.precision_plugin.forward_context()
     with torch.inference_mode(False), torch.no_grad(), context:  # what is kept must not be inference tensors
