@@ -10,8 +10,7 @@ from adlight.data.frames import group_by_size
 from adlight.data.pseudo_dataset import Images
 from adlight.detection.crossfitting import fetch
 from adlight.detection.maps import hide_outside
-from adlight.features.cache import images_of
-from adlight.features.fitting import assign_folds
+from adlight.features.cache import assign_folds, images_of
 from adlight.mae.linear import LinearStart
 from adlight.mae.scorer import reconstruct
 from adlight.mae.tokens import PixelTokenizer
