@@ -13,7 +13,15 @@ from adlight.types import Batch
 
 
 class Images(Protocol):
-    """A split whose items may get defects.
+    """A data set that yields batches of uint8 images, without augmentation."""
+
+    def __len__(self) -> int: ...
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch: ...
+
+
+class CachedImages(Protocol):
+    """`Images` whose items may get defects.
 
     Attributes:
         cache: whether they are kept in memory.
@@ -33,7 +41,7 @@ class PseudoAnomalyDataset(Dataset):
     A defect depends on the seed, on i and on the copy's number alone; `pseudo_anomalies.py` draws it.
     """
 
-    def __init__(self, dataset: "Images", seed: int, copies: int = 1) -> None:
+    def __init__(self, dataset: CachedImages, seed: int, copies: int = 1) -> None:
         self.dataset, self.seed, self.copies = dataset, seed, copies
         self.pasted: dict[int, tuple[Tensor, Tensor]] = {}
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from adlight.data.loading import Split
+from adlight.data.pseudo_dataset import Images
 from adlight.data.tile_dataset import TileDataset
 from adlight.types import Batch, UserError
 
@@ -61,7 +62,7 @@ def advise_folds(folds: int) -> Iterator[None]:
         raise UserError(f"a model of {folds - 1} of {folds} folds: {error}, or set calibration.folds=0") from error
 
 
-def fetch(dataset: Split, index: Tensor, device: torch.device) -> Batch:
+def fetch(dataset: Images, index: Tensor, device: torch.device) -> Batch:
     """Fetch a batch as a trainer would pass it to a module: in [0, 1], on its device."""
     batch: Any = dict(dataset.__getitems__(index.tolist()))
     batch = {name: value.to(device) for name, value in batch.items()}

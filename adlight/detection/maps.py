@@ -118,6 +118,7 @@ class ReconstructionError:
             change it), or `max` or `topk` of the smoothed map.
         smoothing: sigma of the Gaussian, in pixels; 0 for none.
         topk: fraction of the pixels that `topk` averages.
+        error: makes a map (B, H, W) of two images, in place of `score`.
 
     Raises:
         ValueError: an unknown name, or a number out of range.
@@ -131,8 +132,9 @@ class ReconstructionError:
         reduce: Reduction = "mean",
         smoothing: NonNegativeFloat = 4.0,
         topk: PositiveShare = 0.01,
+        error: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
-        self.error = PerceptualDistance() if score == "lpips" else MAPS[score]
+        self.error = error or (PerceptualDistance() if score == "lpips" else MAPS[score])
         self.reduce, self.smoothing, self.topk = reduce, smoothing, topk
 
     def __call__(

@@ -4,6 +4,7 @@ There is one covariance per cluster of images.
 Letters: B, N images, L cells per image, C features per cell, K clusters.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -52,19 +53,20 @@ class Whitening(nn.Module):
     Args:
         channels: C.
         prior: weight of the pooled covariance, as a number of images.
+        descriptors: length of what assigns images to clusters; None for C, the mean features.
 
     Attributes:
-        centers: (K, C), cluster centers; (0, C) before fitting.
+        centers: (K, descriptors), cluster centers; without rows before fitting.
         weight: (K, C, C); r @ weight[k] is white.
     """
 
     centers: Tensor
     weight: Tensor
 
-    def __init__(self, channels: int, prior: float = 2.0) -> None:
+    def __init__(self, channels: int, prior: float = 2.0, descriptors: int | None = None) -> None:
         super().__init__()
         self.prior = prior
-        self.register_buffer("centers", torch.empty(0, channels))
+        self.register_buffer("centers", torch.empty(0, descriptors or channels))
         self.register_buffer("weight", torch.empty(0, channels, channels))
 
     def fit(self, centers: Tensor, moments: Moments) -> "Whitening":
@@ -83,6 +85,26 @@ class Whitening(nn.Module):
         """Score cells by an image's mean cell and its residuals. (B, C), (B, L, C) -> (B, L)."""
         white = residual @ self.weight[nearest_center(mean, self.centers)]  # (B, L, C)
         return white.square().mean(-1).sqrt()
+
+
+def fit_folds(
+    whole: Whitening, folds: Sequence[Whitening], centers: Tensor, own: Sequence[Moments], more: Sequence[Moments]
+) -> None:
+    """Fit to all normal images, and for each fold of them to all but its own.
+
+    Args:
+        whole: of all.
+        folds: one per fold.
+        centers: (K, C) of clusters.
+        own: moments of the folds.
+        more: moments of images in no fold.
+    """
+    total = own[0]
+    for one in (*own[1:], *more):
+        total = total.plus(one)
+    whole.fit(centers, total)
+    for fold, mine in zip(folds, own, strict=True):
+        fold.fit(centers, total.plus(mine, -1))
 
 
 def nearest_center(mean: Tensor, centers: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,20 +13,13 @@ from rich.progress import track
 from torch import Tensor
 
 from adlight.data.datamodule import AnomalyDataModule
+from adlight.data.pseudo_dataset import Images
 from adlight.features.backbones import Backbone
 from adlight.features.cells import extract_features
-from adlight.types import Batch, UserError
+from adlight.types import UserError
 
 BATCH = 16
 STAGES = {"train": "fit", "val": "validate", "test": "test"}
-
-
-class Images(Protocol):
-    """A data set that yields batches of uint8 images, without augmentation."""
-
-    def __len__(self) -> int: ...
-
-    def __getitems__(self, indices: Sequence[int]) -> Batch: ...
 
 
 class FeatureCache:

@@ -1,15 +1,23 @@
 """Muon for matrices and AdamW for all other parameters, as one optimizer."""
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from adlight.features.predictor import Predictor
-
 QUINTIC, ITERATIONS = (3.4445, -4.7750, 2.0315), 5  # coefficients and number of Newton-Schulz steps (Jordan 2024)
+
+
+class Matrices(Protocol):
+    """A network that says which of its parameters an optimizer of matrices takes."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """List all of them."""
+
+    def matrices(self) -> list[nn.Parameter]:
+        """List those that it takes."""
 
 
 class MuonAdamW(Optimizer):
@@ -79,11 +87,11 @@ def orthogonalize(matrix: Tensor) -> Tensor:
     return (x.T if matrix.shape[0] > matrix.shape[1] else x).to(matrix.dtype)
 
 
-def parameter_groups(trained: Sequence[Predictor], *more: nn.Parameter) -> list[dict[str, Any]]:
-    """Group parameters: the predictors' `matrices` for Muon, all others for AdamW, with weight decay on matrices."""
-    matrices = [p for predictor in trained for p in predictor.matrices()]
+def parameter_groups(trained: Sequence[Matrices], *more: nn.Parameter) -> list[dict[str, Any]]:
+    """Group parameters: the networks' `matrices` for Muon, all others for AdamW, with weight decay on matrices."""
+    matrices = [p for network in trained for p in network.matrices()]
     ids = {id(p) for p in matrices}
-    rest = [*(p for predictor in trained for p in predictor.parameters() if id(p) not in ids), *more]
+    rest = [*(p for network in trained for p in network.parameters() if id(p) not in ids), *more]
     return [
         {"params": matrices, "muon": True},
         {"params": [p for p in rest if p.ndim >= 2]},

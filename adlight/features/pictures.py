@@ -13,7 +13,7 @@ from adlight.data.frames import group_by_size
 from adlight.features.cells import TrainingCells, content_shape, in_image
 
 if TYPE_CHECKING:
-    from adlight.features.cache import Images
+    from adlight.data.pseudo_dataset import Images
 
 COUNT = 2048  # number of cells kept
 SIDE = 16  # side of a cell, in pixels

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adlight.detection.whitening import Moments, Whitening, second_moments
+from adlight.detection.whitening import Whitening, fit_folds, second_moments
 from adlight.features.cells import image_means
 from adlight.features.predictor import Predictor
 
@@ -63,21 +63,14 @@ class ResidualMap(nn.Module):
             if predictor.whitened:
                 own = [second_moments(*pair, centers) for pair in zip(means, residuals, strict=True)]
                 more = [second_moments(image_means(x), _residual(predictor, x, i), centers) for x, i in parts]
-                self._whiten(name, centers, own, more)
+                folds = [fold.whitening[name] for fold in self.folds]
+                fit_folds(self.whitening[name], folds, centers, own, more)
             lengths = [
                 fold.length(name, *pair).flatten() for fold, *pair in zip(self.folds, means, residuals, strict=True)
             ]
             every = torch.cat(lengths)
             for one in (self, *self.folds):
                 one.scale[number] = every[~every.isnan()].mean().clamp(min=1e-12)
-
-    def _whiten(self, name: str, centers: Tensor, own: list[Moments], more: list[Moments]) -> None:
-        whole = own[0]
-        for one in (*own[1:], *more):
-            whole = whole.plus(one)
-        self.whitening[name].fit(centers, whole)
-        for fold, mine in zip(self.folds, own, strict=True):
-            fold.whitening[name].fit(centers, whole.plus(mine, -1))
 
     def length(self, name: str, mean: Tensor, residual: Tensor) -> Tensor:
         """Measure the length of a predictor's residuals, given the images' mean cells. (B, C), (B, L, C) -> (B, L)."""

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adlight.features.cache import FeatureCache, Images
+from adlight.data.pseudo_dataset import Images
+from adlight.features.cache import FeatureCache
 from adlight.features.cells import Copies, TrainingCells, image_means, in_image
 from adlight.types import Batch
 

@@ -102,8 +102,7 @@ class ComplementaryMaskedNetwork(Predictor):
 
     def matrices(self) -> list[nn.Parameter]:
         """List the blocks' weight matrices, for an optimizer that wants matrices (Muon)."""
-        parts = self.network.encoder_blocks, self.network.decoder_blocks
-        return [p for part in parts for p in part.parameters() if p.ndim == 2]
+        return self.network.matrices()
 
 
 def _extent(inside: Tensor) -> Tensor:

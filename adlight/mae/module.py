@@ -1,22 +1,24 @@
 """Training of the multi-mask masked autoencoder (article, section 2.4)."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import NonNegativeFloat
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Generator, Tensor
 from torch.optim import Optimizer
 
 from adlight.detection.module import AnomalyModule
 from adlight.detection.optimization import WarmupCosine, log_terms, step_rng, stop_if_diverged
+from adlight.features.optimizer import parameter_groups
 from adlight.mae.detector import MAEDetector
+from adlight.mae.fitting import fit_linear, fit_whitening
 from adlight.mae.masking import Ratio, Scheme, draw_masks
 from adlight.mae.network import MaskedAutoencoder
 from adlight.mae.objective import ReconstructionLoss
 from adlight.mae.scorer import MultiMaskScorer, reconstruct
 from adlight.mae.tokens import PixelTokenizer
 from adlight.settings import Built, Decay, Seed, checked
-from adlight.types import Batch, UserError
+from adlight.types import Batch, Scores, UserError
 
 
 class MAEModule(MAEDetector, AnomalyModule):
@@ -33,6 +35,9 @@ class MAEModule(MAEDetector, AnomalyModule):
         warmup_epochs: length of the linear warm-up; a half cosine to 0 follows, both per step.
         ema: decay of the averaged weights that score; 0 = none.
         seed: of the masks, which depend on it, the batch and the process only.
+        linear_start: see `MAEDetector`.
+        folds: of the held-out images, where residuals are whitened.
+        training_residuals: so many training images join them in the covariances.
 
     Raises:
         ValueError: a mask ratio that the scheme does not allow, or a number out of range.
@@ -51,12 +56,17 @@ class MAEModule(MAEDetector, AnomalyModule):
         warmup_epochs: NonNegativeFloat = 10,
         ema: Decay = 0.0,
         seed: Seed = 0,
+        linear_start: NonNegativeInt | None = None,
+        folds: Annotated[int, Field(ge=2)] = 5,
+        training_residuals: PositiveInt = 1000,
     ) -> None:
-        super().__init__(tokenizer, network, scorer, ema)
+        super().__init__(tokenizer, network, scorer, ema, linear_start)
         draw_masks(masks, mask_ratio, self.network.num_patches, Generator())  # an impossible ratio fails here
         self.objective, self.optimizer = objective, optimizer
         self.mask_ratio, self.masks, self.warmup_epochs, self.seed = mask_ratio, masks, warmup_epochs, seed
+        self.num_folds, self.training_residuals = folds, training_residuals
         self.averaged_step = 0
+        self.fold_of: Tensor | None = None  # of the validation's images
 
     def describe(self) -> list[str]:
         """Name the terms of the loss and their weights."""
@@ -64,13 +74,20 @@ class MAEModule(MAEDetector, AnomalyModule):
             return []
         return ["loss: " + " + ".join(f"{weight:g} {name}" for name, weight in self.objective.weights.items())]
 
+    def on_fit_start(self) -> None:
+        """Fit the linear start; all processes to the same images."""
+        if self.linear is not None:
+            fit_linear(self.linear, self.tokenizer, self.datamodule)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Draw masks, predict what each view hides, compare (eq. 2 to 4)."""
         assert self.objective is not None  # see `configure_optimizers`
         image, size = batch["image"], batch.get("size")  # (B, C, H, W), (B, 2) where padded
         rng = step_rng(self, "masks", self.seed)
         mask = draw_masks(self.masks, self.mask_ratio, self.network.num_patches, rng)  # (n, L)
-        reconstruction = reconstruct(self.network, self.tokenizer, image, mask, size)  # (B, C, H, W)
+        reconstruction = reconstruct(
+            self.network, self.tokenizer, image, mask, size, linear=self.linear
+        )  # (B, C, H, W)
         terms = self.objective(image, reconstruction, size, batch.get("content"))
         log_terms(self, terms, len(image))
         return terms["loss"]
@@ -83,12 +100,7 @@ class MAEModule(MAEDetector, AnomalyModule):
         """
         if self.objective is None:
             raise UserError("model.objective is null, which leaves nothing to train by")
-        parameters = [p for p in self.network.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in parameters if p.ndim >= 2]},
-            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        optimizer = self.optimizer(groups)
+        optimizer = self.optimizer(parameter_groups([self.network]))
         total = int(self.trainer.estimated_stepping_batches)
         warmup = self.warmup_epochs * total / max(self.trainer.max_epochs or 1, 1)
         schedule = WarmupCosine(optimizer, warmup, total)
@@ -107,3 +119,18 @@ class MAEModule(MAEDetector, AnomalyModule):
     def on_train_epoch_end(self) -> None:
         """Stop once the loss is not finite; the checkpoints of earlier epochs are kept."""
         stop_if_diverged(self)
+
+    def on_validation_epoch_start(self) -> None:
+        """Whiten residuals by those of the held-out normal images, fold by fold, and of training images."""
+        super().on_validation_epoch_start()
+        if self.scorer.whitens:
+            self.fold_of = fit_whitening(self, self.num_folds, self.training_residuals)
+
+    def on_validation_epoch_end(self) -> None:
+        """Calibrate; images are scored as unseen ones from now on."""
+        super().on_validation_epoch_end()
+        self.fold_of = None
+
+    def score(self, batch: Batch) -> Scores:
+        """Score a batch; a held-out image without what its own fold says of normal residuals."""
+        return self.score_by_fold(batch, None if self.fold_of is None else self.fold_of[batch["index"].cpu()])

@@ -138,6 +138,11 @@ class MaskedAutoencoder(nn.Module):
         widths = self.encoder_positions.shape[1], self.decoder_positions.shape[1]
         return sincos_positions(grid, widths[0], device), sincos_positions(grid, widths[1], device)
 
+    def matrices(self) -> list[nn.Parameter]:
+        """List the blocks' weight matrices, for an optimizer that wants matrices (Muon)."""
+        parts = self.encoder_blocks, self.decoder_blocks
+        return [p for part in parts for p in part.parameters() if p.ndim == 2]
+
     def forward_encoder(self, x: Tensor) -> Tensor:
         """(B, V, De) -> (B, V, De)."""
         for block in self.encoder_blocks:

@@ -30,6 +30,7 @@ from adlight.mae.neighbour import NeighbourMaskedNetwork
 from adlight.mae.network import MaskedAutoencoder
 from adlight.mae.scorer import MultiMaskScorer
 from adlight.mae.tokens import PixelTokenizer
+from adlight.mae.whitened import WhitenedResidual
 from adlight.memory.bank import PatchBank
 from adlight.memory.dn2 import DeepNearestNeighbours
 from adlight.memory.retrieval import Retrieval
@@ -54,8 +55,20 @@ def pictures(count, channels=3, size=SIZE):
 
 def mae(ema=0.0, **settings):
     network = partial(MaskedAutoencoder, **TINY, encoder=settings.pop("encoder", "separate"))
-    found = MAEDetector(PixelTokenizer(SIZE, 3, 8), network, MultiMaskScorer(**settings), ema)
+    linear_start, tokenizer = settings.pop("linear_start", None), PixelTokenizer(SIZE, 3, 8)
+    found = MAEDetector(tokenizer, network, MultiMaskScorer(**settings), ema, linear_start)
     torch.nn.init.normal_(found.network.decoder_pred.weight, std=0.1)
+    return found
+
+
+def whitened_mae():
+    """With what is fitted to training images."""
+    settings = dict(score="mahalanobis", reduce="topk", whitening=WhitenedResidual(cluster_size=8), linear_start=3)
+    found, images = mae(**settings).eval(), pictures(20).float() / 255
+    found.linear.fit(found.tokenizer.tokenize(images))
+    shown = found.linear(found.tokenizer.tokenize(images), found.scorer.drawn_masks(found.network.num_patches)[0])
+    pairs = [(images, found.tokenizer.detokenize(shown))]
+    found.scorer.whitening.fit([pairs], pairs)
     return found
 
 
@@ -94,6 +107,7 @@ def features(members, **settings):
 MODELS = {
     "mae": partial(mae, mask_ratio=0.75, smoothing=2.0),
     "mae + average, topk": partial(mae, ema=0.9, masks="single", mask_ratio=0.6, score="ssim", reduce="topk", rounds=2),
+    "mae whitened": whitened_mae,
     "mae + joint, msgms": partial(mae, encoder="joint", mask_ratio=0.5, score="msgms", reduce="max"),
     "gan": partial(make_gan_detector, InversionScorer()),
     "gan + thesis": partial(make_gan_detector, InversionScorer(score="thesis", feature="mse", distance="l1")),

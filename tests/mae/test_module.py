@@ -23,8 +23,10 @@ from adlight.mae.network import MaskedAutoencoder
 from adlight.mae.objective import ReconstructionLoss
 from adlight.mae.scorer import MultiMaskScorer, reconstruct
 from adlight.mae.tokens import PixelTokenizer
+from adlight.mae.whitened import WhitenedResidual
 from adlight.metrics.image import auroc
 from adlight.runs.checkpoints import BestAndLast
+from adlight.runs.restore import load_weights
 from adlight.types import UserError
 
 PIXELS = PixelTokenizer(32, 3, 8)
@@ -209,6 +211,62 @@ def test_resumed_run_ends_with_the_same_weights(trained, root, tmp_path):
     assert trainer.current_epoch == EPOCHS and watch.metrics == trained[4].metrics[1:]
 
 
+# what is fitted beside the network
+
+
+def make_fitted(**settings):
+    """One that starts from a linear model and whitens its residuals."""
+    whitening = WhitenedResidual(3, cluster_size=8)
+    scorer = MultiMaskScorer(score="mahalanobis", reduce="topk", smoothing=1.0, whitening=whitening)
+    return make(scorer=scorer, linear_start=2, folds=2, training_residuals=6, **settings)
+
+
+@pytest.fixture(scope="module")
+def fitted(root, tmp_path_factory):
+    folder, watch = tmp_path_factory.mktemp("fitted"), Watch()
+    return *fit(root, folder, make_fitted(), callbacks=[watch]), folder, watch
+
+
+def test_the_linear_start_knows_the_training_images_and_is_not_trained(fitted):
+    module, data, *_ = fitted
+    tokens = PIXELS.tokenize(data.datasets["train"].images.float() / 255)
+    torch.testing.assert_close(module.linear.mean, tokens.mean(0))
+    assert module.linear.components.any() and not [name for name, _ in module.linear.named_parameters()]
+
+
+def test_an_untrained_network_adds_nothing_to_the_linear_start(fitted):
+    module, fresh = fitted[0], make_fitted().eval()
+    image = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    mask = fresh.scorer.drawn_masks(16)[0]
+    y = reconstruct(fresh.network, PIXELS, image, mask, linear=module.linear.eval())
+    torch.testing.assert_close(y, PIXELS.detokenize(module.linear(PIXELS.tokenize(image), mask)))
+
+
+def test_a_held_out_image_is_whitened_without_its_own_fold(fitted):
+    module, data, *_ = fitted
+    image = data.datasets["val"].images.float() / 255
+    batch = {"image": image}
+    plain = module.score(batch)["image"]
+    for k in range(2):
+        with module.scorer.whitening.without(k):
+            alone = module.score(batch)["image"]
+        assert torch.equal(module.score_by_fold(batch, torch.full((len(image),), k))["image"], alone)
+        assert not torch.equal(alone, plain)
+    assert module.fold_of is None  # after the validation: new images
+    scores = sorted(module.score_by_fold(batch, torch.arange(len(image)) % 2)["image"].tolist())
+    assert module.calibration.pooled.image == pytest.approx(scores[-1], rel=1e-5)
+
+
+def test_what_was_fitted_is_in_the_checkpoint_and_resumed(fitted, root, tmp_path):
+    fit(root, tmp_path, make_fitted(), callbacks=[StopInSecondEpoch()], stopped=True)
+    watch = Watch()
+    resumed = make_fitted(seed=5)
+    load_weights(resumed, tmp_path / "last.ckpt")  # as every resumed run does
+    fit(root, tmp_path / "resumed", resumed, tmp_path / "last.ckpt", [watch])
+    assert resumed.scorer.whitening.scale.shape[0] > 0
+    assert same(resumed, fitted[0]) and watch.metrics == fitted[4].metrics[1:]
+
+
 # learning rates
 
 
@@ -217,7 +275,9 @@ class PerGroup(MAEModule):
 
     def configure_optimizers(self):
         groups = super().configure_optimizers()["optimizer"].param_groups
-        groups = [{"params": group["params"], "lr": rate} for group, rate in zip(groups, (1e-3, 1e-4), strict=True)]
+        groups = [
+            {"params": group["params"], "lr": rate} for group, rate in zip(groups, (1e-3, 1e-4, 1e-5), strict=True)
+        ]
         return self.schedule(torch.optim.AdamW(groups))
 
     def schedule(self, optimizer):
@@ -246,7 +306,7 @@ def test_each_group_follows_its_schedule_also_when_resumed(kind, root, tmp_path)
     resumed = Watch()
     fit(root, tmp_path / "resumed", make(kind=kind), tmp_path / "last.ckpt", [resumed])
     rates = [watch.rates[:BATCHES], resumed.rates]
-    wanted = [[1e-3 * factor, 1e-4 * factor] for factor in FACTORS[kind]]
+    wanted = [[1e-3 * factor, 1e-4 * factor, 1e-5 * factor] for factor in FACTORS[kind]]
     assert [pair for part in rates for pair in part] == [pytest.approx(pair) for pair in wanted]
 
 
@@ -256,7 +316,7 @@ def test_a_resumed_run_takes_the_rates_of_its_config(trained, root, tmp_path):
     fit(root, tmp_path, make(lr=2e-3, ema=0.8), trained[3] / "last.ckpt", [watch], epochs=2 * EPOCHS)
     steps = range(EPOCHS * BATCHES, 2 * EPOCHS * BATCHES)
     rates = [2e-3 * warmup_cosine(step, BATCHES, 2 * EPOCHS * BATCHES) for step in steps]
-    assert watch.rates == [pytest.approx([rate, rate]) for rate in rates]
+    assert watch.rates == [pytest.approx([rate] * 3) for rate in rates]
 
 
 # bad luck
@@ -344,17 +404,19 @@ def test_masks_depend_on_seed_batch_and_process(monkeypatch):
 def test_weight_decay_is_for_matrices_only_and_averages_are_not_trained(monkeypatch):
     module = attached(make(ema=0.9), monkeypatch)
     found = module.configure_optimizers()
-    decayed, free = found["optimizer"].param_groups
-    assert (decayed["weight_decay"], free["weight_decay"]) == (0.05, 0.0)
+    blocks, others, free = found["optimizer"].param_groups
+    assert [group["weight_decay"] for group in (blocks, others, free)] == [0.05, 0.05, 0.0]
+    decayed = blocks["params"] + others["params"]
     assert found["lr_scheduler"]["interval"] == "step"
     names = {id(p): name for name, p in module.network.named_parameters()}
     kinds = {name: type(child) for name, child in module.network.named_modules()}
-    for name in (names[id(p)] for p in decayed["params"]):
+    for name in (names[id(p)] for p in decayed):
         owner, _, kind = name.rpartition(".")
         assert kind == "weight" and kinds[owner] is nn.Linear
+    assert {id(p) for p in blocks["params"]} == {id(p) for p in module.network.matrices()}  # Muon's, where that is used
     rest = {names[id(p)] for p in free["params"]}
     assert "mask_token" in rest and "encoder_blocks.0.norm1.weight" in rest and "decoder_pred.bias" in rest
-    assert len(decayed["params"]) + len(rest) == len(names)
+    assert len(decayed) + len(rest) == len(names)
 
 
 def test_schedule_known_values():

@@ -68,7 +68,7 @@ def test_values_are_laid_over_a_config(composer):
         config, CHOICES, ["model.scorer.reduce=max", "trainer.devices=2", "calibration.image=sigma:3"]
     )
     assert (found.model.scorer.reduce, found.trainer.devices, found.calibration.image) == ("max", 2, "sigma:3")
-    assert config.model.scorer.reduce == "mean"  # the original is left alone
+    assert config.model.scorer.reduce == "topk"  # the original is left alone
     for key in ("model.scorer.reduc=max", "nonsense=1", "trainer.fancy=1"):
         with pytest.raises(OmegaConfBaseException, match=key.partition("=")[0].rpartition(".")[2]):
             apply_overrides(config, CHOICES, [key])

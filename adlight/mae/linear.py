@@ -1,0 +1,96 @@
+"""What a linear model predicts of hidden tokens: the start from which the autoencoder learns the rest.
+
+Probabilistic principal components (Tipping & Bishop 1999) of training images, x = mean + c W + noise. Of a view's
+visible tokens v follow the coefficients c = (x_v - mean_v) W_v^T (W_v W_v^T + s I)^-1, and of these what is hidden: for
+any mask, in closed form, the ridge regression of hidden from visible tokens on what the components span.
+
+Letters: N images, B of a batch, L tokens of P values, n views, K components.
+"""
+
+import torch
+from pydantic import NonNegativeInt, PositiveInt
+from torch import Tensor, nn
+
+from adlight.settings import checked
+
+
+class LinearStart(nn.Module):
+    """Predicts tokens from others by principal components of the training images; fitted once, never trained.
+
+    Args:
+        num_patches: L.
+        token_dim: P.
+        components: K, or a fifth of the training images where that is less, as more would fit their noise; 0 leaves the
+            mean of each place.
+
+    Attributes:
+        mean: (L, P), of the training images.
+        components: (L, K, P), each as long as its coefficient deviates; the rest are zeros.
+        noise: s, the mean variance that the components leave.
+    """
+
+    mean: Tensor
+    components: Tensor
+    noise: Tensor
+
+    @checked
+    def __init__(self, num_patches: PositiveInt, token_dim: PositiveInt, components: NonNegativeInt = 40) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(num_patches, token_dim))
+        self.register_buffer("components", torch.zeros(num_patches, components, token_dim))
+        self.register_buffer("noise", torch.ones(()))
+        self.gram: Tensor | None = None
+        self.solved: tuple[Tensor, Tensor] | None = None  # the last scoring's mask, and its inverses
+        self.register_load_state_dict_post_hook(lambda module, _: module.forget())
+
+    def forget(self) -> None:
+        """Drop what was computed of the components."""
+        self.gram, self.solved = None, None
+
+    @torch.no_grad()
+    def fit(self, tokens: Tensor) -> None:
+        """Find the mean and the largest components of training images (N, L, P)."""
+        self.mean.copy_(tokens.mean(0))
+        x = (tokens - self.mean).flatten(1)  # (N, L P)
+        gram = (x @ x.T).double() / len(x)  # (N, N): there are fewer images than values
+        variance, basis = (one.flip(-1) for one in torch.linalg.eigh(gram))  # (N,), (N, N), largest first
+        count = min(self.components.shape[1], len(x) // 5)
+        found = basis[:, :count].T.to(x.dtype) @ x / len(x) ** 0.5  # (k, L P)
+        self.components.zero_()
+        self.components[:, :count] = found.unflatten(1, self.mean.shape).transpose(0, 1)
+        self.noise.copy_((variance[count:].sum() / x.shape[1]).clamp(min=1e-6))
+        self.forget()
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Average what the views predict of the tokens that they hide. (B, L, P), (n, L) bool -> (B, L, P).
+
+        What no view hides has the mean of its place. In float64, as products with few rows round otherwise than with
+        many, and an image's score must not depend on its batch.
+        """
+        with torch.autocast(tokens.device.type, enabled=False):
+            x, hidden = (tokens - self.mean).double(), mask.to(tokens.device, torch.float64)  # (B, L, P), (n, L)
+            components = self.components.double()  # (L, K, P)
+            seen = torch.einsum("blp,lkp->blk", x, components)  # (B, L, K)
+            known = torch.einsum("nl,blk->nbk", 1 - hidden, seen)  # (n, B, K)
+            weight = hidden / hidden.sum(0).clamp(min=1)  # (n, L)
+            coefficients = torch.einsum("nl,nbk->blk", weight, known @ self.inverses(mask))  # (B, L, K)
+            return self.mean + torch.einsum("blk,lkp->blp", coefficients, components).float()  # (B, L, P)
+
+    @torch.no_grad()
+    def inverses(self, mask: Tensor) -> Tensor:
+        """Invert W_v W_v^T + s I of each view. (n, L) -> (n, K, K).
+
+        Those of a scoring, whose masks are always the same, are kept: an exported graph cannot invert.
+        """
+        if self.solved is not None and self.solved[0] is mask and self.solved[1].device == self.mean.device:
+            return self.solved[1]
+        with torch.inference_mode(False):
+            if self.gram is None or self.gram.device != self.mean.device:
+                w = self.components.double()
+                self.gram = w @ w.transpose(1, 2)  # (L, K, K)
+            total = torch.einsum("nl,lkj->nkj", (~mask).to(self.gram), self.gram)  # (n, K, K)
+            eye = torch.eye(total.shape[-1], dtype=total.dtype, device=total.device)
+            found = torch.linalg.inv_ex(total + self.noise * eye).inverse
+        if not self.training:
+            self.solved = mask, found
+        return found
