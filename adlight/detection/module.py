@@ -30,8 +30,8 @@ class AnomalyModule(AnomalyDetector, pl.LightningModule):
     """Base of the trainings of detectors. A subclass writes `training_step`, `configure_optimizers` and `score`.
 
     Validation calibrates: thresholds are set from the scores of held-out normal images and of their pixels; a
-    checkpoint carries them with the categories' names. `val/auroc` compares those normals with copies that have
-    synthetic defects, as a mean over categories: it is what checkpoints and searches look at. The test split steers
+    checkpoint carries them with the categories' names. `val/auroc` compares those normals with copies that are
+    synthetic anomalies, as a mean over categories: it is what checkpoints and searches look at. The test split steers
     nothing.
 
     Attributes:
