@@ -91,11 +91,11 @@ class Run:
         from html import escape
 
         from adlight.reports.tables import by_result
-        from adlight.reports.terminal import as_text
+        from adlight.reports.terminal import to_text
 
         parts = [f"<p>{escape(repr(self))}</p>"]
         if self._folder.is_finished:
-            parts.append(as_text(by_result(self.results)).to_html(index=False, border=0))
+            parts.append(to_text(by_result(self.results)).to_html(index=False, border=0))
         for path in self._folder.panel_paths()[:PANELS]:
             parts.append(f'<p>{escape(path.stem)}<br><img src="{_embed(path)}" width="{PANEL_WIDTH}"></p>')
         return "\n".join(parts)

@@ -1,4 +1,4 @@
-"""A finished run as a plain Python object, without trainer and data set: `Detector.load(run)(["a.png", image])`."""
+"""Finished runs as plain Python objects, without trainer and data set: `Detector.load(run)(["a.png", image])`."""
 
 import os
 from collections.abc import Iterable
@@ -13,17 +13,16 @@ from PIL import Image
 
 from adlight.data.frames import Frame, Size, WholeFrame
 from adlight.data.images import AnyImage, PreparedImage, prepare_image
-from adlight.data.roi import check_selection, make_selection
+from adlight.data.roi import check_selection, make_selection, stack_contents
 from adlight.data.tiling import Tiling
 from adlight.detection.categories import CategoryRule
-from adlight.detection.predictions import make_predictions
-from adlight.detection.tiles import score_images
+from adlight.detection.predictions import make_predictions, score_by_tiles
 from adlight.metrics.methods import parse_number
 from adlight.runs.exported import load_exported
 from adlight.runs.graphs import is_exported
 from adlight.types import Prediction, Unreadable, UserError
 
-if TYPE_CHECKING:  # torch takes seconds, and an exported graph needs none
+if TYPE_CHECKING:  # importing torch takes seconds, and exported graphs do not need it
     import torch
 
     from adlight.detection.detector import AnomalyDetector
@@ -31,23 +30,23 @@ if TYPE_CHECKING:  # torch takes seconds, and an exported graph needs none
 
 
 class Detector:
-    """Scores images by a trained module; an image's prediction does not depend on the others in its batch.
+    """Predicts with a trained module; the prediction for an image does not depend on other images in its batch.
 
     Args:
-        module: with its weights and calibrated thresholds.
+        module: the module, with weights and calibrated thresholds.
         image_size: side, or height and width, to which images are resized, as in training.
-        channels: 3, or 1 for grey.
-        precision: the trainer's, so that the scores are those that the threshold was calibrated on.
+        channels: 3, or 1 for grey images.
+        precision: precision of the trainer, in which the thresholds were calibrated.
         device: where to compute.
-        batch_size: images, or tiles, at once.
+        batch_size: number of images, or tiles, at a time.
         resize, keep_shape: as in training, see `Frame`.
-        category: of all images; `auto`: by each image's looks; `pooled`: the thresholds of all categories together;
-            None: the model's only one, or the nearest folder of each image's path that has a category's name.
-        roi: what of the images counts, see `RegionOfInterest`; None: all.
-        tiling: cuts images into tiles of the size that the module takes; None: whole images.
+        category: category of all images; `auto`: determined by the looks of each image; `pooled`: the thresholds of all
+            categories together; None: the model's only category, or the innermost folder of a path that names one.
+        roi: the region of interest, see `RegionOfInterest`; None for whole images.
+        tiling: cuts images into tiles of the size that the module expects; None for whole images.
 
     Raises:
-        UserError: a batch size below 1, an unknown precision or category, or a roi or tiling that the module refuses.
+        UserError: batch_size is below 1, precision or category are unknown, or roi or tiling are unsupported.
     """
 
     def __init__(
@@ -86,19 +85,19 @@ class Detector:
         category: str | None = None,
         **inputs: Any,
     ) -> "Detector":
-        """Load a finished run, or what `adlight.export` made of it.
+        """Load a finished run, or a graph that `adlight.export` wrote.
 
         Args:
-            run: the run folder, or the graph, `detector.onnx`, which needs neither PyTorch nor the run.
-            ckpt: `best`, `last` or a path; None for what the run itself tested.
-            device: `cpu`, `cuda`, `cuda:1`, ...; `auto` takes a GPU if there is one.
-            overrides: changes of its config (`model.scorer.reduce=max`), of which its thresholds say nothing.
-            batch_size: images, or tiles, at once.
-            category: of all images, see above.
-            inputs: `roi`, `tile` or `overlap` in place of the run's; of other tiles its thresholds say nothing.
+            run: the run folder, or the graph `detector.onnx`, which needs neither PyTorch nor the run.
+            ckpt: `best`, `last` or a path; None for the checkpoint that the run tested.
+            device: `cpu`, `cuda`, `cuda:1`, ...; `auto` prefers a GPU.
+            overrides: changes to the config (`model.scorer.reduce=max`), which invalidate its thresholds.
+            batch_size: see `Detector`.
+            category: see `Detector`.
+            inputs: `roi`, `tile` or `overlap` to replace those of the run; other tiles invalidate its thresholds.
 
         Raises:
-            UserError: no run, no checkpoint, one of another architecture, no such device, or no such category.
+            UserError: the run, checkpoint, device or category does not exist, or the checkpoint does not fit the model.
         """
         changes = [overrides] if isinstance(overrides, str) else list(overrides)
         if is_exported(run):
@@ -111,13 +110,13 @@ class Detector:
 
         module, settings, is_calibrated = restore(run, ckpt, changes, inputs)
         if not is_calibrated:
-            CategoryRule(category, module.calibration, module.classifier)  # is it a category at all?
+            CategoryRule(category, module.calibration, module.classifier)  # raises if the category is unknown
             module.calibration.reset()
-            category = None  # of which nothing is known now
+            category = None  # no category has thresholds any more
         return cls(module, **settings, device=find_device(device), batch_size=batch_size, category=category)
 
     def with_category(self, category: str | None) -> "Detector":
-        """Give a detector that takes another category's thresholds and shares all else; a UserError: none such."""
+        """Return a detector with another category's thresholds that shares all else; a UserError if it is unknown."""
         other = copy(self)
         other.category_rule = CategoryRule(category, self.calibration, self.category_rule.classifier)
         other.select = make_selection(self.roi, self.channels, self.frame, other.category_rule.guess)
@@ -125,7 +124,7 @@ class Detector:
 
     @property
     def threshold(self) -> float:
-        """An image is anomalous above it: that of `category`, or of none where they differ; one set holds for all."""
+        """Score above which an image is anomalous: that of `category`; a value that is set applies to every image."""
         return self.calibration.of(self.category_rule.of_path(None)).image
 
     @threshold.setter
@@ -134,7 +133,7 @@ class Detector:
 
     @property
     def pixel_threshold(self) -> float:
-        """A pixel is part of a defect where its value is above it; a value that is set holds for every image."""
+        """Score above which a pixel is part of a defect; a value that is set applies to every image."""
         return self.calibration.of(self.category_rule.of_path(None)).pixel
 
     @pixel_threshold.setter
@@ -144,35 +143,33 @@ class Detector:
     def __call__(
         self, images: AnyImage | Iterable[AnyImage], reconstruct: bool = True, range: tuple[float, float] | None = None
     ) -> list[Prediction | Unreadable]:
-        """Predict for each image, in order. The list holds every map and mask: give many images part by part.
+        """Predict for each image, in order. The result holds all maps and masks, so pass many images in parts.
 
         Args:
-            images: one or several: paths, PIL images, arrays (H, W) or (H, W, C), tensors (H, W) or (C, H, W), of uint8
-                or uint16; or all in one tensor (B, C, H, W) or array (B, H, W, C). They may differ in size.
-            reconstruct: False leaves out reconstructions, which take models in feature space a fifth of the time.
-            range: the values of black and white in images of floats, such as (0, 1).
-
-        Returns:
-            Predictions; among several images, an `Unreadable` in place of a file that cannot be read.
+            images: one or several paths, PIL images, arrays (H, W) or (H, W, C), or tensors (H, W) or (C, H, W), of
+                uint8 or uint16, which may differ in size; or a tensor (B, C, H, W) or array (B, H, W, C).
+            reconstruct: whether to make reconstructions, which take a fifth of the time in feature space.
+            range: values of black and white in images of floats, such as (0, 1).
 
         Raises:
-            UserError: an array that is no image, a single file that cannot be read, or no threshold.
+            UserError: an array is not an image, there is no threshold, or a single file is unreadable; among several
+                images, an `Unreadable` takes the place of its prediction.
         """
         alone = isinstance(images, str | bytes | Path | Image.Image) or not isinstance(images, Iterable)
-        single = alone or getattr(images, "ndim", 4) < 4  # arrays and tensors have it
-        rest, answers = iter([images] if single else images), list[Prediction | Unreadable]()  # type: ignore[arg-type]
+        single = alone or getattr(images, "ndim", 4) < 4  # of arrays and tensors
+        rest, predictions = iter([images] if single else images), list[Prediction | Unreadable]()  # type: ignore[arg-type]
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes and resizes without the GIL
             while batch := list(islice(rest, self.images_at_once)):
-                found = list(pool.map(self.prepare, batch, repeat(range)))
-                readable = [one for one in found if isinstance(one, PreparedImage)]
+                prepared = list(pool.map(self.prepare, batch, repeat(range)))
+                readable = [image for image in prepared if isinstance(image, PreparedImage)]
                 predicted = iter(self.predict(readable, reconstruct) if readable else ())
-                answers += [one if isinstance(one, Unreadable) else next(predicted) for one in found]
-        if single and isinstance(answers[0], Unreadable):
-            raise UserError(answers[0].error)
-        return answers
+                predictions += [image if isinstance(image, Unreadable) else next(predicted) for image in prepared]
+        if single and isinstance(predictions[0], Unreadable):
+            raise UserError(predictions[0].error)
+        return predictions
 
     def prepare(self, image: AnyImage, range: tuple[float, float] | None = None) -> PreparedImage | Unreadable:
-        """Decode and resize an image, as in training; a UserError says what is wrong with one that is no file."""
+        """Decode and resize an image as in training; raise a UserError for an invalid image that is not a file."""
         try:
             return prepare_image(image, self.channels, self.frame, range, self.select)
         except UserError as error:
@@ -181,19 +178,22 @@ class Detector:
             return Unreadable(str(image), str(error))
 
     def predict(self, batch: list[PreparedImage], reconstruct: bool = True) -> list[Prediction]:
-        """Predict for one batch of prepared images, see `__call__`.
+        """Predict for a batch of prepared images, see `__call__`.
 
         Raises:
-            UserError: a category is unknown, a threshold neither calibrated nor set, or scores are not finite.
+            UserError: a category is unknown, a threshold is neither calibrated nor set, or scores are not finite.
         """
         if not self.calibration.is_fitted:
             raise UserError("no threshold was calibrated for this model: set threshold and pixel_threshold to numbers")
         if self.tiling is not None and len(batch) > 1:
-            return [one for image in batch for one in self.predict([image], reconstruct)]
-        size = np.array([self.frame.fit(*one.size) for one in batch]) if self.frame.keep_shape else None  # (B, 2)
-        pixels, paths = np.stack([one.pixels for one in batch]), [one.path for one in batch]
-        used = [self.calibration.of(category) for category in self.category_rule(paths, pixels, size)]
-        scores = score_images(self.scorer, self.tiling, batch, size, self.batch_size, reconstruct)
+            return [prediction for image in batch for prediction in self.predict([image], reconstruct)]
+        size = np.array([self.frame.fit(*image.size) for image in batch]) if self.frame.keep_shape else None  # (B, 2)
+        pixels, paths = np.stack([image.pixels for image in batch]), [image.path for image in batch]
+        thresholds = [self.calibration.of(category) for category in self.category_rule(paths, pixels, size)]
+        if self.tiling is None:
+            scores = self.scorer(pixels, size, reconstruct, stack_contents(batch))
+        else:
+            scores = score_by_tiles(self.scorer, self.tiling, batch[0], self.batch_size, reconstruct)
         if not (finite := scores.is_finite).all():
             raise UserError(f"scores of {paths[finite.argmin()] or 'an image'} are not finite: the training diverged")
-        return make_predictions(batch, used, scores, size, self.frame, self.calibration)
+        return make_predictions(batch, thresholds, scores, size, self.frame, self.calibration)

@@ -28,24 +28,24 @@ if TYPE_CHECKING:  # torch takes seconds: not for --help
 
 
 def doctor(config: DictConfig) -> list[str]:
-    """Print what was found. -> the problems, one line each that says what to do."""
+    """Print the facts and problems. -> the problems, each a line that says what to do."""
     from adlight.runs.programs import DoctorSettings
 
     check_values(DoctorSettings, config)
     dataset = config.get("dataset")
     sizes = [] if dataset is None else [describe_size(dataset)]
-    data = None if dataset is None else make_whole(dataset)
+    data = None if dataset is None else make_dataset(dataset)
     console = Console()
     if not console.is_terminal and "COLUMNS" not in os.environ:
-        console = Console(width=160)  # a log file has no width of its own
-    found, problems = check_machine()
+        console = Console(width=160)  # Rich assumes 80 columns for a log file
+    facts, problems = check_machine()
     table = Table("", "", show_header=False, title="this machine", title_justify="left")
-    table.columns[1].overflow = "fold"  # a long path is not cut
-    for name, value in found.items():
+    table.columns[1].overflow = "fold"  # long paths are wrapped, not truncated
+    for name, value in facts.items():
         table.add_row(name, value)
     console.print(table)
-    lines, wrong = ([], []) if data is None else check_dataset(data, str(config.calibration.image))
-    problems += wrong
+    lines, data_problems = ([], []) if data is None else check_dataset(data, str(config.calibration.image))
+    problems += data_problems
     lines += [*sizes, *(f"problem: {problem}" for problem in problems)]
     for line in (*lines, f"{len(problems)} problem(s)" if problems else "all fine"):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
@@ -53,7 +53,7 @@ def doctor(config: DictConfig) -> list[str]:
 
 
 def check_machine() -> tuple[dict[str, str], list[str]]:
-    """List what the machine and the environment have, by name. -> the facts, and the problems."""
+    """Check the machine and the environment. -> facts by name, and problems."""
     from adlight.loggers.wandb import has_wandb_key
 
     free_gb = shutil.disk_usage(".").free / 1e9
@@ -63,7 +63,7 @@ def check_machine() -> tuple[dict[str, str], list[str]]:
         problems.append(f"{Path.cwd()} has less than 1 GB free: make room, or set hydra.run.dir=<folder>")
     gpu, gpu_problems = check_gpu()
     try:
-        import torchvision  # noqa: F401  (it checks on import whether its operators fit this torch)
+        import torchvision  # noqa: F401  (its import fails if it was built for another torch)
     except (ImportError, RuntimeError) as error:
         problems.append(f"torchvision does not fit torch ({error}): install both from the same index in one command")
     facts = {
@@ -82,7 +82,7 @@ def check_machine() -> tuple[dict[str, str], list[str]]:
 
 
 def check_gpu() -> tuple[str, list[str]]:
-    """Describe the GPUs, and what keeps torch from using one that is there."""
+    """Describe the GPUs. -> the description, and a problem if torch cannot use an existing GPU."""
     import torch
 
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
@@ -104,7 +104,7 @@ def _version(package: str) -> str | None:
 def _memory() -> str:
     try:
         return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.0f} GB"
-    except (AttributeError, ValueError, OSError):  # not on every system
+    except (AttributeError, ValueError, OSError):  # not available on every system
         return "unknown"
 
 
@@ -112,11 +112,11 @@ def _alexnet() -> str:
     from adlight.detection.lpips import alexnet_path
 
     path = alexnet_path()
-    return str(path) if path.exists() else "none: model=mae fetches them once; model.objective.lpips=0 does without"
+    return str(path) if path.exists() else "none: model=mae downloads them once; model.objective.lpips=0 needs none"
 
 
-def make_whole(dataset: DictConfig) -> "AnomalyDataModule":
-    """Make a data set without the limits that cut it, and without a frame of its images' shapes.
+def make_dataset(dataset: DictConfig) -> "AnomalyDataModule":
+    """Make the whole data set, ignoring settings that limit the number of images or adapt to their shapes.
 
     Raises:
         UserError: a setting of the wrong type, or out of range.
@@ -124,23 +124,23 @@ def make_whole(dataset: DictConfig) -> "AnomalyDataModule":
     if dataset.get("keep_shape") == "auto":
         dataset.keep_shape = False
     check_node(dataset)
-    for name, everything in (("train_limit", None), ("test_limit", None), ("balanced_test", False)):
+    for name, unlimited in (("train_limit", None), ("test_limit", None), ("balanced_test", False)):
         if name in dataset:
-            dataset[name] = everything
+            dataset[name] = unlimited
     return instantiate_node(dataset)
 
 
 def check_dataset(data: "AnomalyDataModule", image: str) -> tuple[list[str | Table], list[str]]:
-    """Read a whole data set. -> what was found, with what a method of calibration promises, and the problems."""
-    found, problems = check_source(data.source, data.frame)
-    unsplit = check_split(data.source, data.val_fraction, data.seed)
-    if not unsplit:
-        found += describe_promises(data, image)
-    return found, list(dict.fromkeys(problems + unsplit))
+    """Read and check a whole data set, for the calibration method `image`. -> findings, and problems."""
+    findings, problems = check_source(data.source, data.frame)
+    split_problems = check_split(data.source, data.val_fraction, data.seed)
+    if not split_problems:
+        findings += describe_guarantees(data, image)
+    return findings, list(dict.fromkeys(problems + split_problems))
 
 
-def describe_promises(data: "AnomalyDataModule", image: str) -> list[str]:
-    """Say which false alarm rate each category's held-out images can promise by a method of calibration."""
+def describe_guarantees(data: "AnomalyDataModule", image: str) -> list[str]:
+    """Describe the false alarm rate that a calibration method guarantees with each category's held-out images."""
     from adlight.data.splits import split_normals
     from adlight.metrics.methods import Method
 
@@ -152,7 +152,7 @@ def describe_promises(data: "AnomalyDataModule", image: str) -> list[str]:
         if method.needed is not None and method.falls_short(count):
             share = math.ceil(100 * method.needed / normals[name]) / 100
             advice = f"dataset.val_fraction={share:g}" if share <= 0.5 else "add normal images"
-            advice += f" (models that are fitted without epochs, such as retrieval, calibrate on all {normals[name]})"
+            advice += f" (models that need no epochs, such as retrieval, calibrate on all {normals[name]})"
             line += f" can promise no less than {promised:.3g} false alarms; {method.needed} are needed: {advice}"
         elif promised is not None:
             line += f" promises at most {promised:.3g} false alarms"
@@ -161,24 +161,24 @@ def describe_promises(data: "AnomalyDataModule", image: str) -> list[str]:
 
 
 def describe_size(dataset: DictConfig) -> str:
-    """Say which size a training would take: that of the model that was named."""
+    """Describe the image size that training with the chosen model would use."""
     model, size = HydraConfig.get().runtime.choices["model"], str(dataset.image_size).replace(" ", "")
     if model is None:
-        return f"that is for dataset.image_size={size}: model=<name> tells what a model would choose"
+        return f"checked for dataset.image_size={size}; add model=<name> to see the size that a model would use"
     if dataset.keep_shape == "auto":
-        return f"model={model} chooses by itself (dataset.keep_shape=auto), from dataset.image_size={size}"
-    return f"model={model} takes dataset.image_size={size} unless dataset.keep_shape=auto is set"
+        return f"model={model} chooses its own size (dataset.keep_shape=auto), based on dataset.image_size={size}"
+    return f"model={model} uses dataset.image_size={size} unless dataset.keep_shape=auto is set"
 
 
 def arguments(argv: list[str]) -> list[str]:
-    """Require the data set's name beside its settings, or a model's.
+    """Check that settings of a data set or model come with the name of a data set.
 
     Raises:
-        UserError: it is missing.
+        UserError: `dataset` is missing.
     """
     settings = [word for word in argv if word.startswith(("dataset.", "model="))]
     if settings and value_of(argv, "dataset") is None:
-        raise UserError(f"{settings[0]} belongs to which data set? add dataset=mvtec, dataset=folder or another")
+        raise UserError(f"{settings[0]} needs a data set: add dataset=mvtec, dataset=folder or another")
     return argv
 
 

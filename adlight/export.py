@@ -13,13 +13,12 @@ from adlight import __version__
 from adlight.cli import main as cli
 from adlight.cli.arguments import quote_values, shows_help, value_of
 from adlight.data.stream import ImageStream
-from adlight.prediction.given import set_given
 from adlight.runs.checks import check_values
 from adlight.runs.folder import RunFolder
 from adlight.types import Unreadable, UserError
 
 if TYPE_CHECKING:  # torch takes seconds: not for --help
-    from adlight.detection.parity import Parity, Pixels
+    from adlight.detection.session import Parity, Pixels
     from adlight.detector import Detector
     from adlight.runs.exported import ExportFolder
 
@@ -34,15 +33,16 @@ def export(config: DictConfig) -> Path:
     Raises:
         UserError: the run cannot be exported, or graph and run differ; no graph is left then.
     """
-    from adlight.detection.parity import compare
+    from adlight.detection.session import measure_parity
     from adlight.detector import Detector
+    from adlight.prediction.batches import override_attributes
     from adlight.runs.exported import ExportFolder, load_exported
     from adlight.runs.programs import ExportSettings
 
     check_values(ExportSettings, config)
     category = "pooled" if config.check in (None, NOT_CHECKED) else config.category
     detector = Detector.load(config.run, config.ckpt, "cpu", batch_size=config.batch_size, category=category)
-    set_given(detector, config, "threshold", "pixel_threshold")
+    override_attributes(detector, config, "threshold", "pixel_threshold")
     check_exportable(detector)
     images = None if config.check == NOT_CHECKED else read_images(config, detector)
     folder = ExportFolder(Path(HydraConfig.get().runtime.output_dir))
@@ -52,7 +52,7 @@ def export(config: DictConfig) -> Path:
     else:
         try:
             graph, _ = load_exported(folder.graph, "cpu")
-            check_parity(compare(detector.scorer, graph, detector.calibration, images))
+            check_parity(measure_parity(detector.scorer, graph, detector.calibration, images))
         except UserError:
             folder.graph.unlink()
             raise
@@ -68,7 +68,8 @@ def check_exportable(detector: "Detector") -> None:
     """
     if detector.frame.keep_shape or detector.tiling or detector.select:
         raise UserError(
-            "runs with keep_shape=true, tile or roi cannot be exported: a graph takes whole images of one size"
+            "runs with keep_shape=true, tile or roi cannot be exported, as a graph takes whole images of one size: "
+            "train with dataset.keep_shape=false and without tile and roi"
         )
     module: Any = detector.module
     if module.export_blocker:

@@ -1,4 +1,4 @@
-"""What does not fit a setting's type, as pydantic found it, in one line of ours."""
+"""One-line messages for settings that do not fit their types, from pydantic's errors."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -8,7 +8,7 @@ from pydantic_core import ErrorDetails
 
 from adlight.types import unknown_name
 
-WORDS = {  # of faults that say that a value is of another type
+WORDS = {  # of faults about the type of a value
     "none_required": "be null",
     "bool_type": "be true or false",
     "int_type": "be an integer",
@@ -33,27 +33,27 @@ LIMITS = {
 
 
 def describe_faults(faults: Sequence[ErrorDetails], values: Mapping[str, Any], name: Callable[[str], str] = str) -> str:
-    """Say in one line what does not fit: each setting, its value and what is allowed.
+    """Describe in one line which settings do not fit, their values, and what is allowed.
 
     Args:
-        faults: of values and types compared by pydantic; the first of a location is the setting's name.
-        values: of the settings, by name.
-        name: makes a setting's full name of an argument's.
+        faults: errors of pydantic, whose locations begin with the name of an argument.
+        values: values of the arguments, by name.
+        name: returns the full name of a setting, given the name of an argument.
     """
     grouped: dict[str, list[ErrorDetails]] = {}  # each member of a union has its own fault
     for fault in faults:
         grouped.setdefault(str(fault["loc"][0]), []).append(fault)
-    return "; ".join(_describe(found, values, name(argument)) for argument, found in grouped.items())
+    return "; ".join(_describe(group, values, name(argument)) for argument, group in grouped.items())
 
 
-def show(value: Any) -> str:
-    """Write a value as it stands in a config."""
+def _format_value(value: Any) -> str:
+    """Format a value as it is written in a config."""
     text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _describe(faults: Sequence[ErrorDetails], values: Mapping[str, Any], name: str) -> str:
-    """Describe the faults of one argument; where it may be of several types, those of the type that it has."""
+    """Describe the faults of one argument; for a union, those of the type that the value has."""
     faults = [fault for fault in faults if fault["type"] not in WORDS] or faults
     (argument, *place), kinds = faults[0]["loc"], {fault["type"] for fault in faults}
     if kinds <= {"missing_argument", "missing_keyword_only_argument"}:
@@ -62,15 +62,16 @@ def _describe(faults: Sequence[ErrorDetails], values: Mapping[str, Any], name: s
     if "[key]" in place:
         return unknown_name(f"setting in {name}", str(place[0]), choices)
     value = values.get(str(argument), faults[0]["input"])
-    for part in place if len(faults) == 1 else ():  # the part of a list or of settings by name
+    for part in place if len(faults) == 1 else ():  # an item of a list or mapping
         if part in (value if isinstance(value, Mapping) else range(len(value)) if isinstance(value, list) else ()):
             name, value = f"{name}.{part}", value[part]
     if isinstance(value, str) and len(choices) > 1 and kinds <= {"literal_error", "none_required"}:
         return unknown_name(name, value, choices)
-    if kinds == {"value_error"} and not (said := _allowed(faults[0])).startswith(("be ", "not be ")):
-        return f"{name}={value if isinstance(value, str) else show(value)}: {said}"
+    if kinds == {"value_error"} and not (message := _allowed(faults[0])).startswith(("be ", "not be ")):
+        return f"{name}={value if isinstance(value, str) else _format_value(value)}: {message}"
     first, *others = dict.fromkeys(map(_allowed, faults))
-    return f"{name} must {' or '.join([first, *(one.removeprefix('be ') for one in others)])}, got {show(value)}"
+    allowed = " or ".join([first, *(other.removeprefix("be ") for other in others)])
+    return f"{name} must {allowed}, got {_format_value(value)}"
 
 
 def _choices(fault: ErrorDetails) -> list[str]:

@@ -27,14 +27,14 @@ if TYPE_CHECKING:  # torch takes seconds: not for --help
     from adlight.data.datamodule import AnomalyDataModule
     from adlight.learning.regions import Region
 
-SIDE, COLUMNS, SHOWN = 128, 8, 48  # of a sheet: pixels of a picture, pictures in a row, pictures at most
+SIDE, COLUMNS, SHOWN = 128, 8, 48  # side of a picture in pixels, pictures in a row, most pictures in a sheet
 
 
 def group(config: DictConfig) -> Path:
-    """Find the regions, group them, write the table and a sheet per group. -> the folder.
+    """Find anomalous regions, group them, and write a table and a sheet of pictures per group. -> the folder.
 
     Raises:
-        UserError: no images, too few anomalous ones, or scikit-learn is missing.
+        UserError: no images, too few anomalous images, or scikit-learn is missing.
     """
     from adlight.detection.categories import CategoryRule
     from adlight.learning.clusters import agreement, group_features
@@ -54,17 +54,19 @@ def group(config: DictConfig) -> Path:
         rule.check(Path(record.path) for record in records)
     regions = find_regions_of(module, records, data, str(saved.trainer.precision), rule)
     if not regions:
-        raise UserError("no image is anomalous, so there is nothing to group: give others")
-    found = group_features(stack_features(regions).numpy(), config.method, config.groups, config.least)
+        raise UserError("no image is anomalous, so there is nothing to group: choose other images")
+    grouping = group_features(stack_features(regions).numpy(), config.method, config.groups, config.least)
+    labels = [int(label) for label in grouping.group]
     defects = [region.record.defect for region in regions]
-    summary: dict[str, Any] = {"method": config.method, "groups": int(found.group.max()) + 1, "regions": len(regions)}
-    summary |= {"images": len({region.record.path for region in regions}), "silhouette": found.silhouette}
+    summary: dict[str, Any] = {"method": config.method, "groups": max(labels) + 1, "regions": len(regions)}
+    summary |= {"images": len({region.record.path for region in regions}), "silhouette": grouping.silhouette}
     if len(set(defects)) > 1:
-        summary |= agreement(found.group, defects)
-    members = {int(one): [i for i, of in enumerate(found.group) if of == one] for one in sorted(set(found.group))}
-    sheets = {one: draw_sheet([regions[i] for i in mine], data) for one, mine in members.items()}
+        summary |= agreement(grouping.group, defects)
+    members = {label: [i for i, other in enumerate(labels) if other == label] for label in sorted(set(labels))}
+    sheets = {label: draw_sheet([regions[i] for i in indices], data) for label, indices in members.items()}
     rows = [
-        (*of.record[:3], ",".join(map(str, of.box)), int(one)) for of, one in zip(regions, found.group, strict=True)
+        (*region.record[:3], ",".join(map(str, region.box)), label)
+        for region, label in zip(regions, labels, strict=True)
     ]
     folder.write(rows, sheets, summary)
     print_summary(folder, members, defects, summary)
@@ -72,10 +74,10 @@ def group(config: DictConfig) -> Path:
 
 
 def draw_sheet(regions: list["Region"], data: "AnomalyDataModule") -> Image.Image:
-    """Draw the regions with the highest peaks side by side, each in a square."""
+    """Draw the regions with the highest peaks, each in a square, in rows of `COLUMNS`."""
     from adlight.learning.regions import crop
 
-    shown = sorted(regions, key=lambda one: -one.peak)[:SHOWN]
+    shown = sorted(regions, key=lambda region: -region.peak)[:SHOWN]
     columns = min(COLUMNS, len(shown))
     sheet = Image.new("RGB", (columns * SIDE, math.ceil(len(shown) / columns) * SIDE), "white")
     for i, region in enumerate(shown):
@@ -90,29 +92,31 @@ def draw_sheet(regions: list["Region"], data: "AnomalyDataModule") -> Image.Imag
 def print_summary(
     folder: GroupFolder, members: dict[int, list[int]], defects: list[str], summary: dict[str, Any]
 ) -> None:
-    """Print each group's size and most frequent defects, and how well groups and defects agree."""
+    """Print each group's size and most frequent defects, and the agreement between groups and defects."""
     table = Table("group", "regions", "most frequent defects", "pictures")
-    for one, mine in members.items():
-        most = ", ".join(f"{name} {count}" for name, count in Counter(defects[i] for i in mine).most_common(3))
-        table.add_row("none" if one < 0 else str(one), str(len(mine)), escape(most), escape(folder.sheet(one).name))
+    for label, indices in members.items():
+        counts = Counter(defects[i] for i in indices).most_common(3)
+        frequent = ", ".join(f"{name} {count}" for name, count in counts)
+        title = "none" if label < 0 else str(label)
+        table.add_row(title, str(len(indices)), escape(frequent), escape(folder.sheet(label).name))
     console = Console()
     console.print(table)
-    figures = {name.replace("_", " "): value for name, value in summary.items() if isinstance(value, float)}
-    said = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
-    for line in (f"{summary['regions']} regions of {summary['images']} images: {said}", f"groups: {folder}"):
+    scores = {name.replace("_", " "): value for name, value in summary.items() if isinstance(value, float)}
+    scores_text = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
+    for line in (f"{summary['regions']} regions of {summary['images']} images: {scores_text}", f"groups: {folder}"):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def arguments(argv: list[str]) -> list[str]:
-    """Check what can be checked before a folder is made, and quote what Hydra's grammar would take apart.
+    """Check the arguments before a folder is created, and quote values that Hydra's grammar would parse.
 
     Raises:
-        UserError: `run` is missing or no run, or `images` holds none.
+        UserError: `run` is missing or is not a run, or there are no `images`.
     """
     if shows_help(argv):
         return argv
     if (run := value_of(argv, "run")) is None:
-        raise UserError("say which: python -m adlight.group run=<run folder>")
+        raise UserError("run is missing: python -m adlight.group run=<run folder>")
     RunFolder(run).config()
     if (images := value_of(argv, "images")) not in (None, "null"):
         ImageStream(str(images)).require()

@@ -12,7 +12,7 @@ from adlight.cli.resume import check_same_prediction, prediction_advice, resume_
 from adlight.data.stream import ImageStream
 from adlight.prediction.batches import ResultWriter, load_detector, predict_batches
 from adlight.prediction.ray import check_ray, predict_parts
-from adlight.reports.predicted import Summary
+from adlight.prediction.summary import Summary
 from adlight.runs.checks import check_values
 from adlight.runs.exported import weights_of
 from adlight.runs.folder import RunFolder

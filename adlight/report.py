@@ -1,4 +1,4 @@
-"""Tables and one page over any runs: `python -m adlight.report runs=<folder or quoted glob>`."""
+"""Report on finished runs, as tables and an HTML page: `python -m adlight.report runs=<folder or quoted glob>`."""
 
 import time
 from pathlib import Path
@@ -17,47 +17,49 @@ from adlight.types import UserError
 
 
 def report(config: DictConfig) -> Path:
-    """Collect the runs, write `results.csv`, `results.md` and `index.html`, print the table. -> the page.
+    """Collect the runs, write `results.csv`, `results.md` and `index.html`, and print the table. -> path of the page.
 
     Raises:
         UserError: no runs, a reference that cannot be used, or a setting out of range.
     """
-    from adlight.reports import collect, files, grouping, reference, tables  # here and not above: --help must not wait
+    # imported here, as --help must be fast
+    from adlight.reports import collect, grouping, reference, tables
     from adlight.runs.programs import ReportSettings
 
     check_values(ReportSettings, config)
-    places = [str(run_of(Path(place).expanduser())) for place in _texts(config.runs)]
-    named = None if config.reference is None else [name for name in _texts(config.reference) if name != "none"]
-    found = reference.compare(collect.collect(places), named, config.reference_column)
-    means = grouping.means(found.results)
+    places = [str(run_of(Path(place).expanduser())) for place in _to_list(config.runs)]
+    named = None if config.reference is None else [name for name in _to_list(config.reference) if name != "none"]
+    runs = reference.compare(collect.collect(places), named, config.reference_column)
+    means = grouping.average_runs(runs.results)
     title = str(config.title or f"Runs in {', '.join(places)}")
     folder = Path(config.out).expanduser() if config.out else _default_folder(places)
     check_free("out", folder, below=False)
     if SweepFolder(folder).is_sweep:
-        raise UserError(f"out={folder} is a sweep, whose table would be written over: choose another folder")
-    written = [_write(folder / "results.csv", files.results_csv(found))]
-    written.append(_write(folder / "results.md", files.results_markdown(found, means, title)))
+        raise UserError(f"out={folder} is a sweep, and its table would be overwritten: choose another folder")
+    written = [_write(folder / "results.csv", tables.results_csv(runs))]
+    written.append(_write(folder / "results.md", tables.results_markdown(runs, means, title)))
 
     from adlight.reports import page
     from adlight.reports.monitoring import monitor_runs
 
-    monitoring = monitor_runs(found, places, folder)
+    monitoring = monitor_runs(runs, places, folder)
     numbers = float(config.tolerance), int(config.detailed), int(config.pictures)
-    html = page.render(found, means, title, *numbers, folder, monitoring)
+    html = page.render(runs, means, title, *numbers, folder, monitoring)
     written.append(_write(folder / "index.html", html))
-    problems = [f"{name}: {line}" for name, line in found.problems.items()] + [*monitoring.problems, *monitoring.lines]
-    categories = found.headlines["category"].dropna().unique()
-    title = f"{found.states} ({categories[0]})" if len(categories) == 1 else found.states
-    tables.print_table(tables.by_run(found, short=True), title, [*problems, *(f"written: {p}" for p in written)])
+    problems = [f"{name}: {line}" for name, line in runs.problems.items()]
+    problems += [*monitoring.problems, *monitoring.drift_lines]
+    categories = runs.headlines["category"].dropna().unique()
+    title = f"{runs.states} ({categories[0]})" if len(categories) == 1 else runs.states
+    tables.print_table(tables.by_run(runs, short=True), title, [*problems, *(f"written: {path}" for path in written)])
     return written[-1]
 
 
-def _texts(value: str | ListConfig) -> list[str]:
-    return [str(one) for one in value] if OmegaConf.is_list(value) else [str(value)]
+def _to_list(value: str | ListConfig) -> list[str]:
+    return [str(item) for item in value] if OmegaConf.is_list(value) else [str(value)]
 
 
 def _default_folder(places: list[str]) -> Path:
-    """Choose a folder inside the one that was named or, for a glob or several, a new one in runs/."""
+    """Choose `report` inside a single folder; for a glob or several folders, a new folder in runs/."""
     if len(places) == 1 and Path(places[0]).expanduser().is_dir():
         return Path(places[0]).expanduser() / "report"
     return Path("runs") / f"report-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -71,7 +73,7 @@ def _write(path: Path, text: str) -> Path:
 
 
 def arguments(argv: list[str]) -> list[str]:
-    """Quote what Hydra's grammar would take apart; a list in brackets is left as it is.
+    """Quote values that Hydra's grammar would parse, but not lists in brackets.
 
     Raises:
         UserError: `runs` is missing.
@@ -79,7 +81,7 @@ def arguments(argv: list[str]) -> list[str]:
     if shows_help(argv):
         return argv
     if value_of(argv, "runs") is None:
-        raise UserError("say which runs: python -m adlight.report runs=<folder, or a glob in quotes>")
+        raise UserError("runs is missing: python -m adlight.report runs=<folder, or a glob in quotes>")
     return quote_values(argv, "runs", "out", "reference", "title", lists=True)
 
 

@@ -1,4 +1,4 @@
-"""Seeds that are derived from several numbers, such as a run's seed and a step, and tensors drawn with them."""
+"""Seeds derived from several numbers, such as a run's seed and a step, and moving drawn tensors to a device."""
 
 from zlib import crc32
 
@@ -8,15 +8,15 @@ from torch import Tensor
 
 
 def derive_seed(purpose: str, *numbers: int) -> int:
-    """Mix numbers >= 0 into a seed below 2**32: torch's CPU generator ignores all higher bits.
+    """Derive a seed below 2**32 from numbers >= 0; torch's CPU generator ignores higher bits.
 
     Args:
-        purpose: what is drawn, so that two things drawn in one step do not see the same random bits.
-        numbers: such as the run's seed, the step and the process.
+        purpose: what is drawn, so that different draws of one step do not use the same random bits.
+        numbers: for example the run's seed, the step and the process.
     """
     return int(np.random.SeedSequence([crc32(purpose.encode(errors="surrogateescape")), *numbers]).generate_state(1)[0])
 
 
 def to_device(drawn: Tensor, device: torch.device) -> Tensor:
-    """Move a CPU-drawn tensor to `device` without synchronizing, so that draws are identical on every device."""
+    """Move a tensor drawn on the CPU, for equal draws on every device, to `device` without synchronizing."""
     return drawn.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else drawn.to(device)

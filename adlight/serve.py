@@ -9,7 +9,6 @@ from omegaconf import DictConfig
 
 from adlight.cli import main as cli
 from adlight.cli.arguments import quote_values, shows_help, value_of
-from adlight.prediction.given import set_given
 from adlight.runs.checks import check_values
 from adlight.runs.graphs import check_exists
 from adlight.types import UserError
@@ -40,13 +39,14 @@ def serve(config: DictConfig) -> None:
         token = make_token()
     with bind(host, config.port) as listener:
         from adlight.detector import Detector
+        from adlight.prediction.batches import override_attributes
         from adlight.serving.app import Service, build_app
         from adlight.serving.uploads import Limits
 
         detector = Detector.load(
             config.run, config.ckpt, config.device, batch_size=config.batch_size, category=config.category
         )
-        set_given(detector, config, "threshold", "pixel_threshold")
+        override_attributes(detector, config, "threshold", "pixel_threshold")
         limits = Limits(int(config.max_mb * 1e6), int(config.max_megapixels * 1e6), config.queue, config.timeout)
         service = Service(detector, Path(config.run).resolve().name, limits)
         port = listener.getsockname()[1]

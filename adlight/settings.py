@@ -1,7 +1,8 @@
-"""Settings of constructors, checked by their annotations: what does not fit is refused before anything is built of it.
+"""Checks the arguments of constructors against their annotations, before anything is built.
 
-An annotation is the whole rule: `k: PositiveInt`, `topk: PositiveShare`, `reduce: Literal["mean", "max"]`. Nothing is
-converted but an int to a float; NaN and infinity are no numbers, a bool is no int, and `no` in quotes is no switch.
+An annotation is the whole rule: `k: PositiveInt`, `topk: PositiveShare`, `reduce: Literal["mean", "max"]`. The only
+conversion is from int to float: NaN and infinity are not accepted as numbers, a bool not as an int, a string not as a
+bool.
 """
 
 import functools
@@ -41,21 +42,21 @@ def _built(part: Any) -> Any:
     return part
 
 
-Built = Annotated[T, SkipValidation, AfterValidator(_built)]  # of any class that does what the one named here does
+Built = Annotated[T, SkipValidation, AfterValidator(_built)]  # an object of any class with the interface of T
 Text = Annotated[str, AfterValidator(_filled)]
-PathName = Annotated[str | Path, AfterValidator(_filled)]  # Path("") is the working directory, which nobody has named
+PathName = Annotated[str | Path, AfterValidator(_filled)]  # not empty, as Path("") would be the working directory
 Share = Annotated[float, Field(ge=0, le=1)]
 PositiveShare = Annotated[float, Field(gt=0, le=1)]
-Decay = Annotated[float, Field(ge=0, lt=1)]  # of an average: the share that is kept
+Decay = Annotated[float, Field(ge=0, lt=1)]  # fraction of a moving average that an update keeps
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Channels = Annotated[int, AfterValidator(_one_or_three)]  # a Literal[1, 3] would take true
+Channels = Annotated[int, AfterValidator(_one_or_three)]  # Literal[1, 3] would accept true
 
 
 class ArgumentsOf:
-    """Marks `**settings: Annotated[Any, ArgumentsOf("make")]`, which a constructor hands on to its argument `make`.
+    """Marks `**settings: Annotated[Any, ArgumentsOf("make")]`, which a constructor passes on to its argument `make`.
 
     Args:
-        name: of that argument.
+        name: name of the argument that receives the settings.
     """
 
     def __init__(self, name: str) -> None:
@@ -63,11 +64,11 @@ class ArgumentsOf:
 
 
 class SettingsError(ValueError):
-    """Arguments that do not fit a constructor's annotations, in one line.
+    """Arguments that do not fit the annotations of a constructor; the message is one line.
 
     Args:
-        faults: what does not fit.
-        values: of the settings at fault, by name.
+        faults: errors of pydantic.
+        values: values of the arguments, by name.
     """
 
     def __init__(self, faults: Sequence[ErrorDetails], values: Mapping[str, Any]) -> None:
@@ -76,9 +77,9 @@ class SettingsError(ValueError):
 
 
 def checked(constructor: Callable[P, R]) -> Callable[P, R]:
-    """Check a constructor's arguments against its annotations whenever it is called.
+    """Decorate a constructor to check its arguments against its annotations.
 
-    It then raises a `SettingsError`, which is a ValueError, that names each argument that does not fit.
+    It then raises a `SettingsError`, a ValueError, that names each argument that does not fit.
     """
     validated = validate_call(config=DEFERRED)(constructor)
 
@@ -87,10 +88,10 @@ def checked(constructor: Callable[P, R]) -> Callable[P, R]:
         try:
             return validated(*args, **settings)
         except ValidationError as error:
-            if error.title != constructor.__qualname__:  # of something that the constructor calls
+            if error.title != constructor.__qualname__:  # raised inside the constructor
                 raise
             names = list(inspect.signature(constructor).parameters)
-            faults = [_name_place(fault, names) for fault in error.errors(include_url=False)]
+            faults = [_name_location(fault, names) for fault in error.errors(include_url=False)]
             raise SettingsError(faults, dict(zip(names, args, strict=False)) | settings) from None
 
     setattr(call, MARK, True)
@@ -98,18 +99,18 @@ def checked(constructor: Callable[P, R]) -> Callable[P, R]:
 
 
 def is_checked(target: Any) -> bool:
-    """Tell whether a class or function checks its arguments."""
+    """Return whether a class or function checks its arguments."""
     return hasattr(_function(target), MARK)
 
 
 def types_of(target: Any) -> dict[str, TypeAdapter]:
-    """Look up the types of a constructor's or a function's arguments, or of a TypedDict's entries, by name."""
+    """Return the types of the arguments of a constructor or function, or of the entries of a TypedDict, by name."""
     annotations = get_type_hints(_function(target), include_extras=True)
     return {name: TypeAdapter(annotation, config=DEFERRED) for name, annotation in annotations.items()}
 
 
 def find_faults(types: Mapping[str, TypeAdapter], values: Mapping[str, Any]) -> list[ErrorDetails]:
-    """Compare values with types by name, as `checked` does; values without one pass."""
+    """Compare values with their types, as `checked` does; values without a type pass."""
     faults: list[ErrorDetails] = []
     for name in types.keys() & values.keys():
         try:
@@ -120,17 +121,17 @@ def find_faults(types: Mapping[str, TypeAdapter], values: Mapping[str, Any]) -> 
 
 
 def receiver_of(target: Any) -> str | None:
-    """Name the argument to which a checked constructor hands on what it does not take itself; None if there is none."""
+    """Return the argument to which a checked constructor passes on other settings; None if there is none."""
     if is_checked(target):
         for annotation in get_type_hints(_function(target), include_extras=True).values():
-            for one in getattr(annotation, "__metadata__", ()):
-                if isinstance(one, ArgumentsOf):
-                    return one.name
+            for mark in getattr(annotation, "__metadata__", ()):
+                if isinstance(mark, ArgumentsOf):
+                    return mark.name
     return None
 
 
-def _name_place(fault: ErrorDetails, names: Sequence[str]) -> ErrorDetails:
-    first, *rest = fault["loc"]  # the number of an argument without a name
+def _name_location(fault: ErrorDetails, names: Sequence[str]) -> ErrorDetails:
+    first, *rest = fault["loc"]  # `first` is a number for positional arguments
     return {**fault, "loc": (names[first] if isinstance(first, int) else first, *rest)}
 
 

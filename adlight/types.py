@@ -1,7 +1,7 @@
-"""The words that every room shares: what a dataset yields, what a detector answers, what a user is told.
+"""Types that all packages share: batches of a data set, scores and predictions of a detector, errors for the user.
 
-Letters used in shapes, here and everywhere: B images, C channels, H x W pixels, L patches, P values per patch,
-D width or features, h x w cells, n masks (views), Z latent size.
+Letters in shapes, everywhere: B images, C channels, H x W pixels, L patches, P values per patch, D width or features,
+h x w cells, n masks (views), Z latent size.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, Protocol, TypedDict
 
-if TYPE_CHECKING:  # torch takes seconds: not for --help
+if TYPE_CHECKING:  # importing torch takes seconds, which --help need not wait for
     import numpy as np
     from torch import Tensor
 
@@ -23,14 +23,14 @@ class UserError(Exception):
 
 
 class Record(NamedTuple):
-    """One image of a data set, not yet read.
+    """An image of a data set that has not been read yet.
 
     Attributes:
-        path: the image's file, or a name such as `test/00012` where images do not lie in files of their own.
-        category: object or texture (`bottle`); the normal class in one-class sets.
-        defect: kind of defect, `good` for normal images.
+        path: file of the image, or a name such as `test/00012` if the images are not separate files.
+        category: object or texture (`bottle`); in one-class data sets, the normal class.
+        defect: type of the defect; `good` for normal images.
         label: 0 normal, 1 anomalous.
-        mask: file of the ground-truth mask; None where there is none.
+        mask: file of the ground-truth mask; None if there is none.
     """
 
     path: str
@@ -41,50 +41,48 @@ class Record(NamedTuple):
 
 
 class Batch(TypedDict):
-    """What the data loaders yield; `index` identifies the image in its split's records."""
+    """A batch of the data loaders; `index` is the position of an image in the records of its split."""
 
     image: Tensor  # (B, C, H, W); uint8 from the loader, float in [0, 1] in the module
     label: Tensor  # (B,) int64, 0 normal, 1 anomalous
     mask: Tensor  # (B, H, W) bool, True = defective
     index: Tensor  # (B,) int64
     category: Tensor  # (B,) int64, position in the data module's `categories`
-    size: NotRequired[
-        Tensor
-    ]  # (B, 2) int64, height and width of the images in the top left corner; the rest is padding
+    # (B, 2) int64, height and width of the images, which lie in the top left corner; the rest is padding
+    size: NotRequired[Tensor]
     content: NotRequired[Tensor]  # (B, H, W) bool, the region of interest; the rest is grey
-    tile: NotRequired[
-        Tensor
-    ]  # (B, 6) int64: number of the tile's image, its top and left in it, the image's height and
-    # width, and how many tiles there are of it; `index` counts tiles then
+    # (B, 6) int64: for each tile its image's number, its top and left in the image, the image's height and width, and
+    # the number of tiles of the image; `index` then numbers tiles
+    tile: NotRequired[Tensor]
 
 
 class Scores(TypedDict):
-    """What a detector answers for a batch; larger is more anomalous, any finite real."""
+    """Scores of a batch: any finite real numbers, larger is more anomalous."""
 
     image: Tensor  # (B,)
     pixel: Tensor  # (B, H, W)
-    reconstruction: Tensor | Callable[[slice], Tensor]  # (B, C, H, W), or what makes those of some rows when asked
-    cells: NotRequired[Tensor]  # (B, h, w), of detectors on features: the map of their cells; NaN is padding
-    residual: NotRequired[Tensor]  # (B, h, w, D), what was not as expected of each cell
+    reconstruction: Tensor | Callable[[slice], Tensor]  # (B, C, H, W), or a function that makes those of some rows
+    cells: NotRequired[Tensor]  # (B, h, w), scores of the cells, of detectors on features; NaN in padding
+    residual: NotRequired[Tensor]  # (B, h, w, D), prediction errors of the cells
 
 
 class ScoredImages(NamedTuple):
-    """What a detector answers for B images, away from its device."""
+    """Scores of B images as arrays."""
 
     image: np.ndarray  # (B,) float64
     pixel: np.ndarray  # (B, H, W) float32
-    reconstruction: np.ndarray | None = None  # (B, C, H, W) float32; None where it was not asked for, or is not made
+    reconstruction: np.ndarray | None = None  # (B, C, H, W) float32; None if not requested or not available
 
     @property
     def is_finite(self) -> np.ndarray:
-        """Which images have finite scores only (B,)."""
+        """Whether all scores of an image are finite, (B,) bool."""
         import numpy as np
 
         return np.isfinite(self.image) & np.isfinite(self.pixel).all((1, 2))
 
 
 class Scorer(Protocol):
-    """Scores pixels, wherever and by whatever library."""
+    """Scores arrays of pixels, on any device and with any library."""
 
     def __call__(
         self,
@@ -98,36 +96,36 @@ class Scorer(Protocol):
         Args:
             pixels: (B, C, H, W) uint8.
             size: (B, 2), heights and widths of padded images.
-            reconstruct: whether reconstructions are wanted.
+            reconstruct: whether to return reconstructions.
             content: (B, H, W) bool, the region of interest.
         """
 
 
 def reconstruction_of(scores: Scores, rows: slice = slice(None)) -> Tensor:
-    """Give the reconstructions of some rows of a batch, (n, C, H, W)."""
-    found = scores["reconstruction"]
-    return found(rows) if callable(found) else found[rows]
+    """Return the reconstructions of some rows of a batch, (n, C, H, W)."""
+    reconstruction = scores["reconstruction"]
+    return reconstruction(rows) if callable(reconstruction) else reconstruction[rows]
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The three answers for one image: anomalous or not (score), where (boxes), how much (area).
+    """The prediction for an image: whether it is anomalous (score), where (boxes), and how much of it (area).
 
-    H x W is the image's own size in pixels, h x w what it is resized to. In a test the boxes are in pixels of the
-    resized image, and the arrays are None.
+    H x W is the original size of the image in pixels, h x w its size after resizing. In a test, boxes are in pixels of
+    the resized image, and the arrays are None.
     """
 
     score: float
     threshold: float
     pixel_threshold: float
-    threshold_source: str  # the category whose thresholds these are, `all categories`, or `given`
-    area: float  # share of the pixels looked at above the pixel threshold, 0..1
-    boxes: list[Box]  # around their regions in H x W, largest first
-    mask: np.ndarray | None = None  # (H, W) bool, those pixels
+    threshold_source: str  # the category that the thresholds belong to, `all categories`, or `given`
+    area: float  # fraction of the image, or of its region of interest, that the regions cover, 0..1
+    boxes: list[Box]  # bounding boxes of the regions in H x W, largest first
+    mask: np.ndarray | None = None  # (H, W) bool, the regions
     anomaly_map: np.ndarray | None = None  # (h, w) float32, larger is more anomalous
     reconstruction: np.ndarray | None = None  # (C, h, w) float32, about 0..1
-    path: str | None = None  # the image's file; None where it came as pixels
-    error: None = None  # as an `Unreadable` has one
+    path: str | None = None  # file of the image; None if it was given as pixels
+    error: None = None  # counterpart of `Unreadable.error`
 
     @property
     def anomalous(self) -> bool:
@@ -135,7 +133,7 @@ class Prediction:
         return self.score > self.threshold
 
     def as_dict(self) -> dict[str, Any]:
-        """Give what JSON can hold: everything but the arrays."""
+        """Return everything except the arrays, for JSON."""
         numbers = {name: float(getattr(self, name)) for name in ("score", "threshold", "pixel_threshold", "area")}
         boxes = [list(map(int, box)) for box in self.boxes]
         words = {"path": self.path, "anomalous": bool(self.anomalous), "threshold_source": self.threshold_source}
@@ -144,10 +142,10 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """Stands among predictions for a file that cannot be read; asked for an answer it raises a UserError."""
+    """Placeholder among predictions for an unreadable file; accessing a field of a prediction raises a UserError."""
 
     path: str
-    error: str  # what is wrong with the file, in one line
+    error: str  # one line about what is wrong with the file
 
     def __getattr__(self, name: str) -> Any:
         if name == "anomalous" or name in Prediction.__dataclass_fields__:
@@ -155,12 +153,12 @@ class Unreadable:
         raise AttributeError(name)
 
     def as_dict(self) -> dict[str, Any]:
-        """Give what JSON can hold."""
+        """Return path and error, for JSON."""
         return {"path": self.path, "error": self.error}
 
 
 def unknown_name(kind: str, name: str, known: Sequence[str]) -> str:
-    """Say that a name is unknown, which one comes nearest, and which there are."""
+    """Format an error message for an unknown name, with the most similar known name and all known names."""
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5) if len(name) > 2 else []
     hint = f"; did you mean {nearest[0]}?" if nearest else ""
     return f"unknown {kind} {name!r}{hint} (there are: {', '.join(known) or 'none'})"

@@ -11,7 +11,7 @@ from test_shapes import BACKBONE, boxes_of, rows_of, train_once
 
 from adlight.data.images import PreparedImage
 from adlight.data.tiling import Tiling
-from adlight.detection.tiles import score_by_tiles
+from adlight.detection.predictions import score_by_tiles
 from adlight.detector import Detector
 from adlight.types import ScoredImages, UserError
 
@@ -94,6 +94,20 @@ def test_an_image_has_the_largest_score_of_its_tiles_and_their_maps():
     part = score_by_tiles(known_tiles, tiling, PreparedImage(pixels, (200, 150), None, content), 4)
     assert part.image == [pixels[0][content].max()] and (part.pixel[0][~content] == 0).all()
     assert part.pixel[0][content] == pytest.approx(pixels[0][content], abs=1e-3)
+
+
+@pytest.mark.parametrize("broken", [0, 1, 5])
+def test_a_score_of_a_tile_that_is_not_finite_is_not_lost(broken):
+    calls = []
+
+    def diverged(pixels, size, reconstruct=False, content=None):
+        calls.append(len(pixels))
+        scores = known_tiles(pixels, size)
+        return scores._replace(image=np.where(len(calls) == 1 + broken, np.nan, scores.image))
+
+    image = PreparedImage(np.ones((3, 150, 200), np.uint8), (200, 150), None)
+    found = score_by_tiles(diverged, Tiling(64, 0.25, (64, 64)), image, 2)
+    assert len(calls) > broken and not found.is_finite.any()
 
 
 def test_memory_is_that_of_a_batch_beside_the_image_and_its_map():

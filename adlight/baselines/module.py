@@ -10,7 +10,7 @@ from torch import Tensor
 from adlight.baselines.detector import BaselineDetector, ResidualScorer, counted
 from adlight.baselines.distortion import ImageDistortionModel
 from adlight.baselines.networks import PCA, NearestNeighbours
-from adlight.detection.crossfitting import advise_folds, fetch, fewest, owners, split_folds
+from adlight.detection.crossfitting import advise_folds, count_smallest_fit, fetch, image_numbers_of, split_folds
 from adlight.detection.module import AnomalyModule
 from adlight.settings import Built, checked
 from adlight.types import Batch, Scores
@@ -46,7 +46,7 @@ class BaselineModule(BaselineDetector, AnomalyModule):
         self.network.check(count)
         if folds > 1 and self.datamodule.augmentation is None:
             with advise_folds(folds):
-                self.network.check(fewest(count, folds))
+                self.network.check(count_smallest_fit(count, folds))
 
     def on_train_epoch_start(self) -> None:
         """Forget the last epoch's images."""
@@ -78,8 +78,8 @@ class BaselineModule(BaselineDetector, AnomalyModule):
             data.setup("fit")
         dataset = data.datasets["train"]
         with advise_folds(folds):
-            self.network.check(fewest(len(dataset), folds))
-        for rest, fold in split_folds(owners(dataset), folds, trainer.global_rank, trainer.world_size):
+            self.network.check(count_smallest_fit(len(dataset), folds))
+        for rest, fold in split_folds(image_numbers_of(dataset), folds, trainer.global_rank, trainer.world_size):
             network = deepcopy(self.network)
             others = dataset.__getitems__(rest.tolist())
             content = counted(others)

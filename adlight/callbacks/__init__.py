@@ -1,1 +1,1 @@
-"""Observers: deleting every one changes no number."""
+"""Callbacks that only observe: removing them all changes no number."""

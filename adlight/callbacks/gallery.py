@@ -1,4 +1,4 @@
-"""Small pictures of a test's images with their anomaly maps, which the report's page shows."""
+"""Small pictures of test images with their anomaly maps, for the image viewer of the report's page."""
 
 import io
 import math
@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
-import torch
 from PIL import Image
 from pydantic import NonNegativeInt, PositiveInt
 
+from adlight.callbacks.panels import copy_arrays
 from adlight.detection.gathering import gather_rows
 from adlight.detection.module import AnomalyModule, TestedImage
 from adlight.detection.pictures import draw_heat_map
@@ -18,26 +18,26 @@ from adlight.runs.gallery import GalleryFolder, Pictures
 from adlight.settings import PathName, checked
 from adlight.types import Batch, Prediction, Scores
 
-QUALITY, EFFORT = 75, 2  # of WebP: 0 to 100; 0 fast to 6 small
+QUALITY, EFFORT = 75, 2  # WebP's quality, 0 to 100, and effort, 0 (fast) to 6 (small files)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A test image's pictures, and why it may stand in the gallery."""
+    """A test image that may enter the gallery."""
 
     index: int  # in the test split
-    is_sample: bool  # one of those chosen evenly, before the test
-    error: float  # how far on the wrong side of the threshold, as a share of it; 0 where the verdict is right
+    is_sample: bool  # whether it belongs to the even sample of the test split
+    error: float  # distance of the score from the threshold, relative to it; 0 if the verdict is right
     pictures: Pictures
 
 
 class Gallery(pl.Callback):
-    """Keep pictures of all test images or, of a large test, of an even sample and of the worst errors, half of each.
+    """Keep pictures of all test images; of a large test, half of them an even sample and half the worst errors.
 
     Args:
-        folder: where the pictures go.
-        images: how many images; 0 for none.
-        side: of an image, in pixels at most; smaller images keep their size. Maps have half of it.
+        folder: folder for the pictures.
+        images: largest number of images; 0 disables the gallery.
+        side: largest side of an image in pixels; smaller images keep their size. Maps have half of it.
     """
 
     @checked
@@ -46,7 +46,7 @@ class Gallery(pl.Callback):
         self.kept: list[Candidate] = []
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Forget the last test."""
+        """Clear the images of the previous test."""
         self.kept = []
 
     def on_test_batch_end(
@@ -58,9 +58,9 @@ class Gallery(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Encode the batch's images that are in the sample, and its errors."""
+        """Encode those images of the batch that are in the sample or wrongly classified."""
         assert isinstance(pl_module, AnomalyModule)
-        step = self._step(len(pl_module.datamodule.records("test")))
+        step = self._sample_step(len(pl_module.datamodule.records("test")))
         for i, row in enumerate(pl_module.last_predictions(len(batch["index"])) if self.images else ()):
             is_sample, error = row.index % step == 0, _error(row)
             if is_sample or error > 0:
@@ -69,38 +69,32 @@ class Gallery(pl.Callback):
             self.kept = self.select(self.kept)
 
     def select(self, kept: list[Candidate]) -> list[Candidate]:
-        """Select the sample, and the worst errors as far as there is room."""
-        ranked = sorted(kept, key=lambda one: (not one.is_sample, -one.error, one.index))
+        """Select the sample first, then the worst errors, up to `images`."""
+        ranked = sorted(kept, key=lambda candidate: (not candidate.is_sample, -candidate.error, candidate.index))
         return ranked[: self.images]
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write, on one process, what all of them kept."""
+        """Gather the pictures of all processes and write them, on the first process."""
         assert isinstance(pl_module, AnomalyModule)
         kept = self.select(gather_rows(self.kept))
         if trainer.is_global_zero and kept:
             row_of = {row.index: number for number, row in enumerate(pl_module.predictions)}
-            self.folder.write((row_of[one.index], one.pictures) for one in kept)
+            self.folder.write((row_of[candidate.index], candidate.pictures) for candidate in kept)
 
-    def _step(self, images: int) -> int:
-        """Take every which image into the sample: all of a small test, else as many as half of the gallery holds."""
+    def _sample_step(self, images: int) -> int:
+        """Return the n for which every n-th image is sampled: all of a small test, or enough for half the gallery."""
         return 1 if images <= self.images else math.ceil(2 * images / max(1, self.images))
 
     def _draw(self, prediction: Prediction, batch: Batch, scores: Scores, i: int) -> Pictures:
-        height, width = batch["size"][i].tolist() if "size" in batch else batch["mask"].shape[1:]  # without padding
-        image = batch["image"][i, :, :height, :width].expand(3, -1, -1).permute(1, 2, 0).clamp(0, 1)
-        pixels = (image * 255).round().to(torch.uint8).cpu().numpy()  # (H, W, 3)
-        anomaly_map = scores["pixel"][i, :height, :width].float().cpu().numpy()  # (H, W)
-        true_mask = batch["mask"][i, :height, :width].cpu().numpy()  # (H, W)
+        image, anomaly_map, true_mask = copy_arrays(batch, scores, i)
         heat_map = draw_heat_map(anomaly_map, prediction.pixel_threshold)
-        true = Image.fromarray(true_mask.astype(np.uint8) * 255) if true_mask.any() else None
         half = (self.side + 1) // 2  # maps are smooth
-        return Pictures(
-            encode(Image.fromarray(pixels), self.side), encode(heat_map, half), encode(true, half) if true else None
-        )
+        mask = encode(Image.fromarray(true_mask.astype(np.uint8) * 255), half) if true_mask.any() else None
+        return Pictures(encode(Image.fromarray(image), self.side), encode(heat_map, half), mask)
 
 
 def encode(image: Image.Image, side: int) -> bytes:
-    """Encode an image, no larger than a square of `side` pixels, as WebP."""
+    """Encode an image as WebP, first shrunk to fit into a square of `side` pixels."""
     image.thumbnail((side, side))
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=QUALITY, method=EFFORT)
@@ -108,7 +102,7 @@ def encode(image: Image.Image, side: int) -> bytes:
 
 
 def _error(row: TestedImage) -> float:
-    one = row.prediction
-    if one.anomalous == bool(row.label):
+    score, threshold = row.prediction.score, row.prediction.threshold
+    if row.prediction.anomalous == bool(row.label):
         return 0.0
-    return abs(one.score - one.threshold) / max(abs(one.threshold), 1e-12) + 1e-12
+    return abs(score - threshold) / max(abs(threshold), 1e-12) + 1e-12

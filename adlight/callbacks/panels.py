@@ -1,4 +1,4 @@
-"""Pictures of a test: the clearest cases and the mistakes of each category, on one colour scale per category."""
+"""Panels of a test: the clearest cases and the mistakes of each category, on one colour scale per category."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,10 +21,10 @@ from adlight.types import Batch, Prediction, Scores, reconstruction_of
 
 @dataclass(frozen=True)
 class Example:
-    """What a panel shows of one test image, on the CPU."""
+    """A test image with its prediction, on the CPU."""
 
     index: int  # in the test split
-    prediction: Prediction  # with its arrays
+    prediction: Prediction  # including its arrays
     image: np.ndarray  # (H, W, 3) uint8
     true_mask: np.ndarray  # (H, W) bool
 
@@ -32,15 +32,15 @@ class Example:
 class Panels(pl.Callback):
     """Write `<category>.png`: a row per image with input, reconstruction, error, true mask and decision.
 
-    Shown are, of each label, the highest and the lowest scores: the clearest cases and the mistakes. Memory holds only
-    those, whatever the size of the test.
+    Shows the images with the highest and the lowest scores of each label, that is, the clearest cases and the mistakes.
+    Only these are held in memory, whatever the size of the test.
 
     Args:
-        folder: where the pictures go.
-        cases: images of each kind.
+        folder: folder for the pictures.
+        cases: number of highest and of lowest scores to show for each label.
 
     Attributes:
-        shown: after a test, on the first process, what each category's picture shows.
+        shown: the examples in each category's picture; filled after a test, on the first process.
     """
 
     @checked
@@ -50,7 +50,7 @@ class Panels(pl.Callback):
         self.shown: dict[str, list[Example]] = {}
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Forget the last test."""
+        """Clear the examples of the previous test."""
         self.kept, self.shown = {}, {}
 
     def on_test_batch_end(
@@ -62,7 +62,7 @@ class Panels(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the batch's images that are among the highest or lowest of their category and label."""
+        """Keep images of the batch whose scores are among the highest or lowest of their category and label."""
         assert isinstance(pl_module, AnomalyModule)
         for i, row in enumerate(pl_module.last_predictions(len(batch["index"]))):
             kept = self.kept.setdefault((row.category, row.label), [])
@@ -74,12 +74,12 @@ class Panels(pl.Callback):
                 kept[:] = self.select_extremes([*kept, example])
 
     def select_extremes(self, examples: list[Example]) -> list[Example]:
-        """Select the highest and the lowest scores, highest first; ties in the order of the test."""
+        """Select the highest and the lowest scores, highest first; ties keep the order of the test split."""
         examples = sorted(examples, key=lambda example: (-example.prediction.score, example.index))
         return examples if len(examples) <= 2 * self.cases else examples[: self.cases] + examples[-self.cases :]
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw, on one process, what all of them kept."""
+        """Gather the examples of all processes and draw them, on the first process."""
         assert isinstance(pl_module, AnomalyModule)
         examples = gather_rows([example for kept in self.kept.values() for example in kept])
         if not trainer.is_global_zero:
@@ -91,30 +91,39 @@ class Panels(pl.Callback):
             if shown := [example for found in by_label for example in self.select_extremes(found)]:
                 self.shown[category] = shown
                 rows = [
-                    draw_panel(Image.fromarray(one.image), one.prediction, records[one.index], one.true_mask)
-                    for one in shown
+                    draw_panel(Image.fromarray(of.image), of.prediction, records[of.index], of.true_mask)
+                    for of in shown
                 ]
                 self.folder.mkdir(parents=True, exist_ok=True)
                 stack_panels(rows, category).save(self.path(category))
 
     def path(self, category: str) -> Path:
-        """Name the file of a category's picture."""
+        """Return the path of a category's picture."""
         return self.folder / f"{category}.png"
 
 
 def copy_example(
     row: TestedImage, batch: Batch, scores: Scores, i: int, category: str, calibration: Calibration
 ) -> Example:
-    """Copy image i of a batch, and all that is said of it, to the CPU."""
-    height, width = batch["size"][i].tolist() if "size" in batch else batch["mask"].shape[1:]  # without padding
-    pixel = scores["pixel"][i : i + 1, :height, :width].float().cpu().numpy()  # (1, H, W)
-    used, content = [calibration.of(category)], content_of(batch)[i : i + 1, :height, :width].cpu().numpy()
-    masks, _ = segment(pixel, [row.prediction.score], used, content, calibration)
-    prediction = replace(
-        row.prediction,
-        mask=masks[0],
-        anomaly_map=pixel[0],
-        reconstruction=reconstruction_of(scores, slice(i, i + 1))[0, :, :height, :width].float().cpu().numpy(),
-    )
-    image = (batch["image"][i, :, :height, :width].expand(3, -1, -1).permute(1, 2, 0).clamp(0, 1) * 255).round().byte()
-    return Example(row.index, prediction, image.cpu().numpy(), batch["mask"][i, :height, :width].cpu().numpy().copy())
+    """Copy image `i` of a batch with its prediction to the CPU, and segment its anomaly map."""
+    image, anomaly_map, true_mask = copy_arrays(batch, scores, i)
+    height, width = anomaly_map.shape
+    content = content_of(batch)[i : i + 1, :height, :width].cpu().numpy()  # (1, H, W)
+    thresholds = [calibration.of(category)]
+    masks, _ = segment(anomaly_map[None], [row.prediction.score], thresholds, content, calibration)
+    reconstruction = reconstruction_of(scores, slice(i, i + 1))[0, :, :height, :width].float().cpu().numpy()
+    arrays = {"mask": masks[0], "anomaly_map": anomaly_map, "reconstruction": reconstruction}
+    return Example(row.index, replace(row.prediction, **arrays), image, true_mask)
+
+
+def copy_arrays(batch: Batch, scores: Scores, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Copy image `i` of a batch to the CPU, without its padding.
+
+    Returns:
+        Image (H, W, 3) uint8, anomaly map (H, W) and true mask (H, W) bool.
+    """
+    height, width = batch["size"][i].tolist() if "size" in batch else batch["mask"].shape[1:]
+    image = batch["image"][i, :, :height, :width].expand(3, -1, -1).permute(1, 2, 0).clamp(0, 1)
+    anomaly_map = scores["pixel"][i, :height, :width].float().cpu().numpy()
+    true_mask = batch["mask"][i, :height, :width].cpu().numpy().copy()
+    return (image * 255).round().byte().cpu().numpy(), anomaly_map, true_mask

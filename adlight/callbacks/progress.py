@@ -1,4 +1,4 @@
-"""The progress bar, and the lines that stand for it where there is none: epochs count from 1 in both."""
+"""The progress bar, and plain lines where there is no terminal; both count epochs from 1."""
 
 import sys
 import time
@@ -11,23 +11,23 @@ from adlight.runs.log import log_line
 
 
 class EpochLines:
-    """Writes a line every tenth of the epochs, and every ten minutes."""
+    """Lines about a training: one after every tenth of the epochs, and at least one every ten minutes."""
 
     def __init__(self) -> None:
         self.written = 0.0
 
     def line(self, trainer: pl.Trainer) -> str | None:
-        """Write the epoch and the metrics of the progress bar; None where none is due."""
+        """Write the epoch and the metrics of the progress bar; None if no line is due."""
         epoch, last = trainer.current_epoch + 1, trainer.max_epochs or 0
-        shown = trainer.progress_bar_metrics  # on every process, silent ones too: they join in computing it
+        metrics = trainer.progress_bar_metrics  # on every process, as computing them is a collective operation
         if not (epoch == last or epoch % max(1, last // 10) == 0 or time.monotonic() - self.written > 600):
             return None
         self.written = time.monotonic()
-        return " ".join([f"epoch {epoch}/{last}", *(f"{name} {float(value):.4f}" for name, value in shown.items())])
+        return " ".join([f"epoch {epoch}/{last}", *(f"{name} {float(value):.4f}" for name, value in metrics.items())])
 
 
 class QuietProgress(ProgressBar):
-    """Print plain lines where output is not a terminal."""
+    """Print plain lines, for output that is not a terminal."""
 
     silent = False
 
@@ -36,7 +36,7 @@ class QuietProgress(ProgressBar):
         self.lines = EpochLines()
 
     def disable(self) -> None:
-        """Print nothing: Lightning calls this on all processes but the first."""
+        """Stop printing; Lightning calls this on all processes but the first."""
         self.silent = True
 
     def enable(self) -> None:
@@ -51,7 +51,7 @@ class QuietProgress(ProgressBar):
 
 
 class LoggedProgress(RichProgressBar):
-    """Draw Rich's bar; the log gets the plain lines."""
+    """Draw Rich's progress bar, and write plain lines to the log."""
 
     def __init__(self) -> None:
         super().__init__(leave=False)
@@ -66,9 +66,9 @@ class LoggedProgress(RichProgressBar):
     def _get_train_description(self, current_epoch: int) -> str:
         last: Any = self.trainer.max_epochs
         text = f"epoch {current_epoch + 1}" + (f"/{last}" if last else "")
-        return text.ljust(len(self.validation_description))  # or else the bars jump
+        return text.ljust(len(self.validation_description))  # keeps the bars aligned
 
 
 def progress_bar() -> Callback:
-    """Choose Rich's bar on a terminal, a few plain lines elsewhere."""
+    """Make Rich's progress bar on a terminal, plain lines elsewhere."""
     return LoggedProgress() if sys.stdout.isatty() else QuietProgress()

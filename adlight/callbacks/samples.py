@@ -1,4 +1,4 @@
-"""Pictures of what a generator makes while it is trained."""
+"""Pictures of a generator's samples during training."""
 
 from pathlib import Path
 
@@ -12,12 +12,12 @@ from adlight.settings import PathName, checked
 
 
 class Samples(pl.Callback):
-    """Write a grid of images of the same latents every few epochs: `epoch-0005.png`, and to W&B and TensorBoard.
+    """Write a grid of samples from fixed latents every few epochs, as `epoch-0005.png` and to W&B and TensorBoard.
 
     Args:
-        folder: where the pictures go.
-        every: epochs between two pictures; the GAN's last epoch has one in any case.
-        count: images in a grid.
+        folder: folder for the pictures.
+        every: number of epochs between two pictures; there is always one of the last epoch.
+        count: number of images in a grid.
     """
 
     @checked
@@ -25,7 +25,7 @@ class Samples(pl.Callback):
         self.folder, self.every, self.count = Path(folder), every, count
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw, on one process."""
+        """Draw the grid if it is due, on the first process."""
         epoch = trainer.current_epoch + 1
         due = epoch % self.every == 0 or epoch == trainer.max_epochs
         if not isinstance(pl_module, AdversarialModule) or not trainer.is_global_zero or not due:

@@ -1,4 +1,4 @@
-"""What W&B shows of a test: score histograms, ROC curves, images with their masks, all predictions."""
+"""Test results at W&B: score histograms, ROC curves, images with their masks, tables of metrics and predictions."""
 
 from typing import Any
 
@@ -14,18 +14,18 @@ from adlight.metrics.image import roc_curve
 from adlight.runs.tables import PREDICTIONS, prediction_rows
 from adlight.types import Record
 
-COUNTER = "generator_steps"  # a module that counts them has its training curves drawn against them
+COUNTER = "generator_steps"  # the x-axis of the training curves of a module that logs it
 BINS = 50
 
 
 class WandbMedia(pl.Callback):
-    """Send a test's results to W&B, and its pictures to TensorBoard too; without such a logger, do nothing.
+    """Send the results of a test to W&B, and its panels to W&B and TensorBoard; does nothing without these loggers.
 
-    It shows what the module and `Panels` hold after a test (panels come first in the order of `callbacks`):
+    It reads the module and `Panels`, which must come before it among the callbacks, and sends:
 
     * `scores/<category>/{normal,anomalous}`: histograms over the same bins;
     * `roc`: a curve per category;
-    * `cases/<category>`: images with true and predicted mask as overlays and the predicted boxes;
+    * `cases/<category>`: images with the true and predicted masks as overlays, and the predicted boxes;
     * `panels/<category>`: the picture with reconstructions and error maps;
     * `results`, `predictions`: the table of metrics and the rows of predictions.csv (W&B shows up to 10,000).
     """
@@ -34,7 +34,7 @@ class WandbMedia(pl.Callback):
         self.counted = False
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw the training curves against the generator's steps, once a module has logged them."""
+        """Make `COUNTER` the x-axis of the training curves, once a module has logged it."""
         if self.counted or COUNTER not in trainer.callback_metrics:
             return
         self.counted = True
@@ -45,29 +45,30 @@ class WandbMedia(pl.Callback):
                     logger.experiment.define_metric(name, step_metric=COUNTER)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Send everything, from the process that has gathered it."""
+        """Send everything, from the first process."""
         if not trainer.is_global_zero or not _loggers(trainer, (WandbLogger, TensorBoardLogger)):
             return
         assert isinstance(pl_module, AnomalyModule)
         records = pl_module.datamodule.records("test")
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         shown: dict[str, list[Example]] = {}
-        for panels in (one for one in callbacks if isinstance(one, Panels)):
-            shown = panels.shown
-            for category in shown:
-                with Image.open(panels.path(category)) as picture:
-                    log_picture(trainer, f"panels/{category}", np.asarray(picture.convert("RGB")))
+        for callback in callbacks:
+            if isinstance(callback, Panels):
+                shown = callback.shown
+                for category in shown:
+                    with Image.open(callback.path(category)) as picture:
+                        log_picture(trainer, f"panels/{category}", np.asarray(picture.convert("RGB")))
         for logger in _loggers(trainer, WandbLogger):
             run = logger.experiment
             run.log(_tables(pl_module, records) | _score_histograms(pl_module, records) | _cases(shown, records))
             if chart := _roc_chart(pl_module, records):
-                run.log(chart)  # after the masks, which write wandb's config anew without the charts' part of it
+                run.log(chart)  # after the masks, which rewrite wandb's config without the entries of charts
             pooled = pl_module.calibration.pooled
             run.summary.update({"threshold": pooled.image, "pixel_threshold": pooled.pixel})
 
 
 def log_picture(trainer: pl.Trainer, name: str, picture: np.ndarray) -> None:
-    """Send a picture (H, W, 3) uint8 to every logger that shows pictures; the first process does it."""
+    """Send a picture (H, W, 3) uint8 to every W&B and TensorBoard logger, from the first process."""
     logger: Logger
     for logger in trainer.loggers if trainer.is_global_zero else ():
         if isinstance(logger, WandbLogger):
@@ -77,9 +78,9 @@ def log_picture(trainer: pl.Trainer, name: str, picture: np.ndarray) -> None:
 
 
 def roc_corners(score: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Find the corners of the ROC curve of scores (N,) with labels 0/1 (N,), as W&B takes 10,000 points at most."""
+    """Find the corners of the ROC curve of scores (N,) with labels 0/1 (N,): W&B takes at most 10,000 points."""
     fpr, tpr = (rate.numpy() for rate in roc_curve(torch.from_numpy(score), torch.from_numpy(label)))
-    bends = np.abs(np.diff([fpr, tpr], 2)).max(0) > 1e-9  # equal steps make one straight line
+    bends = np.abs(np.diff([fpr, tpr], 2)).max(0) > 1e-9  # equal consecutive steps form a straight line
     kept = np.concatenate([[True], bends, [True]])
     return fpr[kept], tpr[kept]
 
@@ -103,23 +104,23 @@ def _tables(module: AnomalyModule, records: list[Record]) -> dict[str, Any]:
 
 
 def _scores_by_category(module: AnomalyModule, records: list[Record]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    found: dict[str, list[tuple[float, int]]] = {}
+    pairs: dict[str, list[tuple[float, int]]] = {}
     for row in module.predictions:
-        found.setdefault(records[row.index].category, []).append((row.prediction.score, row.label))
-    return {name: (np.array([s for s, _ in rows]), np.array([y for _, y in rows])) for name, rows in found.items()}
+        pairs.setdefault(records[row.index].category, []).append((row.prediction.score, row.label))
+    return {name: (np.array([s for s, _ in rows]), np.array([y for _, y in rows])) for name, rows in pairs.items()}
 
 
 def _score_histograms(module: AnomalyModule, records: list[Record]) -> dict[str, Any]:
     import wandb
 
-    found = {}
+    histograms = {}
     for category, (score, label) in _scores_by_category(module, records).items():
         edges = np.histogram_bin_edges(score, BINS)
-        for which, name in enumerate(("normal", "anomalous")):
-            if (label == which).any():
-                counts = np.histogram(score[label == which], edges)
-                found[f"scores/{category}/{name}"] = wandb.Histogram(np_histogram=counts)
-    return found
+        for value, name in enumerate(("normal", "anomalous")):
+            if (label == value).any():
+                counts = np.histogram(score[label == value], edges)
+                histograms[f"scores/{category}/{name}"] = wandb.Histogram(np_histogram=counts)
+    return histograms
 
 
 def _roc_chart(module: AnomalyModule, records: list[Record]) -> dict[str, Any]:
@@ -134,7 +135,10 @@ def _roc_chart(module: AnomalyModule, records: list[Record]) -> dict[str, Any]:
 
 
 def _cases(shown: dict[str, list[Example]], records: list[Record]) -> dict[str, Any]:
-    return {f"cases/{name}": [_case(one, records[one.index]) for one in examples] for name, examples in shown.items()}
+    return {
+        f"cases/{category}": [_case(example, records[example.index]) for example in examples]
+        for category, examples in shown.items()
+    }
 
 
 def _case(example: Example, record: Record) -> Any:

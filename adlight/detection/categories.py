@@ -1,4 +1,4 @@
-"""Which category an image is of, and so whose thresholds decide. Letters: K categories, D values of a descriptor."""
+"""Category of an image, which determines its thresholds. Letters: K categories, D values of a descriptor."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -10,24 +10,25 @@ import numpy as np
 from adlight.metrics.thresholds import Calibration
 from adlight.types import UserError, unknown_name
 
-if TYPE_CHECKING:  # torch takes seconds, and most detectors know a category by its name
+if TYPE_CHECKING:  # importing torch takes seconds, and most detectors need only the name of a category
     from torch import Tensor
 
     from adlight.data.datamodule import AnomalyDataModule
 
-AUTO, POOLED = "auto", "pooled"  # a category of that name comes first
-SHRINKAGE = 0.01  # added to the covariance's diagonal, as a share of its mean
+AUTO, POOLED = "auto", "pooled"  # a category with such a name takes precedence
+SHRINKAGE = 0.01  # added to the covariance's diagonal, as a fraction of its mean
 
 
 class CategoryClassifier:
-    """Tells the categories of a data set apart by what any image shows: colours and edges of a thumbnail.
+    """Tells the categories of a data set apart by the colours and edges of thumbnails.
 
-    A linear discriminant (Fisher 1936): the category whose mean is nearest by the covariance within categories. It
-    needs no network, so it works alike for every detector.
+    A linear discriminant (Fisher 1936) on descriptors: it chooses the category with the nearest mean under the
+    covariance within categories. It needs no network, so it is the same for every detector.
 
     Attributes:
-        names: the K categories; empty where there is nothing to tell apart, or until it is fitted.
-        accuracy: share of `num_normals` held-out normal images whose category it finds.
+        names: the K categories; empty before fitting, or if there is only one.
+        accuracy: fraction of the held-out normal images whose category it finds.
+        num_normals: number of held-out normal images.
     """
 
     def __init__(self) -> None:
@@ -37,15 +38,15 @@ class CategoryClassifier:
         self.fitted_to: AnomalyDataModule | None = None
 
     def fit(self, data: "AnomalyDataModule") -> None:
-        """Learn the categories of a data module's training images, and count how often held-out ones are told right.
+        """Learn the categories of a data module's training images, and measure the accuracy on held-out ones.
 
-        Done once per data module; nothing is to be learned of a single category.
+        Done once per data module; a single category needs no learning.
         """
         if self.fitted_to is data:
             return
         self.fitted_to = data
         self.names = sorted({record.category for record in data.train_records})
-        if len(self.names) < 2 or data.tiling:  # tiles look alike, whatever they are of
+        if len(self.names) < 2 or data.tiling:  # tiles of different categories look alike
             self.names = []
             return
         import torch
@@ -53,20 +54,20 @@ class CategoryClassifier:
         from adlight.detection.thumbnails import describe_split
 
         with torch.inference_mode(False), torch.no_grad():
-            data.setup("fit")  # an evaluation has not read the training images
+            data.setup("fit")  # an evaluation has not loaded the training images
             (x, label), (other, truth) = (
                 describe_split(data.datasets[split], self.names) for split in ("train", "val")
             )
             mean = torch.stack([x[label == k].mean(0) for k in range(len(self.names))])  # (K, D)
             covariance = (x - mean[label]).T.cov(correction=0)  # (D, D)
-            ridge = SHRINKAGE * covariance.diagonal().mean() + 1e-12  # all images may be alike
+            ridge = SHRINKAGE * covariance.diagonal().mean() + 1e-12  # all images may be equal
             weight = torch.linalg.solve(covariance + ridge * torch.eye(x.shape[1], dtype=x.dtype), mean.T).T
             self.weight, self.bias = weight.numpy(), (-(weight * mean).sum(1) / 2).numpy()
             self.accuracy = float((self._choose(other) == truth.numpy()).mean())
             self.num_normals = len(truth)
 
     def __call__(self, image: "Tensor", size: "Tensor | None" = None) -> list[str]:
-        """Name the category of each image (B, C, H, W) in [0, 1], padded ones with heights and widths (B, 2)."""
+        """Classify images (B, C, H, W) in [0, 1]; `size` (B, 2) holds heights and widths of padded ones."""
         from adlight.detection.thumbnails import describe_images
 
         return [self.names[k] for k in self._choose(describe_images(image, size)).tolist()]
@@ -75,34 +76,39 @@ class CategoryClassifier:
         return (x.numpy() @ self.weight.T + self.bias).argmax(1)  # (B, D) -> (B,)
 
     def describe(self) -> list[str]:
-        """Say how often it is right, in a line if it has learned anything."""
-        right = f"the category of {self.accuracy:.1%} of {self.num_normals} held-out normal images"
-        return [f"category={AUTO}, by the looks of an image, finds {right}"] if self.names else []
+        """Report the accuracy in one line, or nothing if it has not learned anything."""
+        correct = f"the category of {self.accuracy:.1%} of {self.num_normals} held-out normal images"
+        return [f"category={AUTO}, by the looks of an image, finds {correct}"] if self.names else []
 
     def state_dict(self) -> dict[str, Any]:
-        """Give what was learned as plain lists and numbers, which a checkpoint can hold."""
-        counted = {"accuracy": self.accuracy, "num_normals": self.num_normals}
-        return {"names": self.names, "weight": self.weight.tolist(), "bias": self.bias.tolist(), **counted}
+        """Return the state as plain lists and numbers, for checkpoints."""
+        return {
+            "names": self.names,
+            "weight": self.weight.tolist(),
+            "bias": self.bias.tolist(),
+            "accuracy": self.accuracy,
+            "num_normals": self.num_normals,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take what was learned from `state_dict`."""
+        """Restore the state from `state_dict`."""
         self.weight, self.bias = (np.array(state[name], dtype=np.float64) for name in ("weight", "bias"))
         self.names = list(state["names"])
         self.accuracy, self.num_normals = state["accuracy"], state["num_normals"]
 
 
 class CategoryRule:
-    """Finds the category whose thresholds an image is compared with; nothing else stands in for it.
+    """Determines the category whose thresholds apply to an image; an unknown category is an error.
 
     Args:
-        asked: the category of all images; `auto`: what `classifier` finds for each; `pooled`: of all images the
-            thresholds of all categories together; None: the only one, or the nearest folder of an image's path that
-            has a category's name.
-        calibration: the thresholds there are.
+        asked: a category for all images; `auto`: `classifier` decides for each image; `pooled`: the thresholds of all
+            categories together; None: the only category, or the innermost folder in an image's path that is named
+            after a category.
+        calibration: the thresholds.
         classifier: tells the categories apart.
 
     Raises:
-        UserError: no such category, or `auto` where nothing has been learned.
+        UserError: the category is unknown, or `auto` is asked for but the classifier has not been fitted.
     """
 
     def __init__(self, asked: str | None, calibration: Calibration, classifier: CategoryClassifier) -> None:
@@ -122,54 +128,62 @@ class CategoryRule:
         return bool(self.calibration.by_category) and not given
 
     def check(self, paths: Iterable[Path]) -> None:
-        """Refuse images whose category cannot be known, before any is looked at.
+        """Check that the category of every image is known, before any image is read.
 
         Raises:
-            UserError: there is one.
+            UserError: the category of an image is unknown.
         """
-        for path in () if self.by_looks else paths:
-            self.of_path(path)
+        if not self.by_looks:
+            for path in paths:
+                self.of_path(path)
 
     def guess(self, path: Path | None) -> str | None:
-        """Find the category of an image that is not looked at; None where it cannot be known."""
+        """Determine the category of an image by its path; None if it is unknown."""
         with suppress(UserError):
             return self.of_path(path) or (self.known[0] if len(self.known) == 1 else None)
         return None
 
     def of_path(self, path: Path | None) -> str | None:
-        """Find the category of an image that is not looked at; None: the thresholds of all together.
+        """Determine the category of an image by its path; None stands for the thresholds of all categories together.
 
         Raises:
-            UserError: it cannot be known.
+            UserError: the category is unknown.
         """
         if self.asked in self.known:
             return self.asked
         if self.asked == POOLED or not self.is_decisive:
             return None
-        folders = path.absolute().parent.parts[::-1] if path else ()  # the nearest first
-        for folder in folders:
+        folders = path.absolute().parent.parts if path else ()
+        for folder in reversed(folders):
             if folder in self.known:
                 return folder
         auto = f", category={AUTO}" if self.classifier.names else ""
         raise UserError(
-            f"{path or 'an image without a path'} is of which category ({', '.join(self.known)})? set category=<name>"
-            f"{auto} or category={POOLED} (thresholds of all together), or name the image's folder after its category"
+            f"the category of {path or 'an image without a path'} is unknown ({', '.join(self.known)}?): set "
+            f"category=<name>{auto} or category={POOLED} (thresholds of all together), or name its folder after its "
+            "category"
         )
 
     def __call__(self, paths: Sequence[Path | None], pixels: np.ndarray, size: np.ndarray | None) -> list[str | None]:
-        """Find the categories of images (B, C, H, W) uint8, padded ones with heights and widths (B, 2).
+        """Determine the categories of images.
+
+        Args:
+            paths: their files; None for images without a file.
+            pixels: (B, C, H, W) uint8.
+            size: (B, 2), heights and widths of padded images.
 
         Raises:
-            UserError: one cannot be known, or looks like a category that has no thresholds.
+            UserError: a category is unknown, or has no thresholds.
         """
         if not self.by_looks or not self.is_decisive:
             return [self.of_path(path) for path in paths]
         import torch
 
-        found = self.classifier(
-            torch.from_numpy(pixels).float() / 255, None if size is None else torch.from_numpy(size)
-        )
-        for path, name in zip(paths, found, strict=True):
+        sizes = None if size is None else torch.from_numpy(size)
+        names = self.classifier(torch.from_numpy(pixels).float() / 255, sizes)
+        for path, name in zip(paths, names, strict=True):
             if name not in self.known:
-                raise UserError(f"{path or 'an image'} looks like {name}, of which no normal image was validated")
-        return list(found)
+                raise UserError(
+                    f"{path or 'an image'} looks like {name}, which has no thresholds: no normal image was validated"
+                )
+        return list(names)

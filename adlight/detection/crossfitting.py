@@ -1,12 +1,12 @@
-"""Cross-fitting: training images are scored by models that have not seen them, so that they can calibrate too.
+"""Cross-fitting: models that have not seen a training image score it, so that it can be used for calibration.
 
-Each of k folds is scored by a model that is fitted to the images of the others; the detector itself is fitted to all.
-It costs k further fits to 1 - 1 / k of the images, and scoring each once. The models of the folds know fewer images,
-so their scores are higher if anything, thresholds with them, and false alarms fewer. The promise is weaker than that of
-held-out images: scores of the detector are compared with those of other models. Of a new image that is compared with
-the models of the folds themselves, cross-conformal prediction (Vovk 2015) and CV+ (Barber, Candes, Ramdas & Tibshirani
-2021) bound the rate by 2 alpha and a term that vanishes with n, and both find alpha in practice; for one model fitted
-to all images there is such a bound only where leaving out a fold hardly changes its scores (ibid., section 7).
+Each of k folds is scored by a model fitted to the other folds; the detector itself is fitted to all images. This takes
+k additional fits to 1 - 1 / k of the images, and each image is scored once. The fold models have seen fewer images, so
+their scores, and therefore the thresholds, tend to be higher and false alarms rarer. The guarantee is weaker than with
+held-out images, because the detector's scores are compared with scores of other models. If a new image is compared with
+the fold models themselves, cross-conformal prediction (Vovk 2015) and CV+ (Barber, Candes, Ramdas & Tibshirani 2021)
+bound the false alarm rate by 2 alpha plus a term that vanishes with n, and observe alpha in practice. For a model that
+is fitted to all images, such a bound holds only if leaving out a fold hardly changes its scores (ibid., section 7).
 """
 
 from collections.abc import Iterator
@@ -24,17 +24,17 @@ from adlight.types import Batch, UserError
 def split_folds(
     images: int | Tensor, folds: int, rank: int = 0, world_size: int = 1
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Part images into folds, every `folds`-th image into one, as images of a category come together.
+    """Split images into folds; a fold takes every `folds`-th image, because images are sorted by category.
 
     Args:
-        images: how many there are; or of tiles, the image of each (N,).
-        folds: how many there are.
-        rank: of this process.
-        world_size: of processes, which take folds in turn.
+        images: number of images; for tiles, the image of each tile (N,).
+        folds: number of folds.
+        rank: rank of this process.
+        world_size: number of processes; they take folds in turn.
 
     Yields:
-        The images to fit to, and those to score, of each fold that is this process's; that with the fewest images to
-        fit to is the first.
+        Indices to fit to and indices to score, for each fold of this process. The first fold has the fewest images to
+        fit to.
     """
     number = torch.arange(images) if isinstance(images, int) else images
     index = torch.arange(len(number))
@@ -42,19 +42,19 @@ def split_folds(
         yield index[number % folds != fold], index[number % folds == fold]
 
 
-def owners(split: Split) -> Tensor:
-    """Give the image of each item of a split, which may be tiles. -> (N,)."""
+def image_numbers_of(split: Split) -> Tensor:
+    """Return the image number of each item of a split, whose items may be tiles. -> (N,)."""
     return split.places[:, 0] if isinstance(split, TileDataset) else torch.arange(len(split))
 
 
-def fewest(count: int, folds: int) -> int:
-    """Count the images that the model of the first fold is fitted to, of which no other has fewer."""
+def count_smallest_fit(count: int, folds: int) -> int:
+    """Return the number of images that the first fold's model is fitted to; no other model has fewer."""
     return count - -(-count // folds)
 
 
 @contextmanager
 def advise_folds(folds: int) -> Iterator[None]:
-    """Add what to do to the message of a UserError: the images of the other folds are too few to fit to."""
+    """Extend the message of a UserError about too few images to fit to by the setting that turns cross-fitting off."""
     try:
         yield
     except UserError as error:
@@ -62,7 +62,7 @@ def advise_folds(folds: int) -> Iterator[None]:
 
 
 def fetch(dataset: Split, index: Tensor, device: torch.device) -> Batch:
-    """Fetch a batch of images as a trainer brings it to a module: in [0, 1], on its device."""
+    """Fetch a batch as a trainer would pass it to a module: in [0, 1], on its device."""
     batch: Any = dict(dataset.__getitems__(index.tolist()))
     batch = {name: value.to(device) for name, value in batch.items()}
     batch["image"] = batch["image"].float().div_(255)

@@ -1,24 +1,27 @@
-"""What judges images: networks, a score, thresholds; no training, so that a finished run is used without a trainer."""
+"""Detectors without their training: the interface, and scoring with a detector outside a trainer."""
 
+from threading import Lock
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from adlight.detection.categories import CategoryClassifier
+from adlight.detection.inference import autocast_dtype, inference, make_batch
 from adlight.metrics.thresholds import Calibration
-from adlight.types import Batch, Scorer, Scores
+from adlight.types import Batch, ScoredImages, Scorer, Scores, reconstruction_of
 
 
 class AnomalyDetector(nn.Module):
-    """Interface of the detectors: a subclass writes `score`, and an `AnomalyModule` trains it.
+    """Interface of all detectors: a subclass implements `score`; an `AnomalyModule` trains it.
 
     Attributes:
-        calibration: methods of calibration, and the thresholds found; a checkpoint carries them.
-        classifier: tells the categories of its training apart; likewise.
+        calibration: calibration methods and the thresholds found; saved in checkpoints.
+        classifier: tells the training categories apart; saved in checkpoints.
     """
 
-    takes_padding = True  # `Batch["size"]` of images that keep their shape, `Batch["content"]` of regions of interest
+    takes_padding = True  # understands `Batch["size"]` (padded images) and `Batch["content"]` (region of interest)
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,28 +30,59 @@ class AnomalyDetector(nn.Module):
 
     @property
     def export_blocker(self) -> str | None:
-        """Why the score cannot be exported as a graph, and what can; None: nothing is known to be in the way."""
+        """Why the score cannot be exported as a graph, and what can be; None if nothing prevents it."""
         return None
 
     def score(self, batch: Batch) -> Scores:
-        """Score a batch; an image's scores depend on nothing but the image and the weights."""
+        """Score a batch; an image's scores depend only on the image and the weights."""
         raise NotImplementedError
 
     def make_scorer(self, precision: str, device: str | torch.device) -> Scorer:
-        """Make what scores pixels by this detector, in a trainer's precision.
+        """Make a `Scorer` that runs this detector in a trainer's precision.
 
         Raises:
-            UserError: an unknown precision.
+            UserError: the precision is unknown.
         """
-        from adlight.detection.inference import ModuleScorer
-
         return ModuleScorer(self, precision, device)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Give the checkpoint what calibration found: a buffer would have to know the number of categories first."""
+        """Return the calibration results for the checkpoint; buffers would need the number of categories in advance."""
         return {**self.calibration.state_dict(), "classifier": self.classifier.state_dict()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take from a checkpoint what calibration found."""
+        """Restore the calibration results from a checkpoint."""
         self.calibration.load_state_dict(state)
         self.classifier.load_state_dict(state["classifier"])
+
+
+class ModuleScorer:
+    """Scores arrays of pixels with a detector. Threads may share a scorer; their calls run one after another.
+
+    Args:
+        module: the detector, with its weights.
+        precision: the trainer's precision.
+        device: where to compute.
+
+    Raises:
+        UserError: the precision is unknown.
+    """
+
+    def __init__(self, module: AnomalyDetector, precision: str, device: str | torch.device) -> None:
+        self.device, self.autocast = torch.device(device), autocast_dtype(precision)
+        self.module = module.eval().requires_grad_(False).to(self.device)
+        self.lock = Lock()  # a backbone holds its layers' outputs during a call
+
+    def __call__(
+        self,
+        pixels: np.ndarray,
+        size: np.ndarray | None,
+        reconstruct: bool = False,
+        content: np.ndarray | None = None,
+    ) -> ScoredImages:
+        """Score images (B, C, H, W) uint8, see `types.Scorer`."""
+        sizes = None if size is None else torch.from_numpy(size)
+        inside = None if content is None else torch.from_numpy(content)
+        with self.lock, inference(self.device, self.autocast):
+            scores = self.module.score(make_batch(torch.from_numpy(pixels).to(self.device), sizes, inside))
+            shown = reconstruction_of(scores).float().cpu().numpy() if reconstruct else None
+            return ScoredImages(scores["image"].double().cpu().numpy(), scores["pixel"].float().cpu().numpy(), shown)

@@ -1,4 +1,4 @@
-"""A moving average of a network's weights."""
+"""Moving average of a network's weights."""
 
 from copy import deepcopy
 from typing import Annotated
@@ -11,13 +11,13 @@ from adlight.settings import checked
 
 
 class EMA(nn.Module):
-    """Exponential moving average of a network's weights (Polyak 1992), kept beside it in the checkpoint.
+    """Exponential moving average of a network's weights (Polyak 1992), stored next to them in the checkpoint.
 
-    The first update copies them.
+    The first update copies the weights.
 
     Args:
         network: the network that is trained.
-        decay: share of the old average that a step keeps, such as 0.999.
+        decay: fraction of the old average that an update keeps, such as 0.999.
 
     Attributes:
         network: the averaged network.
@@ -34,10 +34,10 @@ class EMA(nn.Module):
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
-        """Move the average towards the network's present weights."""
+        """Move the average towards the network's current weights."""
         averages: list[Tensor] = list(self.network.parameters())
         weights: list[Tensor] = list(network.parameters())
-        self.started = self.started or bool(self.num_updates > 0)  # once a process: it makes the host wait for the GPU
+        self.started = self.started or bool(self.num_updates > 0)  # read once: it synchronizes with the GPU
         if self.started:
             torch._foreach_lerp_(averages, weights, 1 - self.decay)
         else:

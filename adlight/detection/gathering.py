@@ -1,4 +1,4 @@
-"""What is noted of each image, and the rows of all processes in the order of one."""
+"""Records of scored images, and collecting them from all processes."""
 
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -12,18 +12,18 @@ from adlight.types import Prediction
 
 @dataclass(frozen=True)
 class ScoredImage:
-    """A validation image's score beside the truth."""
+    """The score of a validation image, with its ground truth."""
 
     index: int  # of the image in its split
     category: int  # position in the data module's categories
     label: int
     score: float
-    peak: float  # its largest pixel
+    peak: float  # largest value of the anomaly map
 
 
 @dataclass(frozen=True)
 class TestedImage:
-    """A test image's prediction beside the truth."""
+    """The prediction for a test image, with its ground truth."""
 
     __test__ = False  # pytest: not a test case
     index: int  # of the image in its split
@@ -33,18 +33,18 @@ class TestedImage:
 
 
 class Indexed(Protocol):
-    """A row that says which image it is of."""
+    """A row that belongs to an image."""
 
     @property
     def index(self) -> int:
-        """The image's index in its split."""
+        """Index of the image in its split."""
 
 
 Row = TypeVar("Row", bound=Indexed)
 
 
 def gather_rows(rows: list[Row]) -> list[Row]:
-    """Collect all processes' rows, in the order of their indices, each index once."""
+    """Collect the rows of all processes, sorted by index and without duplicates."""
     if dist.is_available() and dist.is_initialized():
         parts: list[list[Row]] = [[] for _ in range(dist.get_world_size())]
         dist.all_gather_object(parts, rows)
@@ -52,8 +52,8 @@ def gather_rows(rows: list[Row]) -> list[Row]:
     return list({row.index: row for row in sorted(rows, key=lambda row: row.index)}.values())
 
 
-def columns(rows: list[ScoredImage]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Give scores, peaks, labels, categories and indices of rows, (N,) each."""
+def to_tensors(rows: list[ScoredImage]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return the scores, peaks, labels, categories and indices of N rows, each (N,)."""
     score, peak = torch.tensor([(row.score, row.peak) for row in rows], dtype=torch.float64).view(-1, 2).T
     label, category, index = torch.tensor([[row.label, row.category, row.index] for row in rows]).view(-1, 3).T
     return score, peak, label, category, index

@@ -1,4 +1,4 @@
-"""A detector as one graph: from the pixels of images to scores, maps, masks and decisions."""
+"""Detectors as ONNX graphs: from the pixels of images to scores, maps, masks and decisions."""
 
 import io
 import logging
@@ -17,14 +17,14 @@ from adlight.detection.session import INPUTS, OUTPUTS
 from adlight.metrics.thresholds import Threshold
 from adlight.types import UserError
 
-EXAMPLE = 3  # images; of 0 and 1 a trace would make constants
+EXAMPLE = 3  # images to trace with; a batch of 0 or 1 would become a constant
 
 
 class DetectorGraph(nn.Module):
-    """All that stands between an image of the model's size and a decision.
+    """Everything between an image of the model's size and a decision, as one module.
 
     Args:
-        detector: with its weights.
+        detector: the detector, with its weights.
     """
 
     def __init__(self, detector: AnomalyDetector) -> None:
@@ -34,7 +34,7 @@ class DetectorGraph(nn.Module):
     def forward(
         self, image: Tensor, category: Tensor, image_thresholds: Tensor, pixel_thresholds: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Judge images.
+        """Score images and decide.
 
         Args:
             image: (B, C, H, W) uint8.
@@ -43,65 +43,65 @@ class DetectorGraph(nn.Module):
             pixel_thresholds: (K,) float32.
 
         Returns:
-            Scores (B,), maps (B, H, W), masks (B, H, W) bool of the pixels above the threshold in anomalous images, at
-            least the largest one, and decisions (B,) bool.
+            Scores (B,), maps (B, H, W), masks (B, H, W) bool and decisions (B,) bool. The mask of an anomalous image
+            contains the pixels above the threshold or, if there are none, the largest one.
         """
         scores = self.detector.score(make_batch(image))
         score, pixel = scores["image"], scores["pixel"].float()  # (B,), (B, H, W)
         decision = score.double() > image_thresholds[category]  # (B,)
-        above = pixel > pixel_thresholds[category][:, None, None]  # (B, H, W)
+        limit = pixel_thresholds[category][:, None, None]  # (B, 1, 1)
         peak = pixel.amax((1, 2), keepdim=True)  # (B, 1, 1)
-        alone = (pixel >= peak) & (peak <= pixel_thresholds[category][:, None, None])  # (B, H, W)
-        return score, pixel, (above | alone) & decision[:, None, None], decision
+        mask = (pixel > limit) | ((pixel >= peak) & (peak <= limit))  # (B, H, W)
+        return score, pixel, mask & decision[:, None, None], decision
 
 
-def make_example(channels: int, size: tuple[int, int], count: int = EXAMPLE) -> Tensor:
-    """Draw images to trace with. -> (B, C, H, W) uint8."""
+def make_example(channels: int, size: tuple[int, int]) -> Tensor:
+    """Draw random images to trace with. -> (B, C, H, W) uint8."""
     rng = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (count, channels, *size), dtype=torch.uint8, generator=rng)
+    return torch.randint(0, 256, (EXAMPLE, channels, *size), dtype=torch.uint8, generator=rng)
 
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Silence what the exporter says of every step."""
+    """Silence the exporter, which reports every step."""
     loggers = [logging.getLogger(name) for name in ("onnx_ir", "onnxscript", "torch.onnx")]
-    levels = [one.level for one in loggers]
+    levels = [logger.level for logger in loggers]
     try:
-        for one in loggers:
-            one.setLevel(logging.ERROR)
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        for one, level in zip(loggers, levels, strict=True):
-            one.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def export_graph(
     detector: AnomalyDetector, channels: int, size: tuple[int, int], thresholds: Sequence[Threshold]
 ) -> Any:
-    """Trace a detector and translate it to ONNX; its thresholds are inputs with defaults. -> onnx_ir's model.
+    """Export a detector to ONNX, with its thresholds as inputs that have defaults. -> a model of onnx_ir.
 
     Args:
-        detector: with its weights, on the CPU.
+        detector: the detector, with its weights, on the CPU.
         channels: C.
         size: (H, W).
-        thresholds: by position.
+        thresholds: in the order in which the graph numbers the categories.
 
     Raises:
-        UserError: the packages are missing, or the detector does what cannot be traced.
+        UserError: a package is missing, or the detector cannot be traced.
     """
     try:
         import onnx_ir
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise UserError(f"{error.name} is not installed: pip install 'adlight[onnx]'") from error
-    image = torch.tensor([one.image for one in thresholds], dtype=torch.float64)
-    pixel = torch.tensor([one.pixel for one in thresholds], dtype=torch.float32)
+    image = torch.tensor([threshold.image for threshold in thresholds], dtype=torch.float64)
+    pixel = torch.tensor([threshold.pixel for threshold in thresholds], dtype=torch.float32)
     inputs = make_example(channels, size), torch.zeros(EXAMPLE, dtype=torch.long), image, pixel
     graph, batch = DetectorGraph(detector.eval().requires_grad_(False)), {0: torch.export.Dim("batch")}
     with torch.no_grad():
-        graph(*inputs)  # what is drawn or computed once is there before the trace, which could not compute it
+        graph(*inputs)  # fills caches with values that a trace could not compute
         try:
             with _quietly():
                 program = torch.onnx.export(
@@ -116,9 +116,9 @@ def export_graph(
             reason = str(error.__cause__ or error).strip().splitlines()[0]
             raise UserError(f"{type(detector).__name__} cannot be exported: {reason}") from error
     assert program is not None
+    defaults = {INPUTS[2]: image, INPUTS[3]: pixel}
     for value in program.model.graph.inputs:
-        if value.name in INPUTS[2:]:
-            found = image if value.name == INPUTS[2] else pixel
-            value.const_value = onnx_ir.tensor(np.asarray(found), name=value.name)
+        if value.name in defaults:
+            value.const_value = onnx_ir.tensor(np.asarray(defaults[value.name]), name=value.name)
             program.model.graph.register_initializer(value)
     return program.model

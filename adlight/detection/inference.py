@@ -1,60 +1,23 @@
-"""Scoring without a trainer: on which device, and in the precision that thresholds were calibrated in."""
+"""Scoring outside a trainer: device, and the precision in which the thresholds were calibrated."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
-from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from adlight.types import Batch, ScoredImages, UserError, reconstruction_of
-
-if TYPE_CHECKING:
-    from adlight.detection.detector import AnomalyDetector
+from adlight.types import Batch, UserError
 
 AUTOCAST = {"32-true": None, "16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}  # None: no autocast
 SHORT = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 
 
-class ModuleScorer:
-    """Scores pixels by a module; threads may share one, they score one after the other.
-
-    Args:
-        module: with its weights.
-        precision: the trainer's.
-        device: where to compute.
-
-    Raises:
-        UserError: an unknown precision.
-    """
-
-    def __init__(self, module: "AnomalyDetector", precision: str, device: str | torch.device) -> None:
-        self.device, self.autocast = torch.device(device), autocast_dtype(precision)
-        self.module = module.eval().requires_grad_(False).to(self.device)
-        self.lock = Lock()  # a backbone keeps its layers' outputs for a moment
-
-    def __call__(
-        self,
-        pixels: np.ndarray,
-        size: np.ndarray | None,
-        reconstruct: bool = False,
-        content: np.ndarray | None = None,
-    ) -> ScoredImages:
-        """Score images (B, C, H, W) uint8, see `types.Scorer`."""
-        known = (None if one is None else torch.from_numpy(one) for one in (size, content))
-        with self.lock, inference(self.device, self.autocast):
-            scores = self.module.score(make_batch(torch.from_numpy(pixels).to(self.device), *known))
-            shown = reconstruction_of(scores).float().cpu().numpy() if reconstruct else None
-            return ScoredImages(scores["image"].double().cpu().numpy(), scores["pixel"].float().cpu().numpy(), shown)
-
-
 def autocast_dtype(precision: str) -> torch.dtype | None:
-    """Look up what a trainer's precision casts to; None: nothing is cast.
+    """Return the autocast type of a trainer's precision; None means no autocast.
 
     Raises:
-        UserError: a precision in which nothing is trained here.
+        UserError: the precision is not supported.
     """
     precision = SHORT.get(precision, precision)
     if precision not in AUTOCAST:
@@ -63,7 +26,7 @@ def autocast_dtype(precision: str) -> torch.dtype | None:
 
 
 class _TensorFloat32:
-    """Allows TF32 on GPUs, as `train.build` does, until the last of several threads is done."""
+    """Allows TF32 on GPUs, as `train.build` does, until the last thread that asked for it is done."""
 
     def __init__(self) -> None:
         self.lock, self.users, self.before = Lock(), 0, "highest"
@@ -84,14 +47,14 @@ class _TensorFloat32:
                     torch.set_float32_matmul_precision(self.before)
 
 
-tensor_float_32 = _TensorFloat32()  # the setting is the process's
+_tensor_float_32 = _TensorFloat32()  # the setting belongs to the process, so its users are counted per process
 
 
 @contextmanager
 def inference(device: torch.device, autocast: torch.dtype | None) -> Iterator[None]:
-    """Compute without gradients, as a trainer of this precision does; global settings are restored afterwards."""
+    """Compute without gradients in the precision of a trainer; global settings are restored afterwards."""
     with (
-        tensor_float_32(),
+        _tensor_float_32(),
         torch.inference_mode(),
         torch.autocast(device.type, autocast, enabled=autocast is not None),
     ):
@@ -99,26 +62,32 @@ def inference(device: torch.device, autocast: torch.dtype | None) -> Iterator[No
 
 
 @contextmanager
-def exactly(device: torch.device) -> Iterator[None]:
-    """Compute without gradients, in the precision that the tensors have."""
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Compute without gradients and without autocast."""
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
         yield
 
 
 def make_batch(image: Tensor, size: Tensor | None = None, content: Tensor | None = None) -> Batch:
-    """Make a batch of images (B, C, H, W) uint8 of which nothing else is known.
+    """Make a batch of unlabelled images.
 
-    But, if they are padded, their `size` (B, 2), and with a region of interest their `content` (B, H, W) bool.
+    Args:
+        image: (B, C, H, W) uint8.
+        size: (B, 2), heights and widths of padded images.
+        content: (B, H, W) bool, the region of interest.
     """
-    zeros = image.new_zeros(image.shape[0], dtype=torch.long)  # len() would make it a constant of an exported graph
+    zeros = image.new_zeros(image.shape[0], dtype=torch.long)  # len() would become a constant in an exported graph
     mask = torch.zeros_like(image[:, 0], dtype=torch.bool)
     batch = Batch(image=image.float() / 255, label=zeros, mask=mask, index=zeros, category=zeros)
-    known = {"size": size, "content": content}
-    return Batch(**batch, **{name: one.to(image.device) for name, one in known.items() if one is not None})  # type: ignore[typeddict-item]
+    if size is not None:
+        batch["size"] = size.to(image.device)
+    if content is not None:
+        batch["content"] = content.to(image.device)
+    return batch
 
 
 def find_device(name: str) -> torch.device:
-    """Find a device by name; `auto` takes a GPU if there is one.
+    """Find a device by name; `auto` prefers a GPU.
 
     Raises:
         UserError: there is no such device.

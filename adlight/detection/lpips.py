@@ -1,4 +1,4 @@
-"""Perceptual distance over AlexNet's features (LPIPS, Zhang 2018): a loss term and an anomaly map."""
+"""Perceptual distance on AlexNet's features (LPIPS, Zhang 2018): a loss term and an anomaly map."""
 
 from pathlib import Path
 from pickle import UnpicklingError
@@ -14,30 +14,30 @@ Layers = Literal["calibrated", "raw"]
 
 
 def alexnet_path() -> Path:
-    """Find where torchvision keeps AlexNet's weights on this machine, once they are fetched."""
+    """Return the file in which torchvision stores AlexNet's weights once they are downloaded."""
     return Path(torch.hub.get_dir()) / "checkpoints" / "alexnet-owt-7be5be79.pth"
 
 
 class PerceptualDistance:
-    """LPIPS at each pixel, frozen.
+    """LPIPS per pixel, frozen.
 
-    Not an `nn.Module`: its weights stay out of the optimizer, EMA, DDP and checkpoints of the module that holds it.
+    Not an `nn.Module`, so that its weights stay out of the optimizer, EMA, DDP and checkpoints of its owner.
 
     Args:
-        layers: `calibrated` (the lpips package's learned weights) or `raw` (the plain mean over layers: the article's
-            eq. 13, but for the package's unit-length features).
+        layers: `calibrated` uses the learned weights of the lpips package; `raw` is the plain mean over layers: the
+            article's eq. 13, except that the package normalizes features to unit length.
 
     Raises:
         ValueError: `layers` is neither.
-        UserError: AlexNet's weights are missing or damaged on this machine and cannot be fetched.
+        UserError: AlexNet's weights are missing or damaged and cannot be downloaded.
     """
 
     @checked
     def __init__(self, layers: Layers = "calibrated") -> None:
-        import lpips  # imports torchvision, which takes a second: only when the term is on
+        import lpips  # imports torchvision, which takes a second
 
         try:
-            with torch.random.fork_rng(devices=[]):  # it draws weights before it loads them: not from the run's stream
+            with torch.random.fork_rng(devices=[]):  # it draws weights before loading them: not from the run's stream
                 self.network: nn.Module = lpips.LPIPS(
                     net="alex", lpips=layers == "calibrated", spatial=True, verbose=False
                 )
@@ -52,16 +52,16 @@ class PerceptualDistance:
         self.divisor = 1 if layers == "calibrated" else len(self.network.chns)  # the package sums over layers
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        """Compare images pixel by pixel. (B, C, H, W) twice, values in [0, 1] -> (B, H, W).
+        """Compare two batches of images (B, C, H, W) with values in [0, 1]. -> (B, H, W).
 
         Raises:
-            UserError: the images are smaller than AlexNet's layers need.
+            UserError: the images are too small for AlexNet's layers.
         """
         if min(x.shape[-2:]) < 32:
             raise UserError(
                 f"LPIPS needs images of at least 32x32 pixels, got {x.shape[-2]}x{x.shape[-1]}: turn it off "
                 "(objective: lpips=0; scorer: another score)"
             )
-        self.network.to(x.device)  # free after the first call
-        x, y = (2 * image.expand(-1, 3, -1, -1).float() - 1 for image in (x, y))  # AlexNet was trained on colour
+        self.network.to(x.device)  # costs nothing after the first call
+        x, y = (2 * image.expand(-1, 3, -1, -1).float() - 1 for image in (x, y))  # AlexNet expects colour images
         return self.network(x, y)[:, 0] / self.divisor

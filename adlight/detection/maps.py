@@ -1,4 +1,4 @@
-"""Anomaly maps: from an image and its reconstruction to a map, and to a score."""
+"""Anomaly maps: from an image and its reconstruction to a map, and from a map to a score."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -15,25 +15,25 @@ from adlight.settings import PositiveShare, checked
 
 
 def mse_map(x: Tensor, y: Tensor) -> Tensor:
-    """Compute the squared difference, mean over channels (article eq. 1). (B, C, H, W) twice -> (B, H, W)."""
+    """Compute the squared error, averaged over channels (article eq. 1). Two (B, C, H, W) -> (B, H, W)."""
     return (x - y).square().mean(1)
 
 
 def l1_map(x: Tensor, y: Tensor) -> Tensor:
-    """Compute the absolute difference, mean over channels. (B, C, H, W) twice -> (B, H, W)."""
+    """Compute the absolute error, averaged over channels. Two (B, C, H, W) -> (B, H, W)."""
     return (x - y).abs().mean(1)
 
 
 def ssim_distance_map(x: Tensor, y: Tensor) -> Tensor:
-    """Compute 1 - SSIM (Wang 2004), mean over channels. (B, C, H, W) twice -> (B, H, W)."""
+    """Compute 1 - SSIM (Wang 2004), averaged over channels. Two (B, C, H, W) -> (B, H, W)."""
     return 1 - ssim_map(x, y).mean(1)
 
 
 def msgms_map(x: Tensor, y: Tensor, scales: int = 4, c: float = 0.0026) -> Tensor:
-    """Compare gradient magnitudes at several scales (Zavrtanik 2021, RIAD eq. 4 to 7). (B, C, H, W) twice -> (B, H, W).
+    """Compute 1 - multi-scale gradient similarity (Zavrtanik 2021, RIAD eq. 4 to 7). Two (B, C, H, W) -> (B, H, W).
 
-    1 - GMS with Prewitt filters on each of `scales` halvings (fewer where the image gets smaller than 8 pixels),
-    interpolated to full size and averaged.
+    1 - GMS with Prewitt filters at each of `scales` halvings, interpolated to full size and averaged. There are fewer
+    scales if an image would become smaller than 8 pixels.
     """
     size = x.shape[-2:]
     total = x.new_zeros(x.shape[0], *size)
@@ -51,7 +51,7 @@ def msgms_map(x: Tensor, y: Tensor, scales: int = 4, c: float = 0.0026) -> Tenso
 
 
 def gradient_magnitude(x: Tensor) -> Tensor:
-    """Compute the Prewitt gradient magnitude of the mean over channels. (B, C, H, W) -> (B, H, W)."""
+    """Compute the Prewitt gradient magnitude of the channel mean. (B, C, H, W) -> (B, H, W)."""
     grey = F.pad(x.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
     prewitt = x.new_tensor([[1.0, 0.0, -1.0]]).expand(3, 3) / 3
     kernels = torch.stack([prewitt, prewitt.T])[:, None]  # (2, 1, 3, 3)
@@ -67,7 +67,7 @@ MAPS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def smooth(pixel: Tensor, sigma: float) -> Tensor:
-    """Blur with a Gaussian of `sigma` pixels, reflecting at the borders; 0 changes nothing. (B, H, W) -> same."""
+    """Blur with a Gaussian of `sigma` pixels that reflects at the borders; 0 means no blur. (B, H, W) -> (B, H, W)."""
     if sigma == 0:
         return pixel
     radius = min(int(4 * sigma + 0.5), min(pixel.shape[-2:]) - 1)
@@ -75,25 +75,29 @@ def smooth(pixel: Tensor, sigma: float) -> Tensor:
 
 
 def reduce_map(pixel: Tensor, how: str, topk: float = 0.01, content: Tensor | None = None) -> Tensor:
-    """Reduce each map to a score: its `mean`, `max`, or `topk`, the mean of that share of largest values.
+    """Reduce each map to a score. (B, H, W) -> (B,).
 
-    (B, H, W) -> (B,). At least one value is averaged; of maps with `content` (B, H, W) bool, only values in that.
+    Args:
+        pixel: the maps.
+        how: `mean`, `max`, or `topk`, the mean of the largest values.
+        topk: fraction of the values that `topk` averages, at least one.
+        content: (B, H, W) bool, the values that count; None if all do.
     """
     flat = pixel.flatten(1)
     if content is not None:
         inside = content.flatten(1)  # (B, N)
         count = inside.sum(1)  # (B,)
         kept = {"mean": count, "max": torch.ones_like(count)}.get(how, (topk * count).round().long().clamp(min=1))
-        largest = flat.masked_fill(~inside, -torch.inf).sort(1, descending=True).values  # (B, N)
-        chosen = torch.arange(flat.shape[1], device=flat.device) < kept[:, None]
-        return largest.where(chosen, 0).sum(1) / kept
+        descending = flat.masked_fill(~inside, -torch.inf).sort(1, descending=True).values  # (B, N)
+        selected = torch.arange(flat.shape[1], device=flat.device) < kept[:, None]  # (B, N)
+        return descending.where(selected, 0).sum(1) / kept
     if how == "topk":
         return flat.topk(max(1, round(topk * flat.shape[1])), dim=1).values.mean(1)
     return flat.amax(1) if how == "max" else flat.mean(1)
 
 
 def hide_outside(reconstruction: Tensor, image: Tensor, content: Tensor | None) -> Tensor:
-    """Put the image in place of its reconstruction outside (B, H, W) bool: no error is there, and no gradient."""
+    """Replace the reconstruction outside `content` (B, H, W) by the image: no error there, and no gradient."""
     return reconstruction if content is None else reconstruction.where(content[:, None], image)
 
 
@@ -102,18 +106,18 @@ Reduction = Literal["mean", "max", "topk"]
 
 
 class ReconstructionError:
-    """Compare images with their reconstructions: error map -> smoothed anomaly map -> image score.
+    """Scores images by comparing them with their reconstructions: error map -> smoothed anomaly map -> image score.
 
     Args:
         score: error of a pixel: `mse` (article eq. 1), `l1`, `ssim`, `msgms` or `lpips`.
-        reduce: image score: `mean` of the unsmoothed error (eq. 1 once more: a blur that reflects at the borders would
-            change it), `max` or `topk` of the smoothed map.
-        smoothing: sigma of the Gaussian, in pixels; 0 = none.
-        topk: share of the pixels that `topk` averages.
+        reduce: image score: `mean` of the unsmoothed error (also eq. 1; a blur that reflects at the borders would
+            change it), or `max` or `topk` of the smoothed map.
+        smoothing: sigma of the Gaussian, in pixels; 0 for none.
+        topk: fraction of the pixels that `topk` averages.
 
     Raises:
         ValueError: an unknown name, or a number out of range.
-        UserError: `lpips`, and AlexNet's weights are missing.
+        UserError: AlexNet's weights, which `lpips` needs, are missing.
     """
 
     @checked
@@ -130,21 +134,21 @@ class ReconstructionError:
     def __call__(
         self, image: Tensor, reconstruction: Tensor, size: Tensor | None = None, content: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Compute scores (B,) and maps (B, H, W) of two (B, C, H, W) in [0, 1].
+        """Compute scores (B,) and anomaly maps (B, H, W).
 
         Args:
-            image: the images.
-            reconstruction: what is expected of them.
-            size: (B, 2), height and width of images that are padded; the padding is cut off, and 0 in the maps.
-            content: (B, H, W) bool, the region of interest; there is no error outside, and 0 in the maps.
+            image: (B, C, H, W) in [0, 1].
+            reconstruction: (B, C, H, W).
+            size: (B, 2), heights and widths of padded images; padding is ignored, and maps are 0 there.
+            content: (B, H, W) bool, the region of interest; there is no error outside, and maps are 0 there.
         """
         if size is not None:
             score, pixel = image.new_zeros(len(image)), torch.zeros_like(image[:, 0])
             for rows, h, w in group_by_size(size):
-                crops = (one[rows, :, :h, :w].float() for one in (image, reconstruction))
+                crops = image[rows, :, :h, :w].float(), reconstruction[rows, :, :h, :w].float()
                 score[rows], pixel[rows, :h, :w] = self(*crops)
             return score, pixel
-        with torch.autocast(image.device.type, enabled=False):  # in bf16 many scores would tie
+        with torch.autocast(image.device.type, enabled=False):  # many scores would tie in bf16
             reconstruction = hide_outside(reconstruction, image, content)
             error = self.error(image, reconstruction)  # (B, H, W)
             pixel = smooth(error, self.smoothing)  # (B, H, W)

@@ -1,4 +1,4 @@
-"""Pictures of single predictions: heat maps and panels, all of a model's on one colour scale."""
+"""Pictures of single predictions: overlays, heat maps and panels; all pictures of a model share one colour scale."""
 
 from pathlib import Path
 
@@ -7,28 +7,28 @@ from PIL import Image, ImageDraw
 
 from adlight.types import Prediction, Record
 
-GAP, TITLE = 5, 18  # pixels between the parts of a panel, and above them
+GAP, TITLE = 5, 18  # pixels between the parts of a panel, and height of their titles
 
 
 def colour_ceiling(pixel_threshold: float) -> float:
-    """Compute the error at which the colours end: the pixel threshold lies in their middle."""
+    """Return the value at which the colours end, so that the pixel threshold lies in the middle of the scale."""
     return max(2 * pixel_threshold, 1e-12)
 
 
 def draw_overlay(image: Image.Image, prediction: Prediction) -> Image.Image:
-    """Lay the anomaly map's colours over the darkened grey image, in its size; high values cover more of it."""
+    """Blend the coloured anomaly map over the image in dark grey, in the image's size; high values are more opaque."""
     assert prediction.anomaly_map is not None
     colours = draw_heat_map(prediction.anomaly_map, prediction.pixel_threshold).resize(
         image.size, Image.Resampling.BILINEAR
     )
     strength = 0.35 + 0.55 * np.clip(prediction.anomaly_map / colour_ceiling(prediction.pixel_threshold), 0, 1)
     alpha = Image.fromarray((strength * 255).astype(np.uint8)).resize(image.size, Image.Resampling.BILINEAR)
-    grey = image.convert("L").point(lambda value: value * 0.6)  # on white the colours would look pale
+    grey = image.convert("L").point(lambda value: value * 0.6)  # colours look pale on white
     return Image.composite(colours, grey.convert("RGB"), alpha)
 
 
 def draw_heat_map(anomaly_map: np.ndarray, pixel_threshold: float) -> Image.Image:
-    """Draw an anomaly map (H, W) in colours, in its own size."""
+    """Draw an anomaly map (H, W) in colours."""
     from matplotlib import colormaps
 
     level = np.clip(anomaly_map / colour_ceiling(pixel_threshold), 0, 1)
@@ -42,14 +42,14 @@ def draw_panel(
     true_mask: np.ndarray | None = None,
     side: int = 256,
 ) -> Image.Image:
-    """Draw image, reconstruction, error, true mask if there is one, and decision with boxes, side by side.
+    """Draw image, reconstruction, error, true mask (if given) and decision with boxes, side by side.
 
     Args:
-        image: RGB, in the size that the prediction's boxes and mask refer to.
-        prediction: with its arrays.
-        record: the truth in a test: the decision is then called right or WRONG.
+        image: RGB, in the size to which the prediction's boxes and mask refer.
+        prediction: the prediction, with its arrays.
+        record: the ground truth, in a test; the decision is then labelled right or WRONG.
         true_mask: (H, W) bool.
-        side: of the square, in pixels, into which each part is fitted in the shape of the image.
+        side: side of the square, in pixels, into which each part is fitted.
     """
     assert prediction.reconstruction is not None and prediction.mask is not None
     assert prediction.anomaly_map is not None
@@ -79,7 +79,7 @@ def draw_panel(
 
 
 def stack_panels(panels: list[Image.Image], title: str) -> Image.Image:
-    """Put panels of one width below one another, under a title."""
+    """Stack panels of equal width below a title."""
     width, height = panels[0].size
     picture = Image.new("RGB", (width, TITLE + len(panels) * (height + GAP) - GAP), "white")
     picture.paste(_write(title, width), (0, 0))
@@ -94,7 +94,7 @@ def _fit(image: Image.Image, side: int) -> tuple[int, int]:
 
 
 def _write(text: str, width: int, colour: str = "black") -> Image.Image:
-    strip = Image.new("RGB", (width, TITLE), "white")  # of its own, so that a long name is cut off
+    strip = Image.new("RGB", (width, TITLE), "white")  # a separate strip, so that a long text is cut off
     ImageDraw.Draw(strip).text((2, 3), text, fill=colour)
     return strip
 

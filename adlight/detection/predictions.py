@@ -1,6 +1,7 @@
-"""Predictions from scores and maps."""
+"""Predictions for prepared images: scoring by tiles, and predictions from scores and anomaly maps."""
 
 from collections.abc import Sequence
+from itertools import islice
 
 import numpy as np
 from PIL import Image
@@ -8,48 +9,85 @@ from PIL import Image
 from adlight.data.frames import Frame, find_content, scale_box
 from adlight.data.images import PreparedImage
 from adlight.data.roi import stack_contents
+from adlight.data.tiling import Canvas, Tiling
 from adlight.detection.regions import bounding_boxes, segment
 from adlight.metrics.thresholds import Calibration, Threshold
-from adlight.types import Prediction, ScoredImages
+from adlight.types import Prediction, ScoredImages, Scorer
+
+
+def score_by_tiles(
+    scorer: Scorer, tiling: Tiling, image: PreparedImage, batch_size: int, reconstruct: bool = False
+) -> ScoredImages:
+    """Score an image by its tiles; memory beyond the image and its maps depends only on the number of tiles at a time.
+
+    Args:
+        scorer: scores tiles.
+        tiling: cuts the image.
+        image: in its own size.
+        batch_size: number of tiles scored at a time.
+        reconstruct: whether to return the reconstruction.
+
+    Returns:
+        The largest score of a tile, and the blended maps of the image.
+    """
+    (height, width), content, best = image.pixels.shape[-2:], image.content, -np.inf
+    corners = tiling.places(height, width)
+    if content is not None:
+        corners = (corner for corner in corners if tiling.cut(content, corner).any())
+    canvas: Canvas | None = None
+    while batch := list(islice(corners, batch_size)):
+        inside = None if content is None else np.stack([tiling.cut(content, corner) for corner in batch])
+        scores = scorer(np.stack([tiling.cut(image.pixels, corner) for corner in batch]), None, reconstruct, inside)
+        maps = scores.pixel[:, None]  # (b, 1, h, w)
+        if scores.reconstruction is not None:
+            maps = np.concatenate([maps, scores.reconstruction], 1)  # (b, 1 + C, h, w)
+        canvas = canvas or tiling.canvas(height, width, maps.shape[1])
+        for corner, tile_maps in zip(batch, maps, strict=True):
+            canvas.add(corner, tile_maps)
+        best = np.maximum(best, scores.image.max() if scores.is_finite.all() else np.nan)
+    assert canvas is not None  # the region of interest is never empty
+    pixel, *reconstruction = canvas.finish()
+    pixel = pixel if content is None else np.where(content, pixel, np.float32(0))
+    return ScoredImages(np.array([best]), pixel[None], np.stack(reconstruction)[None] if reconstruction else None)
 
 
 def make_predictions(
     images: Sequence[PreparedImage],
-    used: Sequence[Threshold],
+    thresholds: Sequence[Threshold],
     scores: ScoredImages,
     size: np.ndarray | None,
     frame: Frame,
     calibration: Calibration,
 ) -> list[Prediction]:
-    """Find the regions of some images, and say all that is known of each.
+    """Find the regions of B images and make a prediction for each image.
 
     Args:
-        images: B of them.
-        used: a threshold each.
-        scores: theirs.
+        images: the prepared images.
+        thresholds: one per image.
+        scores: scores and maps of the images.
         size: (B, 2), heights and widths of padded images.
-        frame: into which they were brought.
-        calibration: says what a region is.
+        frame: the frame that the images were fitted into.
+        calibration: defines what counts as a region.
     """
     content = stack_contents(images)
     content = find_content(size, scores.pixel.shape) if content is None else content  # (B, H, W)
-    found, areas = segment(scores.pixel, scores.image.tolist(), used, content, calibration)
-    maps = [found, scores.pixel, *([] if scores.reconstruction is None else [scores.reconstruction])]
-    restored = [[frame.restore(array[i], *one.size) for array in maps] for i, one in enumerate(images)]
-    rows = zip(images, used, scores.image.tolist(), areas, restored, strict=True)
-    return [make_prediction(*row) for row in rows]
-
-
-def make_prediction(
-    image: PreparedImage, used: Threshold, score: float, area: float, maps: Sequence[np.ndarray]
-) -> Prediction:
-    """Say all that is known of an image; `maps`: its mask, its anomaly map and, if there is one, its reconstruction."""
-    mask, anomaly_map, *pictures = maps
-    return Prediction(
-        *(score, used.image, used.pixel, used.source, area),
-        boxes=[scale_box(box, mask.shape, image.size) for box in bounding_boxes(mask)],
-        mask=np.asarray(Image.fromarray(mask).resize(image.size, Image.Resampling.NEAREST)),
-        anomaly_map=anomaly_map,
-        reconstruction=pictures[0] if pictures else None,
-        path=None if image.path is None else str(image.path),
-    )
+    masks, areas = segment(scores.pixel, scores.image.tolist(), thresholds, content, calibration)
+    reconstruction = scores.reconstruction
+    predictions = []
+    for i, (image, threshold) in enumerate(zip(images, thresholds, strict=True)):
+        mask, anomaly_map = (frame.restore(array[i], *image.size) for array in (masks, scores.pixel))
+        predictions.append(
+            Prediction(
+                score=scores.image[i].item(),
+                threshold=threshold.image,
+                pixel_threshold=threshold.pixel,
+                threshold_source=threshold.source,
+                area=areas[i],
+                boxes=[scale_box(box, mask.shape, image.size) for box in bounding_boxes(mask)],
+                mask=np.asarray(Image.fromarray(mask).resize(image.size, Image.Resampling.NEAREST)),
+                anomaly_map=anomaly_map,
+                reconstruction=None if reconstruction is None else frame.restore(reconstruction[i], *image.size),
+                path=None if image.path is None else str(image.path),
+            )
+        )
+    return predictions

@@ -1,7 +1,8 @@
-"""An exported detector in ONNX Runtime: no PyTorch."""
+"""Exported detectors in ONNX Runtime, without PyTorch, and how far their answers differ from the original's."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,26 +13,28 @@ from adlight.types import ScoredImages, Scorer, UserError
 INPUTS = ("image", "category", "image_thresholds", "pixel_thresholds")
 OUTPUTS = ("score", "map", "mask", "decision")
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-POOLED = -1  # position of the thresholds of all categories together, the last ones
-SILENT = 3  # of ONNX Runtime's warnings; it would warn of every threshold that can be set
+POOLED = -1  # position of the thresholds of all categories together: the last ones
+ERRORS_ONLY = 3  # log level; ONNX Runtime would warn about every threshold, as each is an input with a default
+
+Pixels = tuple[np.ndarray, list[str | None]]  # images (B, C, H, W) uint8, and their categories
 
 
 class GraphDetector:
-    """Scores pixels by a graph; it does no more than score, and any number of threads may share it.
+    """Scores pixels with an exported graph; any number of threads may share it.
 
     Args:
-        path: of the graph.
+        path: file of the graph.
         calibration: its thresholds.
         classifier: tells its categories apart.
-        device: `cpu`, `cuda`, `cuda:1`, ...; `auto` takes a GPU if ONNX Runtime can.
+        device: `cpu`, `cuda`, `cuda:1`, ...; `auto` prefers a GPU if ONNX Runtime supports it.
 
     Attributes:
-        calibration, classifier: likewise.
-        session: of ONNX Runtime.
-        metadata: texts that were written into the graph.
+        calibration, classifier: as above.
+        session: the session of ONNX Runtime.
+        metadata: the texts stored in the graph.
 
     Raises:
-        UserError: onnxruntime or the device is missing, or the file is no such graph.
+        UserError: onnxruntime or the device is missing, or the file is not an exported detector.
     """
 
     takes_padding = False
@@ -45,20 +48,20 @@ class GraphDetector:
             raise UserError("onnxruntime is not installed: pip install 'adlight[onnx]'") from error
         self.calibration, self.classifier = calibration, classifier
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = SILENT
+        options.log_severity_level = ERRORS_ONLY
         providers = _find_providers(device, onnxruntime.get_available_providers())
         try:
             self.session: Any = onnxruntime.InferenceSession(str(path), options, providers=providers)
-        except Exception as error:  # it raises a class of its own for every kind of damage
+        except Exception as error:  # ONNX Runtime has a separate class for every kind of damage
             raise UserError(
                 f"{path} cannot be read as an ONNX graph ({type(error).__name__}): export it again"
             ) from error
         self.metadata: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
-        if [one.name for one in self.session.get_outputs()] != list(OUTPUTS):
+        if [output.name for output in self.session.get_outputs()] != list(OUTPUTS):
             raise UserError(f"{path} is not a graph that adlight.export wrote")
 
     def make_scorer(self, precision: str, device: Any) -> Scorer:
-        """Give itself, as the graph knows its precision and the session its device."""
+        """Return this detector itself: precision and device of a graph are fixed."""
         return self
 
     def __call__(
@@ -68,7 +71,7 @@ class GraphDetector:
         reconstruct: bool = False,
         content: np.ndarray | None = None,
     ) -> ScoredImages:
-        """Score images (B, C, H, W) uint8; a graph makes no reconstructions, and takes no regions of interest."""
+        """Score images (B, C, H, W) uint8; graphs make no reconstructions and ignore regions of interest."""
         feed = {"image": pixels, "category": np.full(len(pixels), POOLED)}
         score, pixel = self.session.run(list(OUTPUTS[:2]), feed)
         return ScoredImages(score.astype(np.float64), pixel)
@@ -77,7 +80,55 @@ class GraphDetector:
 def _find_providers(device: str, available: list[str]) -> list[Any]:
     kind, _, number = device.partition(":")
     if kind == "auto":
-        return [one for one in (PROVIDERS["cuda"], PROVIDERS["cpu"]) if one in available]
+        return [provider for provider in (PROVIDERS["cuda"], PROVIDERS["cpu"]) if provider in available]
     if PROVIDERS.get(kind) not in available:
         raise UserError(f"device={device} cannot be used by this onnxruntime, which has {', '.join(available)}")
     return [(PROVIDERS[kind], {"device_id": int(number)}) if number.isdecimal() else PROVIDERS[kind]]
+
+
+class Parity(NamedTuple):
+    """How far the answers of a graph differ from those of the detector it was exported from."""
+
+    images: int
+    score: float  # largest difference, relative to the score or to the median score, whichever is larger
+    decisions: int  # images with different decisions
+    pixels: float  # fraction of different mask pixels
+
+    def __str__(self) -> str:
+        return (
+            f"{self.images} images: largest relative difference of a score {self.score:.1e}, different decisions "
+            f"{self.decisions}, different pixels of masks {self.pixels:.1e} of all"
+        )
+
+
+def measure_parity(scorer: Scorer, graph: GraphDetector, calibration: Calibration, batches: Iterator[Pixels]) -> Parity:
+    """Compare a graph with the detector it was exported from.
+
+    Args:
+        scorer: the detector's scorer.
+        graph: the exported graph.
+        calibration: the detector's thresholds.
+        batches: images to compare on.
+    """
+    names = list(calibration.categories)
+    expected, actual, mask_errors, decisions = list[np.ndarray](), list[np.ndarray](), list[float](), 0
+    for image, categories in batches:
+        position = np.array([names.index(name) if name in names else len(names) for name in categories])
+        score, _, mask, decision = graph.session.run(None, {"image": image, "category": position})
+        scores, thresholds = scorer(image, None), [calibration.of(name) for name in categories]
+        anomalous = scores.image > np.array([threshold.image for threshold in thresholds])  # (B,)
+        limits = np.array([threshold.pixel for threshold in thresholds])  # (B,)
+        expected_mask = anomalous[:, None, None] & _mask_pixels(scores.pixel, limits)  # (B, H, W)
+        expected.append(scores.image)
+        actual.append(score.astype(np.float64))
+        decisions += int((anomalous != decision).sum())
+        mask_errors += (expected_mask != mask).mean((1, 2)).tolist()
+    own, other = np.concatenate(expected), np.concatenate(actual)  # (N,) each
+    difference = np.abs(own - other) / np.maximum(np.abs(own), np.median(np.abs(own)))
+    return Parity(len(own), float(difference.max()), decisions, float(np.mean(mask_errors)))
+
+
+def _mask_pixels(pixel: np.ndarray, threshold: np.ndarray) -> np.ndarray:
+    """Mask pixels above each image's threshold (B,), or else the largest. (B, H, W) float32 -> (B, H, W) bool."""
+    limit, peak = threshold.astype(np.float32)[:, None, None], pixel.max((1, 2), keepdims=True)
+    return (pixel > limit) | ((pixel >= peak) & (peak <= limit))

@@ -1,6 +1,7 @@
-"""Residuals to anomaly scores: Mahalanobis lengths by covariances of normal residuals, one a cluster of images.
+"""From residuals to anomaly scores: Mahalanobis distances under the covariance of normal residuals.
 
-Letters: B, N images, L cells an image, C features of a cell, K clusters.
+There is one covariance per cluster of images.
+Letters: B, N images, L cells per image, C features per cell, K clusters.
 """
 
 from typing import NamedTuple
@@ -8,22 +9,29 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
-RIDGE = 0.1  # of the mean variance, added to every variance
+RESTARTS, ITERATIONS = 10, 50  # of k-means
+RIDGE = 0.1  # added to every variance, as a fraction of the mean variance
 
 
 class Moments(NamedTuple):
-    """Second moments of normal residuals: (K, C, C) sums over images of each image's mean outer product, in float64."""
+    """Second moments of normal residuals, per cluster of images."""
 
-    total: Tensor
-    images: Tensor  # (K,), how many
+    total: Tensor  # (K, C, C) float64, sum over images of the mean outer product of an image's residuals
+    images: Tensor  # (K,), number of images
 
     def plus(self, other: "Moments", sign: int = 1) -> "Moments":
-        """Join two sets of images, or take one out of a set."""
+        """Add a set of images, or remove it with `sign=-1`."""
         return Moments(self.total + sign * other.total, self.images + sign * other.images)
 
 
 def second_moments(mean: Tensor, residual: Tensor, centers: Tensor) -> Moments:
-    """Sum up residuals by cluster, without those that are NaN. (N, C), (N, L, C), (K, C) -> moments."""
+    """Sum residuals by cluster, ignoring NaN.
+
+    Args:
+        mean: (N, C), mean cell of each image.
+        residual: (N, L, C); NaN where a cell does not count.
+        centers: (K, C), the cluster centers.
+    """
     cluster, channels = nearest_center(mean, centers), residual.shape[-1]
     known = ~residual[..., :1].isnan()  # (N, L, 1)
     residual = residual.where(known, 0) * (residual.shape[1] / known.sum(1, keepdim=True)).sqrt()
@@ -35,19 +43,19 @@ def second_moments(mean: Tensor, residual: Tensor, centers: Tensor) -> Moments:
 
 
 class Whitening(nn.Module):
-    """Measures residuals in units of what normal images show.
+    """Scores residuals relative to those of normal images.
 
-    Images are put in clusters by their mean features, without labels. Cluster k has the covariance
-    S'_k = w_k S_k + (1 - w_k) S of its own and all residuals, w_k = n_k / (n_k + prior) of n_k normal images; a cell's
-    score is sqrt(mean_c (U^T r)_c^2 / (l_c + 0.1 mean l)) with S'_k = U diag(l) U^T.
+    Images are clustered by their mean features, without labels. Cluster k, with n_k normal images, has the covariance
+    S'_k = w_k S_k + (1 - w_k) S of its own residuals (S_k) and of all residuals (S), with w_k = n_k / (n_k + prior).
+    The score of a cell with residual r is sqrt(mean_c (U^T r)_c^2 / (l_c + 0.1 mean l)), where S'_k = U diag(l) U^T.
 
     Args:
         channels: C.
-        prior: weight of the pooled covariance, in images.
+        prior: weight of the pooled covariance, as a number of images.
 
     Attributes:
-        centers: (K, C), without rows until it is fitted.
-        weight: (K, C, C), r @ weight[k] is white.
+        centers: (K, C), cluster centers; (0, C) before fitting.
+        weight: (K, C, C); r @ weight[k] is white.
     """
 
     centers: Tensor
@@ -60,7 +68,7 @@ class Whitening(nn.Module):
         self.register_buffer("weight", torch.empty(0, channels, channels))
 
     def fit(self, centers: Tensor, moments: Moments) -> "Whitening":
-        """Estimate the covariances of clusters with centres (K, C)."""
+        """Estimate the covariances of the clusters with the given centers (K, C)."""
         total, count = moments
         pooled = total.sum(0) / count.sum()  # (C, C)
         own = total / count.clamp(min=1)[:, None, None]  # (K, C, C)
@@ -72,7 +80,7 @@ class Whitening(nn.Module):
         return self
 
     def forward(self, mean: Tensor, residual: Tensor) -> Tensor:
-        """Score cells. (B, C), (B, L, C) -> (B, L)."""
+        """Score cells by an image's mean cell and its residuals. (B, C), (B, L, C) -> (B, L)."""
         white = residual @ self.weight[nearest_center(mean, self.centers)]  # (B, L, C)
         return white.square().mean(-1).sqrt()
 
@@ -82,12 +90,12 @@ def nearest_center(mean: Tensor, centers: Tensor) -> Tensor:
     return (mean.double()[:, None] - centers.double()).square().sum(2).argmin(1)
 
 
-def k_means(points: Tensor, count: int, *, restarts: int = 10, steps: int = 50, seed: int = 0) -> Tensor:
-    """Find cluster centres (Lloyd 1982) from k-means++ starts; the tightest of some restarts. (N, C) -> (K, C)."""
-    rng, best, tightest = Generator().manual_seed(seed), points[:1], float("inf")
-    for _ in range(restarts if count > 1 else 1):
-        centers = _spread(points, count, rng)
-        for _ in range(steps):
+def k_means(points: Tensor, count: int) -> Tensor:
+    """Find cluster centers (Lloyd 1982), the tightest of several k-means++ starts. (N, C) -> (K, C) with K <= count."""
+    rng, best, tightest = Generator().manual_seed(0), points[:1], float("inf")
+    for _ in range(RESTARTS if count > 1 else 1):
+        centers = _initial_centers(points, count, rng)
+        for _ in range(ITERATIONS):
             cluster = torch.cdist(points, centers).argmin(1)
             kept = [points[cluster == k].mean(0) for k in range(len(centers)) if (cluster == k).any()]
             moved = torch.stack(kept)
@@ -100,12 +108,12 @@ def k_means(points: Tensor, count: int, *, restarts: int = 10, steps: int = 50, 
     return best
 
 
-def _spread(points: Tensor, count: int, rng: Generator) -> Tensor:
-    """Draw starts by k-means++ (Arthur & Vassilvitskii 2007): each by its squared distance to those before."""
+def _initial_centers(points: Tensor, count: int, rng: Generator) -> Tensor:
+    """Draw centers by k-means++ (Arthur & Vassilvitskii 2007), weighted by squared distance to the centers so far."""
     chosen = [int(torch.randint(len(points), (), generator=rng))]
     while len(chosen) < min(count, len(points)):
         distance = torch.cdist(points, points[chosen]).amin(1).square().cpu()
-        if not distance.sum() > 0:  # all points are chosen ones
+        if not distance.sum() > 0:  # no other points are left
             break
         chosen.append(int(torch.multinomial(distance, 1, generator=rng)))
     return points[chosen]

@@ -1,1 +1,1 @@
-"""Detectors by distillation: a small network learns a frozen one on normal images, and fails on others."""
+"""Detectors by distillation: a small network learns to mimic a frozen one on normal images, and fails on anomalies."""

@@ -19,19 +19,19 @@ from adlight.types import Batch
 
 
 class MKDModule(MKDDetector, AnomalyModule):
-    """Train a cloner to give a frozen network's layers, in direction and value; where it fails, an image is anomalous.
+    """Train a cloner to match the layers of a frozen network in direction and value; it fails on anomalies.
 
-    What differs from the original: the frozen network is any `Backbone` (theirs is VGG-16), the cloner has group norms,
-    the learning rate warms up and falls, and the map compares cell by cell by default (theirs is `gradient`, with a
-    morphological opening after the threshold).
+    Differences from the original: any `Backbone` can be the frozen network (VGG-16 in the original), the cloner has
+    group norms, the learning rate has a warm-up and a decay, and the default map compares the layers cell by cell (the
+    original uses `gradient`, with a morphological opening after the threshold).
 
     Args:
-        backbone: the frozen network and the layers that are mimicked, from fine to coarse.
-        network: makes the cloner for the layers' `shapes`.
-        scorer: scores images by what is mimicked badly.
-        optimizer: makes the optimizer from parameters.
+        backbone: the frozen network with the layers to mimic, from fine to coarse.
+        network: makes the cloner from the `shapes` of these layers.
+        scorer: scores images by the differences between frozen network and cloner.
+        optimizer: makes the optimizer from the cloner's parameters.
         value: weight of L_val, see `MKDDetector`.
-        warmup: share of the steps in which the learning rate rises; a half cosine to 0 follows.
+        warmup: fraction of the steps for a linear warm-up of the learning rate; a half-cosine decay to 0 follows.
     """
 
     @checked
@@ -48,12 +48,12 @@ class MKDModule(MKDDetector, AnomalyModule):
         self.optimizer, self.warmup = optimizer, warmup
 
     def describe(self) -> list[str]:
-        """Name the frozen network and its layers."""
+        """Describe the frozen network and its layers."""
         return [f"distilled: {self.backbone.name} ({', '.join(self.backbone.layers)})"]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Compare the maps."""
-        direction, value = (one.mean() for one in distillation_loss(*self.mimic(batch["image"])))
+        """Return the distillation loss of a batch; the first batch fixes the weight of L_val."""
+        direction, value = (loss.mean() for loss in distillation_loss(*self.mimic(batch["image"])))
         if self.first_ratio.isnan():
             (ratio,) = average_over_processes([(direction / value).detach()])
             self.first_ratio.copy_(ratio)
@@ -63,9 +63,9 @@ class MKDModule(MKDDetector, AnomalyModule):
         return terms["loss"]
 
     def configure_optimizers(self) -> Any:
-        """Warm up, then half a cosine, by step."""
+        """Make the optimizer with a warm-up and a half-cosine decay, by step."""
         return schedule_by_step(self, self.optimizer(self.network.parameters()), self.warmup)
 
     def on_train_epoch_end(self) -> None:
-        """Stop once the loss is not finite; the checkpoints of earlier epochs are kept."""
+        """Stop a diverged run; the checkpoint of the previous epoch is kept."""
         stop_if_diverged(self)

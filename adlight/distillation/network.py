@@ -1,4 +1,4 @@
-"""The small network that learns to mimic a frozen one, and in what the two differ (Salehi 2021).
+"""The cloner, a small network that learns to mimic a frozen one, and the differences between the two (Salehi 2021).
 
 Letters: B images, C_l channels and h_l x w_l cells of layer l.
 """
@@ -14,17 +14,17 @@ from adlight.settings import checked
 
 
 class Cloner(nn.Module):
-    """Convolutions that give maps of the same shapes as layers of another network.
+    """Convolutional network whose maps have the same shapes as layers of another network.
 
     Between two layers the grid is halved as often as in the other network, by 3 x 3 convolutions of stride 2, each
-    followed by one of stride 1; a 1 x 1 convolution gives the map. The cloner of Salehi 2021 is a narrower VGG-16.
+    followed by one of stride 1; a 1 x 1 convolution makes the map. The cloner of Salehi 2021 is a narrower VGG-16.
 
     Args:
         shapes: channels C_l and stride of each layer, from fine to coarse; strides are powers of two.
-        width: channels after the first convolution; doubled with each halving, at most 8 times.
+        width: number of channels after the first convolution, doubled with each halving up to 8 times `width`.
 
     Raises:
-        ValueError: strides that it cannot have.
+        ValueError: strides that do not grow, or are not powers of two.
     """
 
     @checked
@@ -32,20 +32,20 @@ class Cloner(nn.Module):
         super().__init__()
         self.stages, self.heads = nn.ModuleList(), nn.ModuleList()
         before, stride = 3, 1
-        for channels, wanted in shapes:
+        for channels, target in shapes:
             layers: list[nn.Module] = []
-            while stride < wanted or not layers:
-                step, stride = (2, 2 * stride) if stride < wanted else (1, stride)
+            while stride < target or not layers:
+                step, stride = (2, 2 * stride) if stride < target else (1, stride)
                 after = width * min(8, max(1, stride // 2))
                 layers += _conv(before, after, step) + _conv(after, after, 1)
                 before = after
-            if stride != wanted:
+            if stride != target:
                 raise ValueError(f"layers must go from fine to coarse, in strides that are powers of two, got {shapes}")
             self.stages.append(nn.Sequential(*layers))
             self.heads.append(nn.Conv2d(before, channels, 1))
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
-        """Give the maps. (B, 3, H, W), normalized as the other network wants it -> (B, C_l, h_l, w_l) each."""
+        """Return the maps. (B, 3, H, W), normalized for the frozen network -> list of (B, C_l, h_l, w_l)."""
         maps = []
         for stage, head in zip(self.stages, self.heads, strict=True):
             pixels = stage(pixels)  # (B, D, h_l, w_l)
@@ -53,28 +53,28 @@ class Cloner(nn.Module):
         return maps
 
 
-def distillation_loss(taught: Sequence[Tensor], cloned: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def distillation_loss(frozen: Sequence[Tensor], cloned: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Compare each layer by direction and value (Salehi 2021, eq. 1 and 2).
 
     L_dir = sum_l (1 - a_l b_l / (|a_l| |b_l|)),  L_val = sum_l mean_j (a_l(j) - b_l(j))^2,
-    a_l and b_l the layer's values as one vector.
+    where a_l and b_l are all values of layer l as one vector.
 
     Args:
-        taught: the frozen network's maps a_l, (B, C_l, h_l, w_l).
-        cloned: the cloner's maps b_l, likewise.
+        frozen: maps a_l of the frozen network, (B, C_l, h_l, w_l).
+        cloned: maps b_l of the cloner, (B, C_l, h_l, w_l).
 
     Returns:
         L_dir and L_val, (B,) each.
     """
-    pairs = [(a.float().flatten(1), b.float().flatten(1)) for a, b in zip(taught, cloned, strict=True)]
+    pairs = [(a.float().flatten(1), b.float().flatten(1)) for a, b in zip(frozen, cloned, strict=True)]
     direction = torch.stack([1 - F.cosine_similarity(a, b) for a, b in pairs]).sum(0)
     return direction, torch.stack([(a - b).square().mean(1) for a, b in pairs]).sum(0)
 
 
-def distillation_map(taught: Sequence[Tensor], cloned: Sequence[Tensor], weight: Tensor, size: Sequence[int]) -> Tensor:
-    """Compare cell by cell what `distillation_loss` compares as a whole: direction + weight value. -> (B, H, W)."""
+def distillation_map(frozen: Sequence[Tensor], cloned: Sequence[Tensor], weight: Tensor, size: Sequence[int]) -> Tensor:
+    """Compute the terms of `distillation_loss` for each cell, direction + weight value, upsampled. -> (B, H, W)."""
     maps = []
-    for a, b in zip(taught, cloned, strict=True):
+    for a, b in zip(frozen, cloned, strict=True):
         a, b = a.float(), b.float()  # (B, C_l, h_l, w_l)
         cells = 1 - F.cosine_similarity(a, b) + weight * (a - b).square().mean(1)  # (B, h_l, w_l)
         maps.append(F.interpolate(cells[:, None], list(size), mode="bilinear", align_corners=False)[:, 0])
@@ -82,5 +82,5 @@ def distillation_map(taught: Sequence[Tensor], cloned: Sequence[Tensor], weight:
 
 
 def _conv(before: int, after: int, stride: int) -> list[nn.Module]:
-    norm = nn.GroupNorm(next(n for n in (8, 4, 2, 1) if after % n == 0), after)  # no image's output depends on others
+    norm = nn.GroupNorm(next(n for n in (8, 4, 2, 1) if after % n == 0), after)  # independent of other images
     return [nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False), norm, nn.ReLU()]

@@ -1,6 +1,6 @@
-"""Frozen networks of timm as feature extractors: named layers, brought to one grid.
+"""Frozen timm networks as feature extractors: the features of several layers on one grid.
 
-Letters: B images, C channels of all layers, H x W pixels, h x w cells of the grid.
+Letters: B images, C channels of all layers together, H x W pixels, h x w cells of the grid.
 """
 
 import hashlib
@@ -15,30 +15,29 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from adlight.data.frames import Size, group_by_size
-from adlight.features.folding import fold_batch_norms
-from adlight.features.weights import build_network
+from adlight.features.weights import build_network, fold_batch_norms
 from adlight.settings import PathName, Text, checked
 from adlight.types import UserError
 
-TRANSFORMERS = ("vit_", "deit", "beit", "eva", "flexivit")  # those whose positions timm resizes on request
-AT_ONCE = 2**18  # pixels on a CPU: glibc maps what is above 32 MiB anew for each layer, half of the time went there
+TRANSFORMERS = ("vit_", "deit", "beit", "eva", "flexivit")  # timm resizes their position embeddings on request
+AT_ONCE = 2**18  # pixels at a time on a CPU: glibc maps arrays above 32 MiB anew each time, which doubles the time
 
 
 class Backbone:
     """Maps images to the features of some layers of a frozen network, concatenated on one grid.
 
-    Not an `nn.Module`, so that its weights are in no checkpoint, average or optimizer; `fingerprint` stands for them.
+    Not an `nn.Module`, so that its weights stay out of checkpoints, EMA and optimizers; `fingerprint` represents them.
 
     Args:
-        name: as timm knows it, such as `resnet18` or `vit_small_patch14_reg4_dinov2`.
+        name: timm's name of the network, such as `resnet18` or `vit_small_patch14_reg4_dinov2`.
         layers: names of modules (`blocks.3`), or indices into timm's `feature_info`.
         weights: `pretrained`, `random` or a file, see `build_network`.
-        input_size: longer side, or height and width, that images are resized to; None: as they come.
-        min_size: of the shorter side; smaller images are scaled up.
-        stride: pixels per cell; None: the grid of the coarsest layer.
+        input_size: longer side, or height and width, to which images are resized; None keeps their size.
+        min_size: smallest length of the shorter side; smaller images are scaled up.
+        stride: pixels per cell; None takes the grid of the coarsest layer.
 
     Raises:
-        UserError: no such network, weights or layer.
+        UserError: the network, its weights or a layer do not exist.
     """
 
     @checked
@@ -58,16 +57,16 @@ class Backbone:
         self.layers = list(dict.fromkeys(map(self._layer_name, layers)))
         self.name, self.input_size, self.min_size, self.stride = name, input_size, min_size, stride
         self.mean, self.std = (torch.tensor(self.network.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
-        self.outputs, self.grids = dict[str, Tensor](), dict[torch.Size, torch.Size]()  # grids of padded frames
+        self.outputs, self.grids = dict[str, Tensor](), dict[torch.Size, torch.Size]()  # grids by size of padded frames
         for layer in self.layers:
             self.network.get_submodule(layer).register_forward_hook(self._keep(layer))
         self._drop_later_layers()
 
     @torch.no_grad()
     def __call__(self, image: Tensor, size: Tensor | None = None) -> Tensor:
-        """Extract features. (B, 1 or 3, H, W) in [0, 1] -> (B, h, w, C), rounded to the 16 bits that a cache keeps.
+        """Extract features. (B, 1 or 3, H, W) in [0, 1] -> (B, h, w, C), rounded to the 16 bits that a cache stores.
 
-        Padded images pass without their padding, those of one height and width (B, 2) together; cells beyond are NaN.
+        If images have heights and widths `size` (B, 2), the padding beyond is cut off first, and its cells are NaN.
         """
         self.to(image.device)
         if size is None:
@@ -87,47 +86,47 @@ class Backbone:
         with torch.autocast(image.device.type, enabled=False):
             pixels = self.prepare(image.float(), frame)  # (B, 3, H', W')
             maps = self.maps(pixels)
-            grid = min((one.shape[-2:] for one in maps), key=lambda size: size.numel())
+            grid = min((layer.shape[-2:] for layer in maps), key=lambda size: size.numel())
             if self.stride is not None:
                 grid = torch.Size(-(-side // self.stride) for side in pixels.shape[-2:])
-            maps = [_to_grid(one, grid) for one in maps]  # (B, C_i, h, w) each
+            maps = [_to_grid(layer, grid) for layer in maps]  # (B, C_i, h, w) each
             return torch.cat(maps, 1).half().float().permute(0, 2, 3, 1)  # (B, h, w, C)
 
     def to(self, device: torch.device) -> None:
-        """Move to a device, unless there already."""
+        """Move the network to a device."""
         if self.mean.device != device:
             self.network = self.network.to(device)
             self.mean, self.std = self.mean.to(device), self.std.to(device)
 
     @cached_property
     def channels(self) -> int:
-        """C, the features of a cell."""
+        """C, the number of features per cell."""
         return self(torch.zeros(1, 3, *self._probe_size())).shape[-1]
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the weights, the layers and everything else that decides about features."""
-        found = hashlib.blake2b(digest_size=12)
+        """Hash of the weights, the layers and all settings that affect the features."""
+        digest = hashlib.blake2b(digest_size=12)
         sizes = self.stride, self.input_size, self.min_size
-        found.update(repr((self.name, self.layers, *sizes, self.mean, self.std)).encode())
+        digest.update(repr((self.name, self.layers, *sizes, self.mean, self.std)).encode())
         for name, tensor in sorted(self.network.state_dict().items()):
-            found.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
-        return found.hexdigest()
+            digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
-    def check_fingerprint(self, theirs: str | None) -> None:
-        """Refuse what was made with other features.
+    def check_fingerprint(self, expected: str | None) -> None:
+        """Check that a checkpoint was made with the same features.
 
         Raises:
-            UserError: `theirs` is another fingerprint.
+            UserError: the fingerprint in the checkpoint is not that of this backbone.
         """
-        if theirs != self.fingerprint:
+        if expected != self.fingerprint:
             raise UserError(
-                f"the checkpoint was made with other features of {self.name} ({theirs}, here {self.fingerprint}): "
+                f"the checkpoint was made with other features of {self.name} ({expected}, here {self.fingerprint}): "
                 "weights, layers, stride and input_size must be those of the training"
             )
 
     def prepare(self, image: Tensor, frame: torch.Size) -> Tensor:
-        """Resize, as much as their frame would be, and normalize. (B, 1 or 3, H, W) -> (B, 3, H', W')."""
+        """Resize images by the factor of their frame, and normalize them. (B, 1 or 3, H, W) -> (B, 3, H', W')."""
         scales = [new / old for new, old in zip(self._input_sides(*frame), frame, strict=True)]
         sides = [side * scale for side, scale in zip(image.shape[-2:], scales, strict=True)]
         size = [max(1, round(side / patch)) * patch for side, patch in zip(sides, self.patch, strict=True)]
@@ -137,7 +136,7 @@ class Backbone:
         return image.contiguous(memory_format=torch.channels_last)
 
     def _input_sides(self, height: float, width: float) -> tuple[float, float]:
-        """Compute the height and width that the network gets to see of an image."""
+        """Compute the height and width to which an image is resized for the network."""
         if isinstance(self.input_size, int):
             scale = self.input_size / max(height, width)
             height, width = height * scale, width * scale
@@ -147,19 +146,19 @@ class Backbone:
         return height * larger, width * larger
 
     def maps(self, image: Tensor) -> list[Tensor]:
-        """Run the network. (B, 3, H, W) -> one (B, C_i, h_i, w_i) a layer."""
+        """Run the network on prepared images. (B, 3, H, W) -> (B, C_i, h_i, w_i) per layer."""
         self.outputs.clear()
         self.network.forward_features(image)
         size = [side // patch for side, patch in zip(image.shape[-2:], self.patch, strict=True)]
-        maps = [self.outputs.pop(layer) for layer in self.layers]
-        return [one if one.ndim == 4 else self._tokens_to_map(one, size) for one in maps]
+        outputs = [self.outputs.pop(layer) for layer in self.layers]
+        return [output if output.ndim == 4 else self._tokens_to_map(output, size) for output in outputs]
 
     def _tokens_to_map(self, tokens: Tensor, size: list[int]) -> Tensor:
         """Drop class and register tokens. (B, prefix + h w, C) -> (B, C, h, w)."""
         return tokens[:, self.network.num_prefix_tokens :].transpose(1, 2).unflatten(2, size)
 
     def _layer_name(self, layer: str | int) -> str:
-        known = [one["module"] for one in self.network.feature_info]
+        known = [info["module"] for info in self.network.feature_info]
         if isinstance(layer, int):
             if not -len(known) <= layer < len(known):
                 raise UserError(f"layers: {layer} is out of range, {len(known)} are known: {', '.join(known)}")
@@ -175,8 +174,8 @@ class Backbone:
         return (64, 64) if self.patch == (1, 1) else (4 * self.patch[0], 4 * self.patch[1])
 
     def _drop_later_layers(self) -> None:
-        """Replace what runs only after the last wanted layer by identities; they would cost time for nothing."""
-        calls: list[tuple[bool, str]] = []  # whether all wanted layers had ended, and the module that began
+        """Replace modules that run only after the last of the layers by identities, to save time."""
+        calls: list[tuple[bool, str]] = []  # whether all layers had finished when a module began, and its name
         handles = [
             module.register_forward_pre_hook(
                 lambda *_, name=name: calls.append((len(self.outputs) == len(self.layers), name))
@@ -186,15 +185,15 @@ class Backbone:
         self.maps(torch.zeros(1, 3, *self._probe_size()))
         for handle in handles:
             handle.remove()
-        needed = {"", *(name for ended, name in calls if not ended)}
-        for name in [name for ended, name in calls if ended and name not in needed]:
+        needed = {"", *(name for finished, name in calls if not finished)}
+        for name in [name for finished, name in calls if finished and name not in needed]:
             parent, _, child = name.rpartition(".")
-            if parent in needed:  # otherwise it is gone already, with its parent
+            if parent in needed:  # otherwise its parent was replaced
                 setattr(self.network.get_submodule(parent), child, nn.Identity())
 
 
 def _to_grid(maps: Tensor, grid: Sequence[int]) -> Tensor:
-    """Pool what is finer than the grid, interpolate what is coarser. (B, C, h', w') -> (B, C, h, w)."""
+    """Pool maps finer than the grid and interpolate coarser ones. (B, C, h', w') -> (B, C, h, w)."""
     if maps.shape[-2] >= grid[0] and maps.shape[-1] >= grid[1]:
         return F.adaptive_avg_pool2d(maps, (grid[0], grid[1]))
     return F.interpolate(maps, (grid[0], grid[1]), mode="bilinear", align_corners=False)

@@ -1,4 +1,4 @@
-"""Features of a split's images, computed once and used by every epoch, run and job of a sweep that sees the same."""
+"""Features of images, computed once and reused by every epoch, run and job of a sweep that sees the same images."""
 
 import hashlib
 import os
@@ -12,11 +12,13 @@ import torch.distributed as dist
 from rich.progress import track
 from torch import Tensor
 
+from adlight.data.datamodule import AnomalyDataModule
 from adlight.features.backbones import Backbone
 from adlight.features.predictor import extract_features
 from adlight.types import Batch, UserError
 
 BATCH = 16
+STAGES = {"train": "fit", "val": "validate", "test": "test"}
 
 
 class Images(Protocol):
@@ -28,23 +30,30 @@ class Images(Protocol):
 
 
 class FeatureCache:
-    """Computes features of data sets, 16 bits a value, and keeps them in memory-mapped files.
+    """Computes the features of data sets in 16 bits, and keeps them in memory-mapped files.
 
-    A file's name is a hash of the images' own bytes and of the backbone's fingerprint: whatever changes an image (size,
-    crop, seed of pasted defects) or a feature (weights, layers, grid) leads to another file.
+    The name of a file is a hash of the images' pixels and of the backbone's fingerprint, so that whatever changes an
+    image (size, crop, seed of pasted defects) or a feature (weights, layers, grid) leads to another file.
 
     Args:
-        backbone: makes the features.
-        folder: where the files lie; None: nothing is written, features are kept in memory.
+        backbone: computes the features.
+        folder: where the files are stored; None keeps features in memory only.
     """
 
     def __init__(self, backbone: Backbone, folder: str | Path | None = None) -> None:
         self.backbone, self.folder = backbone, None if folder is None else Path(folder).expanduser()
+        self.splits: dict[str, tuple[AnomalyDataModule, Tensor]] = {}
+
+    def features_of(self, data: AnomalyDataModule, split: str, device: torch.device) -> Tensor:
+        """Return a split's features in the order of `Batch["index"]`. -> (N, h, w, C) float16 on the CPU."""
+        if split not in self.splits or self.splits[split][0] is not data:
+            self.splits[split] = data, self(images_of(data, split), device)
+        return self.splits[split][1]
 
     def __call__(self, images: Images, device: torch.device) -> Tensor:
-        """Load or compute the features of all images, in their order. -> (N, h, w, C) float16 on the CPU.
+        """Load or compute the features of all images, in order. -> (N, h, w, C) float16 on the CPU.
 
-        With a folder the processes of a distributed run share the work, without one each does all of it.
+        With a folder, the processes of a distributed run share the work; without one, each process does all of it.
 
         Raises:
             UserError: the folder cannot be written to, or the disk is full.
@@ -59,28 +68,28 @@ class FeatureCache:
                 raise UserError(
                     f"features cannot be kept in {self.folder} ({error}): name another folder as cache, or null"
                 ) from error
-        return torch.from_numpy(np.load(path, mmap_mode="c"))  # copy-on-write, and nothing is written to it
+        return torch.from_numpy(np.load(path, mmap_mode="c"))  # torch refuses read-only arrays; nothing writes to it
 
     def _key(self, images: Images) -> str:
-        found = hashlib.blake2b(self.backbone.fingerprint.encode(), digest_size=12)
+        key = hashlib.blake2b(self.backbone.fingerprint.encode(), digest_size=12)
         for start in range(0, len(images), BATCH):
             batch = images.__getitems__(range(start, min(start + BATCH, len(images))))
             image, padded = batch["image"], batch["size"].tolist() if "size" in batch else ""
             if "content" in batch:
-                found.update(batch["content"].contiguous().numpy().tobytes())
-            found.update(f"{tuple(image.shape)}{padded}".encode() + image.contiguous().numpy().tobytes())
-        return found.hexdigest()
+                key.update(batch["content"].contiguous().numpy().tobytes())
+            key.update(f"{tuple(image.shape)}{padded}".encode() + image.contiguous().numpy().tobytes())
+        return key.hexdigest()
 
     def _write(self, images: Images, path: Path, device: torch.device) -> None:
-        """Fill a file beside the final one, every process its own rows, and rename it when it is whole."""
-        rank, world = _place()
+        """Write a temporary file, in which every process fills its own rows, and rename it when it is complete."""
+        rank, world = _rank_and_world()
         part = _from_first_process(path.with_suffix(f".{os.getpid()}.part"))
         rows, barrier = range(rank, len(images), world), dist.barrier if world > 1 else lambda: None
         shape = (len(images), *self._features(images, [0], device).shape[1:])
         if rank == 0:
             part.parent.mkdir(parents=True, exist_ok=True)
             np.lib.format.open_memmap(part, "w+", np.float16, shape)
-            with part.open("r+b") as file:  # a full disk would end the process while the map is written to
+            with part.open("r+b") as file:  # running out of disk while writing to the map would kill the process
                 os.posix_fallocate(file.fileno(), 0, part.stat().st_size)
         barrier()
         self._compute(images, rows, device, np.load(part, mmap_mode="r+"))
@@ -89,16 +98,16 @@ class FeatureCache:
             os.replace(part, path)
         barrier()
 
-    def _compute(self, images: Images, rows: range, device: torch.device, out: Any) -> Tensor:
+    def _compute(self, images: Images, rows: range, device: torch.device, out: np.ndarray | None) -> Tensor:
         parts = []
         starts = range(0, len(rows), BATCH)
         for start in track(starts, description="computing features", transient=True, disable=len(rows) < 100):
-            chosen = rows[start : start + BATCH]
-            features = self._features(images, chosen, device)
+            selected = rows[start : start + BATCH]
+            features = self._features(images, selected, device)
             if out is None:
                 parts.append(features)
             else:
-                out[chosen.start : chosen.stop : chosen.step] = features.numpy()
+                out[selected.start : selected.stop : selected.step] = features.numpy()
         return torch.cat(parts) if parts else torch.empty(0)
 
     def _features(self, images: Images, rows: Sequence[int], device: torch.device) -> Tensor:
@@ -107,14 +116,22 @@ class FeatureCache:
         return extract_features(self.backbone, batch).half().cpu()
 
 
-def _place() -> tuple[int, int]:
+def images_of(data: AnomalyDataModule, split: str) -> Images:
+    """Return a split's images without augmentation: `train`, `val` (with synthetic anomalies) or `test`."""
+    with torch.inference_mode(False):  # a validation may ask first, and loader threads write to the tensors made here
+        data.setup(STAGES[split])  # does nothing the second time
+    loader: Any = getattr(data, f"{split}_dataloader")()
+    return loader.dataset
+
+
+def _rank_and_world() -> tuple[int, int]:
     ready = dist.is_available() and dist.is_initialized()
     return (dist.get_rank(), dist.get_world_size()) if ready else (0, 1)
 
 
 def _from_first_process(value: Any) -> Any:
-    """Give all processes what the first one holds."""
-    if _place()[1] > 1:
+    """Return the first process's value on all processes."""
+    if _rank_and_world()[1] > 1:
         values = [value]
         dist.broadcast_object_list(values)
         return values[0]

@@ -1,4 +1,4 @@
-"""The detector: predictors of a frozen backbone's features, and the score of what they mispredict."""
+"""Detectors in feature space: predictors of a frozen backbone's features, scored by what they mispredict."""
 
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, cast
@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from adlight.detection.detector import AnomalyDetector
-from adlight.detection.inference import exactly
+from adlight.detection.inference import full_precision
 from adlight.detection.maps import hide_outside
 from adlight.features.backbones import Backbone
 from adlight.features.pictures import PatchPictures
@@ -20,16 +20,16 @@ from adlight.types import Batch, Scores
 
 
 class FeatureDetector(AnomalyDetector):
-    """Images whose features are mispredicted are anomalous.
+    """Scores images by how much their features differ from what was predicted.
 
     Args:
-        backbone: makes the features; frozen.
-        predictors: by name; each is made from the number of channels.
-        scorer: from cells to images and pixels.
-        members: names of the predictors that are used; None: all.
+        backbone: computes the features; frozen.
+        predictors: constructors of the predictors, by name; each takes the number of channels.
+        scorer: computes image and pixel scores from cell scores.
+        members: names of the predictors to use; None uses all.
 
     Raises:
-        UserError: a member that there is not.
+        UserError: a member is unknown.
     """
 
     mean: Tensor
@@ -45,9 +45,9 @@ class FeatureDetector(AnomalyDetector):
     ) -> None:
         super().__init__()
         channels = backbone.channels
-        made = {name: predictors[name](channels=channels) for name in choose(predictors, members)}
-        self.backbone, self.predictors, self.scorer = backbone, nn.ModuleDict(made), scorer
-        self.residual_map = ResidualMap(made, channels)
+        used = {name: predictors[name](channels=channels) for name in choose(predictors, members)}
+        self.backbone, self.predictors, self.scorer = backbone, nn.ModuleDict(used), scorer
+        self.residual_map = ResidualMap(used, channels)
         self.pictures = PatchPictures(channels)
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))
@@ -60,35 +60,35 @@ class FeatureDetector(AnomalyDetector):
         return cast(dict[str, Predictor], dict(self.predictors.items()))
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Give the thresholds and, in place of its weights, the backbone's fingerprint."""
+        """Return the calibration results, and the backbone's fingerprint instead of its weights."""
         return {**super().get_extra_state(), "backbone": self.backbone.fingerprint}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take the thresholds; refuse a checkpoint of another backbone."""
+        """Restore the calibration results; refuse a checkpoint of another backbone."""
         rest = dict(state)
         self.backbone.check_fingerprint(rest.pop("backbone", None))
         super().set_extra_state(rest)
 
     def score(self, batch: Batch) -> Scores:
         """Score a batch."""
-        with exactly(batch["image"].device):
+        with full_precision(batch["image"].device):
             return self.score_features(extract_features(self.backbone, batch), batch)
 
     def score_features(self, features: Tensor, batch: Batch, fold: Tensor | None = None) -> Scores:
-        """Score the images of a batch by their features (B, h, w, C).
+        """Score the images of a batch by their features.
 
         Args:
-            features: as the backbone makes them.
+            features: (B, h, w, C), as the backbone computes them.
             batch: the images.
-            fold: (B,) of held-out images, see `ResidualMap.forward`.
+            fold: (B,), folds of held-out images, see `ResidualMap.forward`.
         """
         image, size, content = batch["image"], batch.get("size"), batch.get("content")
         cells = standardize(features, self.mean, self.std)
         score, pixel, maps, residual = score_cells(cells, self.members, self.residual_map, self.scorer, batch, fold)
-        expected = cells - residual  # (B, h, w, C)
+        predicted = cells - residual  # (B, h, w, C)
 
-        def show(rows: slice) -> Tensor:  # only when asked for: a fifth of the time, and few are looked at
-            shown = self.pictures(expected[rows], image[rows], None if size is None else size[rows])
-            return hide_outside(shown, image[rows], None if content is None else content[rows])
+        def reconstruct(rows: slice) -> Tensor:  # takes a fifth of the time, and few reconstructions are looked at
+            pictures = self.pictures(predicted[rows], image[rows], None if size is None else size[rows])
+            return hide_outside(pictures, image[rows], None if content is None else content[rows])
 
-        return Scores(image=score, pixel=pixel, reconstruction=show, cells=maps, residual=residual)
+        return Scores(image=score, pixel=pixel, reconstruction=reconstruct, cells=maps, residual=residual)

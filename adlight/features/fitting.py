@@ -1,86 +1,58 @@
-"""What is fitted to features without epochs, and how cells become scores: of a detector, and of those of its folds."""
+"""What detectors in feature space fit without epochs, and the folds of their held-out images."""
 
-from collections.abc import Iterable, Iterator
-from copy import deepcopy
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from adlight.detection.crossfitting import advise_folds, fetch, fewest, owners, split_folds
-from adlight.detection.inference import exactly
 from adlight.detection.whitening import k_means
-from adlight.features.predictor import Predictor, TrainingCells, channel_statistics, image_means, standardize
-from adlight.features.scorer import score_cells
-from adlight.types import Batch, Scores
-
-if TYPE_CHECKING:
-    from adlight.features.module import FeatureModule
+from adlight.features.cache import Images
+from adlight.features.predictor import Predictor, TrainingCells, channel_statistics, image_means
 
 
 class Fitted(NamedTuple):
-    """What fitting to the training images gives beside the predictors."""
+    """Results of fitting to the training images, besides the predictors."""
 
     cells: TrainingCells
-    centers: Tensor  # (K, C) of clusters of images
+    centers: Tensor  # (K, C), centers of the image clusters
 
 
 def fit_cells(features: Tensor, predictors: Iterable[Predictor], clusters: int, device: torch.device) -> Fitted:
-    """Find statistics of channels and clusters of images, and fit the predictors.
+    """Compute channel statistics and image clusters, and fit the predictors.
 
     Args:
-        features: (N, h, w, C) float16 of the training images.
-        predictors: those that are fitted.
-        clusters: how many.
+        features: (N, h, w, C) float16, features of the training images.
+        predictors: the predictors to fit.
+        clusters: number of image clusters, at most.
         device: where to compute.
     """
-    mean, std = (one.to(device) for one in channel_statistics(features))
+    mean, std = (statistic.to(device) for statistic in channel_statistics(features))
     cells = TrainingCells(features, mean, std)
-    centers = k_means(torch.cat([image_means(part) for part in cells.batches()]), clusters)
+    centers = k_means(torch.cat([image_means(batch) for batch in cells.batches()]), clusters)
     for predictor in predictors:
         predictor.fit(cells)
     return Fitted(cells, centers)
 
 
-def check_members(module: "FeatureModule", folds: int) -> None:
-    """Refuse training images that are too few to fit to, by a module's predictors or by those of its folds.
+def assign_folds(images: Images, count: int) -> tuple[Tensor, Tensor]:
+    """Assign held-out images to folds; a normal image and the defective copies that follow it share a fold.
 
-    Raises:
-        UserError: they are.
+    Args:
+        images: N normal images and defective copies.
+        count: number of folds, at most.
+
+    Returns:
+        The indices of the normal images (n,), and the fold of each image (N,).
     """
-    count, crossed = len(module.datamodule.datasets["train"]), folds > 1 and not module.automatic_optimization
-    for one in module.members.values():
-        one.check(count)
-        if crossed:
-            with advise_folds(folds):
-                one.check(fewest(count, folds))
-
-
-def held_out_cells(module: "FeatureModule", mean: Tensor, std: Tensor) -> list[Tensor]:
-    """Standardize the cells of a module's held-out normal images (n, h, w, C), one part per fold of them."""
-    cells, fold = TrainingCells(module.features("val"), mean, std), module.fold_of[module.normal]
-    return [cells[module.normal[fold == one]] for one in module.fold_of.unique()]
-
-
-def cross_fit(module: "FeatureModule", folds: int) -> Iterator[tuple[Batch, Scores]]:
-    """Score a module's training images, fold by fold, by what is fitted to the others as the module itself was.
-
-    The held-out images, which no fold contains, measure the residuals of all.
-    """
-    features, trainer = module.features("train"), module.trainer
-    check_members(module, folds)
-    for rest, fold in split_folds(
-        owners(module.datamodule.datasets["train"]), folds, trainer.global_rank, trainer.world_size
-    ):
-        predictors, residual_map = deepcopy((module.members, module.residual_map))
-        with exactly(module.device):
-            cells, centers = fit_cells(features[rest], predictors.values(), module.clusters, module.device)
-            held_out, training = held_out_cells(module, cells.mean, cells.std), cells.sample(module.training_residuals)
-            residual_map.folds = []
-            residual_map.fit(predictors, centers, held_out, training)
-        for part in fold.split(module.datamodule.eval_batch_size):
-            batch = fetch(module.datamodule.datasets["train"], part, module.device)
-            with exactly(module.device):
-                x = standardize(features[part].to(module.device), cells.mean, cells.std)
-                score, pixel, *_ = score_cells(x, predictors, residual_map, module.scorer, batch)
-            yield batch, Scores(image=score, pixel=pixel, reconstruction=batch["image"])
+    labels, tiled_images = list[Tensor](), list[Tensor]()
+    for i in range(len(images)):
+        batch = images.__getitems__([i])
+        labels.append(batch["label"])
+        if "tile" in batch:
+            tiled_images.append(batch["tile"][:, 0])
+    normal = (torch.cat(labels) == 0).nonzero()[:, 0]
+    number = torch.arange(len(images)) * len(normal) // len(images)
+    if tiled_images:
+        number = torch.cat(tiled_images)  # all tiles of an image share a fold
+    return normal, number % min(count, len(number.unique()))

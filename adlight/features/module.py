@@ -1,6 +1,7 @@
-"""Detectors in feature space: cells of normal images are predicted, and what is mispredicted is anomalous."""
+"""Training of detectors in feature space: they predict the cells of normal images; mispredicted cells are anomalous."""
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from typing import Annotated, Any
 
 import torch
@@ -8,43 +9,43 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from adlight.detection.inference import exactly
+from adlight.detection.crossfitting import advise_folds, count_smallest_fit, fetch, image_numbers_of, split_folds
+from adlight.detection.inference import full_precision
 from adlight.detection.module import AnomalyModule
 from adlight.detection.optimization import log_terms, schedule_by_step, step_rng, stop_if_diverged
 from adlight.features.backbones import Backbone
-from adlight.features.cache import FeatureCache
+from adlight.features.cache import FeatureCache, images_of
 from adlight.features.detector import FeatureDetector
-from adlight.features.fitting import check_members, cross_fit, fit_cells, held_out_cells
+from adlight.features.fitting import assign_folds, fit_cells
 from adlight.features.optimizer import parameter_groups
 from adlight.features.predictor import Predictor, TrainingCells, extract_features, standardize
-from adlight.features.scorer import CellScorer
-from adlight.features.splits import SplitFeatures, folds_of, images_of
+from adlight.features.scorer import CellScorer, score_cells
 from adlight.settings import Built, PathName, Share, checked
 from adlight.types import Batch, Scores
 
 
 class FeatureModule(FeatureDetector, AnomalyModule):
-    """Predicts the feature map of a frozen backbone, cell by cell, with one predictor or several.
+    """Predicts the feature map of a frozen backbone, cell by cell, with one or several predictors.
 
-    What is not trained is fitted before the first epoch. Every validation measures the residuals of the held-out normal
-    images, whose covariances the detector keeps; a held-out image is scored with those of the others.
+    Everything that is not trained is fitted before the first epoch. Every validation measures the residuals of the
+    held-out normal images, whose covariances the detector keeps; a held-out image is scored without those of its fold.
 
     Args:
-        backbone: makes the features; frozen.
-        predictors: by name; each is made from the number of channels.
-        scorer: from cells to images and pixels.
-        members: names of the predictors that are used; None: all.
-        optimizer: makes the optimizer of what is trained; None where nothing is.
-        warmup: share of the steps in which the learning rate rises; a half cosine to 0 follows.
-        cache: folder in which features are kept from run to run; None: in memory.
-        clusters: of images, each with its own covariance of residuals.
-        folds: of the held-out images.
-        training_residuals: so many training images join the held-out ones in the covariances.
-        clip: largest norm of all gradients together.
+        backbone: computes the features; frozen.
+        predictors: constructors of the predictors, by name; each takes the number of channels.
+        scorer: computes image and pixel scores from cell scores.
+        optimizer: constructor of the optimizer; None if nothing is trained.
+        warmup: fraction of the steps in which the learning rate rises; half a cosine to 0 follows.
+        cache: folder that keeps features between runs; None keeps them in memory.
+        clusters: number of image clusters; each has its own residual covariance.
+        folds: number of folds of the held-out images.
+        training_residuals: number of training images added to the held-out ones when estimating covariances.
+        clip: largest norm of the gradient.
+        members: names of the predictors to use; None uses all.
 
     Raises:
-        ValueError: a number out of range, or something is trained without an optimizer.
-        UserError: a member that there is not.
+        ValueError: a number is out of range, or a trained predictor has no optimizer.
+        UserError: a member is unknown.
     """
 
     centers: Tensor
@@ -65,37 +66,38 @@ class FeatureModule(FeatureDetector, AnomalyModule):
         members: Annotated[Sequence[str], Field(min_length=1)] | None = None,
     ) -> None:
         super().__init__(backbone, predictors, scorer, members)
-        self.automatic_optimization = any(one.trained for one in self.members.values())
-        if self.automatic_optimization and optimizer is None:
+        self.trained = [predictor for predictor in self.members.values() if predictor.trained]
+        self.automatic_optimization = bool(self.trained)
+        if self.trained and optimizer is None:
             raise ValueError("optimizer is missing, and a predictor is trained by gradient")
         self.optimizer, self.warmup, self.clip = optimizer, warmup, clip
         self.clusters, self.num_folds, self.training_residuals = clusters, folds, training_residuals
-        self.splits = SplitFeatures(FeatureCache(backbone, cache))
-        self.split: str | None = None  # whose cached features are scored
+        self.cache = FeatureCache(backbone, cache)
+        self.split: str | None = None  # the split whose cached features are scored
 
     def describe(self) -> list[str]:
-        """Name the backbone, and say what was fitted or trained."""
-        parts = "; ".join(one.summary() for one in self.members.values())
+        """Name the backbone, and describe what was fitted or trained."""
+        parts = "; ".join(predictor.summary() for predictor in self.members.values())
         return [f"features: {self.backbone.name} ({', '.join(self.backbone.layers)}); {parts}"]
 
     def on_fit_start(self) -> None:
-        """Fit what is not trained: statistics of channels, clusters of images, memories."""
-        check_members(self, self.calibration.folds)
-        fitted = fit_cells(self.features("train"), self.members.values(), self.clusters, self.device)
-        self.mean, self.std, self.centers = fitted.cells.mean, fitted.cells.std, fitted.centers
-        self.pictures.fit(fitted.cells, images_of(self.datamodule, "train"))
+        """Fit everything that is not trained: channel statistics, image clusters, memories."""
+        self._check_members(self.calibration.folds)
+        cells, self.centers = fit_cells(self.features("train"), self.members.values(), self.clusters, self.device)
+        self.mean, self.std = cells.mean, cells.std
+        self.pictures.fit(cells, images_of(self.datamodule, "train"))
         self.residual_map.folds = []
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
-        """Compute the loss of all that is trained; augmented images pass the backbone, others have done so before."""
-        if not self.automatic_optimization:
+        """Compute the sum of the predictors' losses; only augmented images need to pass the backbone."""
+        if not self.trained:
             return None
         if self.datamodule.augmentation is not None:
             cells = standardize(extract_features(self.backbone, batch), self.mean, self.std)
         else:
             cells = self._training_cells()[batch["index"].cpu()]  # (B, h, w, C)
         rng = step_rng(self, "features", self.datamodule.seed)
-        loss = torch.stack([one.loss(cells, rng) for one in self.members.values() if one.trained]).sum()
+        loss = torch.stack([predictor.loss(cells, rng) for predictor in self.trained]).sum()
         log_terms(self, {"loss": loss}, len(cells))
         return loss + 0 * self.unused
 
@@ -108,30 +110,29 @@ class FeatureModule(FeatureDetector, AnomalyModule):
         stop_if_diverged(self)
 
     def configure_optimizers(self) -> Any:
-        """Set the predictors' matrices apart, decay matrices only; warm up, then half a cosine, by step."""
-        if self.optimizer is None or not self.automatic_optimization:
+        """Make the optimizer, with linear warmup followed by half a cosine."""
+        if self.optimizer is None or not self.trained:
             return []
-        trained = [one for one in self.members.values() if one.trained]
-        return schedule_by_step(self, self.optimizer(parameter_groups(trained, self.unused)), self.warmup)
+        return schedule_by_step(self, self.optimizer(parameter_groups(self.trained, self.unused)), self.warmup)
 
     def on_validation_epoch_start(self) -> None:
         """Measure the residuals of the held-out normal images, fold by fold."""
         super().on_validation_epoch_start()
-        self.normal, self.fold_of = folds_of(images_of(self.datamodule, "val"), self.num_folds)
+        self.normal, self.fold_of = assign_folds(images_of(self.datamodule, "val"), self.num_folds)
         with torch.no_grad():
-            held_out, cells = held_out_cells(self, self.mean, self.std), self._training_cells()
+            held_out, cells = self._held_out_cells(self.mean, self.std), self._training_cells()
             self.residual_map.fit(self.members, self.centers, held_out, cells.sample(self.training_residuals))
         self.split = "val"
 
     def on_validation_epoch_end(self) -> None:
-        """Calibrate; images are scored as unseen ones from now on."""
+        """Calibrate; afterwards, images are scored as unseen ones."""
         super().on_validation_epoch_end()
         self.split = None
         if self.trainer.state.fn != "fit":
             self.residual_map.folds = []
 
     def on_test_epoch_start(self) -> None:
-        """Compute or load the test images' features."""
+        """Compute or load the features of the test images."""
         super().on_test_epoch_start()
         self.features("test")
         self.split = "test"
@@ -142,22 +143,54 @@ class FeatureModule(FeatureDetector, AnomalyModule):
         self.split = None
 
     def score(self, batch: Batch) -> Scores:
-        """Score a batch; a validation or test reads its features from the cache."""
+        """Score a batch; in a validation or test, its features come from the cache."""
         if self.split is None:
             return super().score(batch)
-        index = batch["index"].cpu()
-        with exactly(batch["image"].device):
-            known = self.features(self.split)[index].to(batch["image"].device)  # (B, h, w, C)
-            fold = self.fold_of[index] if self.split == "val" else None
-            return self.score_features(known, batch, fold)
+        index, device = batch["index"].cpu(), batch["image"].device
+        with full_precision(device):
+            features = self.features(self.split)[index].to(device)  # (B, h, w, C)
+            return self.score_features(features, batch, self.fold_of[index] if self.split == "val" else None)
 
     def cross_fit(self, folds: int) -> Iterator[tuple[Batch, Scores]]:
-        """Score the training images by predictors fitted to the other folds; none where one is trained by gradient."""
-        return iter(()) if self.automatic_optimization else cross_fit(self, folds)
+        """Score each fold of the training images with predictors fitted to the others; nothing if one is trained.
+
+        The residuals of all folds are measured on the held-out images.
+        """
+        if self.trained:
+            return
+        dataset, features = self.datamodule.datasets["train"], self.features("train")
+        self._check_members(folds)
+        splits = split_folds(image_numbers_of(dataset), folds, self.trainer.global_rank, self.trainer.world_size)
+        for rest, fold in splits:
+            members, residual_map = deepcopy((self.members, self.residual_map))
+            with full_precision(self.device):
+                cells, centers = fit_cells(features[rest], members.values(), self.clusters, self.device)
+                held_out, residual_map.folds = self._held_out_cells(cells.mean, cells.std), []
+                residual_map.fit(members, centers, held_out, cells.sample(self.training_residuals))
+            for part in fold.split(self.datamodule.eval_batch_size):
+                batch = fetch(dataset, part, self.device)
+                with full_precision(self.device):
+                    x = standardize(features[part].to(self.device), cells.mean, cells.std)
+                    score, pixel, *_ = score_cells(x, members, residual_map, self.scorer, batch)
+                yield batch, Scores(image=score, pixel=pixel, reconstruction=batch["image"])
 
     def features(self, split: str) -> Tensor:
-        """Compute or load a split's features (N, h, w, C) float16."""
-        return self.splits.features(self.datamodule, split, self.device)
+        """Compute or load the features of a split (N, h, w, C) float16."""
+        return self.cache.features_of(self.datamodule, split, self.device)
+
+    def _check_members(self, folds: int) -> None:
+        """Check that there are enough training images for the predictors, and for those of the folds."""
+        count = len(self.datamodule.datasets["train"])
+        for predictor in self.members.values():
+            predictor.check(count)
+            if folds > 1 and not self.trained:
+                with advise_folds(folds):
+                    predictor.check(count_smallest_fit(count, folds))
+
+    def _held_out_cells(self, mean: Tensor, std: Tensor) -> list[Tensor]:
+        """Standardize the cells (n, h, w, C) of the held-out normal images, fold by fold."""
+        cells, fold = TrainingCells(self.features("val"), mean, std), self.fold_of[self.normal]
+        return [cells[self.normal[fold == k]] for k in self.fold_of.unique()]
 
     def _training_cells(self) -> TrainingCells:
         return TrainingCells(self.features("train"), self.mean, self.std)

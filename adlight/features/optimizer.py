@@ -1,4 +1,4 @@
-"""Muon for matrices and AdamW for the rest, as one optimizer."""
+"""Muon for matrices and AdamW for all other parameters, as one optimizer."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -9,22 +9,22 @@ from torch.optim import AdamW, Optimizer
 
 from adlight.features.predictor import Predictor
 
-QUINTIC = (3.4445, -4.7750, 2.0315)  # Newton-Schulz coefficients (Jordan 2024)
+QUINTIC, ITERATIONS = (3.4445, -4.7750, 2.0315), 5  # coefficients and number of Newton-Schulz steps (Jordan 2024)
 
 
 class MuonAdamW(Optimizer):
-    """Steps groups that are marked `muon=True` by Muon (Jordan 2024) and all others by AdamW.
+    """Updates groups marked `muon=True` with Muon (Jordan 2024) and all other groups with AdamW.
 
-    `torch.optim.Muon` always orthogonalizes in bfloat16, which takes 20 times as long on CPUs without such units; here
-    that is done where there is a GPU, and in float32 elsewhere.
+    `torch.optim.Muon` always orthogonalizes in bfloat16, which is 20 times slower on CPUs without such units. Here,
+    only GPUs use bfloat16; CPUs use float32.
 
     Args:
-        groups: of parameters; those of Muon hold matrices only.
-        lr: AdamW's.
-        muon_lr: Muon's: the spectral norm of a step of a matrix that is not higher than wide.
-        momentum: Muon's (Nesterov).
-        betas: AdamW's.
-        weight_decay: AdamW's, unless a group has its own; Muon has none.
+        groups: parameter groups; those of Muon contain only matrices.
+        lr: learning rate of AdamW.
+        muon_lr: learning rate of Muon: the spectral norm of an update to a matrix that is not taller than wide.
+        momentum: Nesterov momentum of Muon.
+        betas: betas of AdamW.
+        weight_decay: weight decay of AdamW, unless a group has its own; Muon has none.
     """
 
     def __init__(
@@ -46,13 +46,13 @@ class MuonAdamW(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take one step of both."""
+        """Update all parameters."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         self.adamw.param_groups = [group for group in self.param_groups if not group["muon"]]
-        self.adamw.state = self.state  # one state, so that schedules and checkpoints see one optimizer
+        self.adamw.state = self.state  # shared, so that schedulers and checkpoints see a single optimizer
         self.adamw.step()
         for group in self.param_groups:
             for p in group["params"] if group["muon"] else ():
@@ -67,25 +67,25 @@ class MuonAdamW(Optimizer):
         p.add_(direction, alpha=-lr * max(1.0, p.shape[0] / p.shape[1]) ** 0.5)
 
 
-def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
-    """Bring all singular values near 1 by Newton-Schulz iterations. (m, n) -> (m, n)."""
+def orthogonalize(matrix: Tensor) -> Tensor:
+    """Bring all singular values close to 1 by Newton-Schulz iterations. (m, n) -> (m, n)."""
     a, b, c = QUINTIC
     x = matrix.bfloat16() if matrix.is_cuda else matrix.float()
     x = x.T if x.shape[0] > x.shape[1] else x
     x = x / x.norm().clamp(min=1e-7)
-    for _ in range(steps):
+    for _ in range(ITERATIONS):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
     return (x.T if matrix.shape[0] > matrix.shape[1] else x).to(matrix.dtype)
 
 
 def parameter_groups(trained: Sequence[Predictor], *more: nn.Parameter) -> list[dict[str, Any]]:
-    """Give matrices of the predictors' choice to Muon, all others to AdamW; weight decay on matrices only."""
-    special = [p for one in trained for p in one.matrices()]
-    chosen = {id(p) for p in special}
-    rest = [*(p for one in trained for p in one.parameters() if id(p) not in chosen), *more]
+    """Group parameters: the predictors' `matrices` for Muon, all others for AdamW, with weight decay on matrices."""
+    matrices = [p for predictor in trained for p in predictor.matrices()]
+    ids = {id(p) for p in matrices}
+    rest = [*(p for predictor in trained for p in predictor.parameters() if id(p) not in ids), *more]
     return [
-        {"params": special, "muon": True},
+        {"params": matrices, "muon": True},
         {"params": [p for p in rest if p.ndim >= 2]},
         {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
     ]

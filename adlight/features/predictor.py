@@ -1,6 +1,6 @@
-"""What every detector in feature space does: predict the cells of a normal image, so that residuals show defects.
+"""Predictors of a normal image's cells, whose residuals show defects, and functions on cells.
 
-Cells of padding and outside a region of interest are NaN, and so is what is computed of them.
+Cells in padding or outside the region of interest are NaN, and so is everything computed from them.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,12 +13,12 @@ from adlight.types import Batch, UserError, unknown_name
 
 
 class TrainingCells:
-    """The training images' features, standardized as they are read.
+    """Features of the training images, standardized on access.
 
     Args:
-        features: (N, h, w, C) float16, as a cache keeps them.
-        mean: (C,) of all cells.
-        std: (C,) of all cells.
+        features: (N, h, w, C) float16, as cached.
+        mean: (C,), channel means.
+        std: (C,), channel standard deviations.
     """
 
     def __init__(self, features: Tensor, mean: Tensor, std: Tensor) -> None:
@@ -32,50 +32,50 @@ class TrainingCells:
         return standardize(self.features[index].to(self.mean.device), self.mean, self.std)
 
     def batches(self, size: int = 64) -> Iterator[Tensor]:
-        """Read all images in order, (B, h, w, C) at a time."""
+        """Yield the cells of all images in order, (B, h, w, C) at a time."""
         for start in range(0, len(self), size):
             yield self[start : start + size]
 
     def sample(self, count: int, size: int = 64) -> Iterator[tuple[Tensor, Tensor]]:
-        """Read at most `count` images, evenly spaced, with their places: (n, h, w, C) and (n,) at a time."""
+        """Yield the cells (n, h, w, C) and indices (n,) of at most `count` evenly spaced images."""
         if count:
             step = max(1, len(self) // count)
-            for place in torch.arange(0, len(self), step)[:count].split(size):
-                yield self[place], place.to(self.mean.device)
+            for index in torch.arange(0, len(self), step)[:count].split(size):
+                yield self[index], index.to(self.mean.device)
 
 
 class Predictor(nn.Module):
-    """Predicts the cells of normal images. Without `trained`, `fit` is all the training there is.
+    """Predicts the cells of normal images.
 
     Attributes:
-        trained: by gradient, on `loss`.
-        whitened: residuals are measured by their covariance on normal images; otherwise by their plain length.
+        trained: whether the predictor is trained by gradient, on `loss`; otherwise `fit` is all of its training.
+        whitened: whether residuals are measured relative to their covariance on normal images, not by their length.
     """
 
     trained = False
     whitened = True
 
     def check(self, count: int) -> None:
-        """Refuse a number of training images that is too small to fit to.
+        """Check that the number of training images suffices.
 
         Raises:
-            UserError: it is.
+            UserError: there are too few.
         """
 
     def fit(self, cells: TrainingCells) -> None:
-        """Take what is needed from the training images, in one go."""
+        """Fit to the training images."""
 
     def forward(self, cells: Tensor) -> Tensor:
-        """Predict. (B, h, w, C) -> (B, h, w, C)."""
+        """Predict cells. (B, h, w, C) -> (B, h, w, C)."""
         raise NotImplementedError
 
     def residual(self, cells: Tensor, own: Tensor | None = None) -> Tensor:
-        """Compute what the prediction misses. (B, h, w, C) -> (B, h, w, C).
+        """Subtract the prediction from cells. (B, h, w, C) -> (B, h, w, C).
 
         Args:
-            cells: of some images.
-            own: (B,) their places among the training images, where they are training images; what was memorized of an
-                image does not serve to predict it.
+            cells: cells of B images.
+            own: (B,), indices of the images if they are training images; what was memorized from an image is not used
+                to predict it.
         """
         return cells - self(cells)
 
@@ -83,29 +83,29 @@ class Predictor(nn.Module):
         """Compute the mean squared residual. (B, h, w, C) -> scalar.
 
         Args:
-            cells: of training images.
-            rng: the only source of what a training step draws.
+            cells: cells of training images.
+            rng: the only source of randomness.
         """
         return mean_square(self(cells), cells)
 
     def image_score(self, cells: Tensor, score: Tensor) -> Tensor | None:
-        """Compute an own image score (B,) from cells (B, h, w, C) and their scores (B, h, w); None: the usual one."""
+        """Compute image scores (B,) from cells (B, h, w, C) and cell scores (B, h, w); None leaves it to the scorer."""
         return None
 
     def matrices(self) -> list[nn.Parameter]:
-        """List the weights for an optimizer that wants matrices (Muon)."""
+        """List the weights for an optimizer of matrices (Muon)."""
         return []
 
     def summary(self) -> str:
-        """Say what was trained or fitted."""
+        """Describe what was trained or fitted."""
         return type(self).__name__
 
 
 def choose(predictors: Iterable[str], members: Sequence[str] | None) -> list[str]:
-    """Give the names that are asked for; all of them where `members` is None.
+    """Return the names of the predictors to use: `members`, or all if `members` is None.
 
     Raises:
-        UserError: a name that there is not, or none at all.
+        UserError: a name is unknown, or there is none.
     """
     known = list(predictors)
     for name in (known if members is None else members) or [""]:
@@ -115,36 +115,33 @@ def choose(predictors: Iterable[str], members: Sequence[str] | None) -> list[str
 
 
 def standardize(features: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Bring every channel to mean 0 and deviation 1. (..., C) -> (..., C) float32."""
+    """Standardize every channel to mean 0 and standard deviation 1. (..., C) -> (..., C) float32."""
     return (features.float() - mean) / std
 
 
 def channel_statistics(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute each channel's mean and deviation over all images and places. (N, h, w, C) -> (C,), (C,)."""
+    """Compute the mean and standard deviation of each channel over all cells. (N, h, w, C) -> (C,), (C,)."""
     total, squares, count = torch.zeros(()), torch.zeros(()), 0
     for part in features.split(64):
         flat = content_of(part).double()
         total, squares, count = total + flat.sum(0), squares + flat.square().sum(0), count + len(flat)
     mean = total / count
     std = (squares / count - mean.square()).clamp(min=0).sqrt()
-    return mean.float(), torch.where(std > 1e-6, std, 1.0).float()  # a dead channel stays what it is
+    return mean.float(), torch.where(std > 1e-6, std, 1.0).float()  # constant channels are not scaled
 
 
 def in_image(cells: Tensor) -> Tensor:
-    """Say which cells are no padding. (..., C) -> (...) bool."""
+    """Return which cells are neither padding nor outside the region of interest. (..., C) -> (...) bool."""
     return ~cells[..., 0].isnan()
 
 
 def extract_features(backbone: Callable[[Tensor, Tensor | None], Tensor], batch: Batch) -> Tensor:
-    """Extract the features of a batch in [0, 1]; cells of padding or outside a region of interest are NaN.
-
-    -> (B, h, w, C).
-    """
+    """Extract the features of a batch in [0, 1]. -> (B, h, w, C), NaN in padding and outside the region of interest."""
     return hide_cells(backbone(batch["image"], batch.get("size")), batch.get("content"))
 
 
 def hide_cells(cells: Tensor, content: Tensor | None) -> Tensor:
-    """Make cells NaN in which none of (B, H, W) pixels counts; None: all do. (B, h, w, C) -> (B, h, w, C)."""
+    """Set cells without any pixel of `content` (B, H, W) to NaN; None keeps all. (B, h, w, C) -> (B, h, w, C)."""
     if content is None:
         return cells
     inside = F.adaptive_max_pool2d(content.float()[:, None], cells.shape[1:3])[:, 0] > 0  # (B, h, w)
@@ -152,28 +149,29 @@ def hide_cells(cells: Tensor, content: Tensor | None) -> Tensor:
 
 
 def is_padded(cells: Tensor) -> bool:
-    """Say whether some images have padding (B, h, w, C); an exported graph only takes images that fill their frame."""
+    """Return whether some cells (B, h, w, C) are padding; the images of an exported graph never have any."""
     return not torch.compiler.is_exporting() and not bool(in_image(cells).all())
 
 
 def content_of(cells: Tensor) -> Tensor:
-    """Take the cells that are no padding. (..., C) -> (n, C)."""
+    """Select the cells that are `in_image`. (..., C) -> (n, C)."""
     return cells[in_image(cells)]
 
 
 def image_means(cells: Tensor) -> Tensor:
-    """Average each image's cells. (B, h, w, C) -> (B, C)."""
+    """Average the cells of each image. (B, h, w, C) -> (B, C)."""
     inside = in_image(cells)  # (B, h, w)
     return cells.where(inside[..., None], 0).sum((1, 2)) / inside.sum((1, 2))[:, None]
 
 
 def mean_square(predicted: Tensor, cells: Tensor, hard: float = 0.0) -> Tensor:
-    """Compute the mean squared difference, padding left out. (B, h, w, C), (B, h, w, C) -> scalar.
+    """Compute the mean squared error, ignoring padding. -> scalar.
 
     Args:
-        predicted: what is trained.
-        cells: its targets.
-        hard: share of the cells, the best predicted ones, whose gradients are a tenth (hard mining, Dinomaly).
+        predicted: (B, h, w, C).
+        cells: (B, h, w, C), the targets.
+        hard: fraction of the cells, those with the smallest errors, whose gradients are scaled by 0.1 (hard mining,
+            Dinomaly).
     """
     inside = in_image(cells)
     error = (cells - predicted).where(inside[..., None], 0).square().mean(-1)  # (B, h, w)
@@ -184,6 +182,6 @@ def mean_square(predicted: Tensor, cells: Tensor, hard: float = 0.0) -> Tensor:
 
 
 def content_shape(cells: Tensor) -> tuple[int, int]:
-    """Count the rows and columns of the cells (h, w) of one image that are no padding."""
+    """Count the rows and columns of an image's cells (h, w) that are not padding."""
     known = ~cells.isnan()
     return int(known[:, 0].sum()), int(known[0].sum())

@@ -1,6 +1,6 @@
-"""Residuals of several predictors as one map: each is measured by normal images, then they are summed.
+"""Combines the residuals of several predictors to one map; each is scaled by the residuals of normal images.
 
-Letters: B, N images, h x w cells, C features of a cell, K clusters.
+Letters: B, N images, h x w cells, C features per cell, K clusters.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,14 +14,14 @@ from adlight.features.predictor import Predictor, image_means
 
 
 class ResidualMap(nn.Module):
-    """Sum over predictors of the lengths of their residuals, each in units of its mean on held-out normal images.
+    """Sums the lengths of the predictors' residuals, each divided by its mean on held-out normal images.
 
     Args:
-        predictors: by name.
+        predictors: the predictors, by name.
         channels: C.
 
     Attributes:
-        folds: maps by all normal images but those of a fold, to score the fold itself; not in checkpoints.
+        folds: one map per fold of the held-out images, fitted without it, to score the fold; not saved in checkpoints.
     """
 
     scale: Tensor
@@ -41,13 +41,15 @@ class ResidualMap(nn.Module):
         held_out: list[Tensor],
         training: Iterator[tuple[Tensor, Tensor]],
     ) -> None:
-        """Measure normal residuals; of what is not trained only the first time, until `folds` are emptied.
+        """Measure the residuals of normal images.
+
+        Those of predictors that are not trained stay the same, and are measured only if `folds` is empty.
 
         Args:
-            predictors: those of the constructor.
-            centers: (K, C) of clusters of images.
-            held_out: standardized cells (n, h, w, C) of the held-out normal images, one part per fold.
-            training: standardized cells of training images with their places, (n, h, w, C) and (n,), to join them.
+            predictors: the constructor's predictors.
+            centers: (K, C), centers of the image clusters.
+            held_out: standardized cells (n, h, w, C) of the held-out normal images of each fold.
+            training: standardized cells (n, h, w, C) and indices (n,) of additional training images.
         """
         parts = list(training)
         known = {name for name, one in predictors.items() if self.folds and not one.trained}
@@ -77,18 +79,18 @@ class ResidualMap(nn.Module):
             fold.whitening[name].fit(centers, whole.plus(mine, -1))
 
     def length(self, name: str, mean: Tensor, residual: Tensor) -> Tensor:
-        """Measure a predictor's residuals. (B, C), (B, L, C) -> (B, L)."""
+        """Measure the length of a predictor's residuals, given the images' mean cells. (B, C), (B, L, C) -> (B, L)."""
         if name in self.whitening:
             return self.whitening[name](mean, residual)
         return residual.square().mean(-1).sqrt()
 
     def forward(self, cells: Tensor, residuals: Mapping[str, Tensor], fold: Tensor | None = None) -> Tensor:
-        """Score cells. (B, h, w, C) and one such residual per predictor -> (B, h, w).
+        """Score cells. -> (B, h, w).
 
         Args:
-            cells: standardized.
-            residuals: by predictor.
-            fold: (B,) of held-out images, which are measured without their own fold; None: others.
+            cells: (B, h, w, C), standardized features.
+            residuals: (B, h, w, C) per predictor.
+            fold: (B,), folds of held-out images, which are scored without their own fold; None for other images.
         """
         if fold is not None:
             maps = cells.new_empty(cells.shape[:3])
@@ -103,7 +105,7 @@ class ResidualMap(nn.Module):
 
 
 def _residual(predictor: Predictor, cells: Tensor, own: Tensor | None = None) -> Tensor:
-    """(n, h, w, C) -> (n, h w, C), part by part."""
+    """Compute residuals in batches. (n, h, w, C) -> (n, h w, C)."""
     places = [None] * len(cells.split(64)) if own is None else own.split(64)
     parts = [predictor.residual(x, i) for x, i in zip(cells.split(64), places, strict=True)]
     return torch.cat(parts).flatten(1, 2)

@@ -1,4 +1,4 @@
-"""From scores of cells to scores of images and pixels."""
+"""From cell scores to image and pixel scores."""
 
 from collections.abc import Mapping
 
@@ -16,14 +16,14 @@ from adlight.types import Batch
 
 
 class CellScorer:
-    """Smooths cells and reduces them to image scores; brings them to the image's pixels.
+    """Reduces smoothed cell scores to image scores, and interpolates cell scores to pixels.
 
     Args:
-        reduce: `topk`, the mean of the largest cells; `max` or `mean`.
-        topk: their share of the cells of the largest square in the image: defects of a strip are no larger than those
-            of a square as high.
-        cell_smoothing: sigma of the Gaussian before that, in cells; 0 = none.
-        smoothing: sigma of the Gaussian over the map, in cells; 0 = none. A quarter is 4 pixels where a cell has 16.
+        reduce: `topk` (the mean of the largest cells), `max` or `mean`.
+        topk: fraction of cells that `topk` averages, relative to the largest square in the image, because defects in a
+            strip are no larger than in a square of the same height.
+        cell_smoothing: sigma of the Gaussian before the reduction, in cells; 0 for none.
+        smoothing: sigma of the Gaussian over the anomaly map, in cells; 0 for none. 0.25 is 4 pixels for cells of 16.
 
     Raises:
         ValueError: an unknown reduction, or a number out of range.
@@ -45,16 +45,16 @@ class CellScorer:
         """Score images and pixels. (B, h, w), (H, W) -> (B,), (B, H, W).
 
         Args:
-            cells: their scores; NaN beyond the content.
-            frame: height and width of the images.
-            size: (B, 2), those of the content where images are padded; pixels beyond have 0.
-            content: (B, H, W) bool, the region of interest; pixels outside have 0.
+            cells: cell scores; NaN in padding and outside the region of interest.
+            frame: height and width of the images, including padding.
+            size: (B, 2), heights and widths of padded images; pixels in padding score 0.
+            content: (B, H, W) bool, the region of interest; pixels outside score 0.
         """
         if size is not None:
             image, pixel = cells.new_zeros(len(cells)), cells.new_zeros(len(cells), *frame)
-            for at, h, w in group_by_size(size):
-                rows, columns = content_shape(cells[at[0]])
-                image[at], pixel[at, :h, :w] = self(cells[at, :rows, :columns], torch.Size((h, w)))
+            for members, h, w in group_by_size(size):
+                rows, columns = content_shape(cells[members[0]])
+                image[members], pixel[members, :h, :w] = self(cells[members, :rows, :columns], torch.Size((h, w)))
             return image, pixel
         if content is not None:
             return self._score_content(cells, content)
@@ -67,13 +67,14 @@ class CellScorer:
         return self.topk * shorter / longer
 
     def _score_content(self, cells: Tensor, content: Tensor) -> tuple[Tensor, Tensor]:
-        """Do so by what is known: averages leave out the cells and pixels that do not count."""
+        """Score images with a region of interest: averages ignore the cells and pixels outside."""
         frame, known = content.shape[-2:], ~cells.isnan()  # (B, h, w)
         filled, share = cells.where(known, 0), known.to(cells.dtype)
         smoothed = smooth(filled, self.cell_smoothing) / smooth(share, self.cell_smoothing).clamp(min=1e-6)
         image = reduce_map(smoothed, self.reduce, self._share(cells), known)  # (B,)
         wide, weight = (
-            F.interpolate(one[:, None], frame, mode="bilinear", align_corners=False)[:, 0] for one in (filled, share)
+            F.interpolate(cell_map[:, None], frame, mode="bilinear", align_corners=False)[:, 0]
+            for cell_map in (filled, share)
         )
         inside, sigma = content.to(cells.dtype), self.smoothing * frame[0] / cells.shape[1]
         pixel = wide / weight.clamp(min=1e-6) * inside  # (B, H, W)
@@ -88,17 +89,21 @@ def score_cells(
     batch: Batch,
     fold: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Score images by their cells. (B, h, w, C) -> images (B,), pixels (B, H, W), cells (B, h, w), first residuals.
+    """Score images by their cells.
 
     Args:
-        cells: standardized.
-        predictors: by name.
-        residual_map: measures their residuals.
-        scorer: from cells to images and pixels.
+        cells: (B, h, w, C), standardized features.
+        predictors: the predictors, by name.
+        residual_map: combines their residuals to cell scores.
+        scorer: computes image and pixel scores from cell scores.
         batch: the images.
-        fold: (B,) of held-out images, see `ResidualMap.forward`.
+        fold: (B,), folds of held-out images, see `ResidualMap.forward`.
+
+    Returns:
+        Image scores (B,), pixel scores (B, H, W), cell scores (B, h, w), and the first predictor's residuals
+        (B, h, w, C).
     """
-    residuals = {name: one.residual(cells) for name, one in predictors.items()}
+    residuals = {name: predictor.residual(cells) for name, predictor in predictors.items()}
     maps = residual_map(cells, residuals, fold)  # (B, h, w)
     score, pixel = scorer(maps, batch["image"].shape[-2:], batch.get("size"), batch.get("content"))  # (B,), (B, H, W)
     (first, predictor), *others = predictors.items()

@@ -1,1 +1,1 @@
-"""The thesis, in reading order: networks, objectives, module, inversion."""
+"""The thesis's GAN detector. Reading order: networks, objectives, module, inversion, scorer, detector, encoder."""

@@ -1,4 +1,4 @@
-"""Boundary equilibrium GAN (Berthelot 2017): an autoencoder is the critic, and a control keeps it in balance."""
+"""Boundary equilibrium GAN (Berthelot 2017): the critic is an autoencoder, held in balance by a feedback control."""
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
@@ -11,22 +11,22 @@ from adlight.settings import PositiveShare, checked
 
 
 class AutoencoderCritic(Backbone):
-    """An autoencoder that reconstructs real images well and others badly.
+    """An autoencoder that learns to reconstruct real images well and generated ones badly.
 
-    Its score is -L(x), L(x) = |x - D(x)|_1 / N (eq. 1), so that larger is more real, as of any critic. The decoder
+    Its score is -L(x), L(x) = |x - D(x)|_1 / N (eq. 1), so that larger is more real, as for every critic. The decoder
     has the generator's layers.
 
     Args:
         image_size: side in pixels, see `resolution_schedule`.
         channels: 1 or 3.
-        ndf: channels after the first layer, and before the decoder's last.
-        hidden: values between encoder and decoder.
+        ndf: number of channels after the first layer and before the decoder's last.
+        hidden: size of the code between encoder and decoder.
 
     Attributes:
-        balance: k_t, the weight of generated images; the objective moves it.
+        balance: k_t, the weight of generated images; updated by the objective.
 
     Raises:
-        ValueError: an image size without layers, or a number out of range.
+        ValueError: an unsupported image size, or a number out of range.
     """
 
     balance: Tensor
@@ -51,15 +51,15 @@ class AutoencoderCritic(Backbone):
 
 
 class BEGAN(AdversarialObjective):
-    """Keep an autoencoder's losses L of real and generated images in a ratio (Berthelot 2017).
+    """Keep the autoencoder's losses L on generated and real images in a constant ratio (Berthelot 2017).
 
     L_D = L(x) - k_t L(G(z)),  L_G = L(G(z)),  k_{t+1} = k_t + rate (gamma L(x) - L(G(z))) in [0, 1]   (section 3.4)
-    M = L(x) + |gamma L(x) - L(G(z))| measures convergence (eq. 6). All from the images of the critic's step, where the
-    original draws others for L_G.
+    M = L(x) + |gamma L(x) - L(G(z))| measures convergence (eq. 6). k_t and M use the generated images of the critic's
+    step, whereas the original uses those of the generator's.
 
     Args:
-        gamma: L(G(z)) / L(x) in equilibrium: lower values make better, less diverse images.
-        rate: lambda_k, of the control of k_t; the critic keeps k_t as `balance`.
+        gamma: L(G(z)) / L(x) in equilibrium; lower values give better but less diverse images.
+        rate: lambda_k, the gain of the control of k_t; the critic stores k_t as `balance`.
     """
 
     @checked
@@ -68,7 +68,7 @@ class BEGAN(AdversarialObjective):
         self.gamma, self.rate = gamma, rate
 
     def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
-        """Return L(x) - k_t L(G(z)) with its terms, and move k_t for the next step."""
+        """Return L(x) - k_t L(G(z)) with its terms, and update k_t for the next step."""
         if not isinstance(balance := getattr(critic, "balance", None), Tensor):
             raise ValueError(f"the objective BEGAN needs an AutoencoderCritic, got {type(critic).__name__}")
         loss_real, loss_fake = (-critic(torch.cat([real, fake])).float()).chunk(2)  # L(x), L(G(z)), (B, 1) each

@@ -1,4 +1,4 @@
-"""The detector: a trained GAN, the encoder that inverts it, and the score of what it cannot show."""
+"""Detector by GAN inversion: a trained GAN, the encoder that inverts it, and the score of what it cannot generate."""
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ class GAN(nn.Module):
         ema: decay of the generator's weight average, used everywhere except in its own training; 0 disables it.
 
     Raises:
-        ValueError: networks that do not fit each other.
+        ValueError: networks for different sizes of images or latents.
     """
 
     generator_steps: Tensor
@@ -35,20 +35,20 @@ class GAN(nn.Module):
 
     @property
     def trained_generator(self) -> Generator:
-        """The generator that everything but its own training uses: the average, if there is one."""
+        """The generator to use except in its own training: the weight average if there is one."""
         return self.generator if self.ema is None else self.ema.network  # type: ignore[return-value]
 
 
 class InversionDetector(AnomalyDetector):
-    """Images that a GAN of normal images cannot show are anomalous.
+    """Detect images that a GAN trained on normal images cannot generate.
 
     Args:
         gan: generator and critic.
-        encoder: finds the latent of an image; None where gradients alone do.
-        scorer: inverts the generator and scores.
+        encoder: maps an image to its latent; None if the scorer searches by gradients alone.
+        scorer: inverts the generator and scores images.
 
     Raises:
-        ValueError: networks that do not fit each other.
+        ValueError: networks for different sizes of images or latents.
     """
 
     takes_padding = False
@@ -65,12 +65,12 @@ class InversionDetector(AnomalyDetector):
 
     @property
     def networks(self) -> Networks:
-        """What scores: the averaged generator if there is one."""
+        """The networks to score with, including the averaged generator if there is one."""
         return Networks(self.gan.trained_generator, self.gan.critic, self.encoder)
 
     @property
     def export_blocker(self) -> str | None:
-        """Graphs hold no search by gradients."""
+        """The reason why the method cannot be exported: a graph cannot search by gradients."""
         if self.scorer.method == "encoder":
             return None
         return f"method={self.scorer.method} searches by gradients; method=encoder, one forward pass, can be exported"
@@ -87,12 +87,12 @@ class InversionDetector(AnomalyDetector):
         return terms, scores
 
     def mix(self, terms: Tensor) -> Tensor:
-        """Mix terms (B, T), standardized by the normal validation images. -> (B,)."""
+        """Return the weighted sum of terms (B, T), each standardized by the normal validation images. -> (B,)."""
         return self.scorer.mix(terms, self.term_mean, self.term_deviation)
 
 
 def check_same_sizes(generator: Generator, **others: nn.Module | None) -> None:
-    """Refuse networks that were not made for the generator's images and latents."""
+    """Raise a ValueError unless all networks have the generator's sizes of images and latents."""
     for name, network in others.items():
         for size in ("image_size", "channels", "latent"):
             wanted = getattr(generator, size)

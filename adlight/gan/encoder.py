@@ -1,4 +1,4 @@
-"""The detector: an encoder trained on a frozen GAN, and scores by latent inversion (Schlegl 2019, f-AnoGAN)."""
+"""Training of the encoder on a frozen GAN, and scores by latent inversion (Schlegl 2019, f-AnoGAN)."""
 
 import math
 from collections.abc import Callable
@@ -27,30 +27,30 @@ from adlight.types import Batch, Scores
 class ScoredTerms:
     """The score terms of one validation image."""
 
-    index: int  # of the image, or the tile, in its split
-    image: int  # of which a tile is; otherwise the index
+    index: int  # of the image or tile in its split
+    image: int  # index of the image that a tile belongs to; otherwise equal to `index`
     label: int
     values: list[float]  # (T,)
 
 
 class GANDetector(InversionDetector, AnomalyModule):
-    """Images that a GAN of normal images cannot show are anomalous.
+    """Detect images that a GAN trained on normal images cannot generate.
 
-    The GAN is trained first, as `pretraining`; here it is frozen and the encoder learns to invert it. Without an
-    encoder there is nothing left to train: gradients invert the GAN, and validation only calibrates.
+    The GAN is trained first, as `pretraining`. This module freezes it and trains the encoder to invert it. Without an
+    encoder there is nothing left to train: the GAN is inverted by gradients, and validation only calibrates.
 
     Args:
         gan: the adversarial training, which holds generator and critic.
-        encoder: finds the latent of an image; None where gradients alone do.
-        scorer: inverts the generator and scores.
-        encoder_optimizer: makes the encoder's optimizer from parameters; its learning rate falls to 0.
-        encoder_epochs: length of the encoder's training.
-        encoder_images: what the encoder learns from: `real` training images (Schlegl 2019, izi_f) or `generated` ones
+        encoder: maps an image to its latent; None if the scorer searches by gradients alone.
+        scorer: inverts the generator and scores images.
+        encoder_optimizer: makes the encoder's optimizer from its parameters; the learning rate decays to 0.
+        encoder_epochs: number of epochs of the encoder's training.
+        encoder_images: images to train the encoder on: `real` training images (Schlegl 2019, izi_f) or `generated` ones
             (Berg 2019).
         kappa: weight of the feature distance in the encoder's loss.
-        clip: largest norm of the encoder's gradient; 0 = any.
-        pretrained_gan: a finished run whose GAN is taken instead of training one; the entry point loads it.
-        seed: of the latents of generated images.
+        clip: largest norm of the encoder's gradient; 0 disables clipping.
+        pretrained_gan: a finished run to take the GAN from instead of training one; the entry point loads it.
+        seed: seed of the latents of generated images.
 
     Raises:
         ValueError: networks, scorer and lengths that do not fit each other, or a number out of range.
@@ -83,24 +83,24 @@ class GANDetector(InversionDetector, AnomalyModule):
 
     @property
     def pretraining(self) -> AdversarialModule | None:
-        """The training of the GAN, unless it comes from another run."""
+        """The training of the GAN; None if it comes from another run."""
         return None if self.pretrained_gan else self.gan
 
     @property
     def pretrained(self) -> Pretrained | None:
-        """The GAN of another run."""
+        """The run to take the GAN from, if any."""
         return Pretrained(self.pretrained_gan, "gan.") if self.pretrained_gan else None
 
     def describe(self) -> list[str]:
-        """Say how long the GAN was trained, and how it is inverted."""
+        """Describe how long the GAN was trained and how it is inverted."""
         return [f"GAN: {int(self.gan.generator_steps)} generator steps; inversion: {self.scorer.method}"]
 
     def metadata(self) -> dict[str, Any]:
-        """Return what belongs into a result besides the metrics."""
+        """Return what is stored with the metrics of a result."""
         return super().metadata() | {"generator_steps": int(self.gan.generator_steps)}
 
     def num_epochs(self, default: int, batches_per_epoch: Callable[[], int]) -> int:
-        """Return the encoder's epochs; the default is the GAN's."""
+        """Return the encoder's number of epochs; `default` belongs to the GAN."""
         return self.encoder_epochs
 
     def setup(self, stage: str) -> None:
@@ -109,7 +109,7 @@ class GANDetector(InversionDetector, AnomalyModule):
             self.gan.eval().requires_grad_(False)
 
     def on_fit_start(self) -> None:
-        """Refuse a precision that the GAN does not work in."""
+        """Reject precisions in which the GAN does not train."""
         check_precision(self.trainer)
 
     def configure_optimizers(self) -> Optimizer:
@@ -128,15 +128,15 @@ class GANDetector(InversionDetector, AnomalyModule):
             rng = torch.Generator().manual_seed(derive_seed("encoder", self.seed, step, self.global_rank))
             with torch.no_grad():
                 image = generator(self.gan.draw_latents(len(image), rng))  # (B, C, H, W)
-        made = generator(encoder(image))  # (B, C, H, W)
-        residual, feature = (image - made).float().square().mean(), feature_distance(critic, image, made).mean()
+        decoded = generator(encoder(image))  # (B, C, H, W)
+        residual, feature = (image - decoded).float().square().mean(), feature_distance(critic, image, decoded).mean()
         loss = residual + self.kappa * feature
-        norm = optimizer_step(self.lower_rate(batch_idx), loss, self.clip)
+        norm = optimizer_step(self.decay_rate(batch_idx), loss, self.clip)
         terms = {"encoder": loss, "residual": residual, "feature": feature, "encoder_gradient": norm}
         log_terms(self, terms, len(image), prog_bar="encoder")
 
-    def lower_rate(self, batch_idx: int) -> Optimizer:
-        """Set the learning rates to their place on half a cosine over all epochs, as the config of now has them."""
+    def decay_rate(self, batch_idx: int) -> Optimizer:
+        """Set the learning rates by a half-cosine decay over all epochs, starting at those of the current config."""
         optimizer: Any = self.optimizers()
         done = (self.current_epoch + batch_idx / self.trainer.num_training_batches) / (self.trainer.max_epochs or 1)
         for group, rate in zip(optimizer.param_groups, self.rates, strict=True):
@@ -144,21 +144,21 @@ class GANDetector(InversionDetector, AnomalyModule):
         return optimizer
 
     def score(self, batch: Batch) -> Scores:
-        """Score a batch, and keep its terms for the validation."""
+        """Score a batch, and keep its terms for validation."""
         self.last_terms, scores = self.score_terms(batch["image"])
         return scores
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the last validation."""
+        """Clear the terms of the previous validation."""
         super().on_validation_epoch_start()
         self.terms = []
 
     def on_train_epoch_end(self) -> None:
-        """Stop a diverged run; the checkpoint of the epoch before is kept."""
+        """Stop a diverged run; the checkpoint of the previous epoch is kept."""
         stop_if_diverged(self, "encoder_optimizer.lr")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Scores:
-        """Keep the terms, which can be standardized only when all are there."""
+        """Score the batch and keep its terms: they can be standardized only once all are known."""
         scores = super().validation_step(batch, batch_idx)
         index = batch["index"]
         image = batch["tile"][:, 0] if "tile" in batch else index
@@ -167,13 +167,13 @@ class GANDetector(InversionDetector, AnomalyModule):
         return scores
 
     def on_validation_epoch_end(self) -> None:
-        """Standardize by the normal images of all processes, then calibrate as every detector does."""
+        """Standardize the terms by the normal images of all processes, then calibrate like every detector."""
         if self.scorer.score == "mixture":
             self.standardize()
             mixed = self.mix(torch.tensor([row.values for row in self.terms], device=self.device)).tolist()
             pairs = zip(self.validation_scores, mixed, strict=True)
             self.validation_scores = [replace(row, score=score) for row, score in pairs]
-            largest: dict[int, float] = {}  # of a normal image's tiles, or its own
+            largest: dict[int, float] = {}  # the highest score among the tiles of each normal image
             for row, score in zip(self.terms, mixed, strict=True):
                 if row.label == 0:
                     largest[row.image] = max(score, largest.get(row.image, score))
@@ -181,10 +181,10 @@ class GANDetector(InversionDetector, AnomalyModule):
         super().on_validation_epoch_end()
 
     def standardize(self) -> None:
-        """Take each term's mean and deviation over the normal validation images."""
+        """Compute each term's mean and standard deviation over the normal validation images."""
         normal = torch.tensor([row.values for row in gather_rows(self.terms) if row.label == 0], dtype=torch.float64)
         mean = normal.mean(0)  # (T,)
-        deviation = normal.std(0, unbiased=False) if len(normal) > 1 else torch.ones_like(mean)  # one has no spread
-        constant = deviation <= 1e-6 * mean.abs()  # such a term says nothing: it is divided by infinity
+        deviation = normal.std(0, unbiased=False) if len(normal) > 1 else torch.ones_like(mean)
+        constant = deviation <= 1e-6 * mean.abs()  # a constant term is uninformative: divided by infinity, it vanishes
         self.term_mean.copy_(mean)
         self.term_deviation.copy_(deviation.masked_fill(constant, math.inf))

@@ -14,32 +14,28 @@ from adlight.detection.optimization import log_terms, set_rates, stop_if_diverge
 from adlight.gan.detector import GAN
 from adlight.gan.networks import Critic, Generator
 from adlight.gan.objectives import AdversarialObjective
-from adlight.gan.optimization import (
-    OptimizerFactory,
-    check_precision,
-    make_optimizer,
-    optimizer_step,
-)
+from adlight.gan.optimization import OptimizerFactory, check_precision, make_optimizer, optimizer_step
 from adlight.rng import derive_seed, to_device
 from adlight.settings import Built, Decay, Seed, checked
 from adlight.types import Batch, UserError
 
 
 class AdversarialModule(GAN, pl.LightningModule):
-    """A GAN of normal images: one critic step per batch, one generator step after every n_critic-th of the whole run.
+    """Train a GAN on normal images: a critic step on each batch, and a generator step on every n_critic-th batch.
 
     Args:
         generator, critic: the networks.
-        objective: what they minimize.
-        critic_optimizer, generator_optimizer: make the optimizers from parameters.
-        n_critic: critic steps per generator step.
-        generator_steps: length of the training instead of a number of epochs; rounded up to whole epochs.
+        objective: the losses of both networks.
+        critic_optimizer, generator_optimizer: make each network's optimizer from its parameters.
+        n_critic: number of critic steps per generator step, counted over the whole run.
+        generator_steps: number of generator steps to train for, instead of a number of epochs; rounded up to whole
+            epochs.
         ema: decay of the generator's weight average, used everywhere except in its own training; 0 disables it.
-        clip: largest norm of a network's gradient; 0 = any.
-        seed: of latents and penalties, which depend on it, the step and the process only.
+        clip: largest norm of a network's gradient; 0 disables clipping.
+        seed: seed of latents and penalties, which depend on nothing else but the step and the process.
 
     Raises:
-        ValueError: networks that do not fit each other, or a number out of range.
+        ValueError: networks for different sizes of images or latents, or a number out of range.
     """
 
     @checked
@@ -63,7 +59,7 @@ class AdversarialModule(GAN, pl.LightningModule):
         self.n_critic, self.max_generator_steps, self.clip, self.seed = n_critic, generator_steps, clip, seed
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """Step the critic and, when it is due, the generator (thesis, section 3.4)."""
+        """Update the critic and, every n_critic-th time, the generator (thesis, section 3.4)."""
         step = self.trainer.fit_loop.total_batch_idx  # over the whole run
         rng = torch.Generator().manual_seed(derive_seed("gan", self.seed, step, self.global_rank))
         real = batch["image"]  # (B, C, H, W)
@@ -83,7 +79,7 @@ class AdversarialModule(GAN, pl.LightningModule):
         self.log("generator_steps", self.generator_steps.float(), on_step=False, on_epoch=True, reduce_fx="max")
 
     def update(self, name: str, loss: Tensor) -> Tensor:
-        """Take a step of the named network's optimizer. -> the gradient's norm."""
+        """Take a step with the named network's optimizer. -> the gradient's norm."""
         optimizers = dict(zip(self.optimizer_factories, self.optimizers(), strict=True))
         return optimizer_step(optimizers[name], loss, self.clip)
 
@@ -93,11 +89,11 @@ class AdversarialModule(GAN, pl.LightningModule):
 
     @torch.no_grad()
     def sample(self, count: int) -> Tensor:
-        """Make images of latents that are the same at each call. -> (B, C, H, W)."""
+        """Generate images from latents that are the same at each call. -> (B, C, H, W)."""
         return self.trained_generator(self.draw_latents(count, torch.Generator().manual_seed(self.seed)))
 
     def num_epochs(self, default: int, batches_per_epoch: Callable[[], int]) -> int:
-        """Return the epochs that make `generator_steps`, or the default where no such length is given."""
+        """Return the number of epochs that `generator_steps` take; `default` if that is not set."""
         if self.max_generator_steps is None:
             return default
         return math.ceil(self.max_generator_steps * self.n_critic / batches_per_epoch())
@@ -111,7 +107,7 @@ class AdversarialModule(GAN, pl.LightningModule):
             raise UserError(f"batch_size={data.batch_size} is larger than the {images} training images")
 
     def configure_optimizers(self) -> list[Optimizer]:
-        """Make the critic's optimizer and the generator's."""
+        """Make the optimizers of critic and generator."""
         optimizers = [
             make_optimizer(f"{name}_optimizer", factory, getattr(self, name))
             for name, factory in self.optimizer_factories.items()
@@ -124,5 +120,5 @@ class AdversarialModule(GAN, pl.LightningModule):
         set_rates(self.trainer.optimizers, self.rates)
 
     def on_train_epoch_end(self) -> None:
-        """Stop a diverged run; the checkpoint of the epoch before is kept."""
+        """Stop a diverged run; the checkpoint of the previous epoch is kept."""
         stop_if_diverged(self, "critic_optimizer.lr")

@@ -1,7 +1,7 @@
 """Generator, critic and encoder of the GAN (thesis, section 3.3.1 and figure 3-2).
 
-Images of 28 and 30 pixels have the thesis's own layers; other sizes that are 4 or 7 times a power of two have as many
-stride-2 stages as the size needs. Letters: Z latent size, F critic features, S side of the smallest feature map.
+Images of 28 and 30 pixels get the layers of the thesis; other sizes, 4 or 7 times a power of two, get as many stride-2
+stages as they need. Letters: Z latent size, F critic features, S side of the smallest feature map.
 """
 
 import math
@@ -15,14 +15,14 @@ from torch.nn import functional as F
 
 from adlight.settings import checked
 
-THESIS_PADDING = {28: 1, 30: 0}  # kernel 8, stride 2 makes 30 of 12 pixels, or 28 with padding 1
+THESIS_PADDING = {28: 1, 30: 0}  # kernel 8 and stride 2 turn 12 pixels into 30, or into 28 with padding 1
 
 
 def resolution_schedule(image_size: int) -> tuple[int, int]:
     """Return the side of the smallest feature map and the number of stride-2 stages between it and the image.
 
     Raises:
-        ValueError: the GAN has no layers for this size.
+        ValueError: an unsupported image size.
     """
     if image_size in THESIS_PADDING:
         return 4, 3
@@ -36,12 +36,12 @@ def resolution_schedule(image_size: int) -> tuple[int, int]:
     return sizes[image_size]
 
 
-def _has_layers(image_size: int) -> int:
+def _check_size(image_size: int) -> int:
     resolution_schedule(image_size)
     return image_size
 
 
-Square = Annotated[int, AfterValidator(_has_layers)]  # side of the images; others than squares the GAN does not take
+Square = Annotated[int, AfterValidator(_check_size)]  # side of the images, which must be square
 
 
 def stage_widths(base: int, stages: int) -> list[int]:
@@ -50,16 +50,16 @@ def stage_widths(base: int, stages: int) -> list[int]:
 
 
 class Generator(nn.Module):
-    """Make images in [0, 1] from latents.
+    """Generate images in [0, 1] from latents.
 
     Args:
         image_size: side in pixels, see `resolution_schedule`.
         channels: 1 or 3.
         latent: Z.
-        ngf: channels before the last layer.
+        ngf: number of channels before the last layer.
 
     Raises:
-        ValueError: an image size without layers, or a number out of range.
+        ValueError: an unsupported image size, or a number out of range.
     """
 
     @checked
@@ -79,7 +79,7 @@ class Generator(nn.Module):
         self.up = nn.ModuleList(layers)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Make images. (B, Z) -> (B, C, H, W)."""
+        """Generate images. (B, Z) -> (B, C, H, W)."""
         x = F.relu(self.project(z)).unflatten(1, (-1, self.side, self.side))  # (B, 4 ngf, S, S)
         for layer in self.up[:-1]:
             x = F.relu(layer(x))  # thesis: (B, 2 ngf, 8, 8), (B, ngf, 12, 12)
@@ -98,7 +98,7 @@ class Backbone(nn.Module):
         self.num_features = widths[-1] * side**2
 
     def feature_maps(self, image: Tensor) -> list[Tensor]:
-        """Return the feature maps of all layers, the first layer's first. (B, C, H, W) in [0, 1] -> (B, D, S, S)."""
+        """Return the feature maps of all layers in order. (B, C, H, W) in [0, 1] -> list of (B, D, S, S)."""
         maps = [image]
         for layer in self.down:
             maps.append(F.relu(layer(maps[-1])))  # thesis: (B, ndf, 14, 14), (B, 2 ndf, 7, 7), (B, 4 ndf, 4, 4)
@@ -110,15 +110,15 @@ class Backbone(nn.Module):
 
 
 class Critic(Backbone):
-    """Score how real images look; larger is more real.
+    """Score how real images look; higher is more real.
 
     Args:
         image_size: side in pixels, see `resolution_schedule`.
         channels: 1 or 3.
-        ndf: channels after the first layer.
+        ndf: number of channels after the first layer.
 
     Raises:
-        ValueError: an image size without layers, or a number out of range.
+        ValueError: an unsupported image size, or a number out of range.
     """
 
     @checked
@@ -133,9 +133,9 @@ class Critic(Backbone):
     def input_gradient(self, image: Tensor) -> Tensor:
         """Return the gradient of each score with respect to its image, differentiable in the weights.
 
-        A ReLU network is linear between its kinks, so the gradient is the head's weights taken back through the
-        transposed convolutions, with the inactive units left out. Autograd's double backward finds the same and takes
-        longer: it also follows the path through the units' signs, which is zero everywhere.
+        A ReLU network is piecewise linear, so the gradient is the head's weights passed back through the transposed
+        convolutions with the inactive units masked out. Autograd's double backward gives the same result but takes
+        longer, as it also differentiates the units' signs, whose gradient is zero.
 
         (B, C, H, W) -> (B, C, H, W).
         """
@@ -147,26 +147,26 @@ class Critic(Backbone):
                 x = F.relu_(layer(x))  # (B, D, S, S)
                 active.append(x > 0)
         gradient = self.head.weight.view(1, *x.shape[1:])
-        for layer, size, on in zip(reversed(self.down), reversed(sizes), reversed(active), strict=True):
+        for layer, size, mask in zip(reversed(self.down), reversed(sizes), reversed(active), strict=True):
             assert isinstance(layer, nn.Conv2d)
-            padding = (size - 1) % 2  # the column that stride 2 left out at the end: 0 for an odd size, 1 for an even
-            gradient = F.conv_transpose2d(gradient * on, layer.weight, stride=2, padding=2, output_padding=padding)
+            padding = (size - 1) % 2  # stride 2 drops the last column of an even size
+            gradient = F.conv_transpose2d(gradient * mask, layer.weight, stride=2, padding=2, output_padding=padding)
         return gradient
 
 
 class Encoder(Backbone):
-    """Find the latent whose image is nearest: the critic's layers with Z outputs (Schlegl 2019, f-AnoGAN).
+    """Estimate the latent whose image is nearest, by the critic's layers with Z outputs (Schlegl 2019, f-AnoGAN).
 
     Args:
         image_size: side in pixels, see `resolution_schedule`.
         channels: 1 or 3.
         latent: Z.
-        ndf: channels after the first layer.
-        normalize_latent: scale every latent to norm sqrt(Z), where the prior has nearly all its mass, so that the
-            generator is asked for nothing it was not trained on.
+        ndf: number of channels after the first layer.
+        normalize_latent: scale every latent to norm sqrt(Z), around which the prior is concentrated, so that the
+            generator only sees latents like those it was trained on.
 
     Raises:
-        ValueError: an image size without layers, or a number out of range.
+        ValueError: an unsupported image size, or a number out of range.
     """
 
     @checked

@@ -1,4 +1,4 @@
-"""What critic and generator minimize: WGAN-GP (thesis eq. 3-5) and the objectives that the thesis discusses beside it.
+"""Losses of critic and generator: WGAN-GP (thesis eq. 3-5) and the other objectives that the thesis discusses.
 
 Shapes: real, fake (B, C, H, W); scores (B, 1); losses are scalars.
 """
@@ -14,10 +14,10 @@ from adlight.settings import checked
 
 
 class AdversarialObjective:
-    """Base of the objectives, with Wasserstein losses.
+    """Base class of the objectives, with Wasserstein losses.
 
     Args:
-        drift: weight of E[D(x)^2], which keeps the scores near 0 (Karras 2018); 0 = none.
+        drift: weight of E[D(x)^2], which keeps the scores near 0 (Karras 2018); 0 disables it.
     """
 
     @checked
@@ -25,8 +25,8 @@ class AdversarialObjective:
         self.drift = drift
 
     def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
-        """Return the critic's loss, as `critic`, and the terms to be logged beside it."""
-        score_real, score_fake = critic(torch.cat([real, fake])).float().chunk(2)  # one pass for both
+        """Return the critic's loss, as `critic`, and further terms to log."""
+        score_real, score_fake = critic(torch.cat([real, fake])).float().chunk(2)
         loss = self.compare(score_real, score_fake)
         if self.drift:
             loss = loss + self.drift * score_real.square().mean()
@@ -37,7 +37,7 @@ class AdversarialObjective:
         return fake.mean() - real.mean()
 
     def generator_loss(self, critic: Critic, fake: Tensor) -> Tensor:
-        """Return the generator's loss from its images."""
+        """Return the generator's loss on its images."""
         return self.fool(critic(fake).float())
 
     def fool(self, fake: Tensor) -> Tensor:
@@ -45,14 +45,14 @@ class AdversarialObjective:
         return -fake.mean()
 
     def constrain(self, critic: nn.Module) -> None:
-        """Bound the critic's weights after its step, where an objective asks for that."""
+        """Constrain the critic's weights after its step; does nothing by default."""
 
 
 class WGANGP(AdversarialObjective):
     """Wasserstein loss with gradient penalty (thesis eq. 3-5; Gulrajani 2017).
 
     Args:
-        penalty: its weight, lambda.
+        penalty: lambda, the weight of the penalty.
         drift: see `AdversarialObjective`.
     """
 
@@ -62,7 +62,7 @@ class WGANGP(AdversarialObjective):
         self.penalty = penalty
 
     def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
-        """Return E[D(G(z))] - E[D(x)] + lambda E[(|grad D(x^)| - 1)^2] and its terms."""
+        """Return E[D(G(z))] - E[D(x)] + lambda E[(|grad D(x^)| - 1)^2] and further terms to log."""
         terms = super().critic_loss(critic, real, fake, rng)
         norm = gradient_norm(critic, interpolate(real, fake, rng))  # |grad D(x^)|, (B,)
         penalty = (norm - 1).square().mean()
@@ -106,7 +106,7 @@ class LSGAN(AdversarialObjective):
 
 
 class DCGAN(AdversarialObjective):
-    """Cross-entropy of a discriminator, the generator's loss non-saturating (Goodfellow 2014, Radford 2016)."""
+    """Cross-entropy of a discriminator, with the non-saturating generator loss (Goodfellow 2014, Radford 2016)."""
 
     def compare(self, real: Tensor, fake: Tensor) -> Tensor:
         """Return -E[log s(D(x))] - E[log(1 - s(D(G(z))))], s the sigmoid."""

@@ -1,4 +1,4 @@
-"""What both trainings share: steps by manual optimization, averaged over processes."""
+"""Manual optimization: optimizer steps by gradients averaged over processes."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -10,22 +10,22 @@ from torch.optim import Optimizer
 
 from adlight.types import UserError
 
-if TYPE_CHECKING:  # a detector is used without it
+if TYPE_CHECKING:  # a detector runs without Lightning
     import pytorch_lightning as pl
 
 OptimizerFactory = Callable[..., Optimizer]
 
 
 def optimizer_step(optimizer: Optimizer, loss: Tensor, clip: float = 0.0) -> Tensor:
-    """Step the optimizer's own network by the gradient over all processes; leave no gradient behind.
+    """Take an optimizer step by the gradient averaged over all processes, and clear the gradient afterwards.
 
     Args:
-        optimizer: its parameters are those that the loss is differentiated by.
+        optimizer: the optimizer; the loss is differentiated with respect to its parameters only.
         loss: scalar.
-        clip: largest norm of the gradient; 0 = any.
+        clip: largest norm of the gradient; 0 disables clipping.
 
     Returns:
-        The gradient's norm before clipping.
+        Norm of the gradient before clipping.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     gradients = average_over_processes(torch.autograd.grad(loss, parameters))
@@ -39,22 +39,22 @@ def optimizer_step(optimizer: Optimizer, loss: Tensor, clip: float = 0.0) -> Ten
     return norm
 
 
-def average_over_processes(gradients: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Average gradients over all processes, by one all-reduce.
+def average_over_processes(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Average tensors over all processes with one all-reduce.
 
-    Not left to DistributedDataParallel, which expects a gradient for every parameter of the module after each backward
-    pass: here each pass is one network's.
+    DistributedDataParallel cannot do this, as it expects a gradient for every parameter of the module after each
+    backward pass; here each pass differentiates only one of several networks.
     """
     if not (dist.is_available() and dist.is_initialized()):
-        return gradients
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
+        return tensors
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
     dist.all_reduce(flat)
-    parts = (flat / dist.get_world_size()).split([gradient.numel() for gradient in gradients])
-    return [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)]
+    parts = (flat / dist.get_world_size()).split([tensor.numel() for tensor in tensors])
+    return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
 
 
 def make_optimizer(name: str, factory: OptimizerFactory, network: nn.Module) -> Optimizer:
-    """Make a network's optimizer; an error names it."""
+    """Make the optimizer of a network; errors contain `name`."""
     try:
         return factory(network.parameters())
     except ValueError as error:
@@ -62,6 +62,6 @@ def make_optimizer(name: str, factory: OptimizerFactory, network: nn.Module) -> 
 
 
 def check_precision(trainer: "pl.Trainer") -> None:
-    """Refuse a precision in which the GAN does not train."""
+    """Raise a UserError if the GAN does not train in the trainer's precision."""
     if trainer.precision not in ("32-true", "bf16-mixed"):
         raise UserError(f"precision={trainer.precision}: the GAN trains in 32-true or bf16-mixed")

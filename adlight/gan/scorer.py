@@ -19,7 +19,7 @@ TERMS: tuple[Term, ...] = get_args(Term)
 
 
 def normalized_residual(image: Tensor, reconstruction: Tensor) -> Tensor:
-    """Return L_n = |w(Q) - w(G(z))| / N, w scaling each image to [0, 1] (eq. 3-7). (B, C, H, W) twice -> (B,)."""
+    """Return L_n = |w(Q) - w(G(z))| / N, where w scales each image to [0, 1] (eq. 3-7). (B, C, H, W) twice -> (B,)."""
     return (unit_range(image) - unit_range(reconstruction)).flatten(1).norm(dim=1) / image[0].numel()
 
 
@@ -35,9 +35,9 @@ def latent_norm(z: Tensor) -> Tensor:
 
 
 def cosine_distance(critic: Critic, x: Tensor, y: Tensor) -> Tensor:
-    """Return 1 - cosine of the critic's features, mean over its layers. (B, C, H, W) twice -> (B,).
+    """Return 1 - cosine similarity of the critic's features, averaged over its layers. (B, C, H, W) twice -> (B,).
 
-    Computed as half the squared difference of the unit vectors: 1 - cos would lose the digits of small angles.
+    Computed as half the squared difference of the unit vectors, as 1 - cos is inaccurate for small angles.
     """
     units = ([F.normalize(maps.float().flatten(1)) for maps in critic.feature_maps(image)] for image in (x, y))
     return torch.stack([(a - b).square().sum(1) / 2 for a, b in zip(*units, strict=True)]).mean(0)
@@ -47,27 +47,28 @@ FEATURES = {"mse": feature_distance, "cosine": cosine_distance}
 
 
 class InversionScorer:
-    """Score an image by how far the nearest generated one is; its score does not depend on its batch.
+    """Score an image by its distance to the nearest image the GAN can generate, independently of its batch.
 
     Args:
         method: `encoder` (one forward pass), `gradient` (search from random latents) or `encoder+gradient` (search
-            from the encoder's answer).
+            from the encoder's latent).
         score: `thesis` (eq. 3-9 as printed) or `mixture`: the weighted sum of the terms, each standardized by its
-            mean and deviation on normal validation images.
-        weights: of the mixture's terms `residual`, `latent_norm` (-|z| / sqrt(Z), eq. 3-8) and `feature`, the distance
-            in the critic's features; a negative weight reverses a term.
-        lam: the thesis's lambda, the share of the residual in `thesis`.
-        feature: `mse` of the critic's last features (Schlegl 2019), or `cosine` of the features of all its layers,
-            which weighs a difference against the features' size.
-        distance: the map, and the mixture's residual: `l1` (the thesis's |Q - G(z)|), `mse`, `ssim`, `msgms` or
-            `lpips`.
-        reduce, smoothing, topk: of the map and the residual, see `ReconstructionError`.
-        steps, lr: of the search by Adam.
+            mean and standard deviation on normal validation images.
+        weights: weights of the mixture's terms: `residual`, `latent_norm` (-|z| / sqrt(Z), eq. 3-8) and `feature`, the
+            distance of the critic's features; a negative weight reverses a term.
+        lam: the thesis's lambda, the weight of the residual in `thesis`.
+        feature: feature distance: `mse` of the critic's last features (Schlegl 2019), or `cosine` of the features of
+            all its layers, which is relative to the features' magnitude.
+        distance: error for the map and the mixture's residual: `l1` (the thesis's |Q - G(z)|), `mse`, `ssim`, `msgms`
+            or `lpips`.
+        reduce, smoothing, topk: reduction of the map to the residual, see `ReconstructionError`.
+        steps, lr: number of steps and learning rate of the search by Adam.
         latent_penalty: weight of |z|^2 / Z in the search: an unconstrained latent reconstructs anomalies too.
         kappa: weight of the feature distance in the search.
         restarts: number of random latents that `gradient` starts from, the same for all images; the best is kept.
-        patience: the search ends for an image that has not improved by 1 % in this many steps; 0 = never.
-        seed: of the random latents.
+        patience: number of steps without an improvement of 1 % after which the search for an image ends; 0 takes all
+            steps.
+        seed: seed of the random latents.
 
     Raises:
         ValueError: an unknown name, or a number out of range.
@@ -106,7 +107,7 @@ class InversionScorer:
     def find_latents(self, networks: Networks, image: Tensor) -> Tensor:
         """Invert the generator. (B, C, H, W) -> (B, Z)."""
         if self.method == "gradient":
-            # the same starts for every image: a score depends on neither batch, process nor place in the data set
+            # the same starts for every image, so that scores do not depend on batch, process or position in the data
             rng = torch.Generator().manual_seed(self.seed)
             starts = torch.randn(self.restarts, 1, networks.generator.latent, generator=rng).to(image.device)
             start = starts.expand(-1, len(image), -1)  # (R, B, Z)
@@ -128,9 +129,9 @@ class InversionScorer:
         )
 
     def terms(self, networks: Networks, image: Tensor) -> tuple[Tensor, Scores]:
-        """Compute all that needs no calibration. (B, C, H, W) in [0, 1] -> terms (B, T) and scores.
+        """Compute the terms (B, T) and the uncalibrated scores of images (B, C, H, W) in [0, 1].
 
-        The scores' `image` is the thesis's, `pixel` the smoothed map.
+        The scores' `image` is the thesis's score and `pixel` the smoothed map.
         """
         z = self.find_latents(networks, image)  # (B, Z)
         with torch.no_grad():

@@ -1,1 +1,1 @@
-"""Where curves go."""
+"""Loggers: curves as CSV files, and Weights & Biases."""

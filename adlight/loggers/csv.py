@@ -1,4 +1,4 @@
-"""Curves as a CSV file: one row per epoch, one column per metric."""
+"""Training curves as a CSV file: one row per epoch, one column per metric."""
 
 import csv
 from argparse import Namespace
@@ -15,17 +15,17 @@ from adlight.settings import PathName, checked
 
 
 class CSVLogger(Logger):
-    """Write a row per epoch, whole or not at all.
+    """Write a row per epoch; the file is always replaced as a whole.
 
-    Lightning's own deletes the file when a run is resumed; here the rows of earlier epochs stay, and the row of an
-    epoch that is trained again is replaced.
+    Lightning's own CSVLogger deletes the file when a run is resumed. This one keeps the rows of earlier epochs, and
+    replaces the row of an epoch that is trained again.
 
     Args:
         path: the file.
-        pretraining: the file of the stage before the detector, if there is one.
+        pretraining: the file of the pretraining stage, if the run has one.
 
     Attributes:
-        pretraining: the logger of that stage.
+        pretraining: the logger of the pretraining stage.
     """
 
     name, version = "csv", ""
@@ -42,11 +42,11 @@ class CSVLogger(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: the run's composed config lies beside the file."""
+        """Do nothing: the run folder holds the config."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Add an epoch's metrics to its row; a test is not part of a curve."""
+        """Add an epoch's metrics to its row; test metrics are not part of a curve."""
         curve = {name: value for name, value in metrics.items() if not name.startswith(("test/", "epoch"))}
         if curve and "epoch" in metrics:
             epoch = int(metrics["epoch"])

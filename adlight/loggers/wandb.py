@@ -1,4 +1,4 @@
-"""Curves and results at Weights & Biases."""
+"""Logging to Weights & Biases."""
 
 import errno
 import netrc
@@ -16,29 +16,29 @@ from adlight.runs.folder import RunFolder
 from adlight.settings import PathName, Text, checked
 from adlight.types import UserError, unknown_name
 
-SUMMARIES = {"train/loss": "min", "val/auroc": "max"}  # the best of the curve; of test results the last one counts
+SUMMARIES = {"train/loss": "min", "val/auroc": "max"}  # summarized by the best value of the curve, besides the last
 Mode = Literal["online", "offline", "disabled"]
 
 
 class WandbLogger(loggers.WandbLogger):
     """Log to Weights & Biases, with or without an account; a resumed run keeps its id.
 
-    Everything lies in the run's folder, so that `wandb sync` can send an offline run later, from anywhere. W&B's own
-    network failures are shown as one line, and a silent server is given up.
+    All files lie in the run's folder, so that `wandb sync` can upload an offline run later, from any machine. W&B's
+    network failures are shown as one line, and waiting for a server that does not respond has a time limit.
 
     Args:
         save_dir: the run's folder.
-        sweep_dir: folder of the present multirun; its name is the group of the runs in it.
-        mode: `online`, `offline` or `disabled`; None means what WANDB_MODE says, else online where this user has
-            logged in, and offline elsewhere.
-        group: overrides the sweep's name.
-        name: of the run; None takes it from the folders.
-        settings: project, entity, job_type, tags: as `wandb.init` takes them.
+        sweep_dir: folder of the current multirun; its name becomes the group of its runs.
+        mode: `online`, `offline` or `disabled`; None takes WANDB_MODE or, if that is not set, `online` if the user has
+            logged in and `offline` otherwise.
+        group: group of the run; overrides the sweep's name.
+        name: name of the run; None derives it from the folders.
+        settings: further arguments of `wandb.init`, such as project, entity, job_type and tags.
 
     Raises:
         ValueError: an unknown mode.
         UserError: `mode=online` without an account.
-        OSError: the folder cannot be written; W&B itself would turn to /tmp without a word.
+        OSError: the folder is not writable; W&B itself would silently use a temporary folder.
     """
 
     @checked
@@ -62,20 +62,20 @@ class WandbLogger(loggers.WandbLogger):
             known = RunFolder(folder).wandb_identity({"id": secrets.token_hex(4), "group": group})
             group = group or known["group"]
             name = name or (f"{group}/{folder.name}" if group else folder.name)
-            # few words, no endless waiting, and tables in the run's folder rather than in the home
-            words = Settings(quiet=True, init_timeout=30, finish_timeout=300, allow_offline_artifacts=False)
-            settings |= {"id": known["id"], "settings": words}
+            # without offline artifacts, tables stay in the run's folder instead of the user's home
+            quiet = Settings(quiet=True, init_timeout=30, finish_timeout=300, allow_offline_artifacts=False)
+            settings |= {"id": known["id"], "settings": quiet}
             if chosen == "offline":
                 self.hint = (
                     f"W&B: offline{'' if has_wandb_key() else ' (no account: `wandb login` adds one)'}; send this run "
                     f"later with: wandb sync {shlex.quote(str(folder / 'wandb'))}/offline-run-*-{known['id']}"
                 )
         super().__init__(save_dir=save_dir, mode=chosen, group=group, name=name, **settings)
-        self._wandb_init.pop("anonymous")  # wandb warns of Lightning's None
+        self._wandb_init.pop("anonymous")  # Lightning passes None, which wandb warns about
 
     @property
     def experiment(self) -> Any:
-        """The run of wandb, started at first use in the first process; a dummy in the others."""
+        """The wandb run, started at first use in the first process; a dummy in all others."""
         if self._experiment is not None or not _is_first_process():
             return super().experiment
         from wandb.errors import Error
@@ -86,7 +86,7 @@ class WandbLogger(loggers.WandbLogger):
             raise UserError(
                 f"W&B cannot start: {str(error).splitlines()[0]} (mode=offline needs no network)"
             ) from error
-        if self.hint:  # not earlier: a process that builds a logger may never use it
+        if self.hint:  # printed only now, as a process may build a logger that it never uses
             print(self.hint, flush=True)
         run.define_metric("epoch")
         for pattern in ("train/*", "val/*"):
@@ -97,20 +97,20 @@ class WandbLogger(loggers.WandbLogger):
 
 
 def choose_mode(mode: str | None) -> str:
-    """Decide how W&B is to work, see `WandbLogger`."""
-    asked = mode or os.environ.get("WANDB_MODE")
-    if asked is None:
+    """Choose W&B's mode from the setting, the environment and the user's login; see `WandbLogger`."""
+    mode = mode or os.environ.get("WANDB_MODE")
+    if mode is None:
         return "online" if has_wandb_key() else "offline"
-    asked = {"dryrun": "offline", "run": "online"}.get(asked, asked)  # W&B's old words
-    if asked not in get_args(Mode):
-        raise ValueError(unknown_name("WANDB_MODE", asked, get_args(Mode)))
-    if asked == "online" and not has_wandb_key():
+    mode = {"dryrun": "offline", "run": "online"}.get(mode, mode)  # W&B's former names
+    if mode not in get_args(Mode):
+        raise ValueError(unknown_name("WANDB_MODE", mode, get_args(Mode)))
+    if mode == "online" and not has_wandb_key():
         raise UserError("W&B mode=online needs an account: run `wandb login`, set WANDB_API_KEY, or use mode=offline")
-    return asked
+    return mode
 
 
 def has_wandb_key() -> bool:
-    """Tell whether this user has logged in to W&B, by environment or `wandb login`."""
+    """Return whether the user has logged in to W&B, by WANDB_API_KEY or `wandb login`."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     server = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc

@@ -1,8 +1,8 @@
-"""Image metrics: how well scores rank anomalous above normal, and what one threshold does.
+"""Image metrics: how well scores rank anomalous above normal images, and the errors at a given threshold.
 
-Scores are any finite real numbers, larger is more anomalous, and nothing squashes them: torchmetrics' AUROC
-puts a sigmoid over scores outside [0, 1], which ties scores near 50 and 60 (torchmetrics #2337). Ties count
-as in scikit-learn. Everywhere, anomalous means `score > threshold`. Letters: N scores, K distinct scores.
+Scores are any finite real numbers; larger is more anomalous. They are used as they are: torchmetrics' AUROC applies a
+sigmoid to scores outside [0, 1], which ties scores near 50 and 60 (torchmetrics #2337). Ties are treated as in
+scikit-learn. Anomalous always means `score > threshold`. Letters: N scores, K distinct scores.
 """
 
 from typing import NamedTuple
@@ -16,44 +16,44 @@ CALIBRATED = ("precision_calibrated", "recall_calibrated", "f1_calibrated", "fpr
 
 
 class ConfusionCounts(NamedTuple):
-    """True and false positives as the threshold falls, a step per distinct score: every ranking metric is read from it.
+    """True and false positives as the threshold falls, one step per distinct score, for all ranking metrics.
 
     Leading dimensions are resamples.
     """
 
-    tp: Tensor  # (..., K) float64, anomalous ones at or above the step's score
-    fp: Tensor  # (..., K) float64, normal ones
+    tp: Tensor  # (..., K) float64, anomalous items at or above the step's score
+    fp: Tensor  # (..., K) float64, normal items at or above the step's score
 
     def auroc(self) -> Tensor:
-        """Compute the area under the ROC curve by trapezoids, so that a tie counts half (...,)."""
+        """Compute the area under the ROC curve by trapezoids, so that a tie counts half. -> (...,)."""
         first = self.tp[..., 0] * self.fp[..., 0] / 2  # from (0, 0)
         return (first + torch.trapezoid(self.tp, self.fp)) / (self.tp[..., -1] * self.fp[..., -1])
 
     def average_precision(self) -> Tensor:
-        """Sum precision over the steps in recall, without interpolation (...,)."""
-        precision = self.tp / (self.tp + self.fp).clamp(min=1)  # a resample may find nothing at first
+        """Sum precision over the steps in recall, without interpolation. -> (...,)."""
+        precision = self.tp / (self.tp + self.fp).clamp(min=1)  # a resample may contain no image of the first steps
         return (pad(self.tp, (1, 0)).diff() * precision).sum(-1) / self.tp[..., -1]
 
     def f1(self) -> Tensor:
-        """Compute F1 at every step (..., K)."""
+        """Compute F1 at every step. -> (..., K)."""
         return 2 * self.tp / (self.tp + self.fp + self.tp[..., -1:])
 
     def fpr_at_tpr(self, tpr: float) -> Tensor:
-        """Find the share of normal ones flagged at the first step that finds this share of the others (...,)."""
+        """Compute the false positive rate at the first step that reaches a true positive rate. -> (...,)."""
         reached = self.tp / self.tp[..., -1:] >= tpr
         return (self.fp / self.fp[..., -1:]).gather(-1, reached.int().argmax(-1, keepdim=True)).squeeze(-1)
 
     def ranking(self, threshold: Tensor) -> dict[str, float]:
-        """Compute the metrics `RANKING`; no resamples.
+        """Compute the metrics `RANKING` from counts without resamples.
 
-        `f1_max` is the best F1, of equal ones that at the highest threshold: chosen with the labels in hand it is an
-        oracle, not a result one can deploy.
+        `f1_max` is the best F1, at the highest threshold that reaches it. Because labels choose the threshold, it is an
+        oracle, not a deployable result.
 
         Args:
-            threshold: (K,) such that `score > threshold[k]` flags what step k counts.
+            threshold: (K,); `score > threshold[k]` flags exactly the items that step k counts.
         """
         f1 = self.f1()
-        best = f1.argmax()  # the first of equal ones
+        best = f1.argmax()  # the first maximum
         tp, fp = self.tp[best], self.fp[best]
         at_best = f1[best], threshold[best], tp / (tp + fp), tp / self.tp[-1]
         values = self.auroc(), self.average_precision(), *at_best, self.fpr_at_tpr(0.95)
@@ -61,22 +61,24 @@ class ConfusionCounts(NamedTuple):
 
 
 def count_confusion(score: Tensor, label: Tensor) -> tuple[Tensor, ConfusionCounts]:
-    """Count along the falling distinct scores of images. -> thresholds (K,) for `ranking`, and the counts.
-
-    A threshold is the next lower score, so that it holds in float32 too.
+    """Count true and false positives at all distinct scores in descending order.
 
     Args:
-        score: (N,) any finite real numbers.
-        label: (N,) 0 normal, 1 anomalous.
+        score: (N,), any finite real numbers.
+        label: (N,), 0 normal, 1 anomalous.
+
+    Returns:
+        Thresholds (K,) for `ranking`, and the counts. A threshold is the next lower score, so that it is also valid in
+        float32.
 
     Raises:
-        ValueError: a class is missing, a score is not finite, a label is neither 0 nor 1, or shapes differ.
+        ValueError: a class is missing, a score is not finite, a label is neither 0 nor 1, or the shapes differ.
     """
     score, label = check_scores(score, label)
     if missing := missing_class(int((~label).sum()), int(label.sum())):
         raise ValueError(f"ranking needs both classes: {missing}")
-    value, place = score.unique(return_inverse=True)
-    tp, fp = (torch.bincount(place[c], minlength=len(value)).flip(0).cumsum(0).double() for c in (label, ~label))
+    value, step = score.unique(return_inverse=True)
+    tp, fp = (torch.bincount(step[c], minlength=len(value)).flip(0).cumsum(0).double() for c in (label, ~label))
     below_all = value[:1] - 1e-6 * value[:1].abs().clamp(min=1)
     return torch.cat([below_all, value[:-1]]).flip(0), ConfusionCounts(tp, fp)
 
@@ -87,7 +89,7 @@ def auroc(score: Tensor, label: Tensor) -> float:
 
 
 def roc_curve(score: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-    """Give false and true positive rates (K + 1,) from (0, 0) to (1, 1), one point per distinct score."""
+    """Compute the ROC curve: false and true positive rates (K + 1,) from (0, 0) to (1, 1), one per distinct score."""
     _, counts = count_confusion(score, label)
     return pad(counts.fp / counts.fp[-1], (1, 0)), pad(counts.tp / counts.tp[-1], (1, 0))
 
@@ -95,20 +97,21 @@ def roc_curve(score: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
 def image_metrics(
     score: Tensor, label: Tensor, threshold: float | Tensor | None
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """Compute every image metric that the images allow.
+    """Compute all image metrics that are defined for the images.
 
-    `trivial_f1` is that of calling everything anomalous: high on a test set rich in anomalies, where F1 means little.
+    `trivial_f1` is the F1 of calling every image anomalous: it is high if most test images are anomalous, where F1
+    means little.
 
     Args:
-        score: (N,) any finite real numbers.
-        label: (N,) 0 normal, 1 anomalous.
-        threshold: calibrated on normal images, one or each image's own (N,); None where there is none.
+        score: (N,), any finite real numbers.
+        label: (N,), 0 normal, 1 anomalous.
+        threshold: calibrated threshold, or one per image (N,); None without a threshold.
 
     Returns:
-        The metrics by name, and for each name that is left out the reason why. No value is ever NaN.
+        The metrics by name, and the reasons why others are left out, by name. No value is NaN.
 
     Raises:
-        ValueError: a score is not finite, a threshold is NaN, a label is neither 0 nor 1, or shapes differ.
+        ValueError: a score is not finite, a threshold is NaN, a label is neither 0 nor 1, or the shapes differ.
     """
     score, label = check_scores(score, label)
     anomalous, normal = int(label.sum()), int((~label).sum())
@@ -142,15 +145,15 @@ def _at_threshold(score: Tensor, label: Tensor, threshold: float | Tensor) -> tu
 
 
 def check_finite(score: Tensor) -> None:
-    """Raise a ValueError that says which scores (N,) are NaN or infinite, counted from 0."""
+    """Raise a ValueError that names the positions of scores (N,) that are NaN or infinite, counted from 0."""
     if not score.isfinite().all():
         raise ValueError(f"scores at positions {(~score.isfinite()).nonzero().flatten().tolist()} are not finite")
 
 
 def check_scores(score: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-    """Give score as float64 and label as bool, both (N,) on the CPU; see `count_confusion` for what is refused."""
+    """Convert scores to float64 and labels to bool, both (N,) on the CPU; see `count_confusion` for errors."""
     if score.ndim != 1 or score.shape != label.shape:
-        raise ValueError(f"score {tuple(score.shape)} and label {tuple(label.shape)} must be 1-D of one length")
+        raise ValueError(f"score {tuple(score.shape)} and label {tuple(label.shape)} must be 1-D and of equal length")
     score, label = score.detach().cpu().double(), label.detach().cpu()
     check_finite(score)
     if not ((label == 0) | (label == 1)).all():
@@ -159,7 +162,7 @@ def check_scores(score: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def missing_class(normal: int, anomalous: int, unit: str = "images") -> str | None:
-    """Say which class is empty by the two counts, None where neither is."""
+    """Name the empty class, given the numbers of normal and anomalous items; None if both have some."""
     if normal and anomalous:
         return None
     return f"no {unit}" if normal == anomalous else f"no {'normal' if anomalous else 'anomalous'} {unit}"

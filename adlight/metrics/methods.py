@@ -1,12 +1,12 @@
-"""How a threshold follows from normal scores, and which false alarm rate it can promise.
+"""Methods that derive a threshold from normal scores, and the false alarm rates that they guarantee.
 
-Of n scores that no training has seen and a new normal image's, in any order equally likely, the new one is above the
-k-th smallest of the n with probability 1 - k / (n + 1) at most (exactly, without ties). So the threshold that keeps
-the rate at or below alpha is the ceil((n + 1)(1 - alpha))-th smallest (split conformal prediction: Papadopoulos 2002;
-Vovk, Gammerman & Shafer 2005; Lei et al. 2018). The interpolated (1 - alpha)-quantile of the n themselves has about
-(1 + alpha (n - 1)) / (n + 1): 0.18 of 6 scores for alpha = 0.05. Fewer than 1 / alpha - 1 scores have no such
-threshold: the largest is taken, which promises 1 / (n + 1). A promise is a mean over calibrations: with n scores the
-rate of one scatters around it as Beta(n + 1 - k, k) does, by 0.05 for 19 scores and 0.01 for 500.
+Given n scores of held-out normal images and the score of a new one, all exchangeable, the new score exceeds the k-th
+smallest of the n with probability at most 1 - k / (n + 1) (exactly that without ties). Hence the threshold for a false
+alarm rate of at most alpha is the ceil((n + 1)(1 - alpha))-th smallest score (split conformal prediction: Papadopoulos
+2002; Vovk, Gammerman & Shafer 2005; Lei et al. 2018). The interpolated (1 - alpha)-quantile would have a rate of about
+(1 + alpha (n - 1)) / (n + 1): 0.18 for 6 scores and alpha = 0.05. With fewer than 1 / alpha - 1 scores there is no such
+threshold; then the largest score is used, which guarantees 1 / (n + 1). The guarantee is a mean over calibrations: the
+rate of a single calibration follows Beta(n + 1 - k, k), with a deviation of 0.05 for 19 scores and 0.01 for 500.
 """
 
 import math
@@ -26,15 +26,15 @@ METHODS = "a number, `quantile:0.99`, `sigma:3`, `fpr:0.05` or `max`"
 
 
 class Method(NamedTuple):
-    """How a threshold follows from normal scores."""
+    """A method that derives a threshold from normal scores."""
 
-    name: str  # number, quantile, sigma or fpr; max is fpr:0. Of images, quantile:q is fpr:1-q
-    value: float  # the number behind it
-    text: str  # what the user wrote
+    name: str  # number, quantile, sigma or fpr; max is fpr:0; for images, quantile:q is fpr:1-q
+    value: float  # the number after the name
+    text: str  # as written by the user
 
     @property
     def is_number(self) -> bool:
-        """Whether the threshold is the number itself, whatever the scores."""
+        """Whether the threshold is a given number, independent of the scores."""
         return self.name == "number"
 
     @staticmethod
@@ -42,7 +42,7 @@ class Method(NamedTuple):
         """Read a method such as `quantile:0.99`.
 
         Raises:
-            ValueError: the text is none of the accepted forms; the message names both.
+            ValueError: the text has none of the accepted forms; the message lists them.
         """
         name, colon, number = str(text).strip().partition(":")
         if not colon:
@@ -59,34 +59,34 @@ class Method(NamedTuple):
 
     @property
     def rate(self) -> Fraction | None:
-        """The share of normal images that may be called anomalous, as written; None where nothing is promised."""
+        """The guaranteed false alarm rate, as written; None if the method guarantees none."""
         if self.name not in ("fpr", "quantile"):
             return None
-        share = Fraction(str(self.value))  # 0.7 itself: in floats, 10 * (1 - 0.7) is more than 3
+        share = Fraction(str(self.value))  # exactly 0.7: in floats, 10 * (1 - 0.7) is more than 3
         return share if self.name == "fpr" else 1 - share
 
     @property
     def needed(self) -> int | None:
-        """How many scores it takes to promise the rate; None where nothing is promised, or no number is enough."""
+        """Number of scores needed to guarantee the rate; None if nothing is guaranteed, or no number suffices."""
         return math.ceil(1 / self.rate) - 1 if self.rate else None
 
     def rank(self, count: int) -> int | None:
-        """Find which of `count` scores is the threshold, 1 being the smallest; None where it is none of them."""
+        """Compute the rank of the threshold among `count` scores (1 is the smallest); None if it is not one of them."""
         if self.rate is None:
             return None
         return min(max(math.ceil((count + 1) * (1 - self.rate)), 1), count)
 
     def promised(self, count: int) -> float | None:
-        """Compute the false alarm rate that a threshold of `count` scores keeps on average; None: it promises none."""
+        """Compute the false alarm rate that `count` scores guarantee on average; None if they guarantee none."""
         rank = self.rank(count)
         return float(1 - Fraction(rank, count + 1)) if rank else None
 
     def falls_short(self, count: int) -> bool:
-        """Whether `count` scores are too few to promise the rate."""
+        """Return whether `count` scores are too few to guarantee the rate."""
         return self.needed is not None and count < self.needed
 
     def of_images(self, score: "Tensor") -> float:
-        """Find the threshold of scores (N,)."""
+        """Compute the threshold from image scores (N,)."""
         if self.is_number:
             return self.value
         score = score.detach().cpu().double().sort().values
@@ -96,7 +96,7 @@ class Method(NamedTuple):
         return score[rank - 1].item()
 
     def of_pixels(self, pixels: "Histogram") -> float:
-        """Find the threshold of the normal pixels in a histogram."""
+        """Compute the threshold from the normal pixels of a histogram."""
         if self.is_number:
             return self.value
         if self.name == "sigma":
@@ -106,10 +106,10 @@ class Method(NamedTuple):
 
 
 def parse_number(name: str, value: float | str) -> Method:
-    """Read a threshold that needs no normal scores.
+    """Parse a threshold that must be a number, as there are no normal scores to derive it from.
 
     Raises:
-        UserError: it needs some, or cannot be read.
+        UserError: it is not a number.
     """
     try:
         method = Method.parse(value)
@@ -123,9 +123,9 @@ def parse_number(name: str, value: float | str) -> Method:
     return method
 
 
-def _understood(text: float | str) -> float | str:
+def _check_method(text: float | str) -> float | str:
     Method.parse(text)
     return text
 
 
-MethodText = Annotated[Any, AfterValidator(_understood)]
+MethodText = Annotated[Any, AfterValidator(_check_method)]

@@ -1,7 +1,8 @@
-"""All the numbers of a test: per category, per defect type, their mean over categories, and everything pooled."""
+"""All metrics of a test: per category, per defect type, averaged over categories, and pooled."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import compress
 from statistics import fmean
 from typing import Any
 
@@ -18,21 +19,22 @@ from adlight.types import Record, UserError
 
 Metrics = dict[str, float]
 NOT_AVERAGED = {"normal", "anomalous", "threshold", "pixel_threshold", "f1_max_threshold", "pixel_f1_max_threshold"}
-OF_A_DEFECT = ("normal", "anomalous", "auroc", "ap", "recall_calibrated")
+DEFECT_METRICS = ("normal", "anomalous", "auroc", "ap", "recall_calibrated")
 
 
 @dataclass
 class Results:
     """Metrics as fractions (0..1), by name.
 
-    `auroc_lower` and `auroc_upper` are the ends of the 95 % bootstrap interval of `auroc`; so for `ap` and `f1_max`.
+    `auroc_lower` and `auroc_upper` are the ends of the 95 % bootstrap interval of `auroc`; the same holds for `ap` and
+    `f1_max`.
 
     Attributes:
         mean: macro mean over the categories that have the metric (the article's mean).
-        pooled: over all images together, categories mixed; each image is compared with its category's threshold.
-        categories: one set per category, with the counts `normal` and `anomalous`, and the thresholds that decided.
-        left_out: why a metric is missing, by `<category>/<metric>`.
-        defects: by category and defect type, its anomalous images against all normal ones of the category.
+        pooled: metrics over the images of all categories; each image is compared with its category's threshold.
+        categories: metrics per category, with the counts `normal` and `anomalous` and the thresholds used.
+        left_out: reasons why metrics are missing, by `<category>/<metric>`.
+        defects: metrics by category and defect type, for its images against all normal images of the category.
     """
 
     mean: Metrics
@@ -42,7 +44,7 @@ class Results:
     defects: dict[str, dict[str, Metrics]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Give the mean's metrics at the top, everything else under its name."""
+        """Return the mean metrics at the top level, and everything else under its name."""
         rest = asdict(self)
         return {**rest.pop("mean"), **rest}
 
@@ -54,17 +56,17 @@ def summarize(
     pixels: PixelHistogram,
     categories: Sequence[str],
 ) -> Results:
-    """Compute image and pixel metrics.
+    """Compute all image and pixel metrics of a test.
 
     Args:
-        records: the images scored.
-        score: (N,) raw scores, in their order.
-        calibration: thresholds from normal images; without any, what needs them is left out.
-        pixels: the pixel scores and masks of the same images, one group per category.
+        records: the N images.
+        score: (N,), their raw scores.
+        calibration: the thresholds; metrics that need them are left out if there are none.
+        pixels: histogram of their pixel scores and masks, one group per category.
         categories: names of the groups.
 
     Raises:
-        UserError: a score is not finite; the text names the images.
+        UserError: a score is not finite; the message names the images.
     """
     refuse_non_finite(records, torch.isfinite(score))
     groups = {name: group for group, name in enumerate(categories) if any(r.category == name for r in records)}
@@ -76,14 +78,15 @@ def summarize(
     left_out: dict[str, str] = {}
 
     def compute(name: str, chosen: Tensor, histogram: Histogram, flagged: Tensor | None) -> Metrics:
-        mine = [record for record, one in zip(records, chosen.tolist(), strict=True) if one]
-        metrics, reasons = image_metrics(score[chosen], label[chosen], None if threshold is None else threshold[chosen])
-        found, missing = pixel_metrics(histogram, flagged)
-        # an image without a mask file is no pixel-level normal: pixel metrics need the masks of all anomalies
-        if any(record.label and not record.mask for record in mine):
-            found, missing = {}, {"pixel_auroc": "not every anomalous image has a mask"}
-        left_out.update({f"{name}/{key}": reason for key, reason in {**reasons, **missing}.items()})
-        return {**metrics, **found, **_counts(label[chosen])}
+        of_images, reasons = image_metrics(
+            score[chosen], label[chosen], None if threshold is None else threshold[chosen]
+        )
+        of_pixels, pixel_reasons = pixel_metrics(histogram, flagged)
+        # the pixels of an anomalous image without a mask are not known to be normal
+        if any(record.label and not record.mask for record in compress(records, chosen.tolist())):
+            of_pixels, pixel_reasons = {}, {"pixel_auroc": "not every anomalous image has a mask"}
+        left_out.update({f"{name}/{key}": reason for key, reason in {**reasons, **pixel_reasons}.items()})
+        return {**of_images, **of_pixels, **_count_labels(label[chosen])}
 
     tables, flagged = {}, []
     for name, group in groups.items():
@@ -104,43 +107,43 @@ def summarize(
 
 
 def refuse_non_finite(records: Sequence[Record], finite: Tensor) -> None:
-    """Raise a UserError that names the images whose scores are NaN or infinite, where `finite` (N,) says so."""
+    """Raise a UserError that names the images whose scores are not `finite` (N,)."""
     bad = [record.path for record, ok in zip(records, finite.tolist(), strict=True) if not ok]
     if bad:
         raise UserError(f"the scores of {len(bad)} image(s) are NaN or infinite: {', '.join(bad[:3])}")
 
 
 def macro_mean(tables: Sequence[Metrics]) -> Metrics:
-    """Average each metric over the tables that have it; counts and thresholds are left out."""
+    """Average each metric over the tables that have it, without counts and thresholds."""
     names = dict.fromkeys(name for table in tables for name in table if name not in NOT_AVERAGED)
     values = {name: [table[name] for table in tables if name in table] for name in names}
-    return {name: sum(found) / len(found) for name, found in values.items()}
+    return {name: sum(numbers) / len(numbers) for name, numbers in values.items()}
 
 
 def mean_auroc(score: Tensor, label: Tensor, category: Tensor) -> float | None:
-    """Average the AUROC over the categories that have both labels, as their scores may differ in scale.
+    """Average the AUROC over the categories that have both labels, because scores may differ in scale.
 
-    (N,) each -> 0..1, or None where no category has both.
+    (N,) each -> 0..1, or None if no category has both.
     """
-    parts = [(score[category == one], label[category == one]) for one in category.unique()]
-    values = [auroc(*part) for part in parts if part[1].unique().numel() == 2]
+    members = [category == number for number in category.unique()]
+    values = [auroc(score[rows], label[rows]) for rows in members if label[rows].unique().numel() == 2]
     return fmean(values) if values else None
 
 
 def by_defect(
     records: Sequence[Record], score: Tensor, label: Tensor, threshold: Tensor | None
 ) -> dict[str, dict[str, Metrics]]:
-    """Compute image metrics of each defect type against all normal images of its category."""
-    found: dict[str, dict[str, Metrics]] = {}
+    """Compute the image metrics of each defect type against all normal images of its category."""
+    tables: dict[str, dict[str, Metrics]] = {}
     for category, defect in sorted({(r.category, r.defect) for r in records if r.label}):
         chosen = torch.tensor([r.category == category and (not r.label or r.defect == defect) for r in records])
         metrics, _ = image_metrics(score[chosen], label[chosen], None if threshold is None else threshold[chosen])
-        metrics |= _counts(label[chosen])
-        found.setdefault(category, {})[defect] = {key: metrics[key] for key in OF_A_DEFECT if key in metrics}
-    return found
+        metrics |= _count_labels(label[chosen])
+        tables.setdefault(category, {})[defect] = {key: metrics[key] for key in DEFECT_METRICS if key in metrics}
+    return tables
 
 
-def _counts(label: Tensor) -> Metrics:
+def _count_labels(label: Tensor) -> Metrics:
     return {"normal": int((label == 0).sum()), "anomalous": int(label.sum())}
 
 
@@ -148,13 +151,12 @@ def _add_intervals(results: Results, score: Tensor, label: Tensor, category: Ten
     draws = {}
     for name, group in groups.items():
         if "auroc" in results.categories[name]:
-            chosen = category == group  # a seed of its own: equal draws would not average out in the mean
+            chosen = category == group  # different seeds per category: equal draws would not average out in the mean
             draws[name] = bootstrap(score[chosen], label[chosen], seed=derive_seed(f"bootstrap {name}"))
             results.categories[name] |= interval(draws[name])
     if draws:
         means = {metric: torch.stack([drawn[metric] for drawn in draws.values()]).mean(0) for metric in METRICS}
         results.mean |= interval(means)
     if "auroc" in results.pooled:
-        alone = len(groups) == 1  # then it is that category's interval
-        drawn = means if alone else bootstrap(score, label, category, seed=derive_seed("bootstrap"))
+        drawn = means if len(groups) == 1 else bootstrap(score, label, category, seed=derive_seed("bootstrap"))
         results.pooled |= interval(drawn)

@@ -1,1 +1,1 @@
-"""Predictions for many images, by this process or by actors of Ray."""
+"""Prediction for many images, in this process or by Ray actors."""

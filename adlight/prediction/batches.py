@@ -1,4 +1,4 @@
-"""Predict for images batch by batch, write their pictures, and decode the next batch meanwhile."""
+"""Predict for images batch by batch: decode the next batch and write pictures in threads while one batch is scored."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,6 @@ from adlight.data.images import read_image, to_channels
 from adlight.data.stream import ImageStream
 from adlight.detection.coco import annotate
 from adlight.detection.pictures import draw_overlay, draw_panel
-from adlight.prediction.given import set_given
 from adlight.runs.predictions import Entry
 from adlight.types import Prediction, Unreadable, UserError
 
@@ -26,28 +25,35 @@ if TYPE_CHECKING:  # torch takes seconds: not for --help
 
 
 def load_detector(settings: Mapping[str, Any]) -> "Detector":
-    """Load the run's detector, with the thresholds and the rules of regions that are asked for.
+    """Load a run's detector and apply the thresholds and region settings of the command.
 
     Args:
-        settings: those of `adlight.predict`.
+        settings: all settings of `adlight.predict`.
     """
     from adlight.detector import Detector
 
     inputs = {name: settings[name] for name in ("roi", "tile", "overlap")}
     run, ckpt, device, size, category = (settings[name] for name in ("run", "ckpt", "device", "batch_size", "category"))
     detector = Detector.load(run, ckpt, device, (), size, category, **inputs)
-    set_given(detector, settings, "threshold", "pixel_threshold")
-    set_given(detector.calibration, settings, "min_area", "closing")
+    override_attributes(detector, settings, "threshold", "pixel_threshold")
+    override_attributes(detector.calibration, settings, "min_area", "closing")
     return detector
 
 
+def override_attributes(target: Any, settings: Mapping[Any, Any], *names: str) -> None:
+    """Set the named attributes of an object to the settings that are not None."""
+    for name in names:
+        if settings[name] is not None:
+            setattr(target, name, settings[name])
+
+
 class ResultWriter:
-    """Writes an image's pictures, each kind into a folder of its own, and makes its entry in the tables.
+    """Write an image's pictures, one folder per kind, and make its entry in the tables.
 
     Args:
-        folder: of the predictions.
-        pictures: kinds.
-        stream: names them.
+        folder: folder of the predictions.
+        pictures: kinds of pictures to write: `masks`, `maps`, `panels`.
+        stream: the images; it gives each picture its file name.
     """
 
     def __init__(self, folder: Path, pictures: list[str], stream: ImageStream) -> None:
@@ -78,38 +84,39 @@ def predict_batches(
     on_bad_image: str,
     threads: int | None = None,
 ) -> Iterator[list[Entry]]:
-    """Predict for images batch by batch, and write their pictures. -> their entries, in order.
+    """Predict for images batch by batch and write their pictures. -> a list of entries per batch, in order.
 
     Args:
-        detector: predicts.
-        paths: of the images.
-        count: how many they are, for the progress bar.
-        writer: writes the pictures.
-        on_bad_image: `skip` gives an unreadable image an entry that says so; `error` stops.
-        threads: decode images and write pictures; None: one per core.
+        detector: the detector.
+        paths: paths of the images.
+        count: number of images, for the progress bar.
+        writer: writes the pictures and makes the entries.
+        on_bad_image: `skip` gives an unreadable image an entry with the error; `error` stops.
+        threads: number of threads that decode images and write pictures; None for one per core.
 
     Raises:
-        UserError: an image cannot be read; the entries of those before it came.
+        UserError: an image cannot be read; the entries of all images before it have been yielded.
     """
     console = Console(stderr=True)
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
         steps, hidden = -(-count // detector.images_at_once), not console.is_terminal
         batches = read_ahead(detector, paths, pool)
         for batch in track(batches, "predicting", steps, console=console, transient=True, disable=hidden):
-            bad = [one for _, one in batch if isinstance(one, Unreadable)] if on_bad_image == "error" else []
-            whole = batch[: [one for _, one in batch].index(bad[0])] if bad else batch
-            images = {path: one for path, one in whole if not isinstance(one, Unreadable)}
-            found = detector.predict(list(images.values()), "panels" in writer.pictures) if images else []
-            entries = dict(zip(images, pool.map(writer, images, found), strict=True))
-            yield [one.as_dict() if isinstance(one, Unreadable) else entries[path] for path, one in whole]
-            if bad:
-                raise UserError(bad[0].error)
+            unreadable = [i for i, (_, image) in enumerate(batch) if isinstance(image, Unreadable)]
+            stop = unreadable[0] if unreadable and on_bad_image == "error" else len(batch)
+            images = {path: image for path, image in batch[:stop] if not isinstance(image, Unreadable)}
+            predictions = detector.predict(list(images.values()), "panels" in writer.pictures) if images else []
+            entries = dict(zip(images, pool.map(writer, images, predictions), strict=True))
+            yield [image.as_dict() if isinstance(image, Unreadable) else entries[path] for path, image in batch[:stop]]
+            for _, image in batch[stop:]:
+                if isinstance(image, Unreadable):
+                    raise UserError(image.error)
 
 
 def read_ahead(
     detector: "Detector", paths: Iterator[Path], pool: ThreadPoolExecutor
 ) -> Iterator[list[tuple[Path, "PreparedImage | Unreadable"]]]:
-    """Decode images batch by batch on all cores, the next batch while this one is scored."""
+    """Decode images batch by batch in a thread pool, the next batch while this one is scored."""
     waiting: list[tuple[Path, Future[PreparedImage | Unreadable]]] = []
     while True:
         coming = [(path, pool.submit(detector.prepare, path)) for path in islice(paths, detector.images_at_once)]

@@ -1,6 +1,6 @@
-"""Predict by a pool of Ray actors, each with a detector of its own, on this machine or on a cluster.
+"""Predict with a pool of Ray actors on this machine or a cluster; each actor holds its own detector.
 
-Ray Data hands parts of the images to the actors, which write them into the folder of the predictions.
+The images are divided into parts. Ray Data hands parts to actors, which write the entries into the prediction folder.
 """
 
 import logging
@@ -23,47 +23,47 @@ if TYPE_CHECKING:  # an extra
     import pyarrow
 
 DEVICES = ("auto", "cpu", "cuda")
-PARTS_AT_ONCE = 1000  # known to Ray: a million paths in its memory
+PARTS_AT_ONCE = 1000  # handed to Ray at a time, so that it need not hold the paths of all images
 
 
 class PartPredictor:
-    """An actor's work: predict for parts of the images and write each, once it is whole.
+    """An actor: predict for parts of the images and write each part once it is complete.
 
     Args:
-        folder: of the predictions.
-        settings: those of `adlight.predict`.
-        pictures: kinds to write.
-        place: the folder that relative paths start from.
-        threads: decode images.
+        folder: folder of the predictions.
+        settings: all settings of `adlight.predict`.
+        pictures: kinds of pictures to write.
+        working_dir: folder that relative paths are resolved against.
+        threads: number of threads that decode images and write pictures.
     """
 
     def __init__(
-        self, folder: Path, settings: Mapping[str, Any], pictures: list[str], place: str, threads: int
+        self, folder: Path, settings: Mapping[str, Any], pictures: list[str], working_dir: str, threads: int
     ) -> None:
-        os.chdir(place)  # of a process that is the actor's own
+        os.chdir(working_dir)  # safe: an actor has a process of its own
         self.folder, self.settings, self.threads = PredictionFolder(folder), settings, threads
         self.detector = load_detector(settings)
         self.writer = ResultWriter(folder, pictures, ImageStream(str(settings["images"])))
 
     def __call__(self, parts: "pyarrow.Table") -> dict[str, list[Any]]:
-        """Predict for some parts (`number`, `images`). -> `error` of each, empty where there is none."""
+        """Predict for parts with the columns `number` and `images`. -> each part's `error`, empty if there is none."""
         return {"error": [self._predict(part["number"], part["images"]) for part in parts.to_pylist()]}
 
     def _predict(self, number: int, images: list[str]) -> str:
-        words = (self.writer, self.settings["on_bad_image"], self.threads)
+        paths, on_bad_image = map(Path, images), self.settings["on_bad_image"]
         try:
-            batches = predict_batches(self.detector, map(Path, images), len(images), *words)
+            batches = predict_batches(self.detector, paths, len(images), self.writer, on_bad_image, self.threads)
             self.folder.parts.write(number, (entry for batch in batches for entry in batch))
-        except UserError as error:  # Ray would wrap it
+        except UserError as error:  # returned, as Ray would wrap it
             return str(error)
         return ""
 
 
 def check_ray(settings: Mapping[str, Any]) -> None:
-    """Refuse, before anything expensive, what Ray cannot do.
+    """Check that Ray is installed and can serve the settings, before anything expensive.
 
     Raises:
-        UserError: Ray is not installed, or the device is one that Ray chooses itself.
+        UserError: Ray is not installed, or `device` names a particular GPU: Ray assigns GPUs itself.
     """
     try:
         import pyarrow  # noqa: F401
@@ -71,23 +71,25 @@ def check_ray(settings: Mapping[str, Any]) -> None:
     except ImportError as error:
         raise UserError(f"engine=ray needs {error.name}: pip install 'adlight[ray]'") from error
     if settings["device"] not in DEVICES:
-        raise UserError(f"device={settings['device']}: with engine=ray one of {', '.join(DEVICES)}; Ray numbers GPUs")
+        raise UserError(
+            f"device={settings['device']} with engine=ray: choose {', '.join(DEVICES)}, as Ray assigns the GPUs"
+        )
 
 
 def predict_parts(
     folder: PredictionFolder, stream: ImageStream, count: int, settings: Mapping[str, Any], pictures: list[str]
 ) -> None:
-    """Predict for all images that have no part yet.
+    """Predict for all images that are in no finished part.
 
     Args:
-        folder: takes the parts.
+        folder: receives the parts.
         stream: the images.
-        count: how many are left, for the progress bar.
-        settings: those of `adlight.predict`.
-        pictures: kinds to write.
+        count: number of images left, for the progress bar.
+        settings: all settings of `adlight.predict`.
+        pictures: kinds of pictures to write.
 
     Raises:
-        UserError: no cluster, more actors than it has CPUs, or as `predict_batches`; whole parts are kept.
+        UserError: no cluster, more actors than CPUs, or an error of `predict_batches`; finished parts are kept.
     """
     import ray
 
@@ -112,22 +114,22 @@ def predict_parts(
 
 
 def _run(parts: Iterator[tuple[int, list[str]]], actors: int, pool: dict[str, Any]) -> Iterator[str]:
-    """Yield the error of each part, empty where there is none, as the parts are done."""
+    """Yield each part's error, or an empty text, as parts are finished."""
     import ray.data
 
-    while some := [{"number": number, "images": images} for number, images in islice(parts, PARTS_AT_ONCE)]:
-        compute = ray.data.ActorPoolStrategy(size=min(actors, len(some)), max_tasks_in_flight_per_actor=1)
-        rows = ray.data.from_items(some, override_num_blocks=len(some))
-        done = rows.map_batches(PartPredictor, compute=compute, **pool)
-        yield from (row["error"] for row in done.iter_rows())
+    while items := [{"number": number, "images": images} for number, images in islice(parts, PARTS_AT_ONCE)]:
+        compute = ray.data.ActorPoolStrategy(size=min(actors, len(items)), max_tasks_in_flight_per_actor=1)
+        rows = ray.data.from_items(items, override_num_blocks=len(items))
+        results = rows.map_batches(PartPredictor, compute=compute, **pool)
+        yield from (row["error"] for row in results.iter_rows())
 
 
 def _connect(address: str | None) -> None:
-    """Start Ray on this machine, or join the cluster at an address."""
+    """Start Ray on this machine, or join the cluster at `address`."""
     import ray
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it takes actors of Ray Data's own making for errors
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # otherwise it reports Ray Data's own actors as errors
     try:
         ray.init(address or "local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError) as error:
@@ -137,10 +139,10 @@ def _connect(address: str | None) -> None:
 
 
 def _size_pool(settings: Mapping[str, Any], resources: Mapping[str, float]) -> tuple[int, int, float]:
-    """Give the number of actors, the threads and the share of a GPU that each has.
+    """Return the number of actors, and the number of threads and share of a GPU for each.
 
     Raises:
-        UserError: Ray would wait for ever for so many.
+        UserError: more actors than CPUs; Ray would wait for ever.
     """
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
     gpus = 0 if settings["device"] == "cpu" else gpus

@@ -1,1 +1,1 @@
-"""Detectors that reconstruct an image through a bottleneck: the autoencoders that the papers compare with."""
+"""Detectors by reconstruction through a bottleneck: the autoencoders that the papers compare with."""

@@ -1,4 +1,4 @@
-"""Dual autoencoder GAN (Tang 2020, DAGAN): two autoencoders trained against each other (Skip-GANomaly and BEGAN)."""
+"""Dual autoencoder GAN (Tang 2020, DAGAN): two adversarial autoencoders, after Skip-GANomaly and BEGAN."""
 
 from typing import Any
 
@@ -18,21 +18,23 @@ from adlight.types import Batch
 
 
 class DAGANModule(DAGANDetector, AnomalyModule):
-    """G and D are autoencoders: G reconstructs the image x, D tells x from G(x) by reconstructing them differently.
+    """Train two autoencoders: G reconstructs the image x, and D tells x from G(x) by reconstructing them differently.
 
     L_adv = E|D(x) - D(G(x))|_2,  L_G = E|x - G(x)|_2,  L_D = E|x - D(x)|_2  (Tang 2020, section 3.2)
-    G minimizes adversarial L_adv + generator_context L_G, D discriminator_context L_D - adversarial L_adv; both step on
-    each batch. The score is the error of G. Norms are divided by sqrt(N), N the values of an image, so that weights and
-    rates do not depend on its size. The original scales scores by the test's minimum and maximum: that changes no
-    order, looks at the test, and is left out.
+    G minimizes adversarial L_adv + generator_context L_G, and D minimizes discriminator_context L_D - adversarial
+    L_adv; both take a step on each batch. The score is the reconstruction error of G.
+
+    Norms are divided by sqrt(N), where N is the number of values of an image, so that weights and learning rates do not
+    depend on the image size. The original rescales scores by their minimum and maximum over the test set; this is
+    omitted, as it uses the test set and does not change the ranking.
 
     Args:
         generator: G, a U-Net with skips in the original.
         discriminator: D, an autoencoder.
-        scorer: compares images with G's reconstructions; `reduce=mean` of `mse` orders images as |x - G(x)|_2 does.
-        optimizer: makes the optimizer of each network from its parameters.
-        adversarial, generator_context, discriminator_context: the weights; 1, 40 and 1 in the original.
-        clip: largest norm of a network's gradient; 0 = any.
+        scorer: compares images with G's reconstructions; `reduce=mean` of `mse` ranks images like |x - G(x)|_2.
+        optimizer: makes each network's optimizer from its parameters.
+        adversarial, generator_context, discriminator_context: weights of the losses; 1, 40 and 1 in the original.
+        clip: largest norm of a network's gradient; 0 disables clipping.
     """
 
     @checked
@@ -53,30 +55,30 @@ class DAGANModule(DAGANDetector, AnomalyModule):
         self.generator_context, self.discriminator_context = generator_context, discriminator_context
 
     def describe(self) -> list[str]:
-        """Say how large the networks are."""
+        """Describe the networks."""
         return [describe_network(name, getattr(self, name)) for name in ("generator", "discriminator")]
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """Step the discriminator, then the generator."""
+        """Update the discriminator, then the generator."""
         x = batch["image"]  # (B, C, H, W)
         optimizers: Any = self.optimizers()
-        of_discriminator, of_generator = optimizers
+        discriminator_optimizer, generator_optimizer = optimizers
         y = self.generator(x)  # (B, C, H, W)
         terms = self.discriminator_loss(x, y.detach())
-        optimizer_step(of_discriminator, terms["discriminator"], self.clip)
+        optimizer_step(discriminator_optimizer, terms["discriminator"], self.clip)
         terms |= self.generator_loss(x, y)
-        optimizer_step(of_generator, terms["generator"], self.clip)
+        optimizer_step(generator_optimizer, terms["generator"], self.clip)
         log_terms(self, terms, len(x), prog_bar="generator")
 
     def discriminator_loss(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """Compute D's loss, as `discriminator`, of images and reconstructions (B, C, H, W), and the terms beside it."""
-        real, fake = self.discriminator(torch.cat([x, y])).chunk(2)  # one pass for both
+        """Return D's loss on images x and reconstructions y (B, C, H, W), as `discriminator`, and terms to log."""
+        real, fake = self.discriminator(torch.cat([x, y])).chunk(2)  # (B, C, H, W) each
         context = distance(x, real).mean()  # L_D
         loss = self.discriminator_context * context - self.adversarial * distance(real, fake).mean()
         return {"discriminator": loss, "discriminator_context": context}
 
     def generator_loss(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """Compute G's loss, as `generator`, of images and reconstructions (B, C, H, W), and the terms beside it."""
+        """Return G's loss on images x and reconstructions y (B, C, H, W), as `generator`, and terms to log."""
         with torch.no_grad():
             real = self.discriminator(x)  # (B, C, H, W)
         adversarial, context = distance(real, self.discriminator(y)).mean(), distance(x, y).mean()  # L_adv, L_G
@@ -84,11 +86,11 @@ class DAGANModule(DAGANDetector, AnomalyModule):
         return {"generator": loss, "adversarial": adversarial, "generator_context": context}
 
     def on_fit_start(self) -> None:
-        """Refuse a precision in which adversarial training does not work."""
+        """Reject precisions in which adversarial training is unstable."""
         check_precision(self.trainer)
 
     def configure_optimizers(self) -> list[Optimizer]:
-        """Make the discriminator's optimizer and the generator's."""
+        """Make the optimizers of discriminator and generator."""
         optimizers = [
             make_optimizer("optimizer", self.optimizer, network) for network in (self.discriminator, self.generator)
         ]
@@ -100,7 +102,7 @@ class DAGANModule(DAGANDetector, AnomalyModule):
         set_rates(self.trainer.optimizers, self.rates)
 
     def on_train_epoch_end(self) -> None:
-        """Stop a diverged run; the checkpoint of the epoch before is kept."""
+        """Stop a diverged run; the checkpoint of the previous epoch is kept."""
         stop_if_diverged(self)
 
 

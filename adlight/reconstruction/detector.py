@@ -1,4 +1,4 @@
-"""The detectors: trained autoencoders, and the score of what they cannot reconstruct."""
+"""Detectors by reconstruction: trained autoencoders, and the score of what they cannot reconstruct."""
 
 from torch import nn
 
@@ -11,14 +11,14 @@ from adlight.types import Batch, Scores
 
 
 class AutoencoderDetector(AnomalyDetector):
-    """Images that an autoencoder of normal images cannot reconstruct are anomalous.
+    """Detect images that an autoencoder trained on normal images cannot reconstruct.
 
     Args:
         network: the autoencoder.
         scorer: compares images with their reconstructions.
     """
 
-    takes_padding = False  # convolutions look across the content's border
+    takes_padding = False  # convolutions would mix padding into the content
 
     @checked
     def __init__(self, network: Built[UNet | ConvAutoencoder], scorer: Built[ReconstructionError]) -> None:
@@ -31,11 +31,11 @@ class AutoencoderDetector(AnomalyDetector):
 
 
 class VAEDetector(AnomalyDetector):
-    """Images that a variational autoencoder of normal images reconstructs badly, or finds unlikely, are anomalous.
+    """Detect images that a variational autoencoder trained on normal images reconstructs badly or finds unlikely.
 
     Args:
         network: the autoencoder.
-        scorer: scores images with it.
+        scorer: scores images with the autoencoder.
     """
 
     takes_padding = False
@@ -47,10 +47,10 @@ class VAEDetector(AnomalyDetector):
 
     @property
     def export_blocker(self) -> str | None:
-        """Graphs hold no gradient."""
+        """The reason why the method cannot be exported: a graph cannot differentiate."""
         if self.scorer.method != "gradient":
             return None
-        return "method=gradient differentiates; method=reconstruction and elbo can be exported"
+        return "method=gradient differentiates; method=reconstruction and method=elbo can be exported"
 
     def score(self, batch: Batch) -> Scores:
         """Score a batch."""
@@ -58,12 +58,12 @@ class VAEDetector(AnomalyDetector):
 
 
 class DAGANDetector(AnomalyDetector):
-    """Images that DAGAN's generator cannot reconstruct are anomalous.
+    """Detect images that DAGAN's generator cannot reconstruct.
 
     Args:
         generator: G, a U-Net with skips in the original.
-        discriminator: D, an autoencoder, which was G's opponent.
-        scorer: compares images with G's reconstructions; `reduce=mean` of `mse` orders images as |x - G(x)|_2 does.
+        discriminator: D, an autoencoder; G was trained against it.
+        scorer: compares images with G's reconstructions; `reduce=mean` of `mse` ranks images like |x - G(x)|_2.
     """
 
     takes_padding = False
@@ -92,6 +92,6 @@ def score_reconstruction(network: nn.Module, scorer: ReconstructionError, batch:
 
 
 def describe_network(name: str, network: nn.Module) -> str:
-    """Say what a network is and how many weights it has."""
+    """Describe a network by its type and its number of weights."""
     weights = sum(parameter.numel() for parameter in network.parameters())
     return f"{name}: {type(network).__name__}, {weights / 1e6:.2f} million weights"

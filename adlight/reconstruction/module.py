@@ -1,4 +1,4 @@
-"""Training of autoencoders of normal images: plain ones by their error, variational ones by the evidence."""
+"""Training of autoencoders on normal images: plain ones by reconstruction error, variational ones by the ELBO."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,14 +22,14 @@ from adlight.types import Batch
 class AutoencoderModule(AutoencoderDetector, AnomalyModule):
     """Train y = f(x) to reconstruct normal images by ssim (1 - SSIM(x, y)) + l1 |x - y| (Bergmann 2018; article eq. 4).
 
-    The score is the reconstruction's error; the article's U-Net column is such a detector.
+    The score is the reconstruction error. The U-Net in the article's table is such a detector.
 
     Args:
         network: the autoencoder.
-        objective: reconstruction loss; None where nothing will be trained.
+        objective: the reconstruction loss; None if the detector will not be trained.
         scorer: compares images with their reconstructions.
-        optimizer: makes the optimizer from parameters.
-        warmup: share of the steps in which the learning rate rises; a half cosine to 0 follows.
+        optimizer: makes the optimizer from the network's parameters.
+        warmup: fraction of the steps for a linear warm-up of the learning rate; a half-cosine decay to 0 follows.
     """
 
     @checked
@@ -45,11 +45,11 @@ class AutoencoderModule(AutoencoderDetector, AnomalyModule):
         self.objective, self.optimizer, self.warmup = objective, optimizer, warmup
 
     def describe(self) -> list[str]:
-        """Name the network, and say how large it is."""
+        """Describe the network."""
         return [describe_network("autoencoder", self.network)]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Reconstruct, compare."""
+        """Return the reconstruction loss of a batch."""
         assert self.objective is not None
         image = batch["image"]  # (B, C, H, W)
         terms = self.objective(image, self.network(image))
@@ -57,23 +57,23 @@ class AutoencoderModule(AutoencoderDetector, AnomalyModule):
         return terms["loss"]
 
     def configure_optimizers(self) -> Any:
-        """Warm up, then half a cosine, by step."""
+        """Make the optimizer with a warm-up and a half-cosine decay, by step."""
         return schedule_by_step(self, self.optimizer(self.network.parameters()), self.warmup)
 
     def on_train_epoch_end(self) -> None:
-        """Stop once the loss is not finite; the checkpoints of earlier epochs are kept."""
+        """Stop a diverged run; the checkpoint of the previous epoch is kept."""
         stop_if_diverged(self)
 
 
 class VAEModule(VAEDetector, AnomalyModule):
-    """Train a variational autoencoder of normal images by its -ELBO per value (Kingma 2014).
+    """Train a variational autoencoder on normal images by -ELBO / N, N being the values of an image (Kingma 2014).
 
     Args:
         network: the autoencoder.
-        scorer: scores images with it.
-        optimizer: makes the optimizer from parameters.
-        warmup: share of the steps in which the learning rate rises; a half cosine to 0 follows.
-        seed: of the noise, which depends on it, the batch and the process only.
+        scorer: scores images with the autoencoder.
+        optimizer: makes the optimizer from the network's parameters.
+        warmup: fraction of the steps for a linear warm-up of the learning rate; a half-cosine decay to 0 follows.
+        seed: seed of the noise, which depends on nothing else but the step and the process.
     """
 
     @checked
@@ -89,11 +89,11 @@ class VAEModule(VAEDetector, AnomalyModule):
         self.optimizer, self.warmup, self.seed = optimizer, warmup, seed
 
     def describe(self) -> list[str]:
-        """Say how large the network is, and how it scores."""
+        """Describe the network and the score."""
         return [f"{describe_network('autoencoder', self.network)}; score: {self.scorer.method}"]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Draw one z per image, and bound."""
+        """Return -ELBO / N of a batch, with one z drawn per image."""
         image = batch["image"]  # (B, C, H, W)
         noise = torch.randn(len(image), self.network.latent, generator=step_rng(self, "vae", self.seed))  # (B, Z)
         _, surprise, kl = self.network(image, to_device(noise, self.device))
@@ -104,9 +104,9 @@ class VAEModule(VAEDetector, AnomalyModule):
         return terms["loss"]
 
     def configure_optimizers(self) -> Any:
-        """Warm up, then half a cosine, by step."""
+        """Make the optimizer with a warm-up and a half-cosine decay, by step."""
         return schedule_by_step(self, self.optimizer(self.network.parameters()), self.warmup)
 
     def on_train_epoch_end(self) -> None:
-        """Stop once the loss is not finite; the checkpoints of earlier epochs are kept."""
+        """Stop a diverged run; the checkpoint of the previous epoch is kept."""
         stop_if_diverged(self)

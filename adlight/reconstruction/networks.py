@@ -1,4 +1,4 @@
-"""Autoencoders of any image size: a U-Net with or without its skips, and a plain convolutional one.
+"""Autoencoders for any image size: a U-Net with or without its skips, and a plain convolutional one.
 
 Letters: D channels of a stage, h x w its grid.
 """
@@ -15,16 +15,16 @@ from adlight.settings import checked
 
 
 class UNet(nn.Module):
-    """U-Net (Ronneberger 2015): stages of two 3 x 3 convolutions, the grid halved between them, and back again.
+    """U-Net (Ronneberger 2015): stages of two 3 x 3 convolutions, with the grid halved between them, and back again.
 
-    With skips, each stage of the decoder also sees the encoder's map of its own grid: it can copy its input.
-    Group norms (Wu 2018) are added, by which an image's output depends on no other image.
+    With skips, each stage of the decoder also receives the encoder's map of the same grid, so that it can copy its
+    input. Group norms (Wu 2018) are added; they keep the outputs of images independent of each other.
 
     Args:
-        channels: C.
-        width: channels of the first stage; each further one has twice as many. The original has 64.
-        depth: halvings of the grid. The original has 4.
-        skips: whether the decoder sees the encoder's maps.
+        channels: C, channels of the image.
+        width: number of channels of the first stage, doubled at each further stage; 64 in the original.
+        depth: number of times the grid is halved; 4 in the original.
+        skips: whether the decoder receives the encoder's maps.
     """
 
     @checked
@@ -55,10 +55,10 @@ class ConvAutoencoder(nn.Module):
     """Plain convolutional autoencoder (Bergmann 2018): strided convolutions to a narrow bottleneck, and back.
 
     Args:
-        channels: C.
-        width: channels of the first stage; each further one has twice as many, at most 8 times.
-        depth: halvings of the grid.
-        latent: channels of the bottleneck, on the coarsest grid.
+        channels: C, channels of the image.
+        width: number of channels of the first stage, doubled at each further stage up to 8 times `width`.
+        depth: number of times the grid is halved.
+        latent: number of channels of the bottleneck, on the coarsest grid.
     """
 
     @checked
@@ -78,7 +78,7 @@ class ConvAutoencoder(nn.Module):
 
 
 class ConvEncoder(nn.Module):
-    """Convolutions of stride 2 with leaky ReLU; `widths` are the channels of image and stages."""
+    """Convolutions of stride 2 with leaky ReLU; `widths` lists the channels of the image and of each stage."""
 
     def __init__(self, channels: int, width: int, depth: int) -> None:
         super().__init__()
@@ -93,14 +93,14 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """The way back from `ConvEncoder`'s grid: each grid doubled, then a convolution."""
+    """The inverse of `ConvEncoder`: at each stage the grid is doubled, and a convolution follows."""
 
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(nn.Conv2d(b, a, 3, padding=1) for a, b in reversed(list(pairwise(widths))))
 
     def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
-        """Decode to images of a size in [0, 1]. (B, D, h, w), (H, W) -> (B, C, H, W)."""
+        """Decode to images in [0, 1] of the given size. (B, D, h, w), (H, W) -> (B, C, H, W)."""
         grids = halved_sizes(size, len(self.layers))
         for i, layer in enumerate(self.layers):
             x = layer(F.interpolate(x if i == 0 else F.leaky_relu(x, 0.2), grids[-2 - i]))  # (B, D / 2, 2 h, 2 w)
@@ -108,7 +108,7 @@ class ConvDecoder(nn.Module):
 
 
 def halved_sizes(size: Sequence[int], depth: int) -> list[tuple[int, int]]:
-    """List the grids of an encoder, the image's own first, each side halved and rounded up `depth` times."""
+    """List the grids of an encoder, from the image's own size to one halved `depth` times, rounded up."""
     return [(-(-size[0] // 2**i), -(-size[1] // 2**i)) for i in range(depth + 1)]
 
 

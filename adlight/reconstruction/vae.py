@@ -1,6 +1,6 @@
 """The variational autoencoder (Kingma 2014): network, evidence lower bound and scores.
 
-Letters: B images, N = C H W values of one, Z latent size, D channels, h x w the encoder's grid.
+Letters: B images, N = C H W values of an image, Z latent size, D channels, h x w the encoder's grid.
 """
 
 import math
@@ -18,15 +18,15 @@ from adlight.types import Scores
 
 
 class VAE(nn.Module):
-    """q(z|x) = N(mu(x), diag s^2(x)), prior z ~ N(0, I), p(x|z) = N(y(z), deviation^2 I), y in [0, 1].
+    """Autoencoder with q(z|x) = N(mu(x), diag s^2(x)), z ~ N(0, I), p(x|z) = N(y(z), deviation^2 I), y in [0, 1].
 
     Args:
         image_size: side of the images in pixels, or height and width.
-        channels: C.
-        width: channels of the first stage, see `ConvAutoencoder`.
-        depth: halvings of the grid.
+        channels: C, channels of the image.
+        width: number of channels of the first stage, see `ConvAutoencoder`.
+        depth: number of times the grid is halved.
         latent: Z.
-        deviation: sigma of p(x|z), in units of a pixel's range: the smaller, the less the prior weighs.
+        deviation: standard deviation of p(x|z), for pixels in [0, 1]; the smaller it is, the less the prior weighs.
     """
 
     @checked
@@ -49,16 +49,16 @@ class VAE(nn.Module):
         self.decoder = ConvDecoder(self.encoder.widths)
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Give mu and log s^2 of q(z|x). (B, C, H, W) in [0, 1] -> (B, Z) twice."""
+        """Return mu and log s^2 of q(z|x). (B, C, H, W) in [0, 1] -> (B, Z) twice."""
         mean, log_variance = self.posterior(self.encoder(image).flatten(1)).float().chunk(2, 1)
         return mean, log_variance
 
     def decode(self, z: Tensor, size: torch.Size) -> Tensor:
-        """Give y(z). (B, Z), (H, W) -> (B, C, H, W)."""
+        """Return y(z). (B, Z), (H, W) -> (B, C, H, W)."""
         return self.decoder(self.expand(z).unflatten(1, (-1, *self.grid)), size).float()
 
     def forward(self, image: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Reconstruct from z = mu + s noise, or from mu where there is no noise; and bound the evidence.
+        """Reconstruct images from z = mu + s noise, or from mu without noise, and compute the terms of -ELBO.
 
         -ELBO = -log p(x|z) + KL(q(z|x) || N(0, I)), in nats (Kingma 2014, eq. 10 for Gaussians):
         -log p(x|z) = |x - y|^2 / (2 deviation^2) + N log(deviation sqrt(2 pi)),
@@ -76,19 +76,19 @@ class VAE(nn.Module):
         y = self.decode(z, image.shape[-2:])
         error = (image.float() - y).square().flatten(1)  # (B, N)
         constant = math.log(self.deviation * math.sqrt(2 * math.pi))
-        surprise = error.sum(1) / (2 * self.deviation**2) + error.shape[1] * constant
-        kl = (mean.square() + log_variance.exp() - 1 - log_variance).sum(1) / 2
+        surprise = error.sum(1) / (2 * self.deviation**2) + error.shape[1] * constant  # (B,)
+        kl = (mean.square() + log_variance.exp() - 1 - log_variance).sum(1) / 2  # (B,)
         return y, surprise, kl
 
 
 class VAEScorer:
-    """Score images with the mean of q(z|x), so that nothing is drawn and an image has one score.
+    """Score images with z at the mean of q(z|x), so that the scores are deterministic.
 
     Args:
-        method: of the image score: `reconstruction` (error of y), `elbo` (-ELBO / N), or `gradient`, of -ELBO with
-            respect to the image, whose absolute value is the map as well (Zimmerer 2019). The latter needs autograd.
-        score: error of a pixel of the other maps, see `ReconstructionError`.
-        reduce, smoothing, topk: of the map, see `ReconstructionError`.
+        method: image score: `reconstruction` (error of y), `elbo` (-ELBO / N), or `gradient`, the absolute gradient of
+            -ELBO with respect to the image, which is then also the map (Zimmerer 2019) and needs autograd.
+        score: pixel error for the map of the other methods, see `ReconstructionError`.
+        reduce, smoothing, topk: reduction of the map to the image score, see `ReconstructionError`.
     """
 
     @checked
@@ -106,21 +106,21 @@ class VAEScorer:
         """Score images (B, C, H, W) in [0, 1]."""
         if self.method == "gradient":
             y, gradient = elbo_gradient(network, image)
-            size = gradient.abs().mean(1)  # (B, H, W)
-            pixel = smooth(size, self.error.smoothing)
-            score = reduce_map(size if self.error.reduce == "mean" else pixel, self.error.reduce, self.error.topk)
+            magnitude = gradient.abs().mean(1)  # (B, H, W)
+            pixel = smooth(magnitude, self.error.smoothing)  # (B, H, W)
+            score = reduce_map(magnitude if self.error.reduce == "mean" else pixel, self.error.reduce, self.error.topk)
             return Scores(image=score, pixel=pixel, reconstruction=y)
         with torch.no_grad():
-            y, surprise, kl = network(image)
+            y, surprise, kl = network(image)  # (B, C, H, W), (B,), (B,)
             score, pixel = self.error(image, y)  # (B,), (B, H, W)
         score = (surprise + kl) / image[0].numel() if self.method == "elbo" else score
         return Scores(image=score, pixel=pixel, reconstruction=y)
 
 
 def elbo_gradient(network: VAE, image: Tensor) -> tuple[Tensor, Tensor]:
-    """Differentiate -ELBO at z = mu(x) with respect to the image; works under Lightning's `inference_mode`.
+    """Compute y and the gradient of -ELBO at z = mu(x) with respect to the image. (B, C, H, W) -> (B, C, H, W) twice.
 
-    (B, C, H, W) in [0, 1] -> y and the gradient, (B, C, H, W) each; no gradient is left in the network.
+    Works under Lightning's `inference_mode` and leaves no gradient in the network.
     """
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(image.device.type, enabled=False):
         x = image.detach().float().clone().requires_grad_()

@@ -1,1 +1,1 @@
-"""Tables and pages over finished runs."""
+"""Tables and a page over many runs. Reading order: rows, collect, reference, grouping, tables, figures, page."""

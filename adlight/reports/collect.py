@@ -1,4 +1,4 @@
-"""Runs as pandas frames: what each is, what it measured, and what it answered for each test image."""
+"""Collect runs as pandas frames: settings, results and the predictions for test images."""
 
 import os
 from collections.abc import Sequence
@@ -24,23 +24,24 @@ from adlight.runs.folder import RunFolder
 from adlight.runs.hydra_folder import OlderRun
 from adlight.types import UserError
 
-DAMAGE = (ValueError, LookupError, TypeError, AttributeError, OSError)  # what files of any content may raise
+READ_ERRORS = (ValueError, LookupError, TypeError, AttributeError, OSError)  # raised by damaged files
 _TEXT = ["model", "dataset", "level", "category", "sweep", "experiment", "categories", "error", "log"]
 _INTEGERS = ["normal_images", "anomalous_images", "num_categories", "epochs", "generator_steps"]
 
 
 @dataclass(frozen=True)
 class Runs:
-    """Collected runs. In each frame, the column `name` says which run a row is about.
+    """Collected runs. The column `name` of each frame is the name of the run.
 
     Attributes:
         results: one row per run and `category`, with the columns `rows.HEAD`, metrics as fractions (`auroc_lower` and
-            `auroc_upper`: ends of the 95 % interval), `rows.TAIL` and `config.<setting>` as text. `level` is
-            `category`, `mean` (macro mean over the run's categories) or `pooled` (their images mixed). `headline` marks
-            the row that stands for the run: the mean, its only category, or the one row of a run without results.
-        predictions: one row per test image, as in the runs' own tables.
-        defects: one row per run, category and defect type, against all normal images of the category.
-        published: one row per published number that a run is compared with (see `reference.compare`).
+            `auroc_upper` are the ends of the 95 % interval), `rows.TAIL` and `config.<setting>` as text. `level` is
+            `category`, `mean` (macro mean over the run's categories) or `pooled` (all images of the run). `headline`
+            marks the row that represents the run: the mean, its only category, or the only row of a run without
+            results.
+        predictions: one row per test image, with the columns of the runs' own tables.
+        defects: one row per run, category and defect type, evaluated against all normal images of the category.
+        published: one row per published number to compare a run with, see `reference.compare`.
     """
 
     results: pd.DataFrame
@@ -50,71 +51,71 @@ class Runs:
 
     @property
     def headlines(self) -> pd.DataFrame:
-        """The rows of `results` that stand for a run each."""
+        """The rows of `results` that represent a run each."""
         return self.results[self.results["headline"]]
 
     @property
     def states(self) -> str:
-        """How many runs there are in which state."""
+        """The number of runs in each state, as text."""
         counts = self.headlines["status"].value_counts(sort=False)
         return ", ".join(f"{count} {status}" for status, count in counts.items())
 
     @property
     def problems(self) -> dict[str, str]:
-        """What went wrong, by run: its status, the error and its log."""
+        """Status, error and log of each run that is not finished or has an error, by name."""
         runs = self.headlines[(self.headlines["status"] != "finished") | self.headlines["error"].notna()]
         runs = runs[["name", "status", "error", "log"]].fillna("")
-        is_told = (runs["log"] != "") & runs["status"].isin(("failed", "unfinished"))
-        logs = runs["log"].map(" (log: {})".format).where(is_told, "")
+        has_log = (runs["log"] != "") & runs["status"].isin(("failed", "unfinished"))
+        logs = runs["log"].map(" (log: {})".format).where(has_log, "")
         unfinished = (runs["status"] == "unfinished") & (runs["error"] == "")
-        runs["error"] = runs["error"].mask(unfinished, "It runs, or was stopped or killed")
-        ends = runs["status"].map({"damaged": ", because "}).fillna(". ")
-        return dict(zip(runs["name"], (runs["status"] + ends + runs["error"] + logs).str.strip(), strict=True))
+        runs["error"] = runs["error"].mask(unfinished, "It is running, or was stopped or killed")
+        joints = runs["status"].map({"damaged": ", because "}).fillna(". ")
+        return dict(zip(runs["name"], (runs["status"] + joints + runs["error"] + logs).str.strip(), strict=True))
 
 
 def collect(places: Sequence[str]) -> Runs:
-    """Read all runs that folders or globs name.
+    """Read all runs at or below folders or globs; runs that cannot be read get a row with their error.
 
     Raises:
-        UserError: there are none.
+        UserError: there are no runs.
     """
     rows, tables, defects = list[dict[str, Any]](), [pd.DataFrame()], list[dict[str, Any]]()
     for run in find_runs(places):
         try:
-            found, table, of_defects = _read(run)
+            run_rows, table, run_defects = _read_run(run)
         except OlderRun as error:
-            found, table, of_defects = [status_row(run) | {"status": "of 0.1", "error": str(error)}], None, []
-        except (UserError, *DAMAGE) as error:
+            run_rows, table, run_defects = [status_row(run) | {"status": "of 0.1", "error": str(error)}], None, []
+        except (UserError, *READ_ERRORS) as error:
             line = str(error) if isinstance(error, UserError) else f"{run}: {type(error).__name__}: {error}"
             row = status_row(run) | {"status": "damaged", "error": " ".join(line.split())}
-            found, table, of_defects = [row], None, []
-        rows += found
+            run_rows, table, run_defects = [row], None, []
+        rows += run_rows
         tables += [] if table is None else [table.assign(name=str(run))]
-        defects += [{"name": str(run), **row} for row in of_defects]
+        defects += [{"name": str(run), **row} for row in run_defects]
     if not rows:
         raise UserError(f"no runs in {', '.join(places)}: adlight.train makes run folders")
-    names = _short_names(list(dict.fromkeys(row["folder"] for row in rows)))
+    names = _shorten_paths(list(dict.fromkeys(row["folder"] for row in rows)))
     frames = [_order_columns(pd.DataFrame(rows)), pd.concat(tables, ignore_index=True), pd.DataFrame(defects)]
-    return Runs(*(of.assign(name=of["name"].map(names)) if len(of) else of for of in frames))
+    return Runs(*(frame.assign(name=frame["name"].map(names)) if len(frame) else frame for frame in frames))
 
 
-def _read(run: RunFolder) -> tuple[list[dict[str, Any]], pd.DataFrame | None, list[dict[str, Any]]]:
-    """Read a run's rows, its predictions and its defects; no rows of what else Hydra leaves behind.
+def _read_run(run: RunFolder) -> tuple[list[dict[str, Any]], pd.DataFrame | None, list[dict[str, Any]]]:
+    """Read a run's rows, predictions and defects; nothing from a folder of Hydra's that is not a run.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the run cannot be read.
     """
     config = run.settings()
     if config is None:
         if run.has_results:
             raise UserError(f"{run.config_path} is damaged: it has no model")
         return [], None, []
-    found, content = read_results(run)
+    rows, content = read_results(run)
     try:
         table = run.predictions()
-    except UserError as error:  # its numbers are shown all the same
-        table, found = None, [row | {"status": "damaged", "error": str(error)} for row in found]
-    return [setting_row(*config) | row for row in found], table, defect_rows(content)
+    except UserError as error:  # the results can still be shown
+        table, rows = None, [row | {"status": "damaged", "error": str(error)} for row in rows]
+    return [setting_row(*config) | row for row in rows], table, defect_rows(content)
 
 
 def config_columns(frame: pd.DataFrame) -> list[str]:
@@ -123,21 +124,21 @@ def config_columns(frame: pd.DataFrame) -> list[str]:
 
 
 def metric_columns(results: pd.DataFrame) -> list[str]:
-    """List the columns of metrics, without the ends of their intervals."""
+    """List the columns of metrics, except those for the ends of their intervals."""
     others = {*HEAD, *TAIL, *(name for name in results if name.startswith((CONFIG, REFERENCE)))}
     return [name for name in results if name not in others and not name.endswith(("_lower", "_upper"))]
 
 
 def _order_columns(frame: pd.DataFrame) -> pd.DataFrame:
-    """Bring columns into the order HEAD, metrics, TAIL, settings; those of HEAD and TAIL are all there."""
+    """Order columns as HEAD, metrics, TAIL, settings; columns of HEAD and TAIL that are missing are added."""
     names = sorted(metric_columns(frame), key=[*METRICS, *metric_columns(frame)].index)
-    metrics = [one for name in names for one in (name, f"{name}_lower", f"{name}_upper") if one in frame]
-    types = dict.fromkeys(_TEXT, object) | dict.fromkeys(_INTEGERS, "Int64")  # also where nothing is known
+    metrics = [column for name in names for column in (name, f"{name}_lower", f"{name}_upper") if column in frame]
+    types = dict.fromkeys(_TEXT, object) | dict.fromkeys(_INTEGERS, "Int64")  # empty columns have these types too
     return frame.reindex(columns=[*HEAD, *metrics, *TAIL, *config_columns(frame)]).astype(types)
 
 
-def _short_names(folders: Sequence[str]) -> dict[str, str]:
-    """Shorten paths by the folders that all of them share."""
+def _shorten_paths(folders: Sequence[str]) -> dict[str, str]:
+    """Make paths relative to the deepest folder that all of them share."""
     shared = os.path.commonpath(map(os.path.abspath, folders))
     names = {folder: os.path.relpath(folder, shared) for folder in folders}
     return {folder: Path(shared).name if name == "." else name for folder, name in names.items()}

@@ -1,74 +1,72 @@
-"""Drawings of one run or several by matplotlib: histograms of scores, ROC, precision-recall and learning curves."""
+"""Figures of scores and trainings: histograms, ROC, precision-recall and learning curves."""
 
 import math
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from adlight.reports.figures import BLUE, COLOURS, GREY, SERIES, STYLE, VERMILION
 
 BINS = 30
-TITLE = 38  # letters above a histogram
-CURVES = 9  # metrics of a training that are drawn
+TITLE = 38  # characters in a line of a histogram's title
+CURVES = 9  # largest number of metrics in a figure of learning curves
 
 
 @rc_context(STYLE)
-def histograms(cells: Mapping[str, pd.DataFrame]) -> Figure:
-    """Draw scores of normal and of anomalous images, each class with area 1, their overlap and the threshold."""
+def plot_histograms(cells: Mapping[str, pd.DataFrame]) -> Figure:
+    """Plot histograms of the scores of normal and anomalous images, each of area 1, with overlap and threshold."""
     columns = min(len(cells), 4)
     rows = math.ceil(len(cells) / columns)
     figure = Figure(figsize=(3.1 * columns, 2.1 * rows + 0.3), layout="constrained")
-    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axes, (title, mine) in zip(grid, cells.items(), strict=False):
-        edges = np.histogram_bin_edges(mine["score"], BINS)
+    grid = _make_grid(figure, rows, columns, len(cells))
+    for axes, (title, predictions) in zip(grid, cells.items(), strict=True):
+        edges = np.histogram_bin_edges(predictions["score"], BINS)
         for label, name, colour in ((0, "normal", BLUE), (1, "anomalous", VERMILION)):
-            if len(score := mine["score"][mine["label"] == label]):
+            if len(score := predictions["score"][predictions["label"] == label]):
                 weights = np.full(len(score), 1 / len(score))
-                axes.hist(
-                    score, edges, weights=weights, color=colour, alpha=0.55, label=name, lw=0, histtype="stepfilled"
-                )
-        shared = overlap(mine)
-        words = "one class only" if shared is None else f"overlap {shared:.2f}"
-        if mine["threshold"].nunique() == 1:
-            if edges[0] <= (threshold := mine["threshold"].iloc[0]) <= edges[-1]:
+                style: dict[str, Any] = {"color": colour, "alpha": 0.55, "lw": 0, "histtype": "stepfilled"}
+                axes.hist(score, edges.tolist(), weights=weights, label=name, **style)
+        overlap = measure_overlap(predictions)
+        note = "one class only" if overlap is None else f"overlap {overlap:.2f}"
+        if predictions["threshold"].nunique() == 1:
+            if edges[0] <= (threshold := predictions["threshold"].iloc[0]) <= edges[-1]:
                 axes.axvline(threshold, color="black", ls="--", lw=1, label="threshold")
             else:
-                words += ", threshold outside"
-        gap = " " if len(title) + len(words) < TITLE else "\n"  # two of them side by side must not meet
-        axes.set_title(f"{textwrap.fill(title, TITLE)}:{gap}{words}", fontsize=9)
+                note += ", threshold outside"
+        gap = " " if len(title) + len(note) < TITLE else "\n"  # neighbouring titles must not touch
+        axes.set_title(f"{textwrap.fill(title, TITLE)}:{gap}{note}", fontsize=9)
         axes.tick_params(labelsize=7)
         axes.locator_params(nbins=4)
-    for axes in grid[len(cells) :]:
-        axes.set_axis_off()
-    named = {name: handle for axes in grid for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(named.values(), named, loc="outside upper right", ncols=3, fontsize=8)
+    figure.legend(*_collect_legend(grid), loc="outside upper right", ncols=3, fontsize=8)
     return figure
 
 
-def overlap(predictions: pd.DataFrame, bins: int = BINS) -> float | None:
-    """Compute the area that both classes' histograms share, 0 (apart) to 1 (the same); None if one is missing."""
+def measure_overlap(predictions: pd.DataFrame, bins: int = BINS) -> float | None:
+    """Measure the overlap of both classes' histograms, 0 (disjoint) to 1 (equal); None if a class is missing."""
     if predictions["label"].nunique() < 2:
         return None
     edges = np.histogram_bin_edges(predictions["score"], bins)
-    normal, anomalous = (np.histogram(of, edges)[0] / len(of) for _, of in predictions.groupby("label")["score"])
+    classes = predictions.groupby("label")["score"]
+    normal, anomalous = (np.histogram(score, edges)[0] / len(score) for _, score in classes)
     return float(np.minimum(normal, anomalous).sum())
 
 
 @rc_context(STYLE)
-def ranking_curves(cells: Mapping[str, pd.DataFrame]) -> Figure | None:
-    """Draw the ROC and precision-recall curves of those that have both classes, with AUROC and AP in the legend."""
-    cells = {name: mine for name, mine in cells.items() if mine["label"].nunique() == 2}
+def plot_ranking_curves(cells: Mapping[str, pd.DataFrame]) -> Figure | None:
+    """Plot ROC and precision-recall curves, with AUROC and AP in the legend; None if no cell has both classes."""
+    cells = {name: predictions for name, predictions in cells.items() if predictions["label"].nunique() == 2}
     if not cells:
         return None
     figure = Figure(figsize=(7.2, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for i, (name, mine) in enumerate(cells.items()):
-        counts = mine.groupby("score")["label"].agg(["sum", "count"])[::-1].cumsum()  # from the highest score down
+    for i, (name, predictions) in enumerate(cells.items()):
+        counts = predictions.groupby("score")["label"].agg(["sum", "count"])[::-1].cumsum()  # from high to low scores
         true, called = counts["sum"], counts["count"]
         tpr = np.append(0, true / true.iloc[-1])
         fpr = np.append(0, (called - true) / (called - true).iloc[-1])
@@ -87,26 +85,36 @@ def ranking_curves(cells: Mapping[str, pd.DataFrame]) -> Figure | None:
 
 
 @rc_context(STYLE)
-def learning_curves(curves: Mapping[str, pd.DataFrame]) -> Figure:
-    """Draw each metric of some runs' curves over their epochs: a panel per metric, a line per run."""
-    metrics = list(dict.fromkeys(name for of in curves.values() for name in of))[:CURVES]
+def plot_learning_curves(curves: Mapping[str, pd.DataFrame]) -> Figure:
+    """Plot the metrics of runs over their epochs: a panel per metric, a line per run."""
+    metrics = list(dict.fromkeys(name for table in curves.values() for name in table))[:CURVES]
     columns = min(len(metrics), 3)
     rows = math.ceil(len(metrics) / columns)
     figure = Figure(figsize=(3.4 * columns + 1.2, 2.1 * rows + 0.4), layout="constrained")
-    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axes, metric in zip(grid, metrics, strict=False):
-        for i, (name, of) in enumerate(curves.items()):
-            if metric in of and len(values := of[metric].dropna()):
+    grid = _make_grid(figure, rows, columns, len(metrics))
+    for axes, metric in zip(grid, metrics, strict=True):
+        for i, (name, table) in enumerate(curves.items()):
+            if metric in table and len(values := table[metric].dropna()):
                 marker = "." if len(values) < 30 else ""
                 axes.plot(values.index + 1, values, label=name, lw=1.3, marker=marker, **_line_style(i))
         axes.set_title(metric, fontsize=9)
         axes.tick_params(labelsize=7)
         axes.locator_params(axis="x", nbins=5, integer=True)
-    for axes in grid[len(metrics) :]:
-        axes.set_axis_off()
-    named = {name: handle for axes in grid for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(named.values(), named, loc="outside right upper", fontsize=8)
+    figure.legend(*_collect_legend(grid), loc="outside right upper", fontsize=8)
     return figure
+
+
+def _make_grid(figure: Figure, rows: int, columns: int, used: int) -> list[Axes]:
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in grid[used:]:
+        axes.set_axis_off()
+    return grid[:used]
+
+
+def _collect_legend(grid: Sequence[Axes]) -> tuple[list[Any], list[str]]:
+    """Collect the handles and labels of a legend for all axes, each label once."""
+    named = {name: handle for axes in grid for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    return list(named.values()), list(named)
 
 
 def _line_style(i: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Drift: predictions in time against the scores that the thresholds were calibrated on."""
+"""Drift: each day's predictions against the scores that the thresholds were calibrated on."""
 
 import datetime
 from collections.abc import Mapping, Sequence
@@ -14,13 +14,13 @@ from adlight.reports.figures import BLUE, GREY, STYLE, VERMILION
 from adlight.runs.history import prediction_tables
 from adlight.types import UserError
 
-ALPHA = 0.01  # probability of a false alarm in all tests of a run together
+ALPHA = 0.01  # family-wise error rate of all tests of a run
 COLUMNS = ["day", "category", "images", "above", "ks", "p", "drifts"]
-DAYS, BINS = 30, 30  # of a drawing: the latest days, bins of a histogram
+DAYS, BINS = 30, 30  # latest days shown in a figure, bins of a histogram
 
 
 def read_history(run: Path) -> pd.DataFrame:
-    """Read a run's predictions: `day`, `category` (whose thresholds decided), `score`, `above` the threshold.
+    """Read a run's predictions: `day`, `category` (whose thresholds were used), `score`, `above` (the threshold).
 
     Raises:
         UserError: a table is damaged.
@@ -40,19 +40,22 @@ def read_history(run: Path) -> pd.DataFrame:
     return pd.concat(parts[1:] or parts, ignore_index=True)
 
 
-def test_days(history: pd.DataFrame, calibration: Mapping[str, Sequence[float]], alpha: float = ALPHA) -> pd.DataFrame:
-    """Compare each day's scores with those of calibration, category by category.
+def compare_days(
+    history: pd.DataFrame, calibration: Mapping[str, Sequence[float]], alpha: float = ALPHA
+) -> pd.DataFrame:
+    """Compare each day's scores with those of calibration, separately for each category.
 
-    The two-sample test is Kolmogorov's and Smirnov's; p-values are corrected by Holm's method (1979) for all days and
-    categories together, so that where nothing drifts a line appears with probability `alpha` at most.
+    Uses the two-sample Kolmogorov-Smirnov test. P-values are corrected by Holm's method (1979) for all days and
+    categories, so that without drift the probability of reporting any is at most `alpha`.
 
     Returns:
-        A row per day and category, with the columns `COLUMNS`: `above` is the share above the threshold, `ks` the
-        largest distance of the distribution functions, `p` corrected. Without scores of calibration they are NaN.
+        A row per day and category with the columns `COLUMNS`: `above` is the share above the threshold, `ks` the
+        largest distance between the distribution functions, `p` the corrected p-value. `ks` and `p` are NaN where the
+        scores of calibration are unknown.
     """
     rows = []
     for (day, category), mine in history.groupby(["day", "category"], sort=True):
-        known = calibration_of(str(category), calibration)
+        known = select_calibration(str(category), calibration)
         found = ks_2samp(mine["score"], known) if len(known) else None
         ks, p = (float(found.statistic), float(found.pvalue)) if found else (np.nan, np.nan)
         rows.append((day, category, len(mine), float(mine["above"].mean()), ks, p, False))
@@ -62,18 +65,15 @@ def test_days(history: pd.DataFrame, calibration: Mapping[str, Sequence[float]],
     return table
 
 
-test_days.__test__ = False  # type: ignore[attr-defined]  # pytest: not a test
-
-
-def calibration_of(category: str, calibration: Mapping[str, Sequence[float]]) -> np.ndarray:
-    """Take the scores of a category; those of all where its thresholds were of all, or given."""
+def select_calibration(category: str, calibration: Mapping[str, Sequence[float]]) -> np.ndarray:
+    """Return a category's calibration scores; those of all categories if its thresholds were pooled or set by hand."""
     name = category.removeprefix("labels of ")
     chosen = [calibration[name]] if name in calibration else list(calibration.values())
     return np.concatenate([np.empty(0), *map(np.asarray, chosen)])
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """Correct p-values (n,) for as many tests (Holm 1979); NaN are no tests."""
+    """Correct p-values (n,) for multiple testing (Holm 1979); NaN entries are not counted and stay NaN."""
     known = np.flatnonzero(~np.isnan(p))
     order = known[np.argsort(p[known], kind="stable")]
     corrected = np.full(len(p), np.nan)
@@ -82,11 +82,11 @@ def holm(p: np.ndarray) -> np.ndarray:
     return corrected
 
 
-def drift_lines(name: str, tested: pd.DataFrame) -> list[str]:
-    """Say on which days a run's scores have drifted, a line each."""
+def describe_drift(name: str, tested: pd.DataFrame) -> list[str]:
+    """Describe each day on which a run's scores have drifted, in a line."""
     tests = int(tested["p"].notna().sum())
     return [
-        f"drift: {name}, {row.day}: {row.images} scores of {row.category} are not as in calibration "
+        f"drift: {name}, {row.day}: {row.images} scores of {row.category} differ from calibration "
         f"(Kolmogorov-Smirnov {row.ks:.2f}, p {row.p:.2g} corrected for {tests} tests; {row.above:.1%} above the "
         "threshold)"
         for row in tested[tested["drifts"]].itertuples()
@@ -94,14 +94,20 @@ def drift_lines(name: str, tested: pd.DataFrame) -> list[str]:
 
 
 @rc_context(STYLE)
-def draw(history: pd.DataFrame, tested: pd.DataFrame, calibration: Mapping[str, Sequence[float]]) -> Figure:
-    """Draw, by category, each day's histogram of scores below that of calibration, and the share above threshold."""
+def plot_drift(history: pd.DataFrame, tested: pd.DataFrame, calibration: Mapping[str, Sequence[float]]) -> Figure:
+    """Plot, for each category, each day's histogram of scores below that of calibration, and the share above threshold.
+
+    Args:
+        history: see `read_history`.
+        tested: see `compare_days`.
+        calibration: scores of calibration by category.
+    """
     categories = sorted(history["category"].unique())
     days: list[datetime.date] = sorted(history["day"].unique())[-DAYS:]
     figure = Figure(figsize=(7.5, (0.9 + 0.34 * (len(days) + 1)) * len(categories)), layout="constrained")
     grid = figure.subplots(len(categories), 2, squeeze=False, width_ratios=(3, 1), sharey="row")
     for (left, right), category in zip(grid, categories, strict=True):
-        mine, known = history[history["category"] == category], calibration_of(category, calibration)
+        mine, known = history[history["category"] == category], select_calibration(category, calibration)
         edges = np.histogram_bin_edges(np.concatenate([mine["score"], known]), BINS)
         of = tested[tested["category"] == category].set_index("day")
         rows = [*([("calibration", known, GREY)] if len(known) else [])]

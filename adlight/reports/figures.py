@@ -1,4 +1,4 @@
-"""Drawings of the report by matplotlib: heat maps and bars, and how all of them look."""
+"""Figures of metrics: bars and heat maps, and the style of all figures."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,28 +15,30 @@ STYLE: dict[Any, Any] = {
     "font.size": 9,
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
     "svg.fonttype": "none",
-    "text.parse_math": False,  # a name may hold a dollar sign
+    "text.parse_math": False,  # names may contain dollar signs
     "axes.spines.top": False,
     "axes.spines.right": False,
     "legend.frameon": False,
 }
-# Okabe & Ito's palette, which colour-blind readers can tell apart
+# after the colour-blind safe palette of Okabe and Ito
 BLUE, VERMILION, GREY = "#3b8fd0", "#d55e00", "#8c8c8c"
 COLOURS = (BLUE, "#e69f00", "#009e73", "#cc79a7", "#56b4e9", VERMILION)
 SERIES = len(COLOURS)
 
 
 @rc_context(STYLE)
-def bars(panels: Mapping[str, pd.DataFrame], as_bars: bool = False) -> Figure:
-    """Draw `spreads` as grouped bars: a panel per metric, a group per category, a colour per series.
+def plot_bars(panels: Mapping[str, pd.DataFrame], as_bars: bool = False) -> Figure:
+    """Plot grouped bars: a panel per metric, a group per category, a colour per series.
 
-    Published numbers are marks or, with `as_bars`, one more series.
+    Args:
+        panels: tables of `grouping.average_series` by the title of their metric.
+        as_bars: draw published numbers as another series instead of as lines.
     """
-    everything = pd.concat([of for of in panels.values() if len(of)])
-    series, categories = list(everything["series"].unique()), list(everything["category"].unique())
+    rows = pd.concat([table for table in panels.values() if len(table)])
+    series, categories = list(rows["series"].unique()), list(rows["category"].unique())
     categories = sorted(categories) if as_bars else categories
-    slots = len(series) + (as_bars and bool(everything["paper"].notna().any()))
-    longest = 0.6 + 0.07 * max(map(len, series))  # inches that a name takes in the legend
+    slots = len(series) + (as_bars and bool(rows["paper"].notna().any()))
+    longest = 0.6 + 0.07 * max(map(len, series))  # inches of the longest name in the legend
     wide = max(5.5, min(14, 1.5 + len(categories) * (0.35 + 0.17 * slots)), min(14, longest))
     columns = max(1, min(4, int(wide / longest)))
     tall = 2.3 * len(panels) + 0.35 + 0.17 * math.ceil((len(series) + 1) / columns)
@@ -61,12 +63,12 @@ def bars(panels: Mapping[str, pd.DataFrame], as_bars: bool = False) -> Figure:
 
 
 def legible(name: str) -> str:
-    """Write bytes of a folder's name that are no UTF-8 as escapes, as no font has them."""
+    """Escape bytes of a file name that are not valid UTF-8, which no font can show."""
     return name.encode(errors="backslashreplace").decode()
 
 
 def _finish(axes: Axes, title: str, categories: Sequence[str], least: float) -> None:
-    """Name the axes. Where all bars are high, the axis does not start at 0, and says so."""
+    """Label the axes; if all bars are high, the y-axis starts above 0 and its label says so."""
     start = math.floor((least - 0.05) * 10) / 10 if least > 0.65 else 0.0
     axes.set(ylabel=f"{title}\n(from {start:.1f})" if start else title, ylim=(start, 1.01))
     slanted = max(map(len, categories)) > 4 and len(categories) > 4
@@ -77,14 +79,19 @@ def _finish(axes: Axes, title: str, categories: Sequence[str], least: float) -> 
 
 
 @rc_context(STYLE)
-def heat_maps(ours: pd.DataFrame, paper: pd.DataFrame, tolerance: float, other_protocol: bool = False) -> Figure:
-    """Draw AUROC by mask ratio (rows) and depth (columns): ours and, if there is a paper's, that and the difference.
+def plot_heat_maps(ours: pd.DataFrame, paper: pd.DataFrame, tolerance: float, other_protocol: bool = False) -> Figure:
+    """Plot AUROC by mask ratio (rows) and depth (columns): ours, the paper's if there are any, and the difference.
 
-    Numbers of another protocol have no difference.
+    Args:
+        ours: AUROC as a fraction.
+        paper: the published AUROC; may be empty.
+        tolerance: absolute differences up to this are drawn white.
+        other_protocol: whether the paper's protocol differs; no difference is drawn then.
     """
     panels, columns = {"ours": ours}, list(dict.fromkeys([*paper, *ours]))
     if len(paper):
-        ours, paper = (of.reindex(ours.index.union(paper.index), columns=columns) for of in (ours, paper))
+        ratios = ours.index.union(paper.index)
+        ours, paper = ours.reindex(ratios, columns=columns), paper.reindex(ratios, columns=columns)
         last = {"paper (another protocol)": paper} if other_protocol else {"paper": paper, "ours - paper": ours - paper}
         panels = {"ours": ours, **last}
     size = (0.62 * len(columns) + 0.9) * len(panels), 0.46 * len(ours) + 0.9
@@ -94,8 +101,8 @@ def heat_maps(ours: pd.DataFrame, paper: pd.DataFrame, tolerance: float, other_p
         cells = values.to_numpy(float)
         if title == "ours - paper":
             most = max(np.nanmax(np.abs(cells), initial=0.0), 2 * tolerance, 1e-9)
-            equal = np.where(np.abs(cells) <= tolerance, 0.0, cells)  # within the tolerance: white
-            _colour_cells(axes, colormaps["RdBu"](Normalize(-most, most)(equal)), cells, "+.3f")
+            shown = np.where(np.abs(cells) <= tolerance, 0.0, cells)
+            _colour_cells(axes, colormaps["RdBu"](Normalize(-most, most)(shown)), cells, "+.3f")
         else:
             _colour_cells(axes, colormaps["viridis"](Normalize(levels.min(), levels.max())(cells)), cells, ".3f")
         axes.set_xticks(range(len(values.columns)), values.columns, fontsize=8)
@@ -106,7 +113,7 @@ def heat_maps(ours: pd.DataFrame, paper: pd.DataFrame, tolerance: float, other_p
 
 
 def _colour_cells(axes: Axes, colours: np.ndarray, values: np.ndarray, form: str) -> None:
-    """Draw values (rows, columns) as squares of their RGBA colours (rows, columns, 4); a dash where there is none."""
+    """Draw values (rows, columns) in squares of the given RGBA colours (rows, columns, 4); NaN is drawn as a dash."""
     colours[np.isnan(values)] = 1
     axes.pcolormesh(np.arange(values.shape[1] + 1) - 0.5, np.arange(values.shape[0] + 1) - 0.5, colours, edgecolor="w")
     for (y, x), value in np.ndenumerate(values):

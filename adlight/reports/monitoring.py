@@ -1,4 +1,4 @@
-"""What became of finished runs: predictions that drift, groups of anomalies; and what searches have found."""
+"""Tables and pictures beyond a run's own results: drift of its predictions, groups of its anomalies, and searches."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -6,90 +6,93 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
-from PIL import Image
 
 from adlight.reports import drift
-from adlight.reports.collect import DAMAGE, Runs
+from adlight.reports.collect import READ_ERRORS, Runs
 from adlight.reports.search import read_searches
-from adlight.reports.sections import WIDEST, Picture, embed_figure, link
+from adlight.reports.sections import Picture, embed_figure, link_picture
 from adlight.reports.terminal import COUNT, TEXT, VALUE
 from adlight.runs.groups import GroupFolder
 from adlight.runs.history import read_calibration
 from adlight.types import UserError
 
-NOTHING = pd.DataFrame()
-FIGURES = {"silhouette": "silhouette", "adjusted_rand": "adjusted Rand index", "purity": "purity"}
-SHEETS = 8  # pictures of groups of a run
+EMPTY = pd.DataFrame()
+METRICS = {"silhouette": "silhouette", "adjusted_rand": "adjusted Rand index", "purity": "purity"}
+SHEETS = 8  # largest number of pictures of groups per run
 
 
 class Monitoring(NamedTuple):
-    """Tables and pictures of runs in use."""
+    """Tables and pictures of drift, groups and searches."""
 
-    drift: pd.DataFrame = NOTHING  # a row per run, day and category
-    drawings: Sequence[Picture] = ()  # one per run
-    lines: Sequence[str] = ()  # one per day that has drifted
-    groups: pd.DataFrame = NOTHING  # a row per run and group
-    sheets: Sequence[tuple[str, list[Picture]]] = ()  # pictures of groups, by run
+    drift: pd.DataFrame = EMPTY  # a row per run, day and category
+    drift_figures: Sequence[Picture] = ()  # one per run
+    drift_lines: Sequence[str] = ()  # one per day, category and run that has drifted
+    groups: pd.DataFrame = EMPTY  # a row per run and group
+    sheets: Sequence[tuple[str, list[Picture]]] = ()  # names of runs with the pictures of their groups
     histories: Sequence[Picture] = ()  # one per search
-    importances: pd.DataFrame = NOTHING  # a row per search and setting
-    problems: Sequence[str] = ()  # what could not be read
+    importances: pd.DataFrame = EMPTY  # a row per search and setting
+    problems: Sequence[str] = ()  # one line per file that cannot be read
 
 
-def monitor_runs(found: Runs, places: Sequence[str], folder: Path) -> Monitoring:
-    """Read what runs have predicted, how their anomalies were grouped, and searches, for a page in `folder`.
+def monitor_runs(runs: Runs, places: Sequence[str], folder: Path) -> Monitoring:
+    """Read the predictions of runs, the groups of their anomalies, and searches, for a page in `folder`.
 
-    Damaged files are reported, and the rest is shown.
+    Damaged files are reported as problems; everything else is shown.
     """
-    rows, drawings, lines, groups, sheets = [], list[Picture](), list[str](), [], []
+    drifts, figures, lines, groups, sheets = [], list[Picture](), list[str](), [], []
     histories, importances, problems = read_searches(places)
-    for name, place in found.headlines[["name", "folder"]].to_numpy():
+    for name, place in runs.headlines[["name", "folder"]].to_numpy():
         try:
             if len(history := drift.read_history(Path(place))):
                 known = read_calibration(Path(place))
-                tested = drift.test_days(history, known)
-                rows.append(tested.assign(name=name))
-                lines += drift.drift_lines(name, tested)
-                note = "" if known else "The scores of its calibration were not kept: nothing is tested."
-                drawings.append(embed_figure(drift.draw(history, tested, known), name, note))
+                tested = drift.compare_days(history, known)
+                drifts.append(tested.assign(name=name))
+                lines += drift.describe_drift(name, tested)
+                note = "" if known else "The scores of its calibration were not stored, so nothing is tested."
+                figures.append(embed_figure(drift.plot_drift(history, tested, known), name, note))
             if (newest := GroupFolder.latest(Path(place))) is not None:
-                table, pictures = _groups(name, newest, folder)
+                table, pictures = _read_groups(name, newest, folder)
                 groups.append(table)
                 sheets.append((name, pictures))
         except UserError as error:
             problems.append(f"{name}: {error}")
-        except DAMAGE as error:
+        except READ_ERRORS as error:
             problems.append(f"{name}: its groups are damaged ({type(error).__name__}: {error}): group them again")
     return Monitoring(
-        *(_drift_table(rows), drawings, lines, pd.concat(groups) if groups else NOTHING, sheets),
-        *(histories, importances, problems),
+        drift=_tabulate_drift(pd.concat(drifts, ignore_index=True)) if drifts else EMPTY,
+        drift_figures=figures,
+        drift_lines=lines,
+        groups=pd.concat(groups) if groups else EMPTY,
+        sheets=sheets,
+        histories=histories,
+        importances=importances,
+        problems=problems,
     )
 
 
-def _drift_table(parts: list[pd.DataFrame]) -> pd.DataFrame:
-    if not parts:
-        return NOTHING
-    rows = pd.concat(parts, ignore_index=True)
-    words = {"name": rows["name"], "day": rows["day"].astype(str), "category": rows["category"]}
+def _tabulate_drift(rows: pd.DataFrame) -> pd.DataFrame:
+    texts = {"name": rows["name"], "day": rows["day"].astype(str), "category": rows["category"]}
     verdict = rows["drifts"].map({True: "drifts", False: "as in calibration"}).where(rows["p"].notna(), "not tested")
-    columns = {(title, TEXT): column for title, column in words.items()} | {("images", COUNT): rows["images"]}
+    columns = {(title, TEXT): column for title, column in texts.items()} | {("images", COUNT): rows["images"]}
     numbers = {"share above": rows["above"], "Kolmogorov-Smirnov": rows["ks"], "corrected p": rows["p"]}
     columns |= {(title, VALUE): column.astype(float) for title, column in numbers.items()}
     return pd.DataFrame(columns | {("scores", TEXT): verdict})
 
 
-def _groups(name: str, of: GroupFolder, folder: Path) -> tuple[pd.DataFrame, list[Picture]]:
-    rows, summary = of.read()
-    found, pictures = [], list[Picture]()
-    for group, size in sorted(Counter(int(row["group"]) for row in rows).items(), key=lambda pair: (-pair[1], pair[0])):
-        most = Counter(row["defect"] for row in rows if int(row["group"]) == group).most_common(3)
-        said = ", ".join(f"{defect} {count}" for defect, count in most)
+def _read_groups(name: str, groups: GroupFolder, folder: Path) -> tuple[pd.DataFrame, list[Picture]]:
+    """Tabulate a run's groups, the largest first, and link their pictures from a page in `folder`."""
+    rows, summary = groups.read()
+    sizes = Counter(int(row["group"]) for row in rows)
+    lines, pictures = [], list[Picture]()
+    for group, size in sorted(sizes.items(), key=lambda pair: (-pair[1], pair[0])):
+        defects = Counter(row["defect"] for row in rows if int(row["group"]) == group).most_common(3)
+        described = ", ".join(f"{defect} {count}" for defect, count in defects)
         title = "in no group" if group < 0 else f"group {group}"
-        found.append((name, title, float(size), said, most[0][1] / size, *map(summary.get, FIGURES)))
-        path = of.sheet(group)
+        lines.append((name, title, float(size), described, defects[0][1] / size, *map(summary.get, METRICS)))
+        path = groups.sheet(group)
         if path.is_file() and len(pictures) < SHEETS:
-            with Image.open(path) as image:
-                pictures.append(Picture(link(path, folder), min(image.width, WIDEST), f"{title}: {said}"))
+            pictures.append(link_picture(path, folder, f"{title}: {described}"))
     titles = [("name", TEXT), ("group", TEXT), ("regions", COUNT), ("most frequent types", TEXT), ("share", VALUE)]
-    titles += [(title, VALUE) for title in FIGURES.values()]
-    table = pd.DataFrame(found, columns=pd.MultiIndex.from_tuples(titles))
+    titles += [(title, VALUE) for title in METRICS.values()]
+    table = pd.DataFrame(lines, columns=pd.MultiIndex.from_tuples(titles))
     return table.dropna(axis=1, how="all"), pictures

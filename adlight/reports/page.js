@@ -1,7 +1,7 @@
 document.documentElement.classList.toggle("dark", matchMedia("(prefers-color-scheme: dark)").matches);
 
-// what a number is shown as: rounded, with half the width of the interval whose ends stand in the next two columns
-function shown(kind, hasInterval) {
+// format a number: rounded, with half the width of the interval whose ends are in the next two columns
+function formatNumber(kind, hasInterval) {
   return (value, type, row, meta) => {
     if (type !== "display" && type !== "filter") return value;
     if (Number.isNaN(value)) return "";
@@ -12,8 +12,8 @@ function shown(kind, hasInterval) {
   };
 }
 
-// the number to the digit in a tooltip, and the colour of a difference
-function explained(hasInterval, tolerance) {
+// show the exact number in a tooltip, and colour a difference
+function explainNumber(hasInterval, tolerance) {
   return (cell, value, row, line, column) => {
     if (Number.isNaN(value)) return;
     const ends = hasInterval ? row.slice(column + 1, column + 3) : [NaN];
@@ -22,25 +22,25 @@ function explained(hasInterval, tolerance) {
   };
 }
 
-function marked(cell, value) { cell.classList.add(value); }
+function markStatus(cell, value) { cell.classList.add(value); }
 
-// a type of column whose rows without a number come last, whichever way it is sorted
-function numbersLast() {
+// define a column type whose rows without a number come last in either sort order
+function sortMissingLast() {
   const order = $.fn.dataTable.ext.type.order;
   const compare = (a, b) => Number.isNaN(a) || Number.isNaN(b) ? Number.isNaN(a) - Number.isNaN(b) : null;
-  order["numbers-last-asc"] = (a, b) => compare(a, b) ?? a - b;
-  order["numbers-last-desc"] = (a, b) => compare(a, b) ?? b - a;
-  return "numbers-last";
+  order["missing-last-asc"] = (a, b) => compare(a, b) ?? a - b;
+  order["missing-last-desc"] = (a, b) => compare(a, b) ?? b - a;
+  return "missing-last";
 }
 
 addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((part) => { part.open = true; }));
 
-// the name of a run with links to its folder, its panels and its log
-function linked(cell) {
-  const value = cell.textContent, places = Object.hasOwn(LINKS, value) ? LINKS[value] : null;
+// link the name of a run to its folder, panels and log
+function linkRun(cell) {
+  const name = cell.textContent, places = Object.hasOwn(LINKS, name) ? LINKS[name] : null;
   if (!places) return;
   const links = Object.entries(places).map(([part, place]) => {
-    const link = Object.assign(document.createElement("a"), { href: place, textContent: part === "run" ? value : part });
+    const link = Object.assign(document.createElement("a"), { href: place, textContent: part === "run" ? name : part });
     if (part !== "run") link.className = "part";
     return link;
   });

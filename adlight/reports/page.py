@@ -1,6 +1,6 @@
-"""The report's page: one HTML file with its styles, scripts and drawings in it, so that it needs no network.
+"""The report's page: one HTML file that contains its styles, scripts and figures, so that it needs no network.
 
-Pictures of test images stay in the runs' folders; the page links them.
+Pictures of test images stay in the runs' folders; the page links to them.
 """
 
 import json
@@ -18,7 +18,7 @@ from markupsafe import Markup
 from adlight import __version__
 from adlight.reports import curves, sections, tables
 from adlight.reports.collect import Runs
-from adlight.reports.grouping import group_scores, run_titles
+from adlight.reports.grouping import group_scores, make_titles
 from adlight.reports.monitoring import Monitoring
 from adlight.reports.rows import OBJECTIVE
 from adlight.reports.terminal import DIFFERENCE, HIGH, LOW, PAPER, TEXT, VALUE
@@ -26,29 +26,35 @@ from adlight.reports.viewer import viewer_data
 from adlight.runs.find import natural_key
 from adlight.runs.folder import RunFolder
 
-OPEN, PAGED = 40, 200  # rows of a table that is shown without being asked for; of one page of a table
-LONG = 50  # letters in a line of a column
+OPEN, PAGED = 40, 200  # largest number of rows of a table that is open at first, and of one page of a table
+LONG = 50  # characters from which a column breaks its lines
 MEANINGS = {
     "AUROC": "area under the ROC curve of the image scores",
     "AP": "average precision of the image scores",
-    "best F1 (oracle)": "the best F1 over all thresholds, chosen with the test labels in hand: not a result",
+    "best F1 (oracle)": "best F1 over all thresholds, chosen with the test labels: not a result",
     "F1 at threshold": "F1 at the threshold calibrated on held-out normal images: what a user gets",
-    "FPR at threshold": "share of normal images called anomalous at that threshold",
-    "recall at threshold": "share of the defect's images called anomalous at that threshold",
+    "FPR at threshold": "fraction of normal images called anomalous at that threshold",
+    "recall at threshold": "fraction of the defect's images called anomalous at that threshold",
     "F1 of all-anomalous": "F1 of calling every image anomalous",
-    "pixel AUROC": "area under the ROC curve of the pixels",
+    "pixel AUROC": "area under the ROC curve of the pixel scores",
     "AUPRO": "area under the per-region-overlap curve up to a false positive rate of 0.3, normalized",
-    "val/auroc": "AUROC of held-out normal images against copies with synthetic anomalies: what may choose a model",
+    "val/auroc": "AUROC of held-out normal images against copies with synthetic anomalies: choose models by it",
 }
-LOOK: dict[str, Any] = {
-    **{"connected": False, "display_logo_when_loading": False, "classes": "display compact", "showIndex": False},
-    **{"format_floats_in_python": False, "text_in_header_can_be_selected": False, "style": "width:auto;margin:0"},
-    **{"maxBytes": 0, "maxColumns": 0},  # nothing is left out
+TABLE_OPTIONS: dict[str, Any] = {
+    "connected": False,
+    "display_logo_when_loading": False,
+    "classes": "display compact",
+    "showIndex": False,
+    "format_floats_in_python": False,
+    "text_in_header_can_be_selected": False,
+    "style": "width:auto;margin:0",
+    "maxBytes": 0,  # no limit
+    "maxColumns": 0,
 }
 
 
 def render(
-    found: Runs,
+    runs: Runs,
     means: pd.DataFrame,
     title: str,
     tolerance: float,
@@ -57,23 +63,30 @@ def render(
     folder: Path = Path(),
     monitoring: Monitoring | None = None,
 ) -> str:
-    """Write the HTML of a page that is to lie in `folder`.
+    """Render the page as HTML.
 
-    Differences of up to `tolerance` from published numbers count as equal; `detailed` runs get histograms, curves, a
-    place in the viewer and up to `pictures` pictures of their own. `monitoring`: what became of runs and searches.
+    Args:
+        runs: the collected runs.
+        means: means over seeds and categories, see `grouping.average_runs`.
+        title: title of the page.
+        tolerance: absolute differences from published numbers up to this count as equal.
+        detailed: number of runs with histograms, curves, a place in the viewer and pictures.
+        pictures: largest number of pictures per run.
+        folder: folder of the page, to which links are relative.
+        monitoring: drift, groups of anomalies and searches.
     """
     monitoring = Monitoring() if monitoring is None else monitoring
-    of_tables = _tables(found, means, monitoring)
-    titles, chosen = run_titles(found.headlines), _chosen(found)
-    panels, panels_left = sections.link_panels(found, detailed, pictures, folder)
-    scores = [(titles.get(name, name), cells) for name, cells in group_scores(found)]
-    viewer = viewer_data(found, folder, detailed, chosen)
+    frames = _make_tables(runs, means, monitoring)
+    titles, chosen = make_titles(runs.headlines), _choose_run(runs)
+    panels, panels_left = sections.link_panels(runs, detailed, pictures, folder)
+    scores = [(titles.get(name, name), cells) for name, cells in group_scores(runs)]
+    viewer = viewer_data(runs, folder, detailed, chosen)
     drawn: dict[str, Any] = {
-        "ablation": sections.draw_ablations(found, tolerance),
-        "bars": sections.draw_bars(found),
-        "learning": sections.draw_learning(found, detailed),
+        "ablation": sections.draw_ablations(runs, tolerance),
+        "bars": sections.draw_bars(runs),
+        "learning": sections.draw_learning(runs, detailed),
         "scores": [(name, sections.draw_scores(name, cells)) for name, cells in scores[:detailed]],
-        "pictures": [(titles[name], mine) for name, mine in panels],
+        "pictures": [(titles[name], linked) for name, linked in panels],
         "viewer": _to_json(viewer) if viewer else None,
         "searches": monitoring.histories,
     }
@@ -82,18 +95,18 @@ def render(
     )
     return environment.get_template("page.html.j2").render(
         title=title,
-        states=found.states,
+        states=runs.states,
         made=f"adlight {__version__}, {time.strftime('%Y-%m-%d %H:%M')}",
         bundle=Markup(generate_init_offline_itables_html(itables.options.dt_bundle).partition("<div")[0]),
-        links=_to_json(_links(found, folder)),
-        problems=found.problems,
-        tables={name: to_html(table, name, tolerance) for name, table in of_tables.items() if len(table)},
-        rows={name: len(table) for name, table in of_tables.items()},
-        meanings={name: text for name, text in MEANINGS.items() if any(name in of for of in of_tables.values())},
-        references=sorted(found.published["source"].unique()) if len(found.published) else [],
+        links=_to_json(_link_runs(runs, folder)),
+        problems=runs.problems,
+        tables={name: to_html(table, name, tolerance) for name, table in frames.items() if len(table)},
+        rows={name: len(table) for name, table in frames.items()},
+        meanings={name: text for name, text in MEANINGS.items() if any(name in table for table in frames.values())},
+        references=sorted(runs.published["source"].unique()) if len(runs.published) else [],
         tolerance=tolerance,
         chosen=chosen,
-        drawn=[name for name, what in drawn.items() if what],
+        drawn=[name for name, content in drawn.items() if content],
         viewer_left=viewer["left"] if viewer else [],
         scores_left=len(scores[detailed:]),
         bins=curves.BINS,
@@ -104,15 +117,15 @@ def render(
     )
 
 
-def _tables(found: Runs, means: pd.DataFrame, monitoring: Monitoring) -> dict[str, pd.DataFrame]:
+def _make_tables(runs: Runs, means: pd.DataFrame, monitoring: Monitoring) -> dict[str, pd.DataFrame]:
     return {
-        "results": tables.by_run(found),
-        "decisions": tables.by_decision(found),
-        "categories": tables.by_category(found),
+        "results": tables.by_run(runs),
+        "decisions": tables.by_decision(runs),
+        "categories": tables.by_category(runs),
         "means": tables.by_mean(means),
-        "defects": tables.by_defect(found.defects),
-        "settings": tables.by_setting(found),
-        "origins": tables.by_origin(found),
+        "defects": tables.by_defect(runs.defects),
+        "settings": tables.by_setting(runs),
+        "origins": tables.by_origin(runs),
         "drift": monitoring.drift,
         "groups": monitoring.groups,
         "searches": monitoring.importances,
@@ -120,59 +133,58 @@ def _tables(found: Runs, means: pd.DataFrame, monitoring: Monitoring) -> dict[st
 
 
 def _to_json(content: Any) -> Markup:
-    """Write JSON that ends no script and begins no comment, whatever words are in it."""
+    """Write JSON that can be embedded in a script element, whatever text it contains."""
     return Markup(json.dumps(content, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"))
 
 
-def _links(found: Runs, folder: Path) -> dict[str, dict[str, str]]:
-    """Give the places of each run's folder, panels and log, by the run's name."""
+def _link_runs(runs: Runs, folder: Path) -> dict[str, dict[str, str]]:
+    """Link each run's folder, panels and log, by the run's name."""
     links = {}
-    for name, path in found.headlines[["name", "folder"]].to_numpy():
+    for name, path in runs.headlines[["name", "folder"]].to_numpy():
         run = RunFolder(path)
         places = {"run": run.path, "panels": run.panels, "log": run.log}
         links[name] = {part: sections.link(place, folder) for part, place in places.items() if place.exists()}
     return links
 
 
-def _chosen(found: Runs) -> str:
-    """Name the finished run with the highest `val/auroc`, if there are several of the same images."""
-    runs = found.headlines[found.headlines["status"] == "finished"]
-    runs = runs.dropna(subset=OBJECTIVE) if OBJECTIVE in runs else runs[:0]
-    if len(runs) < 2 or runs["dataset"].nunique() > 1 or runs["categories"].nunique() > 1:  # other images
+def _choose_run(runs: Runs) -> str:
+    """Choose the finished run with the highest `val/auroc`; empty unless there are several runs on the same images."""
+    rows = runs.headlines[runs.headlines["status"] == "finished"]
+    rows = rows.dropna(subset=OBJECTIVE) if OBJECTIVE in rows else rows[:0]
+    if len(rows) < 2 or rows["dataset"].nunique() > 1 or rows["categories"].nunique() > 1:
         return ""
-    return str(runs.loc[runs[OBJECTIVE].idxmax(), "name"])
+    return str(rows.loc[rows[OBJECTIVE].idxmax(), "name"])
 
 
 def to_html(table: pd.DataFrame, name: str, tolerance: float) -> Markup:
-    """Write a table that sorts and filters in the browser; numbers by the functions of the page's script."""
+    """Render a table that sorts and filters in the browser, with the functions of `page.js`."""
     definitions, columns, headings = list[dict[str, Any]](), [], []
     for i, ((title, kind), column) in enumerate(table.items()):
         headings.append(kind if kind in (PAPER, DIFFERENCE) else title)
-        columns.append(_ranked(column) if kind == TEXT and title != "status" else column)
+        columns.append(_sort_naturally(column) if kind == TEXT and title != "status" else column)
         if kind in (LOW, HIGH):
             definitions.append({"targets": i, "visible": False, "searchable": False})
         elif kind != TEXT:
             has_interval = str(kind == VALUE and (title, LOW) in table).lower()
             limit = tolerance if kind == DIFFERENCE else "null"
-            functions = {"type": "numbersLast()", "render": f"shown('{kind}', {has_interval})"}
-            functions["createdCell"] = f"explained({has_interval}, {limit})"
+            functions = {"type": "sortMissingLast()", "render": f"formatNumber('{kind}', {has_interval})"}
+            functions["createdCell"] = f"explainNumber({has_interval}, {limit})"
             definitions.append({key: JavascriptCode(code) for key, code in functions.items()})
             definitions[-1] |= {"targets": i, "orderSequence": ["desc", "asc", ""], "className": "number"}
         elif title == "name":
-            definitions.append({"targets": i, "createdCell": JavascriptCode("linked")})
+            definitions.append({"targets": i, "createdCell": JavascriptCode("linkRun")})
         elif title == "status":
-            definitions.append({"targets": i, "createdCell": JavascriptCode("marked")})
+            definitions.append({"targets": i, "createdCell": JavascriptCode("markStatus")})
         elif column.astype(str).str.len().max() > LONG:
             definitions.append({"targets": i, "className": "long"})
     is_long = len(table) > PAGED
     layout = {"topStart": "search", "topEnd": "info", "bottomStart": None, "bottomEnd": "paging" if is_long else None}
     options: dict[str, Any] = {"columnDefs": definitions, "layout": layout, "paging": is_long, "pageLength": PAGED}
-    return Markup(
-        to_html_datatable(pd.concat(columns, axis=1).set_axis(headings, axis=1), table_id=name, **LOOK, **options)
-    )
+    frame = pd.concat(columns, axis=1).set_axis(headings, axis=1)
+    return Markup(to_html_datatable(frame, table_id=name, **TABLE_OPTIONS, **options))
 
 
-def _ranked(column: pd.Series) -> pd.Series:
-    """Make a column of words sort by the numbers in them: 0.75 before 0.8, 9 before 10."""
+def _sort_naturally(column: pd.Series) -> pd.Series:
+    """Make a column of text sort by the numbers in it: 0.75 before 0.8, 9 before 10."""
     words = list(column.dropna().unique())
     return column.astype(pd.CategoricalDtype(sorted(words, key=lambda word: natural_key(Path(word))), ordered=True))

@@ -1,4 +1,4 @@
-"""What published numbers were measured on: ours are compared with them only where the images are the same."""
+"""The data behind published numbers: our results are compared with them only if the images are the same."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ import pandas as pd
 from adlight.reports.rows import CONFIG
 
 LIMITS = ("train_limit", "test_limit")
-TEST_IMAGES: dict[str, dict[str | None, int]] = {  # of a data set as published, by category; None stands for any one
+TEST_IMAGES: dict[str, dict[str | None, int]] = {  # number of published test images by category; None is any category
     "mvtec": {
         **{"bottle": 83, "cable": 150, "capsule": 132, "carpet": 117, "grid": 78, "hazelnut": 110, "leather": 124},
         **{"metal_nut": 115, "pill": 167, "screw": 160, "tile": 117, "toothbrush": 42, "transistor": 100, "wood": 79},
@@ -19,12 +19,12 @@ TEST_IMAGES: dict[str, dict[str | None, int]] = {  # of a data set as published,
 
 
 class Protocol(NamedTuple):
-    """What an experiment's published numbers are about.
+    """The data that an experiment's published numbers were measured on.
 
     Attributes:
-        dataset: the name of the data set.
-        limits: the values of `LIMITS` that are the paper's, as text.
-        whole: whether the numbers are means over all categories of the data set, not each category's own.
+        dataset: name of the data set.
+        limits: the paper's values of the settings `LIMITS`, as text.
+        whole: whether the numbers are means over all categories of the data set.
     """
 
     dataset: str
@@ -42,12 +42,12 @@ PROTOCOLS = {
 }
 
 
-def other_protocol(experiment: str, rows: pd.DataFrame) -> str:
-    """Say in what a run's data differ from those of the published numbers; an empty text where nothing is known to.
+def find_mismatch(experiment: str, rows: pd.DataFrame) -> str:
+    """Describe the first known difference between a run's data and those of the published numbers; empty if none.
 
     Args:
-        experiment: whose numbers they are; a file of the user's own is about what the user says.
-        rows: those of one run, see `Runs.results`.
+        experiment: name of the experiment with the published numbers; nothing is known about files of the user.
+        rows: rows of one run, see `Runs.results`.
     """
     if (expected := PROTOCOLS.get(experiment)) is None:
         return ""
@@ -61,10 +61,8 @@ def other_protocol(experiment: str, rows: pd.DataFrame) -> str:
     known, categories = TEST_IMAGES[expected.dataset], rows[rows["level"] == "category"]
     if expected.whole and len(categories) and len(categories) < len(known):
         return f"{len(categories)} of {len(known)} categories"
-    images = dict(
-        zip(categories["category"], categories["normal_images"] + categories["anomalous_images"], strict=True)
-    )
-    for category, count in images.items():
+    images = categories["normal_images"] + categories["anomalous_images"]
+    for category, count in zip(categories["category"], images, strict=True):
         official = known.get(category, known.get(None))
         if expected.limits[1] == "null" and official is not None and pd.notna(count) and count != official:
             return f"{count} test images of {category}, not {official}"

@@ -1,4 +1,4 @@
-"""One run as rows: what it is, how it ended, what it measured. No pandas here: a sweep writes its table with this."""
+"""Rows about one run: settings, status and results. Free of pandas, as sweeps write their tables with it."""
 
 import json
 import math
@@ -7,9 +7,9 @@ from typing import Any
 from adlight.runs.folder import RunFolder
 from adlight.types import UserError
 
-OBJECTIVE = "val/auroc"  # what a search maximizes: never a figure of the test split
+OBJECTIVE = "val/auroc"  # the metric for choosing among runs; never one of the test split
 HEAD = ["name", "status", "model", "dataset", "level", "category", "headline", "normal_images", "anomalous_images"]
-METRICS = [  # in their order, what may choose a run first; others follow
+METRICS = [  # in the order of the columns; other metrics follow
     OBJECTIVE,
     *("auroc", "ap", "f1_max", "f1_max_threshold", "precision_at_f1_max", "recall_at_f1_max", "fpr_at_95_tpr"),
     *("precision_calibrated", "recall_calibrated", "f1_calibrated", "fpr_calibrated", "trivial_f1"),
@@ -18,16 +18,16 @@ METRICS = [  # in their order, what may choose a run first; others follow
 METADATA = ["epochs", "generator_steps", "seconds", "threshold_method", "commit", "machine", "started", "command"]
 TAIL = ["threshold", "pixel_threshold", *METADATA, "protocol", "sweep", "experiment", "categories"]
 TAIL += ["num_categories", "folder", "error", "log"]
-CONFIG = "config."  # before the dotted keys of settings, as at W&B
-REFERENCE = "reference_"  # before the metrics that were published
-PROTOCOL = f"{REFERENCE}protocol"  # in what the run's data differ from the publication's
-_PLACES = ("resume", "resume_sweep", "run_dir", "run")  # settings of where a run lies, not of what it does
+CONFIG = "config."  # prefix of the dotted keys of settings, as at W&B
+REFERENCE = "reference_"  # prefix of published metrics
+PROTOCOL = f"{REFERENCE}protocol"  # how the run's data differ from the publication's
+_PLACES = ("resume", "resume_sweep", "run_dir", "run")  # settings for the location of a run, not for its computation
 _COUNTS = {"normal": "normal_images", "anomalous": "anomalous_images"}
 _THRESHOLDS = ("threshold", "pixel_threshold")
 
 
 def read_results(run: RunFolder) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Give a run's rows: status, error, log and, where it was tested, its numbers. -> them, and what they are from."""
+    """Read a run's status and, if it was tested, its results. -> rows, and the content of its results file."""
     row = status_row(run)
     try:
         content = run.read_results()
@@ -38,11 +38,11 @@ def read_results(run: RunFolder) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     row |= {name: content.get(name) for name in (*METADATA, "protocol")}
     row[OBJECTIVE] = content.get("validation", {}).get(OBJECTIVE)
     row |= {"categories": ", ".join(sorted(content["categories"])), "num_categories": len(content["categories"])}
-    return [row | one for one in result_rows(content)], content
+    return [row | result for result in result_rows(content)], content
 
 
 def result_rows(content: dict[str, Any]) -> list[dict[str, Any]]:
-    """Give one row per category of the results and, of several, their mean and the pooled images."""
+    """Make a row per category of the results and, for several categories, rows for their mean and the pooled images."""
     tables = {name: _numbers(table) for name, table in content["categories"].items()}
     rows = [{"level": "category", "category": name, "headline": len(tables) == 1, **tables[name]} for name in tables]
     if len(tables) > 1:
@@ -55,7 +55,7 @@ def result_rows(content: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def status_row(run: RunFolder) -> dict[str, Any]:
-    """Give what is known of any run: whether it has finished, its error, its log."""
+    """Make the row of any run, tested or not: name, folder, status, error and log."""
     error = run.failure()
     status = "failed" if error is not None else "finished" if run.is_finished else "unfinished"
     row = {"name": str(run), "folder": str(run), "status": status, "headline": True}
@@ -63,7 +63,7 @@ def status_row(run: RunFolder) -> dict[str, Any]:
 
 
 def setting_row(settings: dict[str, Any], choices: dict[str, Any]) -> dict[str, Any]:
-    """Give what a run was set to: model, data set, and `config.<setting>` as text."""
+    """Make the row of a run's settings: model, data set, and `config.<setting>` as text."""
     row = {f"{CONFIG}{key}": _as_text(value) for key, value in settings.items() if key not in _PLACES}
     for name, target in (("model", "model._target_"), ("dataset", "dataset.source._target_")):
         row[name] = str(choices.get(name) or str(settings.get(target, "")).rpartition(".")[2])
@@ -71,7 +71,7 @@ def setting_row(settings: dict[str, Any], choices: dict[str, Any]) -> dict[str, 
 
 
 def defect_rows(content: dict[str, Any]) -> list[dict[str, Any]]:
-    """Give one row per category and defect type."""
+    """Make a row per category and defect type."""
     return [
         {"category": category, "defect": defect, **_numbers(table)}
         for category, tables in (content.get("defects") or {}).items()
@@ -80,7 +80,7 @@ def defect_rows(content: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _as_text(value: Any) -> str:
-    """Write a setting as in a config; a string that would read as something else keeps its quotes."""
+    """Format a setting as in a config file; strings that would be parsed as another type keep their quotes."""
     if isinstance(value, str):
         try:
             json.loads(value)

@@ -1,4 +1,4 @@
-"""Searches by Optuna: what their trials reached, and which settings mattered."""
+"""Optuna searches: their histories and the importance of each setting."""
 
 import logging
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from adlight.reports.collect import DAMAGE
+from adlight.reports.collect import READ_ERRORS
 from adlight.reports.figures import BLUE, GREY, STYLE, VERMILION
 from adlight.reports.rows import OBJECTIVE
 from adlight.reports.sections import Picture, embed_figure
@@ -18,46 +18,47 @@ from adlight.runs.find import find_studies
 
 
 def read_searches(places: Sequence[str]) -> tuple[list[Picture], pd.DataFrame, list[str]]:
-    """Draw the history of each search at or below `places`, and rank its settings by how much they mattered.
+    """Plot the history of each search at or below `places`, and rank its settings by importance.
 
-    Importance is the share of the variance of `val/auroc` that a setting explains (fANOVA, Hutter 2014; PED-ANOVA,
-    Watanabe 2023, without scikit-learn), as Optuna computes it.
+    Importance is the share of the variance of `val/auroc` that a setting explains, as computed by Optuna (fANOVA,
+    Hutter 2014; without scikit-learn PED-ANOVA, Watanabe 2023).
 
     Returns:
-        A drawing a search, a table with a row per search and setting, and what could not be read.
+        A picture per search, a table with a row per search and setting, and a line for each search that cannot be read.
     """
-    drawings, tables, lines = list[Picture](), [pd.DataFrame()], list[str]()
+    pictures, tables, problems = list[Picture](), [pd.DataFrame()], list[str]()
     for sweep in find_studies(places):
         try:
             import optuna
             from sqlalchemy.exc import SQLAlchemyError  # of Optuna's storage
         except ImportError:
-            lines.append(f"search {sweep}: pip install 'adlight[optuna]' shows its history and importances")
+            problems.append(f"search {sweep}: pip install 'adlight[optuna]' shows its history and importances")
             continue
         optuna.logging.set_verbosity(logging.WARNING)
         try:
             storage = f"sqlite:///{sweep.study_path}"
             for summary in optuna.get_all_study_summaries(storage):
                 study = optuna.load_study(study_name=summary.study_name, storage=storage)
-                trials = [one for one in study.trials if one.state == optuna.trial.TrialState.COMPLETE]
+                trials = [trial for trial in study.trials if trial.state == optuna.trial.TrialState.COMPLETE]
                 if trials:
-                    name, importances = sweep.path.name, _importances(study)
+                    name, importances = sweep.path.name, _compute_importances(study)
                     best = study.best_trial
-                    note = f"Best: trial {best.number}, {best.value:.4f}: {_words(best.params)}"
-                    drawings.append(embed_figure(draw(trials, importances), name, note))
+                    settings = ", ".join(f"{key}={value}" for key, value in best.params.items())
+                    note = f"Best: trial {best.number}, {best.value:.4f}: {settings}"
+                    pictures.append(embed_figure(plot_search(trials, importances), name, note))
                     rows = [(name, key, value) for key, value in importances.items()]
                     tables.append(pd.DataFrame(rows, columns=["search", "setting", "importance"]))
-        except (*DAMAGE, optuna.exceptions.OptunaError, SQLAlchemyError) as error:
+        except (*READ_ERRORS, optuna.exceptions.OptunaError, SQLAlchemyError) as error:
             line = str(error).splitlines()[0]
-            lines.append(f"search {sweep}: {type(error).__name__}: {line}")
+            problems.append(f"search {sweep}: {type(error).__name__}: {line}")
     rows = pd.concat(tables, ignore_index=True)
     if len(rows):
         rows.columns = pd.MultiIndex.from_tuples([("search", TEXT), ("setting", TEXT), ("importance", VALUE)])
-    return drawings, rows, lines
+    return pictures, rows, problems
 
 
-def _importances(study: Any) -> dict[str, float]:
-    """Compute importances; none where the trials are too few, or all alike."""
+def _compute_importances(study: Any) -> dict[str, float]:
+    """Compute the importances; empty if there are too few trials or all are equal."""
     import optuna
 
     try:
@@ -69,16 +70,12 @@ def _importances(study: Any) -> dict[str, float]:
         return {}
 
 
-def _words(params: dict[str, Any]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in params.items())
-
-
 @rc_context(STYLE)
-def draw(trials: Sequence[Any], importances: dict[str, float]) -> Figure:
-    """Draw what each trial reached and the best so far, beside the importances of the settings."""
+def plot_search(trials: Sequence[Any], importances: dict[str, float]) -> Figure:
+    """Plot each trial's value and the best so far, beside the importances of the settings."""
     figure = Figure(figsize=(8.5, max(2.6, 0.3 * len(importances) + 1)), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    number, value = np.array([(one.number, one.value) for one in trials]).T
+    number, value = np.array([(trial.number, trial.value) for trial in trials]).T
     left.plot(number, value, "o", ms=4, color=BLUE, label="trial")
     left.step(number, np.maximum.accumulate(value), where="post", color=VERMILION, label="best so far")
     left.set(xlabel="trial", ylabel=OBJECTIVE)

@@ -1,4 +1,4 @@
-"""The page's pictures: which runs go into which figure; figures as data URIs, panels by their place."""
+"""The page's pictures: choose the runs for each figure, embed figures as data URIs and link panels by their paths."""
 
 import base64
 import io
@@ -16,103 +16,108 @@ from matplotlib.text import Text
 from PIL import Image
 
 from adlight.reports import curves, figures
-from adlight.reports.collect import DAMAGE, Runs
-from adlight.reports.grouping import CLASS_KEYS, SEED, group_by_config, spreads
-from adlight.reports.reference import CELL_KEYS, cells
+from adlight.reports.collect import READ_ERRORS, Runs
+from adlight.reports.grouping import CLASS_KEYS, SEED, average_series, group_by_config
+from adlight.reports.reference import CELL_KEYS, locate_cells
 from adlight.reports.rows import OBJECTIVE
 from adlight.runs.folder import RunFolder
 
-WIDEST = 1100  # of a picture, in pixels
-NOT_DRAWN = ("epoch", "step", "generator_steps")  # columns of a curve that count
+WIDEST = 1100  # largest width of a picture, in pixels
+NOT_DRAWN = ("epoch", "step", "generator_steps")  # columns of a curve that are counters
 CLASS_METRICS = {"precision_at_f1_max": "precision", "recall_at_f1_max": "recall", "f1_max": "F1"}
 
 
 class Picture(NamedTuple):
-    """A picture as it stands in the page, and what is said about it."""
+    """A picture of the page."""
 
-    source: str
-    width: int
+    source: str  # URL, relative to the page or with the data
+    width: int  # in pixels
     title: str
-    note: str = ""
+    note: str = ""  # below the picture
 
 
-def draw_ablations(found: Runs, tolerance: float) -> list[Picture]:
-    """Draw AUROC by mask ratio and depth, once for each group of runs that differ in nothing else."""
-    runs = found.headlines.join(cells(found.headlines)).dropna(subset="depth")
-    drawings = []
-    for title, of in group_by_config(runs, SEED, *CELL_KEYS).items():
-        paper = found.published[found.published["name"].isin(of["name"])].dropna(subset="depth")
+def draw_ablations(runs: Runs, tolerance: float) -> list[Picture]:
+    """Draw AUROC by mask ratio and depth, in a figure for each group of runs that agree in all other settings."""
+    cells = runs.headlines.join(locate_cells(runs.headlines)).dropna(subset="depth")
+    pictures = []
+    for title, group in group_by_config(cells, SEED, *CELL_KEYS).items():
+        paper = runs.published[runs.published["name"].isin(group["name"])].dropna(subset="depth")
         depths = list(dict.fromkeys(paper["depth"]))  # in the paper's order
-        depths += sorted({*of["depth"]} - {*depths}, key=lambda depth: [int(n) for n in depth[1:].split("D")])
-        ours, theirs = (
-            one.pivot_table(value, "mask_ratio", "depth").reindex(columns=depths)
-            for one, value in ((of.dropna(subset="auroc"), "auroc"), (paper, "value"))
-        )
-        if ours.size and len(of[["mask_ratio", "depth"]].drop_duplicates()) > 1:
-            other = next(filter(None, paper["protocol"]), "")
-            note = f"{int(ours.notna().sum().sum())} cells. {_choice_of_cell(of)}"
-            note += f" The paper's are of another protocol (ours: {other})." if other else ""
-            drawings.append(embed_figure(figures.heat_maps(ours, theirs, tolerance, bool(other)), title, note))
-    return drawings
+        depths += sorted({*group["depth"]} - {*depths}, key=lambda depth: [int(n) for n in depth[1:].split("D")])
+        scored = group.dropna(subset="auroc")
+        ours = scored.pivot_table("auroc", "mask_ratio", "depth").reindex(columns=depths)
+        published = paper.pivot_table("value", "mask_ratio", "depth").reindex(columns=depths)
+        if ours.size and len(group[["mask_ratio", "depth"]].drop_duplicates()) > 1:
+            mismatch = next(filter(None, paper["protocol"]), "")
+            note = f"{int(ours.notna().sum().sum())} cells. {_describe_choice(group)}"
+            note += f" The paper used another protocol (ours: {mismatch})." if mismatch else ""
+            figure = figures.plot_heat_maps(ours, published, tolerance, bool(mismatch))
+            pictures.append(embed_figure(figure, title, note))
+    return pictures
 
 
-def _choice_of_cell(runs: pd.DataFrame) -> str:
+def _describe_choice(runs: pd.DataFrame) -> str:
+    """Describe the cell that the objective chooses."""
     if OBJECTIVE not in runs or runs[OBJECTIVE].isna().all():
         return ""
-    found = runs.groupby(["mask_ratio", "depth"])[[OBJECTIVE, "auroc"]].mean()
-    ratio, depth = found[OBJECTIVE].idxmax()
-    best, auroc = found.loc[(ratio, depth)]
+    cells = runs.groupby(["mask_ratio", "depth"])[[OBJECTIVE, "auroc"]].mean()
+    ratio, depth = cells[OBJECTIVE].idxmax()
+    best, auroc = cells.loc[(ratio, depth)]
     return f"{OBJECTIVE} chooses ratio {ratio:g}, {depth}: {best:.3f}, and AUROC {auroc:.3f} on the test."
 
 
-def draw_learning(found: Runs, detailed: int) -> list[Picture]:
-    """Draw the learning curves of up to `detailed` runs, those of a stage before the detector apart."""
+def draw_learning(runs: Runs, detailed: int) -> list[Picture]:
+    """Draw the learning curves of up to `detailed` runs, in a figure per stage of the training."""
     stages = dict[str, dict[str, pd.DataFrame]]()
-    for name, folder in found.headlines[["name", "folder"]].to_numpy():
+    for name, folder in runs.headlines[["name", "folder"]].to_numpy():
         for path in RunFolder(folder).curve_paths:
             try:
                 table = pd.read_csv(path).set_index("epoch")
-                numbers = table.drop(columns=[one for one in NOT_DRAWN if one in table]).astype(float)
-            except DAMAGE:  # a curve is no result
+                numbers = table.drop(columns=list(NOT_DRAWN), errors="ignore").astype(float)
+            except READ_ERRORS:  # a page without this curve is still useful
                 continue
             if len(numbers) and len(numbers.columns):
                 stages.setdefault(path.name, {})[name] = numbers
-    drawn = {stage: dict(list(of.items())[:detailed]) for stage, of in stages.items()}
-    return [embed_figure(curves.learning_curves(of), stage) for stage, of in drawn.items() if of]
+    drawn = {stage: dict(list(tables.items())[:detailed]) for stage, tables in stages.items()}
+    return [embed_figure(curves.plot_learning_curves(tables), stage) for stage, tables in drawn.items() if tables]
 
 
-def draw_bars(found: Runs) -> list[Picture]:
-    """Draw AUROC by category, and precision, recall and F1 by the class that is normal (thesis, fig. 4-5).
+def draw_bars(runs: Runs) -> list[Picture]:
+    """Draw AUROC by category, and precision, recall and F1 by normal class (thesis, fig. 4-5).
 
-    A colour stands for runs that differ in seed and category alone.
+    Runs that differ only in seed and category form a series, which has one colour.
     """
-    drawings = []
-    series = group_by_config(found.headlines, SEED, *CLASS_KEYS)
-    if len(table := spreads(found, _first(series), "auroc")) > 1:
+    pictures = []
+    series = group_by_config(runs.headlines, SEED, *CLASS_KEYS)
+    if len(table := average_series(runs, _limit(series), "auroc")) > 1:
         note = "Error bars: 95 % bootstrap interval, or the standard deviation where there are several seeds."
-        drawings.append(embed_figure(figures.bars({"AUROC": table}), "AUROC by category", note + _left_out(series)))
-    series = {name: of for name, of in series.items() if CLASS_KEYS[1] in of and of[CLASS_KEYS[1]].nunique() > 1}
-    panels = {title: spreads(found, _first(series), metric) for metric, title in CLASS_METRICS.items()}
+        pictures.append(
+            embed_figure(figures.plot_bars({"AUROC": table}), "AUROC by category", note + _describe_limit(series))
+        )
+    normal = CLASS_KEYS[1]
+    series = {name: group for name, group in series.items() if normal in group and group[normal].nunique() > 1}
+    panels = {title: average_series(runs, _limit(series), metric) for metric, title in CLASS_METRICS.items()}
     if any(map(len, panels.values())):
-        note = "At the threshold of the best F1, chosen with the test labels in hand: an oracle, as in the paper."
+        note = "At the threshold of the best F1 on the test labels: an oracle, as in the paper."
         title = "Precision, recall and F1 by normal class"
-        drawings.append(embed_figure(figures.bars(panels, as_bars=True), title, note + _left_out(series)))
-    return drawings
+        pictures.append(embed_figure(figures.plot_bars(panels, as_bars=True), title, note + _describe_limit(series)))
+    return pictures
 
 
-def _first(series: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+def _limit(series: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     return dict(list(series.items())[: figures.SERIES])
 
 
-def _left_out(series: Mapping[str, Any]) -> str:
+def _describe_limit(series: Mapping[str, Any]) -> str:
     return f" The first {figures.SERIES} of {len(series)} series are drawn." if len(series) > figures.SERIES else ""
 
 
 def draw_scores(title: str, predictions: Mapping[str, pd.DataFrame]) -> list[Picture]:
-    """Draw histograms of scores and, where there are both classes, ROC and precision-recall curves."""
-    ranking = curves.ranking_curves(predictions)
-    drawings = [embed_figure(curves.histograms(predictions), f"Histograms of scores, {title}")]
-    return drawings + ([embed_figure(ranking, f"ROC and precision-recall curves, {title}")] if ranking else [])
+    """Draw histograms of scores and, where both classes occur, ROC and precision-recall curves."""
+    pictures = [embed_figure(curves.plot_histograms(predictions), f"Histograms of scores, {title}")]
+    if ranking := curves.plot_ranking_curves(predictions):
+        pictures.append(embed_figure(ranking, f"ROC and precision-recall curves, {title}"))
+    return pictures
 
 
 def embed_figure(figure: Figure, title: str, note: str = "") -> Picture:
@@ -124,32 +129,39 @@ def embed_figure(figure: Figure, title: str, note: str = "") -> Picture:
         figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
     width = re.search(rb'width="([\d.]+)pt"', buffer.getvalue())
     assert width is not None
-    return Picture(_data_uri("svg+xml", buffer), round(float(width[1]) * 4 / 3), title, note)
+    return Picture(to_data_uri("svg+xml", buffer), round(float(width[1]) * 4 / 3), title, note)
 
 
-def link_panels(found: Runs, detailed: int, each: int, folder: Path) -> tuple[list[tuple[str, list[Picture]]], int]:
-    """Link `each` of the panels of up to `detailed` runs from a page in `folder`. -> them by run, how many are left.
+def link_panels(runs: Runs, detailed: int, each: int, folder: Path) -> tuple[list[tuple[str, list[Picture]]], int]:
+    """Link up to `each` panels of up to `detailed` runs from a page in `folder`; unreadable panels are skipped.
 
-    One that cannot be read is passed over.
+    Returns:
+        The panels by name of the run, and the number of panels that are not linked.
     """
-    having = {name: RunFolder(run).panel_paths() for name, run in found.headlines[["name", "folder"]].to_numpy()}
+    panels = {name: RunFolder(run).panel_paths() for name, run in runs.headlines[["name", "folder"]].to_numpy()}
     linked = []
-    for name, paths in [(name, paths) for name, paths in having.items() if paths][:detailed]:
-        mine = []
-        for path in paths[:each]:
+    for name in [name for name, paths in panels.items() if paths][:detailed]:
+        pictures = []
+        for path in panels[name][:each]:
             try:
-                with Image.open(path) as image:
-                    mine.append(Picture(link(path, folder), min(image.width, WIDEST), f"{name}: {path.stem}"))
+                pictures.append(link_picture(path, folder, f"{name}: {path.stem}"))
             except (OSError, ValueError):
                 continue
-        linked += [(name, mine)] if mine else []
-    return linked, sum(map(len, having.values())) - sum(len(mine) for _, mine in linked)
+        linked += [(name, pictures)] if pictures else []
+    return linked, sum(map(len, panels.values())) - sum(len(pictures) for _, pictures in linked)
+
+
+def link_picture(path: Path, folder: Path, title: str) -> Picture:
+    """Link an image file from a page in `folder`."""
+    with Image.open(path) as image:
+        return Picture(link(path, folder), min(image.width, WIDEST), title)
 
 
 def link(path: str | Path, folder: Path) -> str:
-    """Write a file's or folder's place as seen from a page in `folder`."""
+    """Write the URL of a file or folder, relative to a page in `folder`."""
     return quote(Path(os.path.relpath(path, folder)).as_posix())
 
 
-def _data_uri(kind: str, buffer: io.BytesIO) -> str:
+def to_data_uri(kind: str, buffer: io.BytesIO) -> str:
+    """Encode an image of the given MIME subtype as a data URI."""
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

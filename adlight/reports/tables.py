@@ -1,4 +1,4 @@
-"""Tables for people: what stands in which, as frames with headings in two rows (see `reports.terminal`)."""
+"""The report's tables, as frames with headings in two rows (see `reports.terminal`)."""
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from adlight.reports import grouping
-from adlight.reports.collect import Runs
+from adlight.reports.collect import Runs, config_columns
 from adlight.reports.rows import CONFIG, OBJECTIVE, PROTOCOL, REFERENCE, defect_rows, result_rows
-from adlight.reports.terminal import COUNT, DIFFERENCE, HIGH, LOW, PAPER, TEXT, VALUE, Heading, print_table
+from adlight.reports.terminal import COUNT, DIFFERENCE, HIGH, LOW, PAPER, TEXT, VALUE, Heading, print_table, to_markdown
 
 if TYPE_CHECKING:
     from adlight.metrics.results import Results
 
-TITLES = {  # the metrics of the tables, in their order
+TITLES = {  # titles of the metrics in the order of the columns
     OBJECTIVE: OBJECTIVE,
     "auroc": "AUROC",
     "ap": "AP",
@@ -24,37 +24,38 @@ TITLES = {  # the metrics of the tables, in their order
     "pixel_auroc": "pixel AUROC",
     "aupro": "AUPRO",
 }
-SHORT = ("auroc", "f1_calibrated", "pixel_auroc", "aupro")  # what a terminal of 80 columns has room for
+SHORT = ("auroc", "f1_calibrated", "pixel_auroc", "aupro")  # these fit a terminal of 80 columns
 DEFECTS = {"auroc": "AUROC", "ap": "AP", "recall_calibrated": "recall at threshold"}
-SETTINGS = 6  # columns at most for settings that differ
+SETTINGS = 6  # largest number of columns for settings that differ
 
 
 def by_result(content: Mapping[str, Any]) -> pd.DataFrame:
-    """Make the table of one run's results: a row per category, their mean, and the pooled figures."""
+    """Tabulate one run's results: a row per category, their mean, and the pooled images."""
     rows = pd.DataFrame(result_rows(dict(content)))
-    return pd.DataFrame(_words(rows, "category") | _images(rows) | _metrics(rows))
+    return pd.DataFrame(_texts(rows, "category") | _images(rows) | _metrics(rows))
 
 
-def by_run(found: Runs, short: bool = False) -> pd.DataFrame:
-    """Make the result table: a row per run, that of its mean or its only category; `short` leaves out what can wait."""
-    rows = found.headlines
-    words = ("category",) if (rows["status"] == "finished").all() else ("status", "category")
-    columns = _run_columns(found, rows) | _words(rows, *words)
+def by_run(runs: Runs, short: bool = False) -> pd.DataFrame:
+    """Tabulate the headline of each run: its mean or its only category; `short` keeps only the main columns."""
+    rows = runs.headlines
+    names = ("category",) if (rows["status"] == "finished").all() else ("status", "category")
+    columns = _run_columns(runs, rows) | _texts(rows, *names)
     if short:
-        return pd.DataFrame(_words(rows, "name") | _news(columns, rows["name"]) | _metrics(rows, (OBJECTIVE, *SHORT)))
+        columns = _drop_redundant(columns, rows["name"])
+        return pd.DataFrame(_texts(rows, "name") | columns | _metrics(rows, (OBJECTIVE, *SHORT)))
     return pd.DataFrame(columns | _images(rows) | _metrics(rows) | _protocol(rows) | _counts(rows))
 
 
-def by_category(found: Runs) -> pd.DataFrame:
-    """Make the table of the runs with several categories: a row per run and category, and one of all images pooled."""
-    rows = found.results[(found.results["num_categories"] > 1) & ~found.results["headline"]]
+def by_category(runs: Runs) -> pd.DataFrame:
+    """Tabulate runs with several categories: a row per run and category, and one for the pooled images."""
+    rows = runs.results[(runs.results["num_categories"] > 1) & ~runs.results["headline"]]
     metrics = _metrics(rows, [name for name in TITLES if name != OBJECTIVE]) | _protocol(rows)
-    return pd.DataFrame(_run_columns(found, rows) | _words(rows, "category") | _images(rows) | metrics)
+    return pd.DataFrame(_run_columns(runs, rows) | _texts(rows, "category") | _images(rows) | metrics)
 
 
-def by_decision(found: Runs) -> pd.DataFrame:
-    """Make the confusion matrices at the thresholds: a row per run and category."""
-    rows = found.predictions
+def by_decision(runs: Runs) -> pd.DataFrame:
+    """Tabulate the confusion matrices at the thresholds: a row per run and category."""
+    rows = runs.predictions
     if rows.empty:
         return pd.DataFrame()
     called, label = rows["score"] > rows["threshold"], rows["label"] == 1
@@ -65,52 +66,70 @@ def by_decision(found: Runs) -> pd.DataFrame:
     shares = {"precision": counts["found"] / counts["called"], "recall": counts["found"] / counts["label"]}
     shares["FPR"] = counts["false alarms"] / normal
     columns = {(name, COUNT): counts[name].astype(float) for name in list(cells)[:4]}
-    return pd.DataFrame(_words(counts, "name", "category") | columns | {(k, VALUE): of for k, of in shares.items()})
+    columns |= {(name, VALUE): share for name, share in shares.items()}
+    return pd.DataFrame(_texts(counts, "name", "category") | columns)
 
 
 def by_defect(rows: pd.DataFrame) -> pd.DataFrame:
-    """Make the table of defect types."""
-    return pd.DataFrame(_words(rows, "name", "category", "defect") | _images(rows) | _metrics(rows, DEFECTS, DEFECTS))
+    """Tabulate defect types: a row per run, category and type."""
+    return pd.DataFrame(_texts(rows, "name", "category", "defect") | _images(rows) | _metrics(rows, DEFECTS, DEFECTS))
 
 
 def by_mean(means: pd.DataFrame) -> pd.DataFrame:
-    """Make the table of `grouping.means`."""
-    return pd.DataFrame(_words(means, "runs", "seeds", "category") | _metrics(means) | _protocol(means))
+    """Tabulate the means of `grouping.average_runs`."""
+    return pd.DataFrame(_texts(means, "runs", "seeds", "category") | _metrics(means) | _protocol(means))
 
 
 def by_job(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Make the table of a sweep: a row per job."""
-    words = ("name",) if all(row["status"] == "finished" for row in rows) else ("name", "status")
-    jobs = pd.DataFrame(rows, columns=None if rows else words)
-    return pd.DataFrame(_words(jobs, *words) | _metrics(jobs, (OBJECTIVE, *SHORT)))
+    """Tabulate a sweep: a row per job."""
+    names = ("name",) if all(row["status"] == "finished" for row in rows) else ("name", "status")
+    jobs = pd.DataFrame(rows, columns=None if rows else names)
+    return pd.DataFrame(_texts(jobs, *names) | _metrics(jobs, (OBJECTIVE, *SHORT)))
 
 
-def by_setting(found: Runs) -> pd.DataFrame:
-    """Make the table of the settings that differ between runs, the longer side downwards."""
-    runs = found.headlines
-    if not (columns := grouping.differing(runs)):
+def by_setting(runs: Runs) -> pd.DataFrame:
+    """Tabulate the settings that differ between runs; runs or settings are rows, whichever are more."""
+    rows = runs.headlines
+    if not (columns := grouping.find_differing(rows)):
         return pd.DataFrame()
-    table = runs[columns].fillna(grouping.UNSET).set_index(runs["name"])
-    if len(runs) >= len(columns):
-        table = table.rename(columns=grouping.short_names(columns)).reset_index()
+    table = rows[columns].fillna(grouping.UNSET).set_index(rows["name"])
+    if len(rows) >= len(columns):
+        table = table.rename(columns=grouping.shorten_keys(columns)).reset_index()
     else:
         table = table.rename(columns=lambda name: name.removeprefix(CONFIG)).T.reset_index(names="setting")
     return table.set_axis(pd.MultiIndex.from_product([table.columns, [TEXT]]), axis=1)
 
 
-def by_origin(found: Runs) -> pd.DataFrame:
-    """Make the table of where each run comes from, and how it ended."""
+def by_origin(runs: Runs) -> pd.DataFrame:
+    """Tabulate where each run comes from and how it ended."""
     names = ("name", "status", "error", "log", "commit", "machine", "started", "command", "protocol", "folder")
-    return pd.DataFrame(_words(found.headlines.dropna(axis=1, how="all"), *names))
+    return pd.DataFrame(_texts(runs.headlines.dropna(axis=1, how="all"), *names))
+
+
+def results_csv(runs: Runs) -> str:
+    """Format `Runs.results` as CSV at full precision, without the settings that are the same in all runs."""
+    kept = {*grouping.find_differing(runs.headlines), *grouping.CLASS_KEYS, grouping.SEED}
+    dropped = [name for name in config_columns(runs.results) if name not in kept]
+    return runs.results.drop(columns=dropped).to_csv(index=False, lineterminator="\n")
+
+
+def results_markdown(runs: Runs, means: pd.DataFrame, title: str) -> str:
+    """Format results, means and problems as Markdown."""
+    parts = [f"# {title}", runs.states, to_markdown(by_run(runs))]
+    if len(means):
+        parts += ["## Means (± standard deviation over seeds)", to_markdown(by_mean(means))]
+    if runs.problems:
+        parts += ["## Problems", "\n".join(f"* {name}: {line}" for name, line in runs.problems.items())]
+    return "\n\n".join(parts) + "\n"
 
 
 def print_results(results: "Results", threshold: str, footnotes: list[str]) -> None:
-    """Print a row per category, their mean, and the pooled figures, below them the threshold in words and footnotes."""
+    """Print a row per category, their mean and the pooled images; below, a description of the threshold and notes."""
     print_table(by_result(results.as_dict()), "test results", (f"threshold: {threshold}", *footnotes))
 
 
 def print_defects(results: "Results") -> None:
-    """Print a row per defect type: its images against all normal ones of its category."""
+    """Print a row per defect type, evaluated against all normal images of its category."""
     if rows := defect_rows(results.as_dict()):
         print_table(by_defect(pd.DataFrame(rows)), "by defect type, against all normal images of the category")
 
@@ -118,30 +137,29 @@ def print_defects(results: "Results") -> None:
 _HEADINGS = ("name", "model", "dataset", "status", "category", "images", "epochs", "seconds")
 
 
-def _run_columns(found: Runs, rows: pd.DataFrame) -> dict[Heading, pd.Series]:
-    """List name, model and data set where there are several, and the settings that differ within these two."""
-    runs = found.headlines
-    columns = _words(rows, "name", *(name for name in ("model", "dataset") if runs[name].nunique() > 1))
-    settings = grouping.varied(runs).set_axis(runs["name"])
+def _run_columns(runs: Runs, rows: pd.DataFrame) -> dict[Heading, pd.Series]:
+    """Make columns for names, models and data sets if there are several, and the settings that differ within them."""
+    headlines = runs.headlines
+    columns = _texts(rows, "name", *(name for name in ("model", "dataset") if headlines[name].nunique() > 1))
+    settings = grouping.select_differing(headlines).set_axis(headlines["name"])
     if len(settings.columns) > SETTINGS:
-        return columns | {("differs in", TEXT): rows["name"].map(grouping.labels(settings))}
-    names = grouping.short_names(list(settings))
+        return columns | {("differs in", TEXT): rows["name"].map(grouping.label_settings(settings))}
+    names = grouping.shorten_keys(list(settings))
     titles = {name: name.removeprefix(CONFIG) if names[name] in _HEADINGS else names[name] for name in names}
     return columns | {(titles[name], TEXT): rows["name"].map(settings[name]) for name in titles}
 
 
-def _words(rows: pd.DataFrame, *names: str) -> dict[Heading, pd.Series]:
+def _texts(rows: pd.DataFrame, *names: str) -> dict[Heading, pd.Series]:
     return {(name, TEXT): rows[name] for name in names if name in rows}
 
 
-def _news(columns: dict[Heading, pd.Series], names: pd.Series) -> dict[Heading, pd.Series]:
-    """Leave out what all rows share and what their names contain."""
+def _drop_redundant(columns: dict[Heading, pd.Series], names: pd.Series) -> dict[Heading, pd.Series]:
+    """Drop columns that are equal in all rows or repeat what the names of runs already contain."""
 
-    def is_news(column: pd.Series) -> bool:
-        told = all(str(value) in name for value, name in zip(column, names, strict=True))
-        return column.nunique() > 1 and not told
+    def is_redundant(column: pd.Series) -> bool:
+        return column.nunique() <= 1 or all(str(value) in name for value, name in zip(column, names, strict=True))
 
-    return {heading: column for heading, column in columns.items() if is_news(column)}
+    return {heading: column for heading, column in columns.items() if not is_redundant(column)}
 
 
 def _images(rows: pd.DataFrame) -> dict[Heading, pd.Series]:
@@ -159,7 +177,7 @@ def _counts(rows: pd.DataFrame) -> dict[Heading, pd.Series]:
 def _metrics(
     rows: pd.DataFrame, metrics: Iterable[str] = tuple(TITLES), titles: Mapping[str, str] = TITLES
 ) -> dict[Heading, pd.Series]:
-    """Make columns of the metrics that some row has: the value, its spread if known, and what was published."""
+    """Make columns for the metrics that any row has: value, interval if known, published value and difference."""
     columns = {}
     for name in metrics:
         if name in rows and rows[name].notna().any():
@@ -175,7 +193,7 @@ def _metrics(
 
 
 def _protocol(rows: pd.DataFrame) -> dict[Heading, pd.Series]:
-    """Say in what the images differ from those of the published numbers, where they do."""
+    """Make a column that says how a run's data differ from those of the published numbers, if any do."""
     if PROTOCOL not in rows or not rows[PROTOCOL].any():
         return {}
     return {("another protocol", TEXT): rows[PROTOCOL].fillna("")}

@@ -1,7 +1,8 @@
-"""Tables as text and in the terminal, from frames with headings in two rows.
+"""Tables as text, as Markdown and in the terminal.
 
-The upper heading names what is shown. The lower one says what a column is of it: `TEXT`; `COUNT`; `VALUE`, a fraction
-with the ends `LOW` and `HIGH` of its interval beside it; `PAPER`, the published number, and `DIFFERENCE`, ours from it.
+The tables are frames with two rows of headings: the title, and the kind of the column. Kinds are `TEXT`; `COUNT`;
+`VALUE`, a fraction, with the ends `LOW` and `HIGH` of its interval; `PAPER`, the published value; and `DIFFERENCE`, our
+value minus the published one.
 """
 
 import os
@@ -14,14 +15,14 @@ from rich.text import Text
 
 Heading = tuple[str, str]
 TEXT, COUNT, VALUE, LOW, HIGH, PAPER, DIFFERENCE = "", "count", "ours", "low", "high", "paper", "ours - paper"
-IMPORTANT = (  # numbers that a narrow terminal shows first
+IMPORTANT = (  # columns of numbers by priority in a narrow terminal
     *("val/auroc", "AUROC", "F1 at threshold", "FPR at threshold", "recall at threshold", "pixel AUROC", "AUPRO"),
     *("images", "AP"),
 )
 
 
-def as_text(table: pd.DataFrame) -> pd.DataFrame:
-    """Write a table as it is read: fractions with three digits and half the width of their interval."""
+def to_text(table: pd.DataFrame) -> pd.DataFrame:
+    """Format a table: fractions with three digits and half the width of their interval."""
     text = {}
     for (title, kind), column in table.items():
         if kind == VALUE:
@@ -37,31 +38,40 @@ def as_text(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(text, dtype=object).fillna("").astype(str)
 
 
-def console() -> Console:
-    """Make a console as wide as the terminal; a log file and a notebook have none of their own, but for COLUMNS.
+def to_markdown(table: pd.DataFrame) -> str:
+    """Format a table as Markdown, with text aligned left and numbers right."""
+    text = to_text(table)
+    left = {title for title, kind in table if kind == TEXT}
+    rule = ["---" if name in left else "--:" for name in text]
+    lines = [[cell.replace("|", "\\|") for cell in line] for line in (text.columns, rule, *text.to_numpy())]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
-    In a notebook it prints as `print` does, so that a run's log gets what is shown.
+
+def make_console() -> Console:
+    """Make a console as wide as the terminal; log files and notebooks get a fixed width unless COLUMNS is set.
+
+    In a notebook the console writes to stdout like `print`, so that a run's log receives the output too.
     """
-    found = Console(force_jupyter=False)
-    if found.is_terminal or "COLUMNS" in os.environ:
-        return found
+    console = Console(force_jupyter=False)
+    if console.is_terminal or "COLUMNS" in os.environ:
+        return console
     return Console(width=110 if Console().is_jupyter else 160, force_jupyter=False)
 
 
 def print_table(table: pd.DataFrame, title: str, footnotes: Iterable[str] = ()) -> None:
-    """Print a table with as many of its columns as the terminal is wide, the most important ones; then footnotes.
+    """Print as many columns of a table as fit the terminal, the most important ones, and then the footnotes.
 
-    No value is cut. Columns without a place are named; files have them all.
+    No value is truncated. Columns that do not fit are named in a footnote.
     """
-    screen, text = console(), as_text(table)
+    console, text = make_console(), to_text(table)
     words = {name for name, kind in table if kind == TEXT}
     widths = {name: max(map(len, [*name.split(), *text[name]])) for name in text}
-    first = min(widths[text.columns[0]], max(16, screen.width // 3))
-    left, chosen = screen.width - first - 4, set[str]()  # 4: two rules and the spaces beside them
+    first = min(widths[text.columns[0]], max(16, console.width // 3))
+    room, chosen = console.width - first - 4, set[str]()  # 4: two rules and the spaces beside them
     for name in sorted(text.columns[1:], key=lambda name: _rank(name, name in words)):
-        widths[name] = min(widths[name], screen.width - first - 7)
-        if widths[name] + 3 <= left:
-            left -= widths[name] + 3
+        widths[name] = min(widths[name], console.width - first - 7)
+        if widths[name] + 3 <= room:
+            room -= widths[name] + 3
             chosen.add(name)
     names = [name for name in text.columns[1:] if name in chosen]
     block = Table(title=title, title_justify="left")
@@ -69,17 +79,17 @@ def print_table(table: pd.DataFrame, title: str, footnotes: Iterable[str] = ()) 
     for name in names:
         block.add_column(name, width=widths[name], justify="left" if name in words else "right", overflow="fold")
     for _, line in text.iterrows():
-        cells = [line[name] or ("" if name in words else "-") for name in names]  # left out is not zero
+        cells = [line[name] or ("" if name in words else "-") for name in names]
         block.add_row(*map(Text, [line.iloc[0], *cells]))
-    screen.print(block)
+    console.print(block)
     if missing := [name for name in text.columns[1:] if name not in chosen]:
-        footnotes = [f"no room in {screen.width} columns for: {', '.join(missing)}", *footnotes]
+        footnotes = [f"no room in {console.width} columns for: {', '.join(missing)}", *footnotes]
     for line in footnotes:
-        screen.print(line, highlight=False, soft_wrap=True, markup=False)
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def _rank(name: str, is_text: bool) -> int:
-    """Order columns by importance: what tells rows apart, then what `IMPORTANT` says, then the others."""
+    """Rank columns: text that tells rows apart, then the numbers of `IMPORTANT`, then all others."""
     if name in IMPORTANT:
         return IMPORTANT.index(name) + 1
     return 0 if is_text else len(IMPORTANT) + 1

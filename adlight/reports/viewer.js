@@ -10,7 +10,7 @@
     run.row = new Map(run.image.map((image, row) => [image, row]));
     run.pictures = new Set(run.pictures);
     run.masks = new Set(run.masks);
-    run.unit = data.categories.map((_, category) => deviation(run, category)); // what the threshold is shifted by
+    run.unit = data.categories.map((_, category) => deviation(run, category)); // by category
   }
 
   function deviation(run, category) {
@@ -23,13 +23,13 @@
   const other = () => (form.other.value === "" ? null : data.runs[form.other.value]);
   const shiftOf = (which) => (which === run() ? form.shift.value / STEP : 0);
 
-  // how far an image lies above the calibrated threshold of its category, in standard deviations of its scores
+  // the score's distance from the calibrated threshold, in standard deviations of the category's scores
   function excess(which, row) {
     const category = images.category[which.image[row]];
     return (which.score[row] - which.threshold[category]) / which.unit[category];
   }
 
-  // whether it is called anomalous: at the calibrated threshold by the very numbers, else where the slider stands
+  // compare exact numbers while the slider is at the calibrated threshold, so that rounding changes no verdict
   function isCalled(which, row) {
     const category = images.category[which.image[row]], shift = shiftOf(which);
     return shift ? excess(which, row) > shift : which.score[row] > which.threshold[category];
@@ -42,19 +42,19 @@
   }
 
   const inCategory = (image) => form.category.value === "" || images.category[image] === Number(form.category.value);
-  const flipped = (one) => other()?.row.has(one.image) && isCalled(other(), other().row.get(one.image)) !== one.called;
+  const flipped = (item) => other()?.row.has(item.image) && isCalled(other(), other().row.get(item.image)) !== item.called;
 
-  function matches(one) {
+  function matches(item) {
     const wanted = form.error.value;
-    if (form.defect.value !== "" && images.defect[one.image] !== Number(form.defect.value)) return false;
-    if (form.verdict.value !== "" && Number(one.called) !== Number(form.verdict.value)) return false;
-    if (wanted === "flipped") return flipped(one);
-    return wanted === "" || (wanted === "right" ? !one.error : wanted === "wrong" ? one.error : one.error === wanted);
+    if (form.defect.value !== "" && images.defect[item.image] !== Number(form.defect.value)) return false;
+    if (form.verdict.value !== "" && Number(item.called) !== Number(form.verdict.value)) return false;
+    if (wanted === "flipped") return flipped(item);
+    return wanted === "" || (wanted === "right" ? !item.error : wanted === "wrong" ? item.error : item.error === wanted);
   }
 
   const score = (which, row) => which.score[row];
   const ORDERS = {
-    high: (a, b) => b.above - a.above, // and not by score: categories differ in scale
+    high: (a, b) => b.above - a.above, // not by score, as categories differ in scale
     low: (a, b) => a.above - b.above,
     worst: (a, b) => Boolean(b.error) - Boolean(a.error) || Math.abs(b.above) - Math.abs(a.above),
     near: (a, b) => Math.abs(a.above) - Math.abs(b.above),
@@ -70,8 +70,8 @@
 
   function count(all) {
     const number = (test) => all.filter(test).length;
-    const found = number((one) => one.label && one.called), missed = number((one) => one.error === "miss");
-    const alarms = number((one) => one.error === "alarm"), passed = number((one) => !one.label && !one.called);
+    const found = number((item) => item.label && item.called), missed = number((item) => item.error === "miss");
+    const alarms = number((item) => item.error === "alarm"), passed = number((item) => !item.label && !item.called);
     for (const [name, value] of Object.entries({ found, missed, alarms, passed }))
       root.querySelector(`[data-count=${name}]`).textContent = value;
     const share = (part, whole) => (whole ? (part / whole).toFixed(3) : "-");
@@ -90,47 +90,47 @@
   }
 
   const picture = (which, row, kind = "") => `${which.gallery}/${row}${kind}.webp`;
-  const text = (one) => `${data.defects[images.defect[one.image]]}, ${one.error === "alarm" ? "false alarm" : one.error || "right"}`;
+  const text = (item) => `${data.defects[images.defect[item.image]]}, ${item.error === "alarm" ? "false alarm" : item.error || "right"}`;
 
   function list() {
-    const pictured = shown.filter((one) => images.thumb[one.image] || run().pictures.has(one.row));
+    const pictured = shown.filter((item) => images.thumb[item.image] || run().pictures.has(item.row));
     root.querySelector("[role=status]").textContent = `${shown.length} images` +
-      (pictured.length < shown.length ? `, ${pictured.length} of them with a picture: a run keeps those of an even sample and of its worst errors` : "");
+      (pictured.length < shown.length ? `, ${pictured.length} of them with a picture: a run keeps an even sample and its worst errors` : "");
     root.querySelector(".grid").replaceChildren(...shown.slice(0, limit).map(tile));
     root.querySelector("[name=more]").hidden = shown.length <= limit;
   }
 
-  function tile(one, at) {
+  function tile(item, at) {
     const button = document.createElement("button");
     button.type = "button";
-    button.className = `tile ${one.error}`;
-    button.title = images.path[one.image];
-    const source = images.thumb[one.image] ?? (run().pictures.has(one.row) ? picture(run(), one.row) : "");
+    button.className = `tile ${item.error}`;
+    button.title = images.path[item.image];
+    const source = images.thumb[item.image] ?? (run().pictures.has(item.row) ? picture(run(), item.row) : "");
     const image = document.createElement(source ? "img" : "i");
-    if (source) Object.assign(image, { src: source, alt: images.path[one.image], loading: "lazy" });
+    if (source) Object.assign(image, { src: source, alt: images.path[item.image], loading: "lazy" });
     else image.textContent = "no picture";
     const words = document.createElement("span");
-    words.textContent = `${score(run(), one.row).toPrecision(4)} ${text(one)}`;
+    words.textContent = `${score(run(), item.row).toPrecision(4)} ${text(item)}`;
     button.append(image, words);
     button.onclick = () => show(at);
     return button;
   }
 
   function pane(which, row) {
-    const figure = document.createElement("figure"), stack = document.createElement("div"), one = describe(which, row);
+    const figure = document.createElement("figure"), stack = document.createElement("div"), item = describe(which, row);
     const caption = document.createElement("figcaption");
-    const at = which.threshold[images.category[one.image]] + shiftOf(which) * which.unit[images.category[one.image]];
-    caption.textContent = `${which.name}: ${one.called ? "anomalous" : "normal"}, score ${score(which, row).toPrecision(5)}, threshold ${at.toPrecision(5)}`;
+    const at = which.threshold[images.category[item.image]] + shiftOf(which) * which.unit[images.category[item.image]];
+    caption.textContent = `${which.name}: ${item.called ? "anomalous" : "normal"}, score ${score(which, row).toPrecision(5)}, threshold ${at.toPrecision(5)}`;
     stack.className = "stack";
     const kinds = which.pictures.has(row) ? ["", ".map", ...(which.masks.has(row) ? [".mask"] : [])] : [];
     for (const kind of kinds) {
       const image = document.createElement("img");
       Object.assign(image, { src: picture(which, row, kind), alt: kind ? kind.slice(1) : "image", className: kind.slice(1) || "image" });
       image.onload = () => image.naturalWidth < 64 && image.classList.add("coarse");
-      image.onerror = () => caption.append(" (its picture is not beside this page: keep the page and the runs' folders together)");
+      image.onerror = () => caption.append(" (picture not found: keep this page together with the runs' folders)");
       stack.append(image);
     }
-    if (!kinds.length) stack.textContent = "no picture is kept of this image";
+    if (!kinds.length) stack.textContent = "no picture of this image was kept";
     figure.append(stack, caption);
     if (kinds.length) {
       const link = document.createElement("a");
@@ -141,12 +141,12 @@
   }
 
   function show(at) {
-    const one = shown[at];
-    if (!one) return;
+    const item = shown[at];
+    if (!item) return;
     open = at;
-    const others = other()?.row.has(one.image) ? [pane(other(), other().row.get(one.image))] : [];
-    dialog.querySelector(".title").textContent = `${images.path[one.image]}: ${data.categories[images.category[one.image]]}, ${data.defects[images.defect[one.image]]}`;
-    dialog.querySelector(".panes").replaceChildren(pane(run(), one.row), ...others);
+    const others = other()?.row.has(item.image) ? [pane(other(), other().row.get(item.image))] : [];
+    dialog.querySelector(".title").textContent = `${images.path[item.image]}: ${data.categories[images.category[item.image]]}, ${data.defects[images.defect[item.image]]}`;
+    dialog.querySelector(".panes").replaceChildren(pane(run(), item.row), ...others);
     blend();
     if (!dialog.open) dialog.showModal();
   }
@@ -160,8 +160,8 @@
     const figure = root.querySelector(".scatter"), canvas = figure.querySelector("canvas"), pen = canvas.getContext("2d");
     figure.hidden = !other();
     if (!other()) return;
-    const pairs = all.filter((one) => other().row.has(one.image))
-      .map((one) => ({ one, x: excess(run(), one.row), y: excess(other(), other().row.get(one.image)), turned: flipped(one) }));
+    const pairs = all.filter((item) => other().row.has(item.image))
+      .map((item) => ({ item, x: excess(run(), item.row), y: excess(other(), other().row.get(item.image)), turned: flipped(item) }));
     const side = canvas.width, range = (key) => [Math.min(0, ...pairs.map((pair) => pair[key])), Math.max(0, ...pairs.map((pair) => pair[key]))];
     const [left, right] = range("x"), [low, high] = range("y"), gap = 14;
     const across = (x) => gap + ((x - left) / (right - left || 1)) * (side - 2 * gap);
@@ -173,14 +173,14 @@
     const lines = [[across(shiftOf(run())), 0, across(shiftOf(run())), side], [0, down(0), side, down(0)]];
     for (const [x, y, toX, toY] of lines) { pen.beginPath(); pen.moveTo(x, y); pen.lineTo(toX, toY); pen.stroke(); }
     pen.setLineDash([]);
-    points = pairs.map(({ one, x, y, turned }) => ({ one, x: across(x), y: down(y), turned }));
-    for (const { one, x, y, turned } of points) {
-      pen.fillStyle = pen.strokeStyle = one.label ? "#d55e00" : "#3b8fd0";
+    points = pairs.map(({ item, x, y, turned }) => ({ item, x: across(x), y: down(y), turned }));
+    for (const { item, x, y, turned } of points) {
+      pen.fillStyle = pen.strokeStyle = item.label ? "#d55e00" : "#3b8fd0";
       pen.globalAlpha = turned ? 1 : 0.45;
       pen.beginPath(); pen.arc(x, y, turned ? 7 : 5, 0, 7); pen.fill();
     }
     pen.globalAlpha = 1;
-    const better = pairs.filter((pair) => pair.turned && !pair.one.error).length, turned = pairs.filter((pair) => pair.turned).length;
+    const better = pairs.filter((pair) => pair.turned && !pair.item.error).length, turned = pairs.filter((pair) => pair.turned).length;
     figure.querySelector("figcaption").textContent =
       `Scores of ${pairs.length} images (blue normal, orange anomalous; above the threshold to the right: ${run().name}, above: ${other().name}). ` +
       `${turned} verdicts differ: ${better} right in ${run().name}, ${turned - better} right in ${other().name}.`;
@@ -189,11 +189,11 @@
   function choose(event) {
     const scale = root.querySelector("canvas").getBoundingClientRect(), ratio = 640 / scale.width;
     const x = (event.clientX - scale.left) * ratio, y = (event.clientY - scale.top) * ratio;
-    const far = (point) => (point.x - x) ** 2 + (point.y - y) ** 2;
-    const nearest = points.reduce((best, point) => (far(point) < far(best) ? point : best), points[0]);
+    const distance = (point) => (point.x - x) ** 2 + (point.y - y) ** 2;
+    const nearest = points.reduce((best, point) => (distance(point) < distance(best) ? point : best), points[0]);
     if (!nearest) return;
-    if (!shown.some((one) => one.row === nearest.one.row)) shown = [...shown, nearest.one];
-    show(shown.findIndex((one) => one.row === nearest.one.row));
+    if (!shown.some((item) => item.row === nearest.item.row)) shown = [...shown, nearest.item];
+    show(shown.findIndex((item) => item.row === nearest.item.row));
   }
 
   function fill(select, names, first) {
@@ -209,9 +209,9 @@
     limit = PAGE;
   }
 
-  fill(form.run, data.runs.map((one) => one.name));
+  fill(form.run, data.runs.map((item) => item.name));
   form.run.value = data.first;
-  fill(form.other, data.runs.map((one) => one.name), "no other run");
+  fill(form.other, data.runs.map((item) => item.name), "no other run");
   fill(form.category, data.categories, "all");
   fill(form.defect, data.defects, "any");
   for (const name of ["run", "category"]) form[name].addEventListener("change", reset);
@@ -225,7 +225,7 @@
   tools.before.addEventListener("click", () => show(open - 1));
   tools.next.addEventListener("click", () => show(open + 1));
   dialog.addEventListener("keydown", (event) => {
-    if (event.target === tools.opacity) return; // its own arrows
+    if (event.target === tools.opacity) return; // the slider uses the arrow keys
     if (event.key === "ArrowLeft") show(open - 1);
     if (event.key === "ArrowRight") show(open + 1);
   });

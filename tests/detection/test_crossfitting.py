@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from adlight.detection.crossfitting import fewest, split_folds
+from adlight.detection.crossfitting import count_smallest_fit, split_folds
 
 
 @pytest.mark.parametrize(("count", "folds"), [(10, 5), (11, 5), (4, 5), (7, 2)])
@@ -11,7 +11,7 @@ def test_each_image_is_scored_once_by_what_has_not_seen_it(count, folds):
     parts = list(split_folds(count, folds))
     assert torch.cat([fold for _, fold in parts]).sort().values.tolist() == list(range(count))
     assert all(sorted([*rest.tolist(), *fold.tolist()]) == list(range(count)) for rest, fold in parts)
-    assert min(len(rest) for rest, _ in parts) == len(parts[0][0]) == fewest(count, folds)
+    assert min(len(rest) for rest, _ in parts) == len(parts[0][0]) == count_smallest_fit(count, folds)
 
 
 @pytest.mark.parametrize("processes", [2, 3, 8])

@@ -16,8 +16,7 @@ from adlight.detection.categories import CategoryClassifier
 from adlight.detection.detector import AnomalyDetector
 from adlight.detection.graph import export_graph
 from adlight.detection.maps import ReconstructionError
-from adlight.detection.parity import compare
-from adlight.detection.session import GraphDetector
+from adlight.detection.session import GraphDetector, measure_parity
 from adlight.distillation.detector import MKDDetector
 from adlight.distillation.network import Cloner
 from adlight.distillation.scorer import DistillationScorer
@@ -144,7 +143,7 @@ def test_a_graph_is_its_detectors_equal(tmp_path, name):
     calibrate(detector, pixels)
     graph = save(detector, pixels, tmp_path / "detector.onnx")
     batches = [(pixels[:1], ["one"]), (pixels[1:3], ["two", None]), (pixels[3:], ["one", "two", None, "one"])]
-    parity = compare(detector.make_scorer("32-true", "cpu"), graph, detector.calibration, batches)
+    parity = measure_parity(detector.make_scorer("32-true", "cpu"), graph, detector.calibration, batches)
     assert parity.images == 7 and parity.score <= 1e-4 and parity.decisions == 0 and parity.pixels <= 1e-3
     own = detector.make_scorer("32-true", "cpu")(pixels, None)
     assert np.abs(graph(pixels).pixel - own.pixel).max() <= 1e-3 * own.pixel.max()

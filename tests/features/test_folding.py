@@ -5,7 +5,7 @@ import timm
 import torch
 from torch import nn
 
-from adlight.features.folding import fold_batch_norms
+from adlight.features.weights import fold_batch_norms
 
 IMAGE = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 

@@ -45,11 +45,11 @@ def test_holm_s_correction():
 
 def test_the_day_that_drifts_is_found(used):
     history = drift.read_history(used)
-    tested = drift.test_days(history, read_calibration(used))
+    tested = drift.compare_days(history, read_calibration(used))
     assert tested["drifts"].tolist() == [False, False, False, True] and tested["images"].tolist() == [40] * 4
     last = history[history["day"] == history["day"].max()]
     assert tested["above"].iloc[3] == pytest.approx((last["score"] > 2).mean())
-    (line,) = drift.drift_lines("run", tested)
+    (line,) = drift.describe_drift("run", tested)
     assert "2026-11-04" in line and "bottle" in line
 
 
@@ -59,16 +59,20 @@ def test_nothing_drifts_where_nothing_does():
     for _ in range(200):
         scores = rng.normal(size=(6, 25))
         history = pd.DataFrame({"day": np.repeat(np.arange(5), 25), "category": "a", "score": scores[1:].ravel()})
-        tested = drift.test_days(history.assign(above=False), {"a": scores[0]}, alpha=0.05)
+        tested = drift.compare_days(history.assign(above=False), {"a": scores[0]}, alpha=0.05)
         alarms += tested["drifts"].any()
     assert alarms / 200 < 0.1
 
 
 def test_thresholds_of_all_are_compared_with_all():
     scores = {"a": [1.0, 2.0], "b": [3.0]}
-    assert drift.calibration_of("a", scores).tolist() == drift.calibration_of("labels of a", scores).tolist() == [1, 2]
-    assert drift.calibration_of("all categories", scores).tolist() == [1, 2, 3] and not len(
-        drift.calibration_of("a", {})
+    assert (
+        drift.select_calibration("a", scores).tolist()
+        == drift.select_calibration("labels of a", scores).tolist()
+        == [1, 2]
+    )
+    assert drift.select_calibration("all categories", scores).tolist() == [1, 2, 3] and not len(
+        drift.select_calibration("a", {})
     )
 
 

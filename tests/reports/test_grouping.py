@@ -7,7 +7,7 @@ from makers import fake_run
 
 from adlight.reports import grouping
 from adlight.reports.collect import collect
-from adlight.reports.grouping import CLASS_KEYS, SEED, group_by_config, means, run_titles, spreads
+from adlight.reports.grouping import CLASS_KEYS, SEED, average_runs, average_series, group_by_config, make_titles
 from adlight.reports.reference import compare
 
 
@@ -27,9 +27,9 @@ def test_settings_that_differ(tmp_path):
     fake_run(tmp_path / "a", finished=False, model__x=[1, 2], model__same={"y": None})
     fake_run(tmp_path / "b", finished=False, model__x=[1, 3], model__same={"y": None}, trainer__x=True, seed=1)
     runs = runs_of(tmp_path)
-    columns = grouping.differing(runs)
+    columns = grouping.find_differing(runs)
     assert columns == ["config.seed", "config.model.x", "config.trainer.x"]
-    assert list(grouping.short_names(columns).values()) == ["seed", "model.x", "trainer.x"]
+    assert list(grouping.shorten_keys(columns).values()) == ["seed", "model.x", "trainer.x"]
     assert runs["config.trainer.x"].isna().tolist() == [True, False]
 
 
@@ -37,7 +37,7 @@ def test_titles_say_what_differs_within_a_model(tmp_path):
     for i, ratio in enumerate((0.5, 0.75)):
         fake_run(tmp_path / str(i), finished=False, model__mask_ratio=ratio, resume=i or None)
     fake_run(tmp_path / "2", finished=False, model="gan", dataset__normal_dir=["a", "b"])
-    assert run_titles(runs_of(tmp_path)) == {"0": "0 (mask_ratio=0.5)", "1": "1 (mask_ratio=0.75)", "2": "2"}
+    assert make_titles(runs_of(tmp_path)) == {"0": "0 (mask_ratio=0.5)", "1": "1 (mask_ratio=0.75)", "2": "2"}
 
 
 def test_means_over_seeds_and_classes(tmp_path):
@@ -46,8 +46,8 @@ def test_means_over_seeds_and_classes(tmp_path):
             fake_run(tmp_path / f"{seed}{digit}", (str(digit),), seed=seed, draw=digit, dataset__normal=digit)
     results = collect([str(tmp_path)]).results
     values = auroc(results)
-    three, _, both = (row for _, row in means(results).iterrows())
-    assert list(means(results)["category"]) == ["3", "7", "mean of 2"] and three["seeds"] == "0, 1, 2"
+    three, _, both = (row for _, row in average_runs(results).iterrows())
+    assert list(average_runs(results)["category"]) == ["3", "7", "mean of 2"] and three["seeds"] == "0, 1, 2"
     of_three = [values[f"{seed}3", "3"] for seed in (0, 1, 2)]
     of_both = [fmean([values[f"{seed}3", "3"], values[f"{seed}7", "7"]]) for seed in (0, 1, 2)]
     for row, expected in ((three, of_three), (both, of_both)):
@@ -59,13 +59,13 @@ def test_means_over_seeds_and_classes(tmp_path):
 def test_one_seed_has_no_deviation(tmp_path):
     for digit in (3, 7):
         fake_run(tmp_path / str(digit), (str(digit),), dataset__normal=digit)
-    table = means(collect([str(tmp_path)]).results)
+    table = average_runs(collect([str(tmp_path)]).results)
     assert list(table["seeds"]) == ["0"] and "auroc" in table and "auroc_lower" not in table
 
 
 def test_means_are_of_like_runs_only(tmp_path):
     def count():
-        return len(means(collect([str(tmp_path)]).results))
+        return len(average_runs(collect([str(tmp_path)]).results))
 
     fake_run(tmp_path / "a", seed=0)
     fake_run(tmp_path / "b", seed=1, model__mask_ratio=0.5)
@@ -83,7 +83,7 @@ def test_one_model_for_all_is_not_a_seed_of_one_model_per_category(tmp_path, pub
         fake_run(tmp_path / category, (category,), draw=i, dataset__category=category, **words)
     found = compare(collect([str(tmp_path)]), None, None)
     values = auroc(found.results)
-    table = means(found.results).set_index("runs")
+    table = average_runs(found.results).set_index("runs")
     assert list(table.index) == ["one model for all", "one model per category"]
     assert set(table["category"]) == {"mean of 2"} and set(table["seeds"]) == {"0"}
     each = fmean([values["bottle", "bottle"], values["screw", "screw"]])
@@ -91,7 +91,7 @@ def test_one_model_for_all_is_not_a_seed_of_one_model_per_category(tmp_path, pub
     assert list(table["reference_auroc"]) == [pytest.approx((0.993 + 0.804) / 2)] * 2
     groups = group_by_config(found.headlines, SEED, *CLASS_KEYS)
     assert names(groups) == {"one model for all": ["all"], "one model per category": ["bottle", "screw"]}
-    bars = spreads(found, groups, "auroc").set_index(["series", "category"])  # no mean of both models
+    bars = average_series(found, groups, "auroc").set_index(["series", "category"])  # no mean of both models
     runs = {"one model for all": ("all", "all"), "one model per category": ("bottle", "screw")}
     for series, of in runs.items():
         for name, category, paper in zip(of, ("bottle", "screw"), (0.993, 0.804), strict=True):
@@ -102,12 +102,12 @@ def test_bars_have_deviations_over_seeds_or_else_intervals(tmp_path):
     for seed, ratio in ((0, 0.5), (1, 0.5), (0, 0.75)):
         fake_run(tmp_path / f"{seed}-{ratio}", ("x",), seed=seed, model__mask_ratio=ratio, images=40)
     found = compare(collect([str(tmp_path)]), [], None)
-    two, one = (row for _, row in spreads(found, group_by_config(found.headlines, SEED), "auroc").iterrows())
+    two, one = (row for _, row in average_series(found, group_by_config(found.headlines, SEED), "auroc").iterrows())
     values = found.results.set_index("name")[["auroc", "auroc_lower", "auroc_upper"]].T
     both = [values["0-0.5"]["auroc"], values["1-0.5"]["auroc"]]
     assert two["upper"] - two["value"] == pytest.approx(stdev(both)) and two["value"] == pytest.approx(fmean(both))
     assert one[["value", "lower", "upper"]].tolist() == values["0-0.75"].tolist()
-    assert spreads(found, group_by_config(found.headlines, SEED), "aupro").empty
+    assert average_series(found, group_by_config(found.headlines, SEED), "aupro").empty
 
 
 def test_models_for_different_choices_are_apart(tmp_path):

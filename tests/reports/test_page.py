@@ -10,9 +10,9 @@ from makers import fake_run
 
 from adlight.reports import page
 from adlight.reports.collect import collect
-from adlight.reports.files import results_csv, results_markdown
-from adlight.reports.grouping import means
+from adlight.reports.grouping import average_runs
 from adlight.reports.reference import compare
+from adlight.reports.tables import results_csv, results_markdown
 
 NONE = pd.DataFrame()
 
@@ -31,7 +31,7 @@ class Reader(HTMLParser):
 
 def rendered(root, detailed=8, each=4, named=None):
     found = compare(collect([str(root)]), named, None)
-    return page.render(found, means(found.results), "a <title>", 0.02, detailed, each, root / "report")
+    return page.render(found, average_runs(found.results), "a <title>", 0.02, detailed, each, root / "report")
 
 
 def viewer(text):

@@ -30,7 +30,7 @@ def test_methods_by_category(tmp_path):
     assert references(tmp_path, text) == {"bottle": 0.9, "screw": 0.8, "mean of 2": pytest.approx(0.85)}  # the last
     assert references(tmp_path, text, column="old")["bottle"] == 0.5
     assert references(tmp_path, text, "f1_max") is None
-    sources = reference.read(table(tmp_path, text))["source"].unique()
+    sources = reference.read_table(table(tmp_path, text))["source"].unique()
     assert sources == [f"{tmp_path / 'paper.csv'} (new)"]
 
 
@@ -60,16 +60,16 @@ def test_percent_by_digit(tmp_path):
 
 def test_columns_that_end_in_a_metric(tmp_path):
     path = table(tmp_path, "normal_digit,knn3_auroc,knn3_f1_max\n0,0.99,0.98\n")
-    assert reference.read(path, "knn3_auroc")[["metric", "category", "value"]].to_numpy().tolist() == [
+    assert reference.read_table(path, "knn3_auroc")[["metric", "category", "value"]].to_numpy().tolist() == [
         ["auroc", "0", 0.99]
     ]
-    assert reference.read(path)["metric"].tolist() == ["f1_max"]
-    assert reference.metric_of("pixel_auroc") == "pixel_auroc" and reference.metric_of("multimask_mae") == "auroc"
+    assert reference.read_table(path)["metric"].tolist() == ["f1_max"]
+    assert reference.parse_metric("pixel_auroc") == "pixel_auroc" and reference.parse_metric("multimask_mae") == "auroc"
 
 
 def test_an_ablation(tmp_path):
     text = "mask_ratio,E2D2,E2D4\n0.50,0.829,\n0.75,0.832,0.895\n"
-    cells = reference.read(table(tmp_path, text))
+    cells = reference.read_table(table(tmp_path, text))
     assert cells[["mask_ratio", "depth", "value"]].to_numpy().tolist() == [
         [0.5, "E2D2", 0.829],
         [0.75, "E2D2", 0.832],
@@ -77,9 +77,9 @@ def test_an_ablation(tmp_path):
     ]
     assert references(tmp_path, text) == {"mean of 2": 0.895}  # the run's 0.75, E2D4; a cell's number is a mean
     results = collect([str(tmp_path / "run")]).results
-    assert reference.cells(results).to_numpy().tolist()[0] == [0.75, "E2D4"]
+    assert reference.locate_cells(results).to_numpy().tolist()[0] == [0.75, "E2D4"]
     results["config.model.network.encoder_depth"] = "${other}"
-    assert reference.cells(results).isna().all(axis=None)
+    assert reference.locate_cells(results).isna().all(axis=None)
 
 
 @pytest.mark.parametrize(
@@ -97,15 +97,15 @@ def test_an_ablation(tmp_path):
 )
 def test_tables_of_no_known_shape(tmp_path, text, said):
     with pytest.raises(UserError) as error:
-        reference.read(table(tmp_path, text))
+        reference.read_table(table(tmp_path, text))
     assert said in str(error.value) and "paper.csv" in str(error.value)
 
 
 def test_missing_files_and_columns(tmp_path):
     with pytest.raises(UserError, match=r"nowhere\.csv"):
-        reference.read(tmp_path / "nowhere.csv")
+        reference.read_table(tmp_path / "nowhere.csv")
     with pytest.raises(UserError, match=r"'z'.*x, y"):
-        reference.read(table(tmp_path, "category,x,y\na,1\n"), "z")
+        reference.read_table(table(tmp_path, "category,x,y\na,1\n"), "z")
 
 
 def sources(root, named=None):
@@ -151,11 +151,11 @@ def test_a_sweep_is_beside_the_experiment_of_its_model(tmp_path):
 
 
 def test_the_projects_own_tables_can_be_read():
-    cells = reference.read(reference.path_of("mae_ablation"))
+    cells = reference.read_table(reference.find_table("mae_ablation"))
     best = cells.loc[cells["value"].idxmax()]
     assert len(cells) == 24 and (best["mask_ratio"], best["depth"], best["value"]) == (0.75, "E2D4", 0.895)
     for name, metric, mean in (("gan_mnist", "f1_max", 0.9876), ("mae_mvtec", "auroc", 0.895)):
-        table = reference.read(reference.path_of(name)).set_index(["metric", "category"])["value"]
+        table = reference.read_table(reference.find_table(name)).set_index(["metric", "category"])["value"]
         assert table[metric, "mean"] == pytest.approx(mean)
 
 

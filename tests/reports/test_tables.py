@@ -11,9 +11,9 @@ from makers import fake_run
 
 from adlight.cli.sweep_table import COLUMNS
 from adlight.metrics.results import Results
-from adlight.reports import files, tables
+from adlight.reports import tables, terminal
 from adlight.reports.collect import collect
-from adlight.reports.grouping import means
+from adlight.reports.grouping import average_runs
 from adlight.reports.reference import compare
 from adlight.reports.tables import print_defects, print_results
 from adlight.reports.terminal import COUNT, DIFFERENCE, HIGH, LOW, PAPER, TEXT, VALUE
@@ -36,7 +36,7 @@ def found(tmp_path_factory):
 
 
 def test_results_csv(found):
-    rows = list(csv.DictReader(io.StringIO(files.results_csv(found))))
+    rows = list(csv.DictReader(io.StringIO(tables.results_csv(found))))
     assert [(row["name"], row["status"], row["level"], row["category"]) for row in rows] == [
         *((run, "finished", *of) for run in "01" for of in (
             ("category", "bottle"), ("category", "screw"), ("mean", "mean of 2"), ("pooled", "pooled"))),
@@ -57,7 +57,7 @@ def test_results_csv(found):
 
 
 def test_results_md(found):
-    text = files.results_markdown(found, means(found.results), "a title")
+    text = tables.results_markdown(found, average_runs(found.results), "a title")
     row = found.headlines.iloc[0]
     assert text.startswith("# a title\n\n2 finished, 1 failed\n\n| name | mask_ratio | status | category | AUROC |")
     half = (row["auroc_upper"] - row["auroc_lower"]) / 2
@@ -81,7 +81,7 @@ def test_a_mean_is_beside_what_its_own_runs_are_beside(tmp_path):
         fake_run(tmp_path / f"gan{digit}", (str(digit),), model="gan", experiment="gan_mnist", **words)
         fake_run(tmp_path / f"knn{digit}", (str(digit),), model="knn", **words)
     found = compare(collect([str(tmp_path)]), None, None)
-    table = tables.by_mean(means(found.results)).set_index(("runs", TEXT))
+    table = tables.by_mean(average_runs(found.results)).set_index(("runs", TEXT))
     assert table["best F1 (oracle)", PAPER]["gan"] == pytest.approx((0.9909 + 0.9779) / 2)
     assert pd.isna(table["best F1 (oracle)", PAPER]["knn"])
 
@@ -94,7 +94,7 @@ def test_no_two_columns_have_one_name(tmp_path):
     assert [title for title, kind in table if kind == TEXT] == ["name", "dataset.category", "category", "images"]
     short = tables.by_run(found, short=True)  # the names say the rest
     assert [title for title, kind in short if kind == TEXT] == ["name"]
-    assert "| a\\|b | a\\|b | a\\|b |" in files.as_markdown(table)
+    assert "| a\\|b | a\\|b | a\\|b |" in terminal.to_markdown(table)
 
 
 def test_many_settings_share_a_column(tmp_path):

@@ -1,4 +1,4 @@
-"""What `adlight.predict` prints: how many images are anomalous, by which thresholds."""
+"""The summary that `adlight.predict` prints: how many images are anomalous, and by which thresholds."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,40 +15,48 @@ SHOWN = 5  # unreadable files that are named
 
 
 class Summary:
-    """Counts predictions, one after the other.
+    """Counts of normal, anomalous and unreadable images.
 
     Args:
-        entries: of a folder of predictions.
+        entries: the predictions; they are read once, one at a time.
     """
 
     def __init__(self, entries: Iterable[Entry]) -> None:
-        self.counts = Counter[tuple[str, float, float, bool]]()  # source of the thresholds, both, anomalous
+        # keyed by source of the thresholds, image threshold, pixel threshold and verdict
+        self.counts = Counter[tuple[str, float, float, bool]]()
         self.failed, self.num_failed = list[str](), 0
-        for one in entries:
-            if "error" in one:
-                self.failed += [one["error"]] * (self.num_failed < SHOWN)
+        for entry in entries:
+            if "error" in entry:
+                self.failed += [entry["error"]] * (self.num_failed < SHOWN)
                 self.num_failed += 1
             else:
-                self.counts[one["threshold_source"], one["threshold"], one["pixel_threshold"], one["anomalous"]] += 1
+                key = entry["threshold_source"], entry["threshold"], entry["pixel_threshold"], entry["anomalous"]
+                self.counts[key] += 1
 
     def print(self, folder: PredictionFolder, pictures: Sequence[Path], rate: float) -> None:
-        """Print the counts, and where the results and the folders of pictures lie; `rate`: images a second."""
+        """Print the counts and where the results lie.
+
+        Args:
+            folder: of the predictions.
+            pictures: folders of the pictures that were written.
+            rate: images per second.
+        """
         table = Table()
         for name in ("threshold of", "threshold", "images", "anomalous"):
             table.add_column(name, justify="left" if name == "threshold of" else "right")
-        used = sorted({key[:3] for key in self.counts})
-        for source, threshold, pixel_threshold in used:
-            normal, anomalous = (self.counts[source, threshold, pixel_threshold, one] for one in (False, True))
+        thresholds = sorted({key[:3] for key in self.counts})
+        for source, threshold, pixel_threshold in thresholds:
+            normal, anomalous = (self.counts[source, threshold, pixel_threshold, verdict] for verdict in (False, True))
             table.add_row(escape(source), f"{threshold:.6g}", str(normal + anomalous), str(anomalous))
         console = Console()
         console.print(table)
-        lines = [f"skipped: {one}" for one in self.failed]
+        lines = [f"skipped: {error}" for error in self.failed]
         if self.num_failed:
-            lines.append(f"all {self.num_failed} that could not be read: {folder.unreadable}")
+            lines.append(f"all {self.num_failed} unreadable images: {folder.unreadable}")
         lines.append(f"{self.counts.total()} images, {self.num_failed} skipped, {rate:.1f} images/s")
         lines.append(f"predictions: {folder.table}")
         if pictures:
-            scale = ", ".join(dict.fromkeys(f"{colour_ceiling(one[2]):.3g}" for one in used))
+            scale = ", ".join(dict.fromkeys(f"{colour_ceiling(pixel):.3g}" for _, _, pixel in thresholds))
             folders = ", ".join(map(str, pictures))
             lines.append(f"pictures: {folders} (colours from 0 to twice the pixel threshold: {scale})")
         for line in lines:
