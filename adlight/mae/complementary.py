@@ -11,7 +11,8 @@ from pydantic import Field, PositiveInt
 from torch import Generator, Tensor, nn
 
 from adlight.data.frames import group_by_size
-from adlight.features.predictor import Predictor, in_image, is_padded, mean_square
+from adlight.features.cells import in_image, is_padded
+from adlight.features.predictor import Predictor, mean_square
 from adlight.mae.masking import partition_masks
 from adlight.mae.network import MaskedAutoencoder, split_by_size
 from adlight.mae.scorer import aggregate

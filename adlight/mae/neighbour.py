@@ -11,7 +11,8 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from adlight.features.predictor import Predictor, in_image, is_padded, mean_square
+from adlight.features.cells import in_image, is_padded
+from adlight.features.predictor import Predictor, mean_square
 from adlight.mae.tokens import fold_cells, sincos_positions, unfold_cells
 from adlight.settings import Share, checked
 from adlight.types import UserError
@@ -35,6 +36,7 @@ class NeighbourMaskedNetwork(Predictor):
     """
 
     trained = True
+    takes_copies = True
 
     @checked
     def __init__(

@@ -8,7 +8,8 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from adlight.detection.whitening import Whitening, second_moments
-from adlight.features.predictor import Predictor, TrainingCells, image_means
+from adlight.features.cells import TrainingCells, image_means
+from adlight.features.predictor import Predictor
 from adlight.settings import checked
 from adlight.types import UserError
 
