@@ -8,6 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from adlight.cli import main as cli
+from adlight.cli.alone import run_logged
 from adlight.cli.arguments import quote, quote_values, shows_help, value_of
 from adlight.data.labels import read_labels
 from adlight.data.source import Source
@@ -124,8 +125,7 @@ def warn_of_test(run: RunFolder, labels: LabelFolder) -> list[str]:
     """Say how many labelled images the run was tested with, as a test of what has learned them says nothing."""
     if (table := run.predictions()) is None:
         return []
-    tested = {str(Path(path).absolute()) for path in table["path"]}
-    count = sum(source in tested for source in labels.sources())
+    count = labels.count_among(table["path"])
     return [f"{count} labelled images are of the run's test: adlight.evaluate would count them"] if count else []
 
 
@@ -150,7 +150,7 @@ def arguments(argv: list[str]) -> list[str]:
 
 def main() -> None:
     """Run as a program."""
-    cli.run(learn, "learn", arguments)
+    cli.run(lambda config: run_logged(learn, config), "learn", arguments)
 
 
 if __name__ == "__main__":

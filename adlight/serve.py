@@ -1,6 +1,7 @@
 """Serve a finished run: `python -m adlight.serve run=<folder>` is a page to drop images on, and a JSON endpoint."""
 
 import logging
+import os
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,12 +11,14 @@ from omegaconf import DictConfig
 from adlight.cli import main as cli
 from adlight.cli.arguments import quote_values, shows_help, value_of
 from adlight.runs.checks import check_values
-from adlight.runs.graphs import check_exists
+from adlight.runs.graphs import check_exists, is_exported
 from adlight.types import UserError
 
 if TYPE_CHECKING:  # they take seconds: not for --help
     from fastapi import FastAPI
     from uvicorn import Server
+
+    from adlight.serving.labels import KeptLabels
 
 CONNECTIONS = 500  # at once; of more, none takes a file handle
 SHUTDOWN = 10  # seconds for the images still in the queue when the server stops
@@ -34,7 +37,7 @@ def serve(config: DictConfig) -> None:
     check_packages()
     from adlight.serving.guard import is_local, make_token
 
-    host, token = str(config.host), config.token
+    labels, host, token = open_labels(str(config.run), config.max_labels), str(config.host), config.token
     if token is None and not is_local(host):
         token = make_token()
     with bind(host, config.port) as listener:
@@ -48,13 +51,15 @@ def serve(config: DictConfig) -> None:
         )
         override_attributes(detector, config, "threshold", "pixel_threshold")
         limits = Limits(int(config.max_mb * 1e6), int(config.max_megapixels * 1e6), config.queue, config.timeout)
-        service = Service(detector, Path(config.run).resolve().name, limits)
+        service = Service(detector, Path(config.run).resolve().name, limits, labels)
         port = listener.getsockname()[1]
         place = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
         fragment, header = (f"#token={token}", f"-H 'Authorization: Bearer {token}' ") if token else ("", "")
         listener.listen()  # clients that connect before the server is up wait
         print(f"page: {place}{fragment}")
         print(f"from a shell: curl {header}--data-binary @<image> {place}predict")
+        if labels.most:
+            print(f"labels: up to {labels.most} images are kept in {labels.folder}")
         print("Ctrl-C ends it", flush=True)
         try:
             make_server(build_app(service, token)).run([listener])
@@ -75,6 +80,33 @@ def check_packages() -> None:
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise UserError(f"serving needs {error.name}: pip install 'adlight[serve]'") from error
+
+
+def open_labels(run: str, most: int) -> "KeptLabels":
+    """Find the labels beside a run, of which `most` may be kept, before a detector is loaded for nothing.
+
+    Raises:
+        UserError: there is no run folder to keep them in, or `adlight.learn` could not use them there.
+    """
+    from adlight.serving.labels import KeptLabels
+
+    if is_exported(run):
+        if most:
+            raise UserError(f"max_labels={most}: labels are kept in a run folder, and {run} is a graph: serve the run")
+        return KeptLabels()
+    from adlight.runs.folder import RunFolder
+    from adlight.runs.frozen import frozen_config
+    from adlight.runs.labels import LabelFolder
+    from adlight.runs.learned import origin_of
+
+    if not most:
+        return KeptLabels(LabelFolder(run))
+    origin = origin_of(RunFolder(run))
+    frozen_config(origin)
+    LabelFolder(origin.path).read()
+    if not os.access(origin.path, os.W_OK):
+        raise UserError(f"max_labels={most}: {origin} cannot be written to")
+    return KeptLabels(LabelFolder(origin.path), most)
 
 
 def bind(host: str, port: int) -> socket.socket:

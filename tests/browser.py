@@ -63,6 +63,13 @@ class Browser:
         (element,) = self.ask("element", using="css selector", value=selector).values()
         self.ask(f"element/{element}/value", text="\n".join(map(str, paths)))
 
+    def drag(self, *points):
+        """Press the mouse at the first of these pixels of the window, and move it over the others."""
+        down, up = {"type": "pointerDown", "button": 0}, {"type": "pointerUp", "button": 0}
+        moves = [{"type": "pointerMove", "duration": 10, "x": round(x), "y": round(y)} for x, y in points]
+        mouse = {"type": "pointer", "id": "mouse", "actions": [moves[0], down, *moves[1:], up]}
+        self.ask("actions", actions=[mouse])
+
     def screenshot(self, path):
         path.write_bytes(base64.b64decode(httpx.get(f"{self.base}/screenshot", timeout=60).json()["value"]))
         return path

@@ -74,8 +74,14 @@ def test_labels_accumulate_and_the_last_one_counts(images):
     assert labels.add([records[0]._replace(label=1)]) == (0, 1)
     shutil.rmtree(images / "good")  # what is kept does not need it
     kept = labels.read()
-    assert [one.label for one in kept] == [1, 0, 1, 1] and labels.sources()[1] == str(images / "good" / "b.png")
+    assert [one.label for one in kept] == [1, 0, 1, 1] and [one.category for one in kept] == [""] * 4
     assert Detector and np.array_equal(*[np.fromfile(path, np.uint8) for path in (kept[3].path, records[3].path)])
+    same = images / "same.JPEG"  # by its name, not by what is in it
+    shutil.copy(records[2].path, same)
+    assert labels.find(same).label == 1 and labels.add([records[2]._replace(path=str(same), category="x")]) == (0, 1)
+    write_mask(images / "masks" / "d_mask.png", 64)
+    assert labels.add([records[3]]) == (0, 1) and labels.find(images / "masks/d_mask.png") is None
+    assert labels.count_among([records[0].path, same, images / "masks/d_mask.png"]) == 2 and len(labels.read()) == 4
     (labels.path / "labels.csv").write_text("path,label\na,2\n")
     with pytest.raises(UserError, match="damaged"):
         labels.read()

@@ -153,3 +153,30 @@ def test_detectors_and_trainings_agree_on_padding(target):
 def test_bad_input_is_one_line(adlight, runs, words, said):
     outcome = adlight("train", "model=pca", *SETTINGS, *words, "hydra.run.dir=runs/refused")
     assert outcome.code == 2 and said in outcome.err and outcome.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["pca", "retrieval"])  # cells that are averages of the map, and a detector's own
+def test_labels_and_groups_keep_to_the_region(adlight, runs, name, tmp_path):
+    """Other surroundings of the labelled images change nothing of what is learned, and a defect outside is refused."""
+    scores, image = [], np.random.default_rng(99).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
+    for i, data in enumerate((adlight.folder / "regions", with_other_surroundings(adlight, tmp_path / "data"))):
+        run, table = tmp_path / f"run{i}", tmp_path / f"labels{i}.csv"
+        shutil.copytree(runs(name), run, ignore=shutil.ignore_patterns("evaluations", "predictions"))
+        place = data / "bottle" / "test" / "hole"
+        rows = [f"{place}/{path.name},1,bottle" for path in sorted(place.iterdir())[:2]]
+        table.write_text("\n".join(["path,label,category", *rows]))
+        words = [f"run={run}", "device=cpu"]
+        outcome = adlight("learn", *words, f"labels={table}", f"hydra.run.dir={tmp_path}/learned{i}")
+        assert outcome.code == 0, outcome.err
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(adlight.folder)
+            scores.append(Detector.load(tmp_path / f"learned{i}", device="cpu")(image)[0])
+    assert scores[0].score == scores[1].score and (scores[0].anomaly_map == scores[1].anomaly_map).all()
+    assert (scores[0].anomaly_map[~region(adlight)] == 0).all()
+    mask = Image.fromarray(np.where(np.arange(SIZE) >= 40, np.uint8(255), np.uint8(0))[None].repeat(SIZE, 0))
+    mask.save(tmp_path / "mask.png")
+    table.write_text(f"path,label,mask\n{place}/000.png,1,{tmp_path}/mask.png\n")
+    outcome = adlight("learn", *words, f"labels={table}", f"hydra.run.dir={tmp_path}/outside")
+    assert outcome.code == 2 and "mask" in outcome.err and outcome.err.count("\n") == 1
+    outcome = adlight("group", *words, "groups=2", f"hydra.run.dir={tmp_path}/groups")
+    assert outcome.code == 0, outcome.err

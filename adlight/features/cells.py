@@ -18,13 +18,13 @@ class Copies(NamedTuple):
     """Features of rotated copies of training images."""
 
     features: Tensor  # (M, h, w, C) float16
-    index: Tensor  # (M,), of the training images
+    source: Tensor  # (M,), indices of the training images
     turns: Tensor  # (M,), quarter turns
 
     def of_images(self, rows: Tensor) -> "Copies":
         """Select the copies of the images in `rows` (n,), ascending, whose indices then refer to `rows`."""
-        kept = torch.isin(self.index, rows)
-        return Copies(self.features[kept], torch.searchsorted(rows, self.index[kept]), self.turns[kept])
+        kept = torch.isin(self.source, rows)
+        return Copies(self.features[kept], torch.searchsorted(rows, self.source[kept]), self.turns[kept])
 
 
 class TrainingCells:
@@ -56,7 +56,7 @@ class TrainingCells:
         """Yield the cells (B, h, w, C) of all images, then of their copies, with the images' indices (B,)."""
         yield from ((self[index], index) for index in torch.arange(len(self)).split(size))
         if self.copies is not None:
-            for features, index in zip(self.copies.features.split(size), self.copies.index.split(size), strict=True):
+            for features, index in zip(self.copies.features.split(size), self.copies.source.split(size), strict=True):
                 yield standardize(features.to(self.mean.device), self.mean, self.std), index
 
     def draw(self, index: Tensor, rng: Generator) -> Tensor:
@@ -64,7 +64,7 @@ class TrainingCells:
         features = self.features[index]
         if self.copies is not None:
             turns = torch.randint(4, index.shape, generator=rng)
-            is_drawn = (self.copies.index == index[:, None]) & (self.copies.turns == turns[:, None])  # (B, M)
+            is_drawn = (self.copies.source == index[:, None]) & (self.copies.turns == turns[:, None])  # (B, M)
             rows, copies = is_drawn.nonzero(as_tuple=True)
             features[rows] = self.copies.features[copies]
         return standardize(features.to(self.mean.device), self.mean, self.std)

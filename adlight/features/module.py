@@ -83,7 +83,7 @@ class FeatureModule(FeatureDetector, AnomalyModule):
     def describe(self) -> list[str]:
         """Name the backbone, and describe what was fitted or trained."""
         parts = [predictor.summary() for predictor in self.members.values()]
-        parts += [] if self.copies is None else [f"{len(self.copies.index.unique())} training images also rotated"]
+        parts += [] if self.copies is None else [f"{len(self.copies.source.unique())} training images also rotated"]
         return [f"features: {self.backbone.name} ({', '.join(self.backbone.layers)}); {'; '.join(parts)}"]
 
     def on_fit_start(self) -> None:

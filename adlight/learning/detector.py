@@ -64,7 +64,7 @@ class LearnedDetector(AnomalyDetector):
             return scores
         found = evidence_of(batch, scores)
         rows, frame = self.rows_of(batch), scores["pixel"].shape[-2:]
-        cells, image, pixel = self.change(found, rows, frame, batch.get("size"))
+        cells, image, pixel = self.change(found, rows, frame, batch.get("size"), batch.get("content"))
         changed = {"image": scores["image"] + image, "pixel": scores["pixel"] + pixel, "cells": found.score + cells}
         return Scores(**{**scores, **changed, "residual": found.features})  # type: ignore[typeddict-item]
 
@@ -73,7 +73,12 @@ class LearnedDetector(AnomalyDetector):
         return torch.zeros_like(batch["index"])
 
     def change(
-        self, found: Evidence, rows: Tensor, frame: torch.Size, size: Tensor | None = None
+        self,
+        found: Evidence,
+        rows: Tensor,
+        frame: torch.Size,
+        size: Tensor | None = None,
+        content: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Compute what the head changes. -> in cells (B, h, w), image scores (B,) and maps (B, H, W).
 
@@ -82,9 +87,10 @@ class LearnedDetector(AnomalyDetector):
             rows: (B,) of `weight`, by which head each is scored.
             frame: height and width of the images.
             size: (B, 2), those of the content of padded images.
+            content: (B, H, W) bool, the region of interest.
         """
         rows = rows.to(self.weight.device)
         shift = torch.einsum("bhwd,bd->bhw", found.features, self.weight[rows]) + self.bias[rows, None, None]
         maps = found.score, found.score + shift
-        (before, low), (after, high) = (self.cell_scorer(one, frame, size) for one in maps)
+        (before, low), (after, high) = (self.cell_scorer(one, frame, size, content) for one in maps)
         return shift, after - before, high - low

@@ -33,11 +33,11 @@ def fit_head(normal: Evidence, defects: Sequence[Tensor]) -> Head:
     detector's own map, whose weight is 1.
 
     Args:
-        normal: cells (N,) and (N, D), none of them NaN.
-        defects: cells (n_i, D) of each labelled defect; none: a head that adds 0.
+        normal: cells (N,) and (N, D), none of them NaN; none: a head that adds 0.
+        defects: cells (n_i, D) of each labelled defect; none: likewise.
     """
     features = normal.features.double()
-    if not defects:
+    if not defects or not len(features):
         return Head(features.new_zeros(features.shape[1]).float(), features.new_zeros(()).float())
     mean = features.mean(0)  # (D,)
     centred = features - mean

@@ -56,7 +56,7 @@ def find_regions_of(
         rule: finds an image's category; None: its record has it.
     """
     known, found = sorted({record.category for record in records}), list[Region]()
-    settings = {"frame": data.frame, "channels": data.channels, "cache": False}
+    settings = {"frame": data.frame, "channels": data.channels, "cache": False, "roi": data.roi}
     images = CachedImageDataset(data.source, records, known, **settings)  # type: ignore[arg-type]
     module.eval()
     for index in torch.arange(len(records)).split(BATCH):

@@ -44,6 +44,7 @@ class Labelled(NamedTuple):
     found: Evidence  # (1, h, w), (1, h, w, D)
     covered: Tensor | None  # (h, w), share of each cell that its mask covers
     size: Tensor | None  # (1, 2), height and width where it is padded
+    content: Tensor | None = None  # (1, H, W) bool, the region of interest
 
 
 class _Collector(pl.Callback):
@@ -121,12 +122,15 @@ def score_labelled(
     Args:
         module: with its weights.
         records: the images.
-        data: whose frame the images are brought into; its own images are not read.
+        data: whose frame the images are brought into, and its region of interest; its own images are not read.
         precision: the trainer's.
         name_categories: finds the categories of a batch.
+
+    Raises:
+        UserError: an image cannot be read, or nothing of its drawn defect is in the frame and region of interest.
     """
-    known = sorted({record.category for record in records})
-    images = CachedImageDataset(Source(), records, known, frame=data.frame, channels=data.channels, cache=False)
+    known, settings = sorted({record.category for record in records}), {"frame": data.frame, "channels": data.channels}
+    images = CachedImageDataset(Source(), records, known, **settings, cache=False, roi=data.roi)  # type: ignore[arg-type]
     found, device = [], module.device
     module.eval()
     for index in torch.arange(len(records)).split(BATCH):
@@ -139,8 +143,10 @@ def score_labelled(
             names, score = name_categories(some, batch), scores["image"].tolist()
         for i, record in enumerate(some):
             own, mask = Evidence(*(one[i : i + 1] for one in cells)), covered[i] if record.mask else None
-            size = batch["size"][i : i + 1].cpu() if "size" in batch else None
-            found.append(Labelled(record.label, names[i], score[i], own, mask, size))
+            if mask is not None and not mask.any():
+                raise UserError(f"{record.path}: its mask {record.mask} marks nothing of what the detector looks at")
+            size, content = (batch[key][i : i + 1].cpu() if key in batch else None for key in ("size", "content"))
+            found.append(Labelled(record.label, names[i], score[i], own, mask, size, content))
     return found
 
 
@@ -168,8 +174,9 @@ def scores_unseen(learned: LearnedDetector, labelled: Sequence[Labelled], frame:
     for one in labelled:
         row = torch.tensor([1 + counts[one.label] % learned.folds])
         counts[one.label] += 1
-        found = Evidence(*(part.to(learned.weight.device) for part in one.found))
-        size = None if one.size is None else one.size.to(learned.weight.device)
-        change = learned.change(found, row, torch.Size(frame), size)[1] if len(learned.weight) else torch.zeros(1)
+        device = learned.weight.device
+        found = Evidence(*(part.to(device) for part in one.found))
+        shapes = (None if part is None else part.to(device) for part in (one.size, one.content))
+        change = learned.change(found, row, torch.Size(frame), *shapes)[1] if len(learned.weight) else torch.zeros(1)
         scores.append(one.score + change.item())
     return torch.tensor(scores)

@@ -16,7 +16,7 @@ from adlight.features.predictor import Predictor, mean_square
 from adlight.mae.masking import partition_masks
 from adlight.mae.network import MaskedAutoencoder, split_by_size
 from adlight.mae.scorer import aggregate
-from adlight.mae.tokens import fold_cells, unfold_cells
+from adlight.mae.tokens import Fold, fold_cells, unfold_cells
 from adlight.settings import Seed, checked
 from adlight.types import UserError
 
@@ -47,7 +47,7 @@ class ComplementaryMaskedNetwork(Predictor):
         heads: PositiveInt = 5,
         encoder_depth: PositiveInt = 2,
         decoder_depth: PositiveInt = 2,
-        fold: PositiveInt = 2,
+        fold: Fold = 2,
         seed: Seed = 0,
     ) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from adlight.features.cells import in_image, is_padded
 from adlight.features.predictor import Predictor, mean_square
-from adlight.mae.tokens import fold_cells, sincos_positions, unfold_cells
+from adlight.mae.tokens import Fold, fold_cells, sincos_positions, unfold_cells
 from adlight.settings import Share, checked
 from adlight.types import UserError
 
@@ -45,7 +45,7 @@ class NeighbourMaskedNetwork(Predictor):
         width: PositiveInt = 160,
         heads: PositiveInt = 5,
         depth: PositiveInt = 3,
-        fold: PositiveInt = 2,
+        fold: Fold = 2,
         radius: NonNegativeInt = 1,
         hard: Share = 0.9,
     ) -> None:

@@ -42,7 +42,7 @@ class DeepNearestNeighbours(Predictor):
     def check(self, count: int) -> None:
         """Refuse a number of training images that is not more than the neighbours."""
         if count <= self.neighbours:
-            raise UserError(f"{self.neighbours} neighbours of {count} training images: lower neighbours")
+            raise UserError(f"neighbours={self.neighbours} of {count} training images: lower neighbours")
 
     def fit(self, cells: TrainingCells) -> None:
         """Keep the training images' means."""

@@ -38,7 +38,7 @@ class Retrieval(Predictor):
     def check(self, count: int) -> None:
         """Refuse a number of training images that is not more than the neighbours."""
         if count <= self.neighbours:
-            raise UserError(f"{self.neighbours} neighbours of {count} training images: lower neighbours")
+            raise UserError(f"neighbours={self.neighbours} of {count} training images: lower neighbours")
 
     def fit(self, cells: TrainingCells) -> None:
         """Keep the cells of all training images and their copies; padding is as the mean cell."""

@@ -19,13 +19,13 @@ def frozen_config(run: RunFolder, device: str = "auto", root: str | None = None)
         root: where the data set lies now; None: where it lay.
 
     Raises:
-        UserError: the folder holds no run, or one of tiles or regions of interest.
+        UserError: the folder holds no run, or one of tiles.
     """
     saved = run.config()
     OmegaConf.set_struct(saved, False)
     require_nodes(saved, *NODES)
-    if used := [f"dataset.{name}" for name in ("tile", "roi") if saved.dataset.get(name)]:
-        raise UserError(f"{run} was trained with {' and '.join(used)}: labels and groups do not support that yet")
+    if saved.dataset.get("tile"):
+        raise UserError(f"{run} was trained with dataset.tile: labels and groups do not support that yet")
     drop_objective(saved)
     if root is not None:
         saved.dataset.root = root

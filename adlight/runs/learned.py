@@ -7,6 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 from adlight.runs.config import drop_objective
 from adlight.runs.folder import RunFolder
 from adlight.runs.verification import put_in_place
+from adlight.types import UserError
 
 MODULE = "adlight.learning.module.LearnedModule"
 CALIBRATION = "adlight.learning.calibration.LabelledCalibration"
@@ -38,3 +39,17 @@ def write_learned(
     put_in_place(partial, path)
     folder.begin(metadata)
     folder.write_like(run, config)
+
+
+def origin_of(run: RunFolder) -> RunFolder:
+    """Find the run whose labels a run learns from: itself or, of a learned one, the one that it lies in.
+
+    Raises:
+        UserError: no run, or a learned one that does not lie in the run it came from.
+    """
+    if run.config().model.get("_target_") != MODULE:
+        return run
+    origin = RunFolder(run.path.resolve().parents[1])
+    if not origin.is_run:
+        raise UserError(f"{run} has learned from labels of another run, which it does not lie in: name that run")
+    return origin

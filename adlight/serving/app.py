@@ -4,9 +4,11 @@ import asyncio
 import os
 import sys
 import traceback
+from dataclasses import replace
 from typing import Any
 
 import anyio
+import numpy as np
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse
 from PIL import Image
@@ -18,13 +20,14 @@ from adlight.data.images import PreparedImage
 from adlight.detector import Detector
 from adlight.serving.batching import BatchQueue, QueueFull
 from adlight.serving.guard import Guard
+from adlight.serving.labels import KeptLabels, decode_mask, pick
 from adlight.serving.page import SECURITY, render
 from adlight.serving.responses import categories_of, describe_detector, describe_prediction, parse_parts
 from adlight.serving.telemetry import CountRequests, Telemetry
 from adlight.serving.uploads import FORMATS, Limits, Upload, decode, read_uploads
 from adlight.types import Prediction, UserError
 
-PATHS = frozenset({"/", "/health", "/detector", "/metrics", "/predict"})
+PATHS = frozenset({"/", "/health", "/detector", "/metrics", "/predict", "/labels"})
 
 
 class Service:
@@ -34,10 +37,11 @@ class Service:
         detector: with its thresholds.
         name: by which it is shown.
         limits: of a request; `max_images` is the room in the queue too.
+        labels: beside the run; None: none are kept.
     """
 
-    def __init__(self, detector: Detector, name: str, limits: Limits) -> None:
-        self.limits, self.telemetry = limits, Telemetry()
+    def __init__(self, detector: Detector, name: str, limits: Limits, labels: KeptLabels | None = None) -> None:
+        self.limits, self.telemetry, self.labels = limits, Telemetry(), labels or KeptLabels()
         self.detectors: dict[str | None, Detector] = {None: detector}
         self.detectors |= {category: detector.with_category(category) for category in categories_of(detector)}
         self.queue = BatchQueue(self._predict, detector.batch_size, limits.max_images, self.telemetry.count_batch)
@@ -78,6 +82,28 @@ class Service:
             {"path": upload.name, "error": _explain(one)} if isinstance(one, BaseException) else one
             for upload, one in pairs
         ]
+
+    async def label(self, request: Request, category: str | None, word: str) -> dict[str, Any]:
+        """Keep the image of a request, and its mask, as `word` says: see `KeptLabels.keep`; raises as `predict`."""
+        self.labels.check(word)
+        self._check_category(category)
+        self.queue.check_room()
+        uploads = await read_uploads(request, replace(self.limits, max_images=2))
+        image, mask = pick(uploads, word)
+        with self.queue.reserve(1):
+            async with self._decoding:
+                picture, name = await anyio.to_thread.run_sync(self._examine, image, category)
+                drawn = await anyio.to_thread.run_sync(decode_mask, mask, picture.size, self.limits.max_pixels)
+            return await anyio.to_thread.run_sync(self.labels.keep, image, picture, word, name, drawn)
+
+    def _examine(self, upload: Upload, category: str | None) -> tuple[Image.Image, str]:
+        """Refuse what the detector would refuse. -> the image, and its category's name, empty where it has none."""
+        prepared, image = self._prepare(upload, category, keep=True)
+        assert image is not None
+        detector = self.detectors[category]
+        size = np.array([detector.frame.fit(*prepared.size)]) if detector.frame.keep_shape else None  # (1, 2)
+        (name,) = detector.category_rule([None], prepared.pixels[None], size)
+        return image, name or ""
 
     def _check_category(self, category: str | None) -> None:
         if category not in self.detectors:
@@ -132,6 +158,15 @@ def build_app(service: Service, token: str | None) -> FastAPI:
         found = await service.predict(request, category or None, parse_parts(include))
         several = request.headers.get("content-type", "").lower().startswith("multipart/")
         return JSONResponse(found if several else found[0])
+
+    @app.get("/labels")
+    async def labels() -> Response:
+        return JSONResponse(await anyio.to_thread.run_sync(service.labels.describe))
+
+    @app.post("/labels")
+    async def label(request: Request, label: str = "", category: str | None = None) -> Response:
+        kept = await service.label(request, category or None, label)
+        return JSONResponse(kept, 200 if kept["before"] else 201)
 
     for kind in (HTTPException, UserError, QueueFull, ClientDisconnect, Exception):
         app.add_exception_handler(kind, _refuse)

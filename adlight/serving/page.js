@@ -40,6 +40,8 @@
     choices.category.replaceChildren(...detector.categories.map((name) => new Option(name)));
     const usual = detector.category ?? (detector.categories.includes("auto") ? "auto" : detector.categories[0]);
     if (usual !== undefined) choices.category.value = usual;
+    const labels = await ask("labels"), found = await labels.json();
+    labelling.count(labels.ok ? found : { max_labels: 0, refusal: found.error });
     work();
   }
 
@@ -56,18 +58,22 @@
     }
   }
 
+  // sends a form, again and again while the server has no room
+  async function send(path, form) {
+    for (;;) {
+      const answer = await ask(path, { method: "POST", body: form });
+      if (answer.status !== 503) return answer;
+      await new Promise((resolve) => setTimeout(resolve, 1000 * Number(answer.headers.get("retry-after") ?? 1)));
+    }
+  }
+
+  const category = () => (detector.categories.length > 1 ? { category: choices.category.value } : {});
+
   async function predict(item) {
     const drawing = await drawFile(item.file).catch(() => null); // browsers do not read TIFF: the server sends a picture
-    const query = new URLSearchParams({ include: drawing ? "map" : "map,picture" });
-    if (detector.categories.length > 1) query.set("category", choices.category.value);
-    const form = new FormData();
+    const query = new URLSearchParams({ include: drawing ? "map" : "map,picture", ...category() }), form = new FormData();
     form.append("image", item.file, item.file.name);
-    let answer = await ask(`predict?${query}`, { method: "POST", body: form });
-    while (answer.status === 503) {
-      await new Promise((resolve) => setTimeout(resolve, 1000 * Number(answer.headers.get("retry-after") ?? 1)));
-      answer = await ask(`predict?${query}`, { method: "POST", body: form });
-    }
-    const found = await answer.json();
+    const answer = await send(`predict?${query}`, form), found = await answer.json();
     if (!answer.ok) throw new Error(found.error ?? `the server answers ${answer.status}`);
     const { map, picture, ...prediction } = found[0];
     if (prediction.error) throw new Error(prediction.error);
@@ -185,6 +191,7 @@
     find("#empty").hidden = items.length > 0;
     find("#work").hidden = !items.length;
     controls.hidden = !done;
+    labelling.show(chosen);
     if (!chosen) return;
     const title = find(".verdict h1"), badge = find(".badge"), sentence = find("#sentence");
     title.textContent = chosen.file.name; // as text: a name may hold anything
@@ -238,8 +245,9 @@
       (left ? `, ${left} to go` : "") + (failed ? `, ${failed} not read` : "");
     items.forEach((item) => {
       item.entry ??= entry(item);
+      item.entry.title = item.label ? `${item.file.name}, kept as ${item.label}` : item.file.name;
       item.entry.className = `${mood(item)}${item === chosen ? " chosen" : ""}`;
-      item.entry.querySelector("small").textContent = item.prediction ? digits(item.prediction.score) : item.error ? "not read" : "…";
+      item.entry.querySelector("small").textContent = item.prediction ? digits(item.prediction.score) + (item.label ? " ✓" : "") : item.error ? "not read" : "…";
     });
     if (find("#list").childElementCount !== items.length) find("#list").replaceChildren(...items.map((item) => item.entry.parentElement));
   }
@@ -250,7 +258,7 @@
     name.textContent = item.file.name;
     words.append(name, document.createElement("small"));
     button.append(canvasOf(96, 96), words);
-    Object.assign(button, { type: "button", title: item.file.name, onclick: () => choose(item) });
+    Object.assign(button, { type: "button", onclick: () => choose(item) });
     line.append(button);
     return button;
   }
@@ -304,6 +312,7 @@
     return sheet;
   }
 
+  const labelling = makeLabelling({ send, decide, category, relist: list });
   for (const name of ["threshold", "pixel"]) {
     sliders[name].addEventListener("input", () => move(name, Number(sliders[name].value)));
     numbers[name].addEventListener("input", () => move(name, numbers[name].valueAsNumber));
@@ -319,7 +328,7 @@
   choices.choose.onclick = find("#empty").onclick = () => choices.files.click();
   choices.files.onchange = () => { add(choices.files.files); choices.files.value = ""; };
   choices.category.onchange = () => {
-    for (const item of items) Object.assign(item, { state: "waiting", prediction: undefined, error: undefined });
+    for (const item of items) Object.assign(item, { state: "waiting", prediction: undefined, error: undefined, told: undefined });
     show();
     work();
   };

@@ -8,8 +8,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 _FILES = files("adlight.serving")
+SCRIPTS = ("regions.js", "labelling.js", "page.js")
 STYLE = _FILES.joinpath("page.css").read_text(encoding="utf-8")
-SCRIPT = "\n".join(_FILES.joinpath(name).read_text(encoding="utf-8") for name in ("regions.js", "page.js"))
+SCRIPT = "\n".join(_FILES.joinpath(name).read_text(encoding="utf-8") for name in SCRIPTS)
 
 
 def _hash(text: str) -> str:

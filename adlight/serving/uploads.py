@@ -35,6 +35,7 @@ class Upload:
 
     name: str
     file: BinaryIO
+    field: str = "image"  # of the form
 
 
 async def read_uploads(request: Request, limits: Limits) -> list[Upload]:
@@ -80,8 +81,8 @@ def _limit(receive: Receive, limits: Limits) -> Receive:
 
 async def _read_form(request: Request, limits: Limits) -> list[Upload]:
     form = await request.form(max_files=limits.max_images, max_fields=FIELDS)
-    files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
-    return [Upload((one.filename or "image")[-NAME:], one.file) for one in files]
+    files = [(field, value) for field, value in form.multi_items() if isinstance(value, UploadFile)]
+    return [Upload((one.filename or "image")[-NAME:], one.file, field) for field, one in files]
 
 
 async def _read_body(request: Request, limits: Limits) -> list[Upload]:

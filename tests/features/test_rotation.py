@@ -60,7 +60,7 @@ def test_images_are_rotated_as_they_lie(turns, height, found):
     assert (set() if copies is None else set(copies.turns.tolist())) == found
     for features, index, turn in zip(*(copies or ([], [], [])), strict=True):
         assert features.float() * 255 == pytest.approx(image[index].rot90(int(turn), (1, 2)).permute(1, 2, 0), abs=0.2)
-    assert copies is None or len(copies.index) == len(image) * len(found)
+    assert copies is None or len(copies.source) == len(image) * len(found)
 
 
 def test_each_cluster_decides_for_itself():
@@ -69,7 +69,7 @@ def test_each_cluster_decides_for_itself():
     cells = TrainingCells(cache(images, CPU), torch.zeros(3), torch.ones(3))
     centers = torch.stack([cells[:20].mean((0, 1, 2)), cells[20:].mean((0, 1, 2))])
     copies = make_copies(cells, centers, images, cache)
-    assert set(copies.index.tolist()) == set(range(20, 40))
+    assert set(copies.source.tolist()) == set(range(20, 40))
 
 
 def test_a_region_of_interest_fixes_how_images_lie():
@@ -115,4 +115,4 @@ def test_training_draws_orientations():
 
 def test_copies_of_some_images():
     some = copied().copies.of_images(torch.tensor([2, 5]))
-    assert some.index.tolist() == [0, 1] * 3 and some.turns.tolist() == [1, 1, 2, 2, 3, 3]
+    assert some.source.tolist() == [0, 1] * 3 and some.turns.tolist() == [1, 1, 2, 2, 3, 3]

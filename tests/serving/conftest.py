@@ -1,5 +1,6 @@
 """Servers of the shared tiny run, each in a thread, on a free port of this machine."""
 
+import shutil
 from contextlib import contextmanager
 from threading import Thread
 
@@ -7,8 +8,10 @@ import httpx
 import pytest
 
 from adlight.detector import Detector
+from adlight.runs.labels import LabelFolder
 from adlight.serve import bind, make_server
 from adlight.serving.app import Service, build_app
+from adlight.serving.labels import KeptLabels
 from adlight.serving.uploads import Limits
 
 LIMITS = Limits(max_bytes=400_000, max_pixels=250_000, max_images=8, seconds=1)
@@ -49,7 +52,8 @@ def running(service, data, token=None):
 
 @pytest.fixture(scope="module")
 def service(tiny_run):
-    service = Service(Detector.load(tiny_run[0], device="cpu", batch_size=4), "tiny", LIMITS)
+    labels = KeptLabels(LabelFolder(tiny_run[0]))
+    service = Service(Detector.load(tiny_run[0], device="cpu", batch_size=4), "tiny", LIMITS, labels)
     yield service
     service.queue.close()
 
@@ -64,3 +68,21 @@ def served(service, adlight):
 def with_token(service, adlight):
     with running(service, adlight.folder / "data", "a token of our own") as served:
         yield served
+
+
+@pytest.fixture(scope="module")
+def labelled_run(tiny_run, tmp_path_factory):
+    """A copy of the tiny run, beside which labels may be kept."""
+    run = tmp_path_factory.mktemp("labelled") / "run"
+    shutil.copytree(tiny_run[0], run, ignore=shutil.ignore_patterns("evaluations", "predictions", "labels"))
+    return run
+
+
+@pytest.fixture(scope="module")
+def labelling(labelled_run, adlight):
+    """A server that keeps up to six labels."""
+    labels = KeptLabels(LabelFolder(labelled_run), 6)
+    service = Service(Detector.load(labelled_run, device="cpu", batch_size=4), "tiny", LIMITS, labels)
+    with running(service, adlight.folder / "data") as served:
+        yield served
+    service.queue.close()

@@ -19,7 +19,7 @@ from threading import Event
 import httpx
 import numpy as np
 import pytest
-from makers import write_image
+from makers import write_image, write_mask
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -295,18 +295,20 @@ def test_metrics_count_requests_images_and_batches(served):
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="no curl here")
-def test_the_readme_s_requests(served, tmp_path):
+def test_the_readme_s_requests(labelling, tmp_path):
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     lines = re.findall(r"^curl .*", readme, re.M)
+    write_mask(tmp_path / "mask.png")
     for name in ("part.png", "a.png", "b.png"):
-        (tmp_path / name).write_bytes(served.images["bottle"][0].read_bytes())
+        (tmp_path / name).write_bytes(labelling.images["bottle"][0].read_bytes())
     found = []
     for line in lines:
-        words = shlex.split(line.replace("http://127.0.0.1:8000/", served.url))
+        words = shlex.split(line.replace("http://127.0.0.1:8000/", labelling.url))
         done = subprocess.run([*words, "--silent", "--fail"], cwd=tmp_path, capture_output=True, check=True)
         found.append(json.loads(done.stdout))
     assert found[0]["path"] == "image" and found[0]["threshold_source"] == "bottle"
     assert [one["path"] for one in found[1]] == ["a.png", "b.png"] and {"heat_map", "mask"} <= set(found[1][0])
+    assert found[2]["label"] == "anomalous" and found[2]["mask"]
 
 
 def test_the_page_needs_no_network_and_runs_nothing_else(served):

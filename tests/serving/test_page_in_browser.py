@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import shutil
 import time
 
 import numpy as np
@@ -185,6 +186,60 @@ def test_another_category_asks_again(page, served):
     assert "screw" in page.run(STATE)["sentence"]
     page.run(SET, "[name=category]", "bottle")
     page.wait("document.querySelector('#sentence').textContent.includes('bottle')")
+
+
+def told(page, start):
+    page.wait(f"document.querySelector('#told').textContent.startsWith({start!r})")
+    return page.run("return document.querySelector('#told').textContent")
+
+
+@pytest.mark.parametrize("width", [1400, 400])
+def test_the_inspector_says_what_is_right_and_draws_the_defect(browser, labelling, width):
+    """What the mouse has drawn is the mask beside the run, in the image's own size."""
+    folder = labelling.service.labels.folder
+    shutil.rmtree(folder.path, ignore_errors=True)
+    browser.resize(width, 1000)
+    browser.open(labelling.url)
+    browser.wait("document.querySelector('#kept').textContent")
+    browser.errors()
+    browser.run("document.querySelector('[name=category]').value = 'screw'")
+    drop(browser, labelling.images["screw"][0])
+    browser.run("document.querySelector('#label [name=draw]').click(); document.querySelector('[name=tool]').click()")
+    corner = "const canvas = document.querySelector('#drawing canvas'); canvas.scrollIntoView({ block: 'center' });"
+    box = browser.run(f"{corner} const box = canvas.getBoundingClientRect(); return [box.left, box.top, box.width]")
+
+    def at(x, y):
+        return box[0] + x / 32 * box[2], box[1] + y / 32 * box[2]
+
+    browser.drag(at(2, 2), at(28, 28))  # by the brush, and undone
+    browser.run("document.querySelector('#label [name=undo]').click()")
+    assert browser.run("return document.querySelector('#label [name=keep]').disabled")
+    browser.run("document.querySelector('[name=tool][value=box]').click()")
+    browser.drag(at(20, 24), at(12, 10))
+    browser.run("document.querySelector('[name=tool][value=brush]').click()")
+    browser.drag(at(4, 28), at(8, 28))
+    assert browser.run(STATE)["wide"], "the page itself must not scroll sideways"
+    print(f"screenshot: {browser.screenshot(browser.folder / f'labelling-{width}.png')}")
+    browser.run("document.querySelector('#label [name=keep]').click()")
+    assert "anomalous" in told(browser, "Kept")
+    (kept,) = folder.read()
+    with open(kept.path, "rb") as file:
+        assert file.read() == labelling.images["screw"][0].read_bytes() and kept.category == "screw"
+    mask = np.asarray(Image.open(kept.mask)) > 0
+    assert mask.shape == (32, 32) and mask[11:23, 13:19].all() and mask[28, 4:8].all()
+    rest = mask.copy()
+    rest[9:25, 11:21] = rest[27:30, 3:10] = False
+    assert not rest.any()
+    decision = browser.run(STATE)["badge"]
+    browser.run(f"document.querySelector('#label [name={'wrong' if decision == 'anomalous' else 'right'}]').click()")
+    assert "before" in told(browser, "Kept as normal") and folder.read()[0].label == 0
+    assert "1 normal" in browser.run("return document.querySelector('#kept').textContent") and not browser.errors()
+
+
+def test_a_server_without_labels_says_so(page, served):
+    drop(page, served.images["screw"][0])
+    assert page.run("return document.querySelector('#label').hidden")
+    assert "max_labels" in page.run("return document.querySelector('#storage').textContent")
 
 
 def test_a_token_is_taken_from_the_address_or_asked_for(browser, with_token):

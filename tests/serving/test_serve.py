@@ -26,6 +26,7 @@ from adlight.serving.guard import is_local, make_token
         (["run={run}", "category=scrw", "port=0"], "did you mean screw"),
         (["run={run}", "threshold=high", "port=0"], "high"),
         (["run={run}", "prot=1"], "port"),
+        (["run={run}", "max_labels=-1"], "max_labels"),
     ],
 )
 def test_bad_input_is_one_line(adlight, tiny_run, words, said):
