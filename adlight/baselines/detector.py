@@ -7,6 +7,7 @@ import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
+from adlight.baselines.distortion import ImageDistortionModel
 from adlight.baselines.networks import PCA, NearestNeighbours
 from adlight.data.frames import content_of
 from adlight.detection.detector import AnomalyDetector
@@ -57,7 +58,9 @@ class BaselineDetector(AnomalyDetector):
     """
 
     @checked
-    def __init__(self, network: Built[NearestNeighbours | PCA], scorer: Built[ResidualScorer]) -> None:
+    def __init__(
+        self, network: Built[NearestNeighbours | ImageDistortionModel | PCA], scorer: Built[ResidualScorer]
+    ) -> None:
         super().__init__()
         self.network, self.scorer = network, scorer
         self.unused = nn.Parameter(torch.zeros(()))  # DDP refuses a module without parameters

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from adlight.baselines.detector import BaselineDetector, ResidualScorer, counted
+from adlight.baselines.distortion import ImageDistortionModel
 from adlight.baselines.networks import PCA, NearestNeighbours
 from adlight.detection.crossfitting import advise_folds, count_smallest_fit, fetch, image_numbers_of, split_folds
 from adlight.detection.module import AnomalyModule
@@ -28,7 +29,7 @@ class BaselineModule(BaselineDetector, AnomalyModule):
     @checked
     def __init__(
         self,
-        network: Built[NearestNeighbours | PCA],
+        network: Built[NearestNeighbours | ImageDistortionModel | PCA],
         scorer: Built[ResidualScorer],
     ) -> None:
         super().__init__(network, scorer)

@@ -53,7 +53,7 @@ class NearestNeighbours(nn.Module):
         """
         if count < self.k:
             raise UserError(f"k={self.k} neighbours of {count} training images: lower k")
-        _check_memory(3 * count * self.bank.shape[1:].numel(), self.memory_gb)  # collected, joined, sorted
+        check_memory(3 * count * self.bank.shape[1:].numel(), self.memory_gb)  # collected, joined, sorted
 
     def fit(self, image: Tensor, content: Tensor | None = None) -> None:
         """Keep the training images (N, C, H, W), uint8."""
@@ -71,12 +71,12 @@ class NearestNeighbours(nn.Module):
         query = image.flatten(1) if weight is None else image.flatten(1) * weight  # (B, D)
         parts = self.bank.flatten(1).split(max(1, CHUNK // query.shape[1]))
         # |q - b|^2 without |q|^2, which changes no order; products of matrices are fast but lose digits
-        order = torch.cat([_norm(y, weight) - 2 * query @ y.T for y in map(_to_unit, parts)], 1)  # (B, N)
+        order = torch.cat([_norm(y, weight) - 2 * query @ y.T for y in map(to_unit, parts)], 1)  # (B, N)
         found = order.topk(min(self.k + SPARE, len(self.bank)), largest=False).indices  # (B, k + SPARE)
-        pairs = (image.flatten(1) - _to_unit(self.bank[i]).flatten(1) for i in found.T)  # (B, D) each
+        pairs = (image.flatten(1) - to_unit(self.bank[i]).flatten(1) for i in found.T)  # (B, D) each
         distance = torch.stack([(one if weight is None else one * weight.sqrt()).norm(dim=1) for one in pairs], 1)
         nearest = found.gather(1, distance.argmin(1, keepdim=True))[:, 0]  # (B,)
-        return _to_unit(self.bank[nearest]), distance.topk(self.k, largest=False).values.mean(1)
+        return to_unit(self.bank[nearest]), distance.topk(self.k, largest=False).values.mean(1)
 
 
 class PCA(nn.Module):
@@ -116,12 +116,12 @@ class PCA(nn.Module):
         """
         if count < len(self.components):
             raise UserError(f"components={len(self.components)} of {count} training images: lower components")
-        _check_memory(16 * count * self.mean.numel(), self.memory_gb)  # LAPACK copies, and answers in the same size
+        check_memory(16 * count * self.mean.numel(), self.memory_gb)  # LAPACK copies, and answers in the same size
 
     def fit(self, image: Tensor, content: Tensor | None = None) -> None:
         """Find mean and components of the training images (N, C, H, W), uint8; what does not count is as their mean."""
         self.check(len(image))
-        x = _to_unit(image)
+        x = to_unit(image)
         if content is None:
             self.mean = x.mean(0)
         else:
@@ -146,7 +146,8 @@ class PCA(nn.Module):
         return projection.view_as(image) + self.mean, residual.norm(dim=1)
 
 
-def _to_unit(image: Tensor) -> Tensor:
+def to_unit(image: Tensor) -> Tensor:
+    """Bring bytes to [0, 1]."""
     return image.float().div_(255)
 
 
@@ -160,7 +161,12 @@ def _norm(x: Tensor, weight: Tensor | None) -> Tensor:
     return x.square().sum(1) if weight is None else weight @ x.square().T
 
 
-def _check_memory(needed: float, limit_gb: float) -> None:
+def check_memory(needed: float, limit_gb: float) -> None:
+    """Refuse training images that need so many bytes.
+
+    Raises:
+        UserError: more than the limit.
+    """
     if needed > limit_gb * 1e9:
         raise UserError(
             f"the training images need about {needed / 1e9:.1f} GB, more than memory_gb={limit_gb:g}: lower image_size "

@@ -31,15 +31,14 @@ class AnomalyDataModule(pl.LightningDataModule):
     Args:
         source: makes the data set's `Source` from `source_settings`.
         image_size: side in pixels, or height and width, to which all images are resized.
-        resize: side, or height and width, to resize to instead, of which the centre of `image_size` is kept (a centre
-            crop); None = no crop.
+        resize: size to resize to instead, of which the centre of `image_size` is kept (a centre crop); None = no crop.
         keep_shape: scale images to fit into `image_size` instead, and pad them; padding is neither trained on nor
             scored nor counted.
         channels: 3, or 1 for grey.
-        batch_size: images per process and training step.
-        eval_batch_size: images per process and validation or test step.
+        batch_size, eval_batch_size: images per process and step of the training, and of validation or test.
         val_fraction: share of each category's normal training images that is held out.
         val_defects: copies of each held-out image, with a pseudo-anomaly each.
+        val_anomalies: these are `defects` at some place, or whole images, as anomalies of other `classes` are.
         seed: of the split, the shuffling, the augmentation and the pseudo-anomalies.
         augmentation: applied to training batches on their device; None = none.
         cache: decoded images: in `memory` of every process, on `disk` in a file that all map, or by size (`auto`).
@@ -69,6 +68,7 @@ class AnomalyDataModule(pl.LightningDataModule):
         eval_batch_size: PositiveInt = 32,
         val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1,
         val_defects: Annotated[int, Field(ge=1, le=1000)] = 1,
+        val_anomalies: Literal["defects", "classes"] = "defects",
         seed: Seed = 0,
         augmentation: Built[Augmentation] | None = None,
         cache: Literal["auto", "memory", "disk"] = "auto",
@@ -88,7 +88,7 @@ class AnomalyDataModule(pl.LightningDataModule):
         self.tiling = make_tiling(tile, overlap, image_size)
         self.source, self.channels = source(**source_settings), channels
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.val_fraction, self.val_defects = val_fraction, val_defects
+        self.val_fraction, self.val_defects, self.val_anomalies = val_fraction, val_defects, val_anomalies
         self.seed, self.augmentation, self.on_bad_image = seed, augmentation, on_bad_image
         self.cache, self.cache_gb, self.cache_dir, self.num_workers = cache, cache_gb, cache_dir, num_workers
         self.first_epoch = 0  # epochs of earlier stages of a training, after which the order of the images continues
@@ -157,7 +157,7 @@ class AnomalyDataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader:
         """Load held-out normals, plain and with pseudo-anomalies."""
-        copies = PseudoAnomalyDataset(self.datasets["val"], self.seed, self.val_defects)
+        copies = PseudoAnomalyDataset(self.datasets["val"], self.seed, self.val_defects, self.val_anomalies)
         return self._exact_loader(copies, self.datasets["val"], 1 + self.val_defects)
 
     def test_dataloader(self) -> DataLoader:

@@ -8,6 +8,8 @@ from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
 from adlight.data.pseudo_anomalies import paste_defect, paste_within
+from adlight.data.pseudo_classes import change_class
+from adlight.data.regions import randint
 from adlight.rng import derive_seed
 from adlight.types import Batch
 
@@ -35,26 +37,39 @@ class CachedImages(Protocol):
 
 
 class PseudoAnomalyDataset(Dataset):
-    """Each normal image plain, then its copies with a defect each: labelled data without any real anomaly.
+    """Each normal image plain, then its anomalous copies: labelled data without any real anomaly.
 
     Item (1 + copies) i is image i of `dataset`, its copies follow, so that any part of them has both labels.
-    A defect depends on the seed, on i and on the copy's number alone; `pseudo_anomalies.py` draws it.
+    A copy depends on the seed, on i and on its number alone: it has a defect that `pseudo_anomalies.py` draws or,
+    where `kind` is `classes`, is changed as a whole by `pseudo_classes.py`, in part by another image of `dataset`.
     """
 
-    def __init__(self, dataset: CachedImages, seed: int, copies: int = 1) -> None:
-        self.dataset, self.seed, self.copies = dataset, seed, copies
+    def __init__(self, dataset: CachedImages, seed: int, copies: int = 1, kind: str = "defects") -> None:
+        self.dataset, self.seed, self.copies, self.kind = dataset, seed, copies, kind
         self.pasted: dict[int, tuple[Tensor, Tensor]] = {}
 
     def paste(self, item: int, image: Tensor, content: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Paste the item's own defect. (C, H, W) uint8 -> a copy with the defect, and its mask (H, W) bool."""
+        """Make the item's own anomaly. (C, H, W) uint8 -> the changed copy, and its mask (H, W) bool."""
         if item not in self.pasted:
             i, number = divmod(item, 1 + self.copies)
             rng = Generator().manual_seed(derive_seed("defect", self.seed + number - 1, i))
-            result = paste_defect(image, rng) if content is None else paste_within(image, content, rng)
+            if self.kind == "classes":
+                result = self._change_class(i, image, content, rng)
+            else:
+                result = paste_defect(image, rng) if content is None else paste_within(image, content, rng)
             if not self.dataset.cache:
                 return result
             self.pasted[item] = result
         return self.pasted[item]
+
+    def _change_class(self, i: int, image: Tensor, content: Tensor | None, rng: Generator) -> tuple[Tensor, Tensor]:
+        other = self.dataset.__getitems__([(i + 1 + randint(rng, max(1, len(self.dataset) - 1))) % len(self.dataset)])
+        height, width = other["size"][0].tolist() if "size" in other else other["image"].shape[2:]
+        made = change_class(image, other["image"][0, :, :height, :width], rng)
+        if content is not None:
+            made = made.where(content, image)
+            made = (255 - image).where(content, image) if torch.equal(made, image) else made
+        return made, (made != image).any(0)
 
     def __len__(self) -> int:
         return (1 + self.copies) * len(self.dataset)

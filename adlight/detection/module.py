@@ -31,7 +31,7 @@ class AnomalyModule(AnomalyDetector, pl.LightningModule):
 
     Validation calibrates the thresholds on the scores and pixels of held-out normal images; checkpoints store them with
     the category names. `val/auroc`, which checkpoints and searches maximize, compares these images with copies that
-    contain synthetic defects, averaged over categories. The test split influences nothing.
+    are synthetic anomalies, averaged over categories. The test split influences nothing.
 
     Attributes:
         validation_scores: scores of this process's images, or tiles, in a validation.

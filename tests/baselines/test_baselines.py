@@ -133,7 +133,7 @@ def test_settings_that_make_no_sense_are_refused(settings):
 
 
 def test_every_data_set_is_looked_at_once_and_as_it_is():
-    for model in ("knn", "pca"):
+    for model in ("knn", "idm", "pca"):
         for dataset in names("dataset"):
             config = composed(f"model={model}", f"dataset={dataset}")
             assert (config.trainer.max_epochs, config.dataset.augmentation) == (1, None), (model, dataset)
@@ -141,7 +141,11 @@ def test_every_data_set_is_looked_at_once_and_as_it_is():
 
 
 WORDS = ["dataset=mvtec", "dataset.root=data", "dataset.image_size=32", "dataset.batch_size=4", "trainer=cpu"]
-MODELS = {"knn": ["model=knn", "model.network.k=2"], "pca": ["model=pca", "model.network.components=3"]}
+MODELS = {
+    "knn": ["model=knn", "model.network.k=2"],
+    "idm": ["model=idm", "model.network.k=2"],
+    "pca": ["model=pca", "model.network.components=3"],
+}
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -175,10 +179,9 @@ def test_a_run_is_like_any_other(run, tiny_run):
 def test_checkpoints_hold_tensors_only(run):
     state = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items() if name.startswith("network.")}
-    wanted = {"network.bank": (10, 3, 32, 32)}  # 12 normal training images, one a category held out
-    assert shapes == (
-        wanted if run.name == "knn" else {"network.mean": (3, 32, 32), "network.components": (3, 3 * 32**2)}
-    )
+    bank = {"network.bank": (10, 3, 32, 32)}  # 12 normal training images, one a category held out
+    components = {"network.mean": (3, 32, 32), "network.components": (3, 3 * 32**2)}
+    assert shapes == {"knn": bank, "idm": bank | {"network.edges": (10, 8, 16, 16)}, "pca": components}[run.name]
 
 
 def test_evaluate_gives_the_same_bytes(adlight, run):

@@ -10,6 +10,7 @@ import torch
 from gan_networks import make_gan_detector
 
 from adlight.baselines.detector import BaselineDetector, ResidualScorer
+from adlight.baselines.distortion import ImageDistortionModel
 from adlight.baselines.networks import PCA, NearestNeighbours
 from adlight.detection.categories import CategoryClassifier
 from adlight.detection.detector import AnomalyDetector
@@ -123,6 +124,7 @@ MODELS = {
     "dagan": lambda: DAGANDetector(UNet(3, 4, 2), ConvAutoencoder(3, 4, 2, 2), ReconstructionError()),
     "mkd": lambda: MKDDetector(tiny_backbone(), partial(Cloner, width=4), DistillationScorer(), 0.5),
     "knn": lambda: baseline(NearestNeighbours(SIZE)),
+    "idm": lambda: baseline(ImageDistortionModel(SIZE, candidates=8)),
     "pca": lambda: baseline(PCA(SIZE, components=4), reduce="topk", score="ssim"),
 }
 
