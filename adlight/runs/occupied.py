@@ -7,8 +7,8 @@ from adlight.runs.folder import RunFolder
 from adlight.types import UserError
 
 PARTS = {"checkpoints", "panels", "gallery", "samples", "wandb", "tensorboard", "evaluations", "predictions", ".hydra"}
-PARTS |= {"groups", "labels", "learned"}
-OF_MANY = {"evaluations", "predictions", "learned", "groups"}  # they hold a folder for each of them
+PARTS |= {"groups", "labels", "learned", "sites"}
+OF_MANY = {"evaluations", "predictions", "learned", "groups", "sites"}  # they hold a folder for each of them
 
 
 def is_training(run: RunFolder) -> bool:
