@@ -1,12 +1,8 @@
-"""By Flower, where it is installed: its simulation, and its SuperLink with two SuperNodes on the loopback address."""
+"""By Flower, where it is installed: its messages, its app and its simulation."""
 
 import os
 import subprocess
 import sys
-import time
-from contextlib import ExitStack
-from pathlib import Path
-from socket import socket
 
 import pandas as pd
 import pytest
@@ -82,45 +78,3 @@ def test_the_simulation_gives_the_numbers_of_sites_without_flower(adlight, expec
     assert outcome.returncode == 0, outcome.stderr
     assert "round 1/1" in outcome.stdout
     pd.testing.assert_frame_equal(rows(adlight.folder / "runs" / "simulated"), rows(expected.path))
-
-
-@pytest.mark.slow
-def test_a_superlink_and_two_supernodes_give_them_too(adlight, expected, tmp_path):
-    link, *nodes = (free_port() for _ in range(3))
-    assert adlight("federate", *commanded(adlight), "hydra.run.dir=runs/linked", f"app={tmp_path / 'app'}").code == 0
-    (tmp_path / "config.toml").write_text(f'[superlink.here]\naddress = "127.0.0.1:{link}"\ninsecure = true\n')
-    folder, programs = adlight.folder / "runs" / "linked", Path(sys.executable).parent
-    environment = os.environ | {
-        **{"FLWR_HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)},
-        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
-    }
-    with ExitStack() as stack:
-
-        def start(*words):
-            log = stack.enter_context((tmp_path / f"{words[0]}-{words[3]}.log").open("w"))
-            place = {"cwd": adlight.folder, "env": environment, "stdout": log, "stderr": subprocess.STDOUT}
-            process = subprocess.Popen([programs / words[0], *map(str, words[1:])], **place)
-            stack.callback(process.wait, 60)
-            stack.callback(process.terminate)
-
-        start("flower-superlink", "--insecure", "--port", link, "--disable-runtime-dependency-installation")
-        for number, port in enumerate(nodes):
-            told = f'partition-id={number} folder="{tmp_path / str(number)}"'
-            where = ("--superlink", f"127.0.0.1:{link}", "--node-config", told)
-            start("flower-supernode", "--insecure", "--port", port, *where)
-        command = [programs / "flwr", "run", tmp_path / "app", "here"]
-        for _ in range(30):  # until the SuperLink answers
-            if not subprocess.run(command, env=environment, capture_output=True, timeout=120).returncode:
-                break
-            time.sleep(2)
-        for _ in range(600):
-            if (tmp_path / "0" / "metrics.json").exists() and (tmp_path / "1" / "metrics.json").exists():
-                break
-            time.sleep(1)
-    pd.testing.assert_frame_equal(rows(folder), rows(expected.path))
-
-
-def free_port():
-    with socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
