@@ -37,6 +37,8 @@ class Run:
     """
 
     def __init__(self, path: str | Path) -> None:
+        if not isinstance(path, str | Path):
+            raise UserError(f"a run is named by its folder, got {path!r}")
         self._folder = RunFolder(path)
         self.path = self._folder.path
         self.config: DictConfig = self._folder.read_config()

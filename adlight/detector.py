@@ -19,7 +19,7 @@ from adlight.detection.categories import CategoryRule
 from adlight.detection.predictions import make_predictions, score_by_tiles
 from adlight.metrics.methods import parse_number
 from adlight.runs.exported import load_exported
-from adlight.runs.graphs import is_exported
+from adlight.runs.graphs import check_arguments, is_exported
 from adlight.types import Prediction, Unreadable, UserError
 
 if TYPE_CHECKING:  # importing torch takes seconds, and exported graphs do not need it
@@ -99,10 +99,11 @@ class Detector:
         Raises:
             UserError: the run, checkpoint, device or category does not exist, or the checkpoint does not fit the model.
         """
-        changes = [overrides] if isinstance(overrides, str) else list(overrides)
+        changes = check_arguments(run, overrides, inputs)
         if is_exported(run):
-            if ckpt is not None or changes or any(value is not None for value in inputs.values()):
-                raise UserError(f"{run} is a graph: only category and thresholds can change; export the run again")
+            for name, value in {"ckpt": ckpt, "overrides": changes or None, **inputs}.items():
+                if value is not None:
+                    raise UserError(f"{name}: {run} is a graph, of which only category and thresholds can change")
             graph, frame = load_exported(run, device)
             return cls(graph, **frame, batch_size=batch_size, category=category)
         from adlight.detection.inference import find_device

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from adlight import __version__
 from adlight.cli import main as cli
+from adlight.cli.alone import run_logged
 from adlight.cli.arguments import quote_values, shows_help, value_of
 from adlight.data.stream import ImageStream
 from adlight.runs.checks import check_values
@@ -191,7 +192,7 @@ def arguments(argv: list[str]) -> list[str]:
 
 def main() -> None:
     """Run as a program."""
-    cli.run(export, "export", arguments)
+    cli.run(lambda config: run_logged(export, config), "export", arguments)
 
 
 if __name__ == "__main__":

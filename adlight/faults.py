@@ -28,6 +28,9 @@ LIMITS = {
     "less_than_equal": "be <= {le:g}",
     "too_short": "be a list of at least {min_length}",
     "too_long": "be a list of at most {max_length}",
+    "string_too_short": "be a text of at least {min_length} characters",
+    "string_pattern_mismatch": "be a text that matches {pattern}",
+    "multiple_argument_values": "be given once, by its name or in _args_",
     "unexpected_keyword_argument": "be left out, as there is no such setting",
 }
 
@@ -83,5 +86,6 @@ def _allowed(fault: ErrorDetails) -> str:
     if context.get("class") in ("Sequence", "Path"):
         return "be a list" if context["class"] == "Sequence" else "be a path"
     if words := WORDS.get(fault["type"], LIMITS.get(fault["type"])):
-        return words.format(**context)
-    return fault["msg"].removeprefix("Value error, ").removeprefix("Input should ")
+        return words.format(**context).replace("be False", "be false")
+    message = fault["msg"].removeprefix("Value error, ").removeprefix("Input should ")
+    return message if fault["type"] == "value_error" or message.startswith("be ") else f"be another ({message})"

@@ -7,6 +7,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from adlight.cli import main as cli
+from adlight.cli.alone import run_logged
 from adlight.cli.arguments import quote, quote_values, shows_help, value_of
 from adlight.cli.resume import check_same_prediction, prediction_advice, resume_prediction
 from adlight.data.stream import ImageStream
@@ -36,6 +37,8 @@ def predict(config: DictConfig) -> None:
     settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     if config.engine == "ray":
         check_ray(settings)
+    elif unused := [name for name in ("actors", "ray_address") if settings[name] is not None]:
+        raise UserError(f"{unused[0]}={settings[unused[0]]} is of engine=ray: set that too, or leave it out")
     stream, pictures = ImageStream(str(config.images)), parse_pictures(str(config.save))
     stream.require()
     folder = PredictionFolder(HydraConfig.get().runtime.output_dir)
@@ -99,7 +102,7 @@ def arguments(argv: list[str]) -> list[str]:
 
 def main() -> None:
     """Run as a program."""
-    cli.run(predict, "predict", arguments)
+    cli.run(lambda config: run_logged(predict, config), "predict", arguments)
 
 
 if __name__ == "__main__":

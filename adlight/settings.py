@@ -48,6 +48,8 @@ PathName = Annotated[str | Path, AfterValidator(_filled)]  # not empty, as Path(
 Share = Annotated[float, Field(ge=0, le=1)]
 PositiveShare = Annotated[float, Field(gt=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]  # fraction of a moving average that an update keeps
+Closing = Annotated[float, Field(ge=0, le=500)]  # pixels; the memory that it takes grows with its square
+Depth = Annotated[int, Field(ge=1, le=10)]  # halvings of a grid, whose channels may double each time
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Channels = Annotated[int, AfterValidator(_one_or_three)]  # Literal[1, 3] would accept true
 

@@ -97,7 +97,7 @@ def test_a_node_repeats_the_constructor_s_defaults():
                 count += 1
                 others |= {f"{target.__name__}.{name}"} if value != default else set()
     assert count > 80
-    assert others == {"Backbone.min_size", "FolderCallback.trains", "FolderCallback.writes"}
+    assert others == {"Backbone.min_size", "FolderCallback.trains", "FolderCallback.writes", "WandbLogger.tags"}
 
 
 @pytest.mark.parametrize(("encoder", "decoder"), ARTICLE_DEPTHS)

@@ -410,12 +410,24 @@ def test_what_is_no_image(detector, image):
 
 
 def test_ranges_and_overrides_that_cannot_be_read(run, detector):
-    for value in ((0, 1, 2), "ab", 1):
+    for value in ((0, 1, 2), "ab", "01", 1):
         with pytest.raises(UserError, match=r"range=.* must be two numbers"):
             detector(np.zeros((9, 9, 3)), range=value)
     for overrides in (["model.scorer.reduc=max"], "model.scorer.reduc=max"):
         with pytest.raises(UserError, match=r"'reduc'; did you mean reduce\?"):
             Detector.load(run, device="cpu", overrides=overrides)
+    for settings, said in (
+        ({"overrides": [3]}, "overrides .* 3"),
+        ({"treshold": 1}, "argument 'treshold'"),
+        ({"tile": -3}, "tile must"),
+        ({"tile": 48, "overlap": 2}, "overlap must"),
+        ({"category": 3}, "category .* 3"),
+        ({"roi": 5}, "roi .* 5"),
+    ):
+        with pytest.raises(UserError, match=said):
+            Detector.load(run, device="cpu", **settings)
+    with pytest.raises(UserError, match="None"):
+        Detector.load(None)
     for batch_size in ("4", 0, 1.5):
         with pytest.raises(UserError, match="batch_size must be an integer"):
             Detector.load(run, device="cpu", batch_size=batch_size)

@@ -2,6 +2,7 @@ import csv
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -144,6 +145,11 @@ def test_globs_and_alike_names(ask, tmp_path):
         (["images=good", "on_bad_image=ignore"], "on_bad_image 'ignore'"),
         (["images=good", "ckpt=nix"], "checkpoint nix does not exist"),
         (["images=good", "treshold=1"], "treshold"),
+        (["images=good", "actors=4"], "actors=4"),
+        (["images=good", "ray_address=auto"], "ray_address=auto"),
+        (["images=good", "tile=1"], "tile must"),
+        (["images=good", "tile=16", "overlap=1"], "overlap must"),
+        (["images=good", "closing=1e6"], "closing must"),
     ],
 )
 def test_bad_input_is_one_line(ask, tmp_path, capsys, words, message):
@@ -204,6 +210,22 @@ def test_json_and_regions_say_what_the_table_says(trained, ask):
         mask = np.asarray(Image.open(out / "masks" / name)) > 0
         assert sum(one["area"] for one in mine) == mask.sum() and bool(mine) == image["anomalous"]
     assert {one["category_id"] for one in coco["annotations"]} == {one["id"] for one in coco["categories"]}
+
+
+@pytest.mark.parametrize("settings", ["threshold=-1 pixel_threshold=1e9", "threshold=1e9 pixel_threshold=-1", ""])
+def test_verdict_boxes_regions_and_masks_agree(trained, ask, tmp_path, settings):
+    for i, side in enumerate((9, 16, 48, 90)):  # the map has 32 pixels a side
+        write_image(tmp_path / "sizes" / f"{i}.png", i, side)
+    code, out = ask("images=sizes", "save=masks,panels", "category=bottle", *settings.split())
+    assert code == 0 and (out / "predict.log").read_text()  # what it has printed
+    regions = json.loads((out / "regions.json").read_text())
+    lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    for row, line, image in zip(table(out / "predictions.csv"), lines, regions["images"], strict=True):
+        mine = [one for one in regions["annotations"] if one["image_id"] == image["id"]]
+        mask = np.asarray(Image.open(out / "masks" / Path(row["path"]).name))
+        verdicts = [bool(int(row["anomalous"])), bool(row["boxes"]), float(row["area"]) > 0]
+        verdicts += [line["anomalous"], bool(line["boxes"]), line["area"] > 0, bool(mine), bool(mask.any())]
+        assert len(set(verdicts)) == 1, (row, verdicts)
 
 
 def test_rules_of_regions_can_be_set(trained, ask):

@@ -305,3 +305,21 @@ def test_with_no_epoch_left_a_resumed_run_is_tested_again(adlight, tiny_run, tmp
     assert {"config.yaml", "run.json", "metrics.json", "metrics.previous.json"} <= changed
     assert not {"best.ckpt", "last.ckpt", "metrics.csv"} & changed
     assert numbers(run) == numbers(tiny_run[0])
+
+
+def test_stopped_between_a_checkpoint_and_its_row_a_run_loses_no_row(adlight, tiny_run, monkeypatch):
+    from adlight.runs import checkpoints
+
+    save, words = checkpoints.save, [*adlight.quick, "hydra.run.dir=runs/between"]
+
+    def save_and_stop(trainer, path, weights_only=False):
+        save(trainer, path, weights_only)
+        if path.name == "last.ckpt":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoints, "save", save_and_stop)
+    assert adlight("train", *words).code == 130
+    monkeypatch.undo()
+    run = adlight.folder / "runs" / "between"
+    assert adlight("train", f"resume={run}").code == 0
+    assert (run / "metrics.csv").read_text() == (tiny_run[0] / "metrics.csv").read_text()

@@ -12,6 +12,7 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString
 from adlight.cli.flags import FLAGS_THAT_SHOW, MULTIRUN, mark_overrides, shows_help
 from adlight.cli.mixed import mark_partial_settings
 from adlight.runs.config import CONF, choose_none
+from adlight.runs.files import number_of
 from adlight.runs.find import find_unfinished
 from adlight.runs.folder import RunFolder
 from adlight.runs.sweep_folder import SweepFolder
@@ -25,10 +26,14 @@ def refuse_empty_places(argv: Sequence[str]) -> None:
     """Refuse a place without a name, which would be the working directory.
 
     Raises:
-        UserError: a folder or file is given as nothing.
+        UserError: a folder or file is given as nothing, or a value has no name.
     """
     for word in argv:
         key, equals, value = word.partition("=")
+        if not key:
+            raise UserError(f"{word!r} is no setting: write <name>=<value>, such as model=retrieval")
+        if value.startswith("../") and key and (CONF / key).is_dir():
+            raise UserError(f"{word}: {key} is chosen by a name, such as {min((CONF / key).glob('[a-z]*.yaml')).stem}")
         if equals and key.lstrip("+") in PLACES and not value.strip("'\" "):
             raise UserError(f"{word} is empty: give {key}=<a path>, or leave it out")
 
@@ -114,6 +119,7 @@ def _resume(argv: list[str], which: str, folder: str | None) -> list[str]:
         if folder and Path(folder).resolve() != run.path.resolve():
             raise UserError(f"resume={which} goes on in that folder: leave out hydra.run.dir={folder}")
         if not run.can_resume:
+            run.read_config()  # says what is missing of a run
             run.checkpoint("last")  # says what there is
         return _continue([_add_setting(word) for word in words], run)
     overrides = [word for word, is_override in mark_overrides(words) if is_override]
@@ -140,7 +146,7 @@ def _continue(words: list[str], run: RunFolder) -> list[str]:
 
 def _share_folder_of_step(argv: list[str]) -> list[str]:
     # all processes of an srun step share one run folder: a new one, or the one it has left when it is queued again
-    if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) < 2:
+    if number_of("SLURM_STEP_NUM_TASKS") < 2:
         return argv
     if "SLURM_NTASKS_PER_NODE" not in os.environ:  # Lightning needs it
         raise UserError("srun with several processes needs --ntasks-per-node, and trainer=slurm")

@@ -1,6 +1,7 @@
 """One line for every error that a user can fix; the others are ours, and keep their traceback."""
 
 import errno
+import re
 import warnings
 from typing import Any
 
@@ -8,12 +9,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError
 
 from adlight.runs.explanation import explain_config
 from adlight.types import UserError
 
-UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
+UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EEXIST}
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+PARTS = {"pytorch_lightning.callbacks": "callbacks", "pytorch_lightning.loggers": "logger"}  # refuse when they are used
+PARTS |= {"lightning_fabric.loggers": "logger"}
 NO_MEMORY = "can't allocate memory"  # of a CPU, in torch's words
 NOISE = [
     ".*does not have many workers.*",
@@ -52,6 +56,9 @@ def explain(error: BaseException) -> str | None:
         return explain(error.__cause__) or _explain_refusal(error.__cause__, _full_key(error))
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"{mark.name}, line {mark.line + 1}: {error.problem or error.context}: correct the file"
     if isinstance(error, HydraException | OmegaConfBaseException):
         return explain_config(error)
     if isinstance(error, OSError) and error.strerror is not None:
@@ -62,9 +69,20 @@ def explain(error: BaseException) -> str | None:
         return f"trainer: {first_line(error)}"
     if type(error).__name__ == "OutOfMemoryError":
         return f"the device's memory is full: try a smaller dataset.batch_size ({first_line(error)})"
+    if isinstance(error, ValueError | RuntimeError) and (part := _part_that_raised(error)):
+        return f"{part}: {first_line(error.__cause__ or error)}"
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and NO_MEMORY in str(error)):
         return f"the memory is full: try a smaller dataset.image_size or dataset.batch_size ({first_line(error)})"
     return None
+
+
+def _part_that_raised(error: BaseException) -> str | None:
+    """Name the group whose node Lightning's code that raised an error is of."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__"))
+    return next((group for name, group in PARTS.items() if module.startswith(f"{name}.")), None)
 
 
 def _full_key(error: InstantiationException) -> str:
@@ -85,7 +103,12 @@ def _explain_refusal(cause: BaseException, node: str) -> str | None:
 
     if isinstance(cause, SettingsError) and node:
         return describe_faults(cause.faults, cause.values, lambda argument: f"{node}.{argument}")
-    return f"{node}: {first_line(cause)}" if node else first_line(cause)
+    return name_node(first_line(cause), node)
+
+
+def name_node(line: str, node: str) -> str:
+    """Complete a constructor's line by its node: `tile=3 is ...` by the setting's full name, others by the node's."""
+    return (f"{node}.{line}" if re.match(r"\w+=", line) else f"{node}: {line}") if node else line
 
 
 def _folder() -> str:

@@ -11,11 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from adlight.cli.errors import describe
 from adlight.cli.job import FOLDER
-from adlight.runs.checks import check_settings
+from adlight.runs.checks import check_names, check_settings
 from adlight.runs.files import rank
 from adlight.runs.folder import RunFolder
 from adlight.runs.hydra_folder import SUBFOLDER
-from adlight.runs.occupied import check_free
+from adlight.runs.occupied import check_free, check_own
 from adlight.runs.trust import HERE
 from adlight.types import UserError
 
@@ -51,7 +51,9 @@ class FolderCallback(Callback):
         """Refuse the folder of several jobs; those of a sweep hold theirs themselves."""
         try:
             if self.writes:
-                check_free("hydra.sweep.dir", Path(str(config.hydra.sweep.dir)), below=not self.trains)
+                place = Path(str(config.hydra.sweep.dir))
+                check_free("hydra.sweep.dir", place, below=not self.trains)
+                check_own("hydra.sweep.dir", place)
         except Exception as error:
             raise Refusal(describe(error)) from error
 
@@ -59,6 +61,8 @@ class FolderCallback(Callback):
         run_dir: Any = OmegaConf.to_container(config).get("run_dir", HERE)  # type: ignore[union-attr]
         if run_dir != HERE:
             raise UserError(f"run_dir={run_dir} follows from hydra.run.dir: set hydra.run.dir={run_dir} instead")
+        if config.hydra.job.chdir:
+            raise UserError("hydra.job.chdir=true would look for all paths in the run's folder: leave it out")
         run = RunFolder(str(config.hydra.run.dir))
         if not self.writes and run.path.resolve() == Path.cwd():  # where reports say that they are
             return
@@ -71,6 +75,8 @@ class FolderCallback(Callback):
                 raise UserError(f"{run} already holds a run: use resume={run} or another hydra.run.dir")
             if not (self.trains and run.is_run):  # nothing has come of an earlier command there
                 check_free("hydra.run.dir", run.path)
+                if self.writes:
+                    check_own("hydra.run.dir", run.path)
         if self.writes and FOLDER not in os.environ:  # the sweep holds its job's folder
             held.enter_context(run.lock(wait=False))
 
@@ -79,4 +85,5 @@ class FolderCallback(Callback):
         config = config.copy()
         OmegaConf.set_readonly(config, False)
         config.run_dir = str(config.hydra.run.dir)  # Hydra makes it known when it has made it
+        check_names(config)
         check_settings(config)

@@ -15,6 +15,7 @@ from hydra.version import VersionBase
 from omegaconf import DictConfig
 
 from adlight.cli import folders
+from adlight.cli.arguments import refuse_empty_places
 from adlight.cli.errors import explain, filter_warnings
 from adlight.cli.flags import mark_overrides
 from adlight.cli.job import finish_wandb, needs_own_process, run_command
@@ -61,6 +62,7 @@ def call(
 
     try:
         with _keep_globals():
+            refuse_empty_places(words)
             argv = prepare(add_settings(use_config_dir(words), settings))
             if flags := [word for word, is_override in mark_overrides(argv) if not is_override]:
                 raise UserError(f"{flags[0]} is for the command line: give settings only, and one call for each run")

@@ -20,7 +20,7 @@ from adlight.cli.errors import describe, explain, interrupted
 from adlight.cli.mixed import LIST, lacking_settings, leave_out_lacking_settings
 from adlight.cli.sweep_table import OBJECTIVE, write_table
 from adlight.runs.config import difference, search_path
-from adlight.runs.files import append_traceback, rank
+from adlight.runs.files import append_traceback, number_of, rank
 from adlight.runs.folder import RunFolder
 from adlight.runs.log import copy_output
 from adlight.runs.provenance import command_line
@@ -121,7 +121,7 @@ def _begin(run: RunFolder, config: DictConfig) -> None:
 
 def needs_own_process(trainer: DictConfig) -> bool:
     """Tell whether Lightning may have to start processes for a job, which Slurm has not done."""
-    return not trainer.devices == trainer.num_nodes == 1 and int(os.environ.get("SLURM_NTASKS", "1")) < 2
+    return not trainer.devices == trainer.num_nodes == 1 and number_of("SLURM_NTASKS") < 2
 
 
 def run_command(run: RunFolder, relay: bool = False) -> None:

@@ -39,6 +39,8 @@ def check_launcher(config: DictConfig) -> None:
             f"trainer.devices={trainer.devices}: hydra/launcher=slurm starts one process per device and must know how "
             "many: trainer.devices=<number>"
         )
+    if launcher == "cores" and config.hydra.launcher.n_jobs in (0, None):
+        raise UserError("hydra.launcher.n_jobs must be a number of jobs at once, or -1 for one per core, and not 0")
     if launcher == "cores" and trainer.accelerator != "cpu" and _count_gpus():
         print(
             "hydra/launcher=cores is for CPUs: all its jobs share the first GPU. Choose trainer=cpu, or "
@@ -48,18 +50,20 @@ def check_launcher(config: DictConfig) -> None:
 
 
 def check_strategy(trainer: "pl.Trainer", strategy: str) -> None:
-    """Refuse ways to start processes that cannot work here.
+    """Refuse ways to start processes that cannot work here, and lengths that contradict each other.
 
     Raises:
         UserError: a strategy that does not repeat the command, or several nodes without Slurm.
     """
+    if (least := trainer.min_epochs or 0) > (most := trainer.max_epochs or 0):
+        raise UserError(f"trainer.min_epochs={least} is more than trainer.max_epochs={most}: lower it")
     if strategy.endswith(("_spawn", "_fork", "_notebook")):
         raise UserError(f"trainer.strategy={strategy}: use ddp, also in a sweep")
     if trainer.num_devices > max(MOST, os.cpu_count() or 1):
         raise UserError(f"trainer.devices={trainer.num_devices}: this machine has not so many")
     environment = getattr(trainer.strategy, "cluster_environment", None)
     if trainer.num_nodes > 1 and not (environment and environment.creates_processes_externally):
-        raise UserError("several nodes need Slurm: srun and trainer=slurm, or hydra/launcher=slurm for a sweep")
+        raise UserError(f"trainer.num_nodes={trainer.num_nodes} needs Slurm: trainer=slurm or hydra/launcher=slurm")
 
 
 def _count_gpus() -> int:

@@ -53,10 +53,10 @@ def begin_sweep(sweep: SweepFolder, config: DictConfig) -> None:
             )
         if change := difference(sweep.note()["config"], config):
             raise UserError(f"{sweep} holds a sweep with other settings ({change}): choose another hydra.sweep.dir")
-    elif config.resume_sweep and not sweep.is_empty:
-        raise UserError(f"{sweep} holds no sweep to resume")
     elif config.resume_sweep and not value_of(list(config.hydra.overrides.hydra), "hydra.sweep.dir"):
         raise UserError("resume_sweep=true does not say which: name the sweep's folder by hydra.sweep.dir=<the sweep>")
+    elif config.resume_sweep:
+        raise UserError(f"hydra.sweep.dir={sweep} holds no sweep to resume: name its folder, or leave out resume_sweep")
     words = [word for word in sys.argv[1:] if not word.startswith(OURS)]
     parsed = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
     last = {one.key_or_group: one.is_sweep_override() for one in parsed}

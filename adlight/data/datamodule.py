@@ -4,11 +4,11 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import pytorch_lightning as pl
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from adlight.data.augmentation import Augmentation, augment
-from adlight.data.frames import THINNEST, Frame, Size
+from adlight.data.frames import Frame, Size
 from adlight.data.loading import Loading, Split
 from adlight.data.preflight import check_before_training
 from adlight.data.pseudo_dataset import PseudoAnomalyDataset
@@ -17,7 +17,7 @@ from adlight.data.sampler import ExactSampler, TileBatches
 from adlight.data.source import Source
 from adlight.data.splits import split_normals
 from adlight.data.tile_dataset import TileDataset
-from adlight.data.tiling import make_tiling
+from adlight.data.tiling import QUARTER, Overlap, Tile, make_tiling
 from adlight.rng import derive_seed
 from adlight.settings import ArgumentsOf, Built, Channels, PathName, Seed, checked
 from adlight.types import Batch, Record, UserError
@@ -74,11 +74,11 @@ class AnomalyDataModule(pl.LightningDataModule):
         cache: Literal["auto", "memory", "disk"] = "auto",
         cache_gb: NonNegativeFloat = 8.0,
         cache_dir: PathName | None = None,
-        num_workers: NonNegativeInt = 2,
+        num_workers: Annotated[int, Field(ge=0, le=1024)] = 2,
         on_bad_image: Literal["error", "skip"] = "error",
         roi: PathName | None = None,
-        tile: Annotated[int, Field(ge=THINNEST)] | None = None,
-        overlap: Annotated[float, Field(ge=0, lt=1)] = 0.25,
+        tile: Tile | None = None,
+        overlap: Overlap = QUARTER,
         **source_settings: Annotated[Any, ArgumentsOf("source")],
     ) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class AnomalyDataModule(pl.LightningDataModule):
         Raises:
             UserError: nothing to test, or a file that is missing or of no use.
         """
-        self.notes = check_before_training(self.source, self.frame, self.on_bad_image == "skip", self.roi)
+        self.notes = check_before_training(self.source, self.frame, self.on_bad_image == "skip", self.roi, self.tiling)
 
     def setup(self, stage: str | None = None) -> None:
         """List, split and decode what the stage needs; what is there already stays."""

@@ -26,7 +26,7 @@ def scale_floats(image: np.ndarray | Tensor, value_range: tuple[float, float]) -
         UserError: no such range, or values outside it.
     """
     try:
-        black, white = map(float, value_range)
+        black, white = map(float, value_range if not isinstance(value_range, str) else ())
     except (TypeError, ValueError) as error:
         raise UserError(f"range={value_range!r} must be two numbers, the smaller one first") from error
     if not -np.inf < black < white < np.inf:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from adlight.data.listing import describe_folder, list_folders, list_images
 from adlight.data.masks import match_masks
-from adlight.data.source import Limit, Sampling, Source, means_normal, require_images
+from adlight.data.source import MASK_NAMES, Limit, Sampling, Source, means_normal, require_images
 from adlight.settings import PathName, Seed, Text, checked
 from adlight.types import Record, UserError, unknown_name
 
@@ -104,7 +104,15 @@ class Folder(Source):
         """List the images of one of the folders, without those of the others inside it."""
         folder = self.dirs[key]
         others = [path for other, path in self.dirs.items() if other != key and folder in path.parents]
-        return require_images(folder, key, others)
+        images = require_images(folder, key, others)
+        for image in images if key != "mask_dir" else ():
+            parts = folder.name, *image.relative_to(folder).parts[:-1]
+            if masks := [part for part in parts if part.strip().lower() in MASK_NAMES]:
+                raise UserError(
+                    f"{key}: {image} lies in a folder {masks[0]} and would be taken for a picture of a part: name the "
+                    "folder as mask_dir, move it elsewhere, or call it otherwise"
+                )
+        return images
 
     def _match_masks(self, images: list[Path]) -> dict[Path, str]:
         """Match masks to abnormal images.

@@ -10,7 +10,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
 from adlight.settings import checked
 from adlight.types import Batch, Box
@@ -18,7 +18,8 @@ from adlight.types import Batch, Box
 if TYPE_CHECKING:  # torch takes seconds to import: not for --help
     from torch import Tensor
 
-Size = PositiveInt | Annotated[Sequence[PositiveInt], Field(min_length=2, max_length=2)]  # a side, or height and width
+Side = Annotated[int, Field(ge=1, le=2**14)]  # a square of more takes more than 0.8 GB
+Size = Side | Annotated[Sequence[Side], Field(min_length=2, max_length=2)]  # a side, or height and width
 BENT = 1.1  # change of an image's shape that is too much
 LONGEST = 2.5  # of an image's longer side in units of the shorter one, before it is scaled down further
 THINNEST = 8  # pixels: windows of scores would not fit into less
@@ -54,7 +55,7 @@ class Frame:
                 raise ValueError(f"resize must be one side, the shorter one, where keep_shape is set, got {resize}")
             self.shorter = max(self.size) if resize is None else self.resize[0]
         elif any(before < after for before, after in zip(self.resize, self.size, strict=True)):
-            raise ValueError(f"resize {resize} is smaller than image_size {image_size}, which is cropped from it")
+            raise ValueError(f"resize={resize} is smaller than image_size={image_size}, which is cropped from it")
 
     def fit(self, width: int, height: int) -> tuple[int, int]:
         """Compute the height and width to which an image is resized.

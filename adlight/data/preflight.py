@@ -7,18 +7,23 @@ from collections.abc import Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from adlight.data.frames import Frame
+from adlight.data.frames import THINNEST, Frame
 from adlight.data.listing import describe_left_out, list_folders, list_images, scan
 from adlight.data.mvtec import MVTecAD
 from adlight.data.roi import RegionOfInterest
 from adlight.data.source import Source
+from adlight.data.tiling import Tiling, describe_tiles
 from adlight.types import Record, UserError
 
 SAMPLE = 2048  # bytes of a file, at three places
 
 
 def check_before_training(
-    source: Source, frame: Frame, skip: bool = False, roi: RegionOfInterest | None = None
+    source: Source,
+    frame: Frame,
+    skip: bool = False,
+    roi: RegionOfInterest | None = None,
+    tiling: Tiling | None = None,
 ) -> list[str]:
     """List both splits, read every image's header and every mask. -> what a user should know, in lines.
 
@@ -27,10 +32,13 @@ def check_before_training(
         frame: into which its images are brought.
         skip: files that cannot be read are left out later on, and told then.
         roi: what of the images counts; None: all.
+        tiling: cuts the images into tiles; None: they are looked at as a whole.
 
     Raises:
         UserError: nothing to test, or something is wrong with a file; the text says how many others there are.
     """
+    if min(frame.size) < THINNEST:
+        raise UserError(f"image_size={min(frame.size)} is too small for the windows of scores: raise it to {THINNEST}")
     train, test = source.train(), source.test()
     if not test:
         raise UserError(f"nothing to test: {source.protocol}")
@@ -57,7 +65,8 @@ def check_before_training(
     if found:
         others = f" ({len(found) - 1} more: python -m adlight.doctor lists them)" if found[1:] else ""
         raise UserError(found[0] + others)
-    return [*find_unmasked(source, test), *find_copies(train, test), *list_left_out(source)]
+    tiles = describe_tiles(tiling, source.sizes()) if tiling else []
+    return [*find_unmasked(source, test), *find_copies(train, test), *list_left_out(source), *tiles]
 
 
 def list_left_out(source: Source) -> list[str]:

@@ -22,6 +22,7 @@ Limit = PositiveInt | None  # largest number of images; None for all
 Names = Text | int | Annotated[Sequence[Text | int], Field(min_length=1)]  # of folders, which may be numbers
 
 NORMAL_NAMES = {"good", "normal", "ok"}
+MASK_NAMES = {"mask", "masks", "ground_truth", "groundtruth", "ground truth", "gt", "annotations", "segmentation"}
 
 
 class Source:

@@ -3,13 +3,22 @@
 Letters: T side of a tile in pixels of the image, h x w pixels into which a tile is brought, K channels.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
+from typing import Annotated
 
 import numpy as np
 from PIL import Image
+from pydantic import Field
 
-from adlight.data.frames import Size, parse_size
+from adlight.data.frames import THINNEST, Size, parse_size
+from adlight.settings import checked
+from adlight.types import UserError
+
+Tile = Annotated[int, Field(ge=THINNEST)]
+Overlap = Annotated[float, Field(ge=0, le=0.9)]  # of more, each pixel would lie in hundreds of tiles
+QUARTER = 0.25  # of a tile, unless another overlap is set
+MOST_ENLARGED = 4  # times: tiles of fewer pixels show a network nothing more
 
 
 class Tiling:
@@ -54,9 +63,36 @@ class Tiling:
         return Canvas(self, height, width, channels)
 
 
-def make_tiling(tile: int | None, overlap: float | None, size: Size) -> Tiling | None:
-    """Make a `Tiling` of settings, None where `tile` is; an `overlap` that is not given is a quarter."""
-    return None if tile is None else Tiling(tile, 0.25 if overlap is None else overlap, parse_size(size))
+@checked
+def make_tiling(tile: Tile | None, overlap: Overlap | None, size: Size) -> Tiling | None:
+    """Make a `Tiling` of settings, None where `tile` is; an `overlap` that is not given is a quarter.
+
+    Raises:
+        ValueError: a setting out of range, or tiles so small that they would only be enlarged.
+    """
+    if tile is None:
+        if overlap not in (None, QUARTER):
+            raise ValueError(f"overlap={overlap:g} is of tiles: set tile too, or leave overlap out")
+        return None
+    tiling = Tiling(tile, QUARTER if overlap is None else overlap, parse_size(size))
+    if MOST_ENLARGED * tile < max(tiling.size):
+        raise ValueError(
+            f"tile={tile} would be enlarged to image_size={max(tiling.size)}, {len(tiling.starts(1000)) ** 2:,} tiles "
+            f"of a megapixel: raise tile to {-(-max(tiling.size) // MOST_ENLARGED)} or more, or lower image_size"
+        )
+    return tiling
+
+
+def describe_tiles(tiling: Tiling, sizes: Sequence[tuple[int, int]]) -> list[str]:
+    """Say in a line how many tiles images of some widths and heights make.
+
+    Raises:
+        UserError: no image is as large as a tile.
+    """
+    if sizes and tiling.tile > (longest := max(map(max, sizes))):
+        raise UserError(f"tile={tiling.tile} is larger than every image ({longest} pixels): lower it, or leave it out")
+    counts = [len(tiling.starts(width)) * len(tiling.starts(height)) for width, height in sizes]
+    return [f"{sum(counts) / len(counts):,.1f} tiles a training image, at most {max(counts):,}"] if counts else []
 
 
 class Canvas:

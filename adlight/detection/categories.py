@@ -112,6 +112,8 @@ class CategoryRule:
     """
 
     def __init__(self, asked: str | None, calibration: Calibration, classifier: CategoryClassifier) -> None:
+        if asked is not None and not isinstance(asked, str):
+            raise UserError(f"category must be a text, got {asked!r}")
         self.known, self.calibration, self.classifier = list(calibration.categories), calibration, classifier
         alone = len(self.known) == 1 and not classifier.names
         if asked is not None and asked not in (*self.known, AUTO, POOLED):

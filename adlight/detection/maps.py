@@ -12,6 +12,7 @@ from adlight.data.frames import group_by_size
 from adlight.detection.lpips import PerceptualDistance
 from adlight.detection.ssim import gaussian_blur, ssim_map
 from adlight.settings import PositiveShare, checked
+from adlight.types import UserError
 
 
 def mse_map(x: Tensor, y: Tensor) -> Tensor:
@@ -70,6 +71,9 @@ def smooth(pixel: Tensor, sigma: float) -> Tensor:
     """Blur with a Gaussian of `sigma` pixels that reflects at the borders; 0 means no blur. (B, H, W) -> (B, H, W)."""
     if sigma == 0:
         return pixel
+    if sigma > max(pixel.shape[-2:]):
+        size = " x ".join(map(str, pixel.shape[-2:]))
+        raise UserError(f"smoothing: a sigma of {sigma:g} leaves nothing of a map of {size}, lower it")
     radius = min(int(4 * sigma + 0.5), min(pixel.shape[-2:]) - 1)
     return gaussian_blur(pixel, sigma, radius)
 

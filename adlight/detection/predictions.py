@@ -84,10 +84,18 @@ def make_predictions(
                 threshold_source=threshold.source,
                 area=areas[i],
                 boxes=[scale_box(box, mask.shape, image.size) for box in bounding_boxes(mask)],
-                mask=np.asarray(Image.fromarray(mask).resize(image.size, Image.Resampling.NEAREST)),
+                mask=scale_mask(mask, image.size),
                 anomaly_map=anomaly_map,
                 reconstruction=None if reconstruction is None else frame.restore(reconstruction[i], *image.size),
                 path=None if image.path is None else str(image.path),
             )
         )
     return predictions
+
+
+def scale_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Scale a mask (H, W) bool to an image of `size` (width, height), rounded outwards: no region is lost."""
+    picture = Image.fromarray(mask)
+    if size[0] >= picture.width and size[1] >= picture.height:
+        return np.asarray(picture.resize(size, Image.Resampling.NEAREST))
+    return np.asarray(picture.convert("F").resize(size, Image.Resampling.BOX)) > 0

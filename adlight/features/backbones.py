@@ -69,6 +69,8 @@ class Backbone:
         If images have heights and widths `size` (B, 2), the padding beyond is cut off first, and its cells are NaN.
         """
         self.to(image.device)
+        if 2 * (self.stride or 0) > (side := min(self._input_sides(*image.shape[-2:]))):
+            raise UserError(f"model.backbone.stride={self.stride} is over half of {side:g} pixels, a side: lower it")
         if size is None:
             return self._extract(image, image.shape[-2:])
         if (frame := image.shape[-2:]) not in self.grids:
@@ -95,13 +97,13 @@ class Backbone:
     def to(self, device: torch.device) -> None:
         """Move the network to a device."""
         if self.mean.device != device:
-            self.network = self.network.to(device)
-            self.mean, self.std = self.mean.to(device), self.std.to(device)
+            self.network, self.mean, self.std = (one.to(device) for one in (self.network, self.mean, self.std))
 
     @cached_property
+    @torch.no_grad()
     def channels(self) -> int:
         """C, the number of features per cell."""
-        return self(torch.zeros(1, 3, *self._probe_size())).shape[-1]
+        return self._extract(torch.zeros(1, 3, *self._probe_size()), torch.Size(self._probe_size())).shape[-1]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -159,11 +161,9 @@ class Backbone:
 
     def _layer_name(self, layer: str | int) -> str:
         known = [info["module"] for info in self.network.feature_info]
-        if isinstance(layer, int):
-            if not -len(known) <= layer < len(known):
-                raise UserError(f"layers: {layer} is out of range, {len(known)} are known: {', '.join(known)}")
+        if isinstance(layer, int) and -len(known) <= layer < len(known):
             return known[layer]
-        if layer not in dict(self.network.named_modules()):
+        if isinstance(layer, int) or layer not in dict(self.network.named_modules()):
             raise UserError(f"layers: the backbone has no {layer!r}; known are {', '.join(known)} and their parts")
         return layer
 

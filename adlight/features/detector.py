@@ -11,8 +11,9 @@ from adlight.detection.detector import AnomalyDetector
 from adlight.detection.inference import full_precision
 from adlight.detection.maps import hide_outside
 from adlight.features.backbones import Backbone
+from adlight.features.cells import extract_features, standardize
 from adlight.features.pictures import PatchPictures
-from adlight.features.predictor import Predictor, choose, extract_features, standardize
+from adlight.features.predictor import Predictor, choose
 from adlight.features.residuals import ResidualMap
 from adlight.features.scorer import CellScorer, score_cells
 from adlight.settings import Built, checked

@@ -9,16 +9,17 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from adlight.detection.crossfitting import advise_folds, count_smallest_fit, fetch, image_numbers_of, split_folds
+from adlight.detection.crossfitting import fetch, image_numbers_of, split_folds
 from adlight.detection.inference import full_precision
 from adlight.detection.module import AnomalyModule
 from adlight.detection.optimization import log_terms, schedule_by_step, step_rng, stop_if_diverged
 from adlight.features.backbones import Backbone
-from adlight.features.cache import FeatureCache, images_of
+from adlight.features.cache import FeatureCache, assign_folds, images_of
+from adlight.features.cells import Copies, TrainingCells, extract_features, prepare_cells, standardize
 from adlight.features.detector import FeatureDetector
-from adlight.features.fitting import assign_folds, fit_cells
 from adlight.features.optimizer import parameter_groups
-from adlight.features.predictor import Predictor, TrainingCells, extract_features, standardize
+from adlight.features.predictor import Predictor, check_predictors
+from adlight.features.rotation import make_copies
 from adlight.features.scorer import CellScorer, score_cells
 from adlight.settings import Built, PathName, Share, checked
 from adlight.types import Batch, Scores
@@ -27,8 +28,8 @@ from adlight.types import Batch, Scores
 class FeatureModule(FeatureDetector, AnomalyModule):
     """Predicts the feature map of a frozen backbone, cell by cell, with one or several predictors.
 
-    Everything that is not trained is fitted before the first epoch. Every validation measures the residuals of the
-    held-out normal images, whose covariances the detector keeps; a held-out image is scored without those of its fold.
+    What is not trained is fitted before the first epoch. A validation measures the residuals of the held-out normal
+    images, whose covariances the detector keeps; a held-out image is scored without those of its fold.
 
     Args:
         backbone: computes the features; frozen.
@@ -42,6 +43,7 @@ class FeatureModule(FeatureDetector, AnomalyModule):
         training_residuals: number of training images added to the held-out ones when estimating covariances.
         clip: largest norm of the gradient.
         members: names of the predictors to use; None uses all.
+        rotations: whether rotated copies of training images are added where such are normal, see `make_copies`.
 
     Raises:
         ValueError: a number is out of range, or a trained predictor has no optimizer.
@@ -64,8 +66,11 @@ class FeatureModule(FeatureDetector, AnomalyModule):
         training_residuals: NonNegativeInt = 300,
         clip: PositiveFloat = 1.0,
         members: Annotated[Sequence[str], Field(min_length=1)] | None = None,
+        rotations: bool = True,
     ) -> None:
         super().__init__(backbone, predictors, scorer, members)
+        self.rotations = rotations and any(predictor.takes_copies for predictor in self.members.values())
+        self.copies: Copies | None = None
         self.trained = [predictor for predictor in self.members.values() if predictor.trained]
         self.automatic_optimization = bool(self.trained)
         if self.trained and optimizer is None:
@@ -77,32 +82,39 @@ class FeatureModule(FeatureDetector, AnomalyModule):
 
     def describe(self) -> list[str]:
         """Name the backbone, and describe what was fitted or trained."""
-        parts = "; ".join(predictor.summary() for predictor in self.members.values())
-        return [f"features: {self.backbone.name} ({', '.join(self.backbone.layers)}); {parts}"]
+        parts = [predictor.summary() for predictor in self.members.values()]
+        parts += [] if self.copies is None else [f"{len(self.copies.source.unique())} training images also rotated"]
+        return [f"features: {self.backbone.name} ({', '.join(self.backbone.layers)}); {'; '.join(parts)}"]
 
     def on_fit_start(self) -> None:
         """Fit everything that is not trained: channel statistics, image clusters, memories."""
-        self._check_members(self.calibration.folds)
-        cells, self.centers = fit_cells(self.features("train"), self.members.values(), self.clusters, self.device)
+        folds = 0 if self.trained else self.calibration.folds
+        check_predictors(self.members.values(), len(self.datamodule.datasets["train"]), folds)
+        cells, self.centers = prepare_cells(self.features("train"), self.clusters, self.device)
         self.mean, self.std = cells.mean, cells.std
-        self.pictures.fit(cells, images_of(self.datamodule, "train"))
+        images = images_of(self.datamodule, "train")
+        if self.rotations:
+            self.copies = cells.copies = make_copies(cells, self.centers, images, self.cache)
+        for predictor in self.members.values():
+            predictor.fit(cells)
+        self.pictures.fit(cells, images)
         self.residual_map.folds = []
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         """Compute the sum of the predictors' losses; only augmented images need to pass the backbone."""
         if not self.trained:
             return None
+        rng = step_rng(self, "features", self.datamodule.seed)
         if self.datamodule.augmentation is not None:
             cells = standardize(extract_features(self.backbone, batch), self.mean, self.std)
         else:
-            cells = self._training_cells()[batch["index"].cpu()]  # (B, h, w, C)
-        rng = step_rng(self, "features", self.datamodule.seed)
+            cells = self._cells().draw(batch["index"].cpu(), rng)  # (B, h, w, C)
         loss = torch.stack([predictor.loss(cells, rng) for predictor in self.trained]).sum()
         log_terms(self, {"loss": loss}, len(cells))
         return loss + 0 * self.unused
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Clip the gradients."""
+        """Clip the gradient."""
         nn.utils.clip_grad_norm_(self.parameters(), self.clip)
 
     def on_train_epoch_end(self) -> None:
@@ -120,8 +132,8 @@ class FeatureModule(FeatureDetector, AnomalyModule):
         super().on_validation_epoch_start()
         self.normal, self.fold_of = assign_folds(images_of(self.datamodule, "val"), self.num_folds)
         with torch.no_grad():
-            held_out, cells = self._held_out_cells(self.mean, self.std), self._training_cells()
-            self.residual_map.fit(self.members, self.centers, held_out, cells.sample(self.training_residuals))
+            held_out, sample = self._held_out_cells(self.mean, self.std), self._cells().sample(self.training_residuals)
+            self.residual_map.fit(self.members, self.centers, held_out, sample)
         self.split = "val"
 
     def on_validation_epoch_end(self) -> None:
@@ -147,24 +159,24 @@ class FeatureModule(FeatureDetector, AnomalyModule):
         if self.split is None:
             return super().score(batch)
         index, device = batch["index"].cpu(), batch["image"].device
+        fold = self.fold_of[index] if self.split == "val" else None
         with full_precision(device):
-            features = self.features(self.split)[index].to(device)  # (B, h, w, C)
-            return self.score_features(features, batch, self.fold_of[index] if self.split == "val" else None)
+            return self.score_features(self.features(self.split)[index].to(device), batch, fold)
 
     def cross_fit(self, folds: int) -> Iterator[tuple[Batch, Scores]]:
-        """Score each fold of the training images with predictors fitted to the others; nothing if one is trained.
-
-        The residuals of all folds are measured on the held-out images.
-        """
+        """Score each fold of the training images with predictors fitted to the others; nothing if one is trained."""
         if self.trained:
             return
         dataset, features = self.datamodule.datasets["train"], self.features("train")
-        self._check_members(folds)
+        check_predictors(self.members.values(), len(dataset), folds)
         splits = split_folds(image_numbers_of(dataset), folds, self.trainer.global_rank, self.trainer.world_size)
         for rest, fold in splits:
             members, residual_map = deepcopy((self.members, self.residual_map))
             with full_precision(self.device):
-                cells, centers = fit_cells(features[rest], members.values(), self.clusters, self.device)
+                cells, centers = prepare_cells(features[rest], self.clusters, self.device)
+                cells.copies = None if self.copies is None else self.copies.of_images(rest)
+                for predictor in members.values():
+                    predictor.fit(cells)
                 held_out, residual_map.folds = self._held_out_cells(cells.mean, cells.std), []
                 residual_map.fit(members, centers, held_out, cells.sample(self.training_residuals))
             for part in fold.split(self.datamodule.eval_batch_size):
@@ -178,19 +190,10 @@ class FeatureModule(FeatureDetector, AnomalyModule):
         """Compute or load the features of a split (N, h, w, C) float16."""
         return self.cache.features_of(self.datamodule, split, self.device)
 
-    def _check_members(self, folds: int) -> None:
-        """Check that there are enough training images for the predictors, and for those of the folds."""
-        count = len(self.datamodule.datasets["train"])
-        for predictor in self.members.values():
-            predictor.check(count)
-            if folds > 1 and not self.trained:
-                with advise_folds(folds):
-                    predictor.check(count_smallest_fit(count, folds))
-
     def _held_out_cells(self, mean: Tensor, std: Tensor) -> list[Tensor]:
         """Standardize the cells (n, h, w, C) of the held-out normal images, fold by fold."""
         cells, fold = TrainingCells(self.features("val"), mean, std), self.fold_of[self.normal]
         return [cells[self.normal[fold == k]] for k in self.fold_of.unique()]
 
-    def _training_cells(self) -> TrainingCells:
-        return TrainingCells(self.features("train"), self.mean, self.std)
+    def _cells(self) -> TrainingCells:
+        return TrainingCells(self.features("train"), self.mean, self.std, self.copies)

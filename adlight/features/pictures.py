@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from adlight.data.frames import group_by_size
-from adlight.features.predictor import TrainingCells, content_shape, in_image
+from adlight.features.cells import TrainingCells, content_shape, in_image
 
 if TYPE_CHECKING:
     from adlight.features.cache import Images

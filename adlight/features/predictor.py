@@ -1,47 +1,13 @@
-"""Predictors of a normal image's cells, whose residuals show defects, and functions on cells.
+"""Predictors of a normal image's cells, whose residuals show defects."""
 
-Cells in padding or outside the region of interest are NaN, and so is everything computed from them.
-"""
-
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn import functional as F
 
-from adlight.types import Batch, UserError, unknown_name
-
-
-class TrainingCells:
-    """Features of the training images, standardized on access.
-
-    Args:
-        features: (N, h, w, C) float16, as cached.
-        mean: (C,), channel means.
-        std: (C,), channel standard deviations.
-    """
-
-    def __init__(self, features: Tensor, mean: Tensor, std: Tensor) -> None:
-        self.features, self.mean, self.std = features, mean, std
-
-    def __len__(self) -> int:
-        return len(self.features)
-
-    def __getitem__(self, index: Tensor | slice | Sequence[int]) -> Tensor:
-        """(B,) -> (B, h, w, C) float32 on the device of `mean`."""
-        return standardize(self.features[index].to(self.mean.device), self.mean, self.std)
-
-    def batches(self, size: int = 64) -> Iterator[Tensor]:
-        """Yield the cells of all images in order, (B, h, w, C) at a time."""
-        for start in range(0, len(self), size):
-            yield self[start : start + size]
-
-    def sample(self, count: int, size: int = 64) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the cells (n, h, w, C) and indices (n,) of at most `count` evenly spaced images."""
-        if count:
-            step = max(1, len(self) // count)
-            for index in torch.arange(0, len(self), step)[:count].split(size):
-                yield self[index], index.to(self.mean.device)
+from adlight.detection.crossfitting import advise_folds, count_smallest_fit
+from adlight.features.cells import TrainingCells, in_image
+from adlight.types import UserError, unknown_name
 
 
 class Predictor(nn.Module):
@@ -50,10 +16,12 @@ class Predictor(nn.Module):
     Attributes:
         trained: whether the predictor is trained by gradient, on `loss`; otherwise `fit` is all of its training.
         whitened: whether residuals are measured relative to their covariance on normal images, not by their length.
+        takes_copies: whether rotated copies of training images are used.
     """
 
     trained = False
     whitened = True
+    takes_copies = False
 
     def check(self, count: int) -> None:
         """Check that the number of training images suffices.
@@ -114,54 +82,17 @@ def choose(predictors: Iterable[str], members: Sequence[str] | None) -> list[str
     return known if members is None else list(members)
 
 
-def standardize(features: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Standardize every channel to mean 0 and standard deviation 1. (..., C) -> (..., C) float32."""
-    return (features.float() - mean) / std
+def check_predictors(predictors: Iterable[Predictor], count: int, folds: int) -> None:
+    """Check that there are enough training images for predictors, and for those of each fold (`folds` < 2: no folds).
 
-
-def channel_statistics(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the mean and standard deviation of each channel over all cells. (N, h, w, C) -> (C,), (C,)."""
-    total, squares, count = torch.zeros(()), torch.zeros(()), 0
-    for part in features.split(64):
-        flat = content_of(part).double()
-        total, squares, count = total + flat.sum(0), squares + flat.square().sum(0), count + len(flat)
-    mean = total / count
-    std = (squares / count - mean.square()).clamp(min=0).sqrt()
-    return mean.float(), torch.where(std > 1e-6, std, 1.0).float()  # constant channels are not scaled
-
-
-def in_image(cells: Tensor) -> Tensor:
-    """Return which cells are neither padding nor outside the region of interest. (..., C) -> (...) bool."""
-    return ~cells[..., 0].isnan()
-
-
-def extract_features(backbone: Callable[[Tensor, Tensor | None], Tensor], batch: Batch) -> Tensor:
-    """Extract the features of a batch in [0, 1]. -> (B, h, w, C), NaN in padding and outside the region of interest."""
-    return hide_cells(backbone(batch["image"], batch.get("size")), batch.get("content"))
-
-
-def hide_cells(cells: Tensor, content: Tensor | None) -> Tensor:
-    """Set cells without any pixel of `content` (B, H, W) to NaN; None keeps all. (B, h, w, C) -> (B, h, w, C)."""
-    if content is None:
-        return cells
-    inside = F.adaptive_max_pool2d(content.float()[:, None], cells.shape[1:3])[:, 0] > 0  # (B, h, w)
-    return cells.where(inside[..., None], torch.nan)
-
-
-def is_padded(cells: Tensor) -> bool:
-    """Return whether some cells (B, h, w, C) are padding; the images of an exported graph never have any."""
-    return not torch.compiler.is_exporting() and not bool(in_image(cells).all())
-
-
-def content_of(cells: Tensor) -> Tensor:
-    """Select the cells that are `in_image`. (..., C) -> (n, C)."""
-    return cells[in_image(cells)]
-
-
-def image_means(cells: Tensor) -> Tensor:
-    """Average the cells of each image. (B, h, w, C) -> (B, C)."""
-    inside = in_image(cells)  # (B, h, w)
-    return cells.where(inside[..., None], 0).sum((1, 2)) / inside.sum((1, 2))[:, None]
+    Raises:
+        UserError: there are too few.
+    """
+    for predictor in predictors:
+        predictor.check(count)
+        if folds > 1:
+            with advise_folds(folds):
+                predictor.check(count_smallest_fit(count, folds))
 
 
 def mean_square(predicted: Tensor, cells: Tensor, hard: float = 0.0) -> Tensor:
@@ -179,9 +110,3 @@ def mean_square(predicted: Tensor, cells: Tensor, hard: float = 0.0) -> Tensor:
         easy = error < error[inside].detach().quantile(hard)
         error = torch.where(easy, 0.1 * error + 0.9 * error.detach(), error)
     return error.sum() / inside.sum()
-
-
-def content_shape(cells: Tensor) -> tuple[int, int]:
-    """Count the rows and columns of an image's cells (h, w) that are not padding."""
-    known = ~cells.isnan()
-    return int(known[:, 0].sum()), int(known[0].sum())

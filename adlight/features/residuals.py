@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from adlight.detection.whitening import Moments, Whitening, second_moments
-from adlight.features.predictor import Predictor, image_means
+from adlight.features.cells import image_means
+from adlight.features.predictor import Predictor
 
 
 class ResidualMap(nn.Module):

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from adlight.data.frames import group_by_size
 from adlight.detection.maps import Reduction, reduce_map, smooth
-from adlight.features.predictor import Predictor, content_shape
+from adlight.features.cells import content_shape
+from adlight.features.predictor import Predictor
 from adlight.features.residuals import ResidualMap
 from adlight.settings import PositiveShare, checked
 from adlight.types import Batch

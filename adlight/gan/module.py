@@ -99,12 +99,14 @@ class AdversarialModule(GAN, pl.LightningModule):
         return math.ceil(self.max_generator_steps * self.n_critic / batches_per_epoch())
 
     def on_fit_start(self) -> None:
-        """Reject precisions in which the gradient penalty is unstable, and batch sizes larger than the training set."""
+        """Reject precisions in which the gradient penalty is unstable, and too few images for the settings."""
         check_precision(self.trainer)
         data = cast(Any, self.trainer).datamodule
         images = len(data.records("train")) // self.trainer.world_size
         if data.batch_size > images:
             raise UserError(f"batch_size={data.batch_size} is larger than the {images} training images")
+        if self.n_critic > (batches := math.ceil(images / data.batch_size) * (self.trainer.max_epochs or 0)):
+            raise UserError(f"n_critic={self.n_critic} of {batches} batches never trains the generator: lower it")
 
     def configure_optimizers(self) -> list[Optimizer]:
         """Make the optimizers of critic and generator."""

@@ -12,6 +12,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from adlight.runs.files import write_atomically
 from adlight.runs.tables import to_csv
 from adlight.settings import PathName, checked
+from adlight.types import UserError
 
 
 class CSVLogger(Logger):
@@ -37,8 +38,14 @@ class CSVLogger(Logger):
         self.path = Path(path)
         self.rows: dict[int, dict[str, Any]] = {}
         if self.path.exists():
-            with self.path.open(newline="") as file:
-                self.rows = {int(row["epoch"]): row for row in csv.DictReader(file)}
+            self.rows = self._read()
+
+    def _read(self) -> dict[int, dict[str, Any]]:
+        try:
+            with self.path.open(newline="", encoding="utf-8") as file:
+                return {int(row["epoch"]): row for row in csv.DictReader(file)}
+        except (LookupError, ValueError, TypeError, csv.Error) as error:
+            raise UserError(f"{self.path} is damaged ({error}): remove it to go on without its rows") from error
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
@@ -50,7 +57,13 @@ class CSVLogger(Logger):
         curve = {name: value for name, value in metrics.items() if not name.startswith(("test/", "epoch"))}
         if curve and "epoch" in metrics:
             epoch = int(metrics["epoch"])
-            self.rows.setdefault(epoch, {}).update({"epoch": epoch, "step": step, **curve})
+            self.rows.setdefault(epoch, {"epoch": epoch}).update(curve if step is None else {"step": step, **curve})
+
+    @rank_zero_only
+    def write_row(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Write an epoch's metrics before its checkpoint is kept."""
+        self.log_metrics({"epoch": epoch, **metrics})
+        self.save()
 
     @rank_zero_only
     def save(self) -> None:

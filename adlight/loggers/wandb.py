@@ -5,6 +5,7 @@ import netrc
 import os
 import secrets
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
@@ -33,7 +34,8 @@ class WandbLogger(loggers.WandbLogger):
             logged in and `offline` otherwise.
         group: group of the run; overrides the sweep's name.
         name: name of the run; None derives it from the folders.
-        settings: further arguments of `wandb.init`, such as project, entity, job_type and tags.
+        project, tags: project and tags of the run.
+        settings: further arguments of `wandb.init`, such as entity and job_type.
 
     Raises:
         ValueError: an unknown mode.
@@ -49,8 +51,11 @@ class WandbLogger(loggers.WandbLogger):
         mode: Mode | None = None,
         group: Text | None = None,
         name: Text | None = None,
+        project: Text = "adlight",
+        tags: Sequence[Text] | None = None,
         **settings: Any,
     ) -> None:
+        settings |= {"project": project, "tags": list(tags or ())}
         chosen, self.hint = choose_mode(mode), ""
         if _is_first_process():
             from wandb import Settings

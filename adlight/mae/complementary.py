@@ -11,11 +11,12 @@ from pydantic import Field, PositiveInt
 from torch import Generator, Tensor, nn
 
 from adlight.data.frames import group_by_size
-from adlight.features.predictor import Predictor, in_image, is_padded, mean_square
+from adlight.features.cells import in_image, is_padded
+from adlight.features.predictor import Predictor, mean_square
 from adlight.mae.masking import partition_masks
 from adlight.mae.network import MaskedAutoencoder, split_by_size
 from adlight.mae.scorer import aggregate
-from adlight.mae.tokens import fold_cells, unfold_cells
+from adlight.mae.tokens import Fold, fold_cells, unfold_cells
 from adlight.settings import Seed, checked
 from adlight.types import UserError
 
@@ -46,7 +47,7 @@ class ComplementaryMaskedNetwork(Predictor):
         heads: PositiveInt = 5,
         encoder_depth: PositiveInt = 2,
         decoder_depth: PositiveInt = 2,
-        fold: PositiveInt = 2,
+        fold: Fold = 2,
         seed: Seed = 0,
     ) -> None:
         super().__init__()

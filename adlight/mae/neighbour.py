@@ -11,8 +11,9 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from adlight.features.predictor import Predictor, in_image, is_padded, mean_square
-from adlight.mae.tokens import fold_cells, sincos_positions, unfold_cells
+from adlight.features.cells import in_image, is_padded
+from adlight.features.predictor import Predictor, mean_square
+from adlight.mae.tokens import Fold, fold_cells, sincos_positions, unfold_cells
 from adlight.settings import Share, checked
 from adlight.types import UserError
 
@@ -35,6 +36,7 @@ class NeighbourMaskedNetwork(Predictor):
     """
 
     trained = True
+    takes_copies = True
 
     @checked
     def __init__(
@@ -43,7 +45,7 @@ class NeighbourMaskedNetwork(Predictor):
         width: PositiveInt = 160,
         heads: PositiveInt = 5,
         depth: PositiveInt = 3,
-        fold: PositiveInt = 2,
+        fold: Fold = 2,
         radius: NonNegativeInt = 1,
         hard: Share = 0.9,
     ) -> None:

@@ -4,14 +4,17 @@ A tokenizer of images has `grid` (rows, columns), `dim` P, `mean` (the usual val
 """
 
 from functools import lru_cache
+from typing import Annotated
 
 import torch
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
 from adlight.data.frames import Size, is_content, parse_size
 from adlight.settings import checked
+
+Fold = Annotated[int, Field(ge=1, le=16)]  # cells a side of a token, whose values grow with its square
 
 
 class PixelTokenizer:

@@ -7,7 +7,8 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from adlight.features.predictor import Predictor, TrainingCells, content_of, in_image
+from adlight.features.cells import TrainingCells, content_of, in_image
+from adlight.features.predictor import Predictor
 from adlight.settings import PositiveShare, Seed, checked
 
 CHUNK = 2**24  # distances that are held at a time: 64 MiB

@@ -8,7 +8,8 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from adlight.detection.whitening import Whitening, second_moments
-from adlight.features.predictor import Predictor, TrainingCells, image_means
+from adlight.features.cells import TrainingCells, image_means
+from adlight.features.predictor import Predictor
 from adlight.settings import checked
 from adlight.types import UserError
 
@@ -41,7 +42,7 @@ class DeepNearestNeighbours(Predictor):
     def check(self, count: int) -> None:
         """Refuse a number of training images that is not more than the neighbours."""
         if count <= self.neighbours:
-            raise UserError(f"{self.neighbours} neighbours of {count} training images: lower neighbours")
+            raise UserError(f"neighbours={self.neighbours} of {count} training images: lower neighbours")
 
     def fit(self, cells: TrainingCells) -> None:
         """Keep the training images' means."""

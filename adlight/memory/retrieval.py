@@ -4,7 +4,8 @@ import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from adlight.features.predictor import Predictor, TrainingCells, in_image, is_padded
+from adlight.features.cells import TrainingCells, in_image, is_padded
+from adlight.features.predictor import Predictor
 from adlight.settings import checked
 from adlight.types import UserError
 
@@ -12,8 +13,8 @@ from adlight.types import UserError
 class Retrieval(Predictor):
     """Predicts cells as a softmax-weighted mean of the cells at their place in the nearest training images.
 
-    The nearest images are those of the least squared distance over all cells, of whatever category; a cell's weights
-    are softmax(-temperature * mean_c (x - y)^2) over them.
+    The nearest images are those of the least squared distance over all cells, of whatever category, rotated copies
+    among them; a cell's weights are softmax(-temperature * mean_c (x - y)^2) over them.
 
     Args:
         channels: C.
@@ -21,8 +22,10 @@ class Retrieval(Predictor):
         temperature: 0 is the plain mean; large, the most similar cell alone.
     """
 
+    takes_copies = True
     bank: Tensor
     norm: Tensor
+    index: Tensor
 
     @checked
     def __init__(self, channels: PositiveInt, neighbours: PositiveInt = 8, temperature: NonNegativeFloat = 2.0) -> None:
@@ -30,18 +33,21 @@ class Retrieval(Predictor):
         self.neighbours, self.temperature = neighbours, temperature
         self.register_buffer("bank", torch.empty(0, channels, dtype=torch.float16))  # (N h w, C)
         self.register_buffer("norm", torch.empty(0))  # (N,), squared lengths of the images
+        self.register_buffer("index", torch.empty(0, dtype=torch.long))  # (N,), training image of each bank image
 
     def check(self, count: int) -> None:
         """Refuse a number of training images that is not more than the neighbours."""
         if count <= self.neighbours:
-            raise UserError(f"{self.neighbours} neighbours of {count} training images: lower neighbours")
+            raise UserError(f"neighbours={self.neighbours} of {count} training images: lower neighbours")
 
     def fit(self, cells: TrainingCells) -> None:
-        """Keep all training images' cells; padding is as the mean cell."""
+        """Keep the cells of all training images and their copies; padding is as the mean cell."""
         self.check(len(cells))
-        parts = [part.half().nan_to_num(0) for part in cells.batches()]
+        batches = [(part.half().nan_to_num(0), index) for part, index in cells.batches_with_copies()]
+        parts, indices = zip(*batches, strict=True)
         self.bank = torch.cat([part.flatten(0, 2) for part in parts])
         self.norm = torch.cat([part.float().square().sum((1, 2, 3)) for part in parts])
+        self.index = torch.cat(indices).to(self.bank.device)
 
     def forward(self, cells: Tensor, own: Tensor | None = None) -> Tensor:
         """Predict from the nearest images, `own` not being among them. (B, h, w, C) -> (B, h, w, C)."""
@@ -70,7 +76,7 @@ class Retrieval(Predictor):
             weight = inside.flatten(1).float()  # (B, h w C)
             found += torch.cat([weight @ y.float().square().T for y in parts], 1)
         if own is not None:
-            found[torch.arange(len(own)), own] = torch.inf
+            found[self.index == own[:, None]] = torch.inf
         return found
 
     def _blend(self, x: Tensor, candidates: Tensor) -> Tensor:

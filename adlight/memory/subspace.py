@@ -4,7 +4,8 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
-from adlight.features.predictor import Predictor, TrainingCells, content_of
+from adlight.features.cells import TrainingCells, content_of
+from adlight.features.predictor import Predictor
 from adlight.settings import PositiveShare, checked
 
 

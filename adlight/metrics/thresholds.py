@@ -4,10 +4,10 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from pydantic import NonNegativeFloat, NonNegativeInt
+from pydantic import NonNegativeInt
 
 from adlight.metrics.methods import Method, MethodText
-from adlight.settings import Share, checked
+from adlight.settings import Closing, Share, checked
 from adlight.types import UserError
 
 if TYPE_CHECKING:  # importing torch takes seconds, and comparing with thresholds does not need it
@@ -63,7 +63,7 @@ class Calibration:
         pixel: MethodText = "quantile:0.995",
         per: Literal["category", "all"] = "category",
         min_area: Share = 0.0,
-        closing: NonNegativeFloat = 0.0,
+        closing: Closing = 0.0,
         folds: NonNegativeInt = 5,
     ) -> None:
         self.image, self.pixel, self.per = Method.parse(image), Method.parse(pixel), per

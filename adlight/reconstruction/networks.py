@@ -11,7 +11,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adlight.settings import checked
+from adlight.settings import Depth, checked
 
 
 class UNet(nn.Module):
@@ -29,7 +29,7 @@ class UNet(nn.Module):
 
     @checked
     def __init__(
-        self, channels: PositiveInt = 3, width: PositiveInt = 16, depth: PositiveInt = 4, skips: bool = True
+        self, channels: PositiveInt = 3, width: PositiveInt = 16, depth: Depth = 4, skips: bool = True
     ) -> None:
         super().__init__()
         widths = [width * 2**i for i in range(depth + 1)]
@@ -63,7 +63,7 @@ class ConvAutoencoder(nn.Module):
 
     @checked
     def __init__(
-        self, channels: PositiveInt = 3, width: PositiveInt = 32, depth: PositiveInt = 4, latent: PositiveInt = 16
+        self, channels: PositiveInt = 3, width: PositiveInt = 32, depth: Depth = 4, latent: PositiveInt = 16
     ) -> None:
         super().__init__()
         self.encoder = ConvEncoder(channels, width, depth)

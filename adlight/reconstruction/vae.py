@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from adlight.data.frames import Size, parse_size
 from adlight.detection.maps import ReconstructionError, Reduction, Score, reduce_map, smooth
 from adlight.reconstruction.networks import ConvDecoder, ConvEncoder, halved_sizes
-from adlight.settings import PositiveShare, checked
+from adlight.settings import Depth, PositiveShare, checked
 from adlight.types import Scores
 
 
@@ -35,7 +35,7 @@ class VAE(nn.Module):
         image_size: Size,
         channels: PositiveInt = 3,
         width: PositiveInt = 32,
-        depth: PositiveInt = 4,
+        depth: Depth = 4,
         latent: PositiveInt = 128,
         deviation: PositiveFloat = 0.1,
     ) -> None:

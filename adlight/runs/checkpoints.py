@@ -69,10 +69,26 @@ class BestAndLast(Checkpoint):
             self._save(trainer, self.last)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the full state."""
+        """Keep the full state, after the epoch's row of the curves: whatever ends the process in between, none is lost.
+
+        Lightning writes the row after all callbacks; of an epoch that is trained again it is replaced.
+        """
         epoch = trainer.current_epoch + 1
         if epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs:
+            logged = {name: float(value) for name, value in trainer.logged_metrics.items() if name[:4] != "val/"}
+            for logger in trainer.loggers:
+                if hasattr(logger, "write_row"):
+                    logger.write_row(trainer.current_epoch, logged)
             self._save(trainer, self.last)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse a training that ended by itself before its first epoch did: it has calibrated nothing.
+
+        Raises:
+            UserError: it has.
+        """
+        if not trainer.current_epoch:
+            raise UserError("the training ended before its first epoch was done: leave out trainer.max_time")
 
     def _save(self, trainer: pl.Trainer, path: Path, weights_only: bool = False) -> None:
         self.begin()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # it takes time to import: not for --help
     from pydantic import TypeAdapter
 
 INTERPOLATION = re.compile(r"\$\{(\w[\w.]*)\}")
+HOW = {"_convert_": ("all", "none", "partial", "object"), "_recursive_": (True,)}  # Hydra makes a node
 GIVEN = {"checkpoint": ("last",)}  # by the program
 
 
@@ -37,6 +38,21 @@ def check_settings(config: DictConfig) -> None:
             if one is not None:
                 _require_target(one, key)
                 check_node(one, GIVEN.get(name, ()))
+
+
+def check_names(config: DictConfig) -> None:
+    """Refuse settings of a training's own that nothing reads, such as `+max_epochs=3`; others may refer to new ones.
+
+    Raises:
+        UserError: there is one.
+    """
+    from adlight.runs.programs import FederateSettings, TrainSettings
+
+    known, text = {*TrainSettings.__annotations__, *KINDS, "hydra"}, OmegaConf.to_yaml(config)
+    known |= {*FederateSettings.__annotations__} if "sites" in config else set()
+    for name in map(str, config):
+        if name not in known and f"${{{name}" not in text:
+            raise UserError(f"{unknown_name('setting', name, sorted(known - {'hydra'}))}; nothing reads it")
 
 
 def _require_target(node: Any, name: str) -> None:
@@ -94,6 +110,9 @@ def _check_call(node: Mapping[str, Any], written: Mapping[str, Any], path: str, 
     from adlight.settings import is_checked, receiver_of
 
     target = find_target(node, path)
+    for name, allowed in HOW.items():
+        if (value := node.get(name, allowed[0])) not in allowed:
+            raise UserError(f"{path}.{name}={value} must be {' or '.join(map(str, allowed)).lower()}: leave it out")
     try:
         (names, _), receives = _arguments_of(target), receiver_of(target)
     except Exception:  # none with a signature

@@ -9,6 +9,7 @@ from yaml import YAMLError
 
 from adlight.runs.checks import check_node
 from adlight.runs.targets import check_made
+from adlight.runs.trust import refuse_aliases
 from adlight.types import UserError
 
 CONF = next(
@@ -17,14 +18,8 @@ CONF = next(
     if (folder / "train.yaml").exists()
 )
 
-NOT_COMPARED = (
-    "resume",
-    "resume_sweep",
-    "run_dir",
-    "requested_frame",
-    "partial_settings",
-    "hydra",
-)  # they differ between the first time and the next
+NOT_COMPARED = {"resume", "resume_sweep", "run_dir", "requested_frame", "partial_settings", "hydra"}
+# they differ between the first time and the next
 FRAME_KEYS = ("image_size", "resize", "keep_shape")
 INPUT_KEYS = (*FRAME_KEYS, "channels", "roi", "tile", "overlap")  # of a data set: what a network gets to see of it
 CHANGE_SCORES = (
@@ -65,6 +60,7 @@ def read_yaml(path: Path) -> DictConfig:
         UserError: it holds something else.
     """
     try:
+        refuse_aliases(path.read_text(encoding="utf-8"))
         content = OmegaConf.load(path)
     except (YAMLError, OSError, ValueError) as error:
         raise UserError(f"{path} is damaged: it cannot be read ({type(error).__name__})") from error

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from hydra.errors import MissingConfigException, OverrideParseException
+from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
@@ -31,13 +31,20 @@ def explain_config(error: BaseException) -> str:
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(cause, InterpolationResolutionError):
         return f"{cause.full_key}: {str(cause).splitlines()[0]}"
-    if isinstance(cause, OmegaConfBaseException) and isinstance(cause.parent_node, DictConfig):
-        key, known = str(cause.key), list(map(str, cause.parent_node))
+    node = cause.parent_node if isinstance(cause, OmegaConfBaseException) else None
+    if isinstance(node, DictConfig) and isinstance(cause, OmegaConfBaseException) and cause.key is not None:
+        if cause.key in node:  # it is the value
+            return f"{cause.full_key}: {str(cause).splitlines()[0]}"
+        key, known = str(cause.key), list(map(str, node))
         parent, _, _ = (cause.full_key or key).rpartition(".")
         if not parent and "model" in known:  # groups that leave no key of their name, such as `experiment`
             known += [path.name for path in CONF.iterdir() if path.is_dir()]
         return _unknown(f"setting in {parent}" if parent else "setting", key, known)
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if isinstance(error, ConfigCompositionException) and cause is not None:  # it names the override, not what is wrong
+        line = f"{line}: {str(cause).splitlines()[0]}"
+    if "An item is already at" in line:
+        line += " Leave out the + in front"
     hint = "; -m makes a run for each of several values, [1,2] is a list" if line.startswith("Ambiguous value") else ""
     return line + hint
 

@@ -22,6 +22,18 @@ def rank() -> int:
     return int(found)
 
 
+def number_of(variable: str, default: int = 1) -> int:
+    """Read a number from an environment variable; the default where it is not set.
+
+    Raises:
+        UserError: it is no number.
+    """
+    found = os.environ.get(variable) or str(default)
+    if not found.isdecimal():
+        raise UserError(f"environment variable {variable} is {found!r}, which is no number: unset it")
+    return int(found)
+
+
 def is_numbered() -> bool:
     """Say whether this process has such a number, as one of several has, but for the one that starts the others."""
     return _rank() is not None

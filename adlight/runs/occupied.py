@@ -4,10 +4,12 @@ import os
 from pathlib import Path
 
 from adlight.runs.folder import RunFolder
+from adlight.runs.hydra_folder import HydraFolder
 from adlight.types import UserError
 
 PARTS = {"checkpoints", "panels", "gallery", "samples", "wandb", "tensorboard", "evaluations", "predictions", ".hydra"}
 PARTS |= {"groups", "labels", "learned", "sites"}
+MARKS = {"sweep.json", "multirun.yaml"}  # of sweeps, ours and Hydra's
 OF_MANY = {"evaluations", "predictions", "learned", "groups", "sites"}  # they hold a folder for each of them
 
 
@@ -46,3 +48,21 @@ def check_free(setting: str, folder: Path, *, below: bool = True) -> None:
         found = next((name for name in names if is_training(RunFolder(Path(path) / name))), None)
         if found is not None:
             raise UserError(f"{said} holds the run {Path(path) / found}: choose another folder")
+
+
+def check_own(setting: str, folder: Path) -> None:
+    """Refuse a folder in which something lies that is none of ours, such as a user's images; hidden files do not count.
+
+    Args:
+        setting: what named the folder, for the message.
+        folder: it need not exist.
+
+    Raises:
+        UserError: it holds something, and no run, sweep or result of a command.
+    """
+    place = folder.expanduser()
+    if HydraFolder(place).is_run or not place.is_dir():
+        return
+    names = sorted(name for name in os.listdir(place) if not name.startswith("."))
+    if MARKS.isdisjoint(names) and (others := [name for name in names if not name.endswith(".log")]):
+        raise UserError(f"{setting}={folder} is no run and not empty (it holds {others[0]}): name a new one")

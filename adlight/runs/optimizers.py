@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat
@@ -25,7 +25,7 @@ class OptimizerSettings(TypedDict, total=False):
     alpha: Decay
     nesterov: bool
     amsgrad: bool
-    maximize: bool
+    maximize: Literal[False]  # of a loss
     capturable: bool
     differentiable: bool
     foreach: bool | None

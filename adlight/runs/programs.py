@@ -5,8 +5,9 @@ from typing import Annotated, Any, Literal, TypedDict
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from adlight.data.frames import Size
+from adlight.data.tiling import Overlap, Tile
 from adlight.metrics.methods import MethodText
-from adlight.settings import PathName, Seed, Share, Text
+from adlight.settings import Closing, PathName, Seed, Share, Text
 
 InnerShare = Annotated[float, Field(gt=0, lt=1)]
 
@@ -44,10 +45,10 @@ class PredictSettings(TypedDict, total=False):
     part_size: PositiveInt
     resume: Text | None
     roi: PathName | None
-    tile: PositiveInt | None
-    overlap: Share | None
+    tile: Tile | None
+    overlap: Overlap | None
     min_area: Share | None
-    closing: NonNegativeFloat | None
+    closing: Closing | None
 
 
 class ExportSettings(TypedDict, total=False):

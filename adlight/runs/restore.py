@@ -73,7 +73,10 @@ def restore(
     tiles.append((settings.pop("tile"), settings.pop("overlap")))
     if changed.get("overlap") is not None and tiles[1][0] is None:
         raise UserError("overlap is of tiles, and this run has none: set tile too, or leave overlap out")
-    settings["tiling"] = make_tiling(*tiles[1], settings["image_size"])
+    try:
+        settings["tiling"] = make_tiling(*tiles[1], settings["image_size"])
+    except ValueError as error:
+        raise UserError(str(error)) from error
     return module, settings, not changes_scores(overrides) and tiles[0] == tiles[1]
 
 

@@ -82,6 +82,7 @@ class TrainerSettings(TypedDict, total=False):
     callbacks: ByGroups
     enable_checkpointing: ByGroups
     check_val_every_n_epoch: PositiveInt | None
+    val_check_interval: Share | None
     gradient_clip_val: NonNegativeFloat | None
     accumulate_grad_batches: PositiveInt
     limit_train_batches: Share
@@ -90,6 +91,7 @@ class TrainerSettings(TypedDict, total=False):
     num_sanity_val_steps: Annotated[int, Field(ge=-1)]
     log_every_n_steps: NonNegativeInt
     deterministic: bool | Literal["warn"]
+    barebones: Literal[False]  # it has no loggers, checkpoints or bars
     fast_dev_run: Literal[False]  # it keeps no checkpoint to test; trainer=debug does
 
 

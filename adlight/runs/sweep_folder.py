@@ -33,11 +33,6 @@ class SweepFolder:
         """Whether the folder holds a sweep."""
         return (self.path / _NOTE).is_file()
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is nothing in the folder, or no folder."""
-        return not any(self.path.glob("*"))
-
     def write_note(self, words: list[str], varied: list[str], config: dict[str, Any]) -> None:
         """Note a sweep: the words of its command, the keys that it varies, the config that all jobs start from."""
         note = {"words": words, "varied": varied, "config": config}

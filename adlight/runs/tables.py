@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:  # they take seconds: not for --help
 
 COLUMNS = ("score", "threshold", "anomalous", "threshold_source", "pixel_threshold", "area", "boxes")
 PREDICTIONS = ("path", "category", "defect", "label", *COLUMNS)
+_SHARE = re.compile(r"(val/|pixel_)?(auroc|ap|aupro|f1_(?!\w*threshold)\w+|precision|recall)(_lower|_upper)?")
 NUMBERS = ("epochs", "generator_steps", "seconds", "threshold", "pixel_threshold")  # of a run, beside its metrics
 DEFECTS = ("category", "defect", "normal", "anomalous", "auroc", "ap", "recall_calibrated")
 
@@ -72,6 +74,9 @@ def check_results(content: dict[str, Any]) -> None:
         for metric, value in table.items():
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
                 raise ValueError(f"{metric} of {name} is {value!r}, no number")
+            is_share = _SHARE.fullmatch(metric) is not None
+            if value is not None and (value < 0 or value > 1 if is_share else math.isinf(value)):
+                raise ValueError(f"{metric} of {name} is {value!r}, out of range")
 
 
 OPTIONAL: dict[str, Callable[[str], Any]] = {

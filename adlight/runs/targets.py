@@ -46,7 +46,10 @@ def check_kind(node: DictConfig) -> None:
     """
     if (kind := _kind_of(node)) is not None and "_target_" in node:
         key = str(node._get_full_key(None))
-        _refuse_other(find_target(node, key), resolve_name(kind), node, key)
+        target = find_target(node, key)
+        _refuse_other(target, resolve_name(kind), node, key)
+        if inspect.isbuiltin(target):  # Python's own: they make none of these
+            raise UserError(f"{key}._target_={node['_target_']} makes no {kind}, which is needed there")
         if node.get("_partial_"):
             raise UserError(f"{key}._partial_=true makes no {kind}: leave it out")
 

@@ -41,6 +41,7 @@ WRITTEN = {  # arguments of theirs that name what is written
     *("folder", "path", "pretraining", "last", "best", "save_dir", "dirpath", "output_dir", "log_dir", "_args_"),
     *("default_root_dir", "root_dir", "dir", "filename"),
 }
+ALIAS = re.compile(r"(^|[\s\[{,])\*[\w-]+\s*([\],}]|$)", re.MULTILINE)  # of YAML, which Hydra does not write
 GROUP, CHOICE = re.compile(r"[\w/@.]+"), re.compile(r"\w[\w/-]*")
 HERE = "${hydra:runtime.output_dir}"  # where the present command writes, whatever a saved config says
 
@@ -175,3 +176,13 @@ def _check_interpolations(key: str, value: str, file: Path) -> None:
     unknown = [name for name, end in found if end == ":" and name not in RESOLVERS]
     if not plain or unknown or key.rpartition(".")[2] == "_target_":
         raise UserError(f"{key}={value} in {file} may not be an interpolation of this kind: write its value")
+
+
+def refuse_aliases(text: str) -> None:
+    """Refuse YAML in which values stand for others: a few lines of them make a config that no memory holds.
+
+    Raises:
+        ValueError: there is one.
+    """
+    if ALIAS.search(text):
+        raise ValueError("aliases")

@@ -58,7 +58,10 @@ def _note_path(path: Path) -> Path:
 def _read(path: Path) -> list[tuple[str, str]]:
     """Read the hashes noted for the checkpoints of a folder, and whose they are."""
     note = _note_path(path)
-    return _LINE.findall(note.read_text(errors="replace")) if note.is_file() else []
+    text = note.read_text(errors="replace") if note.is_file() else ""
+    if len(found := _LINE.findall(text)) < len(text.splitlines()):
+        raise UserError(f"{note} is damaged: it holds other lines than sha256sum writes; restore it, or remove it")
+    return found
 
 
 def _noted(path: Path) -> list[str]:

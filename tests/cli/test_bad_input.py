@@ -68,6 +68,26 @@ TRAIN = {
     "unknown strategy": ("trainer.strategy=foo", "foo"),
     "unknown score": ("model.scorer.score=mae", "'mae'", "msgms"),
     "no normal images named": ("dataset=folder", "dataset.normal_dir"),
+    "run folder among images": ("hydra.run.dir=data/bottle/train/good", "hydra.run.dir", "000.png"),
+    "setting that nothing reads": ("+max_epochs=3", "'max_epochs'"),
+    "overlap without tiles": ("dataset.overlap=0.5", "dataset.overlap", "0.5"),
+    "tile larger than all images": ("dataset.tile=100", "tile=100", "32"),
+    "list for a node": ("dataset.augmentation=[]", "dataset.augmentation"),
+    "steps away from the loss": ("+model.optimizer.maximize=true", "model.optimizer.maximize"),
+    "no validation interval": ("+trainer.val_check_interval=0", "trainer.val_check_interval", "got 0"),
+    "no time": ("+trainer.max_time=00:00:00:00", "trainer.max_time"),
+    "lengths that contradict": ("+trainer.min_epochs=9", "trainer.min_epochs=9", "trainer.max_epochs=2"),
+    "target of Python's own": ("model._target_=os.system", "model._target_=os.system"),
+    "nodes that are not made": ("+model._recursive_=false", "model._recursive_"),
+    "a value without a name": ("=5", "'=5'"),
+    "a value that Hydra refuses": ("hydra.mode=MULTIRUNS", "hydra.mode", "MULTIRUNS"),
+    "tags that are no list": ("logger=wandb logger.wandb.tags=a", "logger.wandb.tags"),
+    "callback of what is not logged": (
+        "+callbacks.es={_target_:pytorch_lightning.callbacks.EarlyStopping,monitor:val/loss}",
+        "callbacks: ",
+        "val/loss",
+    ),
+    "smoothing wider than a map": ("model.scorer.smoothing=50", "smoothing", "50", "32 x 32"),
     "bad choice for bad images": ("dataset.on_bad_image=ignore", "'ignore'", "skip"),
 }
 
@@ -75,13 +95,14 @@ TRAIN = {
 @pytest.mark.parametrize("case", TRAIN.values(), ids=TRAIN.keys())
 def test_train_refuses(adlight, place, case):
     word, *said = case
-    words = [word] if word.startswith("resume=") else [*adlight.quick, word]
+    words = [word] if word.startswith("resume=") else [*adlight.quick, *word.split()]
     check(adlight("train", *words), *said)
 
 
 GAN = {
     "unknown digit": ("dataset.normal=12", "12"),
     "batch larger than the set": ("dataset.batch_size=500", "batch_size=500", "18"),
+    "generator that is never trained": ("model.gan.n_critic=999", "n_critic=999"),
     "unknown objective": ("model/gan/objective=wgn", "model/gan/objective", "'wgn'", "wgan?"),
     "unknown method": ("model.scorer.method=encodr", "'encodr'", "encoder?"),
     "unknown score of a GAN": ("model.scorer.score=sum", "'sum'", "mixture, thesis"),
@@ -138,6 +159,7 @@ EVALUATE = {
     "unknown value": ("run=runs/tiny model.scorer.reduce=maximum", "'maximum'", "mean, max, topk"),
     "unknown group": ("run=runs/tiny trainer=cpus", "'cpus'", "cpu?"),
     "bad threshold method": ("run=runs/tiny calibration.image=quantil:3", "'quantil:3'"),
+    "folder of images": ("run=runs/tiny hydra.run.dir=data/bottle/test/good", "hydra.run.dir", "000.png"),
     "corrupt checkpoint": ("run=runs/corrupt", "runs/corrupt/checkpoints/best.ckpt"),
     "another architecture": (
         "run=runs/tiny model.network.encoder_width=64",
@@ -159,6 +181,14 @@ def test_a_mistake_leaves_no_checkpoint_behind(adlight, place):
     check(adlight("train", *adlight.quick, "dataset.image_size=33", "hydra.run.dir=runs/refused"))
     assert not (place / "runs" / "refused" / "checkpoints").exists()
     assert adlight("train", *adlight.quick, "hydra.run.dir=runs/refused", "trainer.max_epochs=1").code == 0
+
+
+def test_what_environment_and_own_configs_do_wrong(adlight, place, monkeypatch):
+    (place / "own" / "model").mkdir(parents=True)
+    (place / "own" / "model" / "mine.yaml").write_text("a: [\n")
+    check(adlight("train", "--config-dir", "own", *adlight.quick, "model=mine"), "own/model/mine.yaml", "line 2")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "x")
+    check(adlight("train", *adlight.quick), "SLURM_STEP_NUM_TASKS", "'x'")
 
 
 def test_resume_with_another_architecture(adlight, place):

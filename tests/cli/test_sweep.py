@@ -160,9 +160,10 @@ def test_a_launcher_that_breaks_down_costs_one_line(adlight, monkeypatch):
 
 def test_to_go_on_needs_a_folder(adlight):
     before = set((adlight.folder / "runs").glob("*"))
-    outcome = adlight("train", "-m", *adlight.quick, "seed=0,1", "resume_sweep=true")
-    assert outcome.code == 2 and "hydra.sweep.dir=" in outcome.err
-    assert outcome.err.count("\n") == 1 and set((adlight.folder / "runs").glob("*")) == before
+    for words in ("resume_sweep=true", "resume_sweep=true hydra.sweep.dir=runs/mistyped", "hydra.sweep.dir=data"):
+        outcome = adlight("train", "-m", *adlight.quick, "seed=0,1", *words.split())
+        assert outcome.code == 2 and "hydra.sweep.dir=" in outcome.err and words.split("=")[-1] in outcome.err
+        assert outcome.err.count("\n") == 1 and set((adlight.folder / "runs").glob("*")) == before
 
 
 def test_a_sweep_s_config_can_be_shown(adlight):

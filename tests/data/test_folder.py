@@ -136,3 +136,13 @@ def test_labelled_folder_errors(classes, tmp_path):
     fails(LabelledFolder(classes / "train", normal="cat").train, "{train,test}/<class>", "found cat, dog, ship")
     (classes / "train" / "bird").mkdir()
     fails(LabelledFolder(classes, normal="bird").train, classes / "train" / "bird")
+
+
+@pytest.mark.parametrize("name", ["masks", "Ground_Truth", "mask"])
+def test_masks_are_not_taken_for_images(root, name):
+    write_mask(root / "bad" / name / "hole" / "0.png")
+    fails(own(root, abnormal_dir="bad").test, "abnormal_dir", f"{name}/hole/0.png", "mask_dir")
+    assert own(root, abnormal_dir="bad", mask_dir=f"bad/{name}").test()
+    write_mask(root / "good" / name / "0.png")
+    fails(own(root).train, "normal_dir", f"{name}/0.png")
+    fails(Folder(root, normal_dir=f"good/{name}").train, "normal_dir", f"{name}/0.png")

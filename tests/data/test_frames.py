@@ -28,7 +28,7 @@ def test_other_sizes_are_refused_by_name(size):
 
 def test_a_crop_is_no_larger_than_what_it_is_cut_from():
     assert Frame([4, 8], [4, 9]).resize == (4, 9)
-    with pytest.raises(ValueError, match=r"^resize .*5.* image_size .*\[4, 8\]"):
+    with pytest.raises(ValueError, match=r"^resize=5 .* image_size=\[4, 8\]"):
         Frame([4, 8], 5)
 
 

@@ -10,7 +10,7 @@ from adlight.data.loading import Loading
 from adlight.data.mvtec import MVTecAD
 from adlight.data.sampler import TileBatches
 from adlight.data.tile_dataset import TileDataset
-from adlight.data.tiling import Tiling
+from adlight.data.tiling import Tiling, describe_tiles, make_tiling
 from adlight.types import UserError
 
 
@@ -115,3 +115,25 @@ def test_processes_share_the_room_for_tiles(tmp_path, cache, processes, kept):
 
     room = len(load("memory", 0.0, 1)) * 32 * 32 * (3 + 1 + 1) * 1.01 / 1e9  # images, masks and what counts
     assert load(cache, room, processes).cache is kept
+
+
+@pytest.mark.parametrize(
+    ("tile", "overlap", "said"),
+    [
+        *((10, None, "tile=10"), (79, None, "tile=79"), (4, None, "tile must"), (-3, None, "tile must")),
+        *((2.5, None, "tile must"), (True, None, "tile must"), (None, 0.5, "overlap=0.5")),
+        *((100, 1.0, "overlap must"), (100, 0.95, "overlap must"), (100, -0.1, "overlap must")),
+    ],
+)
+def test_tiles_that_would_only_be_enlarged_or_lie_over_one_another_are_refused(tile, overlap, said):
+    with pytest.raises(ValueError, match=said):
+        make_tiling(tile, overlap, 320)
+    assert make_tiling(80, 0.9, 320).tile == 80 and make_tiling(None, 0.25, 320) is None
+
+
+def test_how_many_tiles_there_are_is_said_and_images_smaller_than_all_tiles_are_refused():
+    tiling = make_tiling(32, 0.0, 32)
+    (line,) = describe_tiles(tiling, [(64, 32), (96, 64)])
+    assert "4.0 tiles" in line and "6" in line
+    with pytest.raises(UserError, match=r"tile=32.*31"):
+        describe_tiles(tiling, [(31, 20)])

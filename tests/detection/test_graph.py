@@ -20,9 +20,8 @@ from adlight.distillation.detector import MKDDetector
 from adlight.distillation.network import Cloner
 from adlight.distillation.scorer import DistillationScorer
 from adlight.features.backbones import Backbone
+from adlight.features.cells import prepare_cells, standardize
 from adlight.features.detector import FeatureDetector
-from adlight.features.fitting import fit_cells
-from adlight.features.predictor import TrainingCells, standardize
 from adlight.features.scorer import CellScorer
 from adlight.gan.scorer import InversionScorer
 from adlight.mae.complementary import ComplementaryMaskedNetwork
@@ -83,11 +82,12 @@ def features(members, **settings):
     found = FeatureDetector(backbone, {name: made[name] for name in members}, CellScorer())
     with torch.no_grad():
         known = backbone(pictures(12).float() / 255)  # (12, h, w, C)
-        fitted = fit_cells(known.half(), found.members.values(), 3, torch.device("cpu"))
-        found.mean, found.std = fitted.cells.mean, fitted.cells.std
+        cells, centers = prepare_cells(known.half(), 3, torch.device("cpu"))
+        for member in found.members.values():
+            member.fit(cells)
+        found.mean, found.std = cells.mean, cells.std
         new = standardize(backbone(pictures(20).float()[12:] / 255), found.mean, found.std)
-        training = TrainingCells(known.half(), found.mean, found.std).sample(4)
-        found.residual_map.fit(found.members, fitted.centers, [new[:4], new[4:]], training)
+        found.residual_map.fit(found.members, centers, [new[:4], new[4:]], cells.sample(4))
     return found
 
 

@@ -3,7 +3,9 @@ import pytest
 import torch
 from scipy import ndimage
 
+from adlight.detection.predictions import scale_mask
 from adlight.detection.regions import bounding_boxes, close_gaps, find_regions, segment
+from adlight.metrics.pixel import PixelHistogram
 from adlight.metrics.thresholds import Calibration, Threshold
 
 
@@ -86,3 +88,37 @@ def test_closed_gaps_join_regions_but_not_over_what_does_not_count():
 def test_no_regions_and_one_of_everything():
     assert bounding_boxes(np.zeros((4, 6), bool)) == []
     assert bounding_boxes(np.ones((4, 6), bool)) == [(0, 0, 6, 4)]
+
+
+@pytest.mark.parametrize("reduce", ["max", "mean", "another"])
+@pytest.mark.parametrize("rules", [{}, {"min_area": 0.02, "closing": 1.5}, {"pixel": "max"}, {"pixel": "quantile:0.5"}])
+def test_of_further_normal_images_no_more_than_the_asked_share_shows_a_region(reduce, rules):
+    """Whatever the image score is of, and whatever makes regions: an image has some if it is anomalous."""
+    rng, alpha, shares, count = np.random.default_rng(0), 0.1, [], 20
+    for _ in range(60):
+        maps = ndimage.gaussian_filter(rng.standard_normal((3 * count, 16, 16)), (0, 1, 1)).astype(np.float32)
+        score = {"max": maps.max((1, 2)), "mean": maps.mean((1, 2)), "another": rng.random(len(maps))}[reduce]
+        pixels, calibration = PixelHistogram(), Calibration(image=f"fpr:{alpha}", **rules)
+        normal, scores = torch.from_numpy(maps[:count]), torch.from_numpy(score[:count]).double()
+        pixels.update(normal, torch.zeros_like(normal).bool(), torch.zeros(count, dtype=torch.int64))
+        calibration.fit(scores, normal.amax((1, 2)).double(), torch.zeros(count).long(), pixels, ["a"])
+        used = [calibration.of("a")] * len(maps)
+        masks, areas = segment(maps, score.tolist(), used, np.ones(maps.shape, bool), calibration)
+        has_region = masks.any((1, 2))
+        assert (has_region == (score > used[0].image)).all() and (has_region == (np.array(areas) > 0)).all()
+        for mask, pixel in zip(masks[has_region], maps[has_region], strict=True):
+            assert mask[np.unravel_index(pixel.argmax(), pixel.shape)] and bounding_boxes(mask)  # that of the peak
+        assert has_region[:count].sum() <= alpha * (count + 1)  # of those that it was calibrated on
+        shares.append(has_region[count:].mean())
+    assert np.mean(shares) <= alpha + 3 * np.std(shares) / np.sqrt(len(shares))
+
+
+@pytest.mark.parametrize("size", [(3, 2), (7, 5), (16, 9), (64, 48), (5, 100), (100, 5)])
+def test_no_region_is_lost_where_an_image_is_smaller_than_its_map(size):
+    for row in range(0, 40, 3):
+        mask = np.zeros((40, 50), bool)
+        mask[row, (7 * row) % 50] = True
+        scaled = scale_mask(mask, size)
+        assert scaled.shape == size[::-1] and len(bounding_boxes(scaled)) == 1
+    mask[:] = False
+    assert not scale_mask(mask, size).any()

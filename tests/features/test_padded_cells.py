@@ -5,8 +5,8 @@ import torch
 
 from adlight.detection.whitening import second_moments
 from adlight.features.backbones import Backbone
+from adlight.features.cells import TrainingCells, channel_statistics, content_of, content_shape, image_means
 from adlight.features.pictures import PatchPictures
-from adlight.features.predictor import TrainingCells, channel_statistics, content_of, content_shape, image_means
 from adlight.features.scorer import CellScorer
 from adlight.mae.complementary import ComplementaryMaskedNetwork
 from adlight.mae.neighbour import NeighbourMaskedNetwork

@@ -2,8 +2,8 @@
 
 import torch
 
+from adlight.features.cells import TrainingCells
 from adlight.features.pictures import SIDE, PatchPictures, blend
-from adlight.features.predictor import TrainingCells
 
 
 class Images:

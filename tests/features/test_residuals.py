@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from adlight.features.predictor import Predictor, TrainingCells, channel_statistics
+from adlight.features.cells import TrainingCells, channel_statistics
+from adlight.features.predictor import Predictor
 from adlight.features.residuals import ResidualMap
 
 C = 4

@@ -1,6 +1,8 @@
+import pytest
 from readers import table
 
 from adlight.loggers.csv import CSVLogger
+from adlight.types import UserError
 
 
 def logged(path, *rows):
@@ -34,3 +36,10 @@ def test_old_rows_stay_and_redone_epochs_are_replaced(tmp_path):
     assert [row["loss"] for row in rows] == ["0.0", "1.0", "20.0", "30.0"]
     assert [row["new"] for row in rows] == ["", "", "", "1.0"]
     assert [row["epoch"] for row in rows] == ["0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize("content", [b"epoch,loss\nx,1\n", b"loss\n1\n", b"\xff\xfe\x99"])
+def test_a_damaged_file_is_named(tmp_path, content):
+    (tmp_path / "metrics.csv").write_bytes(content)
+    with pytest.raises(UserError, match=str(tmp_path / "metrics.csv")):
+        CSVLogger(tmp_path / "metrics.csv")

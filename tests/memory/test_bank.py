@@ -5,7 +5,7 @@ import torch
 from torch import Generator
 from torch.nn import functional as F
 
-from adlight.features.predictor import TrainingCells
+from adlight.features.cells import TrainingCells
 from adlight.memory import bank
 from adlight.memory.bank import PatchBank, greedy_coreset
 

@@ -6,7 +6,7 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 
 from adlight.detection.whitening import RIDGE
-from adlight.features.predictor import TrainingCells
+from adlight.features.cells import TrainingCells
 from adlight.memory.dn2 import DeepNearestNeighbours
 from adlight.types import UserError
 

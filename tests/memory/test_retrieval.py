@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from adlight.features.predictor import TrainingCells
+from adlight.features.cells import TrainingCells
 from adlight.memory.retrieval import Retrieval
 from adlight.types import UserError
 

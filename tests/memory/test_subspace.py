@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from adlight.features.predictor import TrainingCells
+from adlight.features.cells import TrainingCells
 from adlight.memory.subspace import Subspace
 
 

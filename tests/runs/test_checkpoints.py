@@ -10,7 +10,14 @@ class FakeTrainer(SimpleNamespace):
     """As much of a trainer as the callback sees."""
 
     def __init__(self, **settings):
-        super().__init__(state=SimpleNamespace(fn="fit"), is_global_zero=True, max_epochs=4, **settings)
+        super().__init__(
+            state=SimpleNamespace(fn="fit"),
+            is_global_zero=True,
+            max_epochs=4,
+            loggers=[],
+            logged_metrics={},
+            **settings,
+        )
 
     def save_checkpoint(self, path, weights_only=False):
         if self.fails:

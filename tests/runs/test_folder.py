@@ -125,6 +125,8 @@ def test_damaged_files_are_named(tmp_path, name, method):
 @pytest.mark.parametrize("content", [
     "true", '{"categories": {"a": true}}', '{"categories": {"a": {}}, "defects": true}',
     '{"categories": {"a": {}}, "defects": {"a": {"hole": "x"}}}', '{"categories": {"a": {}}, "pooled": 3}',
+    '{"categories": {"a": {"auroc": -3.5}}}', '{"categories": {"a": {"ap": 1.5}}}',
+    '{"categories": {"a": {"x": 1e400}}}',
 ])  # fmt: skip
 def test_results_with_other_things_in_them_are_damaged(tmp_path, content):
     (tmp_path / "metrics.json").write_text(content)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from itertools import pairwise
 
 import pytest
 import torch
@@ -182,3 +183,12 @@ def test_choices_of_groups_lead_to_no_file_of_a_stranger(adlight, stranger):
     torch.save({}, run / "evil.yaml")
     outcome = adlight("evaluate", f"run={run}", "trainer=cpu")
     assert outcome.code == 2 and str(path) in outcome.err and outcome.err.count("\n") == 1
+
+
+def test_values_that_stand_for_others_are_refused(tmp_path):
+    """Each line of such a config is ten times the one before: nine of them are more than a memory holds."""
+    lines = ["a: &a [x]", *(f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]" for a, b in pairwise("abcdefghijkl"))]
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "config.yaml").write_text("\n".join(lines))
+    with pytest.raises(UserError, match=r"config\.yaml"):
+        RunFolder(tmp_path).read_config()

@@ -83,6 +83,9 @@ def test_a_whole_checkpoint_passes(tmp_path):
     with pytest.raises(UserError, match=r"x\.ckpt is damaged.*\.sha256"):
         verify(path)
     note_of(tmp_path).write_bytes(b"\xff\xfe nothing")
+    with pytest.raises(UserError, match=f"{note_of(tmp_path)} is damaged"):
+        verify(path)
+    note_of(tmp_path).unlink()
     verify(path)
 
 

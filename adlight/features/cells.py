@@ -1,0 +1,149 @@
+"""Cells of feature maps: standardized, those of the training images with rotated copies, and which of them count.
+
+Cells in padding or outside the region of interest are NaN, and so is everything computed from them.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from adlight.detection.whitening import k_means
+from adlight.types import Batch
+
+
+class Copies(NamedTuple):
+    """Features of rotated copies of training images."""
+
+    features: Tensor  # (M, h, w, C) float16
+    source: Tensor  # (M,), indices of the training images
+    turns: Tensor  # (M,), quarter turns
+
+    def of_images(self, rows: Tensor) -> "Copies":
+        """Select the copies of the images in `rows` (n,), ascending, whose indices then refer to `rows`."""
+        kept = torch.isin(self.source, rows)
+        return Copies(self.features[kept], torch.searchsorted(rows, self.source[kept]), self.turns[kept])
+
+
+class TrainingCells:
+    """Features of the training images, standardized on access.
+
+    Args:
+        features: (N, h, w, C) float16, as cached.
+        mean: (C,), channel means.
+        std: (C,), channel standard deviations.
+        copies: rotated copies of some images; not counted or indexed.
+    """
+
+    def __init__(self, features: Tensor, mean: Tensor, std: Tensor, copies: Copies | None = None) -> None:
+        self.features, self.mean, self.std, self.copies = features, mean, std, copies
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, index: Tensor | slice | Sequence[int]) -> Tensor:
+        """(B,) -> (B, h, w, C) float32 on the device of `mean`."""
+        return standardize(self.features[index].to(self.mean.device), self.mean, self.std)
+
+    def batches(self, size: int = 64) -> Iterator[Tensor]:
+        """Yield the cells of all images in order, (B, h, w, C) at a time."""
+        for start in range(0, len(self), size):
+            yield self[start : start + size]
+
+    def batches_with_copies(self, size: int = 64) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the cells (B, h, w, C) of all images, then of their copies, with the images' indices (B,)."""
+        yield from ((self[index], index) for index in torch.arange(len(self)).split(size))
+        if self.copies is not None:
+            for features, index in zip(self.copies.features.split(size), self.copies.source.split(size), strict=True):
+                yield standardize(features.to(self.mean.device), self.mean, self.std), index
+
+    def draw(self, index: Tensor, rng: Generator) -> Tensor:
+        """Return images, each in a random one of its orientations. (B,) -> (B, h, w, C)."""
+        features = self.features[index]
+        if self.copies is not None:
+            turns = torch.randint(4, index.shape, generator=rng)
+            is_drawn = (self.copies.source == index[:, None]) & (self.copies.turns == turns[:, None])  # (B, M)
+            rows, copies = is_drawn.nonzero(as_tuple=True)
+            features[rows] = self.copies.features[copies]
+        return standardize(features.to(self.mean.device), self.mean, self.std)
+
+    def sample(self, count: int, size: int = 64) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the cells (n, h, w, C) and indices (n,) of at most `count` evenly spaced images."""
+        if count:
+            step = max(1, len(self) // count)
+            for index in torch.arange(0, len(self), step)[:count].split(size):
+                yield self[index], index.to(self.mean.device)
+
+
+def prepare_cells(features: Tensor, clusters: int, device: torch.device) -> tuple[TrainingCells, Tensor]:
+    """Standardize the cells of the training images, and find clusters of images.
+
+    Args:
+        features: (N, h, w, C) float16, features of the training images.
+        clusters: number of image clusters, at most.
+        device: where to compute.
+
+    Returns:
+        The cells, and the centers of the clusters (K, C).
+    """
+    mean, std = (statistic.to(device) for statistic in channel_statistics(features))
+    cells = TrainingCells(features, mean, std)
+    return cells, k_means(torch.cat([image_means(batch) for batch in cells.batches()]), clusters)
+
+
+def standardize(features: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Standardize every channel to mean 0 and standard deviation 1. (..., C) -> (..., C) float32."""
+    return (features.float() - mean) / std
+
+
+def channel_statistics(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the mean and standard deviation of each channel over all cells. (N, h, w, C) -> (C,), (C,)."""
+    total, squares, count = torch.zeros(()), torch.zeros(()), 0
+    for part in features.split(64):
+        flat = content_of(part).double()
+        total, squares, count = total + flat.sum(0), squares + flat.square().sum(0), count + len(flat)
+    mean = total / count
+    std = (squares / count - mean.square()).clamp(min=0).sqrt()
+    return mean.float(), torch.where(std > 1e-6, std, 1.0).float()  # constant channels are not scaled
+
+
+def in_image(cells: Tensor) -> Tensor:
+    """Return which cells are neither padding nor outside the region of interest. (..., C) -> (...) bool."""
+    return ~cells[..., 0].isnan()
+
+
+def extract_features(backbone: Callable[[Tensor, Tensor | None], Tensor], batch: Batch) -> Tensor:
+    """Extract the features of a batch in [0, 1]. -> (B, h, w, C), NaN in padding and outside the region of interest."""
+    return hide_cells(backbone(batch["image"], batch.get("size")), batch.get("content"))
+
+
+def hide_cells(cells: Tensor, content: Tensor | None) -> Tensor:
+    """Set cells without any pixel of `content` (B, H, W) to NaN; None keeps all. (B, h, w, C) -> (B, h, w, C)."""
+    if content is None:
+        return cells
+    inside = F.adaptive_max_pool2d(content.float()[:, None], cells.shape[1:3])[:, 0] > 0  # (B, h, w)
+    return cells.where(inside[..., None], torch.nan)
+
+
+def is_padded(cells: Tensor) -> bool:
+    """Return whether some cells (B, h, w, C) are padding; the images of an exported graph never have any."""
+    return not torch.compiler.is_exporting() and not bool(in_image(cells).all())
+
+
+def content_of(cells: Tensor) -> Tensor:
+    """Select the cells that are `in_image`. (..., C) -> (n, C)."""
+    return cells[in_image(cells)]
+
+
+def image_means(cells: Tensor) -> Tensor:
+    """Average the cells of each image. (B, h, w, C) -> (B, C)."""
+    inside = in_image(cells)  # (B, h, w)
+    return cells.where(inside[..., None], 0).sum((1, 2)) / inside.sum((1, 2))[:, None]
+
+
+def content_shape(cells: Tensor) -> tuple[int, int]:
+    """Count the rows and columns of an image's cells (h, w) that are not padding."""
+    known = ~cells.isnan()
+    return int(known[:, 0].sum()), int(known[0].sum())

@@ -1,0 +1,111 @@
+"""Rotated copies of training images, for parts that may lie at any angle.
+
+Of such parts no training set shows every angle, and a copy turned by 90, 180 or 270 degrees, without interpolation, is
+one more normal image. Elsewhere a rotated image is a defect. The training images decide, cluster by cluster: rotations
+are normal where a rotated image is about as near to the other images as the image itself.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adlight.features.cache import FeatureCache, Images
+from adlight.features.cells import Copies, TrainingCells, image_means, in_image
+from adlight.types import Batch
+
+SAMPLE = 8  # images of a cluster that are rotated to decide
+NEIGHBOURS = 8  # training images whose mean distance says how normal an image is
+MAX_RATIO = 1.35  # of that distance after and before the rotation, in the median of a cluster (experiments/features)
+
+
+class RotatedImages:
+    """Some images of a data set, rotated by quarter turns.
+
+    Args:
+        images: the data set.
+        rows: indices of the images, (M,).
+        turns: quarter turns, counterclockwise. An odd number requires square frames.
+    """
+
+    def __init__(self, images: Images, rows: Tensor, turns: int) -> None:
+        self.images, self.rows, self.turns = images, rows.tolist(), turns
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """Return the images' pixels, with their sizes where they are padded."""
+        batch = self.images.__getitems__([self.rows[i] for i in indices])
+        size = batch.get("size")
+        rotated: Any = {"image": rotate(batch["image"], self.turns, size)}
+        if size is not None:
+            rotated["size"] = size.flip(1) if self.turns % 2 else size
+        return rotated
+
+
+def rotate(image: Tensor, turns: int, size: Tensor | None = None) -> Tensor:
+    """Rotate images (B, C, H, W) by quarter turns; of padded images their content, (B, 2) heights and widths."""
+    if size is None:
+        return image.rot90(turns, (2, 3)).contiguous()
+    rotated = torch.zeros_like(image)
+    for source, target, (height, width) in zip(image, rotated, size.tolist(), strict=True):
+        content = source[:, :height, :width].rot90(turns, (1, 2))
+        target[:, : content.shape[1], : content.shape[2]] = content
+    return rotated
+
+
+def make_copies(cells: TrainingCells, centers: Tensor, images: Images, cache: FeatureCache) -> Copies | None:
+    """Rotate the training images of those clusters in which rotated images are normal.
+
+    Quarter turns are tried first, where frames are square, then half a turn.
+
+    Args:
+        cells: of the training images.
+        centers: (K, C) of clusters of their mean cells.
+        images: the training images, before augmentation.
+        cache: computes features.
+
+    Returns:
+        The copies; None if there are none, or a region of interest fixes how images lie.
+    """
+    if "content" in images.__getitems__([0]) or len(cells) < 2:
+        return None
+    cluster = torch.cat([torch.cdist(image_means(part), centers).argmin(1) for part in cells.batches()]).cpu()  # (N,)
+    sample = torch.cat([_spread((cluster == k).nonzero()[:, 0]) for k in cluster.unique().tolist()])
+    before = _nearness(cells[sample], cells, sample)
+
+    def is_normal(turns: int) -> Tensor:  # (N,) bool
+        features = cache(RotatedImages(images, sample, turns), cells.mean.device)
+        ratio = _nearness(TrainingCells(features, cells.mean, cells.std)[:], cells, sample) / before
+        kept = [k for k in cluster.unique().tolist() if ratio[cluster[sample] == k].median() <= MAX_RATIO]
+        return torch.isin(cluster, torch.tensor(kept, dtype=cluster.dtype))
+
+    is_square = images.__getitems__([0])["image"].shape[2] == images.__getitems__([0])["image"].shape[3]
+    quarter = is_normal(1) if is_square else torch.zeros(len(cells), dtype=torch.bool)
+    half = quarter if quarter.all() else quarter | is_normal(2)
+    rows = {1: quarter.nonzero()[:, 0], 2: half.nonzero()[:, 0], 3: quarter.nonzero()[:, 0]}
+    if not half.any():
+        return None
+    made = [cache(RotatedImages(images, mine, turns), cells.mean.device) for turns, mine in rows.items() if len(mine)]
+    turns = torch.cat([torch.full_like(mine, number) for number, mine in rows.items()])
+    return Copies(torch.cat(made), torch.cat(list(rows.values())), turns)
+
+
+def _spread(rows: Tensor) -> Tensor:
+    """Take `SAMPLE` evenly spaced of them, or all."""
+    return rows[torch.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).round().long()]
+
+
+def _nearness(query: Tensor, cells: TrainingCells, own: Tensor) -> Tensor:
+    """Compute mean squared distances to the nearest training images but the image's own. (B, h, w, C) -> (B,)."""
+    inside = in_image(query)[..., None].expand_as(query).flatten(1)  # (B, h w C); padding is no part of a distance
+    x = query.flatten(1).where(inside, 0)
+    weight, distances = inside.float(), []
+    for part in cells.batches():
+        y = part.flatten(1).nan_to_num(0)
+        distances.append(weight @ y.square().T - 2 * x @ y.T)
+    distance = torch.cat(distances, 1) + x.square().sum(1, keepdim=True)  # (B, N)
+    distance[torch.arange(len(own)), own] = torch.inf
+    return distance.topk(min(NEIGHBOURS, len(cells) - 1), largest=False).values.mean(1).clamp(min=1e-12).cpu()

@@ -1,0 +1,118 @@
+"""Rotated copies of training images."""
+
+import pytest
+import torch
+
+from adlight.features.cache import FeatureCache
+from adlight.features.cells import Copies, TrainingCells
+from adlight.features.rotation import RotatedImages, make_copies, rotate
+from adlight.memory.retrieval import Retrieval
+
+CPU, SIDE = torch.device("cpu"), 6
+
+
+class Pixels:
+    """Stands in for a backbone: every cell is a pixel."""
+
+    fingerprint = "pixels"
+
+    def __call__(self, image, size=None):
+        return image.permute(0, 2, 3, 1)
+
+
+class Images:
+    def __init__(self, image, **more):
+        self.batch = {"image": image, **more}
+
+    def __len__(self):
+        return len(self.batch["image"])
+
+    def __getitems__(self, indices):
+        return {name: value[list(indices)] for name, value in self.batch.items()}
+
+
+def parts(turns, height=SIDE, width=SIDE, seed=0):
+    """Return photographs (N, 3, H, W) of one part, rotated by quarter turns (N,), with a little noise."""
+    rng = torch.Generator().manual_seed(seed)
+    part = torch.randint(0, 200, (3, height, width), generator=rng)
+    noise = torch.randint(0, 50, (len(turns), 3, height, width), generator=rng)
+    return (torch.stack([part.rot90(turn, (1, 2)) for turn in turns]) + noise).to(torch.uint8)
+
+
+def copies_of(image, **more):
+    images, cache = Images(image, **more), FeatureCache(Pixels())
+    cells = TrainingCells(cache(images, CPU), torch.zeros(3), torch.ones(3))
+    return make_copies(cells, torch.zeros(1, 3), images, cache)
+
+
+@pytest.mark.parametrize(
+    ("turns", "height", "found"),
+    [
+        ([0, 1, 2, 3] * 12, SIDE, {1, 2, 3}),
+        ([0, 2] * 24, SIDE, {2}),
+        ([0, 2] * 24, SIDE + 2, {2}),  # quarter turns do not fit into the frame
+        ([0] * 48, SIDE, set()),
+    ],
+)
+def test_images_are_rotated_as_they_lie(turns, height, found):
+    image = parts(turns, height)
+    copies = copies_of(image)
+    assert (set() if copies is None else set(copies.turns.tolist())) == found
+    for features, index, turn in zip(*(copies or ([], [], [])), strict=True):
+        assert features.float() * 255 == pytest.approx(image[index].rot90(int(turn), (1, 2)).permute(1, 2, 0), abs=0.2)
+    assert copies is None or len(copies.source) == len(image) * len(found)
+
+
+def test_each_cluster_decides_for_itself():
+    lying, turned = parts([0] * 20), 255 - parts([0, 1, 2, 3] * 5, seed=1)
+    images, cache = Images(torch.cat([lying, turned])), FeatureCache(Pixels())
+    cells = TrainingCells(cache(images, CPU), torch.zeros(3), torch.ones(3))
+    centers = torch.stack([cells[:20].mean((0, 1, 2)), cells[20:].mean((0, 1, 2))])
+    copies = make_copies(cells, centers, images, cache)
+    assert set(copies.source.tolist()) == set(range(20, 40))
+
+
+def test_a_region_of_interest_fixes_how_images_lie():
+    image = parts([0, 1, 2, 3] * 5)
+    assert copies_of(image, content=torch.ones(20, SIDE, SIDE, dtype=torch.bool)) is None
+
+
+def test_only_the_content_of_padded_images_is_rotated():
+    image, size = parts([0, 0]), torch.tensor([[4, 6], [3, 2]])
+    image[0, :, 4:], image[1, :, 3:], image[1, :, :, 2:] = 0, 0, 0
+    batch = RotatedImages(Images(image, size=size), torch.tensor([1, 0]), 1).__getitems__([0, 1])
+    assert batch["size"].tolist() == [[2, 3], [6, 4]]
+    assert torch.equal(batch["image"][0, :, :2, :3], image[1, :, :3, :2].rot90(1, (1, 2)))
+    assert batch["image"][0, :, 2:].sum() == 0 and batch["image"][0, :, :, 3:].sum() == 0
+    assert torch.equal(rotate(batch["image"], 3, batch["size"]), image.flip(0))
+
+
+def copied(count=9):
+    known = torch.randn(count, 4, 4, 5, generator=torch.manual_seed(0)).half()
+    index = torch.arange(count).repeat(3)
+    turns = torch.arange(1, 4).repeat_interleave(count)
+    turned = torch.cat([known.rot90(turn, (1, 2)) for turn in (1, 2, 3)])
+    return TrainingCells(known, torch.zeros(5), torch.ones(5), Copies(turned, index, turns))
+
+
+def test_retrieval_finds_copies_but_not_the_image_s_own():
+    cells, made = copied(), Retrieval(5, neighbours=1)
+    made.fit(cells)
+    query = cells[:].rot90(1, (1, 2))
+    assert torch.equal(made(query), query)
+    assert (made.residual(query, torch.arange(9)).flatten(1).norm(dim=1) > 1).all()
+
+
+def test_training_draws_orientations():
+    cells, index = copied(), torch.arange(9)
+    drawn = cells.draw(index, torch.Generator().manual_seed(0))
+    assert torch.equal(drawn, cells.draw(index, torch.Generator().manual_seed(0)))
+    turned = [
+        [torch.equal(x, own.rot90(turn, (0, 1))) for turn in range(4)] for x, own in zip(drawn, cells[:], strict=True)
+    ]
+    assert all(sum(row) == 1 for row in turned) and len({row.index(True) for row in turned}) > 1
+
+
+def test_copies_of_some_images():
+    some = copied().copies.of_images(torch.tensor([2, 5]))
+    assert some.source.tolist() == [0, 1] * 3 and some.turns.tolist() == [1, 1, 2, 2, 3, 3]
