@@ -12,6 +12,7 @@ COMMANDS = {
     "evaluate": "score a finished run again: another threshold or score, no training",
     "predict": "scores, boxes, masks and heat maps for new images",
     "export": "a run as one ONNX graph, proved equal to it",
+    "federate": "one detector of several sites, whose images stay where they are",
     "learn": "teach a finished run by a few labelled images",
     "group": "which anomalies of a finished run are alike",
     "serve": "a page to drop images on, and a JSON endpoint",

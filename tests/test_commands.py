@@ -31,6 +31,7 @@ OTHERS = (
     "doctor",
     "learn",
     "group",
+    "federate",
 )  # whose whole command Hydra checks
 EXTRAS = ("hydra/launcher=", "sweep=search")  # packages that tests do without
 ANY = {"model=<any>": "model=mae_small", "dataset=<any>": "dataset=synthetic"}

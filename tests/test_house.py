@@ -27,11 +27,12 @@ FLOORS = (  # a room imports rooms of the floors above it in this list, and itse
     {"cli", "prediction", "serving"},
     {"api"},
     {"doctor", "export", "predict", "report", "serve", "train"},
-    {"evaluate", "group", "learn"},  # they build as train does
+    {"evaluate", "federated", "group", "learn"},  # they build as train does
+    {"federate"},
     {"__main__"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-KNOW_CONFIGS = {"cli", "runs", "api", *FLOORS[-3], *FLOORS[-2]}
+KNOW_CONFIGS = {"cli", "runs", "api", *FLOORS[-4], *FLOORS[-3], *FLOORS[-2]}
 INTERFACES = ("Source", "AnomalyDetector")
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 200, 45
 
@@ -156,7 +157,7 @@ def test_inheritance_is_one_step():
 def test_help_waits_for_nothing_heavy(tmp_path):
     program = (
         "import json, runpy, sys\n"
-        "for name in ('train', 'evaluate', 'export', 'report', 'serve'):\n"
+        "for name in ('train', 'evaluate', 'export', 'federate', 'report', 'serve'):\n"
         "    sys.argv = [f'adlight.{name}', '--help']\n"
         "    try: runpy.run_module(f'adlight.{name}', run_name='__main__')\n"
         "    except SystemExit as ending: assert not ending.code\n"
@@ -166,7 +167,7 @@ def test_help_waits_for_nothing_heavy(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "model: " in done.stdout and "mae_small" in done.stdout and "trainer: " in done.stdout
     heavy = {"torch", "torchvision", "pytorch_lightning", "kornia", "lpips", "wandb", "matplotlib", "scipy", "numpy"}
-    heavy |= {"pandas", "itables", "timm", "fastapi", "uvicorn"}
+    heavy |= {"pandas", "itables", "timm", "fastapi", "uvicorn", "flwr"}
     found = heavy & set(json.loads(done.stderr.splitlines()[-1]))
     assert not found
     assert not list(tmp_path.iterdir()), "--help leaves nothing behind"

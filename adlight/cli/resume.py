@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from adlight.cli.arguments import quote, value_of
 from adlight.cli.errors import explain
 from adlight.runs.config import CONF, difference
+from adlight.runs.federation import FederationFolder
 from adlight.runs.folder import RunFolder
 from adlight.runs.graphs import folder_of
 from adlight.runs.predictions import PredictionFolder
@@ -110,6 +111,14 @@ def prediction_advice(folder: PredictionFolder, said: str) -> str:
     command = f"{command_line([], 'adlight.predict')} {_shell_word('resume', folder.path)}"
     kept = [f"{count} predictions are kept. Continue with: {command}"] if count else []
     return ". ".join(filter(None, (said, *kept)))
+
+
+def federation_advice(folder: FederationFolder) -> str:
+    """Say what is kept of a federation that stops."""
+    known = folder.averaged()
+    command = f"{command_line([], 'adlight.federate')} {_shell_word('resume', folder.path)}"
+    kept = f"{len(known.rows)} rounds are kept" if known else "No round is finished"
+    return f"{kept}. Continue with: {command}"
 
 
 def _compose(words: list[str]) -> DictConfig:

@@ -46,9 +46,10 @@ def check_names(config: DictConfig) -> None:
     Raises:
         UserError: there is one.
     """
-    from adlight.runs.programs import TrainSettings
+    from adlight.runs.programs import FederateSettings, TrainSettings
 
     known, text = {*TrainSettings.__annotations__, *KINDS, "hydra"}, OmegaConf.to_yaml(config)
+    known |= {*FederateSettings.__annotations__} if "sites" in config else set()
     for name in map(str, config):
         if name not in known and f"${{{name}" not in text:
             raise UserError(f"{unknown_name('setting', name, sorted(known - {'hydra'}))}; nothing reads it")

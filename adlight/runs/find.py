@@ -9,6 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from adlight.runs.config import difference
+from adlight.runs.federation import FederationFolder
 from adlight.runs.folder import RunFolder
 from adlight.runs.sweep_folder import SweepFolder
 from adlight.types import UserError
@@ -30,7 +31,7 @@ def find_runs(places: Sequence[str]) -> list[RunFolder]:
             raise UserError(f"runs={place}: there is no such folder, and as a glob it matches nothing")
         for match in matches:
             for folder, below, _ in os.walk(match):
-                is_run = RunFolder(folder).is_run
+                is_run = RunFolder(folder).is_run and not FederationFolder(folder).is_federation  # its sites are
                 below[:] = [] if is_run else [name for name in below if not name.startswith(".")]
                 found |= {Path(folder)} if is_run else set()
     return [RunFolder(path) for path in sorted(found, key=natural_key)]

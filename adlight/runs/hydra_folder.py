@@ -57,6 +57,8 @@ class HydraFolder:
             UserError: as `read_config`; or it is no training's.
         """
         config = self.read_config()
+        if "sites" in config:
+            raise UserError(f"{self} is a federation: name the run of one of its sites, such as those in {self}/sites")
         if missing := [name for name in ("model", "dataset", "calibration", "trainer") if name not in config]:
             found = "is of an evaluation or a prediction: name the run itself" if "run" in config else "is damaged"
             raise UserError(f"{self.config_path} {found} (it has no {missing[0]})")
@@ -72,9 +74,17 @@ class HydraFolder:
         check_config(config, self.config_path)
         if not overrides:
             return config
-        choices = self._read_yaml("hydra").hydra.runtime.choices
+        return apply_overrides(config, self.choices(), overrides)
+
+    def choices(self) -> dict[str, Any]:
+        """Read the groups that the config was composed of, which are not trusted.
+
+        Raises:
+            UserError: as `config`.
+        """
+        choices = dict(self._read_yaml("hydra").hydra.runtime.choices)
         check_choices(choices, self._hydra_file("hydra"))
-        return apply_overrides(config, choices, overrides)
+        return choices
 
     def write_config(self, config: DictConfig) -> None:
         """Write the composed config anew."""
@@ -83,6 +93,11 @@ class HydraFolder:
     def write_like(self, source: "HydraFolder", config: DictConfig) -> None:
         """Write the files of a run made of another, whose groups it was composed of; the config marks it as a run."""
         write_atomically(self._hydra_file("hydra"), source._hydra_file("hydra").read_bytes())
+        self.write_config(config)
+
+    def write_composed(self, config: DictConfig, choices: dict[str, Any]) -> None:
+        """Write the files of a run that Hydra did not start here; the config, which marks it as a run, comes last."""
+        write_atomically(self._hydra_file("hydra"), OmegaConf.to_yaml({"hydra": {"runtime": {"choices": choices}}}))
         self.write_config(config)
 
     def write_hydra_files(self, config: DictConfig) -> None:

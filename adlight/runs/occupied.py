@@ -8,9 +8,9 @@ from adlight.runs.hydra_folder import HydraFolder
 from adlight.types import UserError
 
 PARTS = {"checkpoints", "panels", "gallery", "samples", "wandb", "tensorboard", "evaluations", "predictions", ".hydra"}
-PARTS |= {"groups", "labels", "learned"}
+PARTS |= {"groups", "labels", "learned", "sites"}
 MARKS = {"sweep.json", "multirun.yaml"}  # of sweeps, ours and Hydra's
-OF_MANY = {"evaluations", "predictions", "learned", "groups"}  # they hold a folder for each of them
+OF_MANY = {"evaluations", "predictions", "learned", "groups", "sites"}  # they hold a folder for each of them
 
 
 def is_training(run: RunFolder) -> bool:

@@ -113,6 +113,18 @@ class LearnSettings(TypedDict, total=False):
     ckpt: Text | None
 
 
+class FederateSettings(TypedDict, total=False):
+    """Settings of `adlight.federate` beside a training's."""
+
+    sites: list[Any]  # `site_names` says more of what is wrong
+    rounds: PositiveInt
+    epochs_per_round: PositiveInt
+    test_rounds: NonNegativeInt
+    cpus: PositiveInt
+    gpus: NonNegativeFloat
+    app: Text | None
+
+
 class GroupSettings(TypedDict, total=False):
     """Settings of `adlight.group`."""
 

@@ -27,10 +27,10 @@ PACKAGES = (
 FOLDERS = ("hydra.run.dir=", "hydra.sweep.dir=", "hydra.output_subdir=")  # words that say where, not what
 
 
-def describe(seed: int) -> dict[str, Any]:
-    """Say what it takes to do a run again: command, seed, commit, versions, machine."""
+def describe(seed: int, said: str | None = None) -> dict[str, Any]:
+    """Say what it takes to do a run again: command (`said`, where it is another machine's), seed, commit, versions."""
     return {
-        "command": command(),
+        "command": said or command(),
         "seed": seed,
         "commit": git_commit(),
         "versions": {"adlight": __version__, "python": platform.python_version()}

@@ -1,0 +1,116 @@
+"""Train one detector at sites that keep their images: `python -m adlight.federate 'sites=[[bottle],[screw]]'`."""
+
+import logging
+import os
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from adlight.cli import main as cli
+from adlight.cli.alone import run_alone
+from adlight.cli.arguments import quote, shows_help, value_of
+from adlight.cli.flags import FLAGS_THAT_SHOW, MULTIRUN
+from adlight.cli.resume import federation_advice
+from adlight.runs import provenance
+from adlight.runs.checks import check_settings, check_values
+from adlight.runs.config import choose_none, instantiate_node, require_nodes
+from adlight.runs.federation import FederationFolder
+from adlight.train import NODES
+from adlight.types import UserError
+
+QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_LOG_LEVEL": "ERROR", "RAY_USAGE_STATS_ENABLED": "0"}  # read on import
+MAY_CHANGE = ("rounds", "test_rounds", "cpus", "gpus", "app")  # when a federation goes on
+
+
+def federate(config: DictConfig) -> None:
+    """Lead a federation on this machine by Flower's simulation, or write Flower's app of it.
+
+    Raises:
+        UserError: settings that cannot be federated, a site that could not do its part, or Flower is not installed.
+    """
+    folder = FederationFolder(HydraConfig.get().runtime.output_dir)
+    if resumed := bool(config.resume):
+        config = _resumed(folder, config)
+    _check(config)
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it is Flower's, and talks on import
+    try:
+        from adlight.federated import flower
+    except ImportError as error:
+        raise UserError(f"federated training needs {error.name}: pip install 'adlight[federated]'") from error
+    if resumed:
+        folder.write_config(config)
+    else:
+        folder.begin(provenance.describe(config.seed))
+    print(f"federation: {folder}", flush=True)
+    try:
+        if config.app is not None:
+            flower.write_app(Path(config.app), folder)
+            print(f"app: start the SuperLink and a SuperNode at each site, then: flwr run {config.app}")
+        else:
+            flower.simulate(folder, config.cpus, config.gpus)
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(federation_advice(folder)) from error
+    except UserError as error:
+        raise UserError(f"{error}. {federation_advice(folder)}") from error
+
+
+def _check(config: DictConfig) -> None:
+    """Refuse, before anything expensive, what cannot be federated."""
+    from adlight.federated.rounds import check
+    from adlight.federated.weights import check_model
+    from adlight.runs.programs import FederateSettings
+
+    check_values(FederateSettings, config)
+    require_nodes(config, *NODES)
+    check_settings(config)
+    check(config)
+    check_model(instantiate_node(config.model))
+
+
+def _resumed(folder: FederationFolder, asked: DictConfig) -> DictConfig:
+    """Read the config of a federation that goes on, with what may change of it.
+
+    Raises:
+        UserError: something else is to change.
+    """
+    given = {word.lstrip("+").partition("=")[0] for word in HydraConfig.get().overrides.task} - {"resume", "sites"}
+    if other := sorted(given - set(MAY_CHANGE)):
+        raise UserError(f"{other[0]} cannot change on resume: only {', '.join(MAY_CHANGE)} can")
+    config, _ = folder.config()
+    config.update({name: asked[name] for name in MAY_CHANGE if name in given})
+    return config
+
+
+def arguments(argv: list[str]) -> list[str]:
+    """Check what can be checked before a folder is made; a federation that goes on has its folder.
+
+    Raises:
+        UserError: no sites, no such federation, or several federations at once.
+    """
+    argv = [choose_none(word) for word in argv]
+    if shows_help(argv) or any(word.partition("=")[0] in FLAGS_THAT_SHOW for word in argv):
+        return argv
+    if not set(MULTIRUN).isdisjoint(argv) or value_of(argv, "sweep") not in (None, "null"):
+        raise UserError("a federation is one training: leave out -m and sweep=")
+    if (resume := value_of(argv, "resume")) not in (None, "null"):
+        FederationFolder(str(resume)).note()
+        if value_of(argv, "sites") is not None:
+            raise UserError(f"sites cannot change on resume: leave sites= out, {resume} knows them")
+        words = [word for word in argv if not word.startswith(("resume=", "hydra.run.dir="))]
+        place = [quote("resume", str(resume)), quote("hydra.run.dir", str(resume)), "hydra.output_subdir=null"]
+        return ["sites=[]", *words, *place]
+    if value_of(argv, "sites") is None:
+        raise UserError("say which sites there are: python -m adlight.federate 'sites=[[bottle],[screw]]' ...")
+    return argv
+
+
+def main() -> None:
+    """Run as a program."""
+    cli.run(lambda config: run_alone(federate, config), "federate", arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""Flower carries the messages: its simulation on one machine, or its SuperLink and a SuperNode at each site.
+
+`server` and `client` are what the app of `write_app` names, which `flwr run` starts.
+"""
+
+import json
+import logging
+import threading
+import warnings
+from pathlib import Path
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+
+from adlight.federated.place import Place
+from adlight.federated.rounds import Reply, Request, Server
+from adlight.federated.site import answer
+from adlight.federated.weights import Weights
+from adlight.runs.federation import FederationFolder, site_names
+from adlight.types import UserError
+
+TYPES = {"begin": MessageType.QUERY, "train": MessageType.TRAIN}  # all others: EVALUATE
+PATIENCE = 30 * 24 * 3600.0  # seconds that a site may take for a round
+PAUSE = 0.2  # seconds between looks for replies
+
+server = ServerApp()  # one name each, as Flower looks for them
+client = ClientApp()
+
+
+class GridExchange:
+    """Sends a request to all sites and waits for their replies.
+
+    Args:
+        grid: Flower's.
+        sites: how many there are.
+        stopped: set when nobody waits for the federation any more.
+    """
+
+    def __init__(self, grid: Grid, sites: int, stopped: threading.Event | None = None) -> None:
+        self.grid, self.sites, self.stopped = grid, sites, stopped or threading.Event()
+
+    def __call__(self, request: Request) -> list[Reply]:
+        """Send, and wait.
+
+        Raises:
+            UserError: a site is gone.
+        """
+        kind = TYPES.get(request.kind, MessageType.EVALUATE)
+        content = _pack(request.kind, request.settings, request.weights)
+        messages = [Message(content, node, kind, ttl=PATIENCE) for node in self._nodes()]
+        waiting, replies = set(self.grid.push_messages(messages)), list[Reply]()
+        while waiting:
+            for message in self.grid.pull_messages(waiting):
+                waiting.discard(message.metadata.reply_to_message_id)
+                if message.has_error():
+                    reason = " ".join(str(message.error.reason).split())[:200]
+                    raise UserError(f"a site is gone, or its process has failed: {reason}")
+                told, weights = _unpack(message.content)
+                replies.append(Reply(told["site"], told["told"], weights, told["error"]))
+            self._pause()
+        return replies
+
+    def _nodes(self) -> list[int]:
+        said = False
+        while len(nodes := list(self.grid.get_node_ids())) < self.sites:
+            if not said:
+                print(f"waiting for {self.sites} sites ({len(nodes)} are there)", flush=True)
+            said = True
+            self._pause()
+        return nodes
+
+    def _pause(self) -> None:
+        if self.stopped.wait(PAUSE):
+            raise SystemExit("stopped")
+
+
+@server.main()
+def serve(grid: Grid, context: Context) -> None:
+    """Lead the federation whose folder the app names, on the SuperLink's machine."""
+    folder = FederationFolder(str(context.run_config["folder"]))
+    Server(folder, GridExchange(grid, len(site_names(folder.config()[0])))).run()
+
+
+@client.query()
+@client.train()
+@client.evaluate()
+def reply(message: Message, context: Context) -> Message:
+    """Do a site's part: in a simulation of one of the federation's sites, else of the SuperNode's own."""
+    told, weights = _unpack(message.content)
+    request = Request(told["kind"], told["settings"], weights)
+    try:
+        done = answer(request, _place(context, request))
+    except UserError as error:
+        done = Reply(-1, {}, {}, str(error))
+    return Message(
+        _pack("", {"site": done.site, "told": done.told, "error": done.error}, done.weights), reply_to=message
+    )
+
+
+def simulate(folder: FederationFolder, cpus: int, gpus: float) -> None:
+    """Run all sites on this machine, by Flower's simulation: as many at once as there are processors for.
+
+    Args:
+        folder: of a federation that has begun.
+        cpus: of a site.
+        gpus: likewise.
+
+    Raises:
+        UserError: as `Server.run`.
+    """
+    from flwr.simulation import run_simulation
+
+    logging.getLogger("flwr").propagate = False  # to Hydra's log, at any level
+    warnings.filterwarnings("ignore", ".*accelerator visible devices.*", FutureWarning)  # Ray's
+    count, stopped, local = len(site_names(folder.config()[0])), threading.Event(), ServerApp()
+
+    @local.main()
+    def lead(grid: Grid, context: Context) -> None:
+        Server(folder, GridExchange(grid, count, stopped)).run()
+
+    resources: Any = {"client_resources": {"num_cpus": cpus, "num_gpus": gpus}, "init_args": {"log_to_driver": False}}
+    try:
+        run_simulation(local, client, count, backend_config=resources)
+    finally:
+        stopped.set()  # its thread would wait for replies for ever
+
+
+def write_app(path: Path, folder: FederationFolder) -> None:
+    """Write Flower's app of a federation, which `flwr run` starts on the SuperLink's machine."""
+    path.mkdir(parents=True, exist_ok=True)
+    lines = [
+        *("[project]", 'name = "adlight-federated"', 'version = "1.0.0"', 'license = "Apache-2.0"'),
+        *('description = "Federated training by adlight"', "dependencies = []", ""),
+        *("[tool.flwr.app]", 'publisher = "adlight"', ""),
+        "[tool.flwr.app.components]",
+        *(f'{name}app = "{__name__}:{name}"' for name in ("server", "client")),
+        *("", "[tool.flwr.app.config]", f"folder = {json.dumps(str(folder.path.absolute()))}"),
+    ]
+    (path / "pyproject.toml").write_text("\n".join(lines) + "\n")
+
+
+def _place(context: Context, request: Request) -> Place:
+    """Find the site's number and folder: a SuperNode's own, or below the federation's, as in a simulation."""
+    node: Any = context.node_config
+    if "partition-id" not in node:
+        raise UserError("a SuperNode is told which site it is: --node-config 'partition-id=0 folder=\"bottle\"'")
+    number, names = int(node["partition-id"]), request.settings["names"]
+    name = names[number] if 0 <= number < len(names) else f"site-{number}"
+    folder = Path(str(node.get("folder") or FederationFolder(request.settings["folder"]).site(name)))
+    return Place(number, folder.absolute(), node.get("root"), node.get("accelerator"))
+
+
+def _pack(kind: str, values: dict[str, Any], weights: Weights) -> RecordDict:
+    told = {"kind": kind, "settings": values} if kind else values
+    arrays = ArrayRecord(weights) if weights else ArrayRecord()
+    return RecordDict({"told": ConfigRecord({"json": json.dumps(told)}), "weights": arrays})
+
+
+def _unpack(content: RecordDict) -> tuple[dict[str, Any], Weights]:
+    told: Any = content["told"]
+    weights: Any = content["weights"]
+    return json.loads(told["json"]), dict(weights.to_torch_state_dict())
