@@ -103,7 +103,7 @@ class Detector:
         if is_exported(run):
             for name, value in {"ckpt": ckpt, "overrides": changes or None, **inputs}.items():
                 if value is not None:
-                    raise UserError(f"{name}: {run} is a graph, of which only category and thresholds can change")
+                    raise UserError(f"{name}: {run} is a graph, in which it is fixed: export the run again")
             graph, frame = load_exported(run, device)
             return cls(graph, **frame, batch_size=batch_size, category=category)
         from adlight.detection.inference import find_device

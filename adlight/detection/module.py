@@ -68,9 +68,8 @@ class AnomalyModule(AnomalyDetector, pl.LightningModule):
 
     def metadata(self) -> dict[str, Any]:
         """Return what the result file records besides the metrics, by name."""
-        if not self.classifier.names:
-            return {}
-        return {"category_auto": {"accuracy": self.classifier.accuracy, "num_normals": self.classifier.num_normals}}
+        auto = {"accuracy": self.classifier.accuracy, "num_normals": self.classifier.num_normals}
+        return {"category_auto": auto} if self.classifier.names else {}
 
     @property
     def pretraining(self) -> pl.LightningModule | None:
@@ -97,6 +96,9 @@ class AnomalyModule(AnomalyDetector, pl.LightningModule):
         self.joiner = TileJoiner(self.datamodule.tiling)
         self.pixels = PixelHistogram(len(self.datamodule.categories)).to(self.device)
 
+    def leave_split(self) -> None:
+        """End whatever is known of the images of a validation or test; those that follow are unseen ones."""
+
     def validation_step(self, batch: Batch, batch_idx: int) -> Scores:
         """Collect the scores of normal images and of synthetic anomalies, and the pixels of the normal ones."""
         scores = self.score(batch)
@@ -105,9 +107,8 @@ class AnomalyModule(AnomalyDetector, pl.LightningModule):
 
     def _collect(self, batch: Batch, scores: Scores, joiner: TileJoiner) -> None:
         if not all_finite(scores).all():  # checked before the histogram, which would refuse them without advice
-            raise UserError(
-                f"scores of validation images are not finite in epoch {self.current_epoch}: {explain_divergence()}"
-            )
+            where = f"in epoch {self.current_epoch}: {explain_divergence()}"
+            raise UserError(f"scores of validation images are not finite {where}")
         self.validation_scores += _scored_images(batch, scores)
         for whole, joined in joiner(*select_rows(batch, scores, batch["label"] == 0)):
             self.normal_scores += _scored_images(whole, joined)

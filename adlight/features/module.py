@@ -18,7 +18,7 @@ from adlight.features.cache import FeatureCache, assign_folds, images_of
 from adlight.features.cells import Copies, TrainingCells, extract_features, prepare_cells, standardize
 from adlight.features.detector import FeatureDetector
 from adlight.features.optimizer import parameter_groups
-from adlight.features.predictor import Predictor, check_predictors
+from adlight.features.predictor import Predictor, check_predictors, fit_predictors
 from adlight.features.rotation import make_copies
 from adlight.features.scorer import CellScorer, score_cells
 from adlight.settings import Built, PathName, Share, checked
@@ -88,15 +88,13 @@ class FeatureModule(FeatureDetector, AnomalyModule):
 
     def on_fit_start(self) -> None:
         """Fit everything that is not trained: channel statistics, image clusters, memories."""
-        folds = 0 if self.trained else self.calibration.folds
-        check_predictors(self.members.values(), len(self.datamodule.datasets["train"]), folds)
+        images = images_of(self.datamodule, "train")
+        check_predictors(self.members.values(), len(images), 0 if self.trained else self.calibration.folds)
         cells, self.centers = prepare_cells(self.features("train"), self.clusters, self.device)
         self.mean, self.std = cells.mean, cells.std
-        images = images_of(self.datamodule, "train")
         if self.rotations:
             self.copies = cells.copies = make_copies(cells, self.centers, images, self.cache)
-        for predictor in self.members.values():
-            predictor.fit(cells)
+        fit_predictors(self.members.values(), cells)
         self.pictures.fit(cells, images)
         self.residual_map.folds = []
 
@@ -137,11 +135,9 @@ class FeatureModule(FeatureDetector, AnomalyModule):
         self.split = "val"
 
     def on_validation_epoch_end(self) -> None:
-        """Calibrate; afterwards, images are scored as unseen ones."""
+        """Calibrate."""
         super().on_validation_epoch_end()
-        self.split = None
-        if self.trainer.state.fn != "fit":
-            self.residual_map.folds = []
+        self.leave_split()
 
     def on_test_epoch_start(self) -> None:
         """Compute or load the features of the test images."""
@@ -152,7 +148,13 @@ class FeatureModule(FeatureDetector, AnomalyModule):
     def on_test_epoch_end(self) -> None:
         """Compute the results."""
         super().on_test_epoch_end()
+        self.leave_split()
+
+    def leave_split(self) -> None:
+        """Score images as unseen ones from now on."""
         self.split = None
+        if self.trainer.state.fn != "fit":
+            self.residual_map.folds = []
 
     def score(self, batch: Batch) -> Scores:
         """Score a batch; in a validation or test, its features come from the cache."""
@@ -175,8 +177,7 @@ class FeatureModule(FeatureDetector, AnomalyModule):
             with full_precision(self.device):
                 cells, centers = prepare_cells(features[rest], self.clusters, self.device)
                 cells.copies = None if self.copies is None else self.copies.of_images(rest)
-                for predictor in members.values():
-                    predictor.fit(cells)
+                fit_predictors(members.values(), cells)
                 held_out, residual_map.folds = self._held_out_cells(cells.mean, cells.std), []
                 residual_map.fit(members, centers, held_out, cells.sample(self.training_residuals))
             for part in fold.split(self.datamodule.eval_batch_size):

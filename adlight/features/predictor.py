@@ -95,6 +95,12 @@ def check_predictors(predictors: Iterable[Predictor], count: int, folds: int) ->
                 predictor.check(count_smallest_fit(count, folds))
 
 
+def fit_predictors(predictors: Iterable[Predictor], cells: TrainingCells) -> None:
+    """Fit predictors to the training images."""
+    for predictor in predictors:
+        predictor.fit(cells)
+
+
 def mean_square(predicted: Tensor, cells: Tensor, hard: float = 0.0) -> Tensor:
     """Compute the mean squared error, ignoring padding. -> scalar.
 

@@ -27,7 +27,7 @@ class RotatedImages:
     Args:
         images: the data set.
         rows: indices of the images, (M,).
-        turns: quarter turns, counterclockwise. An odd number requires square frames.
+        turns: quarter turns, counterclockwise; an odd number only in square frames without padding.
     """
 
     def __init__(self, images: Images, rows: Tensor, turns: int) -> None:
@@ -41,9 +41,7 @@ class RotatedImages:
         batch = self.images.__getitems__([self.rows[i] for i in indices])
         size = batch.get("size")
         rotated: Any = {"image": rotate(batch["image"], self.turns, size)}
-        if size is not None:
-            rotated["size"] = size.flip(1) if self.turns % 2 else size
-        return rotated
+        return rotated if size is None else rotated | {"size": size}
 
 
 def rotate(image: Tensor, turns: int, size: Tensor | None = None) -> Tensor:
@@ -52,15 +50,14 @@ def rotate(image: Tensor, turns: int, size: Tensor | None = None) -> Tensor:
         return image.rot90(turns, (2, 3)).contiguous()
     rotated = torch.zeros_like(image)
     for source, target, (height, width) in zip(image, rotated, size.tolist(), strict=True):
-        content = source[:, :height, :width].rot90(turns, (1, 2))
-        target[:, : content.shape[1], : content.shape[2]] = content
+        target[:, :height, :width] = source[:, :height, :width].rot90(turns, (1, 2))
     return rotated
 
 
 def make_copies(cells: TrainingCells, centers: Tensor, images: Images, cache: FeatureCache) -> Copies | None:
     """Rotate the training images of those clusters in which rotated images are normal.
 
-    Quarter turns are tried first, where frames are square, then half a turn.
+    Quarter turns are tried first, where frames are square and not padded, then half a turn.
 
     Args:
         cells: of the training images.
@@ -71,7 +68,8 @@ def make_copies(cells: TrainingCells, centers: Tensor, images: Images, cache: Fe
     Returns:
         The copies; None if there are none, or a region of interest fixes how images lie.
     """
-    if "content" in images.__getitems__([0]) or len(cells) < 2:
+    first = images.__getitems__([0])
+    if "content" in first or len(cells) < 2:
         return None
     cluster = torch.cat([torch.cdist(image_means(part), centers).argmin(1) for part in cells.batches()]).cpu()  # (N,)
     sample = torch.cat([_spread((cluster == k).nonzero()[:, 0]) for k in cluster.unique().tolist()])
@@ -83,7 +81,7 @@ def make_copies(cells: TrainingCells, centers: Tensor, images: Images, cache: Fe
         kept = [k for k in cluster.unique().tolist() if ratio[cluster[sample] == k].median() <= MAX_RATIO]
         return torch.isin(cluster, torch.tensor(kept, dtype=cluster.dtype))
 
-    is_square = images.__getitems__([0])["image"].shape[2] == images.__getitems__([0])["image"].shape[3]
+    is_square = "size" not in first and first["image"].shape[2] == first["image"].shape[3]
     quarter = is_normal(1) if is_square else torch.zeros(len(cells), dtype=torch.bool)
     half = quarter if quarter.all() else quarter | is_normal(2)
     rows = {1: quarter.nonzero()[:, 0], 2: half.nonzero()[:, 0], 3: quarter.nonzero()[:, 0]}

@@ -7,7 +7,6 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from adlight.detection.module import AnomalyModule
-from adlight.features.module import FeatureModule
 from adlight.learning.detector import LearnedDetector
 from adlight.settings import Built, checked
 from adlight.types import Batch
@@ -59,7 +58,7 @@ class LearnedModule(LearnedDetector, AnomalyModule):
         """Calibrate; images are scored as unseen ones from now on."""
         super().on_validation_epoch_end()
         self.validates = False
-        self._leave_split()
+        self.trained.leave_split()
 
     def on_test_epoch_start(self) -> None:
         """Begin the detector's test too."""
@@ -69,11 +68,7 @@ class LearnedModule(LearnedDetector, AnomalyModule):
     def on_test_epoch_end(self) -> None:
         """Compute the results."""
         super().on_test_epoch_end()
-        self._leave_split()
-
-    def _leave_split(self) -> None:
-        if isinstance(self.trained, FeatureModule):
-            self.trained.split, self.trained.residual_map.folds = None, []
+        self.trained.leave_split()
 
     def rows_of(self, batch: Batch) -> Tensor:
         """Give the row of `weight` by which each image is scored, (B,)."""

@@ -127,8 +127,12 @@ class MAEModule(MAEDetector, AnomalyModule):
             self.fold_of = fit_whitening(self, self.num_folds, self.training_residuals)
 
     def on_validation_epoch_end(self) -> None:
-        """Calibrate; images are scored as unseen ones from now on."""
+        """Calibrate."""
         super().on_validation_epoch_end()
+        self.leave_split()
+
+    def leave_split(self) -> None:
+        """Score images as unseen ones from now on."""
         self.fold_of = None
 
     def score(self, batch: Batch) -> Scores:

@@ -73,7 +73,7 @@ TRAIN = {
     "overlap without tiles": ("dataset.overlap=0.5", "dataset.overlap", "0.5"),
     "tile larger than all images": ("dataset.tile=100", "tile=100", "32"),
     "list for a node": ("dataset.augmentation=[]", "dataset.augmentation"),
-    "steps away from the loss": ("+model.optimizer.maximize=true", "model.optimizer.maximize"),
+    "steps away from the loss": ("model/optimizer=adamw +model.optimizer.maximize=true", "model.optimizer.maximize"),
     "no validation interval": ("+trainer.val_check_interval=0", "trainer.val_check_interval", "got 0"),
     "no time": ("+trainer.max_time=00:00:00:00", "trainer.max_time"),
     "lengths that contradict": ("+trainer.min_epochs=9", "trainer.min_epochs=9", "trainer.max_epochs=2"),

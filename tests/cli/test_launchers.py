@@ -98,7 +98,7 @@ def test_what_slurm_cannot_do(adlight, word, said):
 ])  # fmt: skip
 def test_cores_deal_out_no_gpus(monkeypatch, capsys, launcher, accelerator, count, warned):
     monkeypatch.setattr(launchers, "_count_gpus", lambda: count)
-    hydra = {"runtime": {"choices": {"hydra/launcher": launcher, "trainer": "default"}}}
+    hydra = {"runtime": {"choices": {"hydra/launcher": launcher, "trainer": "default"}}, "launcher": {"n_jobs": 2}}
     launchers.check_launcher(OmegaConf.create({"trainer": {"accelerator": accelerator, "devices": 1}, "hydra": hydra}))
     assert ("hydra/launcher=cores is for CPUs" in capsys.readouterr().out) == warned
 

@@ -140,7 +140,7 @@ def test_files(monkeypatch, tmp_path):
     [
         ("resnet19", [1], "resnet18"),
         ("resnet18", ["layer9"], "layer4"),
-        ("resnet18", [9], "5"),
+        ("resnet18", [9], "layer4"),
         ("resnet18", [], "layers"),
     ],
 )

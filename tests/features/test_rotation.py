@@ -80,11 +80,11 @@ def test_a_region_of_interest_fixes_how_images_lie():
 def test_only_the_content_of_padded_images_is_rotated():
     image, size = parts([0, 0]), torch.tensor([[4, 6], [3, 2]])
     image[0, :, 4:], image[1, :, 3:], image[1, :, :, 2:] = 0, 0, 0
-    batch = RotatedImages(Images(image, size=size), torch.tensor([1, 0]), 1).__getitems__([0, 1])
-    assert batch["size"].tolist() == [[2, 3], [6, 4]]
-    assert torch.equal(batch["image"][0, :, :2, :3], image[1, :, :3, :2].rot90(1, (1, 2)))
-    assert batch["image"][0, :, 2:].sum() == 0 and batch["image"][0, :, :, 3:].sum() == 0
-    assert torch.equal(rotate(batch["image"], 3, batch["size"]), image.flip(0))
+    batch = RotatedImages(Images(image, size=size), torch.tensor([1, 0]), 2).__getitems__([0, 1])
+    assert batch["size"].tolist() == [[3, 2], [4, 6]]
+    assert torch.equal(batch["image"][0, :, :3, :2], image[1, :, :3, :2].rot90(2, (1, 2)))
+    assert batch["image"][0, :, 3:].sum() == 0 and batch["image"][0, :, :, 2:].sum() == 0
+    assert torch.equal(rotate(batch["image"], 2, batch["size"]), image.flip(0))
 
 
 def copied(count=9):

@@ -99,9 +99,9 @@ def two_groups(parameters, lr):
 
 def test_rates_of_groups_survive_a_start_and_follow_the_config_when_resumed(root, tmp_path):
     fresh, resumed = Watch(), Watch()
-    fit(make_gan(optimizer=partial(two_groups, lr=1e-2)), make_data(root), tmp_path, 1, callbacks=[fresh])
+    fit(make_gan(optimizer=partial(two_groups, lr=1e-2), n_critic=1), make_data(root), tmp_path, 1, callbacks=[fresh])
     assert fresh.rates == [[1e-3, 1e-2] * 2] * BATCHES
-    slower, ckpt = make_gan(optimizer=partial(two_groups, lr=1e-3)), tmp_path / "AdversarialModule.ckpt"
+    slower, ckpt = make_gan(optimizer=partial(two_groups, lr=1e-3), n_critic=1), tmp_path / "AdversarialModule.ckpt"
     fit(slower, make_data(root), tmp_path, 2, ckpt, [resumed])
     assert resumed.rates == [[1e-4, 1e-3] * 2] * BATCHES  # not the checkpoint's
 

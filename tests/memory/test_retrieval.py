@@ -50,7 +50,7 @@ def test_temperature():
 
 
 def test_too_few_images_are_refused():
-    with pytest.raises(UserError, match="9 neighbours of 9 training images"):
+    with pytest.raises(UserError, match="neighbours=9 of 9 training images"):
         fitted(neighbours=9)
     with pytest.raises(ValueError, match="neighbours"):
         Retrieval(5, neighbours=0)

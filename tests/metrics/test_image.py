@@ -138,7 +138,7 @@ def test_not_finite_scores_are_named_by_position():
 
 @pytest.mark.parametrize("label", [[0, 0], [1, 1], [0, 2], [0, 1, 1]])
 def test_labels_that_cannot_be_ranked_are_refused(label):
-    with pytest.raises(ValueError, match=r"no anomalous|no normal|0 or 1|one length"):
+    with pytest.raises(ValueError, match=r"no anomalous|no normal|0 or 1|equal length"):
         auroc(torch.tensor([0.0, 1.0]), torch.tensor(label))
 
 

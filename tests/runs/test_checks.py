@@ -61,7 +61,7 @@ BAD = [  # settings of a node, values, and in which config
     ("dataset.source", [None, "mvtec"], ()),
     ("dataset.source.size", [8, "x"], ()),
     ("dataset.augmentation", ["yes", 3], ()),
-    ("dataset.augmentation.crop", [0, 2, "x"], ("dataset=mvtec",)),
+    ("dataset.augmentation.crop", [0, 2, "x"], ("dataset=mvtec", "model=mae")),
     ("dataset.balanced_test", ["no", "false", 0], CIFAR),
     ("dataset.download", ["yes"], MNIST),
     ("dataset.normal", [None, True, ""], MNIST),
@@ -176,7 +176,9 @@ def test_a_value_that_comes_from_another_setting_is_named_by_that():
 
 
 def test_what_an_optimizer_alone_knows_is_said_before_the_data_is_read():
-    bad = change(change(composed(), "model.optimizer._target_", "torch.optim.SGD"), "~model.optimizer.betas", None)
+    bad = change(
+        change(composed("model=mae"), "model.optimizer._target_", "torch.optim.SGD"), "~model.optimizer.betas", None
+    )
     with pytest.raises(UserError, match=r"model\.optimizer: .*[Nn]esterov"):
         check_settings(change(bad, "model.optimizer.nesterov", True))
 
@@ -231,7 +233,7 @@ def test_what_is_called_later_must_make_the_right_kind_too(node, target, needed,
 
 @pytest.mark.parametrize("name", ["LBFGS", "SparseAdam"])
 def test_an_optimizer_that_cannot_train_a_network(name):
-    bare = change(change(composed(), "~model.optimizer.betas", None), "~model.optimizer.weight_decay", None)
+    bare = change(change(composed("model=mae"), "~model.optimizer.betas", None), "~model.optimizer.weight_decay", None)
     with pytest.raises(UserError, match=rf"^model\.optimizer: .*{name}"):
         check_settings(change(bare, "model.optimizer._target_", f"torch.optim.{name}"))
 
