@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.nn import functional as F
 
 from adlight.detection.whitening import k_means
@@ -19,12 +19,11 @@ class Copies(NamedTuple):
 
     features: Tensor  # (M, h, w, C) float16
     source: Tensor  # (M,), indices of the training images
-    turns: Tensor  # (M,), quarter turns
 
     def of_images(self, rows: Tensor) -> "Copies":
         """Select the copies of the images in `rows` (n,), ascending, whose indices then refer to `rows`."""
         kept = torch.isin(self.source, rows)
-        return Copies(self.features[kept], torch.searchsorted(rows, self.source[kept]), self.turns[kept])
+        return Copies(self.features[kept], torch.searchsorted(rows, self.source[kept]))
 
 
 class TrainingCells:
@@ -58,16 +57,6 @@ class TrainingCells:
         if self.copies is not None:
             for features, index in zip(self.copies.features.split(size), self.copies.source.split(size), strict=True):
                 yield standardize(features.to(self.mean.device), self.mean, self.std), index
-
-    def draw(self, index: Tensor, rng: Generator) -> Tensor:
-        """Return images, each in a random one of its orientations. (B,) -> (B, h, w, C)."""
-        features = self.features[index]
-        if self.copies is not None:
-            turns = torch.randint(4, index.shape, generator=rng)
-            is_drawn = (self.copies.source == index[:, None]) & (self.copies.turns == turns[:, None])  # (B, M)
-            rows, copies = is_drawn.nonzero(as_tuple=True)
-            features[rows] = self.copies.features[copies]
-        return standardize(features.to(self.mean.device), self.mean, self.std)
 
     def sample(self, count: int, size: int = 64) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the cells (n, h, w, C) and indices (n,) of at most `count` evenly spaced images."""

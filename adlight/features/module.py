@@ -106,7 +106,7 @@ class FeatureModule(FeatureDetector, AnomalyModule):
         if self.datamodule.augmentation is not None:
             cells = standardize(extract_features(self.backbone, batch), self.mean, self.std)
         else:
-            cells = self._cells().draw(batch["index"].cpu(), rng)  # (B, h, w, C)
+            cells = self._cells()[batch["index"].cpu()]  # (B, h, w, C)
         loss = torch.stack([predictor.loss(cells, rng) for predictor in self.trained]).sum()
         log_terms(self, {"loss": loss}, len(cells))
         return loss + 0 * self.unused
@@ -197,4 +197,4 @@ class FeatureModule(FeatureDetector, AnomalyModule):
         return [cells[self.normal[fold == k]] for k in self.fold_of.unique()]
 
     def _cells(self) -> TrainingCells:
-        return TrainingCells(self.features("train"), self.mean, self.std, self.copies)
+        return TrainingCells(self.features("train"), self.mean, self.std)

@@ -88,8 +88,7 @@ def make_copies(cells: TrainingCells, centers: Tensor, images: Images, cache: Fe
     if not half.any():
         return None
     made = [cache(RotatedImages(images, mine, turns), cells.mean.device) for turns, mine in rows.items() if len(mine)]
-    turns = torch.cat([torch.full_like(mine, number) for number, mine in rows.items()])
-    return Copies(torch.cat(made), torch.cat(list(rows.values())), turns)
+    return Copies(torch.cat(made), torch.cat(list(rows.values())))
 
 
 def _spread(rows: Tensor) -> Tensor:

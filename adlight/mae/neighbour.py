@@ -36,7 +36,6 @@ class NeighbourMaskedNetwork(Predictor):
     """
 
     trained = True
-    takes_copies = True
 
     @checked
     def __init__(
