@@ -39,6 +39,8 @@ def explain_config(error: BaseException) -> str:
         parent, _, _ = (cause.full_key or key).rpartition(".")
         if not parent and "model" in known:  # groups that leave no key of their name, such as `experiment`
             known += [path.name for path in CONF.iterdir() if path.is_dir()]
+        if parent and not known:
+            return f"{cause.full_key} cannot be set: {parent} is null in this config, of this model or data set"
         return _unknown(f"setting in {parent}" if parent else "setting", key, known)
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
     if isinstance(error, ConfigCompositionException) and cause is not None:  # it names the override, not what is wrong

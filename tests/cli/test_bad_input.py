@@ -72,6 +72,7 @@ TRAIN = {
     "setting that nothing reads": ("+max_epochs=3", "'max_epochs'"),
     "overlap without tiles": ("dataset.overlap=0.5", "dataset.overlap", "0.5"),
     "tile larger than all images": ("dataset.tile=100", "tile=100", "32"),
+    "setting of a node that is null": ("dataset.augmentation.crop=0.5", "dataset.augmentation.crop", "null"),
     "list for a node": ("dataset.augmentation=[]", "dataset.augmentation"),
     "steps away from the loss": ("model/optimizer=adamw +model.optimizer.maximize=true", "model.optimizer.maximize"),
     "no validation interval": ("+trainer.val_check_interval=0", "trainer.val_check_interval", "got 0"),
