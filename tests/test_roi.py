@@ -151,7 +151,7 @@ def test_detectors_and_trainings_agree_on_padding(target):
     ],
 )
 def test_bad_input_is_one_line(adlight, runs, words, said):
-    outcome = adlight("train", "model=pca", *SETTINGS, *words, "hydra.run.dir=runs/refused")
+    outcome = adlight("train", "model=pca", *SETTINGS, *words, "hydra.run.dir=runs/refused_roi")
     assert outcome.code == 2 and said in outcome.err and outcome.err.count("\n") == 1
 
 

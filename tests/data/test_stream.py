@@ -58,7 +58,8 @@ def test_many_images_take_the_memory_of_one_folder(tmp_path):
         tracemalloc.stop()
         return count, found
 
-    (one, small), (all_of_them, large) = peak(tmp_path / "000"), peak(tmp_path)
+    # the least of three: threads that earlier tests have left allocate too
+    (one, small), (all_of_them, large) = (min(peak(place) for _ in range(3)) for place in (tmp_path / "000", tmp_path))
     assert (one, all_of_them) == (500, 10_000)
     assert large < 1.5 * small + 20_000
     assert small < 500 * 200 + 20_000, "of a folder its names are kept, and nothing more"
