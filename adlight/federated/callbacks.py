@@ -7,7 +7,7 @@ from adlight.detection.module import AnomalyModule
 from adlight.federated.weights import Weights, set_shared_weights
 
 
-class GivenWeights(Callback):
+class LoadAveragedWeights(Callback):
     """Puts averaged weights in place of the site's own, which its checkpoint has brought back with the rest.
 
     Args:
@@ -23,7 +23,7 @@ class GivenWeights(Callback):
         set_shared_weights(pl_module, self.weights)
 
 
-class RoundEnd(Callback):
+class StopAfterRound(Callback):
     """Ends a training after a round's epochs; the trainer's own length, by which the rate falls, is that of all rounds.
 
     Args:

@@ -16,14 +16,14 @@ from flwr.serverapp import Grid, ServerApp
 
 from adlight.federated.place import Place
 from adlight.federated.rounds import Reply, Request, Server
-from adlight.federated.site import answer
+from adlight.federated.site import handle_request
 from adlight.federated.weights import Weights
 from adlight.runs.federation import FederationFolder, site_names
 from adlight.types import UserError
 
 TYPES = {"begin": MessageType.QUERY, "train": MessageType.TRAIN}  # all others: EVALUATE
-PATIENCE = 30 * 24 * 3600.0  # seconds that a site may take for a round
-PAUSE = 0.2  # seconds between looks for replies
+TIMEOUT = 30 * 24 * 3600.0  # seconds that a site may take for a round
+POLL_INTERVAL = 0.2  # seconds between looks for replies
 
 server = ServerApp()  # one name each, as Flower looks for them
 client = ClientApp()
@@ -49,7 +49,7 @@ class GridExchange:
         """
         kind = TYPES.get(request.kind, MessageType.EVALUATE)
         content = _pack(request.kind, request.settings, request.weights)
-        messages = [Message(content, node, kind, ttl=PATIENCE) for node in self._nodes()]
+        messages = [Message(content, node, kind, ttl=TIMEOUT) for node in self._nodes()]
         waiting, replies = set(self.grid.push_messages(messages)), list[Reply]()
         while waiting:
             for message in self.grid.pull_messages(waiting):
@@ -57,8 +57,8 @@ class GridExchange:
                 if message.has_error():
                     reason = " ".join(str(message.error.reason).split())[:200]
                     raise UserError(f"a site is gone, or its process has failed: {reason}")
-                told, weights = _unpack(message.content)
-                replies.append(Reply(told["site"], told["told"], weights, told["error"]))
+                values, weights = _unpack(message.content)
+                replies.append(Reply(values["site"], values["values"], weights, values["error"]))
             self._pause()
         return replies
 
@@ -72,7 +72,7 @@ class GridExchange:
         return nodes
 
     def _pause(self) -> None:
-        if self.stopped.wait(PAUSE):
+        if self.stopped.wait(POLL_INTERVAL):
             raise SystemExit("stopped")
 
 
@@ -88,14 +88,14 @@ def serve(grid: Grid, context: Context) -> None:
 @client.evaluate()
 def reply(message: Message, context: Context) -> Message:
     """Do a site's part: in a simulation of one of the federation's sites, else of the SuperNode's own."""
-    told, weights = _unpack(message.content)
-    request = Request(told["kind"], told["settings"], weights)
+    values, weights = _unpack(message.content)
+    request = Request(values["kind"], values["settings"], weights)
     try:
-        done = answer(request, _place(context, request))
+        done = handle_request(request, _place(context, request))
     except UserError as error:
         done = Reply(-1, {}, {}, str(error))
     return Message(
-        _pack("", {"site": done.site, "told": done.told, "error": done.error}, done.weights), reply_to=message
+        _pack("", {"site": done.site, "values": done.values, "error": done.error}, done.weights), reply_to=message
     )
 
 
@@ -145,7 +145,7 @@ def _place(context: Context, request: Request) -> Place:
     """Find the site's number and folder: a SuperNode's own, or below the federation's, as in a simulation."""
     node: Any = context.node_config
     if "partition-id" not in node:
-        raise UserError("a SuperNode is told which site it is: --node-config 'partition-id=0 folder=\"bottle\"'")
+        raise UserError("a SuperNode must know which site it is: --node-config 'partition-id=0 folder=\"bottle\"'")
     number, names = int(node["partition-id"]), request.settings["names"]
     name = names[number] if 0 <= number < len(names) else f"site-{number}"
     folder = Path(str(node.get("folder") or FederationFolder(request.settings["folder"]).site(name)))
@@ -153,12 +153,12 @@ def _place(context: Context, request: Request) -> Place:
 
 
 def _pack(kind: str, values: dict[str, Any], weights: Weights) -> RecordDict:
-    told = {"kind": kind, "settings": values} if kind else values
+    values = {"kind": kind, "settings": values} if kind else values
     arrays = ArrayRecord(weights) if weights else ArrayRecord()
-    return RecordDict({"told": ConfigRecord({"json": json.dumps(told)}), "weights": arrays})
+    return RecordDict({"values": ConfigRecord({"json": json.dumps(values)}), "weights": arrays})
 
 
 def _unpack(content: RecordDict) -> tuple[dict[str, Any], Weights]:
-    told: Any = content["told"]
+    values: Any = content["values"]
     weights: Any = content["weights"]
-    return json.loads(told["json"]), dict(weights.to_torch_state_dict())
+    return json.loads(values["json"]), dict(weights.to_torch_state_dict())

@@ -58,21 +58,21 @@ def take_config(run: RunFolder, place: Place, settings: Mapping[str, Any]) -> Di
         config.trainer.accelerator = place.accelerator
     check_places(config, SENT)
     if run.is_run:
-        check_same(run, settings["federation"])
+        check_federation(run, settings["federation"])
         saved = run.config()
         saved.trainer.max_epochs = config.trainer.max_epochs  # there may be more rounds than before
         if change := difference(saved, config):
             raise UserError(f"{run} holds a run with other settings ({change}): choose another folder")
-        config = placed(saved, run)
+        config = with_run_dir(saved, run)
     else:
-        check_settings(config := placed(config, run))
+        check_settings(config := with_run_dir(config, run))
         settle_frame(config, run)
         run.write_composed(config, settings["choices"])
     run.write_config(config)
     return config
 
 
-def check_same(run: RunFolder, federation: str) -> None:
+def check_federation(run: RunFolder, federation: str) -> None:
     """Refuse a folder that is not a federation's.
 
     Raises:
@@ -83,7 +83,7 @@ def check_same(run: RunFolder, federation: str) -> None:
         raise UserError(f"{run} is of another federation, or a training: choose another folder")
 
 
-def placed(config: DictConfig, run: RunFolder) -> DictConfig:
+def with_run_dir(config: DictConfig, run: RunFolder) -> DictConfig:
     """Name the run's folder in a config: Hydra, which names it elsewhere, did not start this process."""
     config = config.copy()
     OmegaConf.set_struct(config, False)

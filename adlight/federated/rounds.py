@@ -35,13 +35,13 @@ class Reply(NamedTuple):
 
     Attributes:
         site: its number.
-        told: plain values: numbers, never images.
+        values: plain values: numbers, never images.
         weights: trained; none unless it was asked to begin or to train.
         error: why it could not, in one line; empty if it could.
     """
 
     site: int
-    told: dict[str, Any]
+    values: dict[str, Any]
     weights: Weights
     error: str = ""
 
@@ -69,7 +69,7 @@ class Server:
             UserError: a site could not do its part, or the sites do not fit together; whole rounds are kept.
         """
         begun = self._begin()
-        images, known = [one.told["images"] for one in begun], self.folder.averaged()
+        images, known = [one.values["images"] for one in begun], self.folder.averaged()
         averaged = known or Averaged(begun[0].weights, [])
         print(f"sites: {', '.join(f'{name} ({n} images)' for name, n in zip(self.names, images, strict=True))}")
         for number in range(len(averaged.rows) + 1, self.config.rounds + 1):
@@ -86,13 +86,13 @@ class Server:
         number = len(chosen.rows)
         print(f"averaged weights of round {number} are calibrated and tested at each site", flush=True)
         for one in self._ask("finish", chosen.weights, round=number):
-            numbers = ", ".join(f"{key} {value:.4f}" for key, value in one.told["metrics"].items())
-            print(f"{self.names[one.site]}: {numbers}; run: {one.told['folder']}", flush=True)
+            numbers = ", ".join(f"{key} {value:.4f}" for key, value in one.values["metrics"].items())
+            print(f"{self.names[one.site]}: {numbers}; run: {one.values['folder']}", flush=True)
 
     def _begin(self) -> list[Reply]:
         config = OmegaConf.to_yaml(self.config)
         begun = self._ask("begin", {}, config=config, choices=self.choices)
-        frames = {self.names[one.site]: one.told["frame"] for one in begun}
+        frames = {self.names[one.site]: one.values["frame"] for one in begun}
         if len(set(frames.values())) > 1:
             each = "; ".join(f"{name}: {frame}" for name, frame in frames.items())
             raise UserError(f"the sites' images have different shapes, so give all one frame, {each}")
@@ -116,10 +116,10 @@ class Server:
     def _row(self, number: int, images: list[int], trained: list[Reply], measured: list[Reply]) -> dict[str, Any]:
         """Give a round's row: the mean loss by images, and means of sites by their numbers of categories."""
         row: dict[str, Any] = {"round": number, "train/loss": _mean(trained, "loss", images)}
-        counts = [one.told["categories"] for one in measured]
+        counts = [one.values["categories"] for one in measured]
         row[OBJECTIVE] = _mean(measured, OBJECTIVE, counts)
-        row |= {f"{OBJECTIVE}/{self.names[one.site]}": one.told[OBJECTIVE] for one in measured}
-        tested = {f"auroc/{name}": value for one in measured for name, value in one.told.get("auroc", {}).items()}
+        row |= {f"{OBJECTIVE}/{self.names[one.site]}": one.values[OBJECTIVE] for one in measured}
+        tested = {f"auroc/{name}": value for one in measured for name, value in one.values.get("auroc", {}).items()}
         return row | ({"auroc": sum(tested.values()) / len(tested)} if tested else {}) | tested
 
     def _line(self, row: Mapping[str, Any]) -> str:
@@ -131,7 +131,9 @@ class Server:
 
 def _mean(replies: list[Reply], name: str, by: list[int]) -> float | None:
     """Average a value that sites tell, weighted; None where none has it."""
-    known = [(one.told[name], weight) for one, weight in zip(replies, by, strict=True) if one.told[name] is not None]
+    known = [
+        (one.values[name], weight) for one, weight in zip(replies, by, strict=True) if one.values[name] is not None
+    ]
     return sum(value * weight for value, weight in known) / sum(weight for _, weight in known) if known else None
 
 

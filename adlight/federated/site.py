@@ -15,8 +15,8 @@ from adlight.cli.errors import explain, filter_warnings, first_line
 from adlight.cli.job import finish_wandb
 from adlight.data.datamodule import AnomalyDataModule
 from adlight.detection.module import AnomalyModule
-from adlight.federated.callbacks import GivenWeights, RoundEnd
-from adlight.federated.place import Place, check_same, placed, take_config
+from adlight.federated.callbacks import LoadAveragedWeights, StopAfterRound
+from adlight.federated.place import Place, check_federation, take_config, with_run_dir
 from adlight.federated.rounds import Reply, Request
 from adlight.federated.weights import Weights, check_model, set_shared_weights, shared_weights
 from adlight.runs import provenance
@@ -31,7 +31,7 @@ from adlight.train import build, check, make_trainer, test
 from adlight.types import UserError
 
 
-def answer(request: Request, place: Place) -> Reply:
+def handle_request(request: Request, place: Place) -> Reply:
     """Do what the server asks, and say in one line why it could not be done."""
     site = Site(RunFolder(place.folder), request.settings)
     try:
@@ -41,8 +41,8 @@ def answer(request: Request, place: Place) -> Reply:
                 return Reply(place.number, *site.begin(place))
             if request.kind == "train":
                 return Reply(place.number, *site.train(request.weights))
-            told = site.measure(request.weights) if request.kind == "measure" else site.finish(request.weights)
-            return Reply(place.number, told, {})
+            values = site.measure(request.weights) if request.kind == "measure" else site.finish(request.weights)
+            return Reply(place.number, values, {})
     except Exception as error:
         line = explain(error)
         if line is None and place.folder.is_dir():
@@ -83,8 +83,8 @@ class Site:
         provenance.log_config(trainer, config)
         data.setup("fit")
         frame = {name: str(config.dataset[name]) for name in ("image_size", "resize", "keep_shape", "channels")}
-        told = {"images": len(data.datasets["train"]), "frame": " ".join(f"{k}={v}" for k, v in frame.items())}
-        return told, shared_weights(module)
+        values = {"images": len(data.datasets["train"]), "frame": " ".join(f"{k}={v}" for k, v in frame.items())}
+        return values, shared_weights(module)
 
     def train(self, weights: Weights) -> tuple[dict[str, Any], Weights]:
         """Train a round's epochs from averaged weights. -> the loss, and the weights.
@@ -103,8 +103,8 @@ class Site:
         if path is not None:
             load_weights(module, path)  # makes room for what was fitted
         if done < last:
-            given = [GivenWeights(weights)] if done == first else []
-            callbacks = [*observers.callbacks, *given, RoundEnd(last), BestAndLast(self.run.last_checkpoint)]  # type: ignore[attr-defined]
+            given = [LoadAveragedWeights(weights)] if done == first else []
+            callbacks = [*observers.callbacks, *given, StopAfterRound(last), BestAndLast(self.run.last_checkpoint)]  # type: ignore[attr-defined]
             trainer = make_trainer(self.config, callbacks, observers.loggers, limit_val_batches=0)
             trainer.fit(module, data, ckpt_path=path, weights_only=True)
             found = trainer.callback_metrics.get("train/loss")
@@ -116,16 +116,16 @@ class Site:
         data, module, observers = self._open(weights)
         trainer = make_trainer(self.config, [], [])
         value = trainer.validate(module, data, verbose=False)[0].get(OBJECTIVE)
-        told: dict[str, Any] = {OBJECTIVE: value, "categories": len(data.categories)}
+        values: dict[str, Any] = {OBJECTIVE: value, "categories": len(data.categories)}
         if self.settings["test"]:
             trainer.test(module, data, verbose=False)
             assert module.results is not None
-            told["auroc"] = {name: one["auroc"] for name, one in module.results.categories.items() if "auroc" in one}
+            values["auroc"] = {name: one["auroc"] for name, one in module.results.categories.items() if "auroc" in one}
         if value is not None:
             for logger in observers.loggers:
                 logger.log_metrics({OBJECTIVE: value, "epoch": self._epochs() - 1}, self._state()["global_step"])
                 logger.save()
-        return told
+        return values
 
     def finish(self, weights: Weights) -> dict[str, Any]:
         """Calibrate averaged weights on the site's own normal images, keep them as the run's best, and test them."""
@@ -142,8 +142,8 @@ class Site:
 
     def _open(self, weights: Weights | None = None) -> tuple[AnomalyDataModule, AnomalyModule, pl.Trainer]:
         """Build what the run's config describes; with averaged weights, a trained site's detector that has them."""
-        check_same(self.run, self.settings["federation"])
-        self.config = placed(self.run.config(), self.run)
+        check_federation(self.run, self.settings["federation"])
+        self.config = with_run_dir(self.run.config(), self.run)
         data, module, trainer = build(self.config)
         if weights is not None:
             load_weights(module, self.run.last_checkpoint)

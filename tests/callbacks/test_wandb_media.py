@@ -311,10 +311,13 @@ def test_an_evaluation_is_a_run_of_its_own(adlight, tiny_run):
     [
         (["logger.wandb.mode=onlin"], ("onlin", "online, offline, disabled")),
         (["logger.wandb.mode=online"], ("wandb login", "WANDB_API_KEY", "mode=offline")),
+        (["hydra.run.dir=runs/blocked"], ("runs/blocked", "wandb")),
     ],
-    ids=["unknown mode", "no account"],
+    ids=["unknown mode", "no account", "no folder"],
 )
 def test_bad_settings_are_refused(adlight, words, said):
+    (adlight.folder / "runs" / "blocked").mkdir(parents=True, exist_ok=True)
+    (adlight.folder / "runs" / "blocked" / "wandb").write_text("in the way")
     refused(adlight("train", *adlight.quick, "logger=wandb", *words), *said)
 
 

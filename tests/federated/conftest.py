@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 
 from adlight.federated.place import Place
 from adlight.federated.rounds import Server
-from adlight.federated.site import answer
+from adlight.federated.site import handle_request
 from adlight.runs.config import CONF
 from adlight.runs.federation import FederationFolder
 from adlight.runs.folder import RunFolder
@@ -41,13 +41,13 @@ class Federation:
             part = (request.kind, request.settings.get("round"), name)
             if part == self.stop_at:
                 raise KeyboardInterrupt
-            replies.append(self.answer(number, request))
+            replies.append(self.handle_request(number, request))
             self.asked.append(part)
         self.replies += replies
         return replies
 
-    def answer(self, number, request):
-        return answer(request, Place(number, self.folder.site(self.names[number])))
+    def handle_request(self, number, request):
+        return handle_request(request, Place(number, self.folder.site(self.names[number])))
 
     @property
     def weights(self):

@@ -27,8 +27,8 @@ class Told:
 
 def test_weights_and_numbers_come_back_as_they_were_sent():
     weights = {"w": torch.randn(3, 4), "scalar": torch.tensor(0.5)}
-    told, found = flower._unpack(flower._pack("train", {"round": 3, "names": ["a"]}, weights))
-    assert told == {"kind": "train", "settings": {"round": 3, "names": ["a"]}}
+    values, found = flower._unpack(flower._pack("train", {"round": 3, "names": ["a"]}, weights))
+    assert values == {"kind": "train", "settings": {"round": 3, "names": ["a"]}}
     assert all(torch.equal(found[name], value) and found[name].dtype == value.dtype for name, value in weights.items())
     assert flower._unpack(flower._pack("", {"site": 0}, {})) == ({"site": 0}, {})
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from adlight.federated.callbacks import RoundEnd
+from adlight.federated.callbacks import StopAfterRound
 from adlight.federated.place import Place
 from adlight.federated.rounds import Request
-from adlight.federated.site import answer
+from adlight.federated.site import handle_request
 from adlight.federated.weights import shared_weights
 from adlight.runs.config import instantiate_node
 from adlight.runs.find import find_runs
@@ -70,7 +70,7 @@ def test_only_weights_and_numbers_leave_a_site(two):
     config, _ = two.folder.config()
     parameters = set(shared_weights(instantiate_node(config.model)))
     assert all(set(one.weights) in (parameters, set()) for one in two.replies)
-    assert max(len(json.dumps(one.told)) for one in two.replies) < 500
+    assert max(len(json.dumps(one.values)) for one in two.replies) < 500
 
 
 def test_a_site_s_run_is_evaluated_and_predicted_with_as_any_other(two, adlight):
@@ -118,7 +118,9 @@ def test_a_site_that_was_stopped_within_a_round_goes_on_from_its_last_epoch(fede
     whole = federation("whole", ["bottle"], *words).run()
     broken = federation("broken", ["bottle"], *words)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(RoundEnd, "on_train_epoch_end", lambda self, trainer, _: setattr(trainer, "should_stop", True))
+        patch.setattr(
+            StopAfterRound, "on_train_epoch_end", lambda self, trainer, _: setattr(trainer, "should_stop", True)
+        )
         patch.setattr("adlight.federated.rounds.average", stop)
         broken.run()
     assert broken.folder.averaged() is None
@@ -149,7 +151,7 @@ def test_what_a_site_cannot_do_is_one_line_that_names_it(federation):
 def test_folders_of_another_federation_or_a_training_are_not_written_over(federation, two, tiny_run):
     other = federation("other", BOTH, *TWO)
     for place, part in ((two.folder.site("bottle"), "of another"), (tiny_run[0], "of another")):
-        other.answer = lambda number, request, place=place: answer(request, Place(number, place))
+        other.handle_request = lambda number, request, place=place: handle_request(request, Place(number, place))
         with pytest.raises(UserError, match=part):
             other.run()
 
@@ -158,8 +160,8 @@ def test_a_config_that_runs_something_else_is_refused_by_the_sites(federation, t
     config, choices = federation("strange", BOTH, *TWO).folder.config()
     config.model.optimizer._target_ = "os.system"
     settings = {"config": OmegaConf.to_yaml(config), "choices": choices, "federation": "1", "command": "", "epochs": 1}
-    told = answer(Request("begin", settings, {}), Place(0, tmp_path / "site"))
-    assert "os.system" in told.error and not (tmp_path / "site" / ".hydra").exists()
+    values = handle_request(Request("begin", settings, {}), Place(0, tmp_path / "site"))
+    assert "os.system" in values.error and not (tmp_path / "site" / ".hydra").exists()
 
 
 @pytest.mark.parametrize("numbers", [[0, 0], [0, 2], [0]])
@@ -175,7 +177,7 @@ def test_sites_whose_images_ask_for_different_frames_are_refused(federation):
     strange = federation("frames", BOTH, *TWO)
     once = strange.exchange
     strange.exchange = lambda request: [
-        one._replace(told=one.told | {"frame": f"keep_shape={bool(one.site)}"}) for one in once(request)
+        one._replace(values=one.values | {"frame": f"keep_shape={bool(one.site)}"}) for one in once(request)
     ]
     with pytest.raises(UserError, match=r"screw: keep_shape=True"):
         strange.run()
