@@ -6,11 +6,11 @@ from adlight.cli import main as cli
 from adlight.cli.alone import run_alone
 from adlight.cli.arguments import OWN_OF_EVALUATE, evaluate_arguments, task_overrides
 from adlight.runs import provenance
-from adlight.runs.checks import check_values
-from adlight.runs.config import changes_scores, drop_objective, require_nodes
+from adlight.runs.config import drop_objective, require_nodes
 from adlight.runs.folder import RunFolder
+from adlight.runs.overrides import changes_scores
 from adlight.runs.trust import check_places
-from adlight.train import NODES, build, test
+from adlight.train import build, test
 
 
 def evaluate(config: DictConfig) -> dict[str, float]:
@@ -21,14 +21,14 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     normal images.
     """
     from adlight.reports.tables import print_defects
-    from adlight.runs.programs import EvaluateSettings
+    from adlight.runs.programs import EvaluateSettings, check_values
 
     check_values(EvaluateSettings, config)
     run = RunFolder(config.run)
     overrides = task_overrides(*OWN_OF_EVALUATE)
     saved = run.config(overrides)
     OmegaConf.set_struct(saved, False)
-    require_nodes(saved, *NODES)
+    require_nodes(saved)
     drop_objective(saved)
     if not any(word.startswith("logger=") for word in overrides):  # a run at W&B for each evaluation is asked for
         saved.logger = None

@@ -14,7 +14,6 @@ from adlight.cli import main as cli
 from adlight.cli.alone import run_logged
 from adlight.cli.arguments import quote_values, shows_help, value_of
 from adlight.data.stream import ImageStream
-from adlight.runs.checks import check_values
 from adlight.runs.folder import RunFolder
 from adlight.types import Unreadable, UserError
 
@@ -38,7 +37,7 @@ def export(config: DictConfig) -> Path:
     from adlight.detector import Detector
     from adlight.prediction.batches import override_attributes
     from adlight.runs.exported import ExportFolder, load_exported
-    from adlight.runs.programs import ExportSettings
+    from adlight.runs.programs import ExportSettings, check_values
 
     check_values(ExportSettings, config)
     category = "pooled" if config.check in (None, NOT_CHECKED) else config.category
@@ -95,7 +94,7 @@ def write(detector: "Detector", config: DictConfig, folder: "ExportFolder") -> N
 
     from adlight.detection.graph import export_graph
     from adlight.runs.exported import HASH, describe_calibration
-    from adlight.runs.verification import hash_file
+    from adlight.runs.weights import hash_file
 
     thresholds = [detector.calibration.of(name) for name in (*detector.calibration.categories, None)]
     model = export_graph(cast(Any, detector.module), detector.channels, detector.frame.size, thresholds)

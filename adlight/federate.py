@@ -13,10 +13,10 @@ from adlight.cli.arguments import quote, shows_help, value_of
 from adlight.cli.flags import FLAGS_THAT_SHOW, MULTIRUN
 from adlight.cli.resume import federation_advice
 from adlight.runs import provenance
-from adlight.runs.checks import check_settings, check_values
-from adlight.runs.config import choose_none, instantiate_node, require_nodes
+from adlight.runs.config import instantiate_node, require_nodes
 from adlight.runs.federation import FederationFolder
-from adlight.train import NODES
+from adlight.runs.overrides import choose_none
+from adlight.runs.sites import site_names
 from adlight.types import UserError
 
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_LOG_LEVEL": "ERROR", "RAY_USAGE_STATS_ENABLED": "0"}  # read on import
@@ -58,15 +58,29 @@ def federate(config: DictConfig) -> None:
 
 
 def _check(config: DictConfig) -> None:
-    """Refuse, before anything expensive, what cannot be federated."""
-    from adlight.federated.rounds import check
+    """Check, before anything expensive, that the config can be federated.
+
+    Raises:
+        UserError: a setting is wrong, or the model cannot be federated.
+    """
+    import torch
+
     from adlight.federated.weights import check_model
-    from adlight.runs.programs import FederateSettings
+    from adlight.runs.checks import check_settings
+    from adlight.runs.programs import FederateSettings, check_values
 
     check_values(FederateSettings, config)
-    require_nodes(config, *NODES)
+    require_nodes(config)
     check_settings(config)
-    check(config)
+    site_names(config)
+    trainer = config.trainer
+    if trainer.devices != 1 or trainer.num_nodes != 1:
+        raise UserError(f"trainer.devices={trainer.devices}: a site trains on one device: set trainer=default or cpu")
+    if config.cpus > (cores := os.cpu_count() or 1) or config.gpus > torch.cuda.device_count():
+        available = f"{cores} CPUs and {torch.cuda.device_count()} GPUs"
+        raise UserError(f"cpus={config.cpus} gpus={config.gpus} for each site: this machine has {available}")
+    if trainer.limit_val_batches == 0:
+        raise UserError("the thresholds come from a validation: raise trainer.limit_val_batches (now 0)")
     check_model(instantiate_node(config.model))
 
 

@@ -13,13 +13,11 @@ from adlight.cli.arguments import quote, quote_values, shows_help, value_of
 from adlight.data.labels import read_labels
 from adlight.data.source import Source
 from adlight.runs import provenance
-from adlight.runs.checks import check_values
 from adlight.runs.config import instantiate_node
 from adlight.runs.folder import RunFolder
-from adlight.runs.frozen import frozen_config
-from adlight.runs.labels import LabelFolder
-from adlight.runs.learned import MODULE, learned_config, write_learned
-from adlight.runs.restore import load_weights
+from adlight.runs.labels import MODULE, LabelFolder, learned_config, write_learned
+from adlight.runs.restore import frozen_config
+from adlight.runs.weights import load_weights
 from adlight.train import build
 from adlight.types import Record, UserError
 
@@ -42,7 +40,7 @@ def learn(config: DictConfig) -> Path:
     """
     from adlight.learning.decisions import describe_decisions, describe_labels, find_thresholds
     from adlight.learning.samples import CategoryNames, score_labelled, scores_unseen
-    from adlight.runs.programs import LearnSettings
+    from adlight.runs.programs import LearnSettings, check_values
 
     check_values(LearnSettings, config)
     if config.recall is not None and config.precision is not None:

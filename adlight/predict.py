@@ -14,10 +14,8 @@ from adlight.data.stream import ImageStream
 from adlight.prediction.batches import ResultWriter, load_detector, predict_batches
 from adlight.prediction.ray import check_ray, predict_parts
 from adlight.prediction.summary import Summary
-from adlight.runs.checks import check_values
-from adlight.runs.exported import weights_of
+from adlight.runs.exported import check_exists, folder_of, is_exported, weights_of
 from adlight.runs.folder import RunFolder
-from adlight.runs.graphs import check_exists, folder_of, is_exported
 from adlight.runs.predictions import PredictionFolder
 from adlight.types import UserError, unknown_name
 
@@ -31,7 +29,7 @@ def predict(config: DictConfig) -> None:
         UserError: no images, one that cannot be read (unless `on_bad_image=skip`) or whose category is unknown, or a
             setting out of range.
     """
-    from adlight.runs.programs import PredictSettings
+    from adlight.runs.programs import PredictSettings, check_values
 
     check_values(PredictSettings, config)
     settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]

@@ -10,8 +10,7 @@ from omegaconf import DictConfig
 
 from adlight.cli import main as cli
 from adlight.cli.arguments import quote_values, shows_help, value_of
-from adlight.runs.checks import check_values
-from adlight.runs.graphs import check_exists, is_exported
+from adlight.runs.exported import check_exists, is_exported
 from adlight.types import UserError
 
 if TYPE_CHECKING:  # they take seconds: not for --help
@@ -31,7 +30,7 @@ def serve(config: DictConfig) -> None:
         UserError: no run, an address that cannot be taken, a missing package, or a setting out of range.
         KeyboardInterrupt: it was stopped.
     """
-    from adlight.runs.programs import ServeSettings
+    from adlight.runs.programs import ServeSettings, check_values
 
     check_values(ServeSettings, config)
     check_packages()
@@ -95,13 +94,12 @@ def open_labels(run: str, most: int) -> "KeptLabels":
             raise UserError(f"max_labels={most}: labels are kept in a run folder, and {run} is a graph: serve the run")
         return KeptLabels()
     from adlight.runs.folder import RunFolder
-    from adlight.runs.frozen import frozen_config
-    from adlight.runs.labels import LabelFolder
-    from adlight.runs.learned import origin_of
+    from adlight.runs.labels import LabelFolder, labelled_run
+    from adlight.runs.restore import frozen_config
 
     if not most:
         return KeptLabels(LabelFolder(run))
-    origin = origin_of(RunFolder(run))
+    origin = labelled_run(RunFolder(run))
     frozen_config(origin)
     LabelFolder(origin.path).read()
     if not os.access(origin.path, os.W_OK):

@@ -14,8 +14,9 @@ from makers import fake_run, write_image
 from omegaconf import OmegaConf
 
 from adlight.cli.mixed import mark_partial_settings
-from adlight.runs.config import CONF, apply_overrides, choose_none, flatten, instantiate_node
+from adlight.runs.config import CONF, flatten, instantiate_node
 from adlight.runs.labels import LabelFolder
+from adlight.runs.overrides import apply_overrides, choose_none
 from adlight.types import Record
 
 ROOT = CONF.parent

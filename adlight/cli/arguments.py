@@ -11,10 +11,11 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString
 
 from adlight.cli.flags import FLAGS_THAT_SHOW, MULTIRUN, mark_overrides, shows_help
 from adlight.cli.mixed import mark_partial_settings
-from adlight.runs.config import CONF, choose_none
-from adlight.runs.files import number_of
+from adlight.runs.config import CONF
+from adlight.runs.files import read_number
 from adlight.runs.find import find_unfinished
 from adlight.runs.folder import RunFolder
+from adlight.runs.overrides import choose_none
 from adlight.runs.sweep_folder import SweepFolder
 from adlight.types import UserError
 
@@ -146,7 +147,7 @@ def _continue(words: list[str], run: RunFolder) -> list[str]:
 
 def _share_folder_of_step(argv: list[str]) -> list[str]:
     # all processes of an srun step share one run folder: a new one, or the one it has left when it is queued again
-    if number_of("SLURM_STEP_NUM_TASKS") < 2:
+    if read_number("SLURM_STEP_NUM_TASKS") < 2:
         return argv
     if "SLURM_NTASKS_PER_NODE" not in os.environ:  # Lightning needs it
         raise UserError("srun with several processes needs --ntasks-per-node, and trainer=slurm")

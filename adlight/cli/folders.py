@@ -13,10 +13,10 @@ from adlight.cli.errors import describe
 from adlight.cli.job import FOLDER
 from adlight.runs.checks import check_names, check_settings
 from adlight.runs.files import rank
+from adlight.runs.find import check_free, check_no_foreign_files
 from adlight.runs.folder import RunFolder
 from adlight.runs.hydra_folder import SUBFOLDER
-from adlight.runs.occupied import check_free, check_own
-from adlight.runs.trust import HERE
+from adlight.runs.trust import OUTPUT_DIR
 from adlight.types import UserError
 
 held = ExitStack()  # the lock on this process's folder
@@ -53,13 +53,13 @@ class FolderCallback(Callback):
             if self.writes:
                 place = Path(str(config.hydra.sweep.dir))
                 check_free("hydra.sweep.dir", place, below=not self.trains)
-                check_own("hydra.sweep.dir", place)
+                check_no_foreign_files("hydra.sweep.dir", place)
         except Exception as error:
             raise Refusal(describe(error)) from error
 
     def _take(self, config: DictConfig) -> None:
-        run_dir: Any = OmegaConf.to_container(config).get("run_dir", HERE)  # type: ignore[union-attr]
-        if run_dir != HERE:
+        run_dir: Any = OmegaConf.to_container(config).get("run_dir", OUTPUT_DIR)  # type: ignore[union-attr]
+        if run_dir != OUTPUT_DIR:
             raise UserError(f"run_dir={run_dir} follows from hydra.run.dir: set hydra.run.dir={run_dir} instead")
         if config.hydra.job.chdir:
             raise UserError("hydra.job.chdir=true would look for all paths in the run's folder: leave it out")
@@ -76,7 +76,7 @@ class FolderCallback(Callback):
             if not (self.trains and run.is_run):  # nothing has come of an earlier command there
                 check_free("hydra.run.dir", run.path)
                 if self.writes:
-                    check_own("hydra.run.dir", run.path)
+                    check_no_foreign_files("hydra.run.dir", run.path)
         if self.writes and FOLDER not in os.environ:  # the sweep holds its job's folder
             held.enter_context(run.lock(wait=False))
 

@@ -19,10 +19,11 @@ from adlight.cli.arguments import quote
 from adlight.cli.errors import describe, explain, interrupted
 from adlight.cli.mixed import LIST, lacking_settings, leave_out_lacking_settings
 from adlight.cli.sweep_table import OBJECTIVE, write_table
-from adlight.runs.config import difference, search_path
-from adlight.runs.files import append_traceback, number_of, rank
+from adlight.runs.config import difference
+from adlight.runs.files import append_traceback, rank, read_number
 from adlight.runs.folder import RunFolder
 from adlight.runs.log import copy_output
+from adlight.runs.overrides import search_path
 from adlight.runs.provenance import command_line
 from adlight.runs.sweep_folder import SweepFolder
 from adlight.types import UserError
@@ -121,7 +122,7 @@ def _begin(run: RunFolder, config: DictConfig) -> None:
 
 def needs_own_process(trainer: DictConfig) -> bool:
     """Tell whether Lightning may have to start processes for a job, which Slurm has not done."""
-    return not trainer.devices == trainer.num_nodes == 1 and number_of("SLURM_NTASKS") < 2
+    return not trainer.devices == trainer.num_nodes == 1 and read_number("SLURM_NTASKS") < 2
 
 
 def run_command(run: RunFolder, relay: bool = False) -> None:

@@ -10,7 +10,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from adlight.runs.config import CONF
-from adlight.runs.explanation import explain_config
+from adlight.runs.overrides import explain_config
 from adlight.types import UserError, unknown_name
 
 LIST = "partial_settings"  # of train.yaml: those that a job leaves out where its model, or data set, lacks them

@@ -11,8 +11,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from adlight.cli.arguments import quote
-from adlight.runs.config import CONF, choose_none
+from adlight.runs.config import CONF
 from adlight.runs.folder import RunFolder
+from adlight.runs.overrides import choose_none
 from adlight.types import UserError, unknown_name
 
 PLAIN = re.compile(  # text that needs no quotes, and does not read as a number, a switch or nothing

@@ -11,9 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 from adlight.cli.arguments import quote, value_of
 from adlight.cli.errors import explain
 from adlight.runs.config import CONF, difference
+from adlight.runs.exported import folder_of
 from adlight.runs.federation import FederationFolder
 from adlight.runs.folder import RunFolder
-from adlight.runs.graphs import folder_of
 from adlight.runs.predictions import PredictionFolder
 from adlight.runs.provenance import command_line
 from adlight.runs.sweep_folder import SweepFolder

@@ -14,11 +14,11 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, R
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from adlight.federated.place import Place
-from adlight.federated.rounds import Reply, Request, Server
+from adlight.federated.rounds import Place, Reply, Request, Server
 from adlight.federated.site import handle_request
 from adlight.federated.weights import Weights
-from adlight.runs.federation import FederationFolder, site_names
+from adlight.runs.federation import FederationFolder
+from adlight.runs.sites import site_names
 from adlight.types import UserError
 
 TYPES = {"begin": MessageType.QUERY, "train": MessageType.TRAIN}  # all others: EVALUATE

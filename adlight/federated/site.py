@@ -16,17 +16,17 @@ from adlight.cli.job import finish_wandb
 from adlight.data.datamodule import AnomalyDataModule
 from adlight.detection.module import AnomalyModule
 from adlight.federated.callbacks import LoadAveragedWeights, StopAfterRound
-from adlight.federated.place import Place, check_federation, take_config, with_run_dir
-from adlight.federated.rounds import Reply, Request
+from adlight.federated.rounds import Place, Reply, Request
 from adlight.federated.weights import Weights, check_model, set_shared_weights, shared_weights
 from adlight.runs import provenance
 from adlight.runs.checkpoints import BestAndLast, save, trained_epochs
 from adlight.runs.federation import OBJECTIVE
 from adlight.runs.files import append_traceback
 from adlight.runs.folder import RunFolder
-from adlight.runs.frame import check_data
 from adlight.runs.log import copy_output
-from adlight.runs.restore import load_weights
+from adlight.runs.sites import read_site_config, write_site_config
+from adlight.runs.training import check_data
+from adlight.runs.weights import load_weights
 from adlight.train import build, check, make_trainer, test
 from adlight.types import UserError
 
@@ -73,7 +73,7 @@ class Site:
 
     def begin(self, place: Place) -> tuple[dict[str, Any], Weights]:
         """Check settings and images, and begin the run or go on with it. -> what they are, and the first weights."""
-        config = self.config = take_config(self.run, place, self.settings)
+        config = self.config = write_site_config(self.run, self.settings, place.number, place.root, place.accelerator)
         data, module, trainer = build(config)
         check(config, trainer)
         check_model(module)
@@ -142,8 +142,7 @@ class Site:
 
     def _open(self, weights: Weights | None = None) -> tuple[AnomalyDataModule, AnomalyModule, pl.Trainer]:
         """Build what the run's config describes; with averaged weights, a trained site's detector that has them."""
-        check_federation(self.run, self.settings["federation"])
-        self.config = with_run_dir(self.run.config(), self.run)
+        self.config = read_site_config(self.run, self.settings["federation"])
         data, module, trainer = build(self.config)
         if weights is not None:
             load_weights(module, self.run.last_checkpoint)

@@ -1,19 +1,50 @@
-"""The programs' own settings, which belong to no constructor's node."""
+"""Settings of each program that belong to no constructor's node, with their types, and how they are checked."""
 
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypedDict
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from omegaconf import DictConfig, OmegaConf
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter
 
 from adlight.data.frames import Size
 from adlight.data.tiling import Overlap, Tile
+from adlight.faults import describe_faults
 from adlight.metrics.methods import MethodText
-from adlight.settings import Closing, PathName, Seed, Share, Text
+from adlight.settings import Closing, PathName, Seed, Share, Text, find_faults, types_of
+from adlight.types import UserError
 
 InnerShare = Annotated[float, Field(gt=0, lt=1)]
 
 
+def check_values(settings: type, config: DictConfig) -> None:
+    """Check a program's own settings against their types, those of a TypedDict below.
+
+    Raises:
+        UserError: a setting is of the wrong type or out of range.
+    """
+    types = types_of(settings)
+    values = {name: config[name] for name in types if name in config and not OmegaConf.is_missing(config, name)}
+    check_types(types, {name: _to_plain(value) for name, value in values.items()})
+
+
+def check_types(
+    types: Mapping[str, TypeAdapter], values: Mapping[str, Any], full_name: Callable[[str], str] = str
+) -> None:
+    """Check values against their types; `full_name` returns the full name of a setting for messages.
+
+    Raises:
+        UserError: a value does not fit.
+    """
+    if faults := find_faults(types, values):
+        raise UserError(describe_faults(faults, values, full_name))
+
+
+def _to_plain(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
 class TrainSettings(TypedDict, total=False):
-    """Settings of a training that belong to no node."""
+    """Settings of `adlight.train`."""
 
     seed: Seed
     image_size: Size
@@ -22,8 +53,8 @@ class TrainSettings(TypedDict, total=False):
     ckpt: Text
     resume: Text | None
     resume_sweep: bool
-    requested_frame: dict[Literal["image_size", "resize", "keep_shape"], Any] | None  # this and the next: by adlight
-    partial_settings: list[Text]
+    requested_frame: dict[Literal["image_size", "resize", "keep_shape"], Any] | None  # set by adlight
+    partial_settings: list[Text]  # set by adlight
 
 
 class PredictSettings(TypedDict, total=False):
@@ -32,7 +63,7 @@ class PredictSettings(TypedDict, total=False):
     run: Text
     images: Text | list[Text]
     category: Text | None
-    threshold: Any  # `Method.parse` says more of what is wrong
+    threshold: Any  # `Method.parse` has better messages
     pixel_threshold: Any
     ckpt: Text | None
     batch_size: PositiveInt
@@ -65,14 +96,14 @@ class ExportSettings(TypedDict, total=False):
 
 
 class EvaluateSettings(TypedDict, total=False):
-    """Settings of `adlight.evaluate` that are not of the run's config."""
+    """Settings of `adlight.evaluate` that do not belong to the run's config."""
 
     run: Text
     ckpt: Text | None
 
 
 class DoctorSettings(TypedDict, total=False):
-    """Settings of `adlight.doctor` beside the data set's."""
+    """Settings of `adlight.doctor` except the data set's."""
 
     seed: Seed
     data_root: Text
@@ -84,7 +115,7 @@ class ServeSettings(TypedDict, total=False):
 
     run: Text
     host: Text
-    port: Annotated[int, Field(ge=0, lt=2**16)]  # 0: any free one
+    port: Annotated[int, Field(ge=0, lt=2**16)]  # 0 chooses a free port
     token: Annotated[str, Field(min_length=16, pattern="^[!-~]+$")] | None
     category: Text | None
     threshold: Any
@@ -94,7 +125,7 @@ class ServeSettings(TypedDict, total=False):
     device: Text
     queue: PositiveInt
     max_mb: PositiveFloat
-    max_megapixels: Annotated[PositiveFloat, Field(le=178)]  # Pillow itself refuses more
+    max_megapixels: Annotated[PositiveFloat, Field(le=178)]  # Pillow refuses larger images
     timeout: PositiveFloat
     max_labels: NonNegativeInt
 
@@ -114,9 +145,9 @@ class LearnSettings(TypedDict, total=False):
 
 
 class FederateSettings(TypedDict, total=False):
-    """Settings of `adlight.federate` beside a training's."""
+    """Settings of `adlight.federate` in addition to those of a training."""
 
-    sites: list[Any]  # `site_names` says more of what is wrong
+    sites: list[Any]  # `site_names` has better messages
     rounds: PositiveInt
     epochs_per_round: PositiveInt
     test_rounds: NonNegativeInt

@@ -23,8 +23,8 @@ from adlight.learning.thresholds import recall_threshold
 from adlight.metrics.image import auroc
 from adlight.runs.config import CONF
 from adlight.runs.folder import RunFolder
-from adlight.runs.frozen import frozen_config
-from adlight.runs.restore import load_weights
+from adlight.runs.restore import frozen_config
+from adlight.runs.weights import load_weights
 from adlight.train import build
 
 COUNTS, DRAWS, RECALL = (1, 2, 5, 10), 10, 0.9
