@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from adlight.cli import main as cli
-from adlight.cli.arguments import value_of
+from adlight.cli.words import value_of
 from adlight.data.checks import check_source, check_split
 from adlight.runs import provenance
 from adlight.runs.config import instantiate_node

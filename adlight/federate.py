@@ -8,10 +8,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from adlight.cli import main as cli
-from adlight.cli.alone import run_alone
-from adlight.cli.arguments import quote, shows_help, value_of
-from adlight.cli.flags import FLAGS_THAT_SHOW, MULTIRUN
 from adlight.cli.resume import federation_advice
+from adlight.cli.words import MULTIRUN, quote, shows_info, value_of
 from adlight.runs import provenance
 from adlight.runs.config import instantiate_node, require_nodes
 from adlight.runs.federation import FederationFolder
@@ -105,7 +103,7 @@ def arguments(argv: list[str]) -> list[str]:
         UserError: no sites, no such federation, or several federations at once.
     """
     argv = [choose_none(word) for word in argv]
-    if shows_help(argv) or any(word.partition("=")[0] in FLAGS_THAT_SHOW for word in argv):
+    if shows_info(argv):
         return argv
     if not set(MULTIRUN).isdisjoint(argv) or value_of(argv, "sweep") not in (None, "null"):
         raise UserError("a federation is one training: leave out -m and sweep=")
@@ -123,7 +121,7 @@ def arguments(argv: list[str]) -> list[str]:
 
 def main() -> None:
     """Run as a program."""
-    cli.run(lambda config: run_alone(federate, config), "federate", arguments)
+    cli.run(lambda config: cli.run_recorded(federate, config), "federate", arguments)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from adlight.cli import main as cli
-from adlight.cli.alone import run_logged
-from adlight.cli.arguments import quote_values, shows_help, value_of
+from adlight.cli.words import quote_values, shows_help, value_of
 from adlight.data.stream import ImageStream
 from adlight.runs.folder import RunFolder
 from adlight.runs.groups import GroupFolder
@@ -125,7 +124,7 @@ def arguments(argv: list[str]) -> list[str]:
 
 def main() -> None:
     """Run as a program."""
-    cli.run(lambda config: run_logged(group, config), "group", arguments)
+    cli.run(lambda config: cli.run_logged(group, config), "group", arguments)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from adlight.cli import main as cli
-from adlight.cli.alone import run_logged
-from adlight.cli.arguments import quote, quote_values, shows_help, value_of
+from adlight.cli.words import quote, quote_values, shows_help, value_of
 from adlight.data.labels import read_labels
 from adlight.data.source import Source
 from adlight.runs import provenance
@@ -148,7 +147,7 @@ def arguments(argv: list[str]) -> list[str]:
 
 def main() -> None:
     """Run as a program."""
-    cli.run(lambda config: run_logged(learn, config), "learn", arguments)
+    cli.run(lambda config: cli.run_logged(learn, config), "learn", arguments)
 
 
 if __name__ == "__main__":

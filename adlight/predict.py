@@ -7,9 +7,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from adlight.cli import main as cli
-from adlight.cli.alone import run_logged
-from adlight.cli.arguments import quote, quote_values, shows_help, value_of
 from adlight.cli.resume import check_same_prediction, prediction_advice, resume_prediction
+from adlight.cli.words import quote, quote_values, shows_help, value_of
 from adlight.data.stream import ImageStream
 from adlight.prediction.batches import ResultWriter, load_detector, predict_batches
 from adlight.prediction.ray import check_ray, predict_parts
@@ -100,7 +99,7 @@ def arguments(argv: list[str]) -> list[str]:
 
 def main() -> None:
     """Run as a program."""
-    cli.run(lambda config: run_logged(predict, config), "predict", arguments)
+    cli.run(lambda config: cli.run_logged(predict, config), "predict", arguments)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,7 @@ from pathlib import Path
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from adlight.cli import main as cli
-from adlight.cli.arguments import quote_values, value_of
-from adlight.cli.flags import shows_help
+from adlight.cli.words import quote_values, shows_help, value_of
 from adlight.runs.files import write_atomically
 from adlight.runs.find import check_free
 from adlight.runs.predictions import run_of

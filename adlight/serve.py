@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from adlight.cli import main as cli
-from adlight.cli.arguments import quote_values, shows_help, value_of
+from adlight.cli.words import quote_values, shows_help, value_of
 from adlight.runs.exported import check_exists, is_exported
 from adlight.types import UserError
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from adlight.cli.errors import explain, filter_warnings, first_line
+from adlight.cli.errors import describe, explain, filter_warnings
 from adlight.cli.job import finish_wandb
 from adlight.data.datamodule import AnomalyDataModule
 from adlight.detection.module import AnomalyModule
@@ -44,11 +44,11 @@ def handle_request(request: Request, place: Place) -> Reply:
             values = site.measure(request.weights) if request.kind == "measure" else site.finish(request.weights)
             return Reply(place.number, values, {})
     except Exception as error:
-        line = explain(error)
-        if line is None and place.folder.is_dir():
+        line = describe(error)
+        if explain(error) is None and place.folder.is_dir():
             append_traceback(site.run.log, error)
-            line = f"{type(error).__name__}: {first_line(error)} (traceback in {site.run.log})"
-        return Reply(place.number, {}, {}, line or f"{type(error).__name__}: {first_line(error)}")
+            line += f" (traceback in {site.run.log})"
+        return Reply(place.number, {}, {}, line)
 
 
 class Site:

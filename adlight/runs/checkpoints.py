@@ -82,11 +82,7 @@ class BestAndLast(Checkpoint):
             self._save(trainer, self.last)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Refuse a training without a complete epoch, as nothing has been calibrated.
-
-        Raises:
-            UserError: no epoch was completed.
-        """
+        """Raise a UserError if no epoch was completed, as nothing has been calibrated."""
         if not trainer.current_epoch:
             raise UserError("the training ended before its first epoch was complete: leave out trainer.max_time")
 
@@ -109,11 +105,7 @@ def save(trainer: pl.Trainer, path: Path, weights_only: bool = False) -> None:
 
 
 def trained_epochs(path: Path) -> int:
-    """Read the number of completed epochs from a checkpoint.
-
-    Raises:
-        UserError: it holds only weights.
-    """
+    """Read the number of completed epochs from a checkpoint; raise a UserError if it holds only weights."""
     state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     try:
         return int(state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])

@@ -20,11 +20,7 @@ SUPPLIED = {"checkpoint": ("last",)}  # arguments that the program adds to those
 
 
 def check_settings(config: DictConfig) -> None:
-    """Check all settings of a training.
-
-    Raises:
-        UserError: a setting does not exist, is missing, is of the wrong type or out of range; the message names it.
-    """
+    """Raise a UserError for a setting of a training that is unknown, missing, of the wrong type or out of range."""
     check_values(TrainSettings, config)
     if config.get("dataset") is not None and config.dataset.get("keep_shape") == "auto":
         config = config.copy()
@@ -42,11 +38,7 @@ def check_settings(config: DictConfig) -> None:
 
 
 def check_names(config: DictConfig) -> None:
-    """Check that every top-level setting is read, by the program or by an interpolation.
-
-    Raises:
-        UserError: nothing reads a setting, such as that of `+max_epochs=3`.
-    """
+    """Raise a UserError for a top-level setting that nothing reads, such as that of `+max_epochs=3`."""
     known, text = {*TrainSettings.__annotations__, *KINDS, "hydra"}, OmegaConf.to_yaml(config)
     known |= {*FederateSettings.__annotations__} if "sites" in config else set()
     for name in map(str, config):
@@ -55,14 +47,11 @@ def check_names(config: DictConfig) -> None:
 
 
 def check_node(node: DictConfig, supplied: Collection[str] = ()) -> None:
-    """Check the arguments of a node and of all nodes in it.
+    """Check the arguments of a node and of all nodes in it, see `check_settings`.
 
     Args:
         node: a node with `_target_`, or a mapping of such nodes.
         supplied: arguments that the caller will add.
-
-    Raises:
-        UserError: see `check_settings`.
     """
     check_kind(node)
     written, key = OmegaConf.to_container(node), str(node._get_full_key(None))

@@ -26,11 +26,7 @@ SPLIT_KEYS = (  # settings of a data set that choose its training images
 
 
 def read_yaml(path: Path) -> DictConfig:
-    """Read a config file.
-
-    Raises:
-        UserError: it cannot be read, or holds no mapping.
-    """
+    """Read a config file; raise a UserError if it is damaged."""
     try:
         refuse_aliases(path.read_text(encoding="utf-8"))
         content = OmegaConf.load(path)
@@ -72,11 +68,7 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def check_same_split(config: DictConfig, other: DictConfig, name: str) -> None:
-    """Check that another run was trained on the same images, before its networks are used; their folder may differ.
-
-    Raises:
-        UserError: the other run may have been trained on images that are held out here.
-    """
+    """Raise a UserError if another run may have been trained on images that are held out here."""
     for key in SPLIT_KEYS:
         ours, theirs = config.dataset.get(key), other.dataset.get(key)
         if ours != theirs:
@@ -87,11 +79,7 @@ def check_same_split(config: DictConfig, other: DictConfig, name: str) -> None:
 
 
 def require_nodes(config: DictConfig, *others: str) -> None:
-    """Check that a config has the nodes that every command needs, and `others`.
-
-    Raises:
-        UserError: one was deleted or set to null.
-    """
+    """Raise a UserError if a node that every command needs, or one of `others`, was deleted or set to null."""
     for name in ("dataset", "model", "trainer", "calibration", *others):
         if not isinstance(config.get(name), DictConfig):
             raise UserError(f"{name} is empty, and nothing works without it: remove {name}=null or ~{name}")

@@ -6,7 +6,6 @@ detector.json     sizes, channels, categories, thresholds, versions, hash of the
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,11 +29,7 @@ def is_exported(path: str | Path) -> bool:
 
 
 def check_exists(run: str | Path) -> None:
-    """Check that there is such a run or exported graph.
-
-    Raises:
-        UserError: there is neither.
-    """
+    """Raise a UserError if there is no such run or exported graph."""
     if is_exported(run):
         if not Path(run).is_file():
             raise UserError(f"run={run}: there is no such file")
@@ -60,11 +55,7 @@ def weights_of(run: str | Path, ckpt: str | Path | None) -> Path:
 
 
 def check_arguments(run: Any, overrides: str | Iterable[str], inputs: Mapping[str, Any]) -> list[str]:
-    """Check the arguments of `Detector.load` for a run or graph. -> the overrides.
-
-    Raises:
-        UserError: the run or an override is not a text, or an argument is unknown.
-    """
+    """Raise a UserError for bad arguments of `Detector.load`. -> the overrides."""
     if not isinstance(run, str | Path):
         raise UserError(f"a run is named by its folder or graph, got {run!r}")
     changes = [overrides] if isinstance(overrides, str) else list(overrides)
@@ -77,20 +68,14 @@ def check_arguments(run: Any, overrides: str | Iterable[str], inputs: Mapping[st
     return changes
 
 
-@dataclass(frozen=True)
-class ExportFolder:
-    """The folder that an export is written to."""
+def graph_path(folder: Path) -> Path:
+    """Return the path of the graph in the folder of an export."""
+    return folder / _GRAPH
 
-    path: Path
 
-    @property
-    def graph(self) -> Path:
-        """The file of the graph."""
-        return self.path / _GRAPH
-
-    def write_settings(self, settings: dict[str, Any]) -> Path:
-        """Write the settings of the graph. -> the file."""
-        return write_atomically(self.graph.with_suffix(_SETTINGS), json.dumps(settings, indent=2) + "\n")
+def write_export_settings(graph: Path, settings: dict[str, Any]) -> None:
+    """Write the settings of a graph beside it."""
+    write_atomically(graph.with_suffix(_SETTINGS), json.dumps(settings, indent=2) + "\n")
 
 
 def describe_calibration(calibration: "Calibration", classifier: "CategoryClassifier") -> dict[str, Any]:
@@ -100,7 +85,7 @@ def describe_calibration(calibration: "Calibration", classifier: "CategoryClassi
     methods = {"image": calibration.image.text, "pixel": calibration.pixel.text, "per": calibration.per}
     return {
         "categories": names,
-        "thresholds": {name: {"image": one.image, "pixel": one.pixel} for name, one in thresholds.items()},
+        "thresholds": {name: {"image": t.image, "pixel": t.pixel} for name, t in thresholds.items()},
         "calibration": methods
         | {"min_area": calibration.min_area, "closing": calibration.closing, "state": calibration.state_dict()},
         "classifier": classifier.state_dict(),

@@ -29,15 +29,10 @@ OBJECTIVE = "val/auroc"
 
 
 class Averaged(NamedTuple):
-    """The state after a round.
+    """The state after a round."""
 
-    Attributes:
-        weights: averaged weights, by the parameter's name.
-        rows: one row per round so far, by column.
-    """
-
-    weights: "dict[str, Tensor]"
-    rows: list[dict[str, Any]]
+    weights: "dict[str, Tensor]"  # by the parameter's name
+    rows: list[dict[str, Any]]  # one per round so far, by column
 
 
 class FederationFolder:
@@ -60,21 +55,13 @@ class FederationFolder:
         write_atomically(self.path / _NOTE, json.dumps({"id": identity, **metadata}, indent=2) + "\n")
 
     def note(self) -> dict[str, Any]:
-        """Read what `begin` wrote.
-
-        Raises:
-            UserError: no federation has begun here.
-        """
+        """Read what `begin` wrote; raise a UserError if no federation has begun here."""
         if (text := read_if_exists(self.path / _NOTE)) is None:
             raise UserError(f"{self} is not a federation's folder (missing {self.path / _NOTE})")
         return json.loads(text)
 
     def config(self) -> tuple[DictConfig, dict[str, Any]]:
-        """Read the composed config and the choices of config groups, and check that they can be trusted.
-
-        Raises:
-            UserError: see `RunFolder.config`.
-        """
+        """Read the composed config and the choices of config groups; raise a UserError if they are not trusted."""
         return self._run.config(), self._run.choices()
 
     def config_text(self) -> str:
@@ -101,11 +88,7 @@ class FederationFolder:
         write_atomically(self.path / _ROUNDS, to_csv(columns, cells))
 
     def averaged(self, which: str = "last") -> Averaged | None:
-        """Load the `last` or `best` round; None if there is none yet.
-
-        Raises:
-            UserError: the file is damaged.
-        """
+        """Load the `last` or `best` round; None if there is none yet. Raise a UserError if the file is damaged."""
         import torch
 
         path = self._run.best_checkpoint if which == "best" else self._run.last_checkpoint

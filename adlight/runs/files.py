@@ -13,11 +13,7 @@ PROCESS_NUMBERS = ("LOCAL_RANK", "SLURM_PROCID")  # set by Lightning's ddp and b
 
 
 def rank() -> int:
-    """Return this process's number among the processes of a run; process 0 writes files.
-
-    Raises:
-        UserError: the environment variable is not a number.
-    """
+    """Return this process's number in a run, 0 for the one that writes; raise a UserError if it is not a number."""
     return next((read_number(name) for name in PROCESS_NUMBERS if os.environ.get(name)), 0)
 
 
@@ -27,11 +23,7 @@ def is_numbered() -> bool:
 
 
 def read_number(variable: str, default: int = 1) -> int:
-    """Read a number from an environment variable, or return the default if it is not set.
-
-    Raises:
-        UserError: it is not a number.
-    """
+    """Read a number from an environment variable, or return the default; raise a UserError if it is not a number."""
     text = os.environ.get(variable) or str(default)
     if not text.isdecimal():
         raise UserError(f"environment variable {variable} is {text!r}, which is not a number: unset it")

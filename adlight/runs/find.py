@@ -83,15 +83,9 @@ def is_training(run: RunFolder) -> bool:
 
 
 def check_free(setting: str, folder: Path, *, below: bool = True) -> None:
-    """Check that a folder is not a run or part of one and, with `below`, that it contains none.
+    """Raise a UserError if a folder is a run, is part of one or, with `below`, contains one.
 
-    Args:
-        setting: name of the setting for the folder, for messages.
-        folder: it need not exist.
-        below: whether to look for runs in the folder.
-
-    Raises:
-        UserError: writing to the folder could overwrite a run.
+    `setting` is the name of the setting for the folder; the folder need not exist.
     """
     place, source = folder.expanduser().resolve(), f"{setting}={folder}"
     if is_training(RunFolder(place)):
@@ -108,14 +102,9 @@ def check_free(setting: str, folder: Path, *, below: bool = True) -> None:
 
 
 def check_no_foreign_files(setting: str, folder: Path) -> None:
-    """Check that a folder does not contain files of the user, such as images; hidden files do not count.
+    """Raise a UserError if a folder contains files of the user, such as images, but no run, sweep or result.
 
-    Args:
-        setting: name of the setting for the folder, for messages.
-        folder: it need not exist.
-
-    Raises:
-        UserError: it contains something, but no run, sweep or result of a command.
+    `setting` is the name of the setting for the folder; the folder need not exist. Hidden files do not count.
     """
     place = folder.expanduser()
     if RunFolder(place).is_run or not place.is_dir():

@@ -82,11 +82,7 @@ class RunFolder(HydraFolder):
         return self.is_finished or (self.path / _CHECKPOINTS).exists()
 
     def checkpoint(self, which: str) -> Path:
-        """Find a checkpoint by `best`, `last` or its path.
-
-        Raises:
-            UserError: it does not exist; the message lists those that do.
-        """
+        """Find a checkpoint by `best`, `last` or its path; raise a UserError that lists the others if it is missing."""
         folder = self.path / _CHECKPOINTS
         path = folder / f"{which}.ckpt" if which in ("best", "last") else Path(which)
         if not path.is_file():
@@ -116,11 +112,7 @@ class RunFolder(HydraFolder):
         (self.path / _ERROR).unlink(missing_ok=True)
 
     def read_results(self) -> dict[str, Any] | None:
-        """Read `metrics.json`; None if the run is not finished.
-
-        Raises:
-            UserError: the file is damaged.
-        """
+        """Read `metrics.json`; None if the run is not finished. Raise a UserError if the file is damaged."""
         path = self.path / _METRICS
         if (text := read_if_exists(path)) is None:
             return None
@@ -132,11 +124,7 @@ class RunFolder(HydraFolder):
         return content
 
     def predictions(self) -> "DataFrame | None":
-        """Read the table of the test images, with the columns `tables.PREDICTIONS`; None if there is none.
-
-        Raises:
-            UserError: the table is damaged.
-        """
+        """Read the table of the test images; None if there is none. Raise a UserError if it is damaged."""
         return tables.read_predictions(self.predictions_path) if self.predictions_path.exists() else None
 
     @property

@@ -15,17 +15,11 @@ _IMAGE, _MAP, _MASK = _SUFFIX, f".map{_SUFFIX}", f".mask{_SUFFIX}"
 
 
 class Pictures(NamedTuple):
-    """The encoded pictures of one test image.
-
-    Attributes:
-        image: the image.
-        map: its anomaly map in colours.
-        mask: its true mask; None if there is none.
-    """
+    """The encoded pictures of one test image."""
 
     image: bytes
-    map: bytes
-    mask: bytes | None
+    map: bytes  # anomaly map in colours
+    mask: bytes | None  # true mask, if there is one
 
 
 class GalleryFolder:

@@ -51,11 +51,7 @@ class HydraFolder:
         return apply_overrides(config, self.choices(), overrides) if overrides else config
 
     def choices(self) -> dict[str, Any]:
-        """Read the run's choice of each config group, and check that they can be trusted.
-
-        Raises:
-            UserError: see `config`.
-        """
+        """Read the run's choice of each config group; raise a UserError if they are not trusted."""
         choices = dict(self._read_yaml("hydra").hydra.runtime.choices)
         check_choices(choices, self._hydra_file("hydra"))
         return choices
@@ -93,25 +89,22 @@ class HydraFolder:
         Raises:
             UserError: this is not a run folder, or a file is damaged.
         """
+        run: HydraFolder = self
         try:
-            return self._settings()
+            config = self.read_config()
+            if "run" in config and "images" not in config:
+                parents = map(HydraFolder, self.path.parents)
+                run = next((folder for folder in parents if folder.is_run), HydraFolder(str(config.run)))
+                changes = {k: value for k, value in comparable(config).items() if k != "run" and value is not None}
+                config = DictConfig(OmegaConf.merge(run.read_config(), changes))
+            if "model" not in config:
+                return None
+            has_choices = run._hydra_file("hydra").is_file()
+            choices = OmegaConf.select(run._read_yaml("hydra"), "hydra.runtime.choices") if has_choices else None
+            return flatten(config), dict(choices or {})
         except OmegaConfBaseException as error:
             line = str(error).splitlines()[0]
             raise UserError(f"{self.config_path} is damaged ({line}): train the run again, or remove it") from error
-
-    def _settings(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        run: HydraFolder = self
-        config = self.read_config()
-        if "run" in config and "images" not in config:
-            parents = map(HydraFolder, self.path.parents)
-            run = next((folder for folder in parents if folder.is_run), HydraFolder(str(config.run)))
-            changes = {key: value for key, value in comparable(config).items() if key != "run" and value is not None}
-            config = DictConfig(OmegaConf.merge(run.read_config(), changes))
-        if "model" not in config:
-            return None
-        has_choices = run._hydra_file("hydra").is_file()
-        choices = OmegaConf.select(run._read_yaml("hydra"), "hydra.runtime.choices") if has_choices else None
-        return flatten(config), dict(choices or {})
 
     def write_config(self, config: DictConfig) -> None:
         """Write the composed config, which makes the folder a run folder."""

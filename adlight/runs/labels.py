@@ -71,19 +71,11 @@ class LabelFolder:
         return len(set(keys) - before.keys()), changed
 
     def read(self) -> list[Record]:
-        """Read all labels, in the order in which they were added.
-
-        Raises:
-            UserError: the table is damaged.
-        """
+        """Read all labels, in the order in which they were added; raise a UserError if the table is damaged."""
         return [self._record(row) for row in self._rows()]
 
     def find(self, image: str | Path) -> Record | None:
-        """Find the label of an image by the content of its file; None if it has none.
-
-        Raises:
-            UserError: the table is damaged.
-        """
+        """Find the label of an image by the content of its file; None if it has none."""
         key = _hash(image)
         return next((self._record(row) for row in self._rows() if _key(row) == key), None)
 

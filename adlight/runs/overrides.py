@@ -30,11 +30,7 @@ def search_path() -> list[str]:
 
 
 def choose_none(override: str) -> str:
-    """Replace `callbacks=null` by the group's empty choice, as Hydra does not accept null for a group.
-
-    Raises:
-        UserError: the group has no empty choice.
-    """
+    """Replace `callbacks=null`, which Hydra rejects, by the group's empty choice; raise a UserError if it has none."""
     key, _, value = override.partition("=")
     if value != "null" or not (CONF / key).is_dir() or not key:
         return override
@@ -44,16 +40,11 @@ def choose_none(override: str) -> str:
 
 
 def apply_overrides(config: DictConfig, choices: Mapping[str, Any], overrides: Sequence[str]) -> DictConfig:
-    """Apply overrides to a run's config. Hydra must have been initialized with our conf/.
+    """Apply overrides to a copy of a run's config. Hydra must have been initialized with our conf/.
 
-    A value replaces that of an existing key. A group (`trainer=gpu`, `dataset=mvtec`) is composed again with the run's
-    other choices, and keeps the values that the run had set explicitly; a data set keeps only `INPUT_KEYS`, for which
-    the run's network was made.
-
-    Args:
-        config: config of the run; it is not changed.
-        choices: names of the run's choices, by group.
-        overrides: words such as `trainer=gpu`.
+    A value replaces that of an existing key. A group (`trainer=gpu`, `dataset=mvtec`) is composed again with the other
+    `choices` of the run, and keeps the values that the run had set explicitly; a data set keeps only `INPUT_KEYS`, for
+    which the run's network was made.
 
     Raises:
         omegaconf.errors.OmegaConfBaseException: a key does not exist.
@@ -109,13 +100,13 @@ def explain_config(error: BaseException) -> str:
         return f"{error.full_key} has no value: set {error.full_key}=<value>"
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(cause, InterpolationResolutionError):
-        return f"{cause.full_key}: {_first_line(cause)}"
+        return f"{cause.full_key}: {first_line(cause)}"
     node = cause.parent_node if isinstance(cause, OmegaConfBaseException) else None
     if isinstance(cause, OmegaConfBaseException) and isinstance(node, DictConfig) and cause.key is not None:
         return _explain_key(cause, node)
-    line = _first_line(error)
+    line = first_line(error)
     if isinstance(error, ConfigCompositionException) and cause is not None:  # its own text only names the override
-        line = f"{line}: {_first_line(cause)}"
+        line = f"{line}: {first_line(cause)}"
     if "An item is already at" in line:
         line += " Leave out the + in front"
     hint = "; -m makes a run for each of several values, [1,2] is a list" if line.startswith("Ambiguous value") else ""
@@ -125,7 +116,7 @@ def explain_config(error: BaseException) -> str:
 def _explain_key(error: OmegaConfBaseException, node: DictConfig) -> str:
     """Explain why the value of a key cannot be set, or that a node has no such key."""
     if error.key in node:
-        return f"{error.full_key}: {_first_line(error)}"
+        return f"{error.full_key}: {first_line(error)}"
     key, known = str(error.key), list(map(str, node))
     parent, _, _ = (error.full_key or key).rpartition(".")
     if not parent and "model" in known:
@@ -139,5 +130,6 @@ def _unknown(kind: str, name: str, known: Sequence[str]) -> str:
     return unknown_name(kind, name, sorted({choice for choice in known if not choice.startswith("_")}))
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -56,7 +56,7 @@ class PartFolder:
         for number in count():
             images = [str(path) for path in islice(paths, size)]
             written = self._open(number).read(["path"])["path"].to_pylist() if self._file(number).exists() else None
-            if written not in (None, images) or (not images and any(one >= number for one in self._numbers())):
+            if written not in (None, images) or (not images and any(other >= number for other in self._numbers())):
                 raise UserError(f"the images have changed since {self.path} was begun: predict again, without resume")
             if not images:
                 return

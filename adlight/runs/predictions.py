@@ -63,10 +63,6 @@ class PredictionFolder(HydraFolder):
     def begin(self, weights: Path, *, resume: bool) -> int:
         """Begin without entries or, with `resume`, keep those of an interrupted command. -> how many are kept.
 
-        Args:
-            weights: the file that the detector was loaded from.
-            resume: whether to keep entries.
-
         Raises:
             UserError: the entries were made with other weights.
         """
@@ -98,11 +94,7 @@ class PredictionFolder(HydraFolder):
         yield from self.parts.entries()
 
     def remaining(self, paths: Iterator[Path]) -> Iterator[Path]:
-        """Skip the images that have an entry; they must come in the same order again.
-
-        Raises:
-            UserError: the images or their order have changed.
-        """
+        """Skip the images that have an entry; raise a UserError if they do not come in the same order again."""
         for entry in self.entries():
             if (path := str(next(paths, None))) != entry["path"]:
                 raise UserError(

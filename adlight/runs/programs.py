@@ -17,11 +17,7 @@ InnerShare = Annotated[float, Field(gt=0, lt=1)]
 
 
 def check_values(settings: type, config: DictConfig) -> None:
-    """Check a program's own settings against their types, those of a TypedDict below.
-
-    Raises:
-        UserError: a setting is of the wrong type or out of range.
-    """
+    """Raise a UserError if a program's own settings do not fit their types, those of a TypedDict below."""
     types = types_of(settings)
     values = {name: config[name] for name in types if name in config and not OmegaConf.is_missing(config, name)}
     check_types(types, {name: _to_plain(value) for name, value in values.items()})
@@ -30,11 +26,7 @@ def check_values(settings: type, config: DictConfig) -> None:
 def check_types(
     types: Mapping[str, TypeAdapter], values: Mapping[str, Any], full_name: Callable[[str], str] = str
 ) -> None:
-    """Check values against their types; `full_name` returns the full name of a setting for messages.
-
-    Raises:
-        UserError: a value does not fit.
-    """
+    """Raise a UserError if values do not fit their types; `full_name` completes their names for messages."""
     if faults := find_faults(types, values):
         raise UserError(describe_faults(faults, values, full_name))
 
@@ -57,16 +49,31 @@ class TrainSettings(TypedDict, total=False):
     partial_settings: list[Text]  # set by adlight
 
 
-class PredictSettings(TypedDict, total=False):
-    """Settings of `adlight.predict`."""
+class DetectorSettings(TypedDict, total=False):
+    """Settings of programs that load a detector."""
 
     run: Text
-    images: Text | list[Text]
+    ckpt: Text | None
     category: Text | None
     threshold: Any  # `Method.parse` has better messages
     pixel_threshold: Any
-    ckpt: Text | None
     batch_size: PositiveInt
+
+
+class RunSettings(TypedDict, total=False):
+    """Settings of programs that load a run with its data set."""
+
+    run: Text
+    ckpt: Text | None
+    category: Text | None
+    root: Text | None
+    device: Text
+
+
+class PredictSettings(DetectorSettings, total=False):
+    """Settings of `adlight.predict`."""
+
+    images: Text | list[Text]
     device: Text
     save: Text | list[Text] | None
     on_bad_image: Literal["error", "skip"]
@@ -82,17 +89,11 @@ class PredictSettings(TypedDict, total=False):
     closing: Closing | None
 
 
-class ExportSettings(TypedDict, total=False):
+class ExportSettings(DetectorSettings, total=False):
     """Settings of `adlight.export`."""
 
-    run: Text
     format: Literal["onnx"]
     check: Text | None
-    category: Text | None
-    threshold: Any
-    pixel_threshold: Any
-    ckpt: Text | None
-    batch_size: PositiveInt
 
 
 class EvaluateSettings(TypedDict, total=False):
@@ -110,18 +111,12 @@ class DoctorSettings(TypedDict, total=False):
     calibration: dict[Literal["image"], MethodText]
 
 
-class ServeSettings(TypedDict, total=False):
+class ServeSettings(DetectorSettings, total=False):
     """Settings of `adlight.serve`."""
 
-    run: Text
     host: Text
     port: Annotated[int, Field(ge=0, lt=2**16)]  # 0 chooses a free port
     token: Annotated[str, Field(min_length=16, pattern="^[!-~]+$")] | None
-    category: Text | None
-    threshold: Any
-    pixel_threshold: Any
-    ckpt: Text | None
-    batch_size: PositiveInt
     device: Text
     queue: PositiveInt
     max_mb: PositiveFloat
@@ -130,18 +125,13 @@ class ServeSettings(TypedDict, total=False):
     max_labels: NonNegativeInt
 
 
-class LearnSettings(TypedDict, total=False):
+class LearnSettings(RunSettings, total=False):
     """Settings of `adlight.learn`."""
 
-    run: Text
     labels: Text | None
     recall: InnerShare | None
     precision: InnerShare | None
     head: bool
-    category: Text | None
-    root: Text | None
-    device: Text
-    ckpt: Text | None
 
 
 class FederateSettings(TypedDict, total=False):
@@ -156,18 +146,13 @@ class FederateSettings(TypedDict, total=False):
     app: Text | None
 
 
-class GroupSettings(TypedDict, total=False):
+class GroupSettings(RunSettings, total=False):
     """Settings of `adlight.group`."""
 
-    run: Text
     images: Text | None
     method: Literal["kmeans", "hdbscan"]
     groups: Annotated[int, Field(ge=2)] | None
     least: Annotated[int, Field(ge=2)]
-    category: Text | None
-    root: Text | None
-    device: Text
-    ckpt: Text | None
 
 
 class ReportSettings(TypedDict, total=False):

@@ -133,10 +133,7 @@ def build(node: Any, key: str) -> Any:
 
     Args:
         node: the node, with all interpolations resolved.
-        key: its key in the config, for messages.
-
-    Raises:
-        UserError: a constructor rejects its arguments.
+        key: its key in the config, for the UserError if a constructor rejects its arguments.
     """
     if isinstance(node, list):
         return [build(item, f"{key}.{i}") for i, item in enumerate(node)]
@@ -159,12 +156,9 @@ def frozen_config(run: RunFolder, device: str = "auto", root: str | None = None)
     """Read a run's config for using its detector on one device: without objective, loggers and callbacks.
 
     Args:
-        run: the run.
+        run: the run, which must not have used tiles.
         device: one of Lightning's accelerators, such as `cpu` or `gpu`; `auto` prefers a GPU.
         root: folder of the data set; None for the same as in training.
-
-    Raises:
-        UserError: this is not a run folder, or the run used tiles.
     """
     config = run.config()
     OmegaConf.set_struct(config, False)

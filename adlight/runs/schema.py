@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, TypedDict
 import pytorch_lightning as pl
 import torch
 from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter
+from pytorch_lightning.accelerators import AcceleratorRegistry
+from pytorch_lightning.strategies import StrategyRegistry
 from torch.optim import Optimizer
 
 from adlight import settings
@@ -20,14 +22,10 @@ LIBRARIES = ("pytorch_lightning.", "torch.optim.")
 
 
 def _known_accelerator(name: str) -> str:
-    from pytorch_lightning.accelerators import AcceleratorRegistry
-
     return _known_name("accelerator", name, ["auto", "gpu", *AcceleratorRegistry.available_accelerators()])
 
 
 def _known_strategy(name: str) -> str:
-    from pytorch_lightning.strategies import StrategyRegistry
-
     return _known_name("strategy", name, ["auto", *StrategyRegistry.available_strategies()])
 
 
@@ -124,11 +122,7 @@ def is_optimizer(target: Any) -> bool:
 
 
 def try_optimizer(target: Any, arguments: Mapping[str, Any], path: str) -> None:
-    """Take a step with an optimizer on dummy parameters, so that it rejects bad settings before the data is read.
-
-    Raises:
-        UserError: it rejects the settings.
-    """
+    """Raise a UserError if an optimizer rejects its settings in a step on dummy parameters, before the data is read."""
     parameters = [torch.nn.Parameter(torch.zeros(2, 2)) for _ in range(2)]
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from adlight.runs.config import difference
 from adlight.runs.folder import RunFolder
-from adlight.runs.training import settle_frame
+from adlight.runs.training import prepare_config
 from adlight.runs.trust import check_choices, check_config, check_places
 from adlight.types import UserError
 
@@ -58,8 +58,6 @@ def write_site_config(
     Raises:
         UserError: there is no such site, the config is not trusted, or the folder holds something else.
     """
-    from adlight.runs.checks import check_settings  # with torch: not for --help
-
     config = OmegaConf.create(sent["config"])
     assert isinstance(config, DictConfig)
     check_config(config, SENT)
@@ -78,8 +76,7 @@ def write_site_config(
         config = saved
     else:
         config.run_dir = str(run.path)
-        check_settings(config)
-        settle_frame(config, run)
+        prepare_config(config, run)
         run.write_composed(config, sent["choices"])
     run.write_config(config)
     return config
@@ -99,11 +96,7 @@ def _site_config(config: DictConfig, number: int) -> DictConfig:
 
 
 def read_site_config(run: RunFolder, federation: str) -> DictConfig:
-    """Read the config of a site's run.
-
-    Raises:
-        UserError: the run is not trusted, or does not belong to the federation with this id.
-    """
+    """Read the config of a site's run; raise a UserError if it is of another federation than that with this id."""
     text = run.metadata_text()
     if text is not None and json.loads(text).get("federation") != federation:
         raise UserError(f"{run} is of another federation, or a training: choose another folder")

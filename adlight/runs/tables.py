@@ -64,11 +64,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {  # of columns that tables of versi
 
 
 def read_predictions(path: Path) -> "DataFrame":
-    """Read the table of the test images, with parsed numbers and boxes.
-
-    Raises:
-        UserError: a column is missing, a score or threshold is not finite, or a label is not 0 or 1.
-    """
+    """Read the table of the test images, with parsed numbers and boxes; raise a UserError if it is damaged."""
     import pandas
 
     types = {"category": str, "label": int, "score": float, "threshold": float}
@@ -115,11 +111,7 @@ def read_calibration(run: Path) -> dict[str, list[float]]:
 
 
 def check_results(content: dict[str, Any]) -> None:
-    """Check that JSON is what `Results.as_dict` returns: tables of categories, defects, pooled images and validation.
-
-    Raises:
-        ValueError, LookupError, AttributeError, TypeError: a table or number is missing or something else.
-    """
+    """Raise a ValueError, LookupError, AttributeError or TypeError if JSON is not what `Results.as_dict` returns."""
     tables = {f"defects of {name}": defects for name, defects in (content.get("defects") or {}).items()}
     tables = {f"{name}, {defect}": table for name, defects in tables.items() for defect, table in defects.items()}
     tables |= content["categories"] | {name: content.get(name) or {} for name in ("pooled", "validation")}

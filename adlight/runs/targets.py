@@ -22,11 +22,7 @@ GROUPS = ("callbacks", "logger")  # each holds any number of nodes
 
 
 def find_target(node: Any, key: str) -> Any:
-    """Import the class or function that a node calls.
-
-    Raises:
-        UserError: it cannot be imported or called.
-    """
+    """Import the class or function that a node calls; raise a UserError if that is not possible."""
     name = node["_target_"]
     try:
         target = resolve_name(name)
@@ -39,11 +35,7 @@ def find_target(node: Any, key: str) -> Any:
 
 
 def check_kind(node: DictConfig) -> None:
-    """Check by its target that a node of a training will make the kind of object that is needed there.
-
-    Raises:
-        UserError: it will make something else.
-    """
+    """Raise a UserError if the target of a node of a training will not make the kind of object that is needed there."""
     if (kind := _required_kind(node)) is not None and "_target_" in node:
         key = str(node._get_full_key(None))
         target = find_target(node, key)
@@ -82,11 +74,7 @@ def check_factories(values: dict[str, Any], constructor: Any, key: str) -> None:
 
 
 def check_made(node: DictConfig, made: Any) -> Any:
-    """Check the object that a node of a training has made, and return it.
-
-    Raises:
-        UserError: another kind of object is needed there.
-    """
+    """Return the object that a node of a training has made; raise a UserError if it is not of the kind needed there."""
     kind = _required_kind(node)
     if kind is not None and not isinstance(made, resolve_name(kind)):
         source = f"{node._get_full_key('_target_')}={node._target_}"

@@ -24,11 +24,7 @@ if TYPE_CHECKING:  # torch takes seconds: not for --help
 
 
 def resume_config(run: RunFolder, overrides: Sequence[str]) -> DictConfig:
-    """Read the config of a run that is resumed, and apply overrides.
-
-    Raises:
-        UserError: the config is not trusted, or an override changes the split or a seed.
-    """
+    """Read the config of a run and apply overrides; raise a UserError if they change the split or a seed."""
     config, saved = run.config(overrides), run.read_config()
     check_places(config, run.config_path, overrides)
     settings = [(config, saved, "", "seed")]
@@ -43,12 +39,14 @@ def resume_config(run: RunFolder, overrides: Sequence[str]) -> DictConfig:
     return config
 
 
-def settle_frame(config: DictConfig, run: RunFolder) -> None:
-    """If `dataset.keep_shape` is `auto`, choose the frame by the shapes of the training images, in the config too."""
+def prepare_config(config: DictConfig, run: RunFolder) -> None:
+    """Check the config of a new run and, if `keep_shape` is `auto`, choose its frame by the training images' shapes."""
+    from adlight.data.frames import choose_frame  # takes time to import: not for --help
+    from adlight.runs.checks import check_settings
+
+    check_settings(config)
     if config.dataset.keep_shape != "auto":
         return
-    from adlight.data.frames import choose_frame  # takes time to import: not for --help
-
     requested: Any = OmegaConf.to_container(config.dataset)
     config.requested_frame = {name: requested[name] for name in FRAME_KEYS}
     config.dataset.keep_shape = False
@@ -88,21 +86,13 @@ def check_data(data: "AnomalyDataModule", calibration: "Calibration", run: RunFo
 
 
 class Stage(NamedTuple):
-    """A part of a training with its own Trainer, curve and checkpoint; the last stage is the detector's.
-
-    Attributes:
-        module: the module to train.
-        epochs: number of epochs; 0 if it is only validated, which calibrates it.
-        last: checkpoint of the last epoch.
-        best: checkpoint of the best validation; None if nothing is validated.
-        resumed: whether the stage continues from `last`.
-    """
+    """A part of a training with its own Trainer, curve and checkpoint; the last stage is the detector's."""
 
     module: "pl.LightningModule"
-    epochs: int
-    last: Path
-    best: Path | None
-    resumed: bool
+    epochs: int  # 0 if it is only validated, which calibrates it
+    last: Path  # checkpoint of the last epoch
+    best: Path | None  # checkpoint of the best validation; None if nothing is validated
+    resumed: bool  # whether the stage continues from `last`
 
 
 def plan_stages(
@@ -156,15 +146,10 @@ def _count_batches(run: RunFolder, data: "AnomalyDataModule", trainer: "pl.Train
 
 
 def begin_once(run: RunFolder, metadata: dict[str, Any], config: DictConfig | None = None) -> Callable[[], None]:
-    """Return a function whose first call writes what the run is; later calls do nothing.
+    """Return a function whose first call writes `run.json` and, for a resumed run, its config with the overrides.
 
     A resumed run calls it before its first new checkpoint or, if no epoch is left, before its results: whatever fails
     earlier, such as a mistyped setting or missing data, leaves the folder unchanged.
-
-    Args:
-        run: the run's folder.
-        metadata: content of `run.json`.
-        config: the config of a resumed run with its overrides, to be written too; None to leave it as it is.
     """
     metadata = dict(metadata)  # the caller adds to it
     if rank() == 0:

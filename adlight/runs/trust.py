@@ -47,23 +47,13 @@ OUTPUT_DIR = "${hydra:runtime.output_dir}"  # the folder of the present command
 
 
 def check_config(config: DictConfig, file: Path) -> None:
-    """Check all targets and interpolations of a saved config; nothing is instantiated.
-
-    Its `run_dir` is replaced by that of the present command.
-
-    Raises:
-        UserError: a target is not trusted or not allowed in its node, or an interpolation could make a target.
-    """
+    """Raise a UserError for an untrusted target or interpolation; `run_dir` becomes that of the present command."""
     check_interpolations(config, file)
     check_targets(find_targets(config), file)
 
 
 def check_interpolations(config: DictConfig, file: Path) -> None:
-    """Check that no interpolation of a saved config could make a target, and replace its `run_dir`.
-
-    Raises:
-        UserError: an interpolation could.
-    """
+    """Raise a UserError for an interpolation that could make a target; `run_dir` becomes that of this command."""
     if "run_dir" in config:
         config.run_dir = OUTPUT_DIR
     for key, value in _walk(OmegaConf.to_container(config), ""):
@@ -83,11 +73,7 @@ def find_targets(config: DictConfig | dict[str, Any]) -> dict[str, Any]:
 
 
 def check_targets(targets: Mapping[str, Any], file: Path) -> None:
-    """Check targets, by dotted key.
-
-    Raises:
-        UserError: a target is not trusted, or not allowed in its node.
-    """
+    """Raise a UserError for a target, by dotted key, that is not trusted or not allowed in its node."""
     for key, value in targets.items():
         if not is_trusted(value) or (value.startswith(WRITERS) and not key.startswith(WRITING)):
             raise UserError(
@@ -145,22 +131,14 @@ def check_places(config: DictConfig, file: Path, changed: Sequence[str] = ()) ->
 
 
 def check_choices(choices: Any, file: Path) -> None:
-    """Check that the choices of config groups name no files outside our conf/.
-
-    Raises:
-        UserError: a choice could.
-    """
+    """Raise a UserError for a choice of a config group that could name a file outside our conf/."""
     for group, name in dict(choices or {}).items():
         if not GROUP.fullmatch(str(group)) or not (name is None or CHOICE.fullmatch(str(name))):
             raise UserError(f"{file} is damaged: {group}={name} is not a choice of a config group")
 
 
 def refuse_aliases(text: str) -> None:
-    """Refuse YAML with aliases, a few lines of which can expand to a config that fits in no memory.
-
-    Raises:
-        ValueError: there is an alias.
-    """
+    """Raise a ValueError for YAML with aliases, a few lines of which can expand to a config that fits in no memory."""
     if ALIAS.search(text):
         raise ValueError("aliases")
 

@@ -41,11 +41,7 @@ def put_in_place(partial: Path, path: Path) -> None:
 
 
 def verify(path: Path) -> None:
-    """Check that a checkpoint has not changed since it was written: by its hash or, without one, its zip checksums.
-
-    Raises:
-        UserError: the file is damaged.
-    """
+    """Raise a UserError if a checkpoint has changed since it was written, by its hash or else its zip checksums."""
     if noted := _noted_hashes(path):
         if hash_file(path) not in noted:
             raise UserError(
