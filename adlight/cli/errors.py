@@ -2,6 +2,7 @@
 
 import errno
 import re
+import traceback
 import warnings
 from typing import Any
 
@@ -76,10 +77,8 @@ def explain(error: BaseException) -> str | None:
 
 def _group_that_raised(error: BaseException) -> str | None:
     """Name the config group of the part of Lightning that raised an error."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__"))
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    module = str(frames[-1].f_globals.get("__name__")) if frames else ""
     return next((group for name, group in GROUPS.items() if module.startswith(f"{name}.")), None)
 
 
