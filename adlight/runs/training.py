@@ -27,14 +27,12 @@ def resume_config(run: RunFolder, overrides: Sequence[str]) -> DictConfig:
     """Read the config of a run and apply overrides; raise a UserError if they change the split or a seed."""
     config, saved = run.config(overrides), run.read_config()
     check_places(config, run.config_path, overrides)
-    settings = [(config, saved, "", "seed")]
-    if isinstance(config.get("dataset"), DictConfig):
-        settings += [(config.dataset, saved.dataset, "dataset.", key) for key in SPLIT_KEYS]
-    for now, before, prefix, key in settings:
-        if now.get(key) != before.get(key):
+    for key in ("seed", *(f"dataset.{name}" for name in SPLIT_KEYS)):
+        now, before = OmegaConf.select(config, key), OmegaConf.select(saved, key)
+        if now != before:
             raise UserError(
-                f"{prefix}{key} is {before.get(key)} in {run} and cannot change to {now.get(key)} on resume, as images "
-                "held out so far would be trained on: leave it out, or train a new run"
+                f"{key} is {before} in {run} and cannot change to {now} on resume, as images held out so far would be "
+                "trained on: leave it out, or train a new run"
             )
     return config
 
