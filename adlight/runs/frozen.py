@@ -4,7 +4,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from adlight.runs.config import drop_objective, require_nodes
 from adlight.runs.folder import RunFolder
-from adlight.types import UserError
 
 NODES = ("dataset", "model", "trainer", "calibration")
 ALONE = {"devices": 1, "num_nodes": 1, "strategy": "auto", "enable_progress_bar": False}  # a few images
@@ -19,13 +18,11 @@ def frozen_config(run: RunFolder, device: str = "auto", root: str | None = None)
         root: where the data set lies now; None: where it lay.
 
     Raises:
-        UserError: the folder holds no run, or one of tiles.
+        UserError: the folder holds no run.
     """
     saved = run.config()
     OmegaConf.set_struct(saved, False)
     require_nodes(saved, *NODES)
-    if saved.dataset.get("tile"):
-        raise UserError(f"{run} was trained with dataset.tile: labels and groups do not support that yet")
     drop_objective(saved)
     if root is not None:
         saved.dataset.root = root
