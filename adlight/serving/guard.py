@@ -13,7 +13,6 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 OPEN = ("/", "/health")  # the page itself holds no data; load balancers ask for the health
-LEAST = 16  # characters of a token
 
 
 def is_local(host: str) -> bool:
