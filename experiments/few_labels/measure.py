@@ -39,7 +39,9 @@ def read(run):
     data.setup("test")
     records = data.records("test")
     tested = score_labelled(module, records, data, "32-true", lambda record, batch: record.category)
-    return module, held_out_normals(module, data, trainer, FOLDS), tested, data.frame.size
+    whole = tested[0].size is None and tested[0].content is None
+    frame = tested[0].cells.score.shape[1:] if whole else data.frame.size  # small maps, the same image scores
+    return module, held_out_normals(module, data, trainer, FOLDS), tested, frame
 
 
 def scores(learned, tested, frame):
