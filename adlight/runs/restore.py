@@ -156,15 +156,13 @@ def frozen_config(run: RunFolder, device: str = "auto", root: str | None = None)
     """Read a run's config for using its detector on one device: without objective, loggers and callbacks.
 
     Args:
-        run: the run, which must not have used tiles.
+        run: the run.
         device: one of Lightning's accelerators, such as `cpu` or `gpu`; `auto` prefers a GPU.
         root: folder of the data set; None for the same as in training.
     """
     config = run.config()
     OmegaConf.set_struct(config, False)
     require_nodes(config)
-    if config.dataset.get("tile"):
-        raise UserError(f"{run} was trained with dataset.tile: labels and groups do not support that yet")
     drop_objective(config)
     if root is not None:
         config.dataset.root = root
