@@ -173,7 +173,7 @@ def known_settings():
 def settings(text):
     """Words of a text that are set to something, but in a URL or form: `model.mask_ratio=0.5`, `model/depth=e2d2`."""
     found = re.findall(r"(?<![\w./{<?&-])([a-z]\w*(?:[./][a-z]\w*)*)=(?!=|@|\"|value)", text)
-    return {name for name in found if not name.startswith("hydra.launcher.")}
+    return {name for name in found if not name.startswith(("hydra.launcher.", "hydra.sweeper."))}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.name}")

@@ -1,6 +1,7 @@
 """Groups of a run's anomalies: <run>/groups/<time>/.
 
-groups.csv      one row per region: path, category, defect, box (pixels of the resized image; original for tiles), group
+groups.csv      one row per region: path, category, defect, box (pixels of the resized image; of tiled runs, of the
+                original), group
 groups.json     method, numbers of groups and regions, silhouette, agreement with the defect types
 group-<n>.png   pictures of a group's regions; group-others.png of those in no group
 """
