@@ -13,7 +13,7 @@ from adlight import __version__
 from adlight.cli import main as cli
 from adlight.cli.alone import run_logged
 from adlight.cli.arguments import quote_values, shows_help, value_of
-from adlight.data.stream import ImageStream
+from adlight.prediction.stream import ImageStream
 from adlight.runs.checks import check_values
 from adlight.runs.folder import RunFolder
 from adlight.types import Unreadable, UserError

@@ -15,7 +15,7 @@ from rich.table import Table
 from adlight.cli import main as cli
 from adlight.cli.alone import run_logged
 from adlight.cli.arguments import quote_values, shows_help, value_of
-from adlight.data.stream import ImageStream
+from adlight.prediction.stream import ImageStream
 from adlight.runs.checks import check_values
 from adlight.runs.folder import RunFolder
 from adlight.runs.frozen import frozen_config

@@ -10,9 +10,9 @@ from adlight.cli import main as cli
 from adlight.cli.alone import run_logged
 from adlight.cli.arguments import quote, quote_values, shows_help, value_of
 from adlight.cli.resume import check_same_prediction, prediction_advice, resume_prediction
-from adlight.data.stream import ImageStream
 from adlight.prediction.batches import ResultWriter, load_detector, predict_batches
 from adlight.prediction.ray import check_ray, predict_parts
+from adlight.prediction.stream import ImageStream
 from adlight.prediction.summary import Summary
 from adlight.runs.checks import check_values
 from adlight.runs.exported import weights_of
