@@ -73,10 +73,7 @@ class Augmentation:
 
     def _apply(self, image: Tensor, drawn: Tensor, light: bool) -> Tensor:
         if light and (self.brightness or self.contrast):
-            from kornia.enhance import (
-                adjust_brightness,
-                adjust_contrast_with_mean_subtraction,
-            )  # takes a second to import
+            from kornia.enhance import adjust_brightness, adjust_contrast_with_mean_subtraction  # takes a second
 
             image = adjust_brightness(image, self.brightness * drawn[:, 5])
             image = adjust_contrast_with_mean_subtraction(image, 1 + self.contrast * drawn[:, 6])

@@ -48,9 +48,6 @@ class AnomalyDataModule(pl.LightningDataModule):
         tile: side of tiles in pixels of the original images; each tile is resized to `image_size`, and maps are joined.
         overlap: smallest fraction of a tile that its neighbour also covers.
         source_settings: arguments of `source`, such as `root` and `category`.
-
-    Raises:
-        ValueError: a setting is out of range.
     """
 
     @checked

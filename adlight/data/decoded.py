@@ -20,6 +20,8 @@ from adlight.types import Record, UserError
 
 FORMAT = 1  # of the file: sizes, checksums, images and masks, one after the other, then messages as JSON
 
+Shape = tuple[int, int, int]  # (C, H, W)
+
 
 class DecodedImage(NamedTuple):
     """An image and its mask, decoded and brought into the frame."""
@@ -31,18 +33,13 @@ class DecodedImage(NamedTuple):
 
 
 class Decoded:
-    """N images of one `shape` (C, H, W) with their sizes, checksums and, if `masked`, masks.
+    """N images of one shape with their sizes, checksums and, if `masked`, masks.
 
     They lie in `store`, or in new memory if it is None. Regions of interest, if `selected`, are only kept in memory.
     """
 
     def __init__(
-        self,
-        count: int,
-        shape: tuple[int, int, int],
-        masked: bool,
-        store: np.ndarray | None = None,
-        selected: bool = False,
+        self, count: int, shape: Shape, masked: bool, store: np.ndarray | None = None, selected: bool = False
     ) -> None:
         self.verified = np.full(count, store is None)
         heads, masks = 16 * count, math.prod(shape[1:]) * count * masked
@@ -95,7 +92,7 @@ def name_file(
 
 
 def open_or_write(
-    path: Path, count: int, shape: tuple[int, int, int], masked: bool, fill: Callable[[Decoded], list[str | None]]
+    path: Path, count: int, shape: Shape, masked: bool, fill: Callable[[Decoded], list[str | None]]
 ) -> tuple[Decoded, list[str | None]]:
     """Map a file of decoded images, see `Decoded`; the first process writes it while the others wait.
 
@@ -130,9 +127,7 @@ def damage(path: Path) -> UserError:
     return UserError(f"the decoded images in {path} are damaged: remove the file, and they are decoded anew")
 
 
-def _write(
-    path: Path, count: int, shape: tuple[int, int, int], masked: bool, fill: Callable[[Decoded], list[str | None]]
-) -> None:
+def _write(path: Path, count: int, shape: Shape, masked: bool, fill: Callable[[Decoded], list[str | None]]) -> None:
     part, length = path.with_suffix(f".{os.getpid()}.part"), count * (24 + math.prod(shape[1:]) * (shape[0] + masked))
     try:
         with part.open("w+b") as file:

@@ -132,9 +132,6 @@ class LabelledFolder(Source):
         root: folder that holds `train` and `test`.
         normal: the normal class; only its training images are used.
         balanced_test, train_limit, test_limit, seed: see `Sampling`.
-
-    Raises:
-        ValueError: a limit below 1.
     """
 
     @checked

@@ -39,11 +39,7 @@ class PreparedImage:
 
 
 def prepare_image(
-    image: AnyImage,
-    channels: int,
-    frame: Frame,
-    value_range: Range = None,
-    select: Selection | None = None,
+    image: AnyImage, channels: int, frame: Frame, value_range: Range = None, select: Selection | None = None
 ) -> PreparedImage:
     """Decode an image, apply a region of interest (`select`) and bring the image into the frame, as in training.
 

@@ -30,9 +30,6 @@ class MVTecAD(Source):
         category: a name, several names, or `all` for every category found (with `download`: the official 15).
         download: whether to fetch missing categories (CC BY-NC-SA 4.0; see `adlight.data.download`).
         train_limit, test_limit, seed: see `Sampling`; the limits hold for each category.
-
-    Raises:
-        ValueError: a setting is out of range.
     """
 
     title = "MVTec AD layout"

@@ -18,11 +18,7 @@ SAMPLE = 2048  # bytes of a file, at three places
 
 
 def check_before_training(
-    source: Source,
-    frame: Frame,
-    skip: bool = False,
-    roi: RegionOfInterest | None = None,
-    tiling: Tiling | None = None,
+    source: Source, frame: Frame, skip: bool = False, roi: RegionOfInterest | None = None, tiling: Tiling | None = None
 ) -> list[str]:
     """List both splits, and read the header of every image and every mask. -> remarks for the user, in lines.
 

@@ -37,17 +37,17 @@ class PseudoAnomalyDataset(Dataset):
 
     def paste(self, item: int, image: Tensor, content: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Make the pseudo-anomaly of an item. (C, H, W) uint8 -> the changed copy, and its mask (H, W) bool."""
-        if item not in self.pasted:
-            i, number = divmod(item, 1 + self.copies)
-            rng = Generator().manual_seed(derive_seed("defect", self.seed + number - 1, i))
-            if self.kind == "classes":
-                result = self._change_class(i, image, content, rng)
-            else:
-                result = paste_defect(image, rng) if content is None else paste_within(image, content, rng)
-            if not self.dataset.cache:
-                return result
+        if item in self.pasted:
+            return self.pasted[item]
+        i, number = divmod(item, 1 + self.copies)
+        rng = Generator().manual_seed(derive_seed("defect", self.seed + number - 1, i))
+        if self.kind == "classes":
+            result = self._change_class(i, image, content, rng)
+        else:
+            result = paste_defect(image, rng) if content is None else paste_within(image, content, rng)
+        if self.dataset.cache:
             self.pasted[item] = result
-        return self.pasted[item]
+        return result
 
     def _change_class(self, i: int, image: Tensor, content: Tensor | None, rng: Generator) -> tuple[Tensor, Tensor]:
         other = self.dataset.__getitems__([(i + 1 + randint(rng, max(1, len(self.dataset) - 1))) % len(self.dataset)])

@@ -133,9 +133,6 @@ class Sampling:
         test_limit: largest number of test images, with the whole split's ratio of labels; None for all.
         balanced_test: whether to test only as many anomalous images as normal ones.
         seed: seed of the draws.
-
-    Raises:
-        ValueError: a limit below 1.
     """
 
     train_limit: Limit = None

@@ -63,7 +63,14 @@ class SplitLoader(NamedTuple):
         num_bytes = len(records) * math.prod(self.frame.size) * (self.channels + 1 + bool(self.roi))
         fits = self.cache != "disk" and num_bytes * processes <= self.cache_gb * 1e9
         in_memory = not self.tiling and (fits or self.cache == "memory")
-        file = None if in_memory else self._name_file(source, records)
+        file = None
+        if not in_memory and not self.tiling and not self.roi:  # a file holds neither tiles nor regions of interest
+            file = name_file(self.cache_dir, source, records, self.frame, self.channels)
+        if self.cache == "disk" and file is None:
+            raise UserError(
+                "cache=disk needs cache_dir, images that lie in files of their own, and neither tile nor roi: set "
+                "cache=memory"
+            )
         images = CachedImageDataset(
             *(source, records, categories),
             frame=WholeFrame() if self.tiling else self.frame,
@@ -80,17 +87,6 @@ class SplitLoader(NamedTuple):
         if lost := {record.category for record in records} - {record.category for record in split.records}:
             raise UserError(f"no readable image of {min(lost)} is left, the first: {split.skipped[0]}")
         return split
-
-    def _name_file(self, source: Source, records: Sequence[Record]) -> Path | None:
-        file = None
-        if not self.tiling and not self.roi:  # the file can hold neither tiles nor regions of interest
-            file = name_file(self.cache_dir, source, records, self.frame, self.channels)
-        if self.cache == "disk" and file is None:
-            raise UserError(
-                "cache=disk needs cache_dir, images that lie in files of their own, and neither tile nor roi: set "
-                "cache=memory"
-            )
-        return file
 
 
 def batch_tiles(images: Tensor, batch_size: int, rank: int = 0, world_size: int = 1) -> list[list[int]]:

@@ -23,7 +23,7 @@ class OneVsRest(Source):
         balanced_test, train_limit, test_limit, seed: see `Sampling`.
 
     Raises:
-        ValueError: the class is unknown, or a limit is below 1.
+        ValueError: the class is unknown.
     """
 
     title = ""
