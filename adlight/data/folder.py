@@ -175,9 +175,9 @@ class LabelledFolder(Source):
         """List the images in `test` by class and name; the class of an anomalous image is its kind of defect."""
         records = []
         for name in list_folders(self.root / "test"):
-            kind, folder = ("good", 0) if name == self.normal else (name, 1), self.root / "test" / name
-            if kind[1] and name.lower() == self.normal.lower():
+            folder = self.root / "test" / name
+            defect, label = ("good", 0) if name == self.normal else (name, 1)
+            if label and name.lower() == self.normal.lower():
                 raise UserError(f"{folder} would be tested as anomalies: call it {self.normal}, the normal class")
-            images = list_images(folder)
-            records += [Record(str(image), self.normal, *kind) for image in images]
+            records += [Record(str(image), self.normal, defect, label) for image in list_images(folder)]
         return self.sampling.test(records)

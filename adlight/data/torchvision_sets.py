@@ -87,8 +87,8 @@ class OneVsRest(Source):
         category = self.classes[self.normal]
         records = []
         for i, number in enumerate(map(int, self._load(split).targets)):
-            kind = ("good", 0) if number == self.normal else (self.classes[number], 1)
-            records.append(Record(f"{split}/{i:05d}", category, *kind))
+            defect, label = ("good", 0) if number == self.normal else (self.classes[number], 1)
+            records.append(Record(f"{split}/{i:05d}", category, defect, label))
         return records
 
     def _load(self, split: str) -> Any:
