@@ -96,12 +96,12 @@ def open_labels(run: str, most: int) -> "StoredLabels":
             )
         return StoredLabels()
     from adlight.runs.folder import RunFolder
-    from adlight.runs.labels import LabelFolder, labelled_run
+    from adlight.runs.labels import LabelFolder, source_run
     from adlight.runs.restore import frozen_config
 
     if not most:
         return StoredLabels(LabelFolder(run))
-    origin = labelled_run(RunFolder(run))
+    origin = source_run(RunFolder(run))
     frozen_config(origin)
     LabelFolder(origin.path).read()
     if not os.access(origin.path, os.W_OK):

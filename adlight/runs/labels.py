@@ -152,7 +152,7 @@ def write_learned(
     folder.write_like(run, config)
 
 
-def labelled_run(run: RunFolder) -> RunFolder:
+def source_run(run: RunFolder) -> RunFolder:
     """Find the run whose labels a run learns from: the run itself or, for a learned detector, the run it lies in.
 
     Raises:
