@@ -4,12 +4,14 @@ All blocks of a network have the same number of channels. Images have 4 or 7 tim
 Letters: Z latent size, S side of a feature map.
 """
 
+import math
+
 import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adlight.gan.networks import SIZES, Backbone, Critic, Encoder, Square
+from adlight.gan.networks import SIZES, Square
 from adlight.settings import checked
 
 SMALLEST = 8  # the critic halves its maps until they have at most this many pixels per side
@@ -91,11 +93,11 @@ class ResidualGenerator(nn.Module):
         return self.last(F.relu(self.norm(x))).sigmoid()  # (B, C, H, W)
 
 
-class ResidualBackbone(Backbone):
+class ResidualBackbone(nn.Module):
     """Blocks that halve the sides down to 7 or 8, two more, ReLU; no normalization, as the penalty is per image."""
 
     def __init__(self, image_size: int, channels: int, ndf: int) -> None:
-        nn.Module.__init__(self)  # not the convolutions of `Backbone`
+        super().__init__()
         self.image_size, self.channels = image_size, channels
         halvings(image_size)
         blocks, side = [ResidualBlock(channels, ndf, 0.5, activated=False)], image_size // 2
@@ -112,9 +114,31 @@ class ResidualBackbone(Backbone):
             maps.append(block(maps[-1]))
         return [F.relu(x) for x in maps[1:]]
 
+    def features(self, image: Tensor) -> Tensor:
+        """Return the last map, flattened. (B, C, H, W) -> (B, F)."""
+        return self.feature_maps(image)[-1].flatten(1)
 
-class ResidualCritic(Critic, ResidualBackbone):
-    """`Critic` of residual blocks. Its head sees every place of the last map; Gulrajani's sees their mean."""
+
+class ResidualCritic(ResidualBackbone):
+    """Score how real images look; higher is more real. The head sees every place, Gulrajani's the mean of all places.
+
+    Args:
+        image_size: side in pixels, 4 or 7 times a power of two.
+        channels: 1 or 3.
+        ndf: number of channels of all blocks; 128 in the paper.
+
+    Raises:
+        ValueError: an unsupported image size, or a number out of range.
+    """
+
+    @checked
+    def __init__(self, image_size: Square = 32, channels: PositiveInt = 3, ndf: PositiveInt = 64) -> None:
+        super().__init__(image_size, channels, ndf)
+        self.head = nn.Linear(self.num_features, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Score images in [0, 1]. (B, C, H, W) -> (B, 1)."""
+        return self.head(self.features(image))
 
     def input_gradient(self, image: Tensor) -> Tensor:
         """Return the gradient of each score with respect to its image, by autograd. (B, C, H, W) -> the same."""
@@ -123,5 +147,32 @@ class ResidualCritic(Critic, ResidualBackbone):
             return torch.autograd.grad(self(image).sum(), image, create_graph=True)[0]
 
 
-class ResidualEncoder(Encoder, ResidualBackbone):
-    """`Encoder` of residual blocks."""
+class ResidualEncoder(ResidualBackbone):
+    """Estimate the latent whose image is nearest, by the critic's blocks with Z outputs.
+
+    Args:
+        image_size, channels, ndf: see `ResidualCritic`.
+        latent: Z.
+        normalize_latent: see `Encoder`.
+
+    Raises:
+        ValueError: an unsupported image size, or a number out of range.
+    """
+
+    @checked
+    def __init__(
+        self,
+        image_size: Square = 32,
+        channels: PositiveInt = 3,
+        latent: PositiveInt = 128,
+        ndf: PositiveInt = 64,
+        normalize_latent: bool = False,
+    ) -> None:
+        super().__init__(image_size, channels, ndf)
+        self.latent, self.normalize_latent = latent, normalize_latent
+        self.head = nn.Linear(self.num_features, latent)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Encode images in [0, 1]. (B, C, H, W) -> (B, Z)."""
+        z = self.head(self.features(image))
+        return F.normalize(z) * math.sqrt(self.latent) if self.normalize_latent else z
