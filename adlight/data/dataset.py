@@ -85,7 +85,7 @@ class CachedImageDataset(Dataset):
             image, content = self.source.read(record), None
             if self.roi is not None:
                 image, content = self.roi.apply(image, self.channels, self.frame, record.path, record.category)
-            pixels = to_input_array(image, self.channels, self.frame).copy()
+            pixels = to_input_array(image, self.channels, self.frame)
         except UnreadableImage:
             raise
         except Exception as error:  # whatever a decoder raises, the user needs the file's name

@@ -136,7 +136,7 @@ def find_content(size: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
     As `is_content`, for arrays.
     """
     if size is None:
-        return np.ones(shape, dtype=bool)
+        return np.broadcast_to(np.True_, shape)
     row, column = np.indices(shape[1:])
     return (row < size[:, :1, None]) & (column < size[:, 1:, None])
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 import numpy as np
 from PIL import Image
 
+from adlight.data.arrays import allocate, bands
 from adlight.data.floats import scale_floats
 from adlight.data.frames import Frame
 from adlight.data.headers import (
@@ -115,7 +116,7 @@ def prepare_image(
         picture, content = to_pil(image, value_range), None
         if select is not None:
             picture, content = select(picture, path)
-        pixels = to_input_array(picture, channels, frame).copy()
+        pixels = to_input_array(picture, channels, frame)
         if content is not None:
             pixels = fill_outside(pixels, content)
         return PreparedImage(pixels, picture.size, path, content)
@@ -126,12 +127,17 @@ def prepare_image(
 
 
 def fill_outside(pixels: np.ndarray, content: np.ndarray) -> np.ndarray:
-    """Make what does not count grey. (C, H, W) uint8, (H, W) bool -> (C, H, W) uint8."""
-    return np.where(content, pixels, np.uint8(FILL))
+    """Make what does not count grey, in place. (C, H, W) uint8, (H, W) bool -> (C, H, W) uint8."""
+    for rows in bands(content.shape):
+        pixels[:, rows][:, ~content[rows]] = FILL
+    return pixels
 
 
 def to_channels(image: Image.Image, channels: int) -> Image.Image:
     """Convert an image of any mode to 8 bits and 1 or 3 channels, by the rule at the top of this file.
+
+    Returns:
+        The same object if the image is in this form already.
 
     Raises:
         UserError: floating-point or 32-bit integer pixels, whose range is unknown.
@@ -141,16 +147,21 @@ def to_channels(image: Image.Image, channels: int) -> Image.Image:
         image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA").convert("RGB")
-    return image.convert("L" if channels == 1 else "RGB")
+    mode = "L" if channels == 1 else "RGB"
+    return image if image.mode == mode else image.convert(mode)
 
 
 def to_input_array(image: Image.Image, channels: int, frame: Frame) -> np.ndarray:
-    """Convert an image to the (C, H, W) uint8 of a frame, antialiased."""
-    image, (height, width) = to_channels(image, channels), frame.fit(*image.size)
+    """Convert an image to the (C, H, W) uint8 of a frame, antialiased; a large one lies in a file, see `allocate`."""
+    height, width = frame.fit(*image.size)
     if image.size != (width, height):
+        image = to_channels(image, channels)
         image = image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
-    array = frame.cut(np.asarray(image))
-    return array[None] if channels == 1 else array.transpose(2, 0, 1)
+    array = allocate((channels, height, width), np.uint8)
+    for rows in bands((height, width)):  # a large image is not copied as a whole
+        band = to_channels(image.crop((0, rows.start, width, rows.stop)), channels)
+        array[:, rows] = np.atleast_3d(np.asarray(band)).transpose(2, 0, 1)
+    return np.ascontiguousarray(frame.cut(array.transpose(1, 2, 0)).transpose(2, 0, 1))
 
 
 def to_mask(image: Image.Image) -> np.ndarray:

@@ -1,17 +1,21 @@
 """Files of a data set: which images lie in a folder, and what in it is left out."""
 
 import heapq
+import json
 import os
 import stat
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import repeat
+from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from adlight.types import UserError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
 _FOLDER, _LINK = "folder", "link to a folder"
+MOST_NAMES = 2**16  # of a folder that are sorted in memory
 BROKEN, LOOP, EMPTY = "broken link", "link to a folder around it", "empty folder"
 
 
@@ -49,31 +53,49 @@ def walk(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def _walk(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, str]]:
-    """Yield each file's kind and path, sorted; no more is kept than the names in the folders around it.
+    """Yield each file's kind and path, sorted; no more is kept than some names in the folders around it.
 
     `above`: identities of the folders around, in which a link must not end.
     """
-    names = defaultdict[str, list[str]](list)
-    try:
-        own = os.stat(folder)
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if not entry.name.startswith("."):
-                    names[_kind(entry)].append(entry.name)
-    except OSError as error:
-        raise _unreadable(folder, error) from error
-    if not names:
-        yield EMPTY, folder
-    chain = (*above, (own.st_dev, own.st_ino))
-    for name, kind in heapq.merge(*(zip(sorted(found), repeat(kind), strict=False) for kind, found in names.items())):
-        path = os.path.join(folder, name)
-        if kind == _LINK:
-            target = os.stat(path)
-            kind = LOOP if (target.st_dev, target.st_ino) in chain else _FOLDER
-        if kind == _FOLDER:
-            yield from _walk(path, chain)
-        else:
-            yield kind, path
+    with ExitStack() as files:
+        try:
+            own = os.stat(folder)
+            with os.scandir(folder) as entries:
+                visible = ((entry.name, _kind(entry)) for entry in entries if not entry.name.startswith("."))
+                found = sort_many(visible, files)
+        except OSError as error:
+            raise _unreadable(folder, error) from error
+        chain, name = (*above, (own.st_dev, own.st_ino)), ""
+        for name, kind in found:
+            path = os.path.join(folder, name)
+            if kind == _LINK:
+                target = os.stat(path)
+                kind = LOOP if (target.st_dev, target.st_ino) in chain else _FOLDER
+            if kind == _FOLDER:
+                yield from _walk(path, chain)
+            else:
+                yield kind, path
+        if not name:
+            yield EMPTY, folder
+
+
+def sort_many(entries: Iterable[tuple[str, str]], files: ExitStack) -> Iterator[tuple[str, str]]:
+    """Sort names and their kinds in bounded memory: every `MOST_NAMES` in a temporary file, all of which are merged.
+
+    Args:
+        entries: names and kinds; all are read before this returns.
+        files: closes the temporary files.
+    """
+    parts, rest = list[Iterable[tuple[str, str]]](), iter(entries)
+    while part := sorted(islice(rest, MOST_NAMES)):
+        if len(part) < MOST_NAMES:
+            parts.append(part)
+            break
+        file = files.enter_context(TemporaryFile("w+"))  # noqa: SIM115
+        file.writelines(json.dumps(entry) + "\n" for entry in part)
+        file.seek(0)
+        parts.append(map(tuple, map(json.loads, file)))
+    return heapq.merge(*parts)
 
 
 def _kind(entry: os.DirEntry[str]) -> str:

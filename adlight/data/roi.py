@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from adlight.data.arrays import allocate, bands
 from adlight.data.frames import Frame
 from adlight.data.images import FILL, PreparedImage, Selection, read_image, to_channels
 from adlight.data.listing import IMAGE_SUFFIXES, is_folder
@@ -87,9 +88,16 @@ class RegionOfInterest:
                 "region of interest {} is {}, its image is {}: give both the same shape".format(place, *sizes)
             )
         height, width = frame.fit(*image.size)
-        content = frame.cut(np.asarray(mask.resize((width, height), Image.Resampling.NEAREST))) > 0
+        scaled, content = mask, allocate((height, width), bool)
+        if mask.size != (width, height):
+            scaled = mask.resize((width, height), Image.Resampling.NEAREST)
+        for rows in bands((height, width)):
+            content[rows] = np.asarray(scaled.crop((0, rows.start, width, rows.stop)))
+        content = frame.cut(content)
         if not content.any():
             raise UserError(f"region of interest {place} leaves nothing of {path}: too few of its pixels are not black")
+        if image.size == (width, height):
+            return image, content  # not resized: `fill_outside` is enough
         image = to_channels(image, channels)
         grey = Image.new(image.mode, image.size, FILL if channels == 1 else (FILL,) * 3)
         return Image.composite(image, grey, mask.resize(image.size, Image.Resampling.NEAREST)), content
@@ -135,4 +143,13 @@ def make_selection(
 def stack_contents(images: Sequence[PreparedImage]) -> np.ndarray | None:
     """Stack what counts in some images. -> (B, H, W) bool, None where no region of interest was applied."""
     found = [one.content for one in images if one.content is not None]
-    return np.stack(found) if found else None
+    return _stack(found) if found else None
+
+
+def stack_pixels(images: Sequence[PreparedImage]) -> np.ndarray:
+    """Stack the pixels of images in one frame. -> (B, C, H, W) uint8."""
+    return _stack([image.pixels for image in images])
+
+
+def _stack(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    return np.stack(arrays) if len(arrays) > 1 else arrays[0][None]  # a single, perhaps large one is not copied

@@ -1,15 +1,16 @@
-"""Images to predict for, found one after the other: a million of them in the memory of one folder's names."""
+"""Images to predict for, found one after the other: a million of them in constant memory."""
 
 import glob
 import os
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-from adlight.data.listing import IMAGE_SUFFIXES, describe_counts, describe_folder, is_folder, walk
+from adlight.data.listing import IMAGE_SUFFIXES, describe_counts, describe_folder, is_folder, sort_many, walk
 from adlight.types import UserError
 
 
@@ -23,7 +24,7 @@ class Survey(NamedTuple):
 class ImageStream:
     """The images that a file, a folder or a glob names, in sorted order; every pass looks for them anew.
 
-    Of a glob the paths are kept, of a folder the names in the folders that are being walked through.
+    The paths that a glob matches are kept in memory; of the names in a folder, no more than `sort_many` keeps.
 
     Args:
         text: the file, folder or glob.
@@ -87,10 +88,12 @@ def _is_image(name: str) -> bool:
 
 def _alike_names(folder: Path) -> frozenset[str]:
     """Find the images in a folder whose names differ in nothing but the suffix."""
-    names = sorted(filter(_is_image, os.listdir(folder)))
     found = set[str]()
-    for _, group in groupby(names, lambda name: name.partition(".")[0]):  # those of one stem are among these
-        few = list(group)
-        stems = Counter(os.path.splitext(name)[0] for name in few)
-        found.update(name for name in few if stems[os.path.splitext(name)[0]] > 1)
+    with ExitStack() as files:
+        with os.scandir(folder) as entries:
+            names = sort_many(((entry.name, "") for entry in entries if _is_image(entry.name)), files)
+        for _, group in groupby((name for name, _ in names), lambda name: name.partition(".")[0]):
+            few = list(group)  # names of one stem are among these
+            stems = Counter(os.path.splitext(name)[0] for name in few)
+            found.update(name for name in few if stems[os.path.splitext(name)[0]] > 1)
     return frozenset(found)
