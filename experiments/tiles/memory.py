@@ -1,4 +1,4 @@
-"""Peak memory of `predict` for one image by tiles: python memory.py run=<run> out=memory.csv [sides=1024,4096]."""
+"""Peak memory of `predict` by tiles: python memory.py run=<run> pixel_threshold=<number> out=<csv> [sides=1024]."""
 
 import csv
 import subprocess
@@ -13,7 +13,7 @@ from PIL import Image
 SIDES, TILE = "1024,4096,8192,12288", 512
 KINDS = {
     "normal": ["threshold=1e9", "pixel_threshold=1e9", "save=none"],
-    "anomalous": ["threshold=-1e9", "save=masks,maps"],  # with regions, and both pictures
+    "anomalous": ["threshold=-1e9", "pixel_threshold={pixel_threshold}", "save=masks,maps"],
 }
 
 
@@ -39,6 +39,7 @@ def peak_memory(command: list[str]) -> tuple[float, float, float]:
 
 
 def main() -> None:
+    """Measure each kind of decision on each size."""
     words = dict(word.split("=", 1) for word in sys.argv[1:])
     with tempfile.TemporaryDirectory() as place, open(words["out"], "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -49,6 +50,7 @@ def main() -> None:
             for kind, settings in KINDS.items():
                 inputs = [f"run={words['run']}", f"images={image}", f"tile={TILE}", "batch_size=8", "device=cpu"]
                 out = f"hydra.run.dir={place}/{side}-{kind}"
+                settings = [setting.format(**words) for setting in settings]
                 peaks = peak_memory([sys.executable, "-m", "adlight.predict", *inputs, *settings, out])
                 writer.writerow((side, kind, *(round(peak) for peak in peaks)))
                 file.flush()
