@@ -1,4 +1,4 @@
-"""The web application: a page, predictions in JSON, and what watches over a service asks for."""
+"""The web application: the page, predictions as JSON, and health and metrics for monitoring."""
 
 import asyncio
 import os
@@ -34,10 +34,10 @@ class Service:
     """A detector that many requests share.
 
     Args:
-        detector: with its thresholds.
-        name: by which it is shown.
-        limits: of a request; `max_images` is the room in the queue too.
-        labels: beside the run; None: none are kept.
+        detector: the detector, with its thresholds.
+        name: the detector's name on the page.
+        limits: limits of a request; `max_images` is also the capacity of the queue.
+        labels: the labels beside the run; None if none are kept.
     """
 
     def __init__(self, detector: Detector, name: str, limits: Limits, labels: KeptLabels | None = None) -> None:
@@ -50,7 +50,7 @@ class Service:
             "formats": FORMATS,
             "limits": {"max_bytes": limits.max_bytes, "max_pixels": limits.max_pixels, "max_images": limits.max_images},
         }
-        self._decoding = asyncio.Semaphore(os.cpu_count() or 1)  # images in memory at their full size
+        self._decoding = asyncio.Semaphore(os.cpu_count() or 1)  # bounds the number of full-size images in memory
 
     def _predict(self, category: str | None, images: list[PreparedImage]) -> list[Prediction]:
         return self.detectors[category].predict(images, reconstruct=False)
@@ -59,7 +59,7 @@ class Service:
         """Predict for the images of a request, in order.
 
         Returns:
-            Their JSON; among several images an error in place of one that cannot be read.
+            One JSON object per image; among several images, that of an unreadable image holds its error.
 
         Raises:
             HTTPException: the request cannot be read, or none of its images.
@@ -71,20 +71,19 @@ class Service:
         uploads = await read_uploads(request, self.limits)
         with self.queue.reserve(len(uploads)):
             found = await asyncio.gather(
-                *(self._answer(one, category, parts) for one in uploads), return_exceptions=True
+                *(self._answer(upload, category, parts) for upload in uploads), return_exceptions=True
             )
-        errors = [one for one in found if isinstance(one, BaseException)]
+        errors = [result for result in found if isinstance(result, BaseException)]
         for error in errors:
             if len(errors) == len(found) or not isinstance(error, HTTPException | UserError):
                 raise error
-        pairs = zip(uploads, found, strict=True)
         return [
-            {"path": upload.name, "error": _explain(one)} if isinstance(one, BaseException) else one
-            for upload, one in pairs
+            {"path": upload.name, "error": _explain(result)} if isinstance(result, BaseException) else result
+            for upload, result in zip(uploads, found, strict=True)
         ]
 
     async def label(self, request: Request, category: str | None, word: str) -> dict[str, Any]:
-        """Keep the image of a request, and its mask, as `word` says: see `KeptLabels.keep`; raises as `predict`."""
+        """Keep the image of a request, and its mask, with the label `word`; see `KeptLabels.keep` and `predict`."""
         self.labels.check(word)
         self._check_category(category)
         self.queue.check_room()
@@ -97,7 +96,7 @@ class Service:
             return await anyio.to_thread.run_sync(self.labels.keep, image, picture, word, name, drawn)
 
     def _examine(self, upload: Upload, category: str | None) -> tuple[Image.Image, str]:
-        """Refuse what the detector would refuse. -> the image, and its category's name, empty where it has none."""
+        """Check that the detector accepts an image. -> the image and its category, empty if it has none."""
         prepared, image = self._prepare(upload, category, keep=True)
         assert image is not None
         detector = self.detectors[category]
@@ -107,7 +106,7 @@ class Service:
 
     def _check_category(self, category: str | None) -> None:
         if category not in self.detectors:
-            self.detectors[None].with_category(category)  # says which there are
+            self.detectors[None].with_category(category)  # raises, naming the categories
         rule = self.detectors[category].category_rule
         if not rule.by_looks:
             rule.of_path(None)
@@ -180,7 +179,7 @@ def _explain(error: BaseException) -> str:
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
-    """Answer with one line; what is our mistake goes with its traceback to the server's own stderr."""
+    """Answer with one line; the traceback of an internal error goes to the server's stderr."""
     headers = None
     if isinstance(error, HTTPException):
         code, line, headers = error.status_code, _explain(error), error.headers

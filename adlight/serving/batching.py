@@ -1,7 +1,7 @@
-"""A bounded queue of images, predicted in batches by the one thread in which the detector works.
+"""A bounded queue of images, predicted in batches by the detector's thread.
 
-A batch is what waits when the detector becomes free, up to its batch size: a single image never waits for others, and
-under load the batches grow by themselves.
+A batch consists of the images that are waiting when the detector becomes free, up to its batch size: a single image
+never waits for others, and batches grow with the load.
 """
 
 import math
@@ -18,11 +18,11 @@ from adlight.types import Prediction, UserError
 if TYPE_CHECKING:  # torch takes seconds: not for --help
     from adlight.data.images import PreparedImage
 
-SMOOTHING = 0.8  # of the seconds per image, from batch to batch
+SMOOTHING = 0.8  # exponential smoothing of the seconds per image
 
 
 class QueueFull(Exception):
-    """No room in the queue; tells after how many seconds there will be some."""
+    """The queue is full; `seconds` estimates when there will be room."""
 
     def __init__(self, seconds: int) -> None:
         super().__init__(f"too many images are waiting: try again in {seconds} s")
@@ -42,9 +42,9 @@ class BatchQueue:
 
     Args:
         predict: predicts for a batch of images of one category, in the queue's own thread.
-        batch_size: images at once.
-        capacity: images that may be on their way through the queue, those that are still decoded included.
-        watch: called with the size and the seconds of every batch.
+        batch_size: largest number of images in a batch.
+        capacity: largest number of images in the queue, including those that are still being decoded.
+        watch: called with the size and the seconds of each batch.
     """
 
     def __init__(
@@ -55,18 +55,18 @@ class BatchQueue:
         watch: Callable[[int, float], None] = lambda size, seconds: None,
     ) -> None:
         self.predict, self.batch_size, self.capacity, self.watch = predict, batch_size, capacity, watch
-        self.held, self.pace = 0, 0.1  # images on their way; seconds per image
+        self.held, self.pace = 0, 0.1  # images in the queue; seconds per image
         self._waiting, self._changed, self._closed = deque[Job](), Condition(), False
         self._thread = Thread(target=self._work, name="detector", daemon=True)
         self._thread.start()
 
     @property
     def is_alive(self) -> bool:
-        """Whether images are still predicted."""
+        """Whether the detector's thread is running."""
         return self._thread.is_alive()
 
     def check_room(self, count: int = 1) -> None:
-        """Refuse images for which there is no room.
+        """Check that there is room for some images.
 
         Raises:
             QueueFull: there is none.
@@ -76,7 +76,7 @@ class BatchQueue:
 
     @contextmanager
     def reserve(self, count: int) -> Iterator[None]:
-        """Hold room for some images until their answers are there.
+        """Reserve room for some images until they are answered.
 
         Raises:
             QueueFull: there is none.
@@ -91,7 +91,7 @@ class BatchQueue:
                 self.held -= count
 
     def submit(self, image: "PreparedImage", category: str | None) -> "Future[Prediction]":
-        """Let an image, for which room is held, wait for the next batch."""
+        """Queue an image, for which room is reserved, for the next batch."""
         job = Job(image, category, Future())
         with self._changed:
             self._waiting.append(job)
@@ -99,7 +99,7 @@ class BatchQueue:
         return job.future
 
     def close(self, seconds: float = 10) -> None:
-        """Predict for what still waits, and end the thread; after some `seconds` do not wait for it any longer."""
+        """Predict for the waiting images, then end the thread; wait for it at most `seconds`."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -114,7 +114,7 @@ class BatchQueue:
             self.watch(len(batch), seconds)
 
     def _take(self) -> list[Job]:
-        """Wait for images, and take the one that waits longest and others of its category; none: the queue ends."""
+        """Wait for images; take the oldest and others of its category. -> empty once the queue is closed."""
         with self._changed:
             while True:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
@@ -123,7 +123,7 @@ class BatchQueue:
                     fits = len(batch) < self.batch_size and (not batch or job.category == batch[0].category)
                     (batch if fits else rest).append(job)
                 self._waiting = rest
-                alive = [job for job in batch if job.future.set_running_or_notify_cancel()]  # others were given up
+                alive = [job for job in batch if job.future.set_running_or_notify_cancel()]  # the others were cancelled
                 if alive or not batch:
                     return alive
 
@@ -131,7 +131,7 @@ class BatchQueue:
         try:
             found = self.predict(batch[0].category, [job.image for job in batch])
         except Exception as error:
-            if isinstance(error, UserError) and len(batch) > 1:  # one of them is at fault
+            if isinstance(error, UserError) and len(batch) > 1:  # only one of the images is at fault
                 for job in batch:
                     self._answer([job])
                 return

@@ -1,8 +1,8 @@
-"""Who may ask: a token, or without one only pages of this very server, under a name of this machine.
+"""Access control: by a token or, without one, only for this server's own page under a local host name.
 
-Without a token any page that a browser on this machine shows could send images here: from another origin, or, once its
-own name has been pointed at 127.0.0.1 (DNS rebinding), even read the answers. The headers Host and Origin, which no
-page can change, give both away.
+Without a token, any page open in a browser on this machine could send images here from another origin or, after its
+host name has been pointed at 127.0.0.1 (DNS rebinding), even read the answers. The headers Host and Origin, which no
+page can change, reveal both.
 """
 
 import ipaddress
@@ -12,12 +12,12 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-OPEN = ("/", "/health")  # the page itself, which holds nothing, and what a load balancer asks
-LEAST = 16  # letters of a token
+OPEN = ("/", "/health")  # the page itself, which holds no data, and the check of a load balancer
+LEAST = 16  # characters of a token
 
 
 def is_local(host: str) -> bool:
-    """Say whether an address or name is this machine's own, which no other machine reaches."""
+    """Return whether a host is a loopback address or name, which other machines cannot reach."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -25,16 +25,16 @@ def is_local(host: str) -> bool:
 
 
 def make_token() -> str:
-    """Make up a token that nobody guesses."""
+    """Make a random token."""
     return secrets.token_urlsafe(24)
 
 
 class Guard:
-    """Answers what may not be asked with 401 or 403, before anything of it is read.
+    """Answers forbidden requests with 401 or 403, before their body is read.
 
     Args:
-        app: what answers the rest.
-        token: to be sent as `Authorization: Bearer <token>`; None: requests must come from this machine and page.
+        app: answers the other requests.
+        token: to be sent as `Authorization: Bearer <token>`; None if requests must come from this machine and page.
     """
 
     def __init__(self, app: ASGIApp, token: str | None) -> None:
@@ -46,7 +46,7 @@ class Guard:
         await (refusal or self.app)(scope, receive, send)
 
     def refuse(self, headers: Headers, path: str) -> JSONResponse | None:
-        """Give the answer to a request that is refused; None to one that may pass."""
+        """Return the answer to a forbidden request; None if the request may pass."""
         if self.token is not None:
             given = headers.get("authorization", "").removeprefix("Bearer ")
             if path in OPEN or secrets.compare_digest(given.encode(), self.token.encode()):

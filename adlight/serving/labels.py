@@ -1,4 +1,4 @@
-"""What an inspector says of images: kept with them beside the run, where `adlight.learn` looks for it."""
+"""An inspector's labels, kept with their images beside the run, where `adlight.learn` finds them."""
 
 import errno
 import shutil
@@ -19,36 +19,36 @@ from adlight.runs.labels import LabelFolder
 from adlight.serving.uploads import FORMATS, Upload, decode
 from adlight.types import Record, UserError, unknown_name
 
-WORDS = ("normal", "anomalous")  # by their labels
+WORDS = ("normal", "anomalous")  # of the labels 0 and 1
 IMAGE, MASK = "image", "mask"  # fields of a form
 SUFFIXES = dict(zip(FORMATS, (".png", ".jpg", ".bmp", ".tif"), strict=True))
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class KeptLabels:
-    """The labels beside a served run, to which many requests add, one after the other.
+    """The labels beside a served run; threads may share them.
 
     Args:
-        folder: where they lie; None for a graph, which lies in no run.
-        most: labelled images that are kept; 0: none are taken.
+        folder: folder of the labels; None for a graph, which belongs to no run.
+        most: largest number of labelled images; 0 if none are accepted.
     """
 
     def __init__(self, folder: LabelFolder | None = None, most: int = 0) -> None:
         self.folder, self.most = folder, most if folder else 0
-        self._lock = Lock()  # those of files are a process's, not a thread's
+        self._lock = Lock()  # file locks exclude other processes, not threads
 
     @property
     def refusal(self) -> str | None:
-        """Why no labels are kept; None: they are."""
+        """Why no labels are kept; None if they are."""
         if self.most:
             return None
         return "start adlight.serve with max_labels=<number>" if self.folder else "serve a run folder, not a graph"
 
     def check(self, word: str) -> None:
-        """Refuse a request before anything of it is read.
+        """Check a request before its body is read.
 
         Raises:
-            HTTPException: 403 no labels are kept.
+            HTTPException: 403, no labels are kept.
             UserError: `word` is neither normal nor anomalous.
         """
         if self.refusal:
@@ -57,16 +57,16 @@ class KeptLabels:
             raise UserError(unknown_name("label", word, WORDS))
 
     def describe(self) -> dict[str, Any]:
-        """Count the labels there are, for `GET /labels`.
+        """Count the labels, for `GET /labels`.
 
         Raises:
-            HTTPException: 500 they cannot be read.
+            HTTPException: 500, the labels cannot be read.
         """
         try:
             kept = self.folder.read() if self.folder else []
         except (UserError, OSError) as error:
             raise _explain(error) from error
-        anomalous, masks = sum(one.label for one in kept), sum(one.mask is not None for one in kept)
+        anomalous, masks = sum(record.label for record in kept), sum(record.mask is not None for record in kept)
         counts = {"images": len(kept), "normal": len(kept) - anomalous, "anomalous": anomalous, "masks": masks}
         return {"max_labels": self.most, "refusal": self.refusal, **counts}
 
@@ -76,17 +76,17 @@ class KeptLabels:
         """Keep an image with its label; the last label of an image counts.
 
         Args:
-            image: as it was sent, and so it is kept.
-            picture: the same, decoded.
+            image: the uploaded file, which is kept unchanged.
+            picture: the decoded image.
             word: normal or anomalous.
-            category: empty where the thresholds of all together decide.
-            mask: (H, W) bool, the defect where it was drawn.
+            category: the image's category; empty if it is compared with the thresholds of all categories together.
+            mask: (H, W) bool, the defect; None if it was not drawn.
 
         Returns:
-            The JSON of `POST /labels`: what is kept, and as what the image was kept before, if it was.
+            The JSON of `POST /labels`: the label, and the image's previous label if there was one.
 
         Raises:
-            HTTPException: 500 it cannot be kept, 507 there is no room.
+            HTTPException: 500, the label cannot be kept; 507, there is no room.
         """
         suffix = SUFFIXES.get(str(picture.format), ".jpg")  # a JPEG with a second view has a format of its own
         try:
@@ -106,7 +106,7 @@ class KeptLabels:
         return {**found, "before": was, "changed": changed, "labels": self.describe()}
 
     def _add(self, record: Record, name: str) -> tuple[Record | None, bool]:
-        """Add a label. -> that of the same image before, and whether anything is new."""
+        """Add a label. -> the image's previous record, and whether anything has changed."""
         assert self.folder is not None
         with self._lock:
             before = self.folder.find(record.path)
@@ -117,12 +117,12 @@ class KeptLabels:
 
 
 def pick(uploads: Sequence[Upload], word: str) -> tuple[Upload, Upload | None]:
-    """Tell an image from its mask by the fields of the form.
+    """Find the image and its mask by the fields of the form.
 
     Raises:
-        HTTPException: 400 another field, or one of them twice or not at all; 422 a normal image with a mask.
+        HTTPException: 400, a field is unknown, repeated or missing; 422, a normal image has a mask.
     """
-    found = {one.field: one for one in uploads}
+    found = {upload.field: upload for upload in uploads}
     if len(found) < len(uploads) or IMAGE not in found or found.keys() - {IMAGE, MASK}:
         raise HTTPException(400, f"send one file {IMAGE} and, if the defect was drawn, one file {MASK}")
     if MASK in found and word == WORDS[0]:
@@ -131,10 +131,10 @@ def pick(uploads: Sequence[Upload], word: str) -> tuple[Upload, Upload | None]:
 
 
 def decode_mask(upload: Upload | None, size: tuple[int, int], max_pixels: int) -> np.ndarray | None:
-    """Decode a mask of an image's (width, height). -> (H, W) bool; None without one.
+    """Decode the mask of an image of `size` (width, height). -> (H, W) bool; None if there is no mask.
 
     Raises:
-        HTTPException: as of `decode`; 422 its size is another, or it marks nothing or everything.
+        HTTPException: see `decode`; 422, the mask has another size, or marks nothing or everything.
     """
     if upload is None:
         return None

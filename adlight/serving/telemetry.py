@@ -1,4 +1,4 @@
-"""What a served detector counts, for `GET /metrics` in Prometheus's text format."""
+"""Metrics of a served detector, for `GET /metrics` in Prometheus's text format."""
 
 import time
 
@@ -16,7 +16,7 @@ class Telemetry:
     """Counters of requests, images and batches."""
 
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()  # not the process's own: there may be several servers in it
+        self.registry = registry = CollectorRegistry()  # of its own, as a process may hold several servers
         self.requests = Counter("adlight_requests", "Requests answered.", ["path", "code"], registry=registry)
         self.duration = Histogram(
             "adlight_request_seconds", "Seconds per request.", ["path"], buckets=SECONDS, registry=registry
@@ -32,7 +32,7 @@ class Telemetry:
         self.queue_capacity = Gauge("adlight_queue_capacity", "Images that the queue may hold.", registry=registry)
 
     def watch(self, queue: BatchQueue) -> None:
-        """Show how full a queue is."""
+        """Report the length and capacity of a queue."""
         self.queue_images.set_function(lambda: queue.held)
         self.queue_capacity.set(queue.capacity)
 
@@ -42,17 +42,17 @@ class Telemetry:
         self.batch_seconds.observe(seconds)
 
     def show(self) -> Response:
-        """Give all of it in Prometheus's text format."""
+        """Return all metrics in Prometheus's text format."""
         return Response(generate_latest(self.registry), media_type=CONTENT_TYPE_LATEST)
 
 
 class CountRequests:
-    """Counts requests by their answers and seconds.
+    """Counts requests by path and status code, and measures their seconds.
 
     Args:
-        app: what answers them.
-        telemetry: where they are counted.
-        paths: that are counted by name; any other as `other`, of which there may be as many as there are scanners.
+        app: answers the requests.
+        telemetry: the counters.
+        paths: paths that are counted by name; all others, which scanners invent, are counted as `other`.
     """
 
     def __init__(self, app: ASGIApp, telemetry: Telemetry, paths: frozenset[str]) -> None:

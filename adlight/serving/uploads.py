@@ -1,4 +1,4 @@
-"""Uploaded images, from untrusted clients: read within limits of bytes, pixels and time, and decoded."""
+"""Uploads from untrusted clients: read within limits of bytes, pixels and time, and decoded."""
 
 import asyncio
 from dataclasses import dataclass
@@ -15,23 +15,23 @@ from adlight.data.headers import READ_ERRORS, refuse_several, turn_upright
 from adlight.types import UserError
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
-FIELDS = 16  # of a form, beside its files: they are not looked at
-IN_MEMORY, NAME = 1 << 20, 200  # bytes of a body that are kept in memory; letters of a name
+FIELDS = 16  # largest number of a form's fields beside its files; they are ignored
+IN_MEMORY, NAME = 1 << 20, 200  # bytes of a body that are kept in memory; characters of a name
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a request may take."""
+    """Limits of a request."""
 
-    max_bytes: int  # of its body
+    max_bytes: int  # of the body
     max_pixels: int  # of an image
-    max_images: int  # in one request
-    seconds: float  # until its body is there
+    max_images: int
+    seconds: float  # until the body has been received
 
 
 @dataclass(frozen=True)
 class Upload:
-    """A file as it was sent."""
+    """An uploaded file."""
 
     name: str
     file: BinaryIO
@@ -42,7 +42,7 @@ async def read_uploads(request: Request, limits: Limits) -> list[Upload]:
     """Read the files of a form (multipart/form-data), or the body itself as one file.
 
     Raises:
-        HTTPException: 400 no file or a broken form, 408 too slow, 413 too large, or too many files.
+        HTTPException: 400, no file or a broken form; 408, too slow; 413, too large or too many files.
     """
     if int(request.headers.get("content-length", "0")) > limits.max_bytes:
         raise _too_large(limits)
@@ -82,7 +82,7 @@ def _limit(receive: Receive, limits: Limits) -> Receive:
 async def _read_form(request: Request, limits: Limits) -> list[Upload]:
     form = await request.form(max_files=limits.max_images, max_fields=FIELDS)
     files = [(field, value) for field, value in form.multi_items() if isinstance(value, UploadFile)]
-    return [Upload((one.filename or "image")[-NAME:], one.file, field) for field, one in files]
+    return [Upload((file.filename or "image")[-NAME:], file.file, field) for field, file in files]
 
 
 async def _read_body(request: Request, limits: Limits) -> list[Upload]:
@@ -95,10 +95,10 @@ async def _read_body(request: Request, limits: Limits) -> list[Upload]:
 
 
 def decode(upload: Upload, max_pixels: int) -> Image.Image:
-    """Decode an image completely and turn it upright; its pixels are counted before there is memory for them.
+    """Decode an image completely and turn it upright; its size is checked before memory is allocated.
 
     Raises:
-        HTTPException: 413 too many pixels, 415 no image of a known format, 422 damaged or of no use; it names the file.
+        HTTPException: 413, too many pixels; 415, not an image of a known format; 422, damaged or unusable.
     """
     try:
         with Image.open(upload.file, formats=FORMATS) as image:

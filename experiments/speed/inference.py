@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 from timing import Row, row, short
+from torch._dynamo.exc import TorchDynamoException
+from torch._inductor import config as inductor
 
 MODELS = {  # what trains them for a moment
     "pca": ["calibration.folds=0"],
@@ -52,7 +54,7 @@ def measure_model(model: str, words: list[str], folder: Path) -> Iterator[Row]:
                 score = make(count)
                 yield from time_engine(f"{model}, {name}, {count} thread{'s' * (count > 1)}", score, pixels)
             yield row("inference", f"{model}, {name}: AUROC", auroc(score, pixels, label), "")
-        except torch._dynamo.exc.TorchDynamoException as error:
+        except TorchDynamoException as error:
             reason = f"cannot be compiled: {str(error).splitlines()[0]}"
             yield {"row": "inference", "what": f"{model}, {name}", "value": "", "unit": "", "aim": "", "spread": reason}
 
@@ -114,7 +116,7 @@ def engines(detector: Any, graphs: dict[str, Path]) -> dict[str, Callable[[int],
 
     onnxruntime.set_default_logger_severity(3)
 
-    torch._inductor.config.cpp.dynamic_threads = True  # what is compiled once serves any number of threads
+    inductor.cpp.dynamic_threads = True  # what is compiled once serves any number of threads
     compiled = torch.compile(score_images, dynamic=False)  # once for each size of a batch
 
     def module(call: Callable[..., torch.Tensor]) -> Score:
