@@ -17,16 +17,20 @@ def colour_ceiling(pixel_threshold: float) -> float:
 
 
 def draw_overlay(image: Image.Image, prediction: Prediction) -> Image.Image:
-    """Blend the coloured anomaly map over the image in dark grey, in the image's size; high values are more opaque."""
+    """Blend the coloured anomaly map over the image in dark grey, in the image's size; high values are more opaque.
+
+    Args:
+        image: RGB; changed in place if the map has its size, as there may be little memory for another.
+        prediction: the prediction, with its anomaly map.
+    """
     assert prediction.anomaly_map is not None
     height, width = prediction.anomaly_map.shape
     if image.size != (width, height):
         return _blend(image, prediction.anomaly_map, prediction.pixel_threshold)
-    overlay = Image.new("RGB", image.size)
     for rows in bands((height, width)):  # floats of a large image would take much memory
         band = image.crop((0, rows.start, width, rows.stop))
-        overlay.paste(_blend(band, prediction.anomaly_map[rows], prediction.pixel_threshold), (0, rows.start))
-    return overlay
+        image.paste(_blend(band, prediction.anomaly_map[rows], prediction.pixel_threshold), (0, rows.start))
+    return image
 
 
 def _blend(image: Image.Image, anomaly_map: np.ndarray, pixel_threshold: float) -> Image.Image:
