@@ -11,27 +11,27 @@ from adlight.features.cells import TrainingCells, content_of, in_image
 from adlight.features.predictor import Predictor
 from adlight.settings import PositiveShare, Seed, checked
 
-CHUNK = 2**24  # distances that are held at a time: 64 MiB
-EXPORTED = 2**12  # bank cells at a time in an exported graph, which does not know the number of images
+CHUNK = 2**22  # distances held at a time: 16 MiB
+EXPORTED = 2**12  # bank cells at a time in an exported graph, where the number of images is not known
 
 
 class PatchBank(Predictor):
     """Predicts a cell as the nearest of a bank of training cells; the bank is a greedy coreset.
 
-    Cells are first averaged over 3 x 3 of them. An image's score is that of its worst cell, re-weighted by how dense
-    the bank is there (Roth 2022, eq. 7).
+    Cells are first averaged over 3 x 3 of them. An image's score is the distance of its worst cell, re-weighted by
+    the density of the bank there (Roth 2022, eq. 7).
 
     Args:
         channels: C.
-        coreset: share of the training cells that is kept.
-        max_cells: they are at most so many.
-        sample: the coreset is chosen from at most so many cells, drawn at random: greedy choice takes their number
-            times the coreset's.
-        projection: values to which cells are projected at random for that choice; distances are kept roughly
-            (Johnson-Lindenstrauss). 0 = none.
-        neighbours: bank cells around the nearest one that its density is measured by; 1 = no re-weighting.
-        pooled: average over 3 x 3 cells.
-        seed: of the draws.
+        coreset: share of the training cells that the bank keeps.
+        max_cells: largest number of cells in the bank.
+        sample: largest number of randomly drawn cells to choose the bank from; the time for the greedy choice is
+            proportional to this number times the bank's size.
+        projection: dimension of the random projection used for that choice, which roughly preserves distances
+            (Johnson-Lindenstrauss); 0 = no projection.
+        neighbours: number of bank cells around the nearest one that measure its density; 1 = no re-weighting.
+        pooled: whether cells are averaged over 3 x 3 of them.
+        seed: seed of the draws.
     """
 
     bank: Tensor
@@ -92,12 +92,10 @@ class PatchBank(Predictor):
     def nearest(self, cells: Tensor) -> Tensor:
         """Find which bank cell is nearest. (..., C) -> (...) int64."""
         flat = cells.flatten(0, -2)
-        best, place = (
-            flat.new_full((flat.shape[0],), torch.inf),
-            torch.zeros(flat.shape[0], dtype=torch.long, device=cells.device),
-        )
+        best = flat.new_full((flat.shape[0],), torch.inf)
+        place = torch.zeros(flat.shape[0], dtype=torch.long, device=cells.device)
         for start, part in _parts(self.bank, EXPORTED if torch.compiler.is_exporting() else CHUNK // max(1, len(flat))):
-            distance, found = (part.square().sum(1) - 2 * flat @ part.T).min(1)
+            distance, found = torch.addmm(part.square().sum(1), flat, part.T, alpha=-2).min(1)
             closer = distance < best
             best, place = torch.where(closer, distance, best), torch.where(closer, found + start, place)
         return place.view(cells.shape[:-1])
@@ -124,9 +122,9 @@ class PatchBank(Predictor):
 
 
 def greedy_coreset(points: Tensor, count: int, rng: Generator) -> Tensor:
-    """Choose points so that the farthest point from its nearest chosen one is near (Gonzalez 1985). (n, C) -> (count,).
+    """Choose points that cover all others within a small radius (Gonzalez 1985). (n, C) -> (count,).
 
-    A 2-approximation of the k-centre problem: each step takes the point that is farthest from all taken before.
+    A 2-approximation of the k-centre problem: each step takes the point farthest from all those taken before.
     """
     chosen = torch.empty(count, dtype=torch.long, device=points.device)
     chosen[0] = torch.randint(len(points), (), generator=rng)

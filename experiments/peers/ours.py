@@ -55,14 +55,14 @@ def fit(work: Path, pictures: bool) -> dict[str, float]:
     return {}
 
 
-def predict(work: Path, pictures: bool) -> dict[str, float]:
+def predict(work: Path) -> dict[str, float]:
     import adlight
 
     detector = adlight.load(str(work / "ours-False")).detector(device="cpu")
     return {"images": len(list(detector(sorted((work / "new").iterdir()))))}
 
 
-def forward(name: str) -> dict[str, float]:
+def forward() -> dict[str, float]:
     from adlight.features.backbones import Backbone
     from adlight.memory.bank import PatchBank
 
@@ -108,7 +108,8 @@ ROWS = {
     "pixel metrics": pixels,
     "fit and test": lambda work: fit(work, pictures=False),
     "fit and test, pictures": lambda work: fit(work, pictures=True),
-    "PatchCore": lambda work: forward("patchcore"),
+    "predict": predict,
+    "PatchCore": lambda work: forward(),
     "score": score,
 }
 

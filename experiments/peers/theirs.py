@@ -84,19 +84,15 @@ def fit(work: Path, pictures: bool) -> dict[str, float]:
     return {}
 
 
-def predict(work: Path, pictures: bool) -> dict[str, float]:
+def predict(work: Path) -> dict[str, float]:
     from anomalib.data import PredictDataset
 
     files = PredictDataset(work / "new", image_size=(SIDE, SIDE))
     loader = torch.utils.data.DataLoader(files, 32, collate_fn=files.collate_fn)
-    model = type(patchcore(pictures)).load_from_checkpoint(work / "theirs.ckpt", weights_only=False)
-    engine(work).predict(model if pictures else _without_pictures(model), dataloaders=loader)
+    model = type(patchcore(False)).load_from_checkpoint(work / "theirs.ckpt", weights_only=False)
+    model.visualizer = None  # no pictures
+    engine(work).predict(model, dataloaders=loader)
     return {}
-
-
-def _without_pictures(model):
-    model.visualizer = None
-    return model
 
 
 def forward(name: str) -> dict[str, float]:
@@ -167,8 +163,7 @@ ROWS = {
     "pixel metrics": pixels,
     "fit and test": lambda work: fit(work, pictures=False),
     "fit and test, pictures": lambda work: fit(work, pictures=True),
-    "predict": lambda work: predict(work, pictures=False),
-    "predict, pictures": lambda work: predict(work, pictures=True),
+    "predict": predict,
     "PatchCore": lambda work: forward("patchcore"),
     "PaDiM": lambda work: forward("padim"),
     "EfficientAD": lambda work: forward("efficient_ad"),

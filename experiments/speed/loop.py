@@ -14,6 +14,8 @@ from torch.optim import Optimizer
 
 from adlight.data.datamodule import AnomalyDataModule
 from adlight.detection.optimization import warmup_cosine
+from adlight.features.optimizer import parameter_groups
+from adlight.mae.fitting import fit_linear
 from adlight.mae.masking import draw_masks
 from adlight.mae.module import MAEModule
 from adlight.mae.scorer import reconstruct
@@ -27,20 +29,14 @@ def autocast(dtype: torch.dtype) -> AbstractContextManager:
     return torch.autocast(DEVICE.type, dtype=dtype, enabled=dtype != torch.float32)
 
 
-def adamw(module: MAEModule) -> Optimizer:
-    """The optimizer of `MAEModule.configure_optimizers`: decay on matrices only."""
-    parameters = list(module.network.parameters())
-    matrices, others = ([p for p in parameters if (p.ndim >= 2) == wanted] for wanted in (True, False))
-    return module.optimizer([{"params": matrices}, {"params": others, "weight_decay": 0.0}])
-
-
 def step(
     module: MAEModule, optimizer: Optimizer, image: Tensor, generator: Generator, dtype: torch.dtype = torch.float32
 ) -> None:
     """One training step as one writes it by hand; float32, or autocast to another type."""
     mask = draw_masks(module.masks, module.mask_ratio, module.network.num_patches, generator)
     with autocast(dtype):
-        loss = module.objective(image, reconstruct(module.network, module.tokenizer, image, mask))["loss"]
+        shown = reconstruct(module.network, module.tokenizer, image, mask, linear=module.linear)
+        loss = module.objective(image, shown)["loss"]
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
@@ -49,7 +45,9 @@ def step(
 def bare_epochs(module: MAEModule, data: AnomalyDataModule, epochs: int, dtype: torch.dtype) -> Iterator[None]:
     """A whole training without Lightning; yields after each epoch."""
     module.train()
-    optimizer, loader = adamw(module), data.train_dataloader()
+    if module.linear is not None:
+        fit_linear(module.linear, module.tokenizer, data)
+    optimizer, loader = module.optimizer(parameter_groups([module.network])), data.train_dataloader()
     rates = [group["lr"] for group in optimizer.param_groups]
     total = epochs * len(loader)
     warmup = module.warmup_epochs * len(loader)

@@ -1,7 +1,7 @@
 """Rows `step` and `views`: the article's network at the article's size."""
 
 import torch
-from loop import adamw, autocast, step
+from loop import autocast, step
 from timing import DEVICE, Row, alternate, composed, ratios, row
 from torch import Generator, Tensor
 from torch.nn import functional as F
@@ -9,6 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
+from adlight.features.optimizer import parameter_groups
 from adlight.mae.masking import draw_masks
 from adlight.mae.module import MAEModule
 from adlight.mae.network import Block, MaskedAutoencoder
@@ -38,7 +39,7 @@ def measure_step() -> list[Row]:
     """FLOPs / time / peak of one training step, in float32 and with autocast to bfloat16; then where the time goes."""
     module, rows = article_module(), []
     image = torch.rand(BATCH, 3, 224, 224, device=DEVICE)
-    optimizer, generator = adamw(module), Generator().manual_seed(0)
+    optimizer, generator = module.optimizer(parameter_groups([module.network])), Generator().manual_seed(0)
     total, loss = flops(module, image, generator)
     rows.append(row("step", f"FLOPs of a step, batch {BATCH}, 224 pixels, r = 0.75", total / 1e9, "GFLOP"))
     rows.append(row("step", "of which in the loss (the blur of SSIM)", 100 * loss / total, "%"))
