@@ -18,8 +18,7 @@ from adlight.data.tiling import Tiling
 from adlight.detection.categories import CategoryRule
 from adlight.detection.predictions import make_predictions, score_by_tiles
 from adlight.metrics.methods import parse_number
-from adlight.runs.exported import load_exported
-from adlight.runs.graphs import check_arguments, is_exported
+from adlight.runs.exported import check_arguments, is_exported, load_exported
 from adlight.types import Prediction, Unreadable, UserError
 
 if TYPE_CHECKING:  # importing torch takes seconds, and exported graphs do not need it

@@ -16,10 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from adlight.cli import main as cli
-from adlight.cli.arguments import value_of
+from adlight.cli.words import value_of
 from adlight.data.checks import check_source, check_split
 from adlight.runs import provenance
-from adlight.runs.checks import check_node, check_values
 from adlight.runs.config import instantiate_node
 from adlight.types import UserError
 
@@ -29,7 +28,7 @@ if TYPE_CHECKING:  # torch takes seconds: not for --help
 
 def doctor(config: DictConfig) -> list[str]:
     """Print the facts and problems. -> the problems, each a line that says what to do."""
-    from adlight.runs.programs import DoctorSettings
+    from adlight.runs.programs import DoctorSettings, check_values
 
     check_values(DoctorSettings, config)
     dataset = config.get("dataset")
@@ -121,6 +120,8 @@ def make_dataset(dataset: DictConfig) -> "AnomalyDataModule":
     Raises:
         UserError: a setting of the wrong type, or out of range.
     """
+    from adlight.runs.checks import check_node
+
     if dataset.get("keep_shape") == "auto":
         dataset.keep_shape = False
     check_node(dataset)

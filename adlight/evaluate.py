@@ -3,14 +3,17 @@
 from omegaconf import DictConfig, OmegaConf
 
 from adlight.cli import main as cli
-from adlight.cli.alone import run_alone
-from adlight.cli.arguments import OWN_OF_EVALUATE, evaluate_arguments, task_overrides
+from adlight.cli.arguments import task_overrides
+from adlight.cli.words import mark_overrides, shows_help, value_of
 from adlight.runs import provenance
-from adlight.runs.checks import check_values
-from adlight.runs.config import changes_scores, drop_objective, require_nodes
+from adlight.runs.config import CONF, drop_objective, require_nodes
 from adlight.runs.folder import RunFolder
+from adlight.runs.overrides import changes_scores, choose_none
 from adlight.runs.trust import check_places
-from adlight.train import NODES, build, test
+from adlight.train import build, test
+from adlight.types import UserError
+
+OWN_SETTINGS = ("run", "ckpt")  # all others change the run's config
 
 
 def evaluate(config: DictConfig) -> dict[str, float]:
@@ -21,14 +24,14 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     normal images.
     """
     from adlight.reports.tables import print_defects
-    from adlight.runs.programs import EvaluateSettings
+    from adlight.runs.programs import EvaluateSettings, check_values
 
     check_values(EvaluateSettings, config)
     run = RunFolder(config.run)
-    overrides = task_overrides(*OWN_OF_EVALUATE)
+    overrides = task_overrides(*OWN_SETTINGS)
     saved = run.config(overrides)
     OmegaConf.set_struct(saved, False)
-    require_nodes(saved, *NODES)
+    require_nodes(saved)
     drop_objective(saved)
     if not any(word.startswith("logger=") for word in overrides):  # a run at W&B for each evaluation is asked for
         saved.logger = None
@@ -46,9 +49,35 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     return metrics
 
 
+def arguments(argv: list[str]) -> list[str]:
+    """Mark overrides of the run's config as additions, as the config that Hydra composes has only `OWN_SETTINGS`.
+
+    Raises:
+        UserError: `run` is missing or not a run folder.
+    """
+    if shows_help(argv):
+        return argv
+    if (run := value_of(argv, "run")) is None:
+        raise UserError("say which run: python -m adlight.evaluate run=<run folder>")
+    RunFolder(run).config()
+    RunFolder(run).read_training()
+    words = []
+    for word, is_override in mark_overrides(argv):
+        if is_override and word.startswith("~"):  # Hydra's config has nothing to delete yet
+            word = f"{word[1:].partition('=')[0]}=null"
+        word = choose_none(word)
+        key = word.partition("=")[0]
+        if key.lstrip("+") in ("resume", "resume_sweep"):
+            raise UserError(f"{word} is for adlight.train: an evaluation is not resumed but repeated")
+        if is_override and key not in OWN_SETTINGS and not word.startswith(("+", "hydra.")):
+            word = f"+{word}" if (CONF / key).is_dir() else f"++{word}"
+        words.append(word)
+    return words
+
+
 def main() -> None:
     """Run as a program."""
-    cli.run(lambda config: run_alone(evaluate, config), "evaluate", evaluate_arguments)
+    cli.run(lambda config: cli.run_recorded(evaluate, config), "evaluate", arguments)
 
 
 if __name__ == "__main__":

@@ -11,17 +11,14 @@ from omegaconf import DictConfig
 
 from adlight import __version__
 from adlight.cli import main as cli
-from adlight.cli.alone import run_logged
-from adlight.cli.arguments import quote_values, shows_help, value_of
+from adlight.cli.words import quote_values, shows_help, value_of
 from adlight.data.stream import ImageStream
-from adlight.runs.checks import check_values
 from adlight.runs.folder import RunFolder
 from adlight.types import Unreadable, UserError
 
 if TYPE_CHECKING:  # torch takes seconds: not for --help
     from adlight.detection.session import Parity, Pixels
     from adlight.detector import Detector
-    from adlight.runs.exported import ExportFolder
 
 TOLERANCE = 1e-4  # of a score, relative
 NOT_CHECKED = "none"
@@ -37,8 +34,8 @@ def export(config: DictConfig) -> Path:
     from adlight.detection.session import measure_parity
     from adlight.detector import Detector
     from adlight.prediction.batches import override_attributes
-    from adlight.runs.exported import ExportFolder, load_exported
-    from adlight.runs.programs import ExportSettings
+    from adlight.runs.exported import graph_path, load_exported
+    from adlight.runs.programs import ExportSettings, check_values
 
     check_values(ExportSettings, config)
     category = "pooled" if config.check in (None, NOT_CHECKED) else config.category
@@ -46,19 +43,19 @@ def export(config: DictConfig) -> Path:
     override_attributes(detector, config, "threshold", "pixel_threshold")
     check_exportable(detector)
     images = None if config.check == NOT_CHECKED else read_images(config, detector)
-    folder = ExportFolder(Path(HydraConfig.get().runtime.output_dir))
-    write(detector, config, folder)
+    path = graph_path(Path(HydraConfig.get().runtime.output_dir))
+    write(detector, config, path)
     if images is None:
         print("not compared with the run")
     else:
         try:
-            graph, _ = load_exported(folder.graph, "cpu")
+            graph, _ = load_exported(path, "cpu")
             check_parity(measure_parity(detector.scorer, graph, detector.calibration, images))
         except UserError:
-            folder.graph.unlink()
+            path.unlink()
             raise
-    print(f"graph: {folder.graph} ({folder.graph.stat().st_size / 1e6:.1f} MB)")
-    return folder.graph
+    print(f"graph: {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    return path
 
 
 def check_exportable(detector: "Detector") -> None:
@@ -89,13 +86,13 @@ def check_exportable(detector: "Detector") -> None:
         )
 
 
-def write(detector: "Detector", config: DictConfig, folder: "ExportFolder") -> None:
+def write(detector: "Detector", config: DictConfig, path: Path) -> None:
     """Write graph and settings."""
     import onnx_ir
 
     from adlight.detection.graph import export_graph
-    from adlight.runs.exported import HASH, describe_calibration
-    from adlight.runs.verification import hash_file
+    from adlight.runs.exported import HASH, describe_calibration, write_export_settings
+    from adlight.runs.weights import hash_file
 
     thresholds = [detector.calibration.of(name) for name in (*detector.calibration.categories, None)]
     model = export_graph(cast(Any, detector.module), detector.channels, detector.frame.size, thresholds)
@@ -106,9 +103,10 @@ def write(detector: "Detector", config: DictConfig, folder: "ExportFolder") -> N
     versions = {"adlight": __version__, "python": platform.python_version()} | {one: version(one) for one in VERSIONS}
     settings = frame | describe_calibration(detector.calibration, detector.module.classifier) | source
     model.metadata_props[HASH] = source[HASH]
-    folder.path.mkdir(parents=True, exist_ok=True)
-    onnx_ir.save(model, folder.graph)
-    folder.write_settings({"format": config.format, "channels": detector.channels, **settings, "versions": versions})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx_ir.save(model, path)
+    settings = {"format": config.format, "channels": detector.channels, **settings, "versions": versions}
+    write_export_settings(path, settings)
 
 
 def read_images(config: DictConfig, detector: "Detector") -> "Iterator[Pixels]":
@@ -192,7 +190,7 @@ def arguments(argv: list[str]) -> list[str]:
 
 def main() -> None:
     """Run as a program."""
-    cli.run(lambda config: run_logged(export, config), "export", arguments)
+    cli.run(lambda config: cli.run_logged(export, config), "export", arguments)
 
 
 if __name__ == "__main__":

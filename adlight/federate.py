@@ -8,26 +8,24 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from adlight.cli import main as cli
-from adlight.cli.alone import run_alone
-from adlight.cli.arguments import quote, shows_help, value_of
-from adlight.cli.flags import FLAGS_THAT_SHOW, MULTIRUN
 from adlight.cli.resume import federation_advice
+from adlight.cli.words import MULTIRUN, quote, shows_info, value_of
 from adlight.runs import provenance
-from adlight.runs.checks import check_settings, check_values
-from adlight.runs.config import choose_none, instantiate_node, require_nodes
+from adlight.runs.config import instantiate_node, require_nodes
 from adlight.runs.federation import FederationFolder
-from adlight.train import NODES
+from adlight.runs.overrides import choose_none
+from adlight.runs.sites import site_names
 from adlight.types import UserError
 
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_LOG_LEVEL": "ERROR", "RAY_USAGE_STATS_ENABLED": "0"}  # read on import
-MAY_CHANGE = ("rounds", "test_rounds", "cpus", "gpus", "app")  # when a federation goes on
+MAY_CHANGE = ("rounds", "test_rounds", "cpus", "gpus", "app")  # on resume
 
 
 def federate(config: DictConfig) -> None:
-    """Lead a federation on this machine by Flower's simulation, or write Flower's app of it.
+    """Run a federation on this machine by Flower's simulation, or write its Flower app.
 
     Raises:
-        UserError: settings that cannot be federated, a site that could not do its part, or Flower is not installed.
+        UserError: The settings cannot be federated, a site failed, or Flower is not installed.
     """
     folder = FederationFolder(HydraConfig.get().runtime.output_dir)
     if resumed := bool(config.resume):
@@ -35,7 +33,7 @@ def federate(config: DictConfig) -> None:
     _check(config)
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # it is Flower's, and talks on import
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # logs when Flower imports it
     try:
         from adlight.federated import flower
     except ImportError as error:
@@ -58,23 +56,33 @@ def federate(config: DictConfig) -> None:
 
 
 def _check(config: DictConfig) -> None:
-    """Refuse, before anything expensive, what cannot be federated."""
-    from adlight.federated.rounds import check
+    """Check, before anything expensive, that the settings can be federated."""
+    import torch
+
     from adlight.federated.weights import check_model
-    from adlight.runs.programs import FederateSettings
+    from adlight.runs.checks import check_settings
+    from adlight.runs.programs import FederateSettings, check_values
 
     check_values(FederateSettings, config)
-    require_nodes(config, *NODES)
+    require_nodes(config)
     check_settings(config)
-    check(config)
+    site_names(config)
+    trainer = config.trainer
+    if trainer.devices != 1 or trainer.num_nodes != 1:
+        raise UserError(f"trainer.devices={trainer.devices}: a site trains on one device: set trainer=default or cpu")
+    if config.cpus > (cores := os.cpu_count() or 1) or config.gpus > torch.cuda.device_count():
+        available = f"{cores} CPUs and {torch.cuda.device_count()} GPUs"
+        raise UserError(f"cpus={config.cpus} gpus={config.gpus} for each site: this machine has {available}")
+    if trainer.limit_val_batches == 0:
+        raise UserError("the thresholds come from a validation: raise trainer.limit_val_batches (now 0)")
     check_model(instantiate_node(config.model))
 
 
 def _resumed(folder: FederationFolder, asked: DictConfig) -> DictConfig:
-    """Read the config of a federation that goes on, with what may change of it.
+    """Read the config of a resumed federation, and apply the settings that may change.
 
     Raises:
-        UserError: something else is to change.
+        UserError: A setting that cannot change on resume is given.
     """
     given = {word.lstrip("+").partition("=")[0] for word in HydraConfig.get().overrides.task} - {"resume", "sites"}
     if other := sorted(given - set(MAY_CHANGE)):
@@ -85,31 +93,31 @@ def _resumed(folder: FederationFolder, asked: DictConfig) -> DictConfig:
 
 
 def arguments(argv: list[str]) -> list[str]:
-    """Check what can be checked before a folder is made; a federation that goes on has its folder.
+    """Check the arguments before a folder is created; a resumed federation keeps its folder.
 
     Raises:
-        UserError: no sites, no such federation, or several federations at once.
+        UserError: There are no sites or no such federation, or a sweep is requested.
     """
     argv = [choose_none(word) for word in argv]
-    if shows_help(argv) or any(word.partition("=")[0] in FLAGS_THAT_SHOW for word in argv):
+    if shows_info(argv):
         return argv
     if not set(MULTIRUN).isdisjoint(argv) or value_of(argv, "sweep") not in (None, "null"):
-        raise UserError("a federation is one training: leave out -m and sweep=")
+        raise UserError("a federation is a single training: leave out -m and sweep=")
     if (resume := value_of(argv, "resume")) not in (None, "null"):
         FederationFolder(str(resume)).note()
         if value_of(argv, "sites") is not None:
-            raise UserError(f"sites cannot change on resume: leave sites= out, {resume} knows them")
+            raise UserError(f"sites cannot change on resume: leave out sites=, {resume} has them")
         words = [word for word in argv if not word.startswith(("resume=", "hydra.run.dir="))]
         place = [quote("resume", str(resume)), quote("hydra.run.dir", str(resume)), "hydra.output_subdir=null"]
         return ["sites=[]", *words, *place]
     if value_of(argv, "sites") is None:
-        raise UserError("say which sites there are: python -m adlight.federate 'sites=[[bottle],[screw]]' ...")
+        raise UserError("sites is missing: python -m adlight.federate 'sites=[[bottle],[screw]]' ...")
     return argv
 
 
 def main() -> None:
     """Run as a program."""
-    cli.run(lambda config: run_alone(federate, config), "federate", arguments)
+    cli.run(lambda config: cli.run_recorded(federate, config), "federate", arguments)
 
 
 if __name__ == "__main__":

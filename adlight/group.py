@@ -13,14 +13,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from adlight.cli import main as cli
-from adlight.cli.alone import run_logged
-from adlight.cli.arguments import quote_values, shows_help, value_of
+from adlight.cli.words import quote_values, shows_help, value_of
 from adlight.data.stream import ImageStream
-from adlight.runs.checks import check_values
 from adlight.runs.folder import RunFolder
-from adlight.runs.frozen import frozen_config
 from adlight.runs.groups import GroupFolder
-from adlight.runs.restore import load_weights
+from adlight.runs.restore import frozen_config
+from adlight.runs.weights import load_weights
 from adlight.train import build
 from adlight.types import Record, UserError
 
@@ -40,7 +38,7 @@ def group(config: DictConfig) -> Path:
     from adlight.detection.categories import CategoryRule
     from adlight.learning.clusters import agreement, group_features
     from adlight.learning.regions import find_regions_of, stack_features
-    from adlight.runs.programs import GroupSettings
+    from adlight.runs.programs import GroupSettings, check_values
 
     check_values(GroupSettings, config)
     run, folder = RunFolder(config.run), GroupFolder(HydraConfig.get().runtime.output_dir)
@@ -126,7 +124,7 @@ def arguments(argv: list[str]) -> list[str]:
 
 def main() -> None:
     """Run as a program."""
-    cli.run(lambda config: run_logged(group, config), "group", arguments)
+    cli.run(lambda config: cli.run_logged(group, config), "group", arguments)
 
 
 if __name__ == "__main__":

@@ -7,17 +7,14 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from adlight.cli import main as cli
-from adlight.cli.alone import run_logged
-from adlight.cli.arguments import quote, quote_values, shows_help, value_of
 from adlight.cli.resume import check_same_prediction, prediction_advice, resume_prediction
+from adlight.cli.words import quote, quote_values, shows_help, value_of
 from adlight.data.stream import ImageStream
 from adlight.prediction.batches import ResultWriter, load_detector, predict_batches
 from adlight.prediction.ray import check_ray, predict_parts
 from adlight.prediction.summary import Summary
-from adlight.runs.checks import check_values
-from adlight.runs.exported import weights_of
+from adlight.runs.exported import check_exists, folder_of, is_exported, weights_of
 from adlight.runs.folder import RunFolder
-from adlight.runs.graphs import check_exists, folder_of, is_exported
 from adlight.runs.predictions import PredictionFolder
 from adlight.types import UserError, unknown_name
 
@@ -31,7 +28,7 @@ def predict(config: DictConfig) -> None:
         UserError: no images, one that cannot be read (unless `on_bad_image=skip`) or whose category is unknown, or a
             setting out of range.
     """
-    from adlight.runs.programs import PredictSettings
+    from adlight.runs.programs import PredictSettings, check_values
 
     check_values(PredictSettings, config)
     settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
@@ -102,7 +99,7 @@ def arguments(argv: list[str]) -> list[str]:
 
 def main() -> None:
     """Run as a program."""
-    cli.run(lambda config: run_logged(predict, config), "predict", arguments)
+    cli.run(lambda config: cli.run_logged(predict, config), "predict", arguments)
 
 
 if __name__ == "__main__":

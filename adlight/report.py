@@ -6,12 +6,10 @@ from pathlib import Path
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from adlight.cli import main as cli
-from adlight.cli.arguments import quote_values, value_of
-from adlight.cli.flags import shows_help
-from adlight.runs.checks import check_values
+from adlight.cli.words import quote_values, shows_help, value_of
 from adlight.runs.files import write_atomically
-from adlight.runs.history import run_of
-from adlight.runs.occupied import check_free
+from adlight.runs.find import check_free
+from adlight.runs.predictions import run_of
 from adlight.runs.sweep_folder import SweepFolder
 from adlight.types import UserError
 
@@ -24,7 +22,7 @@ def report(config: DictConfig) -> Path:
     """
     # imported here, as --help must be fast
     from adlight.reports import collect, grouping, reference, tables
-    from adlight.runs.programs import ReportSettings
+    from adlight.runs.programs import ReportSettings, check_values
 
     check_values(ReportSettings, config)
     places = [str(run_of(Path(place).expanduser())) for place in _to_list(config.runs)]

@@ -1,4 +1,4 @@
-"""Serve a finished run: `python -m adlight.serve run=<folder>` is a page to drop images on, and a JSON endpoint."""
+"""Serve a finished run as a page and a JSON endpoint: `python -m adlight.serve run=<folder>`."""
 
 import logging
 import os
@@ -9,29 +9,28 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from adlight.cli import main as cli
-from adlight.cli.arguments import quote_values, shows_help, value_of
-from adlight.runs.checks import check_values
-from adlight.runs.graphs import check_exists, is_exported
+from adlight.cli.words import quote_values, shows_help, value_of
+from adlight.runs.exported import check_exists, is_exported
 from adlight.types import UserError
 
-if TYPE_CHECKING:  # they take seconds: not for --help
+if TYPE_CHECKING:  # slow imports: not for --help
     from fastapi import FastAPI
     from uvicorn import Server
 
-    from adlight.serving.labels import KeptLabels
+    from adlight.serving.labels import StoredLabels
 
-CONNECTIONS = 500  # at once; of more, none takes a file handle
-SHUTDOWN = 10  # seconds for the images still in the queue when the server stops
+CONNECTIONS = 500  # at once; further ones are refused
+SHUTDOWN = 10  # seconds for images in the queue when the server stops
 
 
 def serve(config: DictConfig) -> None:
-    """Load the run, say where the page is, and answer until the process is stopped.
+    """Load the run, print the page's address, and answer requests until the process is stopped.
 
     Raises:
-        UserError: no run, an address that cannot be taken, a missing package, or a setting out of range.
-        KeyboardInterrupt: it was stopped.
+        UserError: There is no run, the address is not available, a package is missing, or a setting is out of range.
+        KeyboardInterrupt: The server was stopped.
     """
-    from adlight.runs.programs import ServeSettings
+    from adlight.runs.programs import ServeSettings, check_values
 
     check_values(ServeSettings, config)
     check_packages()
@@ -55,11 +54,11 @@ def serve(config: DictConfig) -> None:
         port = listener.getsockname()[1]
         place = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
         fragment, header = (f"#token={token}", f"-H 'Authorization: Bearer {token}' ") if token else ("", "")
-        listener.listen()  # clients that connect before the server is up wait
+        listener.listen()  # early clients wait
         print(f"page: {place}{fragment}")
         print(f"from a shell: curl {header}--data-binary @<image> {place}predict")
         if labels.most:
-            print(f"labels: up to {labels.most} images are kept in {labels.folder}")
+            print(f"labels: up to {labels.most} images are stored in {labels.folder}")
         print("Ctrl-C ends it", flush=True)
         try:
             make_server(build_app(service, token)).run([listener])
@@ -68,10 +67,10 @@ def serve(config: DictConfig) -> None:
 
 
 def check_packages() -> None:
-    """Refuse to begin without what only this command needs.
+    """Check for the packages of the extra `serve`.
 
     Raises:
-        UserError: a package is missing.
+        UserError: A package is missing.
     """
     try:
         import fastapi  # noqa: F401
@@ -82,41 +81,42 @@ def check_packages() -> None:
         raise UserError(f"serving needs {error.name}: pip install 'adlight[serve]'") from error
 
 
-def open_labels(run: str, most: int) -> "KeptLabels":
-    """Find the labels beside a run, of which `most` may be kept, before a detector is loaded for nothing.
+def open_labels(run: str, most: int) -> "StoredLabels":
+    """Open the labels of a run, at most `most` of them, before the detector is loaded.
 
     Raises:
-        UserError: there is no run folder to keep them in, or `adlight.learn` could not use them there.
+        UserError: There is no run folder to store labels in, or `adlight.learn` could not use them there.
     """
-    from adlight.serving.labels import KeptLabels
+    from adlight.serving.labels import StoredLabels
 
     if is_exported(run):
         if most:
-            raise UserError(f"max_labels={most}: labels are kept in a run folder, and {run} is a graph: serve the run")
-        return KeptLabels()
+            raise UserError(
+                f"max_labels={most}: labels are stored in a run folder, and {run} is a graph: serve the run"
+            )
+        return StoredLabels()
     from adlight.runs.folder import RunFolder
-    from adlight.runs.frozen import frozen_config
-    from adlight.runs.labels import LabelFolder
-    from adlight.runs.learned import origin_of
+    from adlight.runs.labels import LabelFolder, labelled_run
+    from adlight.runs.restore import frozen_config
 
     if not most:
-        return KeptLabels(LabelFolder(run))
-    origin = origin_of(RunFolder(run))
+        return StoredLabels(LabelFolder(run))
+    origin = labelled_run(RunFolder(run))
     frozen_config(origin)
     LabelFolder(origin.path).read()
     if not os.access(origin.path, os.W_OK):
         raise UserError(f"max_labels={most}: {origin} cannot be written to")
-    return KeptLabels(LabelFolder(origin.path), most)
+    return StoredLabels(LabelFolder(origin.path), most)
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Take an address, before a detector is loaded for nothing.
+    """Bind an address, before the detector is loaded.
 
     Raises:
-        UserError: another process has it, or it is none of this machine's.
+        UserError: The address is in use, or is not one of this machine's.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # by name: asyncio turns Nagle's algorithm off, and with it 40 ms per answer, only for what is said to be TCP
+    # asyncio turns off Nagle's algorithm, which costs 40 ms per answer, only if the protocol is named
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -124,15 +124,15 @@ def bind(host: str, port: int) -> socket.socket:
     except (OSError, UnicodeError) as error:
         listener.close()
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"host={host} port={port}: {reason} (port=0 takes any that is free)") from error
+        raise UserError(f"host={host} port={port}: {reason} (port=0 takes any free port)") from error
     return listener
 
 
 def make_server(app: "FastAPI") -> "Server":
-    """Give a server that ends gracefully: requests that are being answered still are."""
+    """Make a server that shuts down gracefully: it finishes the requests it is answering."""
     from uvicorn import Config, Server
 
-    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # errors of ours are shown by the application
+    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # the application reports its own errors
     config = Config(
         app,
         http="h11",
@@ -148,15 +148,15 @@ def make_server(app: "FastAPI") -> "Server":
 
 
 def arguments(argv: list[str]) -> list[str]:
-    """Check what can be checked before anything is loaded, and quote what Hydra's grammar would take apart.
+    """Check the arguments before anything is loaded, and quote values that Hydra's grammar would parse.
 
     Raises:
-        UserError: `run` is missing, or neither a run folder nor a graph.
+        UserError: `run` is missing, or is neither a run folder nor a graph.
     """
     if shows_help(argv):
         return argv
     if (run := value_of(argv, "run")) is None:
-        raise UserError("say which run: python -m adlight.serve run=<run folder>")
+        raise UserError("run is missing: python -m adlight.serve run=<run folder>")
     check_exists(run)
     return quote_values(argv, "run", "token")
 

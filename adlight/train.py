@@ -11,20 +11,16 @@ from omegaconf import DictConfig
 
 from adlight.api import TrainProgram
 from adlight.cli import main as cli
-from adlight.cli.alone import run_alone
 from adlight.cli.arguments import task_overrides, train_arguments
-from adlight.cli.errors import interrupted
-from adlight.cli.job import is_job, job_command, run_job
+from adlight.cli.errors import is_interruption
+from adlight.cli.job import is_job, job_words, run_job
 from adlight.cli.launchers import check_strategy
-from adlight.cli.resume import advise, resume_advice
+from adlight.cli.resume import add_advice, resume_advice
 from adlight.runs import provenance
-from adlight.runs.beginning import Beginning, resumed_config
-from adlight.runs.checks import check_settings
 from adlight.runs.config import instantiate_node, require_nodes
 from adlight.runs.folder import RunFolder
-from adlight.runs.frame import check_data, settle_frame
-from adlight.runs.restore import load_weights
-from adlight.runs.stages import Stage, plan_stages
+from adlight.runs.training import Stage, begin_once, check_data, plan_stages, prepare_config, resume_config
+from adlight.runs.weights import load_weights
 from adlight.types import UserError
 
 if TYPE_CHECKING:  # torch takes seconds: not for --help
@@ -33,24 +29,21 @@ if TYPE_CHECKING:  # torch takes seconds: not for --help
     from adlight.data.datamodule import AnomalyDataModule
     from adlight.detection.module import AnomalyModule
 
-NODES = ("dataset", "model", "trainer", "calibration")  # what a config is made of
-
 
 def train(config: DictConfig) -> dict[str, float]:
     """Train and test the configured detector in its run folder. -> every metric, by name."""
     run, sweep, resumed = RunFolder(config.run_dir), is_job(), bool(config.resume)
-    require_nodes(config, "checkpoint", *NODES)
+    require_nodes(config, "checkpoint")
     if resumed:
-        config = resumed_config(run, () if sweep else task_overrides("resume"))
+        config = resume_config(run, () if sweep else task_overrides("resume"))
     else:
-        check_settings(config)
-        settle_frame(config, run)  # may read images
+        prepare_config(config, run)
     data, module, trainer = build(config)
     check(config, trainer)
     check_data(data, module.calibration, run)
     stages = plan_stages(config, run, data, module, trainer, resumed)
-    metadata = provenance.describe(config.seed) | ({"command": job_command()} if sweep else {})
-    begin = Beginning(run, metadata, config if resumed and not sweep else None)
+    metadata = provenance.describe(config.seed, provenance.command_line(job_words()) if sweep else None)
+    begin = begin_once(run, metadata, config if resumed and not sweep else None)
     if not resumed:
         begin()
     provenance.log_config(trainer, config)
@@ -60,11 +53,11 @@ def train(config: DictConfig) -> dict[str, float]:
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         return metrics | test(run, run.checkpoint(config.ckpt), trainer, module, data, metadata, begin)
     except (KeyboardInterrupt, SystemExit) as error:
-        if not interrupted(error):
+        if not is_interruption(error):
             raise
         raise KeyboardInterrupt(resume_advice(run)) from error
     except (UserError, OSError) as error:
-        advise(error, run, "epochs" in metadata, sweep)
+        add_advice(error, run, "epochs" in metadata, sweep)
         raise
 
 
@@ -72,6 +65,8 @@ def build(config: DictConfig) -> tuple["AnomalyDataModule", "AnomalyModule", "pl
     """Build what a config describes, under its seed: its nodes are constructor calls."""
     import pytorch_lightning as pl  # here and not above: --help must not wait for torch
     import torch
+
+    from adlight.runs.checks import check_settings
 
     check_settings(config)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # after the import, which sets its own level
@@ -187,7 +182,7 @@ def footnotes(run: RunFolder, module: "AnomalyModule", data: "AnomalyDataModule"
 
 def run_or_job(config: DictConfig) -> Any:
     """Do what Hydra runs: one training, or a job of a sweep."""
-    return run_job(train, config) if is_job() else run_alone(train, config)
+    return run_job(train, config) if is_job() else cli.run_recorded(train, config)
 
 
 def main() -> None:

@@ -13,9 +13,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from makers import fake_run, write_image
 from omegaconf import OmegaConf
 
-from adlight.cli.mixed import mark_partial_settings
-from adlight.runs.config import CONF, apply_overrides, choose_none, flatten, instantiate_node
+from adlight.cli.partial_settings import mark_partial_settings
+from adlight.runs.config import CONF, flatten, instantiate_node
 from adlight.runs.labels import LabelFolder
+from adlight.runs.overrides import apply_overrides, choose_none
 from adlight.types import Record
 
 ROOT = CONF.parent
@@ -172,7 +173,7 @@ def known_settings():
 def settings(text):
     """Words of a text that are set to something, but in a URL or form: `model.mask_ratio=0.5`, `model/depth=e2d2`."""
     found = re.findall(r"(?<![\w./{<?&-])([a-z]\w*(?:[./][a-z]\w*)*)=(?!=|@|\"|value)", text)
-    return {name for name in found if not name.startswith("hydra.launcher.")}
+    return {name for name in found if not name.startswith(("hydra.launcher.", "hydra.sweeper."))}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.name}")

@@ -15,7 +15,7 @@ from makers import fake_cifar10, fake_mnist, fake_mvtec, write_image
 
 from adlight.runs.config import CONF
 from adlight.runs.folder import RunFolder
-from adlight.runs.stages import plan_stages
+from adlight.runs.training import plan_stages
 from adlight.train import build, fit
 
 

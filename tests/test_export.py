@@ -14,7 +14,7 @@ from test_commands import README
 
 from adlight.detector import Detector
 from adlight.runs.folder import RunFolder
-from adlight.runs.verification import hash_file
+from adlight.runs.weights import hash_file
 from adlight.types import UserError
 
 SCRIPT = next(code for code in re.findall(r"^```python\n(.*?)^```", README.read_text(), re.M | re.S) if "onnx" in code)

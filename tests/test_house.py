@@ -32,7 +32,7 @@ FLOORS = (  # a room imports rooms of the floors above it in this list, and itse
     {"__main__"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-KNOW_CONFIGS = {"cli", "runs", "api", *FLOORS[-4], *FLOORS[-3], *FLOORS[-2]}
+KNOW_CONFIGS = {"cli", "runs", "api", *FLOORS[-4], *FLOORS[-3], *FLOORS[-2]} - {"federated"}
 INTERFACES = ("Source", "AnomalyDetector")
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 200, 45
 

@@ -13,8 +13,8 @@ from scipy.stats import beta
 
 from adlight.data.labels import read_labels
 from adlight.detector import Detector
-from adlight.learning.evidence import Evidence, evidence_of
-from adlight.learning.head import defect_cells, fit_folds, fit_head
+from adlight.learning.cells import Cells, extract_cells, select_defect_cells
+from adlight.learning.head import fit_folds, fit_head
 from adlight.learning.samples import _Collector
 from adlight.learning.thresholds import lower_bound, precision_threshold, recall_threshold
 from adlight.runs.labels import LabelFolder
@@ -98,7 +98,7 @@ def test_the_head_is_fisher_s_discriminant():
 
     normal, defect = random_cells(4000), random_cells(300, seed=1) + torch.arange(6)
     score = random_cells(4000, 1, 2)[:, 0] * 3 + 5
-    head = fit_head(Evidence(score, normal), [defect[:100], defect[100:]])
+    head = fit_head(Cells(score, normal), [defect[:100], defect[100:]])
     added = normal.double() @ head.weight.double() + head.bias.double()
     assert added.mean().abs() < 1e-4 and added.std(correction=0).item() == pytest.approx(
         2 / 10 * score.std(correction=0).item(), rel=1e-4
@@ -112,33 +112,33 @@ def test_the_head_is_fisher_s_discriminant():
 
 def test_without_defects_the_head_adds_nothing_and_folds_do_not_see_their_own():
     normal, score = random_cells(1000), random_cells(1000, 1, 2)[:, 0]
-    cells, fold = Evidence(score, normal), torch.arange(1000) % 5
+    cells, fold = Cells(score, normal), torch.arange(1000) % 5
     assert not fit_head(cells, []).weight.any()
     defect = random_cells(50, seed=3) + 4
     whole, parts = fit_folds(cells, fold, [defect], 5)
     assert whole.weight.any() and not parts[0].weight.any()  # the only defect is in the first fold
-    changed = Evidence(score, normal.clone())
+    changed = Cells(score, normal.clone())
     changed.features[fold == 2] = 100.0
     other = fit_folds(changed, fold, [defect], 5)[1]
     assert torch.equal(other[2].weight, parts[2].weight) and not torch.equal(other[1].weight, parts[1].weight)
 
 
 def test_cells_of_a_defect():
-    found = Evidence(torch.tensor([[1.0, 5.0], [4.0, torch.nan]]), torch.arange(8.0).view(2, 2, 2))
-    assert defect_cells(found, None, 3.0).tolist() == [[2, 3], [4, 5]]
-    assert defect_cells(found, None, 9.0).tolist() == [[2, 3]]  # the highest
+    found = Cells(torch.tensor([[1.0, 5.0], [4.0, torch.nan]]), torch.arange(8.0).view(2, 2, 2))
+    assert select_defect_cells(found, None, 3.0).tolist() == [[2, 3], [4, 5]]
+    assert select_defect_cells(found, None, 9.0).tolist() == [[2, 3]]  # the highest
     covered = torch.tensor([[0.3, 0.0], [0.1, 1.0]])  # the last one is padding
-    assert defect_cells(found, covered, 3.0).tolist() == [[0, 1]]
+    assert select_defect_cells(found, covered, 3.0).tolist() == [[0, 1]]
 
 
 def test_detectors_without_cells_have_averages_over_the_map():
     image, pixel = torch.rand(2, 3, 20, 40), torch.rand(2, 20, 40)
     batch = Batch(image=image, label=None, mask=torch.zeros(2, 20, 40, dtype=torch.bool), index=None, category=None)
-    found = evidence_of(batch, Scores(image=None, pixel=pixel, reconstruction=image * 0))
+    found = extract_cells(batch, Scores(image=None, pixel=pixel, reconstruction=image * 0))
     assert found.score.shape == (2, 2, 3) and found.features.shape == (2, 2, 3, 6)
     torch.testing.assert_close(found.score[:, 0, 0], pixel[:, :10, :14].mean((1, 2)))
     padded = {**batch, "size": torch.tensor([[20, 40], [20, 16]])}
-    assert evidence_of(padded, Scores(image=None, pixel=pixel, reconstruction=image)).score.isnan().sum() == 2
+    assert extract_cells(padded, Scores(image=None, pixel=pixel, reconstruction=image)).score.isnan().sum() == 2
 
 
 def test_a_recall_is_kept_by_as_many_labels_as_it_takes():
@@ -238,7 +238,7 @@ def test_mistakes(adlight, tiny_run, taught, words, named):
 
 
 def test_of_many_held_out_images_some_of_every_fold_are_kept():
-    collector = _Collector(copies=1, folds=5, images=2400)
+    collector = _Collector(copies=1, folds=5, items=2400)
     for start in range(0, 4800, 480):  # each normal image has one defective copy behind it
         index = torch.arange(start, start + 480)
         batch = {"index": index, "label": index % 2, "image": torch.zeros(480, 3, 8, 8)}

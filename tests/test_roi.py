@@ -13,7 +13,7 @@ from test_shapes import BACKBONE, MODELS, rows_of, train_once
 
 from adlight.data.roi import check_selection
 from adlight.detector import Detector
-from adlight.runs.plain import DETECTORS as DETECTORS_OF
+from adlight.runs.restore import DETECTORS as DETECTORS_OF
 from adlight.types import UserError
 
 SIZE = 64  # of the images

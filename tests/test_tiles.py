@@ -1,10 +1,13 @@
 """Detectors that look at images by tiles: trained, calibrated, tested and used through the same path."""
 
+import csv
 import json
+import shutil
 import tracemalloc
 
 import numpy as np
 import pytest
+from hydra import initialize_config_dir
 from makers import fake_mvtec
 from PIL import Image
 from test_shapes import BACKBONE, boxes_of, rows_of, train_once
@@ -16,7 +19,15 @@ from adlight.detection.coco import annotate
 from adlight.detection.pictures import draw_overlay
 from adlight.detection.predictions import make_predictions, score_by_tiles
 from adlight.detector import Detector
+from adlight.learning.cells import select_defect_cells
+from adlight.learning.samples import score_labelled
 from adlight.metrics.thresholds import Calibration, Threshold
+from adlight.runs.config import CONF
+from adlight.runs.folder import RunFolder
+from adlight.runs.groups import GroupFolder
+from adlight.runs.restore import frozen_config
+from adlight.runs.weights import load_weights
+from adlight.train import build
 from adlight.types import ScoredImages, UserError
 
 HEIGHT, WIDTH = 70, 100  # of the images; tiles of 64
@@ -86,6 +97,47 @@ def test_a_region_of_interest_holds_for_tiles(adlight, runs):
     assert adlight("predict", f"run={run}", *words).code == 0
     mask = np.asarray(Image.open(adlight.folder / "tiles_roi" / "masks" / "000.png")) > 0
     assert mask.any() and not mask[inside == 0].any()
+
+
+def test_labelled_images_have_the_scores_of_a_test_and_cells_in_all_tiles(adlight, runs, monkeypatch):
+    monkeypatch.chdir(adlight.folder)
+    run = RunFolder(runs("retrieval"))
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = frozen_config(run, "cpu")
+        config.run_dir = "."
+        data, module, _ = build(config)
+    load_weights(module, run.checkpoint("best"))
+    labelled = score_labelled(module, data.source.test(), data, "32-true", lambda record, batch: record.category)
+    tested = {row["path"]: row for row in rows_of(run.path)}
+    assert [image.score for image in labelled] == pytest.approx(
+        [float(tested[record.path]["score"]) for record in data.source.test()], rel=1e-4
+    )
+    defect = next(image for image in labelled if image.covered is not None)
+    assert len(defect.tile_scores) == 4 == len(defect.cells.score) and (defect.covered.amax((1, 2)) > 0).sum() > 1
+    assert len(select_defect_cells(defect.cells, defect.covered, 0.0)) == (defect.covered >= 0.25).sum()
+
+
+def test_a_run_learns_from_labels_and_groups_its_anomalies(adlight, runs, tmp_path):
+    run, data = tmp_path / "run", adlight.folder / "large" / "bottle"
+    shutil.copytree(runs("retrieval"), run)
+    with (tmp_path / "labels.csv").open("w", newline="") as file:
+        names = [f"00{i}" for i in range(3)]
+        good = [(data / f"test/good/{name}.png", 0, "") for name in names]
+        holes = [(data / f"test/hole/{name}.png", 1, data / f"ground_truth/hole/{name}_mask.png") for name in names]
+        csv.writer(file).writerows([("path", "label", "mask"), *good, *holes])
+    words = [f"labels={tmp_path / 'labels.csv'}", "recall=0.7", "device=cpu", f"hydra.run.dir={tmp_path / 'learned'}"]
+    outcome = adlight("learn", f"run={run}", *words)
+    assert outcome.code == 0 and "3 labelled defects (3 with masks), 3 normal" in outcome.out, outcome.err
+    folder = adlight.evaluate(tmp_path / "learned", "callbacks=none")
+    before, after = ({row["path"]: float(row["score"]) for row in rows_of(each)} for each in (run, folder))
+    paths = sorted(path for path in before if "/good/" not in path)
+    used = Detector.load(tmp_path / "learned", device="cpu")([str(adlight.folder / path) for path in paths])
+    assert [found.score for found in used] == pytest.approx([after[path] for path in paths], rel=1e-4)
+    assert all(after[path] != before[path] for path in paths)
+    outcome = adlight("group", f"run={run}", "groups=2", "device=cpu", f"hydra.run.dir={tmp_path / 'groups'}")
+    assert outcome.code == 0, outcome.err
+    boxes = [tuple(map(int, row["box"].split(","))) for row in GroupFolder(tmp_path / "groups").read()[0]]
+    assert max(box[2] for box in boxes) > 64 and all(box[2] <= WIDTH and box[3] <= HEIGHT for box in boxes)
 
 
 def test_an_image_has_the_largest_score_of_its_tiles_and_their_maps():

@@ -1,4 +1,4 @@
-"""The folder that a command writes to: refused before Hydra writes there, and held as long as the command runs."""
+"""The folder that a command writes to: checked before Hydra writes there, and locked as long as the command runs."""
 
 import os
 from contextlib import ExitStack
@@ -10,80 +10,81 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from adlight.cli.errors import describe
-from adlight.cli.job import FOLDER
-from adlight.runs.checks import check_names, check_settings
+from adlight.cli.job import FOLDER_VARIABLE
 from adlight.runs.files import rank
+from adlight.runs.find import check_free, check_no_foreign_files
 from adlight.runs.folder import RunFolder
 from adlight.runs.hydra_folder import SUBFOLDER
-from adlight.runs.occupied import check_free, check_own
-from adlight.runs.trust import HERE
+from adlight.runs.trust import OUTPUT_DIR
 from adlight.types import UserError
 
 held = ExitStack()  # the lock on this process's folder
 
 
 class Refusal(SystemExit):
-    """Ends a command whose folder may not be used: of an `Exception` Hydra would make a warning."""
+    """Ends a command whose folder may not be used; Hydra would only warn of an `Exception`."""
 
 
 class FolderCallback(Callback):
-    """Hydra calls this when the config is composed, and nothing has been written.
+    """Hydra calls this when the config is composed and nothing has been written yet.
 
     Args:
-        trains: whether the command trains, which may go on in a folder where nothing has come of it yet.
-        writes: whether it writes to the folder that Hydra is told.
+        trains: whether the command trains, and may use a folder in which an earlier training left nothing.
+        writes: whether the command writes to Hydra's output folder.
     """
 
     def __init__(self, trains: bool = False, writes: bool = True) -> None:
         self.trains, self.writes = trains, writes
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Refuse a single command's folder, or hold it; of several processes, the first does so for all."""
+        """Check and lock the folder of a single command; the first process of a run does so for all."""
         if rank() != 0:
             return
         try:
-            HydraConfig.instance().set_config(config)  # as Hydra does next: the folder's name may ask for it
+            HydraConfig.instance().set_config(config)  # Hydra does so next; the folder's name may depend on it
             self._take(config)
         except Exception as error:
             raise Refusal(describe(error)) from error
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Refuse the folder of several jobs; those of a sweep hold theirs themselves."""
+        """Check the folder of several jobs; the jobs of a sweep lock their own folders."""
         try:
             if self.writes:
                 place = Path(str(config.hydra.sweep.dir))
                 check_free("hydra.sweep.dir", place, below=not self.trains)
-                check_own("hydra.sweep.dir", place)
+                check_no_foreign_files("hydra.sweep.dir", place)
         except Exception as error:
             raise Refusal(describe(error)) from error
 
     def _take(self, config: DictConfig) -> None:
-        run_dir: Any = OmegaConf.to_container(config).get("run_dir", HERE)  # type: ignore[union-attr]
-        if run_dir != HERE:
+        run_dir: Any = OmegaConf.to_container(config).get("run_dir", OUTPUT_DIR)  # type: ignore[union-attr]
+        if run_dir != OUTPUT_DIR:
             raise UserError(f"run_dir={run_dir} follows from hydra.run.dir: set hydra.run.dir={run_dir} instead")
         if config.hydra.job.chdir:
             raise UserError("hydra.job.chdir=true would look for all paths in the run's folder: leave it out")
-        run = RunFolder(str(config.hydra.run.dir))
-        if not self.writes and run.path.resolve() == Path.cwd():  # where reports say that they are
+        run, has_own_folder = RunFolder(str(config.hydra.run.dir)), FOLDER_VARIABLE not in os.environ
+        if not self.writes and run.path.resolve() == Path.cwd():  # as conf/report.yaml says
             return
         if not config.get("resume"):
-            if self.writes and FOLDER not in os.environ and config.hydra.output_subdir != SUBFOLDER:
+            if self.writes and has_own_folder and config.hydra.output_subdir != SUBFOLDER:
                 raise UserError(f"hydra.output_subdir must be {SUBFOLDER}, by which a run is known: leave it out")
             if self.trains:
                 self._check_settings(config)
             if self.trains and run.has_results:
                 raise UserError(f"{run} already holds a run: use resume={run} or another hydra.run.dir")
-            if not (self.trains and run.is_run):  # nothing has come of an earlier command there
+            if not (self.trains and run.is_run):  # a training without results may be repeated
                 check_free("hydra.run.dir", run.path)
                 if self.writes:
-                    check_own("hydra.run.dir", run.path)
-        if self.writes and FOLDER not in os.environ:  # the sweep holds its job's folder
+                    check_no_foreign_files("hydra.run.dir", run.path)
+        if self.writes and has_own_folder:  # otherwise the sweep has locked its job's folder
             held.enter_context(run.lock(wait=False))
 
     @staticmethod
     def _check_settings(config: DictConfig) -> None:
+        from adlight.runs.checks import check_names, check_settings  # with torch: not for --help
+
         config = config.copy()
         OmegaConf.set_readonly(config, False)
-        config.run_dir = str(config.hydra.run.dir)  # Hydra makes it known when it has made it
+        config.run_dir = str(config.hydra.run.dir)  # Hydra cannot resolve it before the folder exists
         check_names(config)
         check_settings(config)

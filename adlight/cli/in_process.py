@@ -1,28 +1,36 @@
-"""Programs called from Python: the same folders, checks, locks and errors as a command's, and nothing left behind."""
+"""Programs called from Python: the same folders, checks, locks and errors as a command's; global state is restored."""
 
+import difflib
 import logging
+import math
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from hydra import initialize_config_dir
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.version import VersionBase
 from omegaconf import DictConfig
 
 from adlight.cli import folders
-from adlight.cli.arguments import refuse_empty_places
 from adlight.cli.errors import explain, filter_warnings
-from adlight.cli.flags import mark_overrides
 from adlight.cli.job import finish_wandb, needs_own_process, run_command
-from adlight.cli.overrides import add_settings, use_config_dir
+from adlight.cli.words import check_words, mark_overrides, quote_value, use_config_dir
 from adlight.runs.config import CONF
 from adlight.runs.folder import RunFolder
-from adlight.types import UserError
+from adlight.runs.overrides import choose_none
+from adlight.types import UserError, unknown_name
+
+UNQUOTED = re.compile(  # text that needs no quotes, and is not read as a number, bool or null
+    r"(?!(?:null|true|false|nan|inf)$)(?:[a-z_/]|\.\.?/)[\w/.-]*", re.ASCII | re.IGNORECASE
+)
+SHORTENED = ("dataset", "trainer", "model")  # nodes whose settings may be named without the node
 
 
 def call(
@@ -32,18 +40,18 @@ def call(
     words: Sequence[str],
     settings: Mapping[str, Any],
 ) -> RunFolder:
-    """Run a task under Hydra in this process, with several devices in one of its own. -> the folder that it wrote.
+    """Run a task under Hydra in this process, or for several devices in one of its own. -> the folder that it wrote.
 
     Args:
-        task: what to do with the composed config.
-        program: the name of its config and its module.
+        task: called with the composed config.
+        program: name of its config and its module.
         prepare: rewrites the words before Hydra reads them, as for the command.
-        words: overrides; of flags only `--config-dir`.
+        words: overrides; the only flag is `--config-dir`.
         settings: more overrides by name, see `add_settings`.
 
     Raises:
-        UserError: what a command would say in one line.
-        KeyboardInterrupt: it was stopped; the text says how to continue.
+        UserError: the command would print this line.
+        KeyboardInterrupt: the task was stopped; the text says how to continue.
     """
     if "LOCAL_RANK" in os.environ:
         raise UserError(f"this is one of several processes of a run: start them by python -m adlight.{program}")
@@ -62,11 +70,11 @@ def call(
 
     try:
         with _keep_globals():
-            refuse_empty_places(words)
+            check_words(words)
             argv = prepare(add_settings(use_config_dir(words), settings))
             if flags := [word for word, is_override in mark_overrides(argv) if not is_override]:
                 raise UserError(f"{flags[0]} is for the command line: give settings only, and one call for each run")
-            sys.argv = [f"adlight.{program}", *argv]  # what the run's files name as its command
+            sys.argv = [f"adlight.{program}", *argv]  # the run's files name it as the command
             with initialize_config_dir(str(CONF), version_base="1.3", job_name=program):
                 hydra = GlobalHydra.instance().hydra
                 assert hydra is not None
@@ -85,9 +93,68 @@ def call(
     return written[0]
 
 
+def add_settings(words: Sequence[str], settings: Mapping[str, Any]) -> list[str]:
+    """Add settings by name to overrides of a training; `root` alone stands for `dataset.root`, for example.
+
+    Raises:
+        UserError: no node or several have a setting of this name, or no config can hold its value.
+    """
+    exact = {key: value for key, value in settings.items() if re.search(r"\W", key) or (CONF / key).is_dir()}
+    overrides = [*words, *(to_override(key, value) for key, value in exact.items())]
+    rest = {key: value for key, value in settings.items() if key not in exact}
+    if not rest:
+        return overrides
+    resumed = RunFolder(str(rest["resume"])) if rest.get("resume") else None
+    if resumed is not None and resumed.is_run:
+        config = resumed.read_config()
+    else:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = compose("train", [choose_none(word) for word in overrides])
+    return [*overrides, *(to_override(_full_name(key, config), value) for key, value in rest.items())]
+
+
+def _full_name(key: str, config: DictConfig) -> str:
+    if key in list(config):
+        return key
+    nodes = {name: list(node) for name in SHORTENED if isinstance(node := config.get(name), DictConfig)}
+    parents = [name for name, keys in nodes.items() if key in keys]  # `key in node` is False if it has no value
+    if len(parents) == 1:
+        return f"{parents[0]}.{key}"
+    if parents:
+        names = " or ".join(f"{name}.{key}" for name in parents)
+        raise UserError(f'{key} could be {names}: name one as **{{"{parents[0]}.{key}": ...}}')
+    known = {str(name) for keys in (config, *nodes.values()) for name in keys}
+    near = difflib.get_close_matches(key, known, cutoff=0.5) or sorted(map(str, nodes.get("dataset", known)))
+    raise UserError(unknown_name("setting", key, [name for name in near if not name.startswith("_")]))
+
+
+def to_override(key: str, value: Any) -> str:
+    """Make an override of a Python value, with quotes if needed; raise a UserError if no config can hold the value."""
+    return f"{key}={_format_value(key, value)}"
+
+
+def _format_value(key: str, value: Any) -> str:
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:  # a scalar of NumPy or torch
+        value = value.item()
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value) if math.isfinite(value) else str(value)
+    if isinstance(value, str | Path):
+        return str(value) if UNQUOTED.fullmatch(str(value)) else quote_value(value)
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{name}:{_format_value(key, item)}" for name, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(_format_value(key, item) for item in value) + "]"
+    kind = type(value).__name__
+    raise UserError(f"{key}: a {kind} cannot be a setting's value: give text, numbers, None, lists or dicts")
+
+
 @contextmanager
 def _keep_globals() -> Iterator[None]:
-    """Put back what Hydra, its logging and a training change for the whole process."""
+    """Restore what Hydra, its logging and a training change for the whole process."""
     known, config, version = GlobalHydra.instance(), HydraConfig.instance(), VersionBase.instance()
     before = known.hydra, config.cfg, version.version_base, sys.argv
     environment, (handlers, level) = dict(os.environ), (logging.root.handlers[:], logging.root.level)
@@ -98,7 +165,7 @@ def _keep_globals() -> Iterator[None]:
             yield
     finally:
         known.hydra, config.cfg, version.version_base, sys.argv = before
-        GlobalHydra.set_instance(known)  # Hydra has made a copy of it
+        GlobalHydra.set_instance(known)  # Hydra has replaced it by a copy
         for handler in set(logging.root.handlers) - set(handlers):
             handler.close()
         logging.root.handlers[:], logging.root.level = handlers, level
@@ -109,7 +176,7 @@ def _keep_globals() -> Iterator[None]:
 
 @contextmanager
 def _keep_torch() -> Iterator[None]:
-    """Put back the states of random generators, and the precision of matrix products."""
+    """Restore the states of random number generators and the precision of matrix products."""
     import torch
     from pytorch_lightning.utilities.seed import isolate_rng
 

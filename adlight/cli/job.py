@@ -15,31 +15,31 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from adlight.cli.arguments import quote
-from adlight.cli.errors import describe, explain, interrupted
-from adlight.cli.mixed import LIST, lacking_settings, leave_out_lacking_settings
-from adlight.cli.sweep_table import OBJECTIVE, write_table
-from adlight.runs.config import difference, search_path
-from adlight.runs.files import append_traceback, number_of, rank
+from adlight.cli.errors import describe, explain, is_interruption
+from adlight.cli.partial_settings import LIST, lacking_settings, remove_lacking_settings
+from adlight.cli.sweep import OWN_WORDS, write_table
+from adlight.cli.words import quote
+from adlight.reports.rows import OBJECTIVE
+from adlight.runs.config import difference
+from adlight.runs.files import append_traceback, rank, read_number
 from adlight.runs.folder import RunFolder
 from adlight.runs.log import copy_output
-from adlight.runs.provenance import command_line
+from adlight.runs.overrides import search_path
 from adlight.runs.sweep_folder import SweepFolder
 from adlight.types import UserError
 
-OURS = ("resume_sweep=", "hydra.sweep.dir=", "hydra.output_subdir=", "hydra.job.config.override_dirname.")
-FOLDER = "ADLIGHT_JOB"  # environment variable by which a job's own command knows its run folder
-PATIENCE = 30  # seconds in which a job's command must stop after Ctrl-C
+FOLDER_VARIABLE = "ADLIGHT_JOB"  # environment variable by which a job's own command knows its run folder
+PATIENCE = 30  # seconds that a job's command may take to stop after Ctrl-C
 
 
 def job_name(overrides: Sequence[str], fixed: Sequence[str]) -> str:
-    """Name a job's folder by its overrides but for `fixed` keys: `depth-e2d4_mask_ratio-0.75`, in [A-Za-z0-9._-]."""
+    """Name a job's folder by its overrides except `fixed` keys: `depth-e2d4_mask_ratio-0.75`, in [A-Za-z0-9._-]."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     values = {one.key_or_group: one.get_value_element_as_str() for one in parsed if one.key_or_group not in fixed}
-    last = [re.split(r"[./]", key)[-1] for key in values]
-    short = len(set(last)) == len(last)
-    words = sorted(f"{name if short else key}-{value}" for name, (key, value) in zip(last, values.items(), strict=True))
-    name = "_".join(words) or "job"
+    short = {key: re.split(r"[./]", key)[-1] for key in values}
+    if len(set(short.values())) < len(short):
+        short = {key: key for key in values}
+    name = "_".join(sorted(f"{short[key]}-{value}" for key, value in values.items())) or "job"
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name)
     digest = hashlib.sha1(name.encode(errors="surrogateescape")).hexdigest()[:8]
     return name if plain == name and len(name) <= 120 else f"{plain[:110]}-{digest}"
@@ -49,34 +49,29 @@ OmegaConf.register_new_resolver("job_name", job_name, replace=True)
 
 
 def is_job() -> bool:
-    """Tell whether this process runs a job of a multirun."""
+    """Return whether this process runs a job of a multirun."""
     return HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def job_words() -> list[str]:
-    """List the words of the command that runs this job alone."""
+    """Return the words of the command that repeats this job as a single run."""
     hydra = HydraConfig.get()
-    chosen = [f"{group}={hydra.runtime.choices[group]}" for group in ("model", "dataset")]  # by sweep=<name>, perhaps
-    words = [word for word in hydra.overrides.task if not word.startswith(("sweep=", f"{LIST}=", *OURS))]
+    chosen = [f"{group}={hydra.runtime.choices[group]}" for group in ("model", "dataset")]  # sweep=<name> may set them
+    words = [word for word in hydra.overrides.task if not word.startswith(("sweep=", f"{LIST}=", *OWN_WORDS))]
     lacking = lacking_settings(hydra.overrides.task)
     return [*search_path(), *chosen, *(word for word in words if word.lstrip("+").partition("=")[0] not in lacking)]
 
 
-def job_command() -> str:
-    """Write the command that runs this job alone, to be pasted into a shell."""
-    return command_line(job_words())
-
-
 def run_job(task: Callable[[DictConfig], Any], config: DictConfig) -> float | None:
-    """Run a job of a sweep unless it is finished; resume it if it was begun. -> `val/auroc`, or None if it failed.
+    """Run a job of a sweep unless it is finished; resume it if it has begun. -> `val/auroc`, or None if it failed.
 
-    `task` trains in `config.run_dir`, from its checkpoint if `config.resume` is set. An error is written into the job's
-    folder, and the other jobs continue.
+    `task` trains in `config.run_dir`, from its checkpoint if `config.resume` is set. If it fails, the error is written
+    to the job's folder and the other jobs continue.
     """
     hydra = HydraConfig.get()
     run = RunFolder(hydra.runtime.output_dir)
     try:
-        leave_out_lacking_settings(config)
+        remove_lacking_settings(config)
         with run.lock():
             _begin(run, config)
             if run.is_finished:
@@ -85,11 +80,11 @@ def run_job(task: Callable[[DictConfig], Any], config: DictConfig) -> float | No
                 run_command(run)
             else:
                 config.resume = str(run) if run.can_resume else None
-                with finish_wandb(), copy_output(run.log):  # the error is lost further out
+                with finish_wandb(), copy_output(run.log):  # outside this function the error would be lost
                     task(config)
         return (run.read_results() or {}).get("validation", {}).get(OBJECTIVE)
     except KeyboardInterrupt as error:
-        raise KeyboardInterrupt() from error  # the sweep is resumed by another command than its job
+        raise KeyboardInterrupt() from error  # without the advice for a single run
     except Exception as error:
         append_traceback(run.log, error)
         if rank() == 0:
@@ -103,11 +98,7 @@ def run_job(task: Callable[[DictConfig], Any], config: DictConfig) -> float | No
 
 
 def _begin(run: RunFolder, config: DictConfig) -> None:
-    """Write a job's config, number and overrides, or compare them with what is there.
-
-    Raises:
-        UserError: the folder is another job's.
-    """
+    """Write a job's config, number and overrides; raise a UserError if the folder holds another job."""
     hydra = HydraConfig.get()
     if hydra.output_subdir is not None:
         raise UserError("start a multirun by -m or sweep=<name>")
@@ -116,34 +107,31 @@ def _begin(run: RunFolder, config: DictConfig) -> None:
     if rank() == 0:
         if not run.is_run:
             run.write_hydra_files(config)
-        run.write_job(hydra.job.num, [word for word in hydra.overrides.task if not word.startswith(OURS)])
+        run.write_job(hydra.job.num, [word for word in hydra.overrides.task if not word.startswith(OWN_WORDS)])
 
 
 def needs_own_process(trainer: DictConfig) -> bool:
-    """Tell whether Lightning may have to start processes for a job, which Slurm has not done."""
-    return not trainer.devices == trainer.num_nodes == 1 and number_of("SLURM_NTASKS") < 2
+    """Return whether Lightning may have to start further processes, unless Slurm has started them."""
+    return not trainer.devices == trainer.num_nodes == 1 and read_number("SLURM_NTASKS") < 2
 
 
 def run_command(run: RunFolder, relay: bool = False) -> None:
-    """Run the present training by its own command, so that Lightning can start the processes of its devices.
+    """Run the present training by a command of its own, so that Lightning can start processes for its devices.
 
-    Lightning's ddp starts them by repeating the command line, which here would start the whole sweep, or the user's
-    script, in each.
-
-    Args:
-        run: the folder to train in, which this process holds.
-        relay: print what the command prints by `print`, which a notebook shows.
+    Lightning's ddp starts them by repeating the command line; here, each would start the whole sweep or the user's
+    script again. This process must hold the lock of the folder. With `relay`, the command's output is printed by
+    `print`, which a notebook shows.
 
     Raises:
-        UserError: why the job failed.
+        UserError: the training failed; the message says why.
     """
     words = [*job_words(), quote("hydra.run.dir", run.path), "hydra.output_subdir=null"]
     if run.can_resume:
         words = [quote("resume", run.path)]
     if is_job():
         print(f"job {HydraConfig.get().job.num} ({run.path.name}) runs by its own command", flush=True)
-        words.append(quote("hydra.sweep.dir", HydraConfig.get().sweep.dir))  # by it W&B groups the jobs
-    command, environment = [sys.executable, "-m", "adlight.train", *words], {**os.environ, FOLDER: str(run)}
+        words.append(quote("hydra.sweep.dir", HydraConfig.get().sweep.dir))  # W&B groups the jobs by it
+    command, environment = [sys.executable, "-m", "adlight.train", *words], {**os.environ, FOLDER_VARIABLE: str(run)}
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True} if relay else {}
     with subprocess.Popen(command, env=environment, **output) as process:  # type: ignore[call-overload]
         try:
@@ -151,21 +139,21 @@ def run_command(run: RunFolder, relay: bool = False) -> None:
                 print(line, end="", flush=True)
             code = process.wait()
         except KeyboardInterrupt:
-            process.send_signal(signal.SIGINT)  # from a terminal Ctrl-C has reached it already
+            process.send_signal(signal.SIGINT)  # Ctrl-C in a terminal has already reached it
             try:
                 process.wait(PATIENCE)
             finally:
                 process.kill()
             raise
     if code:
-        raise UserError(run.failure() or f"the job's command ended with {code}")
+        raise UserError(run.failure() or f"the job's command exited with {code}")
 
 
-def note_failure(error: BaseException) -> None:
-    """Write why a job's own command fails into its folder; the first of its processes to fail counts."""
-    if FOLDER not in os.environ:
+def record_failure(error: BaseException) -> None:
+    """In a job's own command, write why it fails to the job's folder; the first failing process counts."""
+    if FOLDER_VARIABLE not in os.environ:
         return
-    run = RunFolder(os.environ[FOLDER])
+    run = RunFolder(os.environ[FOLDER_VARIABLE])
     if explain(error) is None:
         append_traceback(run.log, error)
     if run.failure() is None:
@@ -174,13 +162,13 @@ def note_failure(error: BaseException) -> None:
 
 @contextmanager
 def finish_wandb() -> Iterator[None]:
-    """Close a job's run of W&B, if there is one: each job of a multirun has its own, and failed ones are marked."""
+    """Finish the run at W&B, if there is one, with an exit code: each job of a multirun has its own."""
     code = 1
     try:
         yield
         code = 0
     except BaseException as error:
-        code = 130 if interrupted(error) else 1 if explain(error) is None else 2
+        code = 130 if is_interruption(error) else 1 if explain(error) is None else 2
         raise
     finally:
         if "wandb" in sys.modules:

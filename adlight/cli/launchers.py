@@ -1,4 +1,4 @@
-"""What the launchers of conf/hydra/launcher/ need to know of a training, and which settings cannot work with them."""
+"""What the launchers of conf/hydra/launcher/ need from a training, and which settings cannot work with them."""
 
 import os
 from typing import TYPE_CHECKING
@@ -10,11 +10,11 @@ from adlight.types import UserError
 if TYPE_CHECKING:  # it takes seconds: not for --help
     import pytorch_lightning as pl
 
-MOST = 16  # devices of a machine, or processes on its CPU where it has fewer cores
+MAX_DEVICES = 16  # devices of a machine, or processes on its CPU if it has fewer cores
 
 
 def gpus_per_node(accelerator: str, devices: int) -> int | None:
-    """Tell how many GPUs a node gives to a Slurm job: one for each of its processes, none for `trainer=cpu`."""
+    """Return how many GPUs a node gives to a Slurm job: one for each process, none for `trainer=cpu`."""
     return devices if accelerator in ("auto", "cuda", "gpu") else None
 
 
@@ -22,11 +22,7 @@ OmegaConf.register_new_resolver("gpus_per_node", gpus_per_node, replace=True)
 
 
 def check_launcher(config: DictConfig) -> None:
-    """Refuse what a launcher cannot do, and warn of what it does badly, before it starts a job.
-
-    Raises:
-        UserError: a setting that Slurm cannot make processes of.
-    """
+    """Raise a UserError if a launcher cannot run a training, before the first job; warn if it does so badly."""
     choices, trainer = config.hydra.runtime.choices, config.trainer
     launcher = choices.get("hydra/launcher")
     if launcher == "slurm" and choices.get("trainer") == "slurm":  # it would ask the login node for its number of tasks
@@ -50,17 +46,13 @@ def check_launcher(config: DictConfig) -> None:
 
 
 def check_strategy(trainer: "pl.Trainer", strategy: str) -> None:
-    """Refuse ways to start processes that cannot work here, and lengths that contradict each other.
-
-    Raises:
-        UserError: a strategy that does not repeat the command, or several nodes without Slurm.
-    """
+    """Raise a UserError if a trainer cannot start its processes here, or min_epochs exceeds max_epochs."""
     if (least := trainer.min_epochs or 0) > (most := trainer.max_epochs or 0):
         raise UserError(f"trainer.min_epochs={least} is more than trainer.max_epochs={most}: lower it")
     if strategy.endswith(("_spawn", "_fork", "_notebook")):
         raise UserError(f"trainer.strategy={strategy}: use ddp, also in a sweep")
-    if trainer.num_devices > max(MOST, os.cpu_count() or 1):
-        raise UserError(f"trainer.devices={trainer.num_devices}: this machine has not so many")
+    if trainer.num_devices > max(MAX_DEVICES, os.cpu_count() or 1):
+        raise UserError(f"trainer.devices={trainer.num_devices}: this machine does not have that many")
     environment = getattr(trainer.strategy, "cluster_environment", None)
     if trainer.num_nodes > 1 and not (environment and environment.creates_processes_externally):
         raise UserError(f"trainer.num_nodes={trainer.num_nodes} needs Slurm: trainer=slurm or hydra/launcher=slurm")

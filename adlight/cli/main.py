@@ -1,7 +1,7 @@
-"""What the entry points share: Hydra around a task, one clear line for every foreseeable error, exit codes.
+"""What the entry points share: Hydra around a task, one clear line for every error that the user can fix, exit codes.
 
-0 done; 2 something the user can fix (one line on stderr); 130 stopped by Ctrl-C or SIGTERM; 1 and a traceback: our
-mistake.
+Exit codes: 0 done; 2 something the user can fix (one line on stderr); 130 stopped by Ctrl-C or SIGTERM; 1 a bug (with
+its traceback).
 """
 
 import functools
@@ -15,46 +15,48 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from adlight.cli import folders, sweep
-from adlight.cli.arguments import refuse_empty_places
-from adlight.cli.errors import explain, filter_warnings, interrupted
-from adlight.cli.flags import FLAGS_THAT_SHOW, flags_first, refuse_unknown_flags
-from adlight.cli.job import finish_wandb, note_failure
-from adlight.cli.overrides import use_config_dir
+from adlight.cli.errors import describe, explain, filter_warnings, is_interruption
+from adlight.cli.job import finish_wandb, record_failure
+from adlight.cli.words import check_flags, check_words, flags_first, shows_info, use_config_dir
 from adlight.runs.config import CONF, read_yaml
-from adlight.runs.files import rank
+from adlight.runs.files import append_traceback, rank
+from adlight.runs.folder import RunFolder
+from adlight.runs.log import copy_output, log_line
 from adlight.types import UserError
 
+Task = Callable[[DictConfig], Any]
 
-def run(task: Callable[[DictConfig], Any], config_name: str, prepare: Callable[[list[str]], list[str]]) -> None:
-    """Run a task under Hydra and end the process unless all went well.
+
+def run(task: Task, config_name: str, prepare: Callable[[list[str]], list[str]]) -> None:
+    """Run a task under Hydra, and exit with a code unless it succeeds.
 
     Args:
-        task: what to do with the composed config. Stopped by Ctrl-C it raises `KeyboardInterrupt(how to continue)`.
+        task: called with the composed config. If it is stopped by Ctrl-C it raises `KeyboardInterrupt(advice)`.
         config_name: file in conf/ to start from.
         prepare: rewrites the command line's words before Hydra reads them.
     """
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of being printed by Hydra
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them
     filter_warnings()
-    for stream in (sys.stdout, sys.stderr):  # names of files may hold what a terminal cannot show
+    for stream in (sys.stdout, sys.stderr):  # file names may contain what a terminal cannot show
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    if not {"--help", "-h"}.isdisjoint(sys.argv[1:]):  # Hydra would list all groups first, for a second or more
-        with suppress(BrokenPipeError):  # `| head` has seen enough
+    if not {"--help", "-h"}.isdisjoint(sys.argv[1:]):  # Hydra would search all groups first, for a second or more
+        with suppress(BrokenPipeError):  # from `| head`
             print(read_yaml(CONF / f"{config_name}.yaml").hydra.help.template, end="", flush=True)
         return
+    failures: list[str] = []
     try:
-        rank()
+        _announce_imports(config_name)
     except UserError as error:
         sys.exit(_print_error(str(error)))
-    failures: list[str] = []
-    _say_what_takes_time(config_name, sys.argv[1:])
     program = hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")(_collect(task, failures))
     code = _run(program, prepare, failures)
     for line in failures:
-        _print_error(line, f"(process {rank()}) " if rank() else "")  # of several processes each says what stopped it
+        _print_error(line, f"(process {rank()}) " if rank() else "")  # each process of a run prints what stopped it
     if code := sweep.finish(2 if failures else code):
         sys.exit(code)
 
@@ -64,15 +66,14 @@ def _print_error(line: str, prefix: str = "") -> int:
     return 2
 
 
-def _say_what_takes_time(program: str, argv: list[str]) -> None:
-    """Print a line before seconds of imports; none where what is printed is the answer, or another process says it."""
-    shows = any(word.partition("=")[0] in FLAGS_THAT_SHOW for word in argv)
-    if "torch" not in sys.modules and not shows and rank() == 0:
+def _announce_imports(program: str) -> None:
+    """Print a line before imports that take seconds, unless the command only shows something."""
+    if rank() == 0 and "torch" not in sys.modules and not shows_info(sys.argv[1:]):
         print("reading runs ..." if program == "report" else "loading PyTorch ...", flush=True)
 
 
-def _collect(task: Callable[[DictConfig], Any], failures: list[str]) -> Callable[[DictConfig], Any]:
-    """Let a task's foreseeable errors become lines: other jobs of a multirun continue, and Hydra adds nothing."""
+def _collect(task: Task, failures: list[str]) -> Task:
+    """Wrap a task to collect the errors that a user can fix, so that other jobs of a multirun continue."""
 
     @functools.wraps(task)
     def job(config: DictConfig) -> Any:
@@ -83,7 +84,7 @@ def _collect(task: Callable[[DictConfig], Any], failures: list[str]) -> Callable
             line = explain(error)
             if line is None:
                 raise
-            note_failure(error)
+            record_failure(error)
             failures.append(line)
             return None
 
@@ -95,9 +96,9 @@ def _run(program: Callable[[], Any], prepare: Callable[[list[str]], list[str]], 
     try:
         if "TORCHELASTIC_RUN_ID" in os.environ:
             raise UserError("start it without torchrun: trainer=ddp starts the other processes itself")
-        if "LOCAL_RANK" not in os.environ:  # the other processes of a run are given the words that we ended with
-            refuse_unknown_flags(sys.argv[1:])
-            refuse_empty_places(sys.argv[1:])
+        if "LOCAL_RANK" not in os.environ:  # further processes of a run get the words that were prepared here
+            check_flags(sys.argv[1:])
+            check_words(sys.argv[1:])
             sys.argv[1:] = flags_first(prepare(use_config_dir(sys.argv[1:])))
         with sigterm_as_keyboard_interrupt():
             program()
@@ -105,14 +106,14 @@ def _run(program: Callable[[], Any], prepare: Callable[[list[str]], list[str]], 
         failures.append(str(error))
         return 2
     except (KeyboardInterrupt, SystemExit) as error:
-        if not interrupted(error):
+        if not is_interruption(error):
             return error.code if isinstance(error, SystemExit) else 130
         if rank() == 0:
             advice = f" {error}" if isinstance(error, KeyboardInterrupt) and str(error) else ""
             print(f"stopped.{advice}", file=sys.stderr, flush=True)
         return 130
     except Exception as error:
-        note_failure(error)
+        record_failure(error)
         line = explain(error)
         if line is not None:
             failures.append(line)
@@ -126,10 +127,10 @@ def _run(program: Callable[[], Any], prepare: Callable[[list[str]], list[str]], 
 
 @contextmanager
 def sigterm_as_keyboard_interrupt() -> Iterator[None]:
-    """Let SIGTERM (`kill`, `timeout`, a shutdown) stop this process as Ctrl-C does, and a second one end it at once.
+    """Make SIGTERM (`kill`, `timeout`, a shutdown) stop this process as Ctrl-C does, and a second one kill it.
 
     Signals within a second count as one: `timeout` and Slurm send it to a process and to its group. Lightning calls
-    the handler that it finds after its own, which alone waits for the next batch and exits with 0.
+    this handler after its own, which alone would wait for the next batch and exit with 0.
     """
     first: float | None = None
 
@@ -145,5 +146,36 @@ def sigterm_as_keyboard_interrupt() -> Iterator[None]:
     try:
         yield
     finally:
-        if first is None:  # else a second one may still have to end what the interpreter does at exit
+        if first is None:  # otherwise a second signal can still end a hanging clean-up
             signal.signal(signal.SIGTERM, before)
+
+
+def run_logged(task: Task, config: DictConfig) -> Any:
+    """Run a task, copying what it prints, and why it fails, to the log of its folder."""
+    log = RunFolder(HydraConfig.get().runtime.output_dir).log
+    with copy_output(log):
+        try:
+            return task(config)
+        except Exception as error:
+            with suppress(OSError):  # a full disk is reported on the terminal
+                log_line(f"error: {describe(error)}")
+                if explain(error) is None:
+                    append_traceback(log, error)
+            raise
+
+
+def run_recorded(task: Task, config: DictConfig) -> Any:
+    """Run a task as `run_logged` does and record in its run folder why it fails.
+
+    A resumed run that fails before anything new is saved stays as it was, except for the log.
+    """
+    run = RunFolder(HydraConfig.get().runtime.output_dir)
+    before = run.metadata_text()
+    try:
+        return run_logged(task, config)
+    except Exception as error:
+        with suppress(OSError):  # a full disk is reported on the terminal
+            has_begun = not config.get("resume") or run.metadata_text() != before
+            if has_begun and (rank() == 0 or run.failure() is None):  # the first failing process counts
+                run.write_failure((f"process {rank()}: " if rank() else "") + describe(error))
+        raise

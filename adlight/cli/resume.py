@@ -1,4 +1,4 @@
-"""Commands that continue a run, a sweep or a prediction, to be pasted into a shell."""
+"""How to continue a run, sweep, prediction or federation: commands to paste into a shell."""
 
 import re
 import shlex
@@ -8,117 +8,99 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from adlight.cli.arguments import quote, value_of
 from adlight.cli.errors import explain
+from adlight.cli.words import quote, value_of
 from adlight.runs.config import CONF, difference
+from adlight.runs.exported import folder_of
 from adlight.runs.federation import FederationFolder
 from adlight.runs.folder import RunFolder
-from adlight.runs.graphs import folder_of
 from adlight.runs.predictions import PredictionFolder
 from adlight.runs.provenance import command_line
 from adlight.runs.sweep_folder import SweepFolder
 from adlight.types import UserError
 
-MAY_CHANGE = ("batch_size", "device", "on_bad_image", "actors", "ray_address")  # when a prediction goes on
-
-
-def resume_command(run: RunFolder) -> str:
-    """Give the command that continues a run."""
-    return f"{command_line([])} {_shell_word('resume', run.path)}"
+MAY_CHANGE = ("batch_size", "device", "on_bad_image", "actors", "ray_address")  # when a prediction is resumed
 
 
 def resume_advice(run: RunFolder) -> str:
-    """Say how to continue after Ctrl-C."""
+    """Describe how to continue a training after Ctrl-C."""
     if not run.can_resume:
         return f"No epoch was finished, so there is nothing to resume in {run}."
-    return f"The state of the last finished epoch is saved. Continue with: {resume_command(run)}"
+    return f"The state of the last finished epoch is saved. Continue with: {_resume_command('train', run.path)}"
 
 
-def advise(error: UserError | OSError, run: RunFolder, is_trained: bool, is_job: bool) -> None:
-    """Raise an error again with how to go on, where it came when something was kept.
+def add_advice(error: UserError | OSError, run: RunFolder, is_trained: bool, is_job: bool) -> None:
+    """Raise an error again as a UserError with advice on how to continue; return if nothing was saved.
 
     Args:
-        error: one that a user can fix: a full disk in the middle of a training, say, or an image that is damaged.
-        run: in which it came.
-        is_trained: whether the training is done.
-        is_job: whether a sweep runs it.
-
-    Raises:
-        UserError: it, with that.
+        error: an error that the user can fix, such as a full disk during the training or a damaged image.
+        run: the run.
+        is_trained: whether the training is complete.
+        is_job: whether the run is a job of a sweep.
     """
     line = explain(error)
     if line is None or not (is_trained or (isinstance(error, OSError) and run.can_resume)):
         return
-    kept = "The training is done and kept" if is_trained else "The state of the last finished epoch is saved"
-    then = "then resume the sweep" if is_job else f"then: {resume_command(run)}"
+    kept = "The training is complete and saved" if is_trained else "The state of the last finished epoch is saved"
+    then = "then resume the sweep" if is_job else f"then: {_resume_command('train', run.path)}"
     raise UserError(f"{line}. {kept}; fix this, {then}") from error
 
 
 def resume_sweep_command(sweep: SweepFolder) -> str:
-    """Give the command that continues a sweep."""
+    """Return the command that continues a sweep."""
     command = command_line([*sweep.note()["words"], "resume_sweep=true"])
     return f"{command} {_shell_word('hydra.sweep.dir', sweep.path)}"
 
 
-def resume_prediction(argv: list[str]) -> list[str]:
-    """Give the words of a prediction that goes on: those of the interrupted command, and those that are new.
+def prediction_advice(folder: PredictionFolder, reason: str) -> str:
+    """Describe why a prediction stopped and how to continue it."""
+    if not (count := folder.count()):
+        return reason
+    advice = f"{count} predictions are kept. Continue with: {_resume_command('predict', folder.path)}"
+    return f"{reason}. {advice}" if reason else advice
 
-    Raises:
-        UserError: nothing was interrupted in the folder that `resume` names.
-    """
+
+def federation_advice(folder: FederationFolder) -> str:
+    """Describe how to continue a federation that stopped."""
+    averaged = folder.averaged()
+    kept = f"{len(averaged.rows)} rounds are kept" if averaged else "No round is finished"
+    return f"{kept}. Continue with: {_resume_command('federate', folder.path)}"
+
+
+def resume_prediction(argv: list[str]) -> list[str]:
+    """Join the words of an interrupted prediction and new ones; raise a UserError if there is none to resume."""
     which, words = str(value_of(argv, "resume")), [word for word in argv if not word.startswith("resume=")]
     if which == "auto":
-        found = _find_prediction(words)
-        if found is None:
+        folder = _find_prediction(words)
+        if folder is None:
             print("resume=auto: no interrupted prediction with these arguments; a new one starts", flush=True)
             return words
-    elif not (found := PredictionFolder(which)).can_resume:
+    elif not (folder := PredictionFolder(which)).can_resume:
         raise UserError(f"resume={which}: no prediction was interrupted there")
-    before = _plain(found.read_config())
-    known = _plain(_compose([]))
+    known = _to_dict(_compose([]))
     saved = [
         quote(key, value) if isinstance(value, str) else f"{key}={value}"
-        for key, value in before.items()
+        for key, value in _to_dict(folder.read_config()).items()
         if key in known and key != "resume" and value is not None
     ]
     words = [word for word in words if not word.startswith("hydra.run.dir=")]
-    place = [quote("resume", found.path), quote("hydra.run.dir", found.path), "hydra.output_subdir=null"]
+    place = [quote("resume", folder.path), quote("hydra.run.dir", folder.path), "hydra.output_subdir=null"]
     return [*saved, *words, *place]
 
 
 def _find_prediction(words: list[str]) -> PredictionFolder | None:
-    """Find the newest interrupted prediction of the same settings."""
-    place, run, wanted = value_of(words, "hydra.run.dir"), value_of(words, "run"), _compose(words)
+    """Find the newest interrupted prediction with the same settings."""
+    place, run, config = value_of(words, "hydra.run.dir"), value_of(words, "run"), _compose(words)
     places = [Path(place)] if place else sorted(RunFolder(folder_of(run or "")).predictions_folder.glob("*"))
-    unfinished = [one for one in map(PredictionFolder, places) if one.can_resume]
-    matches = [one for one in unfinished if not _changed(one.read_config(), wanted)]
-    return max(matches, key=lambda one: one.last_change, default=None)
+    unfinished = [folder for folder in map(PredictionFolder, places) if folder.can_resume]
+    matches = [folder for folder in unfinished if not _difference(folder.read_config(), config)]
+    return max(matches, key=lambda folder: folder.last_change, default=None)
 
 
 def check_same_prediction(folder: PredictionFolder, config: DictConfig) -> None:
-    """Refuse to go on with settings of which other predictions would come.
-
-    Raises:
-        UserError: one has changed.
-    """
-    if change := _changed(folder.read_config(), config):
+    """Raise a UserError if a setting of a resumed prediction has changed that affects the predictions."""
+    if change := _difference(folder.read_config(), config):
         raise UserError(f"resume={folder}: {change}: predict without resume")
-
-
-def prediction_advice(folder: PredictionFolder, said: str) -> str:
-    """Say what is kept of a prediction that stops, after what is said of the reason."""
-    count = folder.count()
-    command = f"{command_line([], 'adlight.predict')} {_shell_word('resume', folder.path)}"
-    kept = [f"{count} predictions are kept. Continue with: {command}"] if count else []
-    return ". ".join(filter(None, (said, *kept)))
-
-
-def federation_advice(folder: FederationFolder) -> str:
-    """Say what is kept of a federation that stops."""
-    known = folder.averaged()
-    command = f"{command_line([], 'adlight.federate')} {_shell_word('resume', folder.path)}"
-    kept = f"{len(known.rows)} rounds are kept" if known else "No round is finished"
-    return f"{kept}. Continue with: {command}"
 
 
 def _compose(words: list[str]) -> DictConfig:
@@ -126,15 +108,21 @@ def _compose(words: list[str]) -> DictConfig:
         return compose("predict", [word for word in words if not word.startswith(("hydra.", "-"))])
 
 
-def _changed(before: DictConfig, now: DictConfig) -> str:
-    plain = [{key: one for key, one in _plain(config).items() if key not in MAY_CHANGE} for config in (before, now)]
-    return difference(*plain)
+def _difference(before: DictConfig, now: DictConfig) -> str:
+    old, new = (
+        {key: value for key, value in _to_dict(config).items() if key not in MAY_CHANGE} for config in (before, now)
+    )
+    return difference(old, new)
 
 
-def _plain(config: DictConfig) -> dict[str, Any]:
+def _to_dict(config: DictConfig) -> dict[str, Any]:
     return OmegaConf.to_container(config)  # type: ignore[return-value]
 
 
+def _resume_command(program: str, folder: Path) -> str:
+    return f"{command_line([], f'adlight.{program}')} {_shell_word('resume', folder)}"
+
+
 def _shell_word(key: str, path: Path) -> str:
-    plain = re.fullmatch(r"[\w./-]+", str(path), re.ASCII)
-    return f"{key}={path}" if plain else shlex.quote(quote(key, path))
+    is_plain = re.fullmatch(r"[\w./-]+", str(path), re.ASCII)
+    return f"{key}={path}" if is_plain else shlex.quote(quote(key, path))

@@ -1,5 +1,6 @@
-"""A sweep around its jobs: which folder it may use, what ended it, and how to resume it."""
+"""A sweep around its jobs: which folder it may use, its table, what ended it, and how to resume it."""
 
+import shlex
 import sys
 from typing import Any
 
@@ -7,25 +8,30 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from adlight.cli.arguments import value_of
 from adlight.cli.errors import describe, explain
-from adlight.cli.job import OURS
 from adlight.cli.launchers import check_launcher
 from adlight.cli.resume import resume_sweep_command
-from adlight.cli.sweep_table import print_table, read_table, write_table
+from adlight.cli.words import value_of
+from adlight.reports.rows import OBJECTIVE, read_results
 from adlight.runs.config import comparable, difference
 from adlight.runs.files import append_traceback
+from adlight.runs.folder import RunFolder
 from adlight.runs.sweep_folder import SweepFolder
+from adlight.runs.tables import to_csv
 from adlight.types import UserError
+
+OWN_WORDS = ("resume_sweep=", "hydra.sweep.dir=", "hydra.output_subdir=", "hydra.job.config.override_dirname.")
+METRICS = ("auroc", "ap", "f1_max", "f1_calibrated", "pixel_auroc", "aupro")
+COLUMNS = ("job", "name", "status", OBJECTIVE, *METRICS, "epochs", "seconds", "error", "log", "overrides", "folder")
 
 current: SweepFolder | None = None  # this process's sweep, once Hydra has begun it
 
 
 class SweepCallback(Callback):
-    """Hydra calls this before the first job of a multirun, in the process that starts the others."""
+    """Hydra calls this before the first job of a multirun, in the process that starts the jobs."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Refuse a folder that holds another sweep, or this one unless it is resumed; else note what begins."""
+        """Begin or resume the sweep; exit if its folder holds another sweep."""
         global current
         sweep = SweepFolder(str(config.hydra.sweep.dir))
         try:
@@ -33,7 +39,7 @@ class SweepCallback(Callback):
             begin_sweep(sweep, config)
             if config.resume_sweep:
                 requeue_trials(config.hydra.sweeper)
-        except Exception as error:  # Hydra would make a warning of it; Optuna and its storage have their own
+        except Exception as error:  # Hydra would only warn; Optuna and its storage raise errors of their own
             line = explain(error) or f"{sweep} cannot be resumed: {describe(error)}"
             print(f"error: {line}", file=sys.stderr, flush=True)
             sys.exit(2)
@@ -41,10 +47,10 @@ class SweepCallback(Callback):
 
 
 def begin_sweep(sweep: SweepFolder, config: DictConfig) -> None:
-    """Note a sweep in its folder, or compare it with the one that is there.
+    """Record a sweep in its folder, or compare it with the sweep that is there.
 
     Raises:
-        UserError: the folder holds a sweep that is not to be resumed, or one of another config, or none to resume.
+        UserError: the folder holds another sweep or one that is not resumed, or there is none to resume.
     """
     if sweep.is_sweep:
         if not config.resume_sweep:
@@ -54,34 +60,50 @@ def begin_sweep(sweep: SweepFolder, config: DictConfig) -> None:
         if change := difference(sweep.note()["config"], config):
             raise UserError(f"{sweep} holds a sweep with other settings ({change}): choose another hydra.sweep.dir")
     elif config.resume_sweep and not value_of(list(config.hydra.overrides.hydra), "hydra.sweep.dir"):
-        raise UserError("resume_sweep=true does not say which: name the sweep's folder by hydra.sweep.dir=<the sweep>")
+        raise UserError("resume_sweep=true needs the folder of the sweep: hydra.sweep.dir=<the sweep>")
     elif config.resume_sweep:
         raise UserError(f"hydra.sweep.dir={sweep} holds no sweep to resume: name its folder, or leave out resume_sweep")
-    words = [word for word in sys.argv[1:] if not word.startswith(OURS)]
-    parsed = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
-    last = {one.key_or_group: one.is_sweep_override() for one in parsed}
-    varied = [key for key, sweeps in last.items() if sweeps]
-    varied += [key for key in config.hydra.sweeper.params or {} if key not in last]  # others the command line has fixed
+    words = [word for word in sys.argv[1:] if not word.startswith(OWN_WORDS)]
+    overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
+    last = {override.key_or_group: override.is_sweep_override() for override in overrides}
+    varied = [key for key, is_varied in last.items() if is_varied]
+    varied += [key for key in config.hydra.sweeper.params or {} if key not in last]  # not fixed by the command line
     sweep.write_note(words, varied, comparable(config))
 
 
 def requeue_trials(sweeper: DictConfig) -> None:
-    """Make a search begin with the trials in which it was killed, which Optuna would consider running forever."""
+    """Make a search begin with the trials in which it was killed, which Optuna believes to be running."""
     if not isinstance(sweeper.get("storage"), str):
         return
     import optuna
 
     try:
         study = optuna.load_study(study_name=sweeper.study_name, storage=sweeper.storage)
-    except KeyError:  # killed before there was a study
+    except KeyError:  # killed before the study was created
         return
     for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-        study.enqueue_trial(trial.params)  # the same parameters, so the same job's folder, which is resumed
+        study.enqueue_trial(trial.params)  # the same parameters lead to the same job folder, which is resumed
+
+
+def read_job(run: RunFolder) -> dict[str, Any]:
+    """Read a job's row of the table, with names as in `reports.rows`; unknown values are missing."""
+    job = run.job() or {}
+    rows, _ = read_results(run)
+    row = next(row for row in rows if row["headline"])
+    return row | {"job": job.get("job"), "name": run.path.name, "overrides": shlex.join(job.get("overrides", ()))}
+
+
+def write_table(sweep: SweepFolder) -> list[dict[str, Any]]:
+    """Write the table of all jobs that have begun; any process of a sweep may call this. -> the rows."""
+    with sweep.lock():
+        rows = [read_job(run) for run in sweep.jobs()]
+        sweep.write_table(to_csv(COLUMNS, ([row.get(name) for name in COLUMNS] for row in rows)))
+    return rows
 
 
 def report_crash(error: Exception) -> bool:
-    """Report an error of a launcher or sweeper, between the jobs of this process's sweep. -> whether there is one."""
+    """Report an error of the launcher or sweeper. -> whether this process has begun a sweep."""
     if current is None:
         return False
     append_traceback(current.log, error)
@@ -90,17 +112,19 @@ def report_crash(error: Exception) -> bool:
 
 
 def finish(code: int | str | None) -> int | str | None:
-    """Print the results of this process's sweep, if it began one. -> `code`, or 2 where a job has not finished."""
+    """Print the table of this process's sweep, if there is one. -> `code`, or 2 if a job is not finished."""
     global current
     sweep, current = current, None
     if sweep is None:
         return code
-    write_table(sweep)
-    print_table(sweep)
-    missing = [row for row in read_table(sweep) if row["status"] != "finished"]
-    for row in missing:
+    from adlight.reports.tables import by_job, print_table  # with pandas: not for --help
+
+    rows = write_table(sweep)
+    print_table(by_job(rows), f"sweep {sweep}", [f"table: {sweep.table_path}"])
+    unfinished = [row for row in rows if row["status"] != "finished"]
+    for row in unfinished:
         print(f"error: job {row['job']} ({row['name']}): {row.get('error') or row['status']}", file=sys.stderr)
-    if code or missing:
+    if code or unfinished:
         advice = f"finished jobs and epochs are kept. Continue with: {resume_sweep_command(sweep)}"
         print(advice, file=sys.stderr, flush=True)
-    return code or (2 if missing else 0)
+    return code or (2 if unfinished else 0)

@@ -1,1 +1,1 @@
-"""Federated training: sites train by turns on images of their own, and a server averages their weights."""
+"""Federated training: each site trains on its own images, and a server averages the sites' weights."""

@@ -1,6 +1,6 @@
-"""Flower carries the messages: its simulation on one machine, or its SuperLink and a SuperNode at each site.
+"""Message transport by Flower: a simulation on one machine, or a SuperLink and one SuperNode per site.
 
-`server` and `client` are what the app of `write_app` names, which `flwr run` starts.
+`server` and `client` are the components named in the app that `write_app` writes and `flwr run` starts.
 """
 
 import json
@@ -14,18 +14,18 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, R
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from adlight.federated.place import Place
-from adlight.federated.rounds import Reply, Request, Server
+from adlight.federated.rounds import Place, Reply, Request, Server
 from adlight.federated.site import handle_request
 from adlight.federated.weights import Weights
-from adlight.runs.federation import FederationFolder, site_names
+from adlight.runs.federation import FederationFolder
+from adlight.runs.sites import site_names
 from adlight.types import UserError
 
-TYPES = {"begin": MessageType.QUERY, "train": MessageType.TRAIN}  # all others: EVALUATE
-TIMEOUT = 30 * 24 * 3600.0  # seconds that a site may take for a round
-POLL_INTERVAL = 0.2  # seconds between looks for replies
+TYPES = {"begin": MessageType.QUERY, "train": MessageType.TRAIN}  # otherwise EVALUATE
+TIMEOUT = 30 * 24 * 3600.0  # seconds per round and site
+POLL_INTERVAL = 0.2  # seconds
 
-server = ServerApp()  # one name each, as Flower looks for them
+server = ServerApp()  # looked up by name
 client = ClientApp()
 
 
@@ -33,19 +33,19 @@ class GridExchange:
     """Sends a request to all sites and waits for their replies.
 
     Args:
-        grid: Flower's.
-        sites: how many there are.
-        stopped: set when nobody waits for the federation any more.
+        grid: Flower's connection to the sites.
+        sites: Number of sites.
+        stopped: Event that ends the waiting, as when the simulation was interrupted.
     """
 
     def __init__(self, grid: Grid, sites: int, stopped: threading.Event | None = None) -> None:
         self.grid, self.sites, self.stopped = grid, sites, stopped or threading.Event()
 
     def __call__(self, request: Request) -> list[Reply]:
-        """Send, and wait.
+        """Send a request and wait for all replies.
 
         Raises:
-            UserError: a site is gone.
+            UserError: A site has disconnected or failed.
         """
         kind = TYPES.get(request.kind, MessageType.EVALUATE)
         content = _pack(request.kind, request.settings, request.weights)
@@ -56,18 +56,18 @@ class GridExchange:
                 waiting.discard(message.metadata.reply_to_message_id)
                 if message.has_error():
                     reason = " ".join(str(message.error.reason).split())[:200]
-                    raise UserError(f"a site is gone, or its process has failed: {reason}")
+                    raise UserError(f"a site has disconnected, or its process has failed: {reason}")
                 values, weights = _unpack(message.content)
                 replies.append(Reply(values["site"], values["values"], weights, values["error"]))
             self._pause()
         return replies
 
     def _nodes(self) -> list[int]:
-        said = False
+        reported = False
         while len(nodes := list(self.grid.get_node_ids())) < self.sites:
-            if not said:
-                print(f"waiting for {self.sites} sites ({len(nodes)} are there)", flush=True)
-            said = True
+            if not reported:
+                print(f"waiting for {self.sites} sites ({len(nodes)} are connected)", flush=True)
+            reported = True
             self._pause()
         return nodes
 
@@ -78,7 +78,7 @@ class GridExchange:
 
 @server.main()
 def serve(grid: Grid, context: Context) -> None:
-    """Lead the federation whose folder the app names, on the SuperLink's machine."""
+    """Run the federation whose folder the app names, on the SuperLink's machine."""
     folder = FederationFolder(str(context.run_config["folder"]))
     Server(folder, GridExchange(grid, len(site_names(folder.config()[0])))).run()
 
@@ -87,32 +87,31 @@ def serve(grid: Grid, context: Context) -> None:
 @client.train()
 @client.evaluate()
 def reply(message: Message, context: Context) -> Message:
-    """Do a site's part: in a simulation of one of the federation's sites, else of the SuperNode's own."""
+    """Handle a request as the SuperNode's site or, in a simulation, as one of the federation's sites."""
     values, weights = _unpack(message.content)
     request = Request(values["kind"], values["settings"], weights)
     try:
-        done = handle_request(request, _place(context, request))
+        answer = handle_request(request, _place(context, request))
     except UserError as error:
-        done = Reply(-1, {}, {}, str(error))
-    return Message(
-        _pack("", {"site": done.site, "values": done.values, "error": done.error}, done.weights), reply_to=message
-    )
+        answer = Reply(-1, {}, {}, str(error))
+    values = {"site": answer.site, "values": answer.values, "error": answer.error}
+    return Message(_pack("", values, answer.weights), reply_to=message)
 
 
 def simulate(folder: FederationFolder, cpus: int, gpus: float) -> None:
-    """Run all sites on this machine, by Flower's simulation: as many at once as there are processors for.
+    """Run all sites on this machine by Flower's simulation, as many at once as there are CPUs and GPUs for.
 
     Args:
-        folder: of a federation that has begun.
-        cpus: of a site.
-        gpus: likewise.
+        folder: Folder of a federation that has begun.
+        cpus: Number of CPUs per site.
+        gpus: Number of GPUs per site; a fraction shares one.
 
     Raises:
-        UserError: as `Server.run`.
+        UserError: see `Server.run`.
     """
     from flwr.simulation import run_simulation
 
-    logging.getLogger("flwr").propagate = False  # to Hydra's log, at any level
+    logging.getLogger("flwr").propagate = False  # Hydra's root logger would print all levels
     warnings.filterwarnings("ignore", ".*accelerator visible devices.*", FutureWarning)  # Ray's
     count, stopped, local = len(site_names(folder.config()[0])), threading.Event(), ServerApp()
 
@@ -124,11 +123,11 @@ def simulate(folder: FederationFolder, cpus: int, gpus: float) -> None:
     try:
         run_simulation(local, client, count, backend_config=resources)
     finally:
-        stopped.set()  # its thread would wait for replies for ever
+        stopped.set()  # otherwise the server's thread would wait for replies forever
 
 
 def write_app(path: Path, folder: FederationFolder) -> None:
-    """Write Flower's app of a federation, which `flwr run` starts on the SuperLink's machine."""
+    """Write the Flower app of a federation, which `flwr run` submits to the SuperLink."""
     path.mkdir(parents=True, exist_ok=True)
     lines = [
         *("[project]", 'name = "adlight-federated"', 'version = "1.0.0"', 'license = "Apache-2.0"'),
@@ -142,10 +141,10 @@ def write_app(path: Path, folder: FederationFolder) -> None:
 
 
 def _place(context: Context, request: Request) -> Place:
-    """Find the site's number and folder: a SuperNode's own, or below the federation's, as in a simulation."""
+    """Find the site's number and folder; a folder that the SuperNode does not set is below the federation's."""
     node: Any = context.node_config
     if "partition-id" not in node:
-        raise UserError("a SuperNode must know which site it is: --node-config 'partition-id=0 folder=\"bottle\"'")
+        raise UserError("the SuperNode's site is not set: add --node-config 'partition-id=0 folder=\"bottle\"'")
     number, names = int(node["partition-id"]), request.settings["names"]
     name = names[number] if 0 <= number < len(names) else f"site-{number}"
     folder = Path(str(node.get("folder") or FederationFolder(request.settings["folder"]).site(name)))

@@ -1,15 +1,13 @@
 """The server's part: rounds of training at the sites and averaging, by whatever carries messages to them."""
 
-import os
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import torch
-from omegaconf import DictConfig, OmegaConf
-
 from adlight.federated.weights import Weights, average
-from adlight.runs.federation import OBJECTIVE, Averaged, FederationFolder, site_names
+from adlight.runs.federation import OBJECTIVE, Averaged, FederationFolder
+from adlight.runs.sites import site_names
 from adlight.types import UserError
 
 Kind = Literal["begin", "train", "measure", "finish"]
@@ -28,6 +26,22 @@ class Request(NamedTuple):
     kind: Kind
     settings: dict[str, Any]
     weights: Weights
+
+
+class Place(NamedTuple):
+    """What a site knows and the server does not decide.
+
+    Attributes:
+        number: number of the site.
+        folder: folder of its run.
+        root: folder of its images; None for the folder that the federation names.
+        accelerator: accelerator of its trainer; None for that of the federation.
+    """
+
+    number: int
+    folder: Path
+    root: str | None = None
+    accelerator: str | None = None
 
 
 class Reply(NamedTuple):
@@ -90,8 +104,7 @@ class Server:
             print(f"{self.names[one.site]}: {numbers}; run: {one.values['folder']}", flush=True)
 
     def _begin(self) -> list[Reply]:
-        config = OmegaConf.to_yaml(self.config)
-        begun = self._ask("begin", {}, config=config, choices=self.choices)
+        begun = self._ask("begin", {}, config=self.folder.config_text(), choices=self.choices)
         frames = {self.names[one.site]: one.values["frame"] for one in begun}
         if len(set(frames.values())) > 1:
             each = "; ".join(f"{name}: {frame}" for name, frame in frames.items())
@@ -135,21 +148,3 @@ def _mean(replies: list[Reply], name: str, by: list[int]) -> float | None:
         (one.values[name], weight) for one, weight in zip(replies, by, strict=True) if one.values[name] is not None
     ]
     return sum(value * weight for value, weight in known) / sum(weight for _, weight in known) if known else None
-
-
-def check(config: DictConfig) -> list[str]:
-    """Refuse what a federation cannot do. -> the sites' names.
-
-    Raises:
-        UserError: what and why.
-    """
-    names = site_names(config)
-    trainer = config.trainer
-    if trainer.devices != 1 or trainer.num_nodes != 1:
-        raise UserError(f"trainer.devices={trainer.devices}: a site trains on one device: set trainer=default or cpu")
-    if config.cpus > (cores := os.cpu_count() or 1) or config.gpus > torch.cuda.device_count():
-        there = f"{cores} CPUs and {torch.cuda.device_count()} GPUs"
-        raise UserError(f"cpus={config.cpus} gpus={config.gpus} of one site: this machine has {there}")
-    if config.trainer.limit_val_batches == 0:
-        raise UserError("the thresholds come from a validation: raise trainer.limit_val_batches (now 0)")
-    return names

@@ -1,7 +1,7 @@
-"""A site's part: its images stay here, weights and numbers leave.
+"""A site's part in a federation: images stay here, only weights and numbers leave.
 
-Between rounds a site keeps its optimizer's state, and the learning rate runs over all rounds together: a federation of
-one site is an ordinary training, to the last digit.
+Between rounds a site keeps the optimizer's state, and the learning rate schedule covers all rounds, so a federation of
+one site is identical to an ordinary training.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,28 +11,28 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from adlight.cli.errors import explain, filter_warnings, first_line
+from adlight.cli.errors import describe, explain, filter_warnings
 from adlight.cli.job import finish_wandb
 from adlight.data.datamodule import AnomalyDataModule
 from adlight.detection.module import AnomalyModule
 from adlight.federated.callbacks import LoadAveragedWeights, StopAfterRound
-from adlight.federated.place import Place, check_federation, take_config, with_run_dir
-from adlight.federated.rounds import Reply, Request
+from adlight.federated.rounds import Place, Reply, Request
 from adlight.federated.weights import Weights, check_model, set_shared_weights, shared_weights
 from adlight.runs import provenance
 from adlight.runs.checkpoints import BestAndLast, save, trained_epochs
 from adlight.runs.federation import OBJECTIVE
 from adlight.runs.files import append_traceback
 from adlight.runs.folder import RunFolder
-from adlight.runs.frame import check_data
 from adlight.runs.log import copy_output
-from adlight.runs.restore import load_weights
+from adlight.runs.sites import read_site_config, write_site_config
+from adlight.runs.training import check_data
+from adlight.runs.weights import load_weights
 from adlight.train import build, check, make_trainer, test
 from adlight.types import UserError
 
 
 def handle_request(request: Request, place: Place) -> Reply:
-    """Do what the server asks, and say in one line why it could not be done."""
+    """Handle a request of the server; the reply's `error` says in one line why it failed."""
     site = Site(RunFolder(place.folder), request.settings)
     try:
         filter_warnings()
@@ -44,19 +44,19 @@ def handle_request(request: Request, place: Place) -> Reply:
             values = site.measure(request.weights) if request.kind == "measure" else site.finish(request.weights)
             return Reply(place.number, values, {})
     except Exception as error:
-        line = explain(error)
-        if line is None and place.folder.is_dir():
+        line = describe(error)
+        if explain(error) is None and place.folder.is_dir():
             append_traceback(site.run.log, error)
-            line = f"{type(error).__name__}: {first_line(error)} (traceback in {site.run.log})"
-        return Reply(place.number, {}, {}, line or f"{type(error).__name__}: {first_line(error)}")
+            line += f" (traceback in {site.run.log})"
+        return Reply(place.number, {}, {}, line)
 
 
 class Site:
-    """One site in its run folder, opened anew for every request: what lasts lies there.
+    """A site, built anew for every request; all state is in its run folder.
 
     Args:
-        run: the folder.
-        settings: those of the request.
+        run: Run folder of the site.
+        settings: Settings of the request.
     """
 
     def __init__(self, run: RunFolder, settings: Mapping[str, Any]) -> None:
@@ -64,7 +64,7 @@ class Site:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """Hold the folder, and copy what is printed into its log."""
+        """Lock the run folder, and copy the output to its log."""
         with ExitStack() as stack:
             stack.enter_context(self.run.lock(wait=False))
             stack.enter_context(copy_output(self.run.log))
@@ -72,8 +72,8 @@ class Site:
             yield
 
     def begin(self, place: Place) -> tuple[dict[str, Any], Weights]:
-        """Check settings and images, and begin the run or go on with it. -> what they are, and the first weights."""
-        config = self.config = take_config(self.run, place, self.settings)
+        """Check settings and images, and begin or continue the run. -> numbers for the server, and initial weights."""
+        config = self.config = write_site_config(self.run, self.settings, place.number, place.root, place.accelerator)
         data, module, trainer = build(config)
         check(config, trainer)
         check_model(module)
@@ -87,32 +87,32 @@ class Site:
         return values, shared_weights(module)
 
     def train(self, weights: Weights) -> tuple[dict[str, Any], Weights]:
-        """Train a round's epochs from averaged weights. -> the loss, and the weights.
+        """Train the epochs of a round, starting from averaged weights. -> the loss, and the trained weights.
 
-        What an interrupted round has done already is not done again.
+        Epochs that an interrupted round has finished are not repeated.
         """
         data, module, observers = self._open()
         last = self.settings["round"] * self.settings["epochs"]
         first, done = last - self.settings["epochs"], self._epochs()
         if not first <= done <= last:
             raise UserError(
-                f"{self.run} has {done} epochs, but this round is of epochs {first} to {last}: its checkpoint or "
-                "the server's is older than the other; begin a new federation"
+                f"{self.run} has {done} epochs, but this round covers epochs {first} to {last}: the site's checkpoint "
+                "and the server's are of different rounds; begin a new federation"
             )
         loss, path = None, self.run.last_checkpoint if done else None
         if path is not None:
-            load_weights(module, path)  # makes room for what was fitted
+            load_weights(module, path)  # allocates the fitted buffers
         if done < last:
-            given = [LoadAveragedWeights(weights)] if done == first else []
-            callbacks = [*observers.callbacks, *given, StopAfterRound(last), BestAndLast(self.run.last_checkpoint)]  # type: ignore[attr-defined]
+            initial = [LoadAveragedWeights(weights)] if done == first else []
+            callbacks = [*observers.callbacks, *initial, StopAfterRound(last), BestAndLast(self.run.last_checkpoint)]  # type: ignore[attr-defined]
             trainer = make_trainer(self.config, callbacks, observers.loggers, limit_val_batches=0)
             trainer.fit(module, data, ckpt_path=path, weights_only=True)
-            found = trainer.callback_metrics.get("train/loss")
-            loss = None if found is None else float(found)
+            logged = trainer.callback_metrics.get("train/loss")
+            loss = None if logged is None else float(logged)
         return {"loss": loss}, shared_weights(module)
 
     def measure(self, weights: Weights) -> dict[str, Any]:
-        """Compare held-out normals with synthetic defects by averaged weights; test them too if asked for."""
+        """Validate averaged weights on held-out normals and synthetic anomalies; also test them if requested."""
         data, module, observers = self._open(weights)
         trainer = make_trainer(self.config, [], [])
         value = trainer.validate(module, data, verbose=False)[0].get(OBJECTIVE)
@@ -120,7 +120,8 @@ class Site:
         if self.settings["test"]:
             trainer.test(module, data, verbose=False)
             assert module.results is not None
-            values["auroc"] = {name: one["auroc"] for name, one in module.results.categories.items() if "auroc" in one}
+            tested = module.results.categories
+            values["auroc"] = {name: metrics["auroc"] for name, metrics in tested.items() if "auroc" in metrics}
         if value is not None:
             for logger in observers.loggers:
                 logger.log_metrics({OBJECTIVE: value, "epoch": self._epochs() - 1}, self._state()["global_step"])
@@ -128,22 +129,22 @@ class Site:
         return values
 
     def finish(self, weights: Weights) -> dict[str, Any]:
-        """Calibrate averaged weights on the site's own normal images, keep them as the run's best, and test them."""
+        """Calibrate averaged weights on the site's normal images, save them as the run's best, and test them."""
         data, module, observers = self._open(weights)
-        trainer = make_trainer(self.config, [], [], inference_mode=False)  # the test loads what is fitted here
-        found = trainer.validate(module, data, verbose=False)[0]
+        trainer = make_trainer(self.config, [], [], inference_mode=False)  # the test loads buffers fitted here
+        validation = trainer.validate(module, data, verbose=False)[0]
         save(trainer, self.run.best_checkpoint, weights_only=True)
-        note, seconds = {"id": self.settings["federation"], "round": self.settings["round"]}, self._seconds()
-        metadata = provenance.describe(self.config.seed, self.settings["command"]) | {"federation": note}
-        metadata |= {"epochs": self._epochs(), "seconds": seconds, "validation": {OBJECTIVE: found.get(OBJECTIVE)}}
+        metadata = provenance.describe(self.config.seed, self.settings["command"])
+        metadata["federation"] = {"id": self.settings["federation"], "round": self.settings["round"]}
+        metadata |= {"epochs": self._epochs(), "seconds": self._seconds()}
+        metadata["validation"] = {OBJECTIVE: validation.get(OBJECTIVE)}
         metrics = test(self.run, self.run.best_checkpoint, observers, module, data, metadata)
         shown = {name: metrics[name] for name in ("auroc", "pixel_auroc", "aupro") if name in metrics}
         return {"metrics": shown, "folder": str(self.run)}
 
     def _open(self, weights: Weights | None = None) -> tuple[AnomalyDataModule, AnomalyModule, pl.Trainer]:
-        """Build what the run's config describes; with averaged weights, a trained site's detector that has them."""
-        check_federation(self.run, self.settings["federation"])
-        self.config = with_run_dir(self.run.config(), self.run)
+        """Build the run from its config; with `weights`, load the trained detector and replace its shared weights."""
+        self.config = read_site_config(self.run, self.settings["federation"])
         data, module, trainer = build(self.config)
         if weights is not None:
             load_weights(module, self.run.last_checkpoint)
@@ -158,5 +159,5 @@ class Site:
         return torch.load(self.run.last_checkpoint, map_location="cpu", weights_only=True, mmap=True)
 
     def _seconds(self) -> float:
-        kept = self._state()["callbacks"][BestAndLast(self.run.last_checkpoint).state_key]
-        return round(kept["seconds"], 1)
+        state = self._state()["callbacks"][BestAndLast(self.run.last_checkpoint).state_key]
+        return round(state["seconds"], 1)

@@ -1,4 +1,4 @@
-"""The weights that sites share, and their average: federated averaging (McMahan 2017)."""
+"""The weights that sites share, and federated averaging of them (FedAvg, McMahan 2017)."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -11,50 +11,49 @@ from adlight.types import UserError
 if TYPE_CHECKING:
     from adlight.detection.module import AnomalyModule
 
-Weights = dict[str, Tensor]  # by the parameter's name
+Weights = dict[str, Tensor]  # by parameter name
 FEDERATED = "autoencoder, ensemble, feature_mae, mae, mae_small, mkd, vae"
 
 
 def check_model(module: "AnomalyModule") -> None:
-    """Refuse a detector whose training is not one optimizer's steps on a loss.
+    """Check that a detector is trained by one optimizer on one loss.
 
     Raises:
-        UserError: it is fitted without epochs, by what would be the images themselves, or trains several networks.
+        UserError: The detector is fitted without epochs, from the images themselves, or trains several networks.
     """
     if not module.automatic_optimization or module.pretraining is not None:
         raise UserError(
             f"{type(module).__name__} cannot be federated with these settings: it is fitted without epochs, or trains "
-            f"several networks in turn; choose model= among {FEDERATED}"
+            f"several networks in turn; use one of model={FEDERATED}"
         )
 
 
 def shared_weights(module: "AnomalyModule") -> Weights:
-    """Copy what is averaged: the trainable parameters, and their moving averages where the detector scores by these.
+    """Copy the parameters that are averaged, as float32 whatever precision a site trains in.
 
-    All are float32, whatever a site trains in.
-
-    Statistics of a site's own images, such as the mean and deviation of features, stay there (as batch statistics do
-    in Li 2021, FedBN).
+    These are the trainable parameters and, if the detector scores with them, their moving averages. Statistics of a
+    site's own images, such as the mean and standard deviation of features, stay at the site, as batch statistics do
+    in FedBN (Li 2021).
     """
     return {name: p.detach().to("cpu", torch.float32, copy=True) for name, p in _shared(module).items()}
 
 
 def set_shared_weights(module: "AnomalyModule", weights: Mapping[str, Tensor]) -> None:
-    """Put averaged weights into a detector; everything else in it stays.
+    """Load averaged weights into a detector; all its other parameters and buffers keep their values.
 
     Raises:
-        UserError: they are of another architecture.
+        UserError: The weights belong to another architecture.
     """
-    mine = _shared(module)
-    shapes, theirs = ({name: tuple(one.shape) for name, one in some.items()} for some in (mine, weights))
-    if shapes != theirs:
-        name = min(name for name in {*shapes, *theirs} if shapes.get(name) != theirs.get(name))
+    parameters = _shared(module)
+    own, given = ({name: tuple(value.shape) for name, value in each.items()} for each in (parameters, weights))
+    if own != given:
+        name = min(name for name in {*own, *given} if own.get(name) != given.get(name))
         raise UserError(
-            f"the sites' models differ: {name} is of shape {shapes.get(name)} here and {theirs.get(name)} elsewhere; "
-            "give all of them the same dataset.image_size, dataset.channels and dataset.keep_shape"
+            f"the sites' models differ: {name} has shape {own.get(name)} here and {given.get(name)} elsewhere; "
+            "set the same dataset.image_size, dataset.channels and dataset.keep_shape for all of them"
         )
     with torch.no_grad():
-        for name, parameter in mine.items():
+        for name, parameter in parameters.items():
             parameter.copy_(weights[name])
 
 
@@ -62,17 +61,15 @@ def average(weights: Sequence[Mapping[str, Tensor]], images: Sequence[int]) -> W
     """Average weights: w = sum over sites k of n_k / n w_k (McMahan 2017, algorithm 1), summed in float64.
 
     Args:
-        weights: those of each site.
-        images: n_k, how many images each site trains on; n is their sum.
+        weights: w_k, weights of each site.
+        images: n_k, number of training images of each site; n is their sum.
     """
     total = sum(images)
-    shares = [count / total for count in images]
-    return {
-        name: sum((share * one[name].double() for share, one in zip(shares, weights, strict=True)), torch.zeros(())).to(
-            value.dtype
-        )
-        for name, value in weights[0].items()
-    }
+    averaged = {}
+    for name, first in weights[0].items():
+        terms = (count / total * site[name].double() for count, site in zip(images, weights, strict=True))
+        averaged[name] = sum(terms, torch.zeros(())).to(first.dtype)
+    return averaged
 
 
 def _shared(module: "AnomalyModule") -> dict[str, torch.nn.Parameter]:

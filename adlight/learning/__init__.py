@@ -1,1 +1,1 @@
-"""What finished detectors are taught by labels, a head and thresholds, and which of their anomalies are alike."""
+"""Learning from labels on top of a finished detector (a head and thresholds), and clustering of its anomalies."""

@@ -1,4 +1,4 @@
-"""Thresholds of a detector that has learned from labels."""
+"""Calibration of a detector that has learned from labels."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -12,16 +12,16 @@ from adlight.metrics.thresholds import ALL, Calibration
 from adlight.settings import Share, checked
 from adlight.types import UserError
 
-LABELS = "labels of"  # a category: whose thresholds these are
+LABELS = "labels of"  # and a category: source of a threshold
 Asked = Annotated[str, Field(pattern=r"^(recall|precision)=0\.\d*[1-9]\d*$")]
 
 
 class LabelledCalibration(Calibration):
-    """Image thresholds that labelled images support; where a category has none, those of its normal images.
+    """Image thresholds found from labelled images; categories without labels keep those of their normal images.
 
     Args:
-        image, pixel, per, min_area, closing, folds: as of `Calibration`.
-        asked: `recall=<r>` or `precision=<p>`, what the thresholds of labels are for; None: there are none.
+        image, pixel, per, min_area, closing, folds: see `Calibration`.
+        asked: `recall=<r>` or `precision=<p>`, the target of the thresholds found from labels; None if there are none.
     """
 
     @checked
@@ -50,39 +50,39 @@ class LabelledCalibration(Calibration):
         """Find the thresholds of normal images, as `Calibration` does.
 
         Raises:
-            UserError: the thresholds follow from labels, which are not here.
+            UserError: The thresholds were found from labels, which are not available here.
         """
         if self.asked is not None:
             raise UserError(
-                f"the thresholds follow from labels ({self.asked}): add calibration.asked=null to take those of normal "
-                "images, or learn again from the run itself"
+                f"the thresholds were found from labels ({self.asked}): add calibration.asked=null to use those of "
+                "normal images, or learn again from the run itself"
             )
         super().fit(score, peak, category, pixels, names, cross_fitted)
 
     def take(self, found: Mapping[str | None, float], asked: Asked) -> None:
-        """Take image thresholds that labels support, by category; None is that of all together."""
+        """Set image thresholds found from labels, by category; the key None is all categories together."""
         self.asked = asked
         for name, value in found.items():
             if name is None:
                 self.pooled = self.pooled._replace(image=value, source=f"{LABELS} {ALL}")
             else:
-                known = self.categories.get(name, self.pooled)
-                self.categories[name] = known._replace(image=value, source=f"{LABELS} {name}")
+                before = self.categories.get(name, self.pooled)
+                self.categories[name] = before._replace(image=value, source=f"{LABELS} {name}")
 
     def describe(self, names: Sequence[str]) -> str:
-        """Say what the image thresholds of these categories are, and where they come from."""
+        """Describe the image thresholds of some categories and their sources."""
         if self.asked is None:
             return super().describe(names)
         effective = {name: self.of(name) for name in names}
-        found = (f"{name} {one.image:.6g} (of {one.source})" for name, one in effective.items())
-        return f"{self.asked} where there are labels: {', '.join(found)}"
+        texts = (f"{name} {threshold.image:.6g} (of {threshold.source})" for name, threshold in effective.items())
+        return f"{self.asked} where there are labels: {', '.join(texts)}"
 
     def as_dict(self) -> dict[str, Any]:
-        """Give methods and thresholds as a result's file holds them; labels promise no false alarm rate."""
-        found = super().as_dict()
+        """Return methods and thresholds for a result file; labels promise no false alarm rate."""
+        values = super().as_dict()
         if self.asked is None:
-            return found
-        of_labels = {name for name, one in self.categories.items() if one.source == f"{LABELS} {name}"}
-        for name in of_labels:
-            found["thresholds"][name]["promised_fpr"] = None
-        return found | {"threshold_method": self.asked, "promised_fpr": None}
+            return values
+        for name, threshold in self.categories.items():
+            if threshold.source == f"{LABELS} {name}":
+                values["thresholds"][name]["promised_fpr"] = None
+        return values | {"threshold_method": self.asked, "promised_fpr": None}

@@ -1,4 +1,4 @@
-"""Groups of alike regions, and how well they agree with the defect types where those are known.
+"""Clusters of similar regions, and their agreement with known defect types.
 
 Letters: n regions, D features, g groups.
 """
@@ -10,29 +10,30 @@ import numpy as np
 
 from adlight.types import UserError
 
-COMPONENTS, MOST = 20, 10  # principal components; groups that silhouettes choose among
-OTHERS = -1  # the group of what HDBSCAN calls noise
+COMPONENTS, MOST = 20, 10  # principal components; largest number of groups to choose from
+OTHERS = -1  # label of what HDBSCAN calls noise
 Method = Literal["kmeans", "hdbscan"]
 
 
 class Grouping(NamedTuple):
     """Groups of n regions."""
 
-    group: np.ndarray  # (n,) 0...g - 1, the largest first; OTHERS is none
-    silhouette: float | None  # mean silhouette of those in groups; None where there are fewer than two groups
+    group: np.ndarray  # (n,) 0...g - 1, the largest group first; OTHERS for regions in no group
+    silhouette: float | None  # mean silhouette of the regions in groups; None with fewer than two groups
 
 
 def group_features(
     features: np.ndarray, method: Method = "kmeans", groups: int | None = None, least: int = 5
 ) -> Grouping:
-    """Cluster directions of features (n, D), reduced to their principal components.
+    """Cluster regions by the directions of their features, reduced to principal components.
 
     Args:
-        features: what is unusual about each region; its length says how much, its direction in what.
-        method: `kmeans`, whose number of groups has the best mean silhouette (Rousseeuw 1987) of 2 to 10; or `hdbscan`
-            (Campello 2013), which leaves out what is in no group.
-        groups: of `kmeans`; None: by silhouette.
-        least: regions in a group of `hdbscan`.
+        features: (n, D) residual features of each region. Their length is the degree of anomaly, their direction its
+            kind.
+        method: `kmeans`, with the number of groups from 2 to 10 that has the best mean silhouette (Rousseeuw 1987); or
+            `hdbscan` (Campello 2013), which leaves outliers ungrouped.
+        groups: Number of groups for `kmeans`; None chooses it by silhouette.
+        least: Smallest number of regions in a group for `hdbscan`.
 
     Raises:
         UserError: scikit-learn is missing, or there are too few regions.
@@ -54,31 +55,31 @@ def group_features(
         return KMeans(k, n_init=10, random_state=0).fit_predict(x)
 
     if method == "hdbscan":
-        found = HDBSCAN(min_cluster_size=min(least, count), copy=True).fit_predict(x)
+        labels = HDBSCAN(min_cluster_size=min(least, count), copy=True).fit_predict(x)
     elif groups is not None:
-        found = k_means(groups)
+        labels = k_means(groups)
     else:
-        tried = [k_means(k) for k in range(2, min(MOST, count - 1) + 1)]
-        found = max(tried, key=lambda one: silhouette_score(x, one) if len(set(one)) > 1 else -1.0)
-    group, inside = _largest_first(found), found != OTHERS
-    several = 1 < len(set(group[inside])) < inside.sum()
-    return Grouping(group, float(silhouette_score(x[inside], group[inside])) if several else None)
+        candidates = [k_means(k) for k in range(2, min(MOST, count - 1) + 1)]
+        labels = max(candidates, key=lambda labels: silhouette_score(x, labels) if len(set(labels)) > 1 else -1.0)
+    group, inside = _largest_first(labels), labels != OTHERS
+    is_defined = 1 < len(set(group[inside])) < inside.sum()
+    return Grouping(group, float(silhouette_score(x[inside], group[inside])) if is_defined else None)
 
 
 def agreement(group: np.ndarray, defect: Sequence[str]) -> dict[str, float]:
-    """Compare groups with true types: adjusted Rand index (Hubert & Arabie 1985), and purity.
+    """Compare groups with true types by the adjusted Rand index (Hubert & Arabie 1985) and purity.
 
-    Purity is the share of regions that are of the most frequent type of their group. What is in no group counts as a
-    group of its own.
+    Purity is the share of regions whose type is the most frequent one in their group. Ungrouped regions count as one
+    more group.
     """
     from sklearn.metrics import adjusted_rand_score
 
     names = np.asarray(defect)
-    most = [np.unique(names[group == one], return_counts=True)[1].max() for one in np.unique(group)]
+    most = [np.unique(names[group == label], return_counts=True)[1].max() for label in np.unique(group)]
     return {"adjusted_rand": float(adjusted_rand_score(names, group)), "purity": float(sum(most) / len(names))}
 
 
 def _largest_first(group: np.ndarray) -> np.ndarray:
-    known, counts = np.unique(group[group != OTHERS], return_counts=True)
-    order = {old: new for new, old in enumerate(known[np.argsort(-counts, kind="stable")])}
-    return np.array([order.get(one, OTHERS) for one in group])
+    labels, counts = np.unique(group[group != OTHERS], return_counts=True)
+    order = {old: new for new, old in enumerate(labels[np.argsort(-counts, kind="stable")])}
+    return np.array([order.get(label, OTHERS) for label in group])

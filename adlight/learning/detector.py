@@ -1,4 +1,4 @@
-"""A finished detector with a head that labelled images have taught."""
+"""A finished detector with a head fitted to labelled images."""
 
 import torch
 from pydantic import NonNegativeInt, PositiveInt
@@ -6,26 +6,26 @@ from torch import Tensor
 
 from adlight.detection.detector import AnomalyDetector
 from adlight.features.scorer import CellScorer
-from adlight.learning.evidence import Evidence, evidence_of
+from adlight.learning.cells import Cells, extract_cells
 from adlight.learning.head import Head
 from adlight.settings import Built, checked
 from adlight.types import Batch, Scores
 
 
 class LearnedDetector(AnomalyDetector):
-    """Adds what a linear head says of each cell to a frozen detector's map and score.
+    """Adds a linear head's output for each cell to a frozen detector's map and score.
 
-    The image score changes by what the head changes in the mean of the 1 % highest cells.
+    The image score changes as much as the head changes the mean of the 1 % highest cells.
 
     Args:
-        detector: the frozen one.
-        width: D, features of a cell.
-        defects, normals: labelled images that it has learned from.
-        folds: K, of the held-out normal images and the labelled defects.
+        detector: The frozen detector.
+        width: D, number of features of a cell.
+        defects, normals: Numbers of labelled defects and normal images that the head was fitted to.
+        folds: K, number of folds of held-out normal images and of labelled images.
 
     Attributes:
-        weight: (1 + K, D), the head's and those without each fold; no rows until it is fitted.
-        bias: (1 + K,).
+        weight: (1 + K, D), weights of the head and of the heads without each fold; empty until the head is fitted.
+        bias: (1 + K,), their biases.
     """
 
     weight: Tensor
@@ -48,13 +48,13 @@ class LearnedDetector(AnomalyDetector):
         self.register_buffer("bias", torch.empty(0))
 
     def set_heads(self, whole: Head, parts: tuple[Head, ...]) -> None:
-        """Take the head, and those without each fold."""
-        self.weight = torch.stack([one.weight for one in (whole, *parts)]).to(self.weight)
-        self.bias = torch.stack([one.bias for one in (whole, *parts)]).to(self.bias)
+        """Set the head, and the heads without each fold."""
+        self.weight = torch.stack([head.weight for head in (whole, *parts)]).to(self.weight)
+        self.bias = torch.stack([head.bias for head in (whole, *parts)]).to(self.bias)
 
     @property
     def export_blocker(self) -> str | None:
-        """That of the frozen detector."""
+        """Return what keeps the frozen detector from being exported, or None."""
         return self.detector.export_blocker
 
     def score(self, batch: Batch) -> Scores:
@@ -62,35 +62,35 @@ class LearnedDetector(AnomalyDetector):
         scores = self.detector.score(batch)
         if not len(self.weight):
             return scores
-        found = evidence_of(batch, scores)
+        cells = extract_cells(batch, scores)
         rows, frame = self.rows_of(batch), scores["pixel"].shape[-2:]
-        cells, image, pixel = self.change(found, rows, frame, batch.get("size"), batch.get("content"))
-        changed = {"image": scores["image"] + image, "pixel": scores["pixel"] + pixel, "cells": found.score + cells}
-        return Scores(**{**scores, **changed, "residual": found.features})  # type: ignore[typeddict-item]
+        shift, image, pixel = self.change(cells, rows, frame, batch.get("size"), batch.get("content"))
+        changed = {"image": scores["image"] + image, "pixel": scores["pixel"] + pixel, "cells": cells.score + shift}
+        return Scores(**{**scores, **changed, "residual": cells.features})  # type: ignore[typeddict-item]
 
     def rows_of(self, batch: Batch) -> Tensor:
-        """Give the row of `weight` by which each image is scored, (B,): the head of everything."""
+        """Return the row of `weight` for each image, (B,): row 0, the head fitted to all folds."""
         return torch.zeros_like(batch["index"])
 
     def change(
         self,
-        found: Evidence,
+        cells: Cells,
         rows: Tensor,
         frame: torch.Size,
         size: Tensor | None = None,
         content: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute what the head changes. -> in cells (B, h, w), image scores (B,) and maps (B, H, W).
+        """Compute the changes of cells (B, h, w), image scores (B,) and maps (B, H, W) by the head.
 
         Args:
-            found: cells of some images.
-            rows: (B,) of `weight`, by which head each is scored.
-            frame: height and width of the images.
-            size: (B, 2), those of the content of padded images.
-            content: (B, H, W) bool, the region of interest.
+            cells: Cells (B, h, w) and (B, h, w, D).
+            rows: (B,) row of `weight` for each image.
+            frame: Height and width of the images.
+            size: (B, 2) heights and widths of padded images.
+            content: (B, H, W) bool region of interest.
         """
         rows = rows.to(self.weight.device)
-        shift = torch.einsum("bhwd,bd->bhw", found.features, self.weight[rows]) + self.bias[rows, None, None]
-        maps = found.score, found.score + shift
-        (before, low), (after, high) = (self.cell_scorer(one, frame, size, content) for one in maps)
+        shift = torch.einsum("bhwd,bd->bhw", cells.features, self.weight[rows]) + self.bias[rows, None, None]
+        scores = cells.score, cells.score + shift
+        (before, low), (after, high) = (self.cell_scorer(score, frame, size, content) for score in scores)
         return shift, after - before, high - low

@@ -1,4 +1,4 @@
-"""The tests and validations of a detector that has learned from labels; nothing of it is trained by gradient."""
+"""Validation and test of a detector that has learned from labels; nothing is trained by gradient descent."""
 
 from typing import Any, cast
 
@@ -15,12 +15,12 @@ from adlight.types import Batch
 class LearnedModule(LearnedDetector, AnomalyModule):
     """Validates and tests a learned detector.
 
-    Held-out normal images, to whose cells the head was fitted too, are scored by the head of the other folds: they
-    calibrate the thresholds.
+    The head is fitted to the cells of held-out normal images too, which calibrate the thresholds, so in a validation
+    each of them is scored by the head of the other folds.
 
     Args:
-        detector: the frozen one.
-        width, defects, normals, folds: as of `LearnedDetector`.
+        detector: The frozen detector.
+        width, defects, normals, folds: see `LearnedDetector`.
     """
 
     @checked
@@ -37,31 +37,31 @@ class LearnedModule(LearnedDetector, AnomalyModule):
 
     @property
     def trained(self) -> AnomalyModule:
-        """The frozen detector with its training's hooks."""
+        """The frozen detector as a module."""
         return cast(AnomalyModule, self.detector)
 
     def describe(self) -> list[str]:
-        """Say what the detector is, and how many labels it has learned from."""
+        """Describe the detector and the number of labelled defects, in lines."""
         return [*self.trained.describe(), f"learned from {self.num_defects} labelled defects"]
 
     def metadata(self) -> dict[str, Any]:
-        """Give what belongs into a result's file."""
+        """Return what a result file records about the detector."""
         return {**self.trained.metadata(), "labelled": {"defects": self.num_defects, "normals": self.num_normals}}
 
     def on_validation_epoch_start(self) -> None:
-        """Begin the detector's validation too."""
+        """Begin the validation of the frozen detector too."""
         super().on_validation_epoch_start()
         self.trained.on_validation_epoch_start()
         self.validates = True
 
     def on_validation_epoch_end(self) -> None:
-        """Calibrate; images are scored as unseen ones from now on."""
+        """Calibrate the thresholds; from now on images are scored as unseen."""
         super().on_validation_epoch_end()
         self.validates = False
         self.trained.leave_split()
 
     def on_test_epoch_start(self) -> None:
-        """Begin the detector's test too."""
+        """Begin the test of the frozen detector too."""
         super().on_test_epoch_start()
         self.trained.on_test_epoch_start()
 
@@ -71,12 +71,12 @@ class LearnedModule(LearnedDetector, AnomalyModule):
         self.trained.leave_split()
 
     def rows_of(self, batch: Batch) -> Tensor:
-        """Give the row of `weight` by which each image is scored, (B,)."""
+        """Return the row of `weight` for each image, (B,): in a validation, of the head without the image's fold."""
         if not self.validates:
             return super().rows_of(batch)
-        return 1 + fold_of(batch["index"], self.datamodule.val_defects, self.folds)
+        return 1 + image_numbers(batch, self.datamodule.val_defects) % self.folds
 
 
-def fold_of(index: Tensor, copies: int, folds: int) -> Tensor:
-    """Give the fold of held-out images, a normal one and its defective copies in one. (B,) -> (B,)."""
-    return torch.div(index, 1 + copies, rounding_mode="floor") % folds
+def image_numbers(batch: Batch, copies: int) -> Tensor:
+    """Return the numbers of held-out images, equal for an image, its anomalous copies and all their tiles. -> (B,)."""
+    return batch["tile"][:, 0] if "tile" in batch else torch.div(batch["index"], 1 + copies, rounding_mode="floor")

@@ -1,6 +1,6 @@
-"""Regions of anomalous images, described by what is unusual about their cells.
+"""Regions of anomalous images, described by the residual features of their cells.
 
-Letters: h x w cells, D features of a cell.
+Letters: n tiles of an image (1 if it is not tiled), H x W pixels, h x w cells, D features of a cell.
 """
 
 import math
@@ -14,19 +14,16 @@ from scipy import ndimage
 from torch import Tensor
 
 from adlight.data.datamodule import AnomalyDataModule
-from adlight.data.dataset import CachedImageDataset
 from adlight.data.frames import content_of, scale_box
+from adlight.data.tiling import Tiling
 from adlight.detection.categories import CategoryRule
-from adlight.detection.crossfitting import fetch
-from adlight.detection.inference import autocast_dtype, inference
+from adlight.detection.joining import TileJoiner
 from adlight.detection.module import AnomalyModule
 from adlight.detection.regions import NEIGHBOURS, segment
-from adlight.learning.evidence import Evidence, evidence_of, share_of_cells, to_arrays
-from adlight.learning.head import COVERED
-from adlight.metrics.thresholds import Calibration, Threshold
+from adlight.learning.cells import Cells, measure_coverage, select_defect_cells, to_arrays
+from adlight.learning.scoring import score_images
 from adlight.types import Box, Record
 
-BATCH = 16
 PER_IMAGE = 3  # regions, those with the highest peaks
 
 
@@ -34,7 +31,7 @@ class Region(NamedTuple):
     """A region that a detector found."""
 
     record: Record  # its image
-    box: Box  # in pixels of the image as it is resized
+    box: Box  # in pixels of the resized image or, if it is tiled, of the original
     peak: float
     features: np.ndarray  # (D,), mean over its cells
 
@@ -46,65 +43,62 @@ def find_regions_of(
     precision: str,
     rule: CategoryRule | None = None,
 ) -> list[Region]:
-    """Find and describe the regions of images that a detector calls anomalous, or that are labelled so.
+    """Find and describe the regions of images that are labelled anomalous, or that a detector calls anomalous.
 
     Args:
-        module: with its weights and thresholds.
-        records: the images.
-        data: whose source and frame they are read by.
-        precision: the trainer's.
-        rule: finds an image's category; None: its record has it.
+        module: Detector with its weights and thresholds.
+        records: Images.
+        data: Data module whose source, frame, tiles and region of interest are used.
+        precision: Precision of the trainer.
+        rule: Determines an image's category; None uses that of its record.
     """
-    known, found = sorted({record.category for record in records}), list[Region]()
-    settings = {"frame": data.frame, "channels": data.channels, "cache": False, "roi": data.roi}
-    images = CachedImageDataset(data.source, records, known, **settings)  # type: ignore[arg-type]
-    module.eval()
-    for index in torch.arange(len(records)).split(BATCH):
-        some = [records[i] for i in index.tolist()]
-        with inference(module.device, autocast_dtype(precision)):
-            batch = fetch(images, index, module.device)
-            scores = module.score(batch)
-            evidence = Evidence(*(one.cpu() for one in evidence_of(batch, scores)))
-            names = [one.category for one in some]
-            if rule is not None:
-                found_names = rule([Path(one.path) for one in some], *to_arrays(batch))
-                names = [name or "" for name in found_names]
-            used = [_threshold(module.calibration, *pair) for pair in zip(some, names, strict=True)]
-            maps, content = scores["pixel"].float().cpu().numpy(), content_of(batch).cpu().numpy()
-            masks, _ = segment(maps, scores["image"].tolist(), used, content, module.calibration)
-        for i, record in enumerate(some):
-            own = Evidence(evidence.score[i], evidence.features[i])
-            found += _describe(record._replace(category=names[i]), masks[i], maps[i], own)
-    return found
+    regions = list[Region]()
+    for record, batch, scores, cells in score_images(module, records, data.source, data, precision):
+        ((whole, joined),) = TileJoiner(data.tiling)(batch, scores)
+        if rule is not None:
+            name = rule([Path(record.path)], *to_arrays(whole))[0]
+            record = record._replace(category=name or "")
+        threshold = module.calibration.of(record.category or None)
+        if record.label:  # has a region whatever its score
+            threshold = threshold._replace(image=-math.inf)
+        maps, content = joined["pixel"].numpy(), content_of(whole).numpy()  # (1, H, W) each
+        masks, _ = segment(maps, joined["image"].tolist(), [threshold], content, module.calibration)
+        corners = batch["tile"][:, 1:3].tolist() if data.tiling else None
+        regions += _describe(record, masks[0], maps[0], cells, data.tiling, corners)
+    return regions
 
 
-def _threshold(calibration: Calibration, record: Record, category: str) -> Threshold:
-    """Look up an image's thresholds; one that is known to be anomalous has a region whatever its score."""
-    found = calibration.of(category or None)
-    return found._replace(image=-math.inf) if record.label else found
-
-
-def _describe(record: Record, mask: np.ndarray, pixel: np.ndarray, found: Evidence) -> list[Region]:
-    labelled, _ = ndimage.label(mask, NEIGHBOURS)
+def _describe(
+    record: Record,
+    mask: np.ndarray,
+    pixel: np.ndarray,
+    cells: Cells,
+    tiling: Tiling | None,
+    corners: list[tuple[int, int]] | None,
+) -> list[Region]:
+    labelled, count = ndimage.label(mask, NEIGHBOURS)
+    peaks = ndimage.maximum(pixel, labelled, range(1, count + 1))
+    boxes = ndimage.find_objects(labelled)
     regions = []
-    for number, (rows, columns) in enumerate(ndimage.find_objects(labelled), 1):
-        inside = labelled == number
-        covered = share_of_cells(torch.from_numpy(inside)[None], *found.score.shape)[0].where(
-            ~found.score.isnan(), -torch.inf
-        )
-        features = found.features[covered >= min(COVERED, float(covered.max()))].mean(0).numpy()
-        box = (columns.start, rows.start, columns.stop, rows.stop)
-        regions.append(Region(record, box, float(pixel[inside].max()), features))
-    return sorted(regions, key=lambda one: -one.peak)[:PER_IMAGE]
+    for i in np.argsort(-np.asarray(peaks), kind="stable")[:PER_IMAGE].tolist():
+        inside = labelled == i + 1  # (H, W)
+        parts = inside[None] if tiling is None else np.stack([tiling.cut(inside, corner) for corner in corners or ()])
+        covered = measure_coverage(torch.from_numpy(parts), *cells.score.shape[1:])  # (n, h, w)
+        features = select_defect_cells(cells, covered, 0.0).mean(0).numpy()
+        rows, columns = boxes[i]
+        regions.append(Region(record, (columns.start, rows.start, columns.stop, rows.stop), float(peaks[i]), features))
+    return regions
 
 
 def crop(region: Region, data: AnomalyDataModule, margin: float = 0.5) -> np.ndarray:
-    """Cut a region with some of what is around it out of its image, as (h, w, 3) uint8."""
+    """Cut a region and its surroundings out of its image, as (h, w, 3) uint8."""
     image, frame = data.source.read(region.record), data.frame
-    height, width = frame.fit(*image.size)
-    cut = (0, 0) if frame.keep_shape else ((width - frame.size[1]) // 2, (height - frame.size[0]) // 2)
-    left, top, right, bottom = (side + cut[i % 2] for i, side in enumerate(region.box))
-    left, top, right, bottom = scale_box((left, top, right, bottom), (height, width), image.size)
+    left, top, right, bottom = region.box
+    if data.tiling is None:
+        height, width = frame.fit(*image.size)
+        cut = (0, 0) if frame.keep_shape else ((width - frame.size[1]) // 2, (height - frame.size[0]) // 2)
+        left, top, right, bottom = (side + cut[i % 2] for i, side in enumerate(region.box))
+        left, top, right, bottom = scale_box((left, top, right, bottom), (height, width), image.size)
     extra = int(margin * max(right - left, bottom - top)) + 8
     whole = left - extra, top - extra, right + extra, bottom + extra
     limits = image.size * 2
@@ -114,4 +108,4 @@ def crop(region: Region, data: AnomalyDataModule, margin: float = 0.5) -> np.nda
 
 def stack_features(regions: Sequence[Region]) -> Tensor:
     """Stack the features of regions. -> (n, D)."""
-    return torch.from_numpy(np.stack([one.features for one in regions]))
+    return torch.from_numpy(np.stack([region.features for region in regions]))

@@ -1,6 +1,6 @@
-"""What there is to learn from: cells of held-out normal images, and of labelled ones.
+"""Training samples of the head: cells of held-out normal images, and of labelled images.
 
-Letters: B images, N cells, D features of a cell, K folds.
+Letters: N cells, n tiles of an image (1 if it is not tiled), h x w cells, D features of a cell, K folds.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,25 +13,31 @@ import torch
 from torch import Tensor
 
 from adlight.data.datamodule import AnomalyDataModule
-from adlight.data.dataset import CachedImageDataset
 from adlight.data.source import Source
 from adlight.detection.categories import CategoryRule
-from adlight.detection.crossfitting import fetch
-from adlight.detection.inference import autocast_dtype, inference
 from adlight.detection.module import AnomalyModule
+from adlight.learning.cells import (
+    Cells,
+    extract_cells,
+    measure_coverage,
+    select_defect_cells,
+    select_normal_cells,
+    to_arrays,
+)
 from adlight.learning.detector import LearnedDetector
-from adlight.learning.evidence import Evidence, evidence_of, share_of_cells, to_arrays
-from adlight.learning.head import HIGH, Head, defect_cells, fit_folds, normal_cells
-from adlight.learning.module import fold_of
+from adlight.learning.head import Head, fit_folds
+from adlight.learning.module import image_numbers
+from adlight.learning.scoring import score_images
 from adlight.types import Batch, Record, Scores, UserError, unknown_name
 
-BATCH, IMAGES = 16, 500  # at once; held-out normal images whose cells are kept, about
+ITEMS = 500  # held-out normal images or tiles whose cells are kept, about
+HIGH = 0.995  # quantile of normal cells; in a defect without a mask, cells above it are taken as defective
 
 
 class Normals(NamedTuple):
     """Cells of held-out normal images."""
 
-    cells: Evidence  # (N,), (N, D)
+    cells: Cells  # (N,), (N, D)
     fold: Tensor  # (N,) in 0...K - 1
 
 
@@ -39,66 +45,70 @@ class Labelled(NamedTuple):
     """A labelled image, scored by the frozen detector."""
 
     label: int  # 0 normal, 1 defect
-    category: str  # empty where it is not known
-    score: float
-    found: Evidence  # (1, h, w), (1, h, w, D)
-    covered: Tensor | None  # (h, w), share of each cell that its mask covers
-    size: Tensor | None  # (1, 2), height and width where it is padded
-    content: Tensor | None = None  # (1, H, W) bool, the region of interest
+    category: str  # empty if it is unknown
+    tile_scores: Tensor  # (n,)
+    cells: Cells  # (n, h, w), (n, h, w, D)
+    covered: Tensor | None  # (n, h, w), share of each cell that the mask covers; None without a mask
+    size: Tensor | None  # (1, 2), height and width of a padded image
+    content: Tensor | None = None  # (n, H, W) bool, region of interest
+
+    @property
+    def score(self) -> float:
+        """Score of the image: the largest of its tiles."""
+        return self.tile_scores.max().item()
 
 
 class _Collector(pl.Callback):
-    """Keeps the cells of normal images of a validation."""
+    """Keeps the cells of normal images during a validation."""
 
-    def __init__(self, copies: int, folds: int, images: int) -> None:
-        self.copies, self.folds, self.step = copies, folds, max(1, -(-images // IMAGES))
-        self.step += folds > 1 and self.step % folds == 0  # every fold has some
+    def __init__(self, copies: int, folds: int, items: int) -> None:
+        self.copies, self.folds, self.step = copies, folds, max(1, -(-items // ITEMS))
+        self.step += folds > 1 and self.step % folds == 0  # a multiple of K would leave folds empty
         self.parts: list[Normals] = []
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
-        index = torch.div(batch["index"], 1 + self.copies, rounding_mode="floor")
-        normal = (batch["label"] == 0) & (index % self.step == 0)
-        if not normal.any():
+        number = image_numbers(batch, self.copies)
+        kept = (batch["label"] == 0) & (number % self.step == 0)
+        if not kept.any():
             return
-        found = evidence_of(batch, cast(Scores, outputs))
-        inside = ~found.score[normal].isnan()  # (n, h, w)
-        fold = fold_of(batch["index"][normal], self.copies, self.folds)[:, None, None].expand(inside.shape)
-        cells = normal_cells(Evidence(found.score[normal], found.features[normal]))
-        self.parts.append(Normals(Evidence(*(one.cpu() for one in cells)), fold[inside].cpu()))
+        cells = extract_cells(batch, cast(Scores, outputs))
+        cells = Cells(cells.score[kept], cells.features[kept])
+        inside = ~cells.score.isnan()  # (b, h, w)
+        fold = (number[kept] % self.folds)[:, None, None].expand(inside.shape)
+        self.parts.append(Normals(select_normal_cells(cells).to("cpu"), fold[inside].cpu()))
 
 
 class CategoryNames:
-    """Names the categories of labelled images, empty where the thresholds of all together decide.
+    """Names the categories of labelled images; empty if the thresholds of all categories together apply.
 
     Args:
-        module: with its thresholds.
-        asked: as of `CategoryRule`.
+        module: Detector with its thresholds.
+        asked: see `CategoryRule`.
     """
 
     def __init__(self, module: AnomalyModule, asked: str | None) -> None:
         self.rule = CategoryRule(asked, module.calibration, module.classifier)
 
     def of_record(self, record: Record) -> str:
-        """Name that of a label as its table or its path has it; empty, too, where looks decide later."""
+        """Name the category of a label by its table or path; empty also if the image's looks decide later."""
         if record.category and record.category not in self.rule.known:
             raise UserError(f"{record.path}: {unknown_name('category', record.category, self.rule.known)}")
         return record.category or ("" if self.rule.by_looks else self.rule.of_path(Path(record.path)) or "")
 
-    def of_batch(self, records: Sequence[Record], batch: Batch) -> list[str]:
-        """Name those of a batch."""
-        if not self.rule.by_looks:
-            return [record.category for record in records]
-        found = self.rule([Path(record.path) for record in records], *to_arrays(batch))
-        return [record.category or name or "" for record, name in zip(records, found, strict=True)]
+    def of_image(self, record: Record, batch: Batch) -> str:
+        """Name the category of a single image, read as `batch`."""
+        if record.category or not self.rule.by_looks:
+            return record.category
+        return self.rule([Path(record.path)], *to_arrays(batch))[0] or ""
 
 
 def held_out_normals(module: AnomalyModule, data: AnomalyDataModule, trainer: pl.Trainer, folds: int) -> Normals:
-    """Validate a module, which measures its residuals anew, and collect the cells of normal images, of 500 or so."""
+    """Validate a module, which fits its residuals anew, and collect the cells of about 500 normal images or tiles."""
     data.setup("validate")
-    collector = _Collector(data.val_defects, folds, len(data.records("val")))
-    before, module.calibration.folds = module.calibration.folds, 0  # its thresholds are found elsewhere
+    collector = _Collector(data.val_defects, folds, len(data.datasets["val"]))
+    before, module.calibration.folds = module.calibration.folds, 0  # these thresholds are not used
     callbacks = cast(list[pl.Callback], trainer.callbacks)  # type: ignore[attr-defined]
     callbacks.append(collector)
     try:
@@ -106,8 +116,8 @@ def held_out_normals(module: AnomalyModule, data: AnomalyDataModule, trainer: pl
     finally:
         callbacks.remove(collector)
         module.calibration.folds = before
-    score, features = (torch.cat(parts) for parts in zip(*(one.cells for one in collector.parts), strict=True))
-    return Normals(Evidence(score, features), torch.cat([one.fold for one in collector.parts]))
+    score, features = (torch.cat(parts) for parts in zip(*(part.cells for part in collector.parts), strict=True))
+    return Normals(Cells(score, features), torch.cat([part.fold for part in collector.parts]))
 
 
 def score_labelled(
@@ -115,68 +125,66 @@ def score_labelled(
     records: Sequence[Record],
     data: AnomalyDataModule,
     precision: str,
-    name_categories: Callable[[Sequence[Record], Batch], list[str]],
+    name_category: Callable[[Record, Batch], str],
 ) -> list[Labelled]:
     """Score labelled images by a frozen detector.
 
     Args:
-        module: with its weights.
-        records: the images.
-        data: whose frame the images are brought into, and its region of interest; its own images are not read.
-        precision: the trainer's.
-        name_categories: finds the categories of a batch.
+        module: Detector with its weights.
+        records: Labelled images.
+        data: Data module whose frame, tiles and region of interest are used; its own images are not read.
+        precision: Precision of the trainer.
+        name_category: Names the category of an image.
 
     Raises:
-        UserError: an image cannot be read, or nothing of its drawn defect is in the frame and region of interest.
+        UserError: An image cannot be read, or its mask lies outside the frame and the region of interest.
     """
-    known, settings = sorted({record.category for record in records}), {"frame": data.frame, "channels": data.channels}
-    images = CachedImageDataset(Source(), records, known, **settings, cache=False, roi=data.roi)  # type: ignore[arg-type]
-    found, device = [], module.device
-    module.eval()
-    for index in torch.arange(len(records)).split(BATCH):
-        with inference(device, autocast_dtype(precision)):
-            batch = fetch(images, index, device)
-            scores = module.score(batch)
-            cells = Evidence(*(one.cpu() for one in evidence_of(batch, scores)))
-            covered = share_of_cells(batch["mask"], *cells.score.shape[1:]).cpu()
-            some = [records[i] for i in index.tolist()]
-            names, score = name_categories(some, batch), scores["image"].tolist()
-        for i, record in enumerate(some):
-            own, mask = Evidence(*(one[i : i + 1] for one in cells)), covered[i] if record.mask else None
-            if mask is not None and not mask.any():
-                raise UserError(f"{record.path}: its mask {record.mask} marks nothing of what the detector looks at")
-            size, content = (batch[key][i : i + 1].cpu() if key in batch else None for key in ("size", "content"))
-            found.append(Labelled(record.label, names[i], score[i], own, mask, size, content))
+    found = []
+    for record, batch, scores, cells in score_images(module, records, Source(), data, precision):
+        covered = measure_coverage(batch["mask"], *cells.score.shape[1:]) if record.mask else None
+        if covered is not None and not covered.any():
+            raise UserError(f"{record.path}: its mask {record.mask} marks nothing of what the detector looks at")
+        size, content = batch.get("size"), batch.get("content")
+        category = name_category(record, batch)
+        found.append(Labelled(record.label, category, scores["image"], cells, covered, size, content))
     return found
 
 
 def fit_heads(normals: Normals, labelled: Sequence[Labelled], folds: int) -> tuple[Head, tuple[Head, ...]]:
-    """Fit a head to held-out normal images and labelled ones, and one without each fold (K of them).
+    """Fit a head to held-out normal images and labelled ones, and for each of K folds a head without it.
 
-    The i-th labelled defect is in fold i % K, and so is the i-th labelled normal image.
+    Labelled defect i is in fold i % K, and so is labelled normal image i.
     """
     high = float(np.quantile(normals.cells.score.numpy(), HIGH))
-    own = [normal_cells(one.found) for one in labelled if not one.label]
-    parts = [normals.cells, *own]
-    cells = Evidence(*(torch.cat(of) for of in zip(*parts, strict=True)))
-    own_folds = [torch.full((len(one.score),), i % folds) for i, one in enumerate(own)]
-    defects = [
-        defect_cells(Evidence(one.found.score[0], one.found.features[0]), one.covered, high)
-        for one in labelled
-        if one.label
-    ]
+    own = [select_normal_cells(image.cells) for image in labelled if not image.label]
+    cells = Cells(*(torch.cat(parts) for parts in zip(normals.cells, *own, strict=True)))
+    own_folds = [torch.full((len(part.score),), i % folds) for i, part in enumerate(own)]
+    defects = [select_defect_cells(image.cells, image.covered, high) for image in labelled if image.label]
     return fit_folds(cells, torch.cat([normals.fold, *own_folds]), defects, folds)
 
 
+def score_learned(learned: LearnedDetector, image: Labelled, row: int, frame: tuple[int, int]) -> float:
+    """Score a labelled image by one of the learned heads.
+
+    Args:
+        learned: Learned detector.
+        image: Image scored by the frozen detector.
+        row: Row of the head in `learned.weight`.
+        frame: Height and width of the images or tiles.
+    """
+    if not len(learned.weight):
+        return image.score
+    device, rows = learned.weight.device, torch.full((len(image.tile_scores),), row)
+    size, content = (None if value is None else value.to(device) for value in (image.size, image.content))
+    change = learned.change(image.cells.to(device), rows, torch.Size(frame), size, content)[1]
+    return (image.tile_scores.double() + change.double().cpu()).max().item()
+
+
 def scores_unseen(learned: LearnedDetector, labelled: Sequence[Labelled], frame: tuple[int, int]) -> Tensor:
-    """Score labelled images by heads that have not seen them. -> (n,)."""
+    """Score each labelled image by the head of the folds that it is not in. -> (n,)."""
     counts, scores = [0, 0], []
-    for one in labelled:
-        row = torch.tensor([1 + counts[one.label] % learned.folds])
-        counts[one.label] += 1
-        device = learned.weight.device
-        found = Evidence(*(part.to(device) for part in one.found))
-        shapes = (None if part is None else part.to(device) for part in (one.size, one.content))
-        change = learned.change(found, row, torch.Size(frame), *shapes)[1] if len(learned.weight) else torch.zeros(1)
-        scores.append(one.score + change.item())
+    for image in labelled:
+        row = 1 + counts[image.label] % learned.folds
+        counts[image.label] += 1
+        scores.append(score_learned(learned, image, row, frame))
     return torch.tensor(scores)

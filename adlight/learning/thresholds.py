@@ -1,42 +1,47 @@
-"""Thresholds that labelled images support: for a recall or a precision that is asked for, and how sure that is.
+"""Thresholds found from labelled images for a target recall or precision, and how well the labels support them.
 
-Of n labelled defects and a new one, in any order equally likely, the new one's score is above the k-th smallest of the
-n with probability 1 - k / (n + 1) at least (split conformal prediction, see `metrics.methods`; scores must not come of
-a head that has seen the very image). Everywhere, anomalous means `score > threshold`.
+If n labelled defects and a new one are exchangeable, the new score exceeds the k-th smallest of the n with a
+probability of at least 1 - k / (n + 1) (split conformal prediction, see `metrics.methods`), provided that no image is
+scored by a head fitted to it. An image is anomalous if `score > threshold`.
 """
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
+from adlight.detection.module import AnomalyModule
+from adlight.learning.calibration import LabelledCalibration
+from adlight.learning.detector import LearnedDetector
+from adlight.learning.samples import Labelled
 from adlight.types import UserError
 
 CONFIDENCE = 0.95
 
 
 class Support(NamedTuple):
-    """A threshold, and what can be said of it."""
+    """A threshold, and a description of the labels behind it."""
 
     threshold: float
     text: str
 
 
 def recall_threshold(score: Tensor, recall: float) -> Support:
-    """Find the highest threshold that a new defect is above with at least this probability.
+    """Find the highest threshold that a new defect exceeds with at least this probability.
 
     Args:
-        score: (n,) of labelled defects.
-        recall: above 0 and below 1. Where n is too small for it, the threshold is just below the lowest score.
+        score: (n,) scores of labelled defects.
+        recall: Target in (0, 1). If n is too small for it, the threshold is just below the lowest score.
 
     Raises:
-        UserError: there is no labelled defect.
+        UserError: There is no labelled defect.
     """
     count, asked = len(score), Fraction(str(recall))
     if not count:
-        raise UserError(f"recall={recall} needs labelled defects, and there are none: label some, or leave it out")
+        raise UserError(f"recall={recall} needs labelled defects, and there are none: label some, or leave recall out")
     rank = math.floor((count + 1) * (1 - asked))
     promised = float(1 - Fraction(max(rank, 1), count + 1))
     ordered = score.float().sort().values
@@ -51,27 +56,27 @@ def recall_threshold(score: Tensor, recall: float) -> Support:
 def precision_threshold(score: Tensor, label: Tensor, precision: float) -> Support:
     """Find the lowest threshold at which this share of the labelled images above it are defects.
 
-    The share is that among labelled images: it holds for new ones if as many of them are defects.
+    The share is measured on labelled images; new images have it only if they contain as large a share of defects.
 
     Args:
-        score: (n,) of labelled images.
+        score: (n,) scores of labelled images.
         label: (n,) 0 normal, 1 defect.
-        precision: above 0 and below 1.
+        precision: Target in (0, 1).
 
     Raises:
-        UserError: a class is missing, or no threshold reaches it.
+        UserError: There are no labelled defects or no labelled normal images, or no threshold reaches the target.
     """
     defects, normals = int(label.sum()), int((label == 0).sum())
     if not defects or not normals:
         raise UserError(
             f"precision={precision} needs labelled defects and labelled normal images, there are {defects} and "
-            f"{normals}: label more, or leave it out"
+            f"{normals}: label more, or leave precision out"
         )
     value, place = score.float().unique(return_inverse=True)  # rising
     true, called = (
         torch.bincount(place, weights, len(value)).flip(0).cumsum(0).flip(0)
         for weights in (label.double(), torch.ones_like(label, dtype=torch.double))
-    )  # of those at or above each score
+    )  # number of defects and of images at or above each score
     reached = (true / called >= precision).nonzero()[:, 0]
     if not len(reached):
         best = float((true / called).max())
@@ -84,7 +89,76 @@ def precision_threshold(score: Tensor, label: Tensor, precision: float) -> Suppo
 
 
 def lower_bound(hits: int, total: int) -> float:
-    """Bound a share from below (Clopper & Pearson 1934), one-sided: 0.05^(1 / n) where all n are hits."""
+    """Return the one-sided lower confidence bound of a share (Clopper & Pearson 1934): 0.05^(1 / n) for n of n."""
     from scipy.stats import beta
 
     return float(beta.ppf(1 - CONFIDENCE, hits, total - hits + 1)) if hits else 0.0
+
+
+def find_thresholds(
+    learned: LearnedDetector,
+    labelled: Sequence[Labelled],
+    unseen: Tensor,
+    recall: float | None,
+    precision: float | None,
+) -> list[str]:
+    """Set image thresholds found from labels, for each category that has enough. -> a description, in lines.
+
+    Args:
+        learned: Learned detector, whose calibration is changed.
+        labelled: Labelled images.
+        unseen: (n,) their scores by heads that have not seen them.
+        recall: Target recall, or None.
+        precision: Target precision, or None; not both are given.
+
+    Raises:
+        UserError: No category has enough labels.
+    """
+    if recall is None and precision is None:
+        return []
+    by_category = learned.calibration.per == "category"
+    group = [(image.category or None) if by_category else None for image in labelled]
+    label = torch.tensor([image.label for image in labelled])
+    target = f"recall={recall}" if precision is None else f"precision={precision}"
+    thresholds, lines, errors = dict[str | None, float](), list[str](), list[UserError]()
+    for category in dict.fromkeys(group):
+        mine = torch.tensor([name == category for name in group])
+        score, own = unseen[mine], label[mine]
+        try:
+            if precision is None:
+                support = recall_threshold(score[own == 1], cast(float, recall))
+            else:
+                support = precision_threshold(score, own, precision)
+        except UserError as error:
+            errors.append(error)
+            continue
+        thresholds[category] = support.threshold
+        lines.append(f"{target} for {category or 'all'}: {support.threshold:.6g} {support.text}")
+    if not thresholds:
+        raise errors[0]
+    cast(LabelledCalibration, learned.calibration).take(thresholds, target)
+    return [*lines, *(f"not for a category: {error}" for error in errors)]
+
+
+def describe_labels(labelled: Sequence[Labelled]) -> list[str]:
+    """Count the labels by category, in lines."""
+    lines = []
+    for category in sorted({image.category for image in labelled}):
+        mine = [image for image in labelled if image.category == category]
+        defects, masks = sum(image.label for image in mine), sum(image.covered is not None for image in mine)
+        counts = f"{defects} labelled defects ({masks} with masks), {len(mine) - defects} normal"
+        lines.append(f"{category or 'all'}: {counts}")
+    return lines
+
+
+def describe_decisions(
+    module: AnomalyModule, learned: LearnedDetector, labelled: Sequence[Labelled], unseen: Tensor
+) -> list[str]:
+    """Count the labelled images that are called anomalous before and after learning, in lines."""
+    lines = []
+    for label, name in ((1, "defects"), (0, "normal images")):
+        rows = [(image, new) for image, new in zip(labelled, unseen.tolist(), strict=True) if image.label == label]
+        before = sum(image.score > module.calibration.of(image.category or None).image for image, _ in rows)
+        after = sum(new > learned.calibration.of(image.category or None).image for image, new in rows)
+        lines += [f"labelled {name} called anomalous: {before} of {len(rows)} before, {after} now"] if rows else []
+    return lines

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from scipy.stats import ks_2samp
 
 from adlight.reports.figures import BLUE, GREY, STYLE, VERMILION
-from adlight.runs.history import prediction_tables
+from adlight.runs.predictions import prediction_tables
 from adlight.types import UserError
 
 ALPHA = 0.01  # family-wise error rate of all tests of a run

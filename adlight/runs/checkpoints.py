@@ -10,7 +10,7 @@ import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from pytorch_lightning.callbacks import Checkpoint
 
-from adlight.runs.verification import put_in_place
+from adlight.runs.weights import put_in_place
 from adlight.settings import checked
 from adlight.types import UserError
 
@@ -18,19 +18,19 @@ from adlight.types import UserError
 class BestAndLast(Checkpoint):
     """Keep the weights of the best validation, by `val/auroc`, and the full state of the last epoch.
 
-    Lightning's ModelCheckpoint keeps the first of equally good epochs; here the later one wins a tie (it was trained
-    longer). It also writes by way of the system's temporary folder, from where a file is copied, not renamed, if that
-    lies on another disk: a crash would leave half a file.
+    Lightning's ModelCheckpoint keeps the first of several equally good epochs; this callback keeps the latest, which
+    was trained longest. ModelCheckpoint also writes to the system's temporary folder first; if that is on another
+    disk, the file is copied rather than renamed, and a crash would leave half a file.
 
     Args:
-        last: file of the last epoch, to resume from.
-        best: file of the best validation; None where nothing is validated.
-        every_n_epochs: how often `last` is written; it is after the last epoch in any case.
-        seconds: how long earlier stages were trained.
+        last: file for the last epoch, to resume from.
+        best: file for the best validation; None if nothing is validated.
+        every_n_epochs: interval at which `last` is written; it is always written after the final epoch.
+        seconds: training time of earlier stages.
 
     Attributes:
-        begin: is called before each checkpoint is written.
-        best_value: the best value so far; -inf as long as there is none.
+        begin: called before each checkpoint is written.
+        best_value: the best value so far; -inf if there is none.
     """
 
     @checked
@@ -48,20 +48,20 @@ class BestAndLast(Checkpoint):
 
     @property
     def seconds(self) -> float:
-        """How long the run has been trained, before it was resumed too."""
+        """Training time of the run, including that before it was resumed."""
         return self.earlier_seconds + time.perf_counter() - self.started
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run must know."""
+        """Return the state that a resumed run needs."""
         return {"best": self.best_value, "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from it."""
+        """Restore that state."""
         self.best_value, self.earlier_seconds = state_dict["best"], state_dict["seconds"]
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the weights if no earlier epoch was better; a module that has no epochs is kept whole too."""
-        value = float(trainer.callback_metrics.get("val/auroc", self.best_value))  # without one the latest is the best
+        """Save the weights unless an earlier epoch was better; the full state too if there is no training."""
+        value = float(trainer.callback_metrics.get("val/auroc", self.best_value))  # without it, the latest is the best
         if self.best is not None and value >= self.best_value:
             self.best_value = value
             self._save(trainer, self.best, weights_only=True)
@@ -69,9 +69,9 @@ class BestAndLast(Checkpoint):
             self._save(trainer, self.last)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the full state, after the epoch's row of the curves: whatever ends the process in between, none is lost.
+        """Save the full state, after the epoch's row of the curves so that a kill in between loses no row.
 
-        Lightning writes the row after all callbacks; of an epoch that is trained again it is replaced.
+        Lightning writes the row after all callbacks; if an epoch is trained again, its row is replaced.
         """
         epoch = trainer.current_epoch + 1
         if epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs:
@@ -82,13 +82,9 @@ class BestAndLast(Checkpoint):
             self._save(trainer, self.last)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Refuse a training that ended by itself before its first epoch did: it has calibrated nothing.
-
-        Raises:
-            UserError: it has.
-        """
+        """Raise a UserError if no epoch was completed, as nothing has been calibrated."""
         if not trainer.current_epoch:
-            raise UserError("the training ended before its first epoch was done: leave out trainer.max_time")
+            raise UserError("the training ended before its first epoch was complete: leave out trainer.max_time")
 
     def _save(self, trainer: pl.Trainer, path: Path, weights_only: bool = False) -> None:
         self.begin()
@@ -96,7 +92,7 @@ class BestAndLast(Checkpoint):
 
 
 def save(trainer: pl.Trainer, path: Path, weights_only: bool = False) -> None:
-    """Write beside the old file, then rename; every process takes part, one of them writes."""
+    """Write a checkpoint to a new file, then rename it; called in every process, written by one."""
     partial = path.with_suffix(".part")
     try:
         trainer.save_checkpoint(partial, weights_only)
@@ -104,18 +100,14 @@ def save(trainer: pl.Trainer, path: Path, weights_only: bool = False) -> None:
             put_in_place(partial, path)
     except OSError:
         if trainer.is_global_zero:
-            partial.unlink(missing_ok=True)  # what fills the disk without being of use
+            partial.unlink(missing_ok=True)  # half a file is of no use and the disk may be full
         raise
 
 
 def trained_epochs(path: Path) -> int:
-    """Read how many epochs a checkpoint's training has had.
-
-    Raises:
-        UserError: it holds weights only.
-    """
+    """Read the number of completed epochs from a checkpoint; raise a UserError if it holds only weights."""
     state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     try:
         return int(state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
     except (LookupError, TypeError, ValueError) as error:
-        raise UserError(f"{path} holds no state of a training to continue from: train anew") from error
+        raise UserError(f"{path} has no training state to resume from: train a new run") from error

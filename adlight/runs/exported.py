@@ -1,87 +1,124 @@
-"""Exported detectors: a graph and, beside it, what has to be known to use it.
+"""Exported detectors: a graph and its settings, which stand in for a run in `run=`.
 
 detector.onnx     pixels in; score, map, mask and decision out
 detector.json     sizes, channels, categories, thresholds, versions, hash of the checkpoint
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from adlight.detection.categories import CategoryClassifier
-from adlight.detection.session import GraphDetector
-from adlight.metrics.thresholds import Calibration
 from adlight.runs.files import write_atomically
-from adlight.runs.graphs import is_exported
-from adlight.types import UserError
+from adlight.types import UserError, unknown_name
+
+if TYPE_CHECKING:  # NumPy takes time to import: not for --help
+    from adlight.detection.categories import CategoryClassifier
+    from adlight.detection.session import GraphDetector
+    from adlight.metrics.thresholds import Calibration
 
 _GRAPH, _SETTINGS = "detector.onnx", ".json"
 _FRAME = ("image_size", "resize", "channels")
-HASH = "checkpoint_sha256"  # also in the graph, so that two files of different exports are not taken for a pair
+INPUTS = ("roi", "tile", "overlap")  # arguments of `Detector.load` that replace settings of the run
+HASH = "checkpoint_sha256"  # stored in both files, so that files of different exports are not mixed
+
+
+def is_exported(path: str | Path) -> bool:
+    """Return whether a path names an exported graph rather than a run."""
+    return Path(path).suffix == ".onnx"
+
+
+def check_exists(run: str | Path) -> None:
+    """Raise a UserError if there is no such run or exported graph."""
+    if is_exported(run):
+        if not Path(run).is_file():
+            raise UserError(f"run={run}: there is no such file")
+        return
+    from adlight.runs.folder import RunFolder  # imports OmegaConf, which graphs do not need
+
+    RunFolder(run).config()
+
+
+def folder_of(run: str | Path) -> Path:
+    """Return the folder for a detector's predictions: the run, or the folder of a graph."""
+    return Path(run).parent if is_exported(run) else Path(run)
 
 
 def weights_of(run: str | Path, ckpt: str | Path | None) -> Path:
-    """Find the file that holds a detector's weights: a run's checkpoint, or the graph itself."""
+    """Find the file with a detector's weights: a checkpoint of the run, or the graph itself."""
     if is_exported(run):
         return Path(run)
-    from adlight.runs.folder import RunFolder  # with OmegaConf, which a graph does not need
+    from adlight.runs.folder import RunFolder  # imports OmegaConf, which graphs do not need
 
     folder = RunFolder(run)
     return folder.checkpoint(str(ckpt or folder.read_config().ckpt))
 
 
-@dataclass(frozen=True)
-class ExportFolder:
-    """The folder that an export writes to."""
-
-    path: Path
-
-    @property
-    def graph(self) -> Path:
-        """The graph."""
-        return self.path / _GRAPH
-
-    def write_settings(self, settings: dict[str, Any]) -> Path:
-        """Write what has to be known of the graph. -> the file."""
-        return write_atomically(self.graph.with_suffix(_SETTINGS), json.dumps(settings, indent=2) + "\n")
+def check_arguments(run: Any, overrides: str | Iterable[str], inputs: Mapping[str, Any]) -> list[str]:
+    """Raise a UserError for bad arguments of `Detector.load`. -> the overrides."""
+    if not isinstance(run, str | Path):
+        raise UserError(f"a run is named by its folder or graph, got {run!r}")
+    changes = [overrides] if isinstance(overrides, str) else list(overrides)
+    if wrong := [word for word in changes if not isinstance(word, str)]:
+        raise UserError(f"overrides are texts such as 'model.scorer.reduce=max', got {wrong[0]!r}")
+    if unknown := [name for name in inputs if name not in INPUTS]:
+        raise UserError(unknown_name("argument", unknown[0], INPUTS))
+    if not isinstance(roi := inputs.get("roi"), str | Path | None):
+        raise UserError(f"roi is a mask or a folder of masks, got {roi!r}")
+    return changes
 
 
-def describe_calibration(calibration: Calibration, classifier: CategoryClassifier) -> dict[str, Any]:
-    """Give categories and thresholds by position in the graph's inputs, and the state that a `Detector` works with."""
+def graph_path(folder: Path) -> Path:
+    """Return the path of the graph in the folder of an export."""
+    return folder / _GRAPH
+
+
+def write_export_settings(graph: Path, settings: dict[str, Any]) -> None:
+    """Write the settings of a graph beside it."""
+    write_atomically(graph.with_suffix(_SETTINGS), json.dumps(settings, indent=2) + "\n")
+
+
+def describe_calibration(calibration: "Calibration", classifier: "CategoryClassifier") -> dict[str, Any]:
+    """Return categories and thresholds in the order of the graph's inputs, and the state that a `Detector` needs."""
     names = list(calibration.categories)
-    used = {name or "all categories together": calibration.of(name) for name in (*names, None)}
+    thresholds = {name or "all categories together": calibration.of(name) for name in (*names, None)}
     methods = {"image": calibration.image.text, "pixel": calibration.pixel.text, "per": calibration.per}
     return {
         "categories": names,
-        "thresholds": {name: {"image": one.image, "pixel": one.pixel} for name, one in used.items()},
+        "thresholds": {name: {"image": t.image, "pixel": t.pixel} for name, t in thresholds.items()},
         "calibration": methods
         | {"min_area": calibration.min_area, "closing": calibration.closing, "state": calibration.state_dict()},
         "classifier": classifier.state_dict(),
     }
 
 
-def load_exported(path: str | Path, device: str) -> tuple[GraphDetector, dict[str, Any]]:
-    """Load a graph. -> it, and the settings that an image needs on its way to it.
+def load_exported(path: str | Path, device: str) -> tuple["GraphDetector", dict[str, Any]]:
+    """Load a graph. -> its detector, and the settings for preparing an image.
 
     Raises:
-        UserError: a file is missing or damaged, or the two are of different exports.
+        UserError: a file is missing or damaged, or the two files are of different exports.
     """
+    from adlight.detection.categories import CategoryClassifier
+    from adlight.detection.session import GraphDetector
+    from adlight.metrics.thresholds import Calibration
+
     path = Path(path)
-    beside = path.with_suffix(_SETTINGS)
-    for one in (path, beside):
-        if not one.is_file():
-            raise UserError(f"{one} does not exist: python -m adlight.export run=<run> writes it")
+    settings_path = path.with_suffix(_SETTINGS)
+    for file in (path, settings_path):
+        if not file.is_file():
+            raise UserError(f"{file} does not exist: python -m adlight.export run=<run> writes it")
     try:
-        settings = json.loads(beside.read_text())
-        found, classifier = settings["calibration"], CategoryClassifier()
-        calibration = Calibration(found["image"], found["pixel"], found["per"], found["min_area"], found["closing"])
-        calibration.load_state_dict(found["state"])
+        settings = json.loads(settings_path.read_text())
+        saved, classifier = settings["calibration"], CategoryClassifier()
+        calibration = Calibration(saved["image"], saved["pixel"], saved["per"], saved["min_area"], saved["closing"])
+        calibration.load_state_dict(saved["state"])
         classifier.load_state_dict(settings["classifier"])
         frame, expected = {name: settings[name] for name in _FRAME}, settings[HASH]
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UserError(f"{beside} is damaged ({type(error).__name__}: {error}): export the run again") from error
+        raise UserError(
+            f"{settings_path} is damaged ({type(error).__name__}: {error}): export the run again"
+        ) from error
     graph = GraphDetector(path, calibration, classifier, device)
     if graph.metadata.get(HASH) != expected:
-        raise UserError(f"{path} and {beside} are of different exports: export the run again")
+        raise UserError(f"{path} and {settings_path} are of different exports: export the run again")
     return graph, frame

@@ -1,4 +1,4 @@
-"""Files that several processes may write or wait for: whole or not at all, and one at a time."""
+"""Files shared by several processes: written whole or not at all, and locked."""
 
 import os
 import traceback
@@ -9,51 +9,38 @@ from pathlib import Path
 
 from adlight.types import UserError
 
+PROCESS_NUMBERS = ("LOCAL_RANK", "SLURM_PROCID")  # set by Lightning's ddp and by Slurm's srun
+
 
 def rank() -> int:
-    """Return this process's number among those of a run (set by Lightning's ddp or Slurm's srun); 0 writes.
-
-    Raises:
-        UserError: what is set is no number.
-    """
-    found = _rank() or "0"
-    if not found.isdecimal():
-        raise UserError(f"environment variable LOCAL_RANK or SLURM_PROCID is {found!r}, which is no number: unset it")
-    return int(found)
-
-
-def number_of(variable: str, default: int = 1) -> int:
-    """Read a number from an environment variable; the default where it is not set.
-
-    Raises:
-        UserError: it is no number.
-    """
-    found = os.environ.get(variable) or str(default)
-    if not found.isdecimal():
-        raise UserError(f"environment variable {variable} is {found!r}, which is no number: unset it")
-    return int(found)
+    """Return this process's number in a run, 0 for the one that writes; raise a UserError if it is not a number."""
+    return next((read_number(name) for name in PROCESS_NUMBERS if os.environ.get(name)), 0)
 
 
 def is_numbered() -> bool:
-    """Say whether this process has such a number, as one of several has, but for the one that starts the others."""
-    return _rank() is not None
+    """Return whether this process has a number; the process that starts the others has none."""
+    return any(os.environ.get(name) for name in PROCESS_NUMBERS)
 
 
-def _rank() -> str | None:
-    return os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_PROCID") or None
+def read_number(variable: str, default: int = 1) -> int:
+    """Read a number from an environment variable, or return the default; raise a UserError if it is not a number."""
+    text = os.environ.get(variable) or str(default)
+    if not text.isdecimal():
+        raise UserError(f"environment variable {variable} is {text!r}, which is not a number: unset it")
+    return int(text)
 
 
 def write_atomically(path: Path, content: str | bytes) -> Path:
-    """Write a file whole or not at all, with its folder. -> its path."""
+    """Write a file whole or not at all, creating its folder. -> its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")  # two machines may write the same file
     try:
         if isinstance(content, str):
-            content = content.encode(errors="surrogateescape")  # names of files keep their bytes, whatever these are
+            content = content.encode(errors="surrogateescape")  # keeps the bytes of file names
         partial.write_bytes(content)
         os.replace(partial, path)
     except OSError as error:
-        error.filename = str(path)  # a full disk names none, others the partial one
+        error.filename = str(path)  # otherwise none if the disk is full, or the partial file
         raise
     finally:
         partial.unlink(missing_ok=True)
@@ -61,7 +48,7 @@ def write_atomically(path: Path, content: str | bytes) -> Path:
 
 
 def read_if_exists(path: Path) -> str | None:
-    """Return a file's text; None if there is no such file (any more: another process may have deleted it)."""
+    """Read a file's text; None if it does not exist, perhaps because another process has deleted it."""
     try:
         return path.read_text(encoding="utf-8", errors="surrogateescape")
     except FileNotFoundError:
@@ -78,11 +65,11 @@ def append_traceback(log: Path, error: BaseException) -> None:
 def hold_lock(path: Path, waiting: str = "", refusal: str = "") -> Iterator[None]:
     """Hold an advisory lock on a file, which is left behind; print `waiting` if another process holds it.
 
-    lockf works over NFS too; file systems without locks go without. The lock belongs to the process, which releases it
-    when it ends or closes the file: never open it twice.
+    Uses lockf, which works over NFS; on file systems without locks nothing is locked. The lock belongs to the process
+    and is released when the process ends or closes the file, so the file must not be opened twice.
 
     Raises:
-        UserError: another process holds it, and there is a `refusal`, its text.
+        UserError: another process holds the lock and `refusal`, the text of the error, is not empty.
     """
     import fcntl
 
@@ -90,7 +77,7 @@ def hold_lock(path: Path, waiting: str = "", refusal: str = "") -> Iterator[None
     with path.open("a") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:  # which of them depends on the system
+        except (BlockingIOError, PermissionError) as error:  # depends on the system
             if refusal:
                 raise UserError(refusal) from error
             if waiting:

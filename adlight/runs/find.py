@@ -1,4 +1,4 @@
-"""Find run folders."""
+"""Find run folders below a place, and refuse to write to a place where something is already."""
 
 import glob
 import os
@@ -14,14 +14,18 @@ from adlight.runs.folder import RunFolder
 from adlight.runs.sweep_folder import SweepFolder
 from adlight.types import UserError
 
+COLLECTIONS = {"evaluations", "predictions", "learned", "groups", "sites"}  # in a run, each with folders of commands
+PARTS = {"checkpoints", "panels", "gallery", "samples", "wandb", "tensorboard", ".hydra", "labels", *COLLECTIONS}
+SWEEP_FILES = {"sweep.json", "multirun.yaml"}  # ours and Hydra's
+
 
 def find_runs(places: Sequence[str]) -> list[RunFolder]:
     """Find run folders at or below `places`, in natural sort order.
 
-    What lies in a run's own folder (evaluations, predictions) belongs to that run: it is found where it is named.
+    Folders inside a run, such as evaluations and predictions, are only found if they are named.
 
     Raises:
-        UserError: a place, folder or glob, does not exist or matches nothing.
+        UserError: a place does not exist and, as a glob, matches nothing.
     """
     found = set[Path]()
     for place in places:
@@ -31,21 +35,22 @@ def find_runs(places: Sequence[str]) -> list[RunFolder]:
             raise UserError(f"runs={place}: there is no such folder, and as a glob it matches nothing")
         for match in matches:
             for folder, below, _ in os.walk(match):
-                is_run = RunFolder(folder).is_run and not FederationFolder(folder).is_federation  # its sites are
-                below[:] = [] if is_run else [name for name in below if not name.startswith(".")]
-                found |= {Path(folder)} if is_run else set()
+                if RunFolder(folder).is_run and not FederationFolder(folder).is_federation:  # its sites are runs
+                    found.add(Path(folder))
+                    below.clear()
+                below[:] = [name for name in below if not name.startswith(".")]
     return [RunFolder(path) for path in sorted(found, key=natural_key)]
 
 
 def find_studies(places: Sequence[str]) -> list[SweepFolder]:
-    """Find sweeps at or below `places` that are searches, in natural sort order; in a run there is none."""
+    """Find searches by Optuna at `places` and around the runs below them, in natural sort order."""
     folders = {Path(run.path).parent for run in find_runs(places)}
     folders |= {Path(place).expanduser() for place in places}
     return [sweep for path in sorted(folders, key=natural_key) if (sweep := SweepFolder(path)).study_path.is_file()]
 
 
 def natural_key(path: Path) -> list[tuple[float, str]]:
-    """Sort paths by their text, and by value where there are numbers: 0.75 before 0.8, 9 before 10."""
+    """Return a sort key that compares numbers in a path by value: 0.75 before 0.8, 9 before 10."""
     parts = re.split(r"(\d+(?:\.\d+)?)", str(path))
     return [(float(part), part) if i % 2 else (0.0, part) for i, part in enumerate(parts)]
 
@@ -63,3 +68,48 @@ def _has_config(run: RunFolder, config: DictConfig) -> bool:
     except UserError as error:
         print(f"not resumed: {error}", flush=True)
         return False
+
+
+def is_training(run: RunFolder) -> bool:
+    """Return whether a folder is a training's; an evaluation or prediction may be overwritten."""
+    if run.can_resume or run.best_checkpoint.exists():
+        return True
+    if not run.is_run:
+        return run.is_finished
+    try:
+        return "run" not in run.read_config()
+    except UserError:  # of another version, or damaged; it should not be lost either
+        return True
+
+
+def check_free(setting: str, folder: Path, *, below: bool = True) -> None:
+    """Raise a UserError if a folder is a run, is part of one or, with `below`, contains one.
+
+    `setting` is the name of the setting for the folder; the folder need not exist.
+    """
+    place, source = folder.expanduser().resolve(), f"{setting}={folder}"
+    if is_training(RunFolder(place)):
+        raise UserError(f"{source} is a run, which would be overwritten: choose another folder")
+    for parent in place.parents:
+        part, *others = place.relative_to(parent).parts
+        if part in PARTS and not (part in COLLECTIONS and others) and is_training(RunFolder(parent)):
+            raise UserError(f"{source} is a part of the run {parent}: choose another folder")
+    for path, names, _ in os.walk(place) if below else ():
+        names[:] = [name for name in names if not name.startswith(".")]
+        for name in names:
+            if is_training(RunFolder(Path(path) / name)):
+                raise UserError(f"{source} contains the run {Path(path) / name}: choose another folder")
+
+
+def check_no_foreign_files(setting: str, folder: Path) -> None:
+    """Raise a UserError if a folder contains files of the user, such as images, but no run, sweep or result.
+
+    `setting` is the name of the setting for the folder; the folder need not exist. Hidden files do not count.
+    """
+    place = folder.expanduser()
+    if RunFolder(place).is_run or not place.is_dir():
+        return
+    names = sorted(name for name in os.listdir(place) if not name.startswith("."))
+    others = [name for name in names if not name.endswith(".log")]
+    if others and SWEEP_FILES.isdisjoint(names):
+        raise UserError(f"{setting}={folder} is not a run and not empty (it contains {others[0]}): name a new folder")

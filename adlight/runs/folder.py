@@ -1,19 +1,20 @@
-"""Run folders: what is written into them and how they are read; no other module knows a file name in one.
+"""Run folders: what is written into them, and how it is read.
 
 runs/<name>/
     .hydra/                              the composed config, see hydra_folder.py
     run.json                             command, seed, commit, versions, machine
     checkpoints/best.ckpt, last.ckpt     tensors only
-    checkpoints.sha256                   their hashes, see verification.py
-    checkpoints/pretraining.ckpt         the last epoch of the stage before the detector, where there is one
+    checkpoints/pretraining.ckpt         the last epoch of the stage before the detector, if there is one
+    checkpoints.sha256                   hashes of the checkpoints, see weights.py
     metrics.csv, pretraining.csv         curves of the detector and of the stage before it
-    metrics.json                         final numbers (their presence marks a finished run)
-    predictions.csv, defects.csv         one row per test image; one per defect type (calibration.csv: history.py)
-    panels/*.png, samples/*.png          test images; what a GAN makes while it is trained
+    metrics.json                         final numbers, whose presence marks a finished run
+    predictions.csv, defects.csv         one row per test image; one row per defect type
+    calibration.csv                      scores that the thresholds were calibrated on, see tables.py
+    panels/*.png, samples/*.png          test images; images that a GAN generates during training
     gallery/*.webp                       small pictures of test images, see gallery.py
-    wandb.json                           id and group at W&B, where it is used
+    wandb.json                           id and group at W&B
     train.log, error.txt                 what the terminal showed; why the run failed, if it did
-    job.json                             of a sweep's job: number and overrides
+    job.json                             number and overrides of a sweep's job
     .lock                                held by the process that works in the folder
 """
 
@@ -26,7 +27,6 @@ from typing import TYPE_CHECKING, Any
 from adlight.runs import tables
 from adlight.runs.files import hold_lock, is_numbered, rank, read_if_exists, write_atomically
 from adlight.runs.gallery import GalleryFolder
-from adlight.runs.history import write_calibration
 from adlight.runs.hydra_folder import HydraFolder
 from adlight.types import Record, UserError
 
@@ -35,19 +35,17 @@ if TYPE_CHECKING:  # they take seconds: not for --help
 
     from adlight.detection.module import AnomalyModule
 
-_RUN, _WANDB, _CHECKPOINTS, _NEW_IMAGES, _PANELS = "run.json", "wandb.json", "checkpoints", "predictions", "panels"
-_BEST, _LAST, _PRETRAINING = (f"{_CHECKPOINTS}/{name}.ckpt" for name in ("best", "last", "pretraining"))
-_CURVE, _PRETRAINING_CURVE = "metrics.csv", "pretraining.csv"
-_METRICS, _PREVIOUS = "metrics.json", "metrics.previous.json"
-_PREDICTIONS, _DEFECTS = "predictions.csv", "defects.csv"
-_JOB, _ERROR, _LOCK, _DATA_LOCK = "job.json", "error.txt", ".lock", ".data.lock"
+_RUN, _WANDB, _JOB, _ERROR = "run.json", "wandb.json", "job.json", "error.txt"
+_CHECKPOINTS, _LOCK, _DATA_LOCK = "checkpoints", ".lock", ".data.lock"
+_METRICS, _PREVIOUS, _DEFECTS = "metrics.json", "metrics.previous.json", "defects.csv"
+_CURVES = ("pretraining.csv", "metrics.csv")  # in the order of the training
 
 
 class RunFolder(HydraFolder):
-    """A run's folder, or the folder of an evaluation in it.
+    """The folder of a run, or of an evaluation of one.
 
     Attributes:
-        best_checkpoint: the weights of the best validation; this file and the next two need not exist.
+        best_checkpoint: the weights of the best validation; none of these files need exist.
         last_checkpoint, stage_checkpoint: the full state of the last epoch, and of the stage before the detector.
         predictions_path: the table with one row per test image.
         panels, predictions_folder: the folders of the panels, and of predictions for new images.
@@ -56,10 +54,11 @@ class RunFolder(HydraFolder):
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(path)
-        self.best_checkpoint, self.last_checkpoint = self.path / _BEST, self.path / _LAST
-        self.stage_checkpoint, self.predictions_path = self.path / _PRETRAINING, self.path / _PREDICTIONS
-        self.predictions_folder, self.gallery = self.path / _NEW_IMAGES, GalleryFolder(self.path / "gallery")
-        self.panels = self.path / _PANELS
+        self.best_checkpoint, self.last_checkpoint, self.stage_checkpoint = (
+            self.path / _CHECKPOINTS / f"{name}.ckpt" for name in ("best", "last", "pretraining")
+        )
+        self.predictions_path, self.predictions_folder = self.path / "predictions.csv", self.path / "predictions"
+        self.panels, self.gallery = self.path / "panels", GalleryFolder(self.path / "gallery")
 
     @property
     def is_finished(self) -> bool:
@@ -73,111 +72,97 @@ class RunFolder(HydraFolder):
 
     @property
     def last_change(self) -> float:
-        """When the newest checkpoint to resume from was written, in seconds; 0 if there is none."""
+        """Time at which the newest checkpoint to resume from was written, in seconds; 0 if there is none."""
         paths = self.last_checkpoint, self.stage_checkpoint
         return max((path.stat().st_mtime for path in paths if path.exists()), default=0.0)
 
     @property
     def has_results(self) -> bool:
-        """Whether something that took time to compute lies in the folder."""
+        """Whether the folder holds checkpoints or metrics."""
         return self.is_finished or (self.path / _CHECKPOINTS).exists()
 
     def checkpoint(self, which: str) -> Path:
-        """Find a checkpoint by `best`, `last` or its path.
-
-        Raises:
-            UserError: there is no such file; the text says what there is.
-        """
+        """Find a checkpoint by `best`, `last` or its path; raise a UserError that lists the others if it is missing."""
         folder = self.path / _CHECKPOINTS
         path = folder / f"{which}.ckpt" if which in ("best", "last") else Path(which)
         if not path.is_file():
-            there = ", ".join(sorted(found.name for found in folder.glob("*.ckpt"))) or "none"
-            raise UserError(f"checkpoint {path} does not exist (in {folder}: {there})")
+            existing = ", ".join(sorted(found.name for found in folder.glob("*.ckpt"))) or "none"
+            raise UserError(f"checkpoint {path} does not exist (in {folder}: {existing})")
         return path
 
     def begin(self, metadata: dict[str, Any]) -> None:
-        """Write `run.json`. What an earlier part of the run ended with is set aside: it counts as unfinished again."""
+        """Write `run.json`, and set earlier results aside: a run that is resumed is unfinished again."""
         (self.path / _ERROR).unlink(missing_ok=True)
         if self.is_finished:
             os.replace(self.path / _METRICS, self.path / _PREVIOUS)
         self._write_json(_RUN, metadata)
 
     def metadata_text(self) -> str | None:
-        """Read `run.json`, which differs whenever a run begins anew; None before it has begun."""
+        """Read `run.json`, which changes whenever the run is begun or resumed; None before the run has begun."""
         return read_if_exists(self.path / _RUN)
 
     def write_results(self, module: "AnomalyModule", records: list[Record], metadata: dict[str, Any]) -> None:
-        """Write the tables, then `metrics.json`, whose presence marks the run as finished: it has not failed."""
+        """Write the tables and, last, `metrics.json`, which marks the run as finished."""
         assert module.results is not None
         rows = tables.prediction_rows(records, module.predictions)
         write_atomically(self.predictions_path, tables.to_csv(tables.PREDICTIONS, rows))
-        write_calibration(self.path, module.calibration)
+        tables.write_calibration(self.path, module.calibration)
         write_atomically(self.path / _DEFECTS, tables.to_csv(tables.DEFECTS, tables.defect_rows(module.results)))
         self._write_json(_METRICS, module.results.as_dict() | module.calibration.as_dict() | metadata)
         (self.path / _ERROR).unlink(missing_ok=True)
 
     def read_results(self) -> dict[str, Any] | None:
-        """Read `metrics.json`; None where the run is not finished.
-
-        Raises:
-            UserError: the file is damaged.
-        """
-        if (text := read_if_exists(self.path / _METRICS)) is None:
+        """Read `metrics.json`; None if the run is not finished. Raise a UserError if the file is damaged."""
+        path = self.path / _METRICS
+        if (text := read_if_exists(path)) is None:
             return None
         try:
             content = json.loads(text)
             tables.check_results(content)
         except (ValueError, LookupError, AttributeError, TypeError) as error:
-            path = self.path / _METRICS
             raise UserError(f"{path} is damaged ({error}): test the run again with adlight.evaluate") from error
         return content
 
     def predictions(self) -> "DataFrame | None":
-        """Read one row per test image, with the columns `tables.PREDICTIONS`; None where there is no such table.
-
-        Raises:
-            UserError: a column is missing, or something else stands where a number should.
-        """
+        """Read the table of the test images; None if there is none. Raise a UserError if it is damaged."""
         return tables.read_predictions(self.predictions_path) if self.predictions_path.exists() else None
 
     @property
     def result_paths(self) -> list[Path]:
         """The files with a run's numbers."""
-        return [self.path / name for name in (_METRICS, _PREDICTIONS, _DEFECTS)]
+        return [self.path / _METRICS, self.predictions_path, self.path / _DEFECTS]
 
     @property
     def curve_paths(self) -> list[Path]:
-        """The curves that there are, in the order of the training."""
-        return [path for name in (_PRETRAINING_CURVE, _CURVE) if (path := self.path / name).is_file()]
+        """The existing files of curves, in the order of the training."""
+        return [path for name in _CURVES if (path := self.path / name).is_file()]
 
     def panel_paths(self) -> list[Path]:
-        """List the run's panels, one file per category."""
+        """List the files of the panels, one per category."""
         return sorted(self.panels.glob("*.png"))
 
-    def wandb_identity(self, fresh: dict[str, Any]) -> dict[str, Any]:
-        """Name the run at W&B: `fresh` the first time, and the same again whenever it is resumed."""
+    def wandb_identity(self, new: dict[str, Any]) -> dict[str, Any]:
+        """Return the run's identity at W&B: `new` the first time, and the same whenever the run is resumed."""
         if not (self.path / _WANDB).exists():
-            self._write_json(_WANDB, fresh)
+            self._write_json(_WANDB, new)
         return json.loads((self.path / _WANDB).read_text())
 
-    def _write_json(self, name: str, content: dict[str, Any]) -> None:
-        write_atomically(self.path / name, json.dumps(content, indent=2) + "\n")
-
     def lock(self, wait: bool = True) -> AbstractContextManager[None]:
-        """Hold the folder against other processes; of those of one run or job, the first holds it for all.
+        """Lock the folder against other commands; the first process of a run holds the lock for all of them.
 
-        A job waits for its turn: a sweep was started twice, or a search repeats a job. `wait=False` raises a UserError.
+        With `wait`, a job of a sweep waits its turn: the sweep was started twice, or a search repeats a job. Otherwise
+        a UserError is raised.
         """
-        said, advice = f"another process works in {self}", "wait for its end, or choose another hydra.run.dir"
-        refusal = "" if wait else f"{said}: {advice}"
-        return hold_lock(self.path / _LOCK, f"{said}: waiting for it", refusal) if rank() == 0 else nullcontext()
+        reason = f"another process works in {self}"
+        refusal = "" if wait else f"{reason}: wait for it to end, or choose another hydra.run.dir"
+        return hold_lock(self.path / _LOCK, f"{reason}: waiting for it", refusal) if rank() == 0 else nullcontext()
 
     def data_lock(self) -> AbstractContextManager[None]:
-        """Let the processes of a run prepare its data one after the other, before they know of each other."""
+        """Lock the preparation of the data, so that the processes of a run do it one at a time."""
         return hold_lock(self.path / _DATA_LOCK) if is_numbered() else nullcontext()
 
     def write_job(self, number: int, overrides: list[str]) -> None:
-        """Note a sweep's job, which is about to begin: it has not failed yet."""
+        """Record the number and overrides of a sweep's job that is about to begin, and remove an earlier failure."""
         (self.path / _ERROR).unlink(missing_ok=True)
         self._write_json(_JOB, {"job": number, "overrides": overrides})
 
@@ -191,10 +176,13 @@ class RunFolder(HydraFolder):
         return next(iter(sorted(self.path.glob("*.log"))), self.path / "train.log")
 
     def write_failure(self, line: str) -> None:
-        """Note why the run failed, in one line."""
+        """Record in one line why the run failed."""
         write_atomically(self.path / _ERROR, line + "\n")
 
     def failure(self) -> str | None:
-        """Read why the run failed, in one line; None if it did not."""
+        """Read in one line why the run failed; None if it did not."""
         text = read_if_exists(self.path / _ERROR)
         return None if text is None else (text.strip().splitlines() or ["no reason given"])[-1]
+
+    def _write_json(self, name: str, content: dict[str, Any]) -> None:
+        write_atomically(self.path / name, json.dumps(content, indent=2) + "\n")

@@ -1,8 +1,9 @@
 """Groups of a run's anomalies: <run>/groups/<time>/.
 
-groups.csv      one row per region: path, category, defect, box (pixels of the resized image), group
+groups.csv      one row per region: path, category, defect, box (pixels of the resized image; of tiled runs, of the
+                original), group
 groups.json     method, numbers of groups and regions, silhouette, agreement with the defect types
-group-<n>.png   pictures of a group's regions; group-others.png of those in none
+group-<n>.png   pictures of a group's regions; group-others.png of those in no group
 """
 
 import csv
@@ -22,7 +23,7 @@ COLUMNS = ("path", "category", "defect", "box", "group")
 
 
 class GroupFolder:
-    """One grouping, which need not exist yet; it prints as its path."""
+    """The folder of one grouping, which need not exist yet; it prints as its path."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -32,19 +33,19 @@ class GroupFolder:
 
     @classmethod
     def latest(cls, run: Path) -> "GroupFolder | None":
-        """Find a run's newest grouping; None where there is none."""
-        found = sorted(path.parent for path in (run / _FOLDER).glob(f"*/{_SUMMARY}"))
-        return cls(found[-1]) if found else None
+        """Find a run's newest grouping; None if there is none."""
+        folders = sorted(path.parent for path in (run / _FOLDER).glob(f"*/{_SUMMARY}"))
+        return cls(folders[-1]) if folders else None
 
     def write(self, rows: Iterable[Sequence[Any]], sheets: dict[int, "Image.Image"], summary: dict[str, Any]) -> None:
-        """Write the rows (`COLUMNS`), the sheets by group, then the summary."""
+        """Write the rows (`COLUMNS`), the sheets of pictures by group, and the summary."""
         write_atomically(self.path / _TABLE, to_csv(COLUMNS, rows))
         for group, sheet in sheets.items():
             sheet.save(self.sheet(group))
         write_atomically(self.path / _SUMMARY, json.dumps(summary, indent=2) + "\n")
 
     def sheet(self, group: int) -> Path:
-        """Name the file of a group's pictures."""
+        """Return the path of a group's pictures; a negative number stands for the regions in no group."""
         return self.path / f"group-{'others' if group < 0 else group}.png"
 
     def read(self) -> tuple[list[dict[str, str]], dict[str, Any]]:

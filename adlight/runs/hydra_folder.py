@@ -7,17 +7,18 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from adlight.runs.config import apply_overrides, comparable, flatten, read_yaml
+from adlight.runs.config import comparable, flatten, read_yaml
 from adlight.runs.files import write_atomically
+from adlight.runs.overrides import apply_overrides
 from adlight.runs.trust import check_choices, check_config, find_targets
 from adlight.types import UserError
 
-SUBFOLDER = ".hydra"  # as hydra.output_subdir says
+SUBFOLDER = ".hydra"  # value of hydra.output_subdir
 _ROOMS_OF_0_1 = tuple(f"adlight.{room}." for room in ("modules", "networks", "objectives", "scoring"))
 
 
 class OlderRun(UserError):
-    """A run of a version whose runs are not read any more."""
+    """A run of a version whose runs can no longer be read."""
 
 
 class HydraFolder:
@@ -31,19 +32,35 @@ class HydraFolder:
 
     @property
     def is_run(self) -> bool:
-        """Whether the folder is a run's, finished or not."""
-        return self._hydra_file("config").is_file()
+        """Whether this is a run folder, finished or not."""
+        return self.config_path.is_file()
 
     @property
     def config_path(self) -> Path:
-        """The composed config."""
+        """The file of the composed config."""
         return self._hydra_file("config")
 
-    def read_config(self) -> DictConfig:
-        """Read the composed config, to be looked at: `config` gives it to be built from.
+    def config(self, overrides: Sequence[str] = ()) -> DictConfig:
+        """Read the composed config to instantiate it: check that it can be trusted, and apply overrides.
 
         Raises:
-            UserError: the folder holds no run, or one of adlight 0.1.
+            UserError: this is not a run folder, the run is one of adlight 0.1, or its config is not trusted.
+        """
+        config = self.read_config()
+        check_config(config, self.config_path)
+        return apply_overrides(config, self.choices(), overrides) if overrides else config
+
+    def choices(self) -> dict[str, Any]:
+        """Read the run's choice of each config group; raise a UserError if they are not trusted."""
+        choices = dict(self._read_yaml("hydra").hydra.runtime.choices)
+        check_choices(choices, self._hydra_file("hydra"))
+        return choices
+
+    def read_config(self) -> DictConfig:
+        """Read the composed config without checking that it can be trusted.
+
+        Raises:
+            UserError: this is not a run folder, or the run is one of adlight 0.1.
         """
         config = self._read_yaml("config")
         if any(str(target).startswith(_ROOMS_OF_0_1) for target in find_targets(config).values()):
@@ -51,90 +68,65 @@ class HydraFolder:
         return config
 
     def read_training(self) -> DictConfig:
-        """Read the composed config, likewise.
+        """Read the composed config of a training without checking that it can be trusted.
 
         Raises:
-            UserError: as `read_config`; or it is no training's.
+            UserError: see `read_config`; or it is not the config of a training.
         """
         config = self.read_config()
         if "sites" in config:
             raise UserError(f"{self} is a federation: name the run of one of its sites, such as those in {self}/sites")
         if missing := [name for name in ("model", "dataset", "calibration", "trainer") if name not in config]:
-            found = "is of an evaluation or a prediction: name the run itself" if "run" in config else "is damaged"
-            raise UserError(f"{self.config_path} {found} (it has no {missing[0]})")
+            reason = "belongs to an evaluation or prediction: name the run itself" if "run" in config else "is damaged"
+            raise UserError(f"{self.config_path} {reason} (it has no {missing[0]})")
         return config
 
-    def config(self, overrides: Sequence[str] = ()) -> DictConfig:
-        """Read the composed config, which is not trusted, and lay overrides over it, which are.
+    def settings(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """Read all settings by dotted key, with interpolations as they are written, and the choices of config groups.
+
+        For an evaluation these are its run's settings with its changes; None if there is no model in the config.
 
         Raises:
-            UserError: the folder holds no run, or one of adlight 0.1, or one that says to run what is not on the list.
+            UserError: this is not a run folder, or a file is damaged.
         """
-        config = self.read_config()
-        check_config(config, self.config_path)
-        if not overrides:
-            return config
-        return apply_overrides(config, self.choices(), overrides)
-
-    def choices(self) -> dict[str, Any]:
-        """Read the groups that the config was composed of, which are not trusted.
-
-        Raises:
-            UserError: as `config`.
-        """
-        choices = dict(self._read_yaml("hydra").hydra.runtime.choices)
-        check_choices(choices, self._hydra_file("hydra"))
-        return choices
+        run: HydraFolder = self
+        try:
+            config = self.read_config()
+            if "run" in config and "images" not in config:
+                parents = map(HydraFolder, self.path.parents)
+                run = next((folder for folder in parents if folder.is_run), HydraFolder(str(config.run)))
+                changes = {k: value for k, value in comparable(config).items() if k != "run" and value is not None}
+                config = DictConfig(OmegaConf.merge(run.read_config(), changes))
+            if "model" not in config:
+                return None
+            has_choices = run._hydra_file("hydra").is_file()
+            choices = OmegaConf.select(run._read_yaml("hydra"), "hydra.runtime.choices") if has_choices else None
+            return flatten(config), dict(choices or {})
+        except OmegaConfBaseException as error:
+            line = str(error).splitlines()[0]
+            raise UserError(f"{self.config_path} is damaged ({line}): train the run again, or remove it") from error
 
     def write_config(self, config: DictConfig) -> None:
-        """Write the composed config anew."""
-        write_atomically(self._hydra_file("config"), OmegaConf.to_yaml(config))
+        """Write the composed config, which makes the folder a run folder."""
+        write_atomically(self.config_path, OmegaConf.to_yaml(config))
 
     def write_like(self, source: "HydraFolder", config: DictConfig) -> None:
-        """Write the files of a run made of another, whose groups it was composed of; the config marks it as a run."""
+        """Write the config of a run that was derived from another, and copy that run's choices."""
         write_atomically(self._hydra_file("hydra"), source._hydra_file("hydra").read_bytes())
         self.write_config(config)
 
     def write_composed(self, config: DictConfig, choices: dict[str, Any]) -> None:
-        """Write the files of a run that Hydra did not start here; the config, which marks it as a run, comes last."""
+        """Write the config and the choices of a run that Hydra did not start in this folder."""
         write_atomically(self._hydra_file("hydra"), OmegaConf.to_yaml({"hydra": {"runtime": {"choices": choices}}}))
         self.write_config(config)
 
     def write_hydra_files(self, config: DictConfig) -> None:
-        """Write all files that Hydra leaves in a run, the one that marks it as one last."""
+        """Write all files that Hydra would leave in the folder of the present run."""
         from hydra.core.hydra_config import HydraConfig
 
         write_atomically(self._hydra_file("hydra"), OmegaConf.to_yaml(HydraConfig.instance().cfg))
         write_atomically(self._hydra_file("overrides"), OmegaConf.to_yaml(HydraConfig.get().overrides.task))
         self.write_config(config)
-
-    def settings(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """Give the config as values by dotted key (interpolations as written), and the groups it was composed of.
-
-        Of an evaluation: those of its run with the evaluation's changes. None for anything else that Hydra left.
-
-        Raises:
-            UserError: the folder holds none of these, or a file is damaged.
-        """
-        try:
-            return self._settings()
-        except OmegaConfBaseException as error:
-            line = str(error).splitlines()[0]
-            raise UserError(f"{self.config_path} is damaged ({line}): train the run again, or remove it") from error
-
-    def _settings(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        run: HydraFolder = self
-        config = self.read_config()
-        if "run" in config and "images" not in config:
-            parents = map(HydraFolder, self.path.parents)
-            run = next((folder for folder in parents if folder.is_run), HydraFolder(str(config.run)))
-            changes = {key: value for key, value in comparable(config).items() if key != "run" and value is not None}
-            config = DictConfig(OmegaConf.merge(run.read_config(), changes))
-        if "model" not in config:
-            return None
-        has_choices = run._hydra_file("hydra").is_file()
-        choices = OmegaConf.select(run._read_yaml("hydra"), "hydra.runtime.choices") if has_choices else None
-        return flatten(config), dict(choices or {})
 
     def _hydra_file(self, name: str) -> Path:
         return self.path / SUBFOLDER / f"{name}.yaml"

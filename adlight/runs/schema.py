@@ -1,72 +1,73 @@
-"""What may be set where no constructor of ours says it: the trainer."""
+"""Types of settings that no constructor of ours declares: those of the trainer and of optimizers."""
 
 import functools
+import inspect
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypedDict
 
 import pytorch_lightning as pl
-from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, TypeAdapter
+import torch
+from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter
+from pytorch_lightning.accelerators import AcceleratorRegistry
+from pytorch_lightning.strategies import StrategyRegistry
+from torch.optim import Optimizer
 
 from adlight import settings
 from adlight.detection.inference import AUTOCAST, SHORT
-from adlight.runs.optimizers import OptimizerSettings, is_optimizer
-from adlight.settings import PathName, PositiveShare
-from adlight.types import unknown_name
+from adlight.settings import Decay, PathName, PositiveShare
+from adlight.types import UserError, unknown_name
 
 LIBRARIES = ("pytorch_lightning.", "torch.optim.")
 
 
 def _known_accelerator(name: str) -> str:
-    from pytorch_lightning.accelerators import AcceleratorRegistry
-
-    return _one_of("accelerator", name, ["auto", "gpu", *AcceleratorRegistry.available_accelerators()])
+    return _known_name("accelerator", name, ["auto", "gpu", *AcceleratorRegistry.available_accelerators()])
 
 
 def _known_strategy(name: str) -> str:
-    from pytorch_lightning.strategies import StrategyRegistry
-
-    return _one_of("strategy", name, ["auto", *StrategyRegistry.available_strategies()])
+    return _known_name("strategy", name, ["auto", *StrategyRegistry.available_strategies()])
 
 
 def _known_precision(name: str | int) -> str | int:
-    _one_of("precision", str(name), [*AUTOCAST, *SHORT])
+    _known_name("precision", str(name), [*AUTOCAST, *SHORT])
     return name
 
 
-def _one_of(kind: str, name: str, known: list[str]) -> str:
+def _known_name(kind: str, name: str, known: list[str]) -> str:
     if name not in known:
         raise ValueError(unknown_name(kind, name, known))
     return name
 
 
-def _numbers(devices: str) -> str:
+def _device_numbers(devices: str) -> str:
     if not re.fullmatch(r"auto|-1|\d+(,\d+)*", devices):
         raise ValueError("be a number of devices, their numbers or auto")
     return devices
 
 
-def _unlike(devices: list[int]) -> list[int]:
+def _distinct(devices: list[int]) -> list[int]:
     if len(set(devices)) < len(devices):
         raise ValueError("be a list of different devices")
     return devices
 
 
-def _by_groups(given: Any) -> Any:
+def _set_by_groups(value: Any) -> Any:
     raise ValueError("be left out, as the groups callbacks, logger and checkpoint are for that")
 
 
-Share = PositiveInt | PositiveShare  # so many batches, or this share of them
+Batches = PositiveInt | PositiveShare  # a number of batches, or a fraction of them
 Devices = (
     PositiveInt
     | Literal[-1]
-    | Annotated[str, AfterValidator(_numbers)]
-    | Annotated[list[NonNegativeInt], Field(min_length=1), AfterValidator(_unlike)]
+    | Annotated[str, AfterValidator(_device_numbers)]
+    | Annotated[list[NonNegativeInt], Field(min_length=1), AfterValidator(_distinct)]
 )
-ByGroups = Annotated[Any, AfterValidator(_by_groups)]
+SetByGroups = Annotated[Any, AfterValidator(_set_by_groups)]
 
 
 class TrainerSettings(TypedDict, total=False):
-    """Settings of Lightning's Trainer that it takes wrongly, or refuses only when the data has been read."""
+    """Settings of Lightning's Trainer that it misinterprets, or rejects only after the data has been read."""
 
     accelerator: Annotated[str, AfterValidator(_known_accelerator)]
     devices: Devices
@@ -76,28 +77,64 @@ class TrainerSettings(TypedDict, total=False):
     default_root_dir: PathName | None
     max_epochs: Annotated[int, Field(ge=1, lt=2**32)]
     min_epochs: NonNegativeInt | None
-    max_steps: Literal[-1]  # a training of part of an epoch has no validation
+    max_steps: Literal[-1]  # a part of an epoch has no validation
     overfit_batches: Literal[0]  # it validates on training images
-    logger: ByGroups
-    callbacks: ByGroups
-    enable_checkpointing: ByGroups
+    logger: SetByGroups
+    callbacks: SetByGroups
+    enable_checkpointing: SetByGroups
     check_val_every_n_epoch: PositiveInt | None
-    val_check_interval: Share | None
+    val_check_interval: Batches | None
     gradient_clip_val: NonNegativeFloat | None
     accumulate_grad_batches: PositiveInt
-    limit_train_batches: Share
-    limit_val_batches: Share  # of 0 no threshold could come
-    limit_test_batches: Share
+    limit_train_batches: Batches
+    limit_val_batches: Batches  # thresholds come from a validation
+    limit_test_batches: Batches
     num_sanity_val_steps: Annotated[int, Field(ge=-1)]
     log_every_n_steps: NonNegativeInt
     deterministic: bool | Literal["warn"]
-    barebones: Literal[False]  # it has no loggers, checkpoints or bars
-    fast_dev_run: Literal[False]  # it keeps no checkpoint to test; trainer=debug does
+    barebones: Literal[False]  # it has no loggers, checkpoints or progress bars
+    fast_dev_run: Literal[False]  # it keeps no checkpoint to test; use trainer=debug
+
+
+class OptimizerSettings(TypedDict, total=False):
+    """Settings that optimizers share."""
+
+    lr: PositiveFloat
+    muon_lr: PositiveFloat
+    betas: Annotated[list[Decay], Field(min_length=2, max_length=2)]
+    eps: NonNegativeFloat
+    weight_decay: NonNegativeFloat
+    momentum: Decay
+    dampening: NonNegativeFloat
+    alpha: Decay
+    nesterov: bool
+    amsgrad: bool
+    maximize: Literal[False]  # losses are minimized
+    capturable: bool
+    differentiable: bool
+    foreach: bool | None
+    fused: bool | None
+
+
+def is_optimizer(target: Any) -> bool:
+    """Return whether a target is a class of optimizers."""
+    return inspect.isclass(target) and issubclass(target, Optimizer)
+
+
+def try_optimizer(target: Any, arguments: Mapping[str, Any], path: str) -> None:
+    """Raise a UserError if an optimizer rejects its settings in a step on dummy parameters, before the data is read."""
+    parameters = [torch.nn.Parameter(torch.zeros(2, 2)) for _ in range(2)]
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    try:
+        target([{"params": [parameter]} for parameter in parameters], **arguments).step()
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f"{path}: {str(error).splitlines()[0]}") from error
 
 
 @functools.cache
 def types_of(target: Any) -> dict[str, TypeAdapter]:
-    """Look up the types of a target's arguments, by name; of constructors that do not check theirs, none."""
+    """Return the types of a target's arguments by name; empty for a constructor that does not check its arguments."""
     if is_optimizer(target):
         return settings.types_of(OptimizerSettings)
     if settings.is_checked(target):

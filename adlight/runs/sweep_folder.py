@@ -1,10 +1,10 @@
-"""Sweep folders: many runs, each in a folder of its own, and one table of them all.
+"""Sweep folders: many runs, each in a folder of its own, and one table of all of them.
 
 runs/<sweep>/
-    sweep.json         the command's words, what it varies, and the config that all jobs start from
-    results.csv        one row per job, rewritten after each of them
-    study.db           of a search: Optuna's trials
-    sweep.log          what the launcher or the sweeper failed of, if one did
+    sweep.json         the words of the command, the keys that it varies, the config that all jobs start from
+    results.csv        one row per job, rewritten after each job
+    study.db           Optuna's trials, if the sweep is a search
+    sweep.log          why the launcher or the sweeper failed, if one did
     <job>/             a run folder, named by what the sweep varies
 """
 
@@ -16,14 +16,23 @@ from typing import Any
 from adlight.runs.files import hold_lock, write_atomically
 from adlight.runs.folder import RunFolder
 
-_NOTE, _TABLE, _LOG, _LOCK, _STUDY = "sweep.json", "results.csv", "sweep.log", ".lock", "study.db"
+_NOTE, _LOCK = "sweep.json", ".lock"
 
 
 class SweepFolder:
-    """A sweep's folder, which need not exist yet; it prints as its path."""
+    """The folder of a sweep, which need not exist yet; it prints as its path.
+
+    Attributes:
+        table_path: the table with one row per job; none of these files need exist.
+        study_path: Optuna's trials.
+        log: the sweep's log.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.table_path, self.study_path, self.log = (
+            self.path / name for name in ("results.csv", "study.db", "sweep.log")
+        )
 
     def __str__(self) -> str:
         return str(self.path)
@@ -34,7 +43,7 @@ class SweepFolder:
         return (self.path / _NOTE).is_file()
 
     def write_note(self, words: list[str], varied: list[str], config: dict[str, Any]) -> None:
-        """Note a sweep: the words of its command, the keys that it varies, the config that all jobs start from."""
+        """Record the words of a sweep's command, the keys that it varies, and the config that all jobs start from."""
         note = {"words": words, "varied": varied, "config": config}
         write_atomically(self.path / _NOTE, json.dumps(note, indent=2) + "\n")
 
@@ -43,30 +52,15 @@ class SweepFolder:
         return json.loads((self.path / _NOTE).read_text())
 
     def jobs(self) -> list[RunFolder]:
-        """List the jobs that the sweep has begun, in the order of their numbers."""
+        """List the jobs that have begun, in the order of their numbers."""
         runs = [RunFolder(path) for path in self.path.iterdir() if path.is_dir()]
-        found = [(job["job"], run) for run in runs if (job := run.job())]
-        return [run for _, run in sorted(found, key=lambda pair: (pair[0], pair[1].path.name))]
-
-    @property
-    def table_path(self) -> Path:
-        """The table with one row per job."""
-        return self.path / _TABLE
+        jobs = [(job["job"], run.path.name, run) for run in runs if (job := run.job())]
+        return [run for _, _, run in sorted(jobs, key=lambda job: job[:2])]
 
     def write_table(self, text: str) -> None:
         """Write the table."""
         write_atomically(self.table_path, text)
 
     def lock(self) -> AbstractContextManager[None]:
-        """Let one process write the table at a time: the last has seen what all have done."""
+        """Lock the table, so that each process that writes it has seen the results of those before."""
         return hold_lock(self.path / _LOCK)
-
-    @property
-    def study_path(self) -> Path:
-        """The trials of a search by Optuna, which need not exist."""
-        return self.path / _STUDY
-
-    @property
-    def log(self) -> Path:
-        """The sweep's log, which need not exist."""
-        return self.path / _LOG

@@ -1,4 +1,4 @@
-"""The web application: the page, predictions as JSON, and health and metrics for monitoring."""
+"""The web application: a page, predictions in JSON, and endpoints for monitoring."""
 
 import asyncio
 import os
@@ -20,7 +20,7 @@ from adlight.data.images import PreparedImage
 from adlight.detector import Detector
 from adlight.serving.batching import BatchQueue, QueueFull
 from adlight.serving.guard import Guard
-from adlight.serving.labels import KeptLabels, decode_mask, pick
+from adlight.serving.labels import StoredLabels, decode_mask, select_files
 from adlight.serving.page import SECURITY, render
 from adlight.serving.responses import categories_of, describe_detector, describe_prediction, parse_parts
 from adlight.serving.telemetry import CountRequests, Telemetry
@@ -31,17 +31,17 @@ PATHS = frozenset({"/", "/health", "/detector", "/metrics", "/predict", "/labels
 
 
 class Service:
-    """A detector that many requests share.
+    """A detector shared by many requests.
 
     Args:
-        detector: the detector, with its thresholds.
-        name: the detector's name on the page.
-        limits: limits of a request; `max_images` is also the capacity of the queue.
-        labels: the labels beside the run; None if none are kept.
+        detector: Detector with its thresholds.
+        name: Name shown on the page.
+        limits: Limits of a request; `max_images` is also the capacity of the queue.
+        labels: Labels stored with the run; None stores none.
     """
 
-    def __init__(self, detector: Detector, name: str, limits: Limits, labels: KeptLabels | None = None) -> None:
-        self.limits, self.telemetry, self.labels = limits, Telemetry(), labels or KeptLabels()
+    def __init__(self, detector: Detector, name: str, limits: Limits, labels: StoredLabels | None = None) -> None:
+        self.limits, self.telemetry, self.labels = limits, Telemetry(), labels or StoredLabels()
         self.detectors: dict[str | None, Detector] = {None: detector}
         self.detectors |= {category: detector.with_category(category) for category in categories_of(detector)}
         self.queue = BatchQueue(self._predict, detector.batch_size, limits.max_images, self.telemetry.count_batch)
@@ -50,53 +50,52 @@ class Service:
             "formats": FORMATS,
             "limits": {"max_bytes": limits.max_bytes, "max_pixels": limits.max_pixels, "max_images": limits.max_images},
         }
-        self._decoding = asyncio.Semaphore(os.cpu_count() or 1)  # bounds the number of full-size images in memory
+        self._decoding = asyncio.Semaphore(os.cpu_count() or 1)  # limits decoded images in memory
 
     def _predict(self, category: str | None, images: list[PreparedImage]) -> list[Prediction]:
         return self.detectors[category].predict(images, reconstruct=False)
 
     async def predict(self, request: Request, category: str | None, parts: list[str]) -> list[dict[str, Any]]:
-        """Predict for the images of a request, in order.
+        """Predict the images of a request, in order.
 
         Returns:
-            One JSON object per image; among several images, that of an unreadable image holds its error.
+            One JSON object per image. If only some images cannot be read, theirs hold an `error`.
 
         Raises:
-            HTTPException: the request cannot be read, or none of its images.
-            UserError: the images' category is unknown.
-            QueueFull: there is no room for them.
+            HTTPException: The request or all of its images cannot be read.
+            UserError: The images' category is unknown.
+            QueueFull: There is no room for the images.
         """
         self._check_category(category)
         self.queue.check_room()  # before anything is read
         uploads = await read_uploads(request, self.limits)
         with self.queue.reserve(len(uploads)):
-            found = await asyncio.gather(
-                *(self._answer(upload, category, parts) for upload in uploads), return_exceptions=True
-            )
-        errors = [result for result in found if isinstance(result, BaseException)]
+            predicting = (self._answer(upload, category, parts) for upload in uploads)
+            answers = await asyncio.gather(*predicting, return_exceptions=True)
+        errors = [answer for answer in answers if isinstance(answer, BaseException)]
         for error in errors:
-            if len(errors) == len(found) or not isinstance(error, HTTPException | UserError):
+            if len(errors) == len(answers) or not isinstance(error, HTTPException | UserError):
                 raise error
         return [
-            {"path": upload.name, "error": _explain(result)} if isinstance(result, BaseException) else result
-            for upload, result in zip(uploads, found, strict=True)
+            {"path": upload.name, "error": _explain(answer)} if isinstance(answer, BaseException) else answer
+            for upload, answer in zip(uploads, answers, strict=True)
         ]
 
     async def label(self, request: Request, category: str | None, word: str) -> dict[str, Any]:
-        """Keep the image of a request, and its mask, with the label `word`; see `KeptLabels.keep` and `predict`."""
+        """Store the image of a request, with its mask, under the label `word`; see `StoredLabels.add` and `predict`."""
         self.labels.check(word)
         self._check_category(category)
         self.queue.check_room()
         uploads = await read_uploads(request, replace(self.limits, max_images=2))
-        image, mask = pick(uploads, word)
+        image, mask = select_files(uploads, word)
         with self.queue.reserve(1):
             async with self._decoding:
                 picture, name = await anyio.to_thread.run_sync(self._examine, image, category)
                 drawn = await anyio.to_thread.run_sync(decode_mask, mask, picture.size, self.limits.max_pixels)
-            return await anyio.to_thread.run_sync(self.labels.keep, image, picture, word, name, drawn)
+            return await anyio.to_thread.run_sync(self.labels.add, image, picture, word, name, drawn)
 
     def _examine(self, upload: Upload, category: str | None) -> tuple[Image.Image, str]:
-        """Check that the detector accepts an image. -> the image and its category, empty if it has none."""
+        """Check an image as a prediction would. -> the image, and the name of its category, or an empty one."""
         prepared, image = self._prepare(upload, category, keep=True)
         assert image is not None
         detector = self.detectors[category]
@@ -106,7 +105,7 @@ class Service:
 
     def _check_category(self, category: str | None) -> None:
         if category not in self.detectors:
-            self.detectors[None].with_category(category)  # raises, naming the categories
+            self.detectors[None].with_category(category)  # raises and lists the known ones
         rule = self.detectors[category].category_rule
         if not rule.by_looks:
             rule.of_path(None)
@@ -131,7 +130,7 @@ class Service:
 
 
 def build_app(service: Service, token: str | None) -> FastAPI:
-    """Build the application around a service; see `Guard` for the token."""
+    """Build the application of a service; see `Guard` for the token."""
     app = FastAPI(title="adlight", docs_url=None, redoc_url=None, openapi_url=None)  # its pages would need a CDN
     page = HTMLResponse(render(), headers=SECURITY)
 
@@ -154,9 +153,9 @@ def build_app(service: Service, token: str | None) -> FastAPI:
 
     @app.post("/predict")
     async def predict(request: Request, category: str | None = None, include: str = "") -> Response:
-        found = await service.predict(request, category or None, parse_parts(include))
+        answers = await service.predict(request, category or None, parse_parts(include))
         several = request.headers.get("content-type", "").lower().startswith("multipart/")
-        return JSONResponse(found if several else found[0])
+        return JSONResponse(answers if several else answers[0])
 
     @app.get("/labels")
     async def labels() -> Response:
@@ -164,8 +163,8 @@ def build_app(service: Service, token: str | None) -> FastAPI:
 
     @app.post("/labels")
     async def label(request: Request, label: str = "", category: str | None = None) -> Response:
-        kept = await service.label(request, category or None, label)
-        return JSONResponse(kept, 200 if kept["before"] else 201)
+        stored = await service.label(request, category or None, label)
+        return JSONResponse(stored, 200 if stored["before"] else 201)
 
     for kind in (HTTPException, UserError, QueueFull, ClientDisconnect, Exception):
         app.add_exception_handler(kind, _refuse)
@@ -179,7 +178,7 @@ def _explain(error: BaseException) -> str:
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
-    """Answer with one line; the traceback of an internal error goes to the server's stderr."""
+    """Answer an error in one line; the traceback of an unexpected one is printed to stderr."""
     headers = None
     if isinstance(error, HTTPException):
         code, line, headers = error.status_code, _explain(error), error.headers

@@ -1,7 +1,7 @@
-"""A bounded queue of images, predicted in batches by the detector's thread.
+"""A bounded queue of images, predicted in batches by a single thread.
 
-A batch consists of the images that are waiting when the detector becomes free, up to its batch size: a single image
-never waits for others, and batches grow with the load.
+Whenever the detector is free, it takes all waiting images up to its batch size: a single image never waits for others,
+and under load the batches grow by themselves.
 """
 
 import math
@@ -18,7 +18,7 @@ from adlight.types import Prediction, UserError
 if TYPE_CHECKING:  # torch takes seconds: not for --help
     from adlight.data.images import PreparedImage
 
-SMOOTHING = 0.8  # exponential smoothing of the seconds per image
+SMOOTHING = 0.8  # weight of earlier batches in the mean seconds per image
 
 
 class QueueFull(Exception):
@@ -30,7 +30,7 @@ class QueueFull(Exception):
 
 
 class Job(NamedTuple):
-    """An image that waits for its prediction."""
+    """An image waiting for its prediction."""
 
     image: "PreparedImage"
     category: str | None
@@ -38,13 +38,13 @@ class Job(NamedTuple):
 
 
 class BatchQueue:
-    """Predicts for images of many requests, one batch at a time.
+    """Predicts the images of many requests, one batch at a time.
 
     Args:
-        predict: predicts for a batch of images of one category, in the queue's own thread.
-        batch_size: largest number of images in a batch.
-        capacity: largest number of images in the queue, including those that are still being decoded.
-        watch: called with the size and the seconds of each batch.
+        predict: Predicts a batch of images of one category; called in the queue's thread.
+        batch_size: Largest number of images in a batch.
+        capacity: Largest number of images in the queue, including those still being decoded.
+        watch: Called with the size and the seconds of every batch.
     """
 
     def __init__(
@@ -55,21 +55,21 @@ class BatchQueue:
         watch: Callable[[int, float], None] = lambda size, seconds: None,
     ) -> None:
         self.predict, self.batch_size, self.capacity, self.watch = predict, batch_size, capacity, watch
-        self.held, self.pace = 0, 0.1  # images in the queue; seconds per image
+        self.held, self.pace = 0, 0.1  # reserved places; mean seconds per image
         self._waiting, self._changed, self._closed = deque[Job](), Condition(), False
         self._thread = Thread(target=self._work, name="detector", daemon=True)
         self._thread.start()
 
     @property
     def is_alive(self) -> bool:
-        """Whether the detector's thread is running."""
+        """Whether the queue's thread is running."""
         return self._thread.is_alive()
 
     def check_room(self, count: int = 1) -> None:
         """Check that there is room for some images.
 
         Raises:
-            QueueFull: there is none.
+            QueueFull: There is no room.
         """
         if self.held + count > self.capacity:
             raise QueueFull(max(1, math.ceil(self.held * self.pace)))
@@ -79,7 +79,7 @@ class BatchQueue:
         """Reserve room for some images until they are answered.
 
         Raises:
-            QueueFull: there is none.
+            QueueFull: There is no room.
         """
         with self._changed:
             self.check_room(count)
@@ -99,7 +99,7 @@ class BatchQueue:
         return job.future
 
     def close(self, seconds: float = 10) -> None:
-        """Predict for the waiting images, then end the thread; wait for it at most `seconds`."""
+        """Predict the waiting images and end the thread; return after at most `seconds`."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -114,7 +114,7 @@ class BatchQueue:
             self.watch(len(batch), seconds)
 
     def _take(self) -> list[Job]:
-        """Wait for images; take the oldest and others of its category. -> empty once the queue is closed."""
+        """Wait for images, and take the oldest and others of its category; an empty batch ends the thread."""
         with self._changed:
             while True:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
@@ -123,20 +123,20 @@ class BatchQueue:
                     fits = len(batch) < self.batch_size and (not batch or job.category == batch[0].category)
                     (batch if fits else rest).append(job)
                 self._waiting = rest
-                alive = [job for job in batch if job.future.set_running_or_notify_cancel()]  # the others were cancelled
+                alive = [job for job in batch if job.future.set_running_or_notify_cancel()]  # the rest were cancelled
                 if alive or not batch:
                     return alive
 
     def _answer(self, batch: list[Job]) -> None:
         try:
-            found = self.predict(batch[0].category, [job.image for job in batch])
+            predictions = self.predict(batch[0].category, [job.image for job in batch])
         except Exception as error:
-            if isinstance(error, UserError) and len(batch) > 1:  # only one of the images is at fault
+            if isinstance(error, UserError) and len(batch) > 1:  # caused by one of the images
                 for job in batch:
                     self._answer([job])
                 return
             for job in batch:
                 job.future.set_exception(error)
         else:
-            for job, prediction in zip(batch, found, strict=True):
+            for job, prediction in zip(batch, predictions, strict=True):
                 job.future.set_result(prediction)

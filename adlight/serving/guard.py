@@ -1,8 +1,8 @@
-"""Access control: by a token or, without one, only for this server's own page under a local host name.
+"""Access control: requests need a token or, without one, must come from this server's page under a local name.
 
-Without a token, any page open in a browser on this machine could send images here from another origin or, after its
-host name has been pointed at 127.0.0.1 (DNS rebinding), even read the answers. The headers Host and Origin, which no
-page can change, reveal both.
+Without a token, any page open in a browser on this machine could send images here from another origin and, if its
+domain name is pointed at 127.0.0.1 (DNS rebinding), even read the answers. Both show in the headers Host and Origin,
+which no page can change.
 """
 
 import ipaddress
@@ -12,12 +12,11 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-OPEN = ("/", "/health")  # the page itself, which holds no data, and the check of a load balancer
-LEAST = 16  # characters of a token
+OPEN = ("/", "/health")  # the page itself holds no data; load balancers ask for the health
 
 
 def is_local(host: str) -> bool:
-    """Return whether a host is a loopback address or name, which other machines cannot reach."""
+    """Return whether an address or name is a loopback one, which no other machine can reach."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -25,16 +24,16 @@ def is_local(host: str) -> bool:
 
 
 def make_token() -> str:
-    """Make a random token."""
+    """Draw a random token."""
     return secrets.token_urlsafe(24)
 
 
 class Guard:
-    """Answers forbidden requests with 401 or 403, before their body is read.
+    """Answers forbidden requests with 401 or 403 before reading their bodies.
 
     Args:
-        app: answers the other requests.
-        token: to be sent as `Authorization: Bearer <token>`; None if requests must come from this machine and page.
+        app: Application that answers all other requests.
+        token: Expected in `Authorization: Bearer <token>`; None requires requests from this machine and page.
     """
 
     def __init__(self, app: ASGIApp, token: str | None) -> None:
@@ -46,7 +45,7 @@ class Guard:
         await (refusal or self.app)(scope, receive, send)
 
     def refuse(self, headers: Headers, path: str) -> JSONResponse | None:
-        """Return the answer to a forbidden request; None if the request may pass."""
+        """Return the answer to a forbidden request, or None for an allowed one."""
         if self.token is not None:
             given = headers.get("authorization", "").removeprefix("Bearer ")
             if path in OPEN or secrets.compare_digest(given.encode(), self.token.encode()):
@@ -55,7 +54,7 @@ class Guard:
             return JSONResponse({"error": line}, 401, {"www-authenticate": "Bearer"})
         host, origin = headers.get("host", ""), headers.get("origin")
         if not is_local(host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host):
-            return JSONResponse({"error": f"Host {host!r} is no name of this machine: set a token"}, 403)
+            return JSONResponse({"error": f"Host {host!r} is not a name of this machine: set a token"}, 403)
         if origin not in (None, f"http://{host}"):
             return JSONResponse({"error": f"requests from pages of {origin!r} are refused: set a token"}, 403)
         return None

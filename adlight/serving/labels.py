@@ -1,4 +1,4 @@
-"""An inspector's labels, kept with their images beside the run, where `adlight.learn` finds them."""
+"""Labels from the page, stored with their images beside the run, where `adlight.learn` reads them."""
 
 import errno
 import shutil
@@ -19,36 +19,36 @@ from adlight.runs.labels import LabelFolder
 from adlight.serving.uploads import FORMATS, Upload, decode
 from adlight.types import Record, UserError, unknown_name
 
-WORDS = ("normal", "anomalous")  # of the labels 0 and 1
+WORDS = ("normal", "anomalous")  # by label
 IMAGE, MASK = "image", "mask"  # fields of a form
 SUFFIXES = dict(zip(FORMATS, (".png", ".jpg", ".bmp", ".tif"), strict=True))
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-class KeptLabels:
-    """The labels beside a served run; threads may share them.
+class StoredLabels:
+    """The labels of a served run, which concurrent requests add to.
 
     Args:
-        folder: folder of the labels; None for a graph, which belongs to no run.
-        most: largest number of labelled images; 0 if none are accepted.
+        folder: Folder of the labels; None for an exported graph, which has no run folder.
+        most: Largest number of labelled images; 0 stores none.
     """
 
     def __init__(self, folder: LabelFolder | None = None, most: int = 0) -> None:
         self.folder, self.most = folder, most if folder else 0
-        self._lock = Lock()  # file locks exclude other processes, not threads
+        self._lock = Lock()  # file locks do not exclude threads of the same process
 
     @property
     def refusal(self) -> str | None:
-        """Why no labels are kept; None if they are."""
+        """Why labels are not stored, or None if they are."""
         if self.most:
             return None
         return "start adlight.serve with max_labels=<number>" if self.folder else "serve a run folder, not a graph"
 
     def check(self, word: str) -> None:
-        """Check a request before its body is read.
+        """Check a request before reading its body.
 
         Raises:
-            HTTPException: 403, no labels are kept.
+            HTTPException: 403 labels are not stored.
             UserError: `word` is neither normal nor anomalous.
         """
         if self.refusal:
@@ -60,33 +60,33 @@ class KeptLabels:
         """Count the labels, for `GET /labels`.
 
         Raises:
-            HTTPException: 500, the labels cannot be read.
+            HTTPException: 500 the labels cannot be read.
         """
         try:
-            kept = self.folder.read() if self.folder else []
+            records = self.folder.read() if self.folder else []
         except (UserError, OSError) as error:
             raise _explain(error) from error
-        anomalous, masks = sum(record.label for record in kept), sum(record.mask is not None for record in kept)
-        counts = {"images": len(kept), "normal": len(kept) - anomalous, "anomalous": anomalous, "masks": masks}
+        anomalous, masks = sum(record.label for record in records), sum(record.mask is not None for record in records)
+        counts = {"images": len(records), "normal": len(records) - anomalous, "anomalous": anomalous, "masks": masks}
         return {"max_labels": self.most, "refusal": self.refusal, **counts}
 
-    def keep(
+    def add(
         self, image: Upload, picture: Image.Image, word: str, category: str, mask: np.ndarray | None
     ) -> dict[str, Any]:
-        """Keep an image with its label; the last label of an image counts.
+        """Store an image with its label, which replaces an earlier label of the same image.
 
         Args:
-            image: the uploaded file, which is kept unchanged.
-            picture: the decoded image.
+            image: The uploaded file, stored unchanged.
+            picture: The decoded image.
             word: normal or anomalous.
-            category: the image's category; empty if it is compared with the thresholds of all categories together.
-            mask: (H, W) bool, the defect; None if it was not drawn.
+            category: Empty if the thresholds of all categories together apply.
+            mask: (H, W) bool, the drawn defect; None without one.
 
         Returns:
-            The JSON of `POST /labels`: the label, and the image's previous label if there was one.
+            The JSON of `POST /labels`: what was stored, and the label that it replaces, if any.
 
         Raises:
-            HTTPException: 500, the label cannot be kept; 507, there is no room.
+            HTTPException: 500 the label cannot be stored, 507 there is no room.
         """
         suffix = SUFFIXES.get(str(picture.format), ".jpg")  # a JPEG with a second view has a format of its own
         try:
@@ -101,12 +101,12 @@ class KeptLabels:
                 before, changed = self._add(Record(str(path), category, label=label, mask=place), image.name)
         except (UserError, OSError) as error:
             raise _explain(error) from error
-        was = None if before is None else {"label": WORDS[before.label], "mask": before.mask is not None}
-        found = {"path": image.name, "label": word, "mask": mask is not None, "category": category or None}
-        return {**found, "before": was, "changed": changed, "labels": self.describe()}
+        replaced = None if before is None else {"label": WORDS[before.label], "mask": before.mask is not None}
+        stored = {"path": image.name, "label": word, "mask": mask is not None, "category": category or None}
+        return {**stored, "before": replaced, "changed": changed, "labels": self.describe()}
 
     def _add(self, record: Record, name: str) -> tuple[Record | None, bool]:
-        """Add a label. -> the image's previous record, and whether anything has changed."""
+        """Add a label. -> the earlier label of the same image, and whether anything changed."""
         assert self.folder is not None
         with self._lock:
             before = self.folder.find(record.path)
@@ -116,25 +116,25 @@ class KeptLabels:
         return before, bool(new or changed)
 
 
-def pick(uploads: Sequence[Upload], word: str) -> tuple[Upload, Upload | None]:
-    """Find the image and its mask by the fields of the form.
+def select_files(uploads: Sequence[Upload], word: str) -> tuple[Upload, Upload | None]:
+    """Select the image and its mask, if there is one, by their form fields.
 
     Raises:
-        HTTPException: 400, a field is unknown, repeated or missing; 422, a normal image has a mask.
+        HTTPException: 400 a field is unknown, missing or repeated; 422 a normal image has a mask.
     """
-    found = {upload.field: upload for upload in uploads}
-    if len(found) < len(uploads) or IMAGE not in found or found.keys() - {IMAGE, MASK}:
+    files = {upload.field: upload for upload in uploads}
+    if len(files) < len(uploads) or IMAGE not in files or files.keys() - {IMAGE, MASK}:
         raise HTTPException(400, f"send one file {IMAGE} and, if the defect was drawn, one file {MASK}")
-    if MASK in found and word == WORDS[0]:
+    if MASK in files and word == WORDS[0]:
         raise HTTPException(422, f"a normal image has no {MASK}: leave it out, or send label={WORDS[1]}")
-    return found[IMAGE], found.get(MASK)
+    return files[IMAGE], files.get(MASK)
 
 
 def decode_mask(upload: Upload | None, size: tuple[int, int], max_pixels: int) -> np.ndarray | None:
-    """Decode the mask of an image of `size` (width, height). -> (H, W) bool; None if there is no mask.
+    """Decode a mask, which must have the image's (width, height). -> (H, W) bool, or None without a mask.
 
     Raises:
-        HTTPException: see `decode`; 422, the mask has another size, or marks nothing or everything.
+        HTTPException: see `decode`; 422 the mask has another size, or marks nothing or everything.
     """
     if upload is None:
         return None
@@ -155,6 +155,6 @@ def _printable(name: str) -> str:
 def _explain(error: OSError | UserError) -> HTTPException:
     if isinstance(error, OSError) and error.errno in FULL:
         return HTTPException(507, "the disk is full: the label was not kept")
-    traceback.print_exception(error, file=sys.stderr)  # paths are the server's own
+    traceback.print_exception(error, file=sys.stderr)  # not to the client: it names paths of the server
     reason = error.strerror if isinstance(error, OSError) else "their table is damaged, see the server's output"
     return HTTPException(500, f"labels cannot be kept or read: {reason}")

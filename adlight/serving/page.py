@@ -1,4 +1,4 @@
-"""The page on which images are dropped: one HTML file that contains its styles and scripts and loads nothing."""
+"""The page for images: one HTML file that contains its styles and scripts and loads nothing else."""
 
 import base64
 import hashlib
@@ -18,7 +18,7 @@ def _hash(text: str) -> str:
 
 
 SECURITY = {
-    # only this page's own style and script run, whatever the name of a file contains, and nothing is loaded
+    # only the page's own style and script run, whatever an uploaded file is named, and nothing is loaded
     "content-security-policy": f"default-src 'none'; script-src {_hash(SCRIPT)}; style-src {_hash(STYLE)}; "
     "img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
@@ -28,10 +28,10 @@ SECURITY = {
 
 
 def render() -> str:
-    """Render the page's HTML."""
+    """Render the page as HTML."""
     from matplotlib import colormaps
 
-    colours = (colormaps["inferno"](range(256))[:, :3] * 255).astype("uint8")  # those of `draw_heat_map`
+    colours = (colormaps["inferno"](range(256))[:, :3] * 255).astype("uint8")  # as in `draw_heat_map`
     environment = Environment(loader=PackageLoader("adlight.serving", "."), autoescape=True, undefined=StrictUndefined)
     return environment.get_template("page.html.j2").render(
         style=Markup(STYLE), script=Markup(SCRIPT), colours=colours.tobytes().hex()

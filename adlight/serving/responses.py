@@ -1,4 +1,4 @@
-"""JSON responses: the columns of `predictions.csv`, and the requested pictures."""
+"""JSON responses: the columns of `predictions.csv`, and pictures on request."""
 
 import base64
 import io
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from adlight.detector import Detector
 
 PARTS = ("heat_map", "mask", "map", "picture")  # sent only on request
-LONGEST = 1600  # largest side of a `picture`, in pixels; browsers cannot decode every format themselves
+LONGEST = 1600  # pixels of a picture's longer side
 
 
 def parse_parts(text: str) -> list[str]:
     """Parse the requested parts, such as `heat_map,mask`.
 
     Raises:
-        UserError: a name is unknown.
+        UserError: A name is unknown.
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
     if unknown := [name for name in names if name not in PARTS]:
@@ -41,17 +41,17 @@ def describe_prediction(
     content: np.ndarray | None = None,
     image: Image.Image | None = None,
 ) -> dict[str, Any]:
-    """Describe an image's prediction as JSON.
+    """Return the JSON of one image.
 
     Args:
-        prediction: the prediction, with its arrays.
-        name: name of the uploaded file.
+        prediction: Prediction with its arrays.
+        name: Name of the uploaded file.
         parts: `heat_map`: the anomaly map in colours up to twice the pixel threshold, in the map's size; `mask`: 0 or
             255, in the image's size; `picture`: the image itself, upright and at most 1,600 pixels wide and high (all
-            three PNG in base64); `map`: the map's values, and the settings that turn them into regions.
-        detector: the detector that made the prediction.
-        content: (H, W) bool, the region of interest; None if there is none.
-        image: the decoded image, needed for `picture`.
+            three PNG in base64); `map`: the map's values, and the settings by which regions follow from them.
+        detector: Detector that made the prediction.
+        content: (H, W) bool region of interest; None without one.
+        image: Decoded image; needed for `picture`.
     """
     assert prediction.anomaly_map is not None and prediction.mask is not None
     found = {**prediction.as_dict(), "path": name}
@@ -87,7 +87,7 @@ def _describe_map(
 
 def _count_content(values: np.ndarray, detector: "Detector") -> int:
     whole = detector.frame.keep_shape or detector.tiling
-    return values.size if whole else math.prod(detector.frame.size)  # without what was cut off
+    return values.size if whole else math.prod(detector.frame.size)  # pixels that were not cropped
 
 
 def _png(image: Image.Image) -> str:
@@ -97,13 +97,13 @@ def _png(image: Image.Image) -> str:
 
 
 def categories_of(detector: "Detector") -> list[str]:
-    """List the values of `category`: the known categories, `auto` if a classifier tells them apart, and `pooled`."""
+    """List the values of `category`: the known ones, `auto` if looks tell them apart, and `pooled`."""
     rule = detector.category_rule
     return [*rule.known, *([AUTO] if rule.classifier.names else []), POOLED] if len(rule.known) > 1 else rule.known
 
 
 def describe_detector(detector: "Detector", name: str) -> dict[str, Any]:
-    """Describe a detector as JSON for `GET /detector`: sizes, categories and their thresholds."""
+    """Return the JSON of `GET /detector`: sizes, categories and their thresholds."""
     calibration = detector.calibration
     thresholds = {category: calibration.of(category) for category in (*calibration.by_category, None)}
     return {

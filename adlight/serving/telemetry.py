@@ -1,4 +1,4 @@
-"""Metrics of a served detector, for `GET /metrics` in Prometheus's text format."""
+"""Counters of a served detector, for `GET /metrics` in Prometheus's text format."""
 
 import time
 
@@ -16,7 +16,7 @@ class Telemetry:
     """Counters of requests, images and batches."""
 
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()  # of its own, as a process may hold several servers
+        self.registry = registry = CollectorRegistry()  # not the global one: a process may run several servers
         self.requests = Counter("adlight_requests", "Requests answered.", ["path", "code"], registry=registry)
         self.duration = Histogram(
             "adlight_request_seconds", "Seconds per request.", ["path"], buckets=SECONDS, registry=registry
@@ -32,7 +32,7 @@ class Telemetry:
         self.queue_capacity = Gauge("adlight_queue_capacity", "Images that the queue may hold.", registry=registry)
 
     def watch(self, queue: BatchQueue) -> None:
-        """Report the length and capacity of a queue."""
+        """Report the size and capacity of a queue."""
         self.queue_images.set_function(lambda: queue.held)
         self.queue_capacity.set(queue.capacity)
 
@@ -42,24 +42,24 @@ class Telemetry:
         self.batch_seconds.observe(seconds)
 
     def show(self) -> Response:
-        """Return all metrics in Prometheus's text format."""
+        """Return all counters in Prometheus's text format."""
         return Response(generate_latest(self.registry), media_type=CONTENT_TYPE_LATEST)
 
 
 class CountRequests:
-    """Counts requests by path and status code, and measures their seconds.
+    """Counts requests by path and status code, and measures their durations.
 
     Args:
-        app: answers the requests.
-        telemetry: the counters.
-        paths: paths that are counted by name; all others, which scanners invent, are counted as `other`.
+        app: Application that answers the requests.
+        telemetry: Counters.
+        paths: Paths counted by name; all others are counted as `other`, since scanners invent any number of paths.
     """
 
     def __init__(self, app: ASGIApp, telemetry: Telemetry, paths: frozenset[str]) -> None:
         self.app, self.telemetry, self.paths = app, telemetry, paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on and count its answer."""
+        """Pass a request on, and count its answer."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         started, code = time.perf_counter(), 500

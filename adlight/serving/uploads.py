@@ -1,4 +1,4 @@
-"""Uploads from untrusted clients: read within limits of bytes, pixels and time, and decoded."""
+"""Uploads from untrusted clients: images read and decoded within limits of bytes, pixels and time."""
 
 import asyncio
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from adlight.data.headers import READ_ERRORS, refuse_several, turn_upright
 from adlight.types import UserError
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
-FIELDS = 16  # largest number of a form's fields beside its files; they are ignored
-IN_MEMORY, NAME = 1 << 20, 200  # bytes of a body that are kept in memory; characters of a name
+FIELDS = 16  # form fields without a file, which are ignored
+IN_MEMORY, NAME = 1 << 20, 200  # bytes of a body kept in memory; characters of a file name
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Limits:
     """Limits of a request."""
 
     max_bytes: int  # of the body
-    max_pixels: int  # of an image
+    max_pixels: int  # of each image
     max_images: int
-    seconds: float  # until the body has been received
+    seconds: float  # until the body is complete
 
 
 @dataclass(frozen=True)
@@ -39,22 +39,22 @@ class Upload:
 
 
 async def read_uploads(request: Request, limits: Limits) -> list[Upload]:
-    """Read the files of a form (multipart/form-data), or the body itself as one file.
+    """Read the files of a form (multipart/form-data), or the body as a single file.
 
     Raises:
-        HTTPException: 400, no file or a broken form; 408, too slow; 413, too large or too many files.
+        HTTPException: 400 no file or a malformed form, 408 too slow, 413 too large or too many files.
     """
     if int(request.headers.get("content-length", "0")) > limits.max_bytes:
         raise _too_large(limits)
     limited = Request(request.scope, _limit(request.receive, limits))
     try:
         async with asyncio.timeout(limits.seconds):
-            found = await (_read_form if _is_form(request) else _read_body)(limited, limits)
+            uploads = await (_read_form if _is_form(request) else _read_body)(limited, limits)
     except TimeoutError:
-        raise HTTPException(408, f"the image was not there within {limits.seconds:g} s") from None
-    if not found:
+        raise HTTPException(408, f"the image did not arrive within {limits.seconds:g} s") from None
+    if not uploads:
         raise HTTPException(400, "no image: send one as the body, or several as files of multipart/form-data")
-    return found
+    return uploads
 
 
 def _is_form(request: Request) -> bool:
@@ -95,10 +95,10 @@ async def _read_body(request: Request, limits: Limits) -> list[Upload]:
 
 
 def decode(upload: Upload, max_pixels: int) -> Image.Image:
-    """Decode an image completely and turn it upright; its size is checked before memory is allocated.
+    """Decode an image completely and turn it upright; its pixels are counted before memory is allocated.
 
     Raises:
-        HTTPException: 413, too many pixels; 415, not an image of a known format; 422, damaged or unusable.
+        HTTPException: 413 too many pixels, 415 unknown format, 422 damaged or unusable; the message names the file.
     """
     try:
         with Image.open(upload.file, formats=FORMATS) as image:
@@ -108,7 +108,7 @@ def decode(upload: Upload, max_pixels: int) -> Image.Image:
             image.load()
             return turn_upright(image)
     except UnidentifiedImageError:
-        raise HTTPException(415, f"{upload.name} is no image that can be read: send {', '.join(FORMATS)}") from None
+        raise HTTPException(415, f"{upload.name} is not an image that can be read: send {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError:
         limit = f"{max_pixels / 1e6:g} million pixels (max_megapixels)"
         raise HTTPException(413, f"{upload.name} has more than {limit}") from None

@@ -14,7 +14,7 @@ import pandas as pd
 from PIL import Image, ImageFilter
 
 from adlight.reports.drift import compare_days, read_history
-from adlight.runs.history import read_calibration
+from adlight.runs.tables import read_calibration
 
 CHANGES = {"light": (0, 0, 0, 0, 0, 1, 2, 5, 10, 20), "focus": (0, 0, 0, 0, 0, 0.25, 0.5, 1, 1.5, 2)}  # day by day
 IMAGES = 30

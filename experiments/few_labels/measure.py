@@ -18,13 +18,13 @@ from hydra import initialize_config_dir
 
 from adlight.learn import FOLDS
 from adlight.learning.module import LearnedModule
-from adlight.learning.samples import fit_heads, held_out_normals, score_labelled, scores_unseen
+from adlight.learning.samples import fit_heads, held_out_normals, score_labelled, score_learned, scores_unseen
 from adlight.learning.thresholds import recall_threshold
 from adlight.metrics.image import auroc
 from adlight.runs.config import CONF
 from adlight.runs.folder import RunFolder
-from adlight.runs.frozen import frozen_config
-from adlight.runs.restore import load_weights
+from adlight.runs.restore import frozen_config
+from adlight.runs.weights import load_weights
 from adlight.train import build
 
 COUNTS, DRAWS, RECALL = (1, 2, 5, 10), 10, 0.9
@@ -38,17 +38,15 @@ def read(run):
     load_weights(module, RunFolder(run).checkpoint(config.ckpt))
     data.setup("test")
     records = data.records("test")
-    names = lambda some, batch: [record.category for record in some]  # noqa: E731
-    tested = score_labelled(module, records, data, "32-true", names)
-    return module, held_out_normals(module, data, trainer, FOLDS), tested, data.frame.size
+    tested = score_labelled(module, records, data, "32-true", lambda record, batch: record.category)
+    whole = tested[0].size is None and tested[0].content is None
+    frame = tested[0].cells.score.shape[1:] if whole else data.frame.size  # small maps, the same image scores
+    return module, held_out_normals(module, data, trainer, FOLDS), tested, frame
 
 
 def scores(learned, tested, frame):
     """Scores of test images by the head that was fitted to all labels."""
-    rows, found = torch.zeros(1, dtype=torch.long), []
-    for one in tested:
-        found.append(one.score + learned.change(one.found, rows, torch.Size(frame), one.size)[1].item())
-    return torch.tensor(found)
+    return torch.tensor([score_learned(learned, image, 0, frame) for image in tested])
 
 
 def rows(run):

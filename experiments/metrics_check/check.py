@@ -63,7 +63,7 @@ def with_image_scores(pixel: np.ndarray, mask: np.ndarray) -> Maps:
 def of_run(run: Path) -> Maps:
     """The maps of a finished run's own test."""
     from adlight.runs.folder import RunFolder
-    from adlight.runs.restore import load_weights
+    from adlight.runs.weights import load_weights
     from adlight.train import build
 
     config = RunFolder(run).config()

@@ -22,7 +22,8 @@ from adlight.data.torchvision_sets import MNIST
 from adlight.detector import Detector
 from adlight.metrics.image import image_metrics
 from adlight.runs.folder import RunFolder
-from adlight.runs.restore import build_module, load_weights
+from adlight.runs.restore import build_module
+from adlight.runs.weights import load_weights
 from adlight.types import UserError
 
 SIZE = 8

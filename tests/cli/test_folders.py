@@ -10,8 +10,8 @@ import pytest
 from processes import Command
 from readers import content, numbers
 
+from adlight.runs.find import check_free, is_training
 from adlight.runs.folder import RunFolder
-from adlight.runs.occupied import check_free, is_training
 from adlight.types import UserError
 
 

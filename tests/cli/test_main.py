@@ -10,9 +10,8 @@ import pytest
 from hydra.errors import InstantiationException
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from adlight.cli.arguments import quote_values
-from adlight.cli.errors import describe, explain, interrupted
-from adlight.cli.flags import flags_first
+from adlight.cli.errors import describe, explain, is_interruption
+from adlight.cli.words import flags_first, quote_values
 from adlight.types import UserError
 
 HANGING = """
@@ -87,14 +86,18 @@ def test_the_config_of_an_evaluation_can_be_shown(adlight, tiny_run):
 
 
 def test_what_lightning_makes_of_signals():
-    assert interrupted(KeyboardInterrupt()) and interrupted(SIGTERMException()) and not interrupted(SystemExit(-1))
+    assert (
+        is_interruption(KeyboardInterrupt())
+        and is_interruption(SIGTERMException())
+        and not is_interruption(SystemExit(-1))
+    )
     try:
         try:
             raise KeyboardInterrupt
         except KeyboardInterrupt:
             sys.exit(1)
     except SystemExit as error:
-        assert interrupted(error)
+        assert is_interruption(error)
 
 
 def test_one_line_for_any_error():

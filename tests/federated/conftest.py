@@ -4,8 +4,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from adlight.federated.place import Place
-from adlight.federated.rounds import Server
+from adlight.federated.rounds import Place, Server
 from adlight.federated.site import handle_request
 from adlight.runs.config import CONF
 from adlight.runs.federation import FederationFolder

@@ -1,8 +1,14 @@
 """By Flower, where it is installed: its messages, its app and its simulation."""
 
+import json
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
+from contextlib import suppress
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -15,7 +21,7 @@ from adlight.federated import flower
 from adlight.federated.rounds import Request
 from adlight.types import UserError
 
-TWO = ["sites=[[bottle],[screw]]", "rounds=1"]
+TWO = ["sites=[[bottle],[screw]]", "rounds=2"]
 
 
 class Told:
@@ -65,6 +71,55 @@ def rows(folder):
     return pd.read_csv(folder / "rounds.csv").drop(columns="seconds")
 
 
+@pytest.fixture
+def start(adlight, tmp_path):
+    """Starts programs of this environment: `start("flower-superlink", words ...)`. At the end all are killed, whatever
+    they have started too."""
+    environment = os.environ | {"FLWR_HOME": str(tmp_path / "flower"), "FLWR_DISABLE_UPDATE_CHECK": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    programs = Path(sys.executable).parent
+    environment["PATH"] = os.pathsep.join([str(programs), os.environ["PATH"]])  # Flower starts programs by their names
+    started = []
+
+    def start(name, *words):
+        with (tmp_path / f"{len(started)}-{name}.log").open("w") as log:
+            command = [programs / name, *map(str, words)]
+            started.append(subprocess.Popen(command, cwd=adlight.folder, env=environment, stdout=log, stderr=log))
+        return started[-1]
+
+    yield start
+    for pid in descendants({process.pid for process in started if process.poll() is None}):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    for process in started:
+        process.wait(60)
+
+
+def descendants(pids):
+    """Add the processes that some have started, at any depth."""
+    lines = subprocess.check_output(["ps", "-A", "-o", "pid=,ppid="], text=True).splitlines()
+    parents = dict(tuple(map(int, line.split())) for line in lines)
+    while more := {pid for pid, parent in parents.items() if parent in pids} - pids:
+        pids = pids | more
+    return pids
+
+
+def free_ports(count):
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def wait_for(port):
+    for _ in range(600):
+        with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+            return
+        time.sleep(0.2)
+    raise TimeoutError(f"nobody listens on port {port}")
+
+
 @pytest.mark.slow
 def test_the_simulation_gives_the_numbers_of_sites_without_flower(adlight, expected):
     outcome = subprocess.run(
@@ -76,5 +131,31 @@ def test_the_simulation_gives_the_numbers_of_sites_without_flower(adlight, expec
         timeout=600,
     )
     assert outcome.returncode == 0, outcome.stderr
-    assert "round 1/1" in outcome.stdout
-    pd.testing.assert_frame_equal(rows(adlight.folder / "runs" / "simulated"), rows(expected.path))
+    assert "round 2/2" in outcome.stdout
+    pd.testing.assert_frame_equal(rows(adlight.folder / "runs" / "simulated"), rows(expected.path), check_exact=True)
+
+
+@pytest.mark.slow
+def test_a_superlink_and_two_supernodes_give_the_numbers_of_sites_without_flower(adlight, expected, start, tmp_path):
+    link, *nodes = free_ports(3)
+    (tmp_path / "flower").mkdir()
+    address = f'[superlink.here]\naddress = "127.0.0.1:{link}"\ninsecure = true\n'
+    (tmp_path / "flower" / "config.toml").write_text(address)
+    app, folder = tmp_path / "app", adlight.folder / "runs" / "link"
+    assert adlight("federate", *commanded(adlight), f"hydra.run.dir={folder}", f"app={app}").code == 0
+    start("flower-superlink", "--insecure", "--port", link, "--disable-runtime-dependency-installation")
+    for number, port in enumerate(nodes):
+        site = f'partition-id={number} folder="{tmp_path / str(number)}" root="{adlight.folder / "data"}"'
+        where = ["--superlink", f"127.0.0.1:{link}", "--port", port]
+        start("flower-supernode", "--insecure", *where, "--node-config", site)
+    wait_for(link)
+    with suppress(subprocess.TimeoutExpired):
+        start("flwr", "run", app, "here", "--stream").wait(600)
+    logs = "\n".join(path.read_text()[-3000:] for path in sorted(tmp_path.glob("*.log")))
+    assert (folder / "rounds.csv").exists(), logs
+    pd.testing.assert_frame_equal(rows(folder), rows(expected.path), check_exact=True)
+    for number, name in enumerate(["bottle", "screw"]):
+        found, same = (
+            json.loads((path / "metrics.json").read_text()) for path in (tmp_path / str(number), expected.site(name))
+        )
+        assert found["auroc"] == same["auroc"] and found["thresholds"] == same["thresholds"], logs

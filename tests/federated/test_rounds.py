@@ -8,8 +8,7 @@ import torch
 from omegaconf import OmegaConf
 
 from adlight.federated.callbacks import StopAfterRound
-from adlight.federated.place import Place
-from adlight.federated.rounds import Request
+from adlight.federated.rounds import Place, Request
 from adlight.federated.site import handle_request
 from adlight.federated.weights import shared_weights
 from adlight.runs.config import instantiate_node

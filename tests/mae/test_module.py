@@ -26,7 +26,7 @@ from adlight.mae.tokens import PixelTokenizer
 from adlight.mae.whitened import WhitenedResidual
 from adlight.metrics.image import auroc
 from adlight.runs.checkpoints import BestAndLast
-from adlight.runs.restore import load_weights
+from adlight.runs.weights import load_weights
 from adlight.types import UserError
 
 PIXELS = PixelTokenizer(32, 3, 8)

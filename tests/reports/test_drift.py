@@ -10,7 +10,8 @@ from PIL import Image
 
 from adlight.reports import drift
 from adlight.runs.groups import GroupFolder
-from adlight.runs.history import prediction_tables, read_calibration
+from adlight.runs.predictions import prediction_tables
+from adlight.runs.tables import read_calibration
 from adlight.types import UserError
 
 

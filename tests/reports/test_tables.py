@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from makers import fake_run
 
-from adlight.cli.sweep_table import COLUMNS
+from adlight.cli.sweep import COLUMNS
 from adlight.metrics.results import Results
 from adlight.reports import tables, terminal
 from adlight.reports.collect import collect

@@ -11,10 +11,10 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Trainer
 
-from adlight.runs.checks import check_node, check_settings, check_values
+from adlight.runs.checks import check_node, check_settings
 from adlight.runs.config import CONF, instantiate_node
-from adlight.runs.optimizers import is_optimizer
-from adlight.runs.programs import DoctorSettings, EvaluateSettings, PredictSettings, ReportSettings
+from adlight.runs.programs import DoctorSettings, EvaluateSettings, PredictSettings, ReportSettings, check_values
+from adlight.runs.schema import is_optimizer
 from adlight.settings import is_checked
 from adlight.types import UserError
 
@@ -335,7 +335,7 @@ def test_nonsense_is_refused_by_every_argument_of_every_constructor():
                     if name not in fits and (target, name) not in seen:
                         node[name] = value
                         with pytest.raises(UserError, match=rf"\b{key}\.{name}\b"):
-                            check_node(node, given=("last",))
+                            check_node(node, supplied=("last",))
                 node._set_item_impl(name, before)
                 seen.add((target, name))
     assert len(seen) > 200

@@ -12,12 +12,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from adlight.runs.config import CONF, apply_overrides, instantiate_node
+from adlight.runs.config import CONF, instantiate_node
 from adlight.runs.files import write_atomically
 from adlight.runs.find import find_runs, find_unfinished, natural_key
 from adlight.runs.folder import RunFolder
-from adlight.runs.restore import load_weights
+from adlight.runs.overrides import apply_overrides
 from adlight.runs.tables import PREDICTIONS, prediction_rows, to_csv
+from adlight.runs.weights import load_weights
 from adlight.types import Record, UserError
 
 WORDS = ["model=mae_small", "dataset=mvtec", "dataset.image_size=64", "run_dir=nowhere"]

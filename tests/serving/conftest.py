@@ -11,7 +11,7 @@ from adlight.detector import Detector
 from adlight.runs.labels import LabelFolder
 from adlight.serve import bind, make_server
 from adlight.serving.app import Service, build_app
-from adlight.serving.labels import KeptLabels
+from adlight.serving.labels import StoredLabels
 from adlight.serving.uploads import Limits
 
 LIMITS = Limits(max_bytes=400_000, max_pixels=250_000, max_images=8, seconds=1)
@@ -52,7 +52,7 @@ def running(service, data, token=None):
 
 @pytest.fixture(scope="module")
 def service(tiny_run):
-    labels = KeptLabels(LabelFolder(tiny_run[0]))
+    labels = StoredLabels(LabelFolder(tiny_run[0]))
     service = Service(Detector.load(tiny_run[0], device="cpu", batch_size=4), "tiny", LIMITS, labels)
     yield service
     service.queue.close()
@@ -81,7 +81,7 @@ def labelled_run(tiny_run, tmp_path_factory):
 @pytest.fixture(scope="module")
 def labelling(labelled_run, adlight):
     """A server that keeps up to six labels."""
-    labels = KeptLabels(LabelFolder(labelled_run), 6)
+    labels = StoredLabels(LabelFolder(labelled_run), 6)
     service = Service(Detector.load(labelled_run, device="cpu", batch_size=4), "tiny", LIMITS, labels)
     with running(service, adlight.folder / "data") as served:
         yield served

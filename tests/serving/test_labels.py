@@ -14,7 +14,6 @@ from PIL import Image
 from adlight.runs import labels as files
 from adlight.runs.folder import RunFolder
 from adlight.runs.labels import LabelFolder
-from adlight.runs.learned import origin_of
 from adlight.serve import open_labels
 from adlight.types import UserError
 
@@ -208,4 +207,4 @@ def test_a_run_learns_from_what_the_page_was_told(empty, labelled_run, adlight):
     assert labels.folder.path.samefile(LabelFolder(labelled_run).path) and labels.describe()["images"] == 2
     shutil.copytree(learned, labelled_run.parent / "moved" / "learned")
     with pytest.raises(UserError, match="moved"):
-        origin_of(RunFolder(labelled_run.parent / "moved" / "learned"))
+        labelled_run(RunFolder(labelled_run.parent / "moved" / "learned"))

@@ -3,7 +3,7 @@
 import pytest
 from readers import table
 
-from adlight.cli.mixed import mark_partial_settings
+from adlight.cli.partial_settings import mark_partial_settings
 from adlight.types import UserError
 
 

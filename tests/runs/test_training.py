@@ -7,7 +7,7 @@ from adlight.data.datamodule import AnomalyDataModule
 from adlight.data.mvtec import MVTecAD
 from adlight.metrics.thresholds import Calibration
 from adlight.runs.folder import RunFolder
-from adlight.runs.frame import check_data
+from adlight.runs.training import check_data
 from adlight.types import UserError
 
 

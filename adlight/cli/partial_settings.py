@@ -1,4 +1,4 @@
-"""Sweeps over models or data sets of which some lack a setting that is given: it applies to those that have it."""
+"""Settings of a sweep that only some of the swept models or data sets have, and that only those get."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,20 +10,17 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from adlight.runs.config import CONF
-from adlight.runs.explanation import explain_config
+from adlight.runs.overrides import explain_config
 from adlight.types import UserError, unknown_name
 
-LIST = "partial_settings"  # of train.yaml: those that a job leaves out where its model, or data set, lacks them
+LIST = "partial_settings"  # setting that lists them for the jobs
 
 
 def mark_partial_settings(words: Sequence[str]) -> list[str]:
-    """Let Hydra take a setting of a swept group that not all of the group's choices have, and list it for the jobs.
-
-    Args:
-        words: overrides and flags of a multirun.
+    """Make Hydra accept settings that not all choices of a swept group have, and list them for the jobs.
 
     Raises:
-        UserError: none of the choices has it, or there is no such choice.
+        UserError: none of the choices has a setting, or a choice does not exist.
     """
     overrides = [word for word in words if not word.startswith(("-", "hydra."))]
     parsed = dict(zip(overrides, OverridesParser.create().parse_overrides(overrides), strict=True))
@@ -39,27 +36,27 @@ def mark_partial_settings(words: Sequence[str]) -> list[str]:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             for name in {key.split(".")[0] for key in settings.values()}:
                 configs[name] = {choice: compose("train", [*groups, f"{name}={choice}"]) for choice in swept[name]}
-    except HydraException as error:  # a name that there is not
+    except HydraException as error:  # a choice does not exist
         raise UserError(explain_config(error)) from error
-    partial = [key for key in settings.values() if not _in_all(configs[key.split(".")[0]], key)]
-    # marked as additions, as the command's own config is of the default model, which may lack them too
+    partial = [key for key in settings.values() if not _all_have(configs[key.split(".")[0]], key)]
+    # marked as additions, as the command's config is of the default model, which may lack them too
     marked = [f"++{word}" if word in settings else word for word in words]
     return [*marked, f"{LIST}=[{','.join(dict.fromkeys(partial))}]"] if partial else marked
 
 
 def lacking_settings(overrides: Sequence[str]) -> dict[str, str]:
-    """Find which settings of a job's overrides its own model, or data set, lacks. -> that choice by setting."""
+    """Find the listed settings that a job's model or data set lacks. -> by setting, the choice that lacks it."""
     words = [word.partition("=")[2] for word in overrides if word.startswith(f"{LIST}=")]
     listed = {key: key.split(".")[0] for key in words[-1].strip("[]").split(",")} if words else {}
     if not listed:
         return {}
     choices = HydraConfig.get().runtime.choices
-    own = compose("train", [f"{group}={choices[group]}" for group in sorted(set(listed.values()))])
-    return {key: f"{group}={choices[group]}" for key, group in listed.items() if not _has(own, key)}
+    config = compose("train", [f"{group}={choices[group]}" for group in sorted(set(listed.values()))])
+    return {key: f"{group}={choices[group]}" for key, group in listed.items() if not _has(config, key)}
 
 
-def leave_out_lacking_settings(config: DictConfig) -> None:
-    """Remove from a job's config the listed settings that its own model, or data set, lacks, and say so."""
+def remove_lacking_settings(config: DictConfig) -> None:
+    """Remove from a job's config the listed settings that its model or data set lacks, and print them."""
     for key, choice in lacking_settings(HydraConfig.get().overrides.task).items():
         parent, _, name = key.rpartition(".")
         if isinstance(OmegaConf.select(config, parent), DictConfig):
@@ -69,22 +66,22 @@ def leave_out_lacking_settings(config: DictConfig) -> None:
                 node.pop(name, None)
                 if node:
                     break
-                parent, _, name = parent.rpartition(".")  # a node that the setting alone had made
+                parent, _, name = parent.rpartition(".")  # the node existed only for the setting
 
 
-def _in_all(configs: Mapping[str, DictConfig], key: str) -> bool:
+def _sweeps(override: Override) -> bool:
+    """Return whether an override sweeps over choices of a group."""
+    return override.is_sweep_override() and (CONF / override.key_or_group).is_dir() and override.is_choice_sweep()
+
+
+def _all_have(configs: Mapping[str, DictConfig], key: str) -> bool:
     having = [choice for choice, config in configs.items() if _has(config, key)]
     if not having:
         parent, _, name = key.rpartition(".")
-        known = {str(one) for config in configs.values() for one in OmegaConf.select(config, parent) or ()}
-        said = unknown_name(f"setting in {parent}", name, sorted(one for one in known if not one.startswith("_")))
-        raise UserError(f"{said}; none of {', '.join(configs)} has it")
+        known = {str(name) for config in configs.values() for name in OmegaConf.select(config, parent) or ()}
+        message = unknown_name(f"setting in {parent}", name, sorted(name for name in known if not name.startswith("_")))
+        raise UserError(f"{message}; none of {', '.join(configs)} has it")
     return len(having) == len(configs)
-
-
-def _sweeps(one: Override) -> bool:
-    """Tell whether an override sweeps over choices of a group."""
-    return one.is_sweep_override() and (CONF / one.key_or_group).is_dir() and one.is_choice_sweep()
 
 
 def _has(config: DictConfig, key: str) -> bool:

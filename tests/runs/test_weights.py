@@ -9,9 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from adlight.runs import verification
-from adlight.runs.restore import load_weights
-from adlight.runs.verification import put_in_place, verify
+from adlight.runs import weights
+from adlight.runs.weights import load_weights, put_in_place, verify
 from adlight.types import UserError
 
 
@@ -113,8 +112,8 @@ def test_a_kill_at_any_step_makes_no_checkpoint_unusable(tmp_path, monkeypatch, 
         calls.clear()
         part = write(tmp_path / "part", seed)
         with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(verification, "write_atomically", killed(verification.write_atomically))
-            patch.setattr(verification.os, "replace", killed_replace(os.replace, path, killed))
+            patch.setattr(weights, "write_atomically", killed(weights.write_atomically))
+            patch.setattr(weights.os, "replace", killed_replace(os.replace, path, killed))
             put_in_place(part, path)
         verify(path)
         load_weights(net(), path)

@@ -1,0 +1,108 @@
+"""The words of a command line before Hydra reads them: flags, overrides and their quotes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.override_parser.types import Quote, QuotedString
+
+from adlight.runs.config import CONF
+from adlight.types import UserError
+
+FLAGS_WITH_VALUES = {"--cfg", "-c", "--info", "-i", "--package", "-p", "--experimental-rerun"}
+FLAGS_WITH_VALUES |= {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp"}
+HELP_FLAGS = {"--help", "-h", "--hydra-help", "--version"}
+INFO_FLAGS = HELP_FLAGS | {"--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}  # nothing runs with them
+MULTIRUN = ("-m", "--multirun")
+KNOWN_FLAGS = {*FLAGS_WITH_VALUES, *INFO_FLAGS, *MULTIRUN, "--resolve", "--run", "-r"}
+KNOWN_FLAGS -= {"--config-name", "-cn", "--config-path", "-cp"}  # they would select the config of another program
+PLACES = ("run", "runs", "images", "labels", "resume", "out", "ckpt", "run_dir", "hydra.run.dir", "hydra.sweep.dir")
+
+
+def mark_overrides(argv: Sequence[str]) -> list[tuple[str, bool]]:
+    """Pair each word with whether it is an override: neither one of Hydra's flags nor the value of one."""
+    pairs = zip(["", *argv], argv, strict=False)
+    return [(word, not word.startswith("-") and previous not in FLAGS_WITH_VALUES) for previous, word in pairs]
+
+
+def flags_first(argv: Sequence[str]) -> list[str]:
+    """Put flags before overrides, as argparse accepts no overrides on both sides of a flag."""
+    return [word for word, _ in sorted(mark_overrides(argv), key=lambda pair: pair[1])]
+
+
+def shows_help(argv: Sequence[str]) -> bool:
+    """Return whether a command line only asks for help."""
+    return not HELP_FLAGS.isdisjoint(argv)
+
+
+def shows_info(argv: Sequence[str]) -> bool:
+    """Return whether a command line only asks for help or to show a config."""
+    return any(word.partition("=")[0] in INFO_FLAGS for word in argv)
+
+
+def check_words(argv: Sequence[str]) -> None:
+    """Raise a UserError for a word without a name, an empty path (the working directory), or a path to a config."""
+    for word in argv:
+        key, equals, value = word.partition("=")
+        if not key:
+            raise UserError(f"{word!r} is not a setting: write <name>=<value>, such as model=retrieval")
+        if value.startswith("../") and (CONF / key).is_dir():
+            raise UserError(f"{word}: {key} is chosen by a name, such as {min((CONF / key).glob('[a-z]*.yaml')).stem}")
+        if equals and key.lstrip("+") in PLACES and not value.strip("'\" "):
+            raise UserError(f"{word} is empty: give {key}=<a path>, or leave it out")
+
+
+def check_flags(argv: Sequence[str]) -> None:
+    """Raise a UserError for an unknown flag, such as `--seed 1`, for which Hydra would only print its usage."""
+    for previous, word in zip(["", *argv], argv, strict=False):
+        flag = word.partition("=")[0]
+        if word.startswith("-") and previous not in FLAGS_WITH_VALUES and flag not in KNOWN_FLAGS:
+            setting = f"{flag.lstrip('-')}=<value>" if flag.strip("-") else "<name>=<value>"
+            raise UserError(f"there is no flag {flag}: settings have no dashes, such as {setting}")
+
+
+def value_of(argv: Sequence[str], key: str) -> str | None:
+    """Return the value of the last `key=value` among the words, without quotes; None if there is none."""
+    return next((word.partition("=")[2].strip("'\"") for word in argv[::-1] if word.startswith(f"{key}=")), None)
+
+
+def quote(key: str, value: Path | str) -> str:
+    """Make an override that Hydra's grammar accepts, whatever characters are in the value."""
+    return f"{key}={quote_value(value)}"
+
+
+def quote_value(value: Path | str) -> str:
+    """Quote a value for Hydra's grammar."""
+    return QuotedString(str(value), Quote.single).with_quotes()
+
+
+def quote_values(argv: Sequence[str], *keys: str, lists: bool = False) -> list[str]:
+    """Quote the values of some keys unless they are quoted, null or (with `lists`) a list in brackets."""
+    words = []
+    for word in argv:
+        key, _, value = word.partition("=")
+        literal = value == "null" or value[:1] in ("'", '"') or (lists and value[:1] == "[")
+        words.append(quote(key, value) if key in keys and not literal else word)
+    return words
+
+
+def use_config_dir(argv: Sequence[str]) -> list[str]:
+    """Replace `--config-dir <folder>` by an override, which is kept by all commands that follow from this one.
+
+    Raises:
+        UserError: the folder does not exist, or a config in it has the name of one of adlight's, which would win.
+    """
+    words, rest = list[str](), list(argv)
+    while rest:
+        word = rest.pop(0)
+        flag, equals, folder = word.partition("=")
+        if flag not in ("--config-dir", "-cd") or not (equals or rest):
+            words.append(word)
+            continue
+        path = Path(folder if equals else rest.pop(0)).expanduser().absolute()
+        if not path.is_dir():
+            raise UserError(f"--config-dir {path}: there is no such folder")
+        for file in sorted(path.rglob("*.yaml")):
+            if (CONF / file.relative_to(path)).is_file():
+                raise UserError(f"{file} has the name of a config of adlight, which would be used instead: rename it")
+        words.append(f"hydra.searchpath=[{quote_value(path)}]")
+    return words

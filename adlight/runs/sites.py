@@ -1,0 +1,106 @@
+"""The sites of a federation: their names, and the configs of their runs, made from what the server sent."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from adlight.runs.config import difference
+from adlight.runs.folder import RunFolder
+from adlight.runs.training import prepare_config
+from adlight.runs.trust import check_choices, check_config, check_places
+from adlight.types import UserError
+
+SENT = Path("the federation's config")  # stands for a file in messages
+OWN_SETTINGS = ("sites", "rounds", "epochs_per_round", "test_rounds", "cpus", "gpus", "app")  # no training has them
+
+
+def site_names(config: DictConfig) -> list[str]:
+    """Name the sites by their categories, or by their number if they have other settings.
+
+    Raises:
+        UserError: there are none, a site is neither categories nor settings, or two have a category in common.
+    """
+    sites: Any = OmegaConf.to_container(config).get("sites")  # type: ignore[union-attr]
+    if not isinstance(sites, list) or not sites:
+        raise UserError(f"sites must be a list, such as [[bottle],[screw]], got {sites!r}")
+    names, categories = [], list[str]()
+    for number, site in enumerate(sites):
+        site = [site] if isinstance(site, str) else site
+        if isinstance(site, dict) and site:
+            names.append(f"site-{number}")
+            continue
+        if not isinstance(site, list) or not site or not all(isinstance(name, str) for name in site):
+            raise UserError(f"sites: {site!r} is neither a list of categories nor a mapping of a data set's settings")
+        categories += site
+        name = "-".join(site)
+        is_short = len(name) <= 60 and name.replace("_", "").replace("-", "").isalnum()
+        names.append(name if is_short else f"site-{number}")
+    if repeated := [name for name in categories if categories.count(name) > 1]:
+        raise UserError(f"sites: {repeated[0]} is given twice, but the images of a category lie at one site")
+    return names
+
+
+def write_site_config(
+    run: RunFolder, sent: Mapping[str, Any], number: int, root: str | None, accelerator: str | None
+) -> DictConfig:
+    """Make the config of a site's run from that of the federation, or read that of a resumed run, and write it.
+
+    Args:
+        run: folder of the site's run.
+        sent: `config` as YAML, `choices` and the id of the `federation`; they are not trusted.
+        number: number of the site.
+        root: where the images lie; None for where the federation says.
+        accelerator: accelerator of the trainer; None for the federation's.
+
+    Raises:
+        UserError: there is no such site, the config is not trusted, or the folder holds something else.
+    """
+    config = OmegaConf.create(sent["config"])
+    assert isinstance(config, DictConfig)
+    check_config(config, SENT)
+    check_choices(sent["choices"], SENT)
+    if not 0 <= number < len(config.sites):
+        raise UserError(f"partition-id={number}: the federation has sites 0 to {len(config.sites) - 1}")
+    config = _site_config(config, number)
+    config.dataset.update({} if root is None else {"root": root})
+    config.trainer.update({} if accelerator is None else {"accelerator": accelerator})
+    check_places(config, SENT)
+    if run.is_run:
+        saved = read_site_config(run, sent["federation"])
+        saved.trainer.max_epochs = config.trainer.max_epochs  # the number of rounds may have been raised
+        if change := difference(saved, config):
+            raise UserError(f"{run} holds a run with other settings ({change}): choose another folder")
+        config = saved
+    else:
+        config.run_dir = str(run.path)
+        prepare_config(config, run)
+        run.write_composed(config, sent["choices"])
+    run.write_config(config)
+    return config
+
+
+def _site_config(config: DictConfig, number: int) -> DictConfig:
+    """Give a site its own data, and the length of all rounds together."""
+    site: Any = OmegaConf.to_container(config.sites)[number]  # type: ignore[index]
+    length = config.rounds * config.epochs_per_round
+    OmegaConf.set_struct(config, False)
+    config.dataset.update(site if isinstance(site, dict) else {"category": site})
+    config.trainer.update({"max_epochs": length, "enable_progress_bar": False})
+    config.ckpt, config.resume = "best", None  # the best are the averaged weights
+    for name in OWN_SETTINGS:
+        del config[name]
+    return config
+
+
+def read_site_config(run: RunFolder, federation: str) -> DictConfig:
+    """Read the config of a site's run; raise a UserError if it is of another federation than that with this id."""
+    text = run.metadata_text()
+    if text is not None and json.loads(text).get("federation") != federation:
+        raise UserError(f"{run} is of another federation, or a training: choose another folder")
+    config = run.config()
+    OmegaConf.set_struct(config, False)
+    config.run_dir = str(run.path)  # Hydra, which sets it elsewhere, did not start this process
+    return config

@@ -1,0 +1,163 @@
+"""The steps of a training between its config and its first epoch, in their order."""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+
+from adlight.runs.config import FRAME_KEYS, SPLIT_KEYS, check_same_split, instantiate_node
+from adlight.runs.files import rank
+from adlight.runs.folder import RunFolder
+from adlight.runs.trust import check_places
+from adlight.runs.weights import load_weights
+from adlight.types import UserError
+
+if TYPE_CHECKING:  # torch takes seconds: not for --help
+    import pytorch_lightning as pl
+
+    from adlight.data.datamodule import AnomalyDataModule
+    from adlight.detection.module import AnomalyModule
+    from adlight.metrics.thresholds import Calibration
+
+
+def resume_config(run: RunFolder, overrides: Sequence[str]) -> DictConfig:
+    """Read the config of a run and apply overrides; raise a UserError if they change the split or a seed."""
+    config, saved = run.config(overrides), run.read_config()
+    check_places(config, run.config_path, overrides)
+    for key in ("seed", *(f"dataset.{name}" for name in SPLIT_KEYS)):
+        now, before = OmegaConf.select(config, key), OmegaConf.select(saved, key)
+        if now != before:
+            raise UserError(
+                f"{key} is {before} in {run} and cannot change to {now} on resume, as images held out so far would be "
+                "trained on: leave it out, or train a new run"
+            )
+    return config
+
+
+def prepare_config(config: DictConfig, run: RunFolder) -> None:
+    """Check the config of a new run and, if `keep_shape` is `auto`, choose its frame by the training images' shapes."""
+    from adlight.data.frames import choose_frame  # takes time to import: not for --help
+    from adlight.runs.checks import check_settings
+
+    check_settings(config)
+    if config.dataset.keep_shape != "auto":
+        return
+    requested: Any = OmegaConf.to_container(config.dataset)
+    config.requested_frame = {name: requested[name] for name in FRAME_KEYS}
+    config.dataset.keep_shape = False
+    data = instantiate_node(config.dataset)
+    is_tiled = config.dataset.get("tile") is not None  # tiles have one shape
+    if not is_tiled and isinstance(config.dataset.image_size, int) and config.dataset.resize is None:
+        with run.data_lock():
+            data.prepare_data()
+        chosen = choose_frame(data.source.sizes(), config.dataset.image_size)
+        if chosen["image_size"] != config.dataset.image_size and rank() == 0:
+            settings = " ".join(f"dataset.{name}={value}" for name, value in chosen.items())
+            print(f"the training images are not square: {settings}", flush=True)
+        config.dataset.update(chosen)
+    if rank() == 0:
+        run.write_config(config)
+
+
+def check_data(data: "AnomalyDataModule", calibration: "Calibration", run: RunFolder) -> None:
+    """Prepare and check all images of a run, and print what the user should know about them.
+
+    Raises:
+        UserError: a file is faulty, there is nothing to test, or a category would have no thresholds.
+    """
+    from adlight.metrics.thresholds import GIVEN  # takes time to import: not for --help
+
+    with run.data_lock():
+        data.prepare_data()
+    data.check()
+    trained, tested = ({record.category for record in split} for split in (data.source.train(), data.source.test()))
+    if calibration.per == "category" and calibration.of(None).source != GIVEN and tested - trained:
+        raise UserError(
+            f"{', '.join(sorted(tested - trained))}: tested, but there are no normal training images of it, from which "
+            "its thresholds would come: add some, or use one threshold for all categories by calibration.per=all"
+        )
+    for note in data.notes if rank() == 0 else ():
+        print(f"data: {note}", flush=True)
+
+
+class Stage(NamedTuple):
+    """A part of a training with its own Trainer, curve and checkpoint; the last stage is the detector's."""
+
+    module: "pl.LightningModule"
+    epochs: int  # 0 if it is only validated, which calibrates it
+    last: Path  # checkpoint of the last epoch
+    best: Path | None  # checkpoint of the best validation; None if nothing is validated
+    resumed: bool  # whether the stage continues from `last`
+
+
+def plan_stages(
+    config: DictConfig,
+    run: RunFolder,
+    data: "AnomalyDataModule",
+    module: "AnomalyModule",
+    trainer: "pl.Trainer",
+    resumed: bool,
+) -> list[Stage]:
+    """Determine the stages of a training and their lengths, and load the weights that exist already.
+
+    Raises:
+        UserError: a checkpoint does not fit, or a stage has had more epochs than it should have.
+    """
+    from adlight.runs.checkpoints import trained_epochs
+
+    stages = [Stage(module, 0, run.last_checkpoint, run.best_checkpoint, False)]
+    if module.pretraining is not None:
+        stages.insert(0, Stage(module.pretraining, 0, run.stage_checkpoint, None, False))
+    elif not resumed and module.pretrained is not None:
+        source = RunFolder(module.pretrained.run)
+        load_weights(module, source.checkpoint("last"), (module.pretrained.prefix,))
+        check_same_split(config, source.read_config(), str(source))
+    count_batches = functools.partial(_count_batches, run, data, trainer)
+    for i, stage in enumerate(stages):
+        training: Any = stage.module
+        epochs = training.num_epochs(config.trainer.max_epochs, count_batches)
+        if isinstance(config.trainer.limit_train_batches, int):  # a short trial
+            epochs = min(epochs, config.trainer.max_epochs)
+        stages[i] = stage._replace(epochs=epochs, resumed=resumed and stage.last.exists())
+        name = type(stage.module).__name__
+        if epochs != config.trainer.max_epochs and trainer.is_global_zero:
+            print(f"{name}: {epochs} epochs (trainer.max_epochs does not apply)", flush=True)
+        if stages[i].resumed:
+            load_weights(stage.module, stage.last)  # Lightning's message for a damaged file fills a screen
+            done, is_over = trained_epochs(stage.last), any(later.last.exists() for later in stages[i + 1 :])
+            if done > epochs or (is_over and done < epochs):
+                raise UserError(f"{done} epochs of {name} are done: it cannot have {epochs}")
+    return stages
+
+
+def _count_batches(run: RunFolder, data: "AnomalyDataModule", trainer: "pl.Trainer") -> int:
+    """Count the batches of an epoch in each process."""
+    with run.data_lock():
+        data.prepare_data()
+    data.setup("fit")
+    images = math.ceil(len(data.records("train")) / trainer.world_size)
+    batches, limit = math.ceil(images / data.batch_size), trainer.limit_train_batches
+    return batches if isinstance(limit, int) else int(batches * limit)
+
+
+def begin_once(run: RunFolder, metadata: dict[str, Any], config: DictConfig | None = None) -> Callable[[], None]:
+    """Return a function whose first call writes `run.json` and, for a resumed run, its config with the overrides.
+
+    A resumed run calls it before its first new checkpoint or, if no epoch is left, before its results: whatever fails
+    earlier, such as a mistyped setting or missing data, leaves the folder unchanged.
+    """
+    metadata = dict(metadata)  # the caller adds to it
+    if rank() == 0:
+        print(f"run folder: {run}", flush=True)
+
+    @functools.cache
+    def begin() -> None:
+        if rank() == 0:
+            run.begin(metadata)
+            if config is not None:
+                run.write_config(config)
+
+    return begin

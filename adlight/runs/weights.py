@@ -1,0 +1,131 @@
+"""Checkpoint files: written with their hash, verified before use, and loaded into modules.
+
+Hashes lie beside the folder of the checkpoints, in the format of `sha256sum`. Before a checkpoint replaces an older
+one, the hashes of both are noted: whenever the run is killed, the hash of the file that is there is noted.
+"""
+
+import hashlib
+import os
+import re
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adlight.runs.files import write_atomically
+from adlight.types import UserError
+
+if TYPE_CHECKING:  # torch takes seconds: not for --help
+    from torch import nn
+
+_LINE = re.compile(r"^([0-9a-f]{64})  .*/([^/\n]+)$", re.MULTILINE)
+
+
+def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write tensors and plain values to a checkpoint, whole or not at all, and note its hash."""
+    import torch
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".part")
+    torch.save(content, partial)
+    put_in_place(partial, path)
+
+
+def put_in_place(partial: Path, path: Path) -> None:
+    """Rename a complete file to a checkpoint's name, and note its hash."""
+    new, old = hash_file(partial), _noted_hashes(path)
+    if path.exists() and not old:
+        old = [hash_file(path)]  # written by a version of adlight that noted no hashes
+    _note(path, [new, *old])
+    os.replace(partial, path)
+    _note(path, [new])
+
+
+def verify(path: Path) -> None:
+    """Raise a UserError if a checkpoint has changed since it was written, by its hash or else its zip checksums."""
+    if noted := _noted_hashes(path):
+        if hash_file(path) not in noted:
+            raise UserError(
+                f"{path} is damaged: its SHA-256 is not the one in {_note_path(path)}; train again, name another "
+                "checkpoint or, if you put the file there yourself, delete its line there"
+            )
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except Exception as error:  # damaged headers raise errors of many types
+        raise _unreadable(path, error) from error
+    if damaged is not None:
+        raise UserError(f"{path} is damaged (wrong checksum of {damaged}): train again or name another checkpoint")
+
+
+def load_weights(module: "nn.Module", path: Path, prefixes: tuple[str, ...] = ("",)) -> None:
+    """Load those tensors of a checkpoint whose names begin with one of `prefixes` into a module.
+
+    Raises:
+        UserError: the file is not a checkpoint, is damaged, or its architecture differs from the module's.
+    """
+    import torch
+
+    verify(path)
+    try:
+        state = dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
+    except Exception as error:  # errors of pickle, zip or lookup
+        raise _unreadable(path, error) from error
+    for name, buffer in module.named_buffers():
+        if buffer.shape[:1] == (0,) and name in state and state[name].shape[1:] == buffer.shape[1:]:
+            buffer.resize_(state[name].shape)  # empty until fitted; one row per training image, for example
+    expected = {name: value for name, value in module.state_dict().items() if name.startswith(prefixes)}
+    found = {name: value for name, value in state.items() if name.startswith(prefixes)}
+    for name in sorted(expected.keys() | found.keys()):
+        theirs, ours = _describe(found, name), _describe(expected, name)
+        if theirs != ours:
+            advice = "; set ema to the checkpoint's" if "ema." in name else ""
+            raise UserError(
+                f"checkpoint {path} is of another architecture: {name} {theirs} in it and {ours} in the model of this "
+                f"config{advice}"
+            )
+    try:
+        module.load_state_dict({**module.state_dict(), **found})
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # from the thresholds in it
+        raise _unreadable(path, error) from error
+
+
+def hash_file(path: Path) -> str:
+    """Compute a file's SHA-256."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _describe(tensors: dict[str, Any], name: str) -> str:
+    if name not in tensors:
+        return "is missing"
+    value = tensors[name]  # thresholds are stored beside the weights and have no shape
+    return f"is {value.dtype} of shape {tuple(value.shape)}" if hasattr(value, "shape") else f"is a {type(value)}"
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} cannot be read as a checkpoint ({type(error).__name__}): train again or name another")
+
+
+def _note_path(path: Path) -> Path:
+    folder = path.absolute().parent
+    return folder.with_name(f"{folder.name}.sha256")
+
+
+def _read_note(path: Path) -> list[tuple[str, str]]:
+    """Read the hashes noted for the checkpoints of a folder. -> pairs of hash and file name."""
+    note = _note_path(path)
+    text = note.read_text(errors="replace") if note.is_file() else ""
+    if len(pairs := _LINE.findall(text)) < len(text.splitlines()):
+        raise UserError(f"{note} is damaged: it has lines that sha256sum does not write; restore or remove it")
+    return pairs
+
+
+def _noted_hashes(path: Path) -> list[str]:
+    return [digest for digest, name in _read_note(path) if name == path.name]
+
+
+def _note(path: Path, hashes: list[str]) -> None:
+    pairs = [(digest, path.name) for digest in hashes] + [pair for pair in _read_note(path) if pair[1] != path.name]
+    folder = path.absolute().parent.name
+    write_atomically(_note_path(path), "".join(f"{digest}  {folder}/{name}\n" for digest, name in pairs))
