@@ -17,7 +17,7 @@ from rich.table import Table
 
 from adlight.cli import main as cli
 from adlight.cli.words import value_of
-from adlight.data.checks import check_source, check_split
+from adlight.data.checks import check_source
 from adlight.runs import provenance
 from adlight.runs.config import instantiate_node
 from adlight.types import UserError
@@ -134,10 +134,11 @@ def make_dataset(dataset: DictConfig) -> "AnomalyDataModule":
 def check_dataset(data: "AnomalyDataModule", image: str) -> tuple[list[str | Table], list[str]]:
     """Read and check a whole data set, for the calibration method `image`. -> findings, and problems."""
     findings, problems = check_source(data.source, data.frame)
-    split_problems = check_split(data.source, data.val_fraction, data.seed)
-    if not split_problems:
+    try:
         findings += describe_guarantees(data, image)
-    return findings, list(dict.fromkeys(problems + split_problems))
+    except UserError as error:  # too few normal images to hold some out
+        problems.append(str(error))
+    return findings, list(dict.fromkeys(problems))
 
 
 def describe_guarantees(data: "AnomalyDataModule", image: str) -> list[str]:

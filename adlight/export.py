@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from adlight import __version__
 from adlight.cli import main as cli
 from adlight.cli.words import quote_values, shows_help, value_of
-from adlight.data.stream import ImageStream
+from adlight.prediction.stream import ImageStream
 from adlight.runs.folder import RunFolder
 from adlight.types import Unreadable, UserError
 

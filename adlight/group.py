@@ -14,7 +14,7 @@ from rich.table import Table
 
 from adlight.cli import main as cli
 from adlight.cli.words import quote_values, shows_help, value_of
-from adlight.data.stream import ImageStream
+from adlight.prediction.stream import ImageStream
 from adlight.runs.folder import RunFolder
 from adlight.runs.groups import GroupFolder
 from adlight.runs.restore import frozen_config

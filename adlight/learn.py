@@ -9,8 +9,8 @@ from omegaconf import DictConfig
 
 from adlight.cli import main as cli
 from adlight.cli.words import quote, quote_values, shows_help, value_of
-from adlight.data.labels import read_labels
 from adlight.data.source import Source
+from adlight.learning.labels import read_labels
 from adlight.runs import provenance
 from adlight.runs.config import instantiate_node
 from adlight.runs.folder import RunFolder

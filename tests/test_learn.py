@@ -11,10 +11,10 @@ from makers import write_image, write_mask
 from readers import content, scores, table
 from scipy.stats import beta
 
-from adlight.data.labels import read_labels
 from adlight.detector import Detector
 from adlight.learning.cells import Cells, extract_cells, select_defect_cells
 from adlight.learning.head import fit_folds, fit_head
+from adlight.learning.labels import read_labels
 from adlight.learning.samples import _Collector
 from adlight.learning.thresholds import lower_bound, precision_threshold, recall_threshold
 from adlight.runs.labels import LabelFolder

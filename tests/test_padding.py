@@ -14,7 +14,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from test_shapes import ANY, MODELS, boxes_of, rows_of, train_once
 
 from adlight.data.frames import Frame, is_content
-from adlight.data.images import read_image
+from adlight.data.image_files import read_image
 from adlight.detection.inference import make_batch
 from adlight.detector import Detector
 from adlight.runs.config import instantiate_node

@@ -1,4 +1,4 @@
-"""Augmentation of training images in batches, on the device they are on (article, section 3: crop, rotation, flip)."""
+"""Augmentation of training batches on their device (article, section 3: crop, rotation, flip)."""
 
 import math
 from typing import Annotated
@@ -14,23 +14,22 @@ from adlight.rng import to_device
 from adlight.settings import PositiveShare, Share, checked
 from adlight.types import Batch
 
-TRIES = 10  # of a crop's area and shape, as in torchvision; where none fits the whole image is kept
-STRETCH = 4 / 3  # at most: of a crop's width against its height, or the other way round
+TRIES = 10  # draws of a crop's area and shape, as in torchvision; if none fits, the whole image is kept
+MAX_ASPECT = 4 / 3  # of a crop, whichever side is longer
 
 
 class Augmentation:
-    """Random rotation, flips and resized crop, drawn for each image; corners are filled from the border.
+    """Random rotation, flips and resized crops, drawn for each image; corners repeat the border.
 
-    Together they are one affine map, so each image is interpolated (bilinearly) once, and not at all by flips alone.
-    Brightness and contrast may vary too, as the light does in a factory.
+    Together they are one affine map, so that an image is interpolated (bilinearly) only once, and not at all by flips
+    alone. Brightness and contrast may also vary, as the light in a factory does.
 
     Args:
-        crop: smallest share of the area that a crop keeps; 1 = no crop.
-        rotation: largest angle in degrees, either way; 0 = none.
-        horizontal_flip: probability.
-        vertical_flip: probability.
-        brightness: largest shift of all values, either way, such as 0.1 of the range; 0 = none.
-        contrast: largest change of the distance from the mean, either way, as a share of it; 0 = none.
+        crop: smallest fraction of the area that a crop keeps; 1 for no crop.
+        rotation: largest angle in degrees, in both directions; 0 for none.
+        horizontal_flip, vertical_flip: probabilities.
+        brightness: largest shift of all values, in both directions, as a fraction of their range; 0 for none.
+        contrast: largest relative change of the distance from the mean, in both directions; 0 for none.
     """
 
     @checked
@@ -47,13 +46,13 @@ class Augmentation:
         self.flips = torch.tensor([horizontal_flip, vertical_flip])
 
     def __call__(self, image: Tensor, seed: int, size: Tensor | None = None, light: bool = True) -> Tensor:
-        """Augment (B, C, H, W) in [0, 1]; determined by the seed; torch's own state is left alone.
+        """Return augmented images (B, C, H, W) in [0, 1]; the seed determines all draws, not torch's generators.
 
         Args:
-            image: is not changed.
-            seed: of all draws.
-            size: (B, 2), height and width of images that are padded; the padding stays.
-            light: False leaves out brightness and contrast.
+            image: (B, C, H, W) in [0, 1].
+            seed: seed of all draws.
+            size: heights and widths (B, 2) of padded images, whose padding stays; None if nothing is padded.
+            light: whether to vary brightness and contrast.
         """
         drawn = to_device(self._draw(len(image), Generator().manual_seed(seed)), image.device)  # (B, 7)
         if size is None:
@@ -64,7 +63,7 @@ class Augmentation:
         return image
 
     def _draw(self, count: int, rng: Generator) -> Tensor:
-        """Draw each image's angle, scale (x, y; negative: flipped), offset (x, y) and light. -> (B, 7); sides are 2."""
+        """Draw angle, scale (x, y; negative if flipped), offset (x, y; sides have length 2) and light. -> (B, 7)."""
         angle = (2 * torch.rand(count, 1, generator=rng) - 1) * math.radians(self.rotation)
         sign = 1.0 - 2 * (torch.rand(count, 2, generator=rng) < self.flips).float()
         extent = draw_crops(count, self.crop, rng)
@@ -79,44 +78,28 @@ class Augmentation:
             image = adjust_brightness(image, self.brightness * drawn[:, 5])
             image = adjust_contrast_with_mean_subtraction(image, 1 + self.contrast * drawn[:, 6])
         if self.crop < 1 or self.rotation > 0:
-            return grid_sample(image, source_of(drawn, *image.shape[-2:]), padding_mode="border", align_corners=False)
+            grid = make_grid(drawn, *image.shape[-2:])
+            return grid_sample(image, grid, padding_mode="border", align_corners=False)
         for axis, sign in ((3, drawn[:, 1]), (2, drawn[:, 2])):
             image = torch.where(sign[:, None, None, None] < 0, image.flip(axis), image)
         return image
 
 
 def draw_crops(count: int, smallest: float, rng: Generator) -> Tensor:
-    """Draw the shares of width and height that crops keep, as torchvision's `RandomResizedCrop` does.
+    """Draw the fractions of width and height that crops keep, as torchvision's `RandomResizedCrop` does. -> (count, 2).
 
-    Area and shape are drawn uniformly, the shape on a logarithmic scale, until the crop fits into the image.
-
-    Args:
-        count: how many crops.
-        smallest: share of the area.
-        rng: on the CPU.
-
-    Returns:
-        (count, 2) in (0, 1].
+    The area, at least `smallest`, and the logarithm of the aspect ratio are uniform; crops that do not fit are redrawn.
     """
     area = smallest + (1 - smallest) * torch.rand(count, TRIES, generator=rng)
-    shape = ((2 * torch.rand(count, TRIES, generator=rng) - 1) * math.log(STRETCH)).exp()
+    shape = ((2 * torch.rand(count, TRIES, generator=rng) - 1) * math.log(MAX_ASPECT)).exp()
     extent = torch.stack([area * shape, area / shape], -1).sqrt()  # (count, TRIES, 2)
     fits = (extent <= 1).all(-1)
     first = extent[torch.arange(count), fits.int().argmax(1)]  # (count, 2)
     return torch.where(fits.any(1, keepdim=True), first, 1.0)
 
 
-def source_of(drawn: Tensor, height: int, width: int) -> Tensor:
-    """Find where each pixel of the result comes from: crop, then flips, then rotation, undone in this order.
-
-    Args:
-        drawn: (B, 7) of which angle, scale and offset are used.
-        height: in pixels.
-        width: in pixels.
-
-    Returns:
-        (B, H, W, 2) x and y as `grid_sample` has them, from -1 to 1 over the image.
-    """
+def make_grid(drawn: Tensor, height: int, width: int) -> Tensor:
+    """Compute the points of the image, x and y in [-1, 1], that pixels are sampled from. (B, 7) -> (B, H, W, 2)."""
     x, y = ((2 * torch.arange(side, device=drawn.device) + 1) / side - 1 for side in (width, height))
     angle, scale_x, scale_y, offset_x, offset_y = drawn.T[:5, :, None]  # (B, 1) each
     x, y = offset_x + scale_x * x, offset_y + scale_y * y  # (B, W), (B, H)
@@ -128,7 +111,7 @@ def source_of(drawn: Tensor, height: int, width: int) -> Tensor:
 
 
 def augment(batch: Batch, augmentation: Augmentation, seed: int) -> None:
-    """Augment a batch's images in [0, 1]; the region of interest moves with them."""
+    """Augment a batch's images in [0, 1], together with the region of interest."""
     size = batch.get("size")
     batch["image"] = augmentation(batch["image"], seed, size)  # (B, C, H, W)
     if "content" in batch:

@@ -1,4 +1,4 @@
-"""What is wrong with a data set: every image and mask is read, on all cores."""
+"""The doctor's checks of a data set: read every image and mask, on all cores."""
 
 import hashlib
 import os
@@ -13,19 +13,19 @@ from rich.progress import track
 from rich.table import Table
 
 from adlight.data.frames import Frame, describe_shapes
-from adlight.data.headers import UnreadableImage
+from adlight.data.image_files import UnreadableImage
 from adlight.data.images import to_channels
-from adlight.data.preflight import find_orphan_masks, find_unmasked, list_left_out
+from adlight.data.preflight import find_unmasked, list_left_out
 from adlight.data.source import Source
 from adlight.types import Record, UserError
 
 
 class ImageCheck(NamedTuple):
-    """What reading one record's files showed."""
+    """The result of reading the files of one record."""
 
     size: tuple[int, int] = (0, 0)  # width and height
-    kind: str = ""  # such as `900x900 RGB`; empty where the image is unreadable
-    digest: bytes = b""  # of its pixels, the same for every format that keeps them
+    kind: str = ""  # such as `900x900 RGB`; empty if the image is unreadable
+    digest: bytes = b""  # hash of the pixels, which does not depend on the file format
     problem: str | None = None
 
 
@@ -33,36 +33,31 @@ Checked = dict[str, list[tuple[Record, ImageCheck]]]  # by split
 
 
 def check_source(source: Source, frame: Frame) -> tuple[list[str | Table], list[str]]:
-    """Read a whole data set. -> what was found, to be printed, and what is wrong with it.
-
-    Args:
-        source: the data set, of which all is read, whatever its limits.
-        frame: into which its images would be brought; others of its shorter side may be advised.
-    """
+    """Read a whole data set, ignoring its limits. -> findings to be printed, and problems."""
     source = source.whole()
     problems: list[str] = []
     checked: Checked = {}
     for split, list_records in (("train", source.train), ("test", source.test)):
         checked[split] = []
-        with _told(problems):
+        with _collect_errors(problems):
             checked[split] = check_records(source, frame, list_records(), split)
     train, test = ([record for record, _ in part] for part in checked.values())
     problems += [check.problem for part in checked.values() for _, check in part if check.problem]
     problems += find_duplicates(checked) + find_unmasked(source, test)
-    found: list[str | Table] = [source.protocol]
+    findings: list[str | Table] = [source.protocol]
     if train or test:
         sizes = [check.size for _, check in checked["train"] if check.kind]
-        found += [summarize(checked), describe_shapes(sizes, min(frame.size))]
+        findings += [summarize(checked), describe_shapes(sizes, min(frame.size))]
     if not problems and not test:
         problems.append(f"nothing to test: {source.protocol}")
-    with _told(problems):
-        problems += find_orphan_masks(source)
-        found += list_left_out(source)
-    return found, list(dict.fromkeys(problems))
+    with _collect_errors(problems):
+        problems += source.find_orphan_masks()
+        findings += list_left_out(source)
+    return findings, list(dict.fromkeys(problems))
 
 
 @contextmanager
-def _told(problems: list[str]) -> Iterator[None]:
+def _collect_errors(problems: list[str]) -> Iterator[None]:
     try:
         yield
     except UserError as error:
@@ -71,7 +66,7 @@ def _told(problems: list[str]) -> Iterator[None]:
 
 def check_records(source: Source, frame: Frame, records: list[Record], split: str) -> list[tuple[Record, ImageCheck]]:
     """Decode records on all cores."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without the GIL
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow releases the GIL
         done = pool.map(lambda record: check_image(source, frame, record), records)
         hidden = not sys.stdout.isatty()
         checks = track(done, f"reading {split}", len(records), transient=True, disable=hidden)
@@ -97,12 +92,11 @@ def check_image(source: Source, frame: Frame, record: Record) -> ImageCheck:
 
 
 def summarize(checked: Checked) -> Table:
-    """Make a table of what was found, one row per category and split."""
+    """Make a table of the findings, with one row per category and split."""
     table = Table(title="images", title_justify="left")
     for title in ("category", "split", "normal", "anomalous", "with mask", "unreadable", "sizes and modes"):
-        table.add_column(
-            title, justify="left" if title in ("category", "split", "sizes and modes") else "right", overflow="fold"
-        )
+        is_text = title in ("category", "split", "sizes and modes")
+        table.add_column(title, justify="left" if is_text else "right", overflow="fold")
     for category in sorted({record.category for part in checked.values() for record, _ in part}):
         for split, part in checked.items():
             rows = [(record, check) for record, check in part if record.category == category]
@@ -116,21 +110,10 @@ def summarize(checked: Checked) -> Table:
 
 
 def find_duplicates(checked: Checked) -> list[str]:
-    """Name the test images that are training images, too."""
+    """Report test images with the same pixels as a training image."""
     trained = {check.digest: record.path for record, check in checked["train"] if check.digest}
     return [
         f"test image {record.path} has the same pixels as training image {trained[check.digest]}: remove one of them"
         for record, check in checked["test"]
         if check.digest in trained
     ]
-
-
-def check_split(source: Source, fraction: float, seed: int) -> list[str]:
-    """Say which category has too few normal images to hold some out for validation."""
-    from adlight.data.splits import split_normals  # torch takes seconds to import: not for --help
-
-    try:
-        split_normals(source.train(), fraction, seed)
-    except UserError as error:
-        return [str(error)]
-    return []

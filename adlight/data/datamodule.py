@@ -1,4 +1,4 @@
-"""One data module for every data set: normal images to train on, held-out ones to validate, a labelled test."""
+"""The data module of every data set: normal images for training, some held out for validation, and a labelled test."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
@@ -9,13 +9,11 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from adlight.data.augmentation import Augmentation, augment
 from adlight.data.frames import Frame, Size
-from adlight.data.loading import Loading, Split
 from adlight.data.preflight import check_before_training
 from adlight.data.pseudo_dataset import PseudoAnomalyDataset
 from adlight.data.roi import RegionOfInterest
-from adlight.data.sampler import ExactSampler, TileBatches
 from adlight.data.source import Source
-from adlight.data.splits import split_normals
+from adlight.data.splits import Split, SplitLoader, batch_tiles, split_normals
 from adlight.data.tile_dataset import TileDataset
 from adlight.data.tiling import QUARTER, Overlap, Tile, make_tiling
 from adlight.rng import derive_seed
@@ -24,35 +22,32 @@ from adlight.types import Batch, Record, UserError
 
 
 class AnomalyDataModule(pl.LightningDataModule):
-    """Loaders over a `Source`. Training and validation are built without a look at the test split.
+    """Data loaders of a `Source`; those for training and validation do not read the test split.
 
-    Validation is held-out normal training images, plain (label 0) and with pseudo-anomalies (label 1).
+    The validation split holds normal training images, as they are (label 0) and with pseudo-anomalies (label 1).
 
     Args:
-        source: makes the data set's `Source` from `source_settings`.
-        image_size: side in pixels, or height and width, to which all images are resized.
-        resize: size to resize to instead, of which the centre of `image_size` is kept (a centre crop); None = no crop.
-        keep_shape: scale images to fit into `image_size` instead, and pad them; padding is neither trained on nor
-            scored nor counted.
-        channels: 3, or 1 for grey.
-        batch_size, eval_batch_size: images per process and step of the training, and of validation or test.
-        val_fraction: share of each category's normal training images that is held out.
-        val_defects: copies of each held-out image, with a pseudo-anomaly each.
-        val_anomalies: these are `defects` at some place, or whole images, as anomalies of other `classes` are.
-        seed: of the split, the shuffling, the augmentation and the pseudo-anomalies.
-        augmentation: applied to training batches on their device; None = none.
-        cache: decoded images: in `memory` of every process, on `disk` in a file that all map, or by size (`auto`).
-        cache_gb: GB of a split that all processes together keep in memory with `auto`.
-        cache_dir: folder of the files; None: splits that do not fit are decoded at every fetch.
-        num_workers: loader processes; used only where images are not cached.
+        source: makes the `Source` from `source_settings`.
+        image_size: side in pixels, or height and width, to which images are resized.
+        resize: size to which images are resized before the central `image_size` is cropped; None for no crop.
+        keep_shape: scale images to fit into `image_size` and pad them; padding is ignored in training and scoring.
+        channels: 3, or 1 for grey images.
+        batch_size, eval_batch_size: images per process and step in training, and in validation or test.
+        val_fraction: fraction of each category's normal training images that is held out.
+        val_defects: copies of each held-out image, with one pseudo-anomaly each.
+        val_anomalies: pseudo-anomalies are local `defects`, or whole images like those of other `classes`.
+        seed: seed of the split, the shuffling, the augmentation and the pseudo-anomalies.
+        augmentation: applied to training batches on their device; None for none.
+        cache: where decoded images are kept: in the `memory` of each process, on `disk` in a shared file, or by size
+            (`auto`).
+        cache_gb: with `auto`, GB of a split that all processes together keep in memory.
+        cache_dir: folder of the files; None to decode splits that do not fit into memory each time they are used.
+        num_workers: loader processes; used only for images that are not cached.
         on_bad_image: `error`, or `skip` to leave out unreadable images.
-        roi: a mask of what counts in every image, or a folder of masks, see `RegionOfInterest`; None: everything does.
-        tile: side in pixels of the originals of tiles that are trained on, scored and joined, each in `image_size`.
-        overlap: share of a tile that its neighbours cover too, at least.
-        source_settings: the arguments of `source`, such as `root` and `category`.
-
-    Raises:
-        ValueError: a setting out of range.
+        roi: mask of the pixels that count in all images, or a folder of masks, see `RegionOfInterest`; None for all.
+        tile: side of tiles in pixels of the original images; each tile is resized to `image_size`, and maps are joined.
+        overlap: smallest fraction of a tile that its neighbour also covers.
+        source_settings: arguments of `source`, such as `root` and `category`.
     """
 
     @checked
@@ -89,28 +84,29 @@ class AnomalyDataModule(pl.LightningDataModule):
         self.source, self.channels = source(**source_settings), channels
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.val_fraction, self.val_defects, self.val_anomalies = val_fraction, val_defects, val_anomalies
-        self.seed, self.augmentation, self.on_bad_image = seed, augmentation, on_bad_image
-        self.cache, self.cache_gb, self.cache_dir, self.num_workers = cache, cache_gb, cache_dir, num_workers
-        self.first_epoch = 0  # epochs of earlier stages of a training, after which the order of the images continues
+        self.seed, self.augmentation, self.num_workers = seed, augmentation, num_workers
+        skip = on_bad_image == "skip"
+        self.loader = SplitLoader(self.frame, channels, self.tiling, self.roi, cache, cache_gb, cache_dir, skip)
+        self.first_epoch = 0  # epochs of earlier training stages, so that the order of images does not start again
         self.categories: list[str] = []
         self.datasets: dict[str, Split] = {}  # by split
         self.train_records: list[Record] = []
-        self.notes: list[str] = []  # what `check` found that a user should know
+        self.notes: list[str] = []  # remarks of `check` for the user
 
     def prepare_data(self) -> None:
-        """Download or generate what the source needs; Lightning calls this on one process of a machine."""
+        """Download or generate the data set; Lightning calls this in one process per machine."""
         self.source.prepare()
 
     def check(self) -> None:
-        """List and check all splits, before anything is computed; the test split is looked at, but steers nothing.
+        """Check the files of all splits before anything is computed; nothing is chosen by the test split.
 
         Raises:
-            UserError: nothing to test, or a file that is missing or of no use.
+            UserError: there is nothing to test, or a file is missing or unusable.
         """
-        self.notes = check_before_training(self.source, self.frame, self.on_bad_image == "skip", self.roi, self.tiling)
+        self.notes = check_before_training(self.source, self.frame, self.loader.skip, self.roi, self.tiling)
 
     def setup(self, stage: str | None = None) -> None:
-        """List, split and decode what the stage needs; what is there already stays."""
+        """List, split and decode the images of a stage, once."""
         if stage in ("fit", "validate", None) and "val" not in self.datasets:
             self.train_records, held_out = split_normals(self.source.train(), self.val_fraction, self.seed)
             self.categories = sorted({record.category for record in self.train_records})
@@ -121,7 +117,7 @@ class AnomalyDataModule(pl.LightningDataModule):
             records = self.source.test()
             if not records:
                 raise UserError(f"nothing to test: {self.source.protocol}")
-            # training categories keep their numbers; those that only the test has come after them
+            # categories without training images come last, so that the others keep their numbers
             self.categories += sorted({record.category for record in records} - set(self.categories))
             self.datasets["test"] = self._load(records)
 
@@ -130,7 +126,7 @@ class AnomalyDataModule(pl.LightningDataModule):
         return self.datasets[split].records
 
     def protocol(self, num_tested: int) -> str:
-        """Say what counts as normal and what was tested, and how much of the whole test split that is."""
+        """Describe what counts as normal and what was tested, and the share of the whole test split."""
         whole, used = len(self.source.whole().test()), len(self.source.test())
         limits = getattr(self.source, "sampling", None)
         cut = [name for name in ("balanced_test", "test_limit") if getattr(limits, name, None)] if used < whole else []
@@ -139,33 +135,33 @@ class AnomalyDataModule(pl.LightningDataModule):
         return self.source.protocol + share
 
     def describe(self, num_tested: int) -> list[str]:
-        """Say what was tested and what a user should know of the images, in lines."""
-        lost = [f"skipped {len(skipped)} unreadable image(s): {skipped[0]}" for skipped in [self.skipped()] if skipped]
-        return [self.protocol(num_tested), *self.notes, *lost]
+        """Describe what was tested and what a user should know about the images, in lines."""
+        lines, skipped = [self.protocol(num_tested), *self.notes], self.skipped()
+        return [*lines, f"skipped {len(skipped)} unreadable image(s): {skipped[0]}"] if skipped else lines
 
     def skipped(self) -> list[str]:
-        """Return the messages of the images that could not be read and were left out."""
+        """Return the messages of unreadable images that were left out."""
         return [message for dataset in self.datasets.values() for message in dataset.skipped]
 
     def train_dataloader(self) -> DataLoader:
-        """Shuffle by seed and epoch; Lightning tells the sampler the epoch, so a resumed run sees the same order."""
+        """Load training images, shuffled by seed and epoch, so that a resumed run sees the same order."""
         dataset = self.datasets["train"]
         rank, world_size = self._process()
-        seed = self.seed + self.first_epoch  # the sampler adds the epoch
+        seed = self.seed + self.first_epoch  # the sampler adds the epoch that Lightning sets
         sampler: DistributedSampler = DistributedSampler(dataset, world_size, rank, shuffle=True, seed=seed)
         return self._loader(dataset, dataset.cache, batch_size=self.batch_size, sampler=sampler)
 
     def val_dataloader(self) -> DataLoader:
-        """Load held-out normals, plain and with pseudo-anomalies."""
+        """Load held-out normal images, as they are and with pseudo-anomalies."""
         copies = PseudoAnomalyDataset(self.datasets["val"], self.seed, self.val_defects, self.val_anomalies)
         return self._exact_loader(copies, self.datasets["val"], 1 + self.val_defects)
 
     def test_dataloader(self) -> DataLoader:
-        """Load the labelled test split."""
+        """Load labelled test images."""
         return self._exact_loader(self.datasets["test"], self.datasets["test"])
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Turn uint8 into [0, 1] on the device; augment while training, by a seed of the batch and process."""
+        """Convert uint8 to [0, 1] on the device; in training, augment with a seed of the batch and process."""
         batch["image"] = batch["image"].float().div_(255)
         if self.trainer and self.trainer.training and self.augmentation is not None:
             batch_number = self.trainer.fit_loop.total_batch_idx + 1
@@ -174,22 +170,22 @@ class AnomalyDataModule(pl.LightningDataModule):
         return batch
 
     def _load(self, records: list[Record]) -> Split:
-        limits = self.cache, self.cache_gb, self.cache_dir, self.on_bad_image == "skip", self._process()[1]
-        return Loading(self.source, self.frame, self.channels, self.tiling, self.roi, *limits)(records, self.categories)
+        return self.loader.load(self.source, records, self.categories, self._process()[1])
 
     def _exact_loader(self, dataset: Dataset, split: Split, copies: int = 1) -> DataLoader:
         rank, world_size = self._process()
-        if (count := len(split.records) * (1 if isinstance(split, TileDataset) else copies)) < world_size:
+        count = len(split.records) * (1 if isinstance(split, TileDataset) else copies)
+        if count < world_size:
             raise UserError(f"{count} images cannot be shared by {world_size} processes: use fewer devices")
-        if isinstance(split, TileDataset):  # all of an image are on one process
+        if isinstance(split, TileDataset):
             owners = split.places[:, 0].repeat_interleave(copies)
-            batches = TileBatches(owners, self.eval_batch_size, rank, world_size)
+            batches = batch_tiles(owners, self.eval_batch_size, rank, world_size)
             return self._loader(dataset, split.cache, batch_sampler=batches)
-        sampler = ExactSampler(count, rank, world_size)
-        return self._loader(dataset, split.cache, batch_size=self.eval_batch_size, sampler=sampler)
+        indices = range(rank, count, world_size)  # torch's `DistributedSampler` would repeat some as padding
+        return self._loader(dataset, split.cache, batch_size=self.eval_batch_size, sampler=indices)
 
     def _loader(self, dataset: Dataset, cached: bool, **order: Any) -> DataLoader:
-        workers = 0 if cached else self.num_workers  # from memory one thread is enough, workers would only copy
+        workers = 0 if cached else self.num_workers  # workers would only copy cached images
         return DataLoader(dataset, collate_fn=_keep_batch, num_workers=workers, persistent_workers=workers > 0, **order)
 
     def _process(self) -> tuple[int, int]:
@@ -197,4 +193,4 @@ class AnomalyDataModule(pl.LightningDataModule):
 
 
 def _keep_batch(batch: Any) -> Any:
-    return batch  # the data sets fetch whole batches
+    return batch  # the data sets return whole batches

@@ -1,10 +1,10 @@
-"""Images decoded once: a split as one uint8 tensor in memory."""
+"""The images of a split, decoded once and fetched as batches of uint8."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,45 +13,38 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from adlight.data.decoded import Decoded, damage, open_or_write
+from adlight.data.decoded import Decoded, DecodedImage, damage, open_or_write
 from adlight.data.frames import Frame
-from adlight.data.headers import UnreadableImage
-from adlight.data.images import fill_outside, to_input_array
+from adlight.data.image_files import UnreadableImage
+from adlight.data.images import to_input_array
 from adlight.data.roi import RegionOfInterest
 from adlight.data.source import Source
 from adlight.types import Batch, Record, UserError
 
-PROGRESS_FROM = 500  # images; a bar over fewer would be gone before anyone could read it
-
-
-class DecodedImage(NamedTuple):
-    """One record, decoded and brought into the frame."""
-
-    image: np.ndarray  # (C, H, W) uint8
-    mask: np.ndarray | None  # (H, W) bool, None where there is none
-    size: tuple[int, int]  # height and width of what is no padding
-    content: np.ndarray | None  # (H, W) bool, the region of interest
+R = TypeVar("R")
+T = TypeVar("T")
+PROGRESS_FROM = 500  # images; a progress bar for fewer would vanish at once
 
 
 class CachedImageDataset(Dataset):
     """The images of a split at one size, fetched as whole batches.
 
-    With `cache` all images are decoded once, on all cores, into (N, C, H, W) uint8; later epochs read no file.
-    Without it they are decoded at every fetch.
+    With `cache`, all images are decoded once, on all cores, into (N, C, H, W) uint8. Without it, they are decoded each
+    time they are fetched.
 
     Args:
         source: reads the records.
-        records: what to read.
+        records: the images.
         categories: names in the order of `Batch["category"]`.
-        frame: into which images and masks are brought.
+        frame: frame into which images and masks are brought.
         channels: 1 or 3.
-        cache: keep the decoded images.
-        file: of `name_file`, in which they are kept; None: in memory.
-        on_bad_image: `error`, or `skip`: leave out an unreadable image and keep its message in `skipped`.
-        roi: what of the images counts; None: all.
+        cache: whether to keep the decoded images.
+        file: file that keeps them, see `name_file`; None to keep them in memory.
+        skip: whether to leave out unreadable images and keep their messages in `skipped`.
+        roi: the region of interest; None for whole images.
 
     Raises:
-        UserError: an unreadable image, a mask whose size differs from its image's, or a file that cannot be written.
+        UserError: an image is unreadable, a mask's size differs from its image's, or the file cannot be written.
     """
 
     def __init__(
@@ -64,17 +57,17 @@ class CachedImageDataset(Dataset):
         channels: int = 3,
         cache: bool = True,
         file: Path | None = None,
-        on_bad_image: str = "error",
+        skip: bool = False,
         roi: RegionOfInterest | None = None,
     ) -> None:
         self.source, self.records, self.roi = source, list(records), roi
         self.frame, self.channels, self.cache, self.file = frame, channels, cache, file
-        self.skip, self.skipped = on_bad_image == "skip", list[str]()
+        self.masked = any(record.mask for record in records)
+        self.skip, self.skipped = skip, list[str]()
         self.decoded: Decoded | None = None
-        self.contents = torch.empty(0)  # regions of interest (N, H, W) bool, in memory only
-        self.rows: Tensor | None = None  # of the records in `decoded`, where some are left out
-        if cache or self.skip:
-            self._decode()
+        self.rows: Tensor | None = None  # position of each record in `decoded`, if some are left out
+        if cache or skip:
+            self._decode_all()
         position = {name: i for i, name in enumerate(categories)}
         self.labels = torch.tensor([record.label for record in self.records])
         self.category = torch.tensor([position[record.category] for record in self.records])
@@ -85,7 +78,7 @@ class CachedImageDataset(Dataset):
             image, content = self.source.read(record), None
             if self.roi is not None:
                 image, content = self.roi.apply(image, self.channels, self.frame, record.path, record.category)
-            pixels = to_input_array(image, self.channels, self.frame)
+            pixels = to_input_array(image, self.channels, self.frame, content)
         except UnreadableImage:
             raise
         except Exception as error:  # whatever a decoder raises, the user needs the file's name
@@ -94,8 +87,7 @@ class CachedImageDataset(Dataset):
         mask = None
         if drawn is not None:
             mask = self.frame.cut(np.asarray(drawn.resize((width, height), Image.Resampling.NEAREST))) > 0
-        if content is not None:
-            pixels, mask = fill_outside(pixels, content), None if mask is None else mask & content
+            mask = mask if content is None else mask & content
         return DecodedImage(pixels, mask, (height, width), content)
 
     def __len__(self) -> int:
@@ -103,47 +95,50 @@ class CachedImageDataset(Dataset):
 
     @property
     def images(self) -> Tensor:
-        """The decoded images (N, C, H, W), where they are kept."""
-        return torch.empty(0) if self.decoded is None else _select(self.decoded.images, self.rows)
+        """The decoded images (N, C, H, W) uint8; empty without `cache`."""
+        if self.decoded is None:
+            return torch.empty(0)
+        return self.decoded.images if self.rows is None else self.decoded.images[self.rows]
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """Fetch a whole batch at once, as uint8 images.
+        """Fetch a batch of uint8 images.
 
         Raises:
             UserError: the file of decoded images is damaged.
         """
         index = torch.as_tensor(indices)
-        size = torch.empty(len(index), 2, dtype=torch.long)
-        mask = torch.zeros(len(index), *self.frame.size, dtype=torch.bool)
-        content = torch.zeros_like(mask) if self.roi else mask
-        if self.decoded is not None:
-            place = index if self.rows is None else self.rows[index]
-            if self.file is not None and self.decoded.damaged(place.tolist()):
+        if self.decoded is None:
+            decoded, rows = self._allocate(len(index)), torch.arange(len(index))
+            for row, i in enumerate(indices):
+                decoded.put(row, self.read(self.records[i]))
+        else:
+            decoded, rows = self.decoded, index if self.rows is None else self.rows[index]
+            if self.file is not None and decoded.damaged(rows.tolist()):
                 raise damage(self.file)
-            image, size = _select(self.decoded.images, place), _select(self.decoded.sizes, place)
-            mask = _select(self.decoded.masks, place) if len(self.decoded.masks) else mask
-            content = _select(self.contents, place) if self.roi else content
-        else:
-            read = [self.read(self.records[i]) for i in indices]
-            image = torch.stack([torch.from_numpy(one.image) for one in read])
-            for row, one in enumerate(read):
-                size[row] = torch.tensor(one.size)
-                for target, found in ((mask, one.mask), (content, one.content)):
-                    if found is not None:
-                        target[row] = torch.from_numpy(found)
-        batch = Batch(image=image, label=self.labels[index], mask=mask, index=index, category=self.category[index])
-        batch = Batch(**batch, content=content) if self.roi else batch
-        return Batch(**batch, size=size) if self.frame.keep_shape else batch
+        mask = torch.zeros(len(index), *self.frame.size, dtype=torch.bool)
+        batch = Batch(
+            image=decoded.images.index_select(0, rows),  # much faster than images[rows]
+            label=self.labels[index],
+            mask=decoded.masks.index_select(0, rows) if self.masked else mask,
+            index=index,
+            category=self.category[index],
+        )
+        if self.roi:
+            batch["content"] = decoded.contents.index_select(0, rows)
+        if self.frame.keep_shape:
+            batch["size"] = decoded.sizes.index_select(0, rows)
+        return batch
 
-    def _decode(self) -> None:
-        """Read every record once: fill the cache and, with `skip`, drop the records that cannot be read."""
-        count, masked = len(self.records), any(record.mask for record in self.records)
-        shape = (self.channels, *self.frame.size)
+    def _allocate(self, count: int) -> Decoded:
+        return Decoded(count, (self.channels, *self.frame.size), self.masked, selected=self.roi is not None)
+
+    def _decode_all(self) -> None:
+        """Read all records: fill the cache and, with `skip`, drop the records that cannot be read."""
         if self.cache and self.file is not None:
-            self.decoded, messages = open_or_write(self.file, count, shape, masked, self._fill)
+            shape = (self.channels, *self.frame.size)
+            self.decoded, messages = open_or_write(self.file, len(self.records), shape, self.masked, self._fill)
         else:
-            self.decoded = Decoded(count, shape, masked) if self.cache else None
-            self.contents = torch.zeros(count if self.cache and self.roi else 0, *self.frame.size, dtype=torch.bool)
+            self.decoded = self._allocate(len(self.records)) if self.cache else None
             messages = self._fill(self.decoded)
         self.skipped = [message for message in messages if message]
         if self.skipped:
@@ -153,27 +148,24 @@ class CachedImageDataset(Dataset):
             self.records = [self.records[i] for i in self.rows.tolist()]
 
     def _fill(self, decoded: Decoded | None) -> list[str | None]:
-        """Decode all records on all cores. -> for each why it could not be read, or None."""
+        """Decode all records. -> for each record, why it could not be read, or None."""
 
         def read(i: int) -> str | None:
             try:
-                one = self.read(self.records[i])
+                image = self.read(self.records[i])
             except UserError as error:
                 if not self.skip:
                     raise
                 return str(error)
             if decoded is not None:
-                decoded.images[i], decoded.sizes[i] = torch.from_numpy(one.image), torch.tensor(one.size)
-                for target, found in ((decoded.masks, one.mask), (self.contents, one.content)):
-                    if found is not None:
-                        target[i] = torch.from_numpy(found)
+                decoded.put(i, image)
             return None
 
-        count = len(self.records)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes and resizes without the GIL
-            done = pool.map(read, range(count))
-            return list(track(done, "reading images", count, transient=True, disable=count < PROGRESS_FROM))
+        return list(read_all(read, range(len(self.records))))
 
 
-def _select(rows: Tensor, index: Tensor | None) -> Tensor:
-    return rows if index is None else rows.index_select(0, index)  # many times as fast as rows[index]
+def read_all(read: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    """Call `read` for all items on all cores, in order, with a progress bar if there are many."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow releases the GIL
+        done = pool.map(read, items)
+        yield from track(done, "reading images", len(items), transient=True, disable=len(items) < PROGRESS_FROM)

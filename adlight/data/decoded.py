@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -19,18 +20,27 @@ from adlight.types import Record, UserError
 
 FORMAT = 1  # of the file: sizes, checksums, images and masks, one after the other, then messages as JSON
 
+Shape = tuple[int, int, int]  # (C, H, W)
+
+
+class DecodedImage(NamedTuple):
+    """An image and its mask, decoded and brought into the frame."""
+
+    image: np.ndarray  # (C, H, W) uint8
+    mask: np.ndarray | None  # (H, W) bool; None if there is none
+    size: tuple[int, int]  # height and width without padding
+    content: np.ndarray | None  # (H, W) bool, the region of interest; None for all
+
 
 class Decoded:
-    """N images at one size, with the masks and the sizes that lie beside them.
+    """N images of one shape with their sizes, checksums and, if `masked`, masks.
 
-    Args:
-        count: N.
-        shape: (C, H, W).
-        masked: whether there are masks.
-        store: bytes in which they lie; None: new memory.
+    They lie in `store`, or in new memory if it is None. Regions of interest, if `selected`, are only kept in memory.
     """
 
-    def __init__(self, count: int, shape: tuple[int, int, int], masked: bool, store: np.ndarray | None = None) -> None:
+    def __init__(
+        self, count: int, shape: Shape, masked: bool, store: np.ndarray | None = None, selected: bool = False
+    ) -> None:
         self.verified = np.full(count, store is None)
         heads, masks = 16 * count, math.prod(shape[1:]) * count * masked
         ends = np.cumsum([heads, 8 * count, math.prod(shape) * count, masks]).tolist()
@@ -39,14 +49,22 @@ class Decoded:
         sizes, checks, images, masks_ = (torch.from_numpy(part) for part in np.split(store, ends[:-1]))
         self.sizes, self.checks = sizes.view(torch.long).view(count, 2), checks.view(torch.long)  # (N, 2), (N,)
         self.images, self.masks = images.view(count, *shape), masks_.view(torch.bool).view(-1, *shape[1:])
+        self.contents = torch.zeros(count if selected else 0, *shape[1:], dtype=torch.bool)
+
+    def put(self, i: int, decoded: DecodedImage) -> None:
+        """Store image `i`."""
+        self.images[i], self.sizes[i] = torch.from_numpy(decoded.image), torch.tensor(decoded.size)
+        for target, found in ((self.masks, decoded.mask), (self.contents, decoded.content)):
+            if found is not None:
+                target[i] = torch.from_numpy(found)
 
     def checksum(self, i: int) -> int:
-        """Sum up the bytes of an image, its size and its mask."""
+        """Compute the checksum of an image, its size and its mask."""
         found = crc32(self.images[i].numpy().data, crc32(self.sizes[i].numpy().data))
         return crc32(self.masks[i].numpy().data, found) if len(self.masks) else found
 
     def damaged(self, rows: Sequence[int]) -> bool:
-        """Say whether any image differs from what was written; each is looked at once."""
+        """Return whether the checksum of an image is wrong; each image is checked once."""
         fresh = [i for i in rows if not self.verified[i]]
         self.verified[fresh] = True
         return any(self.checksum(i) != self.checks[i] for i in fresh)
@@ -55,19 +73,15 @@ class Decoded:
 def name_file(
     folder: str | Path | None, source: object, records: Sequence[Record], frame: Frame, channels: int
 ) -> Path | None:
-    """Name the file of some images by their paths, sizes and times of change; None where they are no files.
+    """Name the file of decoded images after their paths, sizes and modification times, and their settings.
 
-    Args:
-        folder: in which it lies; None: there is none.
-        source: reads them.
-        records: the images and their masks.
-        frame: into which they are brought.
-        channels: C.
+    Returns:
+        The path in `folder`; None if there is no folder, or images are not separate files.
     """
-    settings = FORMAT, PIL.__version__, f"{type(source).__module__}.{type(source).__qualname__}", vars(frame), channels
-    found = hashlib.blake2b(repr(settings).encode(), digest_size=12)
     if folder is None:
         return None
+    settings = FORMAT, PIL.__version__, f"{type(source).__module__}.{type(source).__qualname__}", vars(frame), channels
+    found = hashlib.blake2b(repr(settings).encode(), digest_size=12)
     try:
         for path in (path for record in records for path in (record.path, record.mask) if path is not None):
             stat = os.stat(path)
@@ -78,19 +92,17 @@ def name_file(
 
 
 def open_or_write(
-    path: Path, count: int, shape: tuple[int, int, int], masked: bool, fill: Callable[[Decoded], list[str | None]]
+    path: Path, count: int, shape: Shape, masked: bool, fill: Callable[[Decoded], list[str | None]]
 ) -> tuple[Decoded, list[str | None]]:
-    """Map a file of decoded images; the first process that wants it writes it, the others wait.
+    """Map a file of decoded images, see `Decoded`; the first process writes it while the others wait.
 
-    Args:
-        path: of the file, which is there only once it is whole.
-        count: N.
-        shape: (C, H, W).
-        masked: whether there are masks.
-        fill: decodes all images into the file and tells for each why it could not be read, or None.
+    `fill` decodes all images into the file and returns, for each image, why it could not be read, or None.
+
+    Returns:
+        The images, and what `fill` returned.
 
     Raises:
-        UserError: the folder cannot be written to, or the disk is full.
+        UserError: the folder cannot be written to, the disk is full, or the file is damaged.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -106,22 +118,20 @@ def open_or_write(
     try:
         decoded = Decoded(count, shape, masked, store)
         return decoded, json.loads(store[decoded.nbytes :].tobytes())
-    except (RuntimeError, ValueError) as error:  # shorter than it was, or no JSON at its end
+    except (RuntimeError, ValueError) as error:  # the file is too short, or does not end with JSON
         raise damage(path) from error
 
 
 def damage(path: Path) -> UserError:
-    """Make the error of a file whose bytes are not those that were written."""
+    """Return the error for a file whose checksums are wrong."""
     return UserError(f"the decoded images in {path} are damaged: remove the file, and they are decoded anew")
 
 
-def _write(
-    path: Path, count: int, shape: tuple[int, int, int], masked: bool, fill: Callable[[Decoded], list[str | None]]
-) -> None:
+def _write(path: Path, count: int, shape: Shape, masked: bool, fill: Callable[[Decoded], list[str | None]]) -> None:
     part, length = path.with_suffix(f".{os.getpid()}.part"), count * (24 + math.prod(shape[1:]) * (shape[0] + masked))
     try:
         with part.open("w+b") as file:
-            os.posix_fallocate(file.fileno(), 0, max(1, length))  # a full disk would end the process later
+            os.posix_fallocate(file.fileno(), 0, max(1, length))  # a full disk would crash the process later
         decoded = Decoded(count, shape, masked, np.memmap(part, np.uint8, "r+"))
         messages = fill(decoded)
         for i in range(count):

@@ -1,10 +1,10 @@
-"""Download of MVTec AD: resumable, verified before use, its licence shown.
+"""Download MVTec AD: resume broken downloads, verify archives before use, show the licence.
 
-The addresses of single categories are the share links of MVTec's download page (`PAGE`) as public scripts of 2026
-repeat them; MVTec renews links now and then, and old ones answer 404. The SHA-256 of the whole archive is anomalib's
-(open-edge-platform/anomalib, src/anomalib/data/datamodules/image/mvtecad.py). None is published for single categories:
-their archives must unpack without an error of the xz checksums and hold as many images as the paper counts (Bergmann
-et al., CVPR 2019, table 1). Nothing is put in place before that.
+The addresses of single categories are the share links of MVTec's download page (`PAGE`), as public scripts of 2026
+repeat them; MVTec renews them now and then, and old links answer 404. The SHA-256 of the whole archive is anomalib's
+(open-edge-platform/anomalib, src/anomalib/data/datamodules/image/mvtecad.py). No hashes are published for single
+categories: their archives must pass the checksums of xz and hold as many images as the paper counts (Bergmann et al.,
+CVPR 2019, table 1). Nothing is put in place before that.
 """
 
 import hashlib
@@ -31,23 +31,28 @@ LICENCE = (
 PAGE = "https://www.mvtec.com/company/research/datasets/mvtec-ad"
 SHARES = "https://www.mydrive.ch/shares"
 CHUNK = 1 << 20  # bytes
-ATTEMPTS = 4  # of one download; each resumes where the last one broke off
-PAUSE = 3.0  # seconds between them
-TIMEOUT = 60.0  # seconds without a byte
+ATTEMPTS = 4  # per download; each resumes where the previous one stopped
+PAUSE = 3.0  # seconds between attempts
+TIMEOUT = 60.0  # seconds without data
 
 
 class Archive(NamedTuple):
-    """A file to fetch; `sha256` is None where no hash is published."""
+    """A file to download."""
 
     url: str
-    sha256: str | None = None
+    sha256: str | None = None  # None if no hash is published
+
+    @property
+    def name(self) -> str:
+        """The name of the file."""
+        return self.url.rsplit("/", 1)[-1]
 
 
 WHOLE = Archive(
     f"{SHARES}/150996/b52ecdcbf521176e9db9c731f2304b27/download/420938113-1629960298/mvtec_anomaly_detection.tar.xz",
     sha256="cf4313b13603bec67abb49ca959488f7eedce2a9f7795ec54446c649ac98cd3d",
 )
-# name, share, file, and the number of images in train/good, in test/good and in the other test folders (as many masks)
+# name, share, file, and the numbers of images in train/good, in test/good and in the other test folders
 _TABLE = [
     ("bottle", "150452/132a93367fb17cdf968dfb5c4013f6e7", "420937370-1629958698", (209, 20, 63)),
     ("cable", "150453/10f960e07fec2838b2cd512586633a32", "420937413-1629958794", (224, 58, 92)),
@@ -70,19 +75,19 @@ COUNTS = {row[0]: row[3] for row in _TABLE}
 
 
 def download(root: Path, categories: list[str]) -> None:
-    """Bring categories of MVTec AD into `root`: all 15 as one archive, fewer one by one.
+    """Download categories of MVTec AD to `root`: all 15 as one archive, fewer one by one.
 
-    An archive that already lies in `root`, put there by hand, is used and kept; one fetched here is removed.
+    An archive that the user has put into `root` is used and kept; downloaded archives are removed.
 
     Raises:
-        UserError: a remnant of the category is in the way, or fetching or verifying failed; the message says what to
-            fetch by hand and where to put it.
+        UserError: a folder of the category exists, or the download or verification failed; the message says what to
+            download by hand and where to put it.
     """
     for category in categories:
         if (root / category).exists():
             raise UserError(f"{root / category} has no folder train/good: move it away to download the category again")
     Console(stderr=True).print(LICENCE, soft_wrap=True)
-    if len(categories) == len(COUNTS) or (root / _file_name(WHOLE)).exists():
+    if len(categories) == len(COUNTS) or (root / WHOLE.name).exists():
         install(WHOLE, root, categories)
     else:
         for category in categories:
@@ -90,12 +95,8 @@ def download(root: Path, categories: list[str]) -> None:
 
 
 def install(archive: Archive, root: Path, categories: list[str]) -> None:
-    """Fetch, verify and unpack one archive; a category's folder appears in `root` only when it is complete.
-
-    Raises:
-        UserError: see `download`.
-    """
-    path = root / _file_name(archive)
+    """Download, verify and unpack an archive; a category's folder appears in `root` only when it is complete."""
+    path = root / archive.name
     by_hand = path.exists()
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -110,7 +111,7 @@ def install(archive: Archive, root: Path, categories: list[str]) -> None:
     except (OSError, HTTPException, lzma.LZMAError, tarfile.TarError, EOFError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if not by_hand:
-            path.unlink(missing_ok=True)  # complete but wrong; what broke off lies in .part and is resumed
+            path.unlink(missing_ok=True)  # complete but wrong; incomplete downloads are in .part files
         raise UserError(
             f"{path if by_hand else archive.url}: {reason}; fetch {path.name} by hand from {PAGE} and put it into "
             f"{root.absolute()}" + ("" if by_hand else ", or run again to resume the download")
@@ -120,11 +121,7 @@ def install(archive: Archive, root: Path, categories: list[str]) -> None:
 
 
 def fetch(url: str, path: Path) -> None:
-    """Download `url` to `path` by way of `<path>.part`, resuming an earlier download.
-
-    Raises:
-        OSError: no connection, an HTTP error, no space, or broken off in every attempt.
-    """
+    """Download `url` to `path` through `<path>.part`, resuming an earlier download; raise an OSError if this fails."""
     part = path.with_name(f"{path.name}.part")
     columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
@@ -134,7 +131,7 @@ def fetch(url: str, path: Path) -> None:
                 if _fetch_rest(url, part, progress, task):
                     part.rename(path)
                     return
-            except urllib.error.URLError:  # no connection or an HTTP error: the next attempt would be no better
+            except urllib.error.URLError:  # no connection or an HTTP error: another attempt would not help
                 raise
             except (ConnectionError, TimeoutError, HTTPException):
                 pass
@@ -143,7 +140,7 @@ def fetch(url: str, path: Path) -> None:
 
 
 def _fetch_rest(url: str, part: Path, progress: Progress, task: TaskID) -> bool:
-    """Fetch what `part` lacks; True when it is complete."""
+    """Append the missing bytes to `part`. -> whether it is complete."""
     have = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "adlight"} | ({"Range": f"bytes={have}-"} if have else {})
     try:
@@ -151,12 +148,12 @@ def _fetch_rest(url: str, part: Path, progress: Progress, task: TaskID) -> bool:
     except urllib.error.HTTPError as error:
         if error.code != 416:  # range not satisfiable
             raise
-        if error.headers.get("Content-Range") == f"bytes */{have}":  # nothing is left to fetch
+        if error.headers.get("Content-Range") == f"bytes */{have}":  # already complete
             return True
-        part.unlink()  # longer than the file: remnant of another one
+        part.unlink()  # longer than the file: it belongs to another one
         return False
     if not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-        have = 0  # a server that ignores Range sends the whole file
+        have = 0  # the server ignores Range and sends the whole file
     length = response.headers.get("Content-Length")
     total = have + int(length) if length else None
     progress.update(task, total=total, completed=have)
@@ -168,11 +165,11 @@ def _fetch_rest(url: str, part: Path, progress: Progress, task: TaskID) -> bool:
 
 
 def unpack(path: Path, root: Path, categories: list[str]) -> None:
-    """Unpack categories into `root`, each put in place only when all its images are counted.
+    """Unpack categories into `root`; each is put in place only when the number of its images is correct.
 
     Raises:
-        ValueError: a category is not in the archive, or has other images than the paper says.
-        lzma.LZMAError, EOFError, tarfile.TarError: a damaged archive, or a member that points outside of its folder.
+        ValueError: a category is missing, or the number of its images differs from the paper's.
+        lzma.LZMAError, EOFError, tarfile.TarError: the archive is damaged, or a member points outside of its folder.
     """
     with tempfile.TemporaryDirectory(dir=root, prefix=".unpack-") as staging:
         with tarfile.open(path, "r:xz") as archive:
@@ -190,7 +187,3 @@ def unpack(path: Path, root: Path, categories: list[str]) -> None:
                 counts = f"{found} images in train/good, test/good and defects, expected {COUNTS[category]}"
                 raise ValueError(f"refused, {category} has {counts}")
             folder.rename(root / category)
-
-
-def _file_name(archive: Archive) -> str:
-    return archive.url.rsplit("/", 1)[-1]

@@ -1,4 +1,4 @@
-"""The user's own images: folders of normal and abnormal ones, or folders of labelled classes."""
+"""The user's own images: folders of normal and abnormal images, or folders of labelled classes."""
 
 import os
 from pathlib import Path
@@ -7,35 +7,34 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from adlight.data.listing import describe_folder, list_folders, list_images
-from adlight.data.masks import match_masks
-from adlight.data.source import MASK_NAMES, Limit, Sampling, Source, means_normal, require_images
+from adlight.data.listing import describe_folder, list_folders, list_images, match_masks, means_normal
+from adlight.data.source import Limit, Sampling, Source, require_images
 from adlight.settings import PathName, Seed, Text, checked
 from adlight.types import Record, UserError, unknown_name
 
-GENERIC_NAMES = {"good", "normal", "ok", "train", "images"}  # of folders; they do not name what the images show
+MASK_NAMES = {"mask", "masks", "ground_truth", "groundtruth", "ground truth", "gt", "annotations", "segmentation"}
+GENERIC_NAMES = {"good", "normal", "ok", "train", "images"}  # folder names that do not say what the images show
 
 
 class Folder(Source):
-    """Normal images in one folder; optionally abnormal ones, and their masks, in others.
+    """Normal images in one folder; optionally abnormal images and their masks in others.
 
-    Tested are the images of `abnormal_dir` and normal ones that are not trained on: those of `test_normal_dir`, or a
-    seeded part of `normal_dir`. Without `abnormal_dir` only those normal ones are tested.
-    A folder inside another one is not part of it: `abnormal_dir` may hold the masks.
-    The category is named after `normal_dir`, or after the folder around it if that is called `good` or the like.
+    The test uses the images of `abnormal_dir` and normal images that are not trained on: those of `test_normal_dir`, or
+    a random part of `normal_dir`. A folder inside another one is not part of it: `abnormal_dir` may hold the masks. The
+    category is named after `normal_dir`, or after the folder around it if its name is generic, such as `good`.
 
     Args:
-        root: folder that the others are relative to; absolute ones are taken as they are.
+        root: folder that relative paths of the other folders start from.
         normal_dir: normal images, also in sub-folders.
         abnormal_dir: abnormal images; a sub-folder is a kind of defect.
         mask_dir: masks of abnormal images, called `<stem>` or `<stem>_mask`, in the same sub-folders as the images or
-            all in one folder; an image may have none.
-        test_normal_dir: normal images for the test only.
-        normal_test_fraction: part of `normal_dir`, in [0, 1), held out for the test without `test_normal_dir`.
-        seed: of that draw.
+            all in one folder; images may lack masks.
+        test_normal_dir: normal images that are used only in the test.
+        normal_test_fraction: fraction of `normal_dir`, in [0, 1), that is tested if there is no `test_normal_dir`.
+        seed: seed of that draw.
 
     Raises:
-        ValueError: a fraction out of range, masks without abnormal images, or one folder for two roles.
+        ValueError: a fraction is out of range, there are masks but no abnormal images, or one folder has two roles.
     """
 
     @checked
@@ -65,15 +64,15 @@ class Folder(Source):
         self.protocol = f"own images, {normal_dir} is normal; tested: {', '.join(tested)}"
 
     def folders(self) -> list[Path]:
-        """List the folders that were named."""
+        """List the folders of the settings."""
         return list(self.dirs.values())
 
     def train(self) -> list[Record]:
-        """List the images of `normal_dir` that are not held out for the test."""
+        """List the images of `normal_dir` that are not tested."""
         return self._split_normals()[0]
 
     def test(self) -> list[Record]:
-        """List the held-out normal images, then the abnormal ones by kind of defect and name."""
+        """List the normal test images, then the abnormal images by kind of defect and name."""
         records = self._split_normals()[1]
         if "abnormal_dir" not in self.dirs:
             return records
@@ -101,11 +100,13 @@ class Folder(Source):
         return train, test
 
     def _images(self, key: str) -> list[Path]:
-        """List the images of one of the folders, without those of the others inside it."""
+        """List the images of a folder, without those of the other folders inside it."""
         folder = self.dirs[key]
         others = [path for other, path in self.dirs.items() if other != key and folder in path.parents]
         images = require_images(folder, key, others)
-        for image in images if key != "mask_dir" else ():
+        if key == "mask_dir":
+            return images
+        for image in images:
             parts = folder.name, *image.relative_to(folder).parts[:-1]
             if masks := [part for part in parts if part.strip().lower() in MASK_NAMES]:
                 raise UserError(
@@ -115,33 +116,22 @@ class Folder(Source):
         return images
 
     def _match_masks(self, images: list[Path]) -> dict[Path, str]:
-        """Match masks to abnormal images.
-
-        Raises:
-            UserError: a mask that belongs to no image, to two, or is one of two for an image.
-        """
         if "mask_dir" not in self.dirs:
             return {}
         masks, folder = self._images("mask_dir"), self.dirs["abnormal_dir"]
         matched = match_masks(images, folder, masks, self.dirs["mask_dir"])
-        for mask in sorted(set(map(str, masks)) - set(matched.values())):
-            raise UserError(f"mask {mask} has no image in {folder}: add it, rename the mask or remove it")
+        if orphans := set(map(str, masks)) - set(matched.values()):
+            raise UserError(f"mask {min(orphans)} has no image in {folder}: add it, rename the mask or remove it")
         return matched
 
 
 class LabelledFolder(Source):
-    """Folders of labelled classes, `train/<class>` and `test/<class>`: one class is normal.
+    """Folders of labelled classes, `train/<class>` and `test/<class>`; one class is normal.
 
     Args:
         root: folder that holds `train` and `test`.
         normal: the normal class; only its training images are used.
-        balanced_test: test only as many images of the other classes as of the normal one, see `Sampling`.
-        train_limit: largest number of training images.
-        test_limit: largest number of test images.
-        seed: of these draws.
-
-    Raises:
-        ValueError: a limit below 1.
+        balanced_test, train_limit, test_limit, seed: see `Sampling`.
     """
 
     @checked
@@ -162,14 +152,14 @@ class LabelledFolder(Source):
         self.protocol += self.sampling.describe()
 
     def folders(self) -> list[Path]:
-        """List the folders of the normal class and of the test."""
+        """List the training folder of the normal class, and the test folder."""
         return [self.root / "train" / self.normal, self.root / "test"]
 
     def train(self) -> list[Record]:
         """List the normal class's images in `train`.
 
         Raises:
-            UserError: no such folder or class, or no images in it; the message lists the classes that exist.
+            UserError: the folder, the class or its images are missing; the message lists the existing classes.
         """
         folder = self.root / "train"
         classes = list_folders(folder)
@@ -182,12 +172,12 @@ class LabelledFolder(Source):
         return self.sampling.train([Record(str(image), self.normal) for image in images])
 
     def test(self) -> list[Record]:
-        """List the images in `test` by class and name; the defect of an anomalous image is its class."""
+        """List the images in `test` by class and name; the class of an anomalous image is its kind of defect."""
         records = []
         for name in list_folders(self.root / "test"):
-            kind, folder = ("good", 0) if name == self.normal else (name, 1), self.root / "test" / name
-            if kind[1] and name.lower() == self.normal.lower():
+            folder = self.root / "test" / name
+            defect, label = ("good", 0) if name == self.normal else (name, 1)
+            if label and name.lower() == self.normal.lower():
                 raise UserError(f"{folder} would be tested as anomalies: call it {self.normal}, the normal class")
-            images = list_images(folder)
-            records += [Record(str(image), self.normal, *kind) for image in images]
+            records += [Record(str(image), self.normal, defect, label) for image in list_images(folder)]
         return self.sampling.test(records)

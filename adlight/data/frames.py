@@ -1,6 +1,6 @@
 """Frames: the H x W pixels into which every image of a run is brought, and the way back.
 
-Where images keep their shape, each lies in its frame's top left corner; the rest is padding, which nothing may look at.
+Images that keep their shape lie in the top left corner of the frame; the rest is padding, which is ignored.
 """
 
 import math
@@ -18,31 +18,30 @@ from adlight.types import Batch, Box
 if TYPE_CHECKING:  # torch takes seconds to import: not for --help
     from torch import Tensor
 
-Side = Annotated[int, Field(ge=1, le=2**14)]  # a square of more takes more than 0.8 GB
+Side = Annotated[int, Field(ge=1, le=2**14)]  # a larger square would take more than 0.8 GB
 Size = Side | Annotated[Sequence[Side], Field(min_length=2, max_length=2)]  # a side, or height and width
-BENT = 1.1  # change of an image's shape that is too much
-LONGEST = 2.5  # of an image's longer side in units of the shorter one, before it is scaled down further
-THINNEST = 8  # pixels: windows of scores would not fit into less
+MAX_DISTORTION = 1.1  # acceptable factor by which resizing changes an aspect ratio
+MAX_ASPECT = 2.5  # longer side over shorter side, from which an image is scaled down further
+MIN_SIDE = 8  # pixels: the windows of scores would not fit into less
 
 
 def parse_size(size: Size) -> tuple[int, int]:
-    """Read a side, or height and width. -> (H, W)."""
+    """Convert a side, or height and width, to (H, W)."""
     height, width = size if isinstance(size, Sequence) else (size, size)
     return height, width
 
 
 class Frame:
-    """The H x W pixels of every image that a network gets to see.
+    """The H x W pixels of the images that a network sees.
 
     Args:
         image_size: side, or height and width.
-        resize: side, or height and width, to resize to instead; the centre of `image_size` is kept. Of images that
-            keep their shape: the shorter side, where that fits into the frame.
-        keep_shape: scale images so that they just fit into the frame, and pad them; otherwise they are resized to it,
-            whatever their own shape.
+        resize: side, or height and width, to which images are resized before the central `image_size` is cropped. With
+            `keep_shape`: length of the shorter side, if the image then fits into the frame.
+        keep_shape: scale images to fit into the frame and pad them, instead of resizing them to exactly its shape.
 
     Raises:
-        ValueError: a setting out of range, or two that exclude each other.
+        ValueError: a setting is out of range, or two exclude each other.
     """
 
     @checked
@@ -61,22 +60,22 @@ class Frame:
         """Compute the height and width to which an image is resized.
 
         Raises:
-            ValueError: it has next to no pixels, or keeps its shape and next to nothing of it would be left.
+            ValueError: the image has too few pixels, or would be too thin in its own shape.
         """
-        if min(width, height) < THINNEST:
-            raise ValueError(f"its {width}x{height} pixels are too few: at least {THINNEST}x{THINNEST} are needed")
+        if min(width, height) < MIN_SIDE:
+            raise ValueError(f"its {width}x{height} pixels are too few: at least {MIN_SIDE}x{MIN_SIDE} are needed")
         if not self.keep_shape:
             return self.resize
         scale = min(self.size[0] / height, self.size[1] / width, self.shorter / min(height, width))
         h, w = (min(side, round(own * scale)) for side, own in zip(self.size, (height, width), strict=True))
-        if min(h, w) < min(THINNEST, *self.size):
+        if min(h, w) < min(MIN_SIDE, *self.size):
             raise ValueError(
                 f"its {width}x{height} pixels would become {w}x{h}: too thin for keep_shape in image_size {self.size}"
             )
         return h, w
 
     def cut(self, array: np.ndarray) -> np.ndarray:
-        """Bring a resized image into the frame: cut its centre out, or pad it. (h, w, ...) -> (H, W, ...)."""
+        """Crop the center of a resized image, or pad it. (h, w, ...) -> (H, W, ...)."""
         if self.keep_shape:
             edges = [(0, side - inner) for side, inner in zip(self.size, array.shape, strict=False)]
             return np.pad(array, edges + [(0, 0)] * (array.ndim - 2))
@@ -84,7 +83,7 @@ class Frame:
         return array[top : top + self.size[0], left : left + self.size[1]]
 
     def restore(self, maps: np.ndarray, width: int, height: int) -> np.ndarray:
-        """Bring maps back to a resized image, zero where it was cut off. (..., H, W) -> (..., h, w)."""
+        """Undo `cut` for maps of a width x height image, zero where it was cropped. (..., H, W) -> (..., h, w)."""
         if self.keep_shape:
             h, w = self.fit(width, height)
             return maps[..., :h, :w]
@@ -94,31 +93,26 @@ class Frame:
 
 
 class WholeFrame(Frame):
-    """The pixels that an image has, of whatever size."""
+    """The original pixels of each image, of any size."""
 
     def __init__(self) -> None:
         super().__init__(1)
 
     def fit(self, width: int, height: int) -> tuple[int, int]:
-        """Leave an image as it is. -> its height and width."""
+        """Return the image's own height and width."""
         return height, width
 
     def cut(self, array: np.ndarray) -> np.ndarray:
-        """Leave an image as it is."""
+        """Return the image unchanged."""
         return array
 
     def restore(self, maps: np.ndarray, width: int, height: int) -> np.ndarray:
-        """Leave maps as they are."""
+        """Return the maps unchanged."""
         return maps
 
 
 def is_content(size: "Tensor | None", pixel: "Tensor") -> "Tensor":
-    """Say which pixels are no padding. (B, 2) heights and widths, maps (B, H, W) -> (B, H, W) bool.
-
-    Args:
-        size: None where nothing is padded.
-        pixel: any values.
-    """
+    """Find the pixels of maps that are not padding. (B, 2) heights and widths or None, (B, H, W) -> (B, H, W) bool."""
     if size is None:
         return pixel.new_ones(()).bool().expand(pixel.shape)
     place = size.new_ones(pixel.shape[1:]).nonzero().unflatten(0, pixel.shape[1:])  # (H, W, 2)
@@ -126,15 +120,12 @@ def is_content(size: "Tensor | None", pixel: "Tensor") -> "Tensor":
 
 
 def content_of(batch: Batch) -> "Tensor":
-    """Say which pixels of a batch count: neither padding nor outside a region of interest. -> (B, H, W) bool."""
+    """Find a batch's pixels that are neither padding nor outside a region of interest. -> (B, H, W) bool."""
     return batch["content"] if "content" in batch else is_content(batch.get("size"), batch["mask"])
 
 
 def find_content(size: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
-    """Say which pixels are no padding. (B, 2) heights and widths, or None where nothing is padded -> `shape` (B, H, W).
-
-    As `is_content`, for arrays.
-    """
+    """Find the pixels that are not padding, as `is_content` does, for arrays. (B, 2) -> `shape` (B, H, W) bool."""
     if size is None:
         return np.broadcast_to(np.True_, shape)
     row, column = np.indices(shape[1:])
@@ -142,37 +133,34 @@ def find_content(size: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def group_by_size(size: "Tensor") -> "Iterator[tuple[Tensor, int, int]]":
-    """Group images of one size, so that no padding has to be looked at. (B, 2) -> (rows, height, width) each."""
+    """Group images of equal size, so that each group needs no padding. (B, 2) -> (rows, height, width) per group."""
     sizes, group = size.unique(dim=0, return_inverse=True)
     for number, (height, width) in enumerate(sizes.tolist()):
         yield (group == number).nonzero()[:, 0], height, width
 
 
 def choose_frame(sizes: Sequence[tuple[int, int]], side: int) -> dict[str, Any]:
-    """Choose the arguments of a `Frame` in which images are not bent: a square, their usual shape, or each its own.
+    """Choose the arguments of a `Frame` that hardly distorts images: a square, their median shape, or `keep_shape`.
 
-    Their shorter side gets `side` pixels. A frame's sides are multiples of what `side` is one of (of 16, 8, 4 or 2), as
-    models have patches and strides.
-
-    Args:
-        sizes: widths and heights of images.
-        side: the wanted one, in pixels.
+    The shorter side of the images, given as widths and heights, gets `side` pixels. The sides of the frame are
+    multiples of gcd(`side`, 16), because models have patches and strides.
     """
     unit = math.gcd(side, 16)
-    shapes = [width / height for width, height in sizes]
-    usual = math.exp(median(map(math.log, shapes))) if shapes else 1.0
-    for shape in (1.0, usual):
-        longer = math.ceil(side * min(LONGEST, max(shape, 1 / shape)) / unit) * unit
+    ratios = [width / height for width, height in sizes]
+    typical = math.exp(median(map(math.log, ratios))) if ratios else 1.0
+    for shape in (1.0, typical):
+        longer = math.ceil(side * min(MAX_ASPECT, max(shape, 1 / shape)) / unit) * unit
         height, width = (longer, side) if shape < 1 else (side, longer)
-        if all(max(one * height / width, width / height / one) <= BENT for one in shapes):
+        if all(max(ratio * height / width, width / height / ratio) <= MAX_DISTORTION for ratio in ratios):
             return {"image_size": side if height == width else [height, width], "resize": None, "keep_shape": False}
-    largest = Frame(math.ceil(side * LONGEST), side, keep_shape=True)
-    sides = zip(*(largest.fit(*size) for size in sizes), strict=True)
-    return {"image_size": [math.ceil(max(one) / unit) * unit for one in sides], "resize": side, "keep_shape": True}
+    largest = Frame(math.ceil(side * MAX_ASPECT), side, keep_shape=True)
+    heights, widths = zip(*(largest.fit(*size) for size in sizes), strict=True)
+    size = [math.ceil(max(lengths) / unit) * unit for lengths in (heights, widths)]
+    return {"image_size": size, "resize": side, "keep_shape": True}
 
 
 def describe_shapes(sizes: Sequence[tuple[int, int]], side: int) -> str:
-    """Say which shapes images of some widths and heights have, and what `choose_frame` would choose."""
+    """Describe the shapes of images, given as widths and heights, and the frame that `choose_frame` chooses."""
     if not sizes:
         return ""
     found = Counter(f"{width / height:.2f}" for width, height in sizes).most_common()

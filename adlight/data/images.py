@@ -1,8 +1,8 @@
-"""Image files and arrays: decode, convert and resize.
+"""Conversion of images: any mode or array to 8 bits and 1 or 3 channels, resized into the frame of a model.
 
-PNG, JPEG, BMP and TIFF are read in any common mode (grey, RGB, RGBA, palette, CMYK, 16-bit) and converted by one rule:
-the image is turned upright as its EXIF data says, alpha is dropped, 16-bit values are divided by 256, and it becomes 3
-channels, or 1 where `channels` is 1. What has no one picture or no known range of values is refused.
+All common modes (grey, RGB, RGBA, palette, CMYK, 16-bit) are converted by one rule: the image is turned upright
+according to its EXIF data, alpha is dropped, and 16-bit values are divided by 256. Files with several images and pixels
+without a known range of values are refused.
 """
 
 from __future__ import annotations
@@ -16,46 +16,53 @@ import numpy as np
 from PIL import Image
 
 from adlight.data.arrays import allocate, bands
-from adlight.data.floats import scale_floats
 from adlight.data.frames import Frame
-from adlight.data.headers import (
-    READ_ERRORS,
-    UnreadableImage,
-    refuse_several,
-    refuse_unknown_range,
-    turn_upright,
-    unreadable,
-)
+from adlight.data.image_files import READ_ERRORS, UnreadableImage, read_image, refuse_unknown_range, turn_upright
 from adlight.types import UserError
 
 if TYPE_CHECKING:  # torch takes seconds to import: not for --help
     from torch import Tensor
 
-FILL = 128  # grey level beyond a region of interest, the same in every image
+FILL = 128  # grey level outside a region of interest
 AnyImage: TypeAlias = Union[str, Path, Image.Image, np.ndarray, "Tensor"]
 Selection: TypeAlias = Callable[[Image.Image, Path | None], tuple[Image.Image, np.ndarray]]
-Range: TypeAlias = tuple[float, float] | None  # black and white of floats
+Range: TypeAlias = tuple[float, float] | None  # float values of black and white
 
 
-def read_image(path: str | Path) -> Image.Image:
-    """Decode an image file completely and turn it upright.
+@dataclass(frozen=True)
+class PreparedImage:
+    """An image that is ready for a model."""
+
+    pixels: np.ndarray  # (C, H, W) uint8
+    size: tuple[int, int]  # width and height of the original
+    path: Path | None  # None if it was not read from a file
+    content: np.ndarray | None = None  # (H, W) bool, the region of interest
+
+
+def prepare_image(
+    image: AnyImage, channels: int, frame: Frame, value_range: Range = None, select: Selection | None = None
+) -> PreparedImage:
+    """Decode an image, apply a region of interest (`select`) and bring the image into the frame, as in training.
 
     Raises:
-        UnreadableImage: the file is missing, truncated, or not an image that can be used; the text names it.
+        UserError: it cannot be read; the message names the file, or the problem with the array.
     """
+    path = Path(image) if isinstance(image, str | Path) else None
     try:
-        with Image.open(path) as image:
-            refuse_several(image)
-            image.load()
-            return turn_upright(image)
+        picture, content = to_pil(image, value_range), None
+        if select is not None:
+            picture, content = select(picture, path)
+        return PreparedImage(to_input_array(picture, channels, frame, content), picture.size, path, content)
+    except UnreadableImage:
+        raise
     except (*READ_ERRORS, UserError) as error:
-        raise unreadable(path, error) from error
+        raise UserError(f"cannot read image {path or f'({type(image).__name__})'}: {error}") from error
 
 
 def to_pil(image: AnyImage, value_range: Range = None) -> Image.Image:
     """Convert a path, a PIL image, an array (H, W) or (H, W, C) or a tensor (H, W) or (C, H, W) to a PIL image.
 
-    Floats become 8 bits where `value_range` says which of them are black and white.
+    Floats are scaled to 8 bits if `value_range` states the values of black and white.
 
     Raises:
         UserError: the file cannot be read, or the array is not an image of type uint8 or uint16, or of floats in range.
@@ -69,68 +76,35 @@ def to_pil(image: AnyImage, value_range: Range = None) -> Image.Image:
         image = np.asarray(image)
     if not hasattr(image, "dtype"):
         raise UserError("it is neither a path nor a PIL image, an array or a tensor")
-    dtype = str(image.dtype).removeprefix("torch.")
-    if "float" in dtype and value_range is not None:
-        image, dtype = scale_floats(image, value_range), "uint8"
-    if dtype not in ("uint8", "uint16"):
-        advice = "convert them to uint8 (0 to 255) or uint16" + ", or state range=(black, white)" * ("float" in dtype)
+    dtype, shape = str(image.dtype).removeprefix("torch."), tuple(image.shape)
+    is_float = "float" in dtype
+    if dtype not in ("uint8", "uint16") and (not is_float or value_range is None):
+        advice = "convert them to uint8 (0 to 255) or uint16" + ", or state range=(black, white)" * is_float
         raise UserError(f"{dtype} pixels have no known range: {advice}")
     if isinstance(image, np.ndarray):
         array: np.ndarray[Any, Any] = image
     else:
-        array = image.permute(1, 2, 0).numpy(force=True) if image.ndim == 3 else image.numpy(force=True)
+        image = image.double() if is_float else image  # NumPy has no bfloat16
+        array = (image.permute(1, 2, 0) if image.ndim == 3 else image).numpy(force=True)
+    if value_range is not None and is_float:
+        array = _scale_floats(array, value_range)
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or not array.size:
-        raise UserError(
-            f"shape {tuple(image.shape)} is not (H, W), (H, W, C) or a tensor's (C, H, W) with 1, 3 or 4 channels"
-        )
+        raise UserError(f"shape {shape} is not (H, W), (H, W, C) or a tensor's (C, H, W) with 1, 3 or 4 channels")
     array = (array >> 8).astype(np.uint8) if array.dtype == np.uint16 else array
     return Image.fromarray(array[..., 0] if array.shape[2:] == (1,) else array)
 
 
-@dataclass(frozen=True)
-class PreparedImage:
-    """An image on its way to a model."""
-
-    pixels: np.ndarray  # (C, H, W) uint8
-    size: tuple[int, int]  # its own width and height
-    path: Path | None  # None where it was not read from a file
-    content: np.ndarray | None = None  # (H, W) bool, the region of interest
-
-
-def prepare_image(
-    image: AnyImage,
-    channels: int,
-    frame: Frame,
-    value_range: Range = None,
-    select: Selection | None = None,
-) -> PreparedImage:
-    """Decode an image and bring it into the frame, as in training; see `to_pil` and `to_input_array`.
-
-    `select` makes what does not count grey, and says what counts (H, W); see `RegionOfInterest.apply`.
-
-    Raises:
-        UserError: it cannot be read; the text names the file, or says what is wrong with the array.
-    """
-    path = Path(image) if isinstance(image, str | Path) else None
+def _scale_floats(array: np.ndarray, value_range: tuple[float, float]) -> np.ndarray:
     try:
-        picture, content = to_pil(image, value_range), None
-        if select is not None:
-            picture, content = select(picture, path)
-        pixels = to_input_array(picture, channels, frame)
-        if content is not None:
-            pixels = fill_outside(pixels, content)
-        return PreparedImage(pixels, picture.size, path, content)
-    except UnreadableImage:
-        raise
-    except (*READ_ERRORS, UserError) as error:
-        raise UserError(f"cannot read image {path or f'({type(image).__name__})'}: {error}") from error
-
-
-def fill_outside(pixels: np.ndarray, content: np.ndarray) -> np.ndarray:
-    """Make what does not count grey, in place. (C, H, W) uint8, (H, W) bool -> (C, H, W) uint8."""
-    for rows in bands(content.shape):
-        pixels[:, rows][:, ~content[rows]] = FILL
-    return pixels
+        black, white = map(float, value_range if not isinstance(value_range, str) else ())
+    except (TypeError, ValueError) as error:
+        raise UserError(f"range={value_range!r} must be two numbers, the smaller one first") from error
+    if not -np.inf < black < white < np.inf:
+        raise UserError(f"range=({black:g}, {white:g}) must be two numbers, the smaller one first")
+    array = array.astype(np.float64)
+    if array.size and not (black <= array.min() and array.max() <= white):  # also refuses NaN
+        raise UserError(f"values from {array.min():g} to {array.max():g} lie outside range=({black:g}, {white:g})")
+    return ((array - black) * (255 / (white - black))).round().astype(np.uint8)
 
 
 def to_channels(image: Image.Image, channels: int) -> Image.Image:
@@ -140,7 +114,7 @@ def to_channels(image: Image.Image, channels: int) -> Image.Image:
         The same object if the image is in this form already.
 
     Raises:
-        UserError: floating-point or 32-bit integer pixels, whose range is unknown.
+        UserError: pixels are floating-point or 32-bit integer numbers, whose range is unknown.
     """
     refuse_unknown_range(image)
     if image.mode.startswith("I"):  # 16-bit grey
@@ -151,8 +125,11 @@ def to_channels(image: Image.Image, channels: int) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def to_input_array(image: Image.Image, channels: int, frame: Frame) -> np.ndarray:
-    """Convert an image to the (C, H, W) uint8 of a frame, antialiased; a large one lies in a file, see `allocate`."""
+def to_input_array(image: Image.Image, channels: int, frame: Frame, content: np.ndarray | None = None) -> np.ndarray:
+    """Convert an image to (C, H, W) uint8 in a frame, resized with antialiasing; a large one lies in a file.
+
+    Pixels outside the region of interest `content` (H, W) become grey: resizing mixes pixels on both sides.
+    """
     height, width = frame.fit(*image.size)
     if image.size != (width, height):
         image = to_channels(image, channels)
@@ -161,17 +138,21 @@ def to_input_array(image: Image.Image, channels: int, frame: Frame) -> np.ndarra
     for rows in bands((height, width)):  # a large image is not copied as a whole
         band = to_channels(image.crop((0, rows.start, width, rows.stop)), channels)
         array[:, rows] = np.atleast_3d(np.asarray(band)).transpose(2, 0, 1)
-    return np.ascontiguousarray(frame.cut(array.transpose(1, 2, 0)).transpose(2, 0, 1))
+    array = np.ascontiguousarray(frame.cut(array.transpose(1, 2, 0)).transpose(2, 0, 1))
+    if content is not None:
+        for rows in bands(content.shape):
+            array[:, rows][:, ~content[rows]] = FILL
+    return array
 
 
 def to_mask(image: Image.Image) -> np.ndarray:
-    """Convert a mask image to (H, W) bool: what is not black, in a JPEG what is brighter than 127, is a defect.
+    """Convert a mask image to (H, W) bool, True where it is not black; in a JPEG, where it is brighter than 127.
 
-    A JPEG's compression leaves grey pixels beside every edge. 16-bit masks are not divided by 256, as many tools
-    write 1 or 255 into them.
+    The threshold of JPEGs ignores the grey pixels that compression leaves beside edges. Values of 16-bit masks are not
+    divided by 256, because many tools write 1 or 255.
 
     Raises:
-        UserError: its opacity varies, so that it could be meant in two ways; or it marks nothing, or everything.
+        UserError: the opacity varies, which makes the mask ambiguous; or it marks no pixel, or every pixel.
     """
     grey = image.mode != "LA" and image.mode[0] in "L1I"
     if image.has_transparency_data and image.mode[0] != "I":

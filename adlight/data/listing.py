@@ -1,11 +1,14 @@
-"""Files of a data set: which images lie in a folder, and what in it is left out."""
+"""Find the images in folders, count the files that are left out, and match masks to images by name.
+
+All functions raise a UserError that names a folder that cannot be read.
+"""
 
 import heapq
 import json
 import os
 import stat
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -14,28 +17,24 @@ from tempfile import TemporaryFile
 from adlight.types import UserError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
+NORMAL_NAMES = {"good", "normal", "ok"}
+IMAGE, BROKEN, LOOP, EMPTY = "", "broken link", "link to a folder around it", "empty folder"
 _FOLDER, _LINK = "folder", "link to a folder"
 MOST_NAMES = 2**16  # of a folder that are sorted in memory
-BROKEN, LOOP, EMPTY = "broken link", "link to a folder around it", "empty folder"
 
 
 def list_images(folder: Path) -> list[Path]:
-    """List the image files in a folder and its sub-folders, sorted; see `scan`.
+    """List the image files in a folder and its sub-folders, sorted."""
+    return scan(folder)[IMAGE]
 
-    Raises:
-        UserError: a folder that may not be read.
-    """
-    return scan(folder)[""]
+
+def means_normal(folder: str) -> bool:
+    """Return whether the name of a folder says that its images are normal."""
+    return folder.strip().lower() in NORMAL_NAMES
 
 
 def scan(folder: Path) -> Mapping[str, list[Path]]:
-    """List the images in a folder and its sub-folders by ``""``, other files by what they are, such as `.webp`.
-
-    Links are followed. Hidden files and folders, and a folder that does not exist, hold nothing.
-
-    Raises:
-        UserError: a folder that may not be read.
-    """
+    """List the files that `walk` finds by kind; a folder that does not exist is empty."""
     found = defaultdict(list)
     if is_folder(folder):
         for kind, path in walk(folder):
@@ -43,19 +42,12 @@ def scan(folder: Path) -> Mapping[str, list[Path]]:
     return found
 
 
-def walk(folder: Path) -> Iterator[tuple[str, str]]:
-    """Yield the kind and path of each file that `scan` finds, in sorted order, one after the other.
+def walk(folder: Path | str, around: tuple[tuple[int, int], ...] = ()) -> Iterator[tuple[str, str]]:
+    """Yield the kind and path of each file in a folder and its sub-folders, sorted by path.
 
-    Raises:
-        UserError: a folder that may not be read.
-    """
-    return _walk(str(folder), ())
-
-
-def _walk(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, str]]:
-    """Yield each file's kind and path, sorted; no more is kept than some names in the folders around it.
-
-    `above`: identities of the folders around, in which a link must not end.
+    The kind is `IMAGE`, a suffix such as `.webp`, or a description. Links are followed, hidden files are ignored. Only
+    some names in the current folder and in those around it are kept in memory, see `sort_many`. `around` holds the
+    device and inode of the latter, so that no link is followed in circles.
     """
     with ExitStack() as files:
         try:
@@ -65,18 +57,18 @@ def _walk(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str
                 found = sort_many(visible, files)
         except OSError as error:
             raise _unreadable(folder, error) from error
-        chain, name = (*above, (own.st_dev, own.st_ino)), ""
+        chain, name = (*around, (own.st_dev, own.st_ino)), ""
         for name, kind in found:
             path = os.path.join(folder, name)
             if kind == _LINK:
                 target = os.stat(path)
                 kind = LOOP if (target.st_dev, target.st_ino) in chain else _FOLDER
             if kind == _FOLDER:
-                yield from _walk(path, chain)
+                yield from walk(path, chain)
             else:
                 yield kind, path
         if not name:
-            yield EMPTY, folder
+            yield EMPTY, str(folder)
 
 
 def sort_many(entries: Iterable[tuple[str, str]], files: ExitStack) -> Iterator[tuple[str, str]]:
@@ -99,7 +91,6 @@ def sort_many(entries: Iterable[tuple[str, str]], files: ExitStack) -> Iterator[
 
 
 def _kind(entry: os.DirEntry[str]) -> str:
-    """Name what an entry of a folder is: `_FOLDER`, `_LINK` to one, a kind of file, "" of an image."""
     if entry.is_symlink() and not os.path.exists(entry.path):
         return BROKEN
     if entry.is_dir():
@@ -107,17 +98,11 @@ def _kind(entry: os.DirEntry[str]) -> str:
     suffix = os.path.splitext(entry.name)[1].lower()
     if not entry.is_file():
         return "neither file nor folder"
-    return "" if suffix in IMAGE_SUFFIXES else suffix or "without a suffix"
+    return IMAGE if suffix in IMAGE_SUFFIXES else suffix or "without a suffix"
 
 
-def describe_left_out(found: Mapping[str, Iterable[Path]]) -> str:
-    """Count files by what they are, and name the first, in one line; empty where there are none."""
-    paths = {kind: set(some) for kind, some in found.items() if kind and some}
-    return describe_counts({kind: (len(some), min(some)) for kind, some in paths.items()})
-
-
-def describe_counts(found: Mapping[str, tuple[int, Path]]) -> str:
-    """Do so from how many files there are of each kind, and which is the first."""
+def describe_left_out(found: Mapping[str, tuple[int, Path]]) -> str:
+    """Describe the number of files of each kind and the first file, in one line; empty if there are none."""
     if not found:
         return ""
     counts = Counter({kind: count for kind, (count, _) in found.items()}).most_common()
@@ -126,11 +111,7 @@ def describe_counts(found: Mapping[str, tuple[int, Path]]) -> str:
 
 
 def is_folder(path: Path) -> bool:
-    """Say whether a folder is there.
-
-    Raises:
-        UserError: this may not be known, as a folder around it may not be read.
-    """
+    """Return whether a folder exists; raise a UserError if a folder around it cannot be read."""
     try:
         return stat.S_ISDIR(os.stat(path).st_mode)
     except PermissionError as error:
@@ -142,8 +123,7 @@ def is_folder(path: Path) -> bool:
 def list_folders(folder: Path) -> list[str]:
     """List the names of the visible sub-folders, sorted; empty if `folder` does not exist.
 
-    Raises:
-        UserError: a folder that may not be read, or a name that ends in a space, which no message would show.
+    Names that begin or end with a space are refused, because messages would not show it.
     """
     if not is_folder(folder):
         return []
@@ -164,8 +144,42 @@ def _unreadable(path: str | Path, error: OSError) -> UserError:
 
 
 def describe_folder(folder: Path) -> str:
-    """Describe the contents of a folder, for error messages."""
+    """Describe what a folder holds, for error messages."""
     if not folder.is_dir():
         return "a file" if folder.exists() else "no such folder"
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "") or "an empty folder"
+
+
+def match_masks(images: Sequence[Path], folder: Path, masks: Sequence[Path], mask_folder: Path) -> dict[Path, str]:
+    """Match masks called `<stem>` or `<stem>_mask` to images, first in the image's own sub-folder of `mask_folder`.
+
+    Args:
+        images: files below `folder`.
+        folder: folder whose sub-folders `mask_folder` may repeat.
+        masks: files below `mask_folder`.
+        mask_folder: folder of all masks.
+
+    Returns:
+        The mask of each image that has one.
+
+    Raises:
+        UserError: there are two masks for one image, or two images for one mask.
+    """
+    by_name = defaultdict(list)
+    for mask in masks:
+        by_name[mask.relative_to(mask_folder).with_suffix("")].append(mask)
+    image_of: dict[Path, Path] = {}
+    for image in images:
+        name = image.relative_to(folder).with_suffix("")
+        found: list[Path] = []
+        for stem in (name, Path(name.name)):
+            found = found or [*by_name.get(stem, []), *by_name.get(stem.with_name(f"{stem.name}_mask"), [])]
+        if len(found) > 1:
+            raise UserError(f"two masks for {image}: {found[0]} and {found[1]}: remove one of them")
+        if found and found[0] in image_of:
+            raise UserError(
+                f"mask {found[0]} belongs to two images: {image_of[found[0]]} and {image}: rename one and its mask"
+            )
+        image_of |= {mask: image for mask in found}
+    return {image: str(mask) for mask, image in image_of.items()}

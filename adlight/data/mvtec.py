@@ -1,4 +1,4 @@
-"""MVTec AD, and every data set in its layout; the synthetic set, which is written in it.
+"""MVTec AD and other data sets in its layout, among them the synthetic one.
 
     <root>/<category>/train/good/*.png
     <root>/<category>/test/{good,<defect>}/*.png
@@ -14,30 +14,27 @@ from typing import Annotated
 from pydantic import Field, PositiveInt
 
 from adlight.data import synthetic
-from adlight.data.listing import describe_folder, is_folder, list_folders, list_images
-from adlight.data.masks import match_masks
-from adlight.data.source import Limit, Names, Sampling, Source, means_normal, require_images
+from adlight.data.listing import describe_folder, is_folder, list_folders, list_images, match_masks, means_normal
+from adlight.data.source import Limit, Names, Sampling, Source, require_images
 from adlight.settings import PathName, Seed, checked
 from adlight.types import Record, UserError, unknown_name
 
+LAYOUT = "{train/good, test/<defect>, ground_truth/<defect>}"  # of a category
+
 
 class MVTecAD(Source):
-    """Data in MVTec AD's layout: one category, several, or all that lie in the folder.
+    """A data set in MVTec AD's layout: one category, several, or all in the folder.
 
     Args:
         root: folder that holds one folder per category.
         category: a name, several names, or `all` for every category found (with `download`: the official 15).
-        download: fetch wanted categories that are missing (CC BY-NC-SA 4.0; see `adlight.data.download`).
-        train_limit: largest number of training images of each category, see `Sampling`.
-        test_limit: largest number of test images of each category.
-        seed: of these draws.
-
-    Raises:
-        ValueError: a setting out of range.
+        download: whether to fetch missing categories (CC BY-NC-SA 4.0; see `adlight.data.download`).
+        train_limit, test_limit, seed: see `Sampling`; the limits hold for each category.
     """
 
     title = "MVTec AD layout"
     remedy = "set root to your copy, or get it with download=true"
+    needs_masks = True
 
     @checked
     def __init__(
@@ -60,39 +57,36 @@ class MVTecAD(Source):
         self.protocol += f"{limits} (of each category)" if limits else ""
 
     def prepare(self) -> None:
-        """Download the wanted categories that are missing, if that was asked for.
-
-        Raises:
-            UserError: the download failed; the message says what to fetch by hand.
-        """
+        """Download missing categories if `download` is set."""
         if not self.download:
             return
         from adlight.data import download  # keeps rich and urllib out of runs that download nothing
 
         found, official = self.found(), sorted(download.COUNTS)
         missing = [name for name in self.wanted or official if name not in found]
-        for name in (one for one in missing if one not in official):
-            raise UserError(unknown_name("MVTec AD category", name, sorted({*official, *found})))
+        if unknown := [name for name in missing if name not in official]:
+            raise UserError(unknown_name("MVTec AD category", unknown[0], sorted({*official, *found})))
         if missing:
             download.download(self.root, missing)
 
     def found(self) -> list[str]:
-        """List the names of the category folders in the root (those with a train/good), sorted."""
+        """List the names of the category folders, which have a folder train/good, sorted."""
         return [name for name in list_folders(self.root) if is_folder(self.root / name / "train" / "good")]
 
     def categories(self) -> list[str]:
-        """List the names of the categories in use, in the order asked for.
+        """List the names of the categories in use, in the order of the setting.
 
         Raises:
-            UserError: the root holds no category, or not one that was asked for.
+            UserError: the root holds no category, or one is missing.
         """
         found = self.found()
         if not found:
             raise UserError(self._explain_empty_root())
         for name in self.wanted or []:
+            folder = self.root / name
+            if name not in found and folder.is_dir():
+                raise UserError(f"{folder} has no folder train/good: expected {folder}/{LAYOUT}")
             if name not in found:
-                if (self.root / name).is_dir():
-                    raise UserError(f"{self.root / name} has no folder train/good: expected {self._layout(name)}")
                 raise UserError(f"{unknown_name('category', name, found)} in {self.root}: {self.remedy}")
         return self.wanted or found
 
@@ -109,14 +103,32 @@ class MVTecAD(Source):
         return records
 
     def test(self) -> list[Record]:
-        """List the test images; one without a mask file has mask None."""
+        """List the test images; their mask is None if there is no file."""
+        return [record for name in self.categories() for record in self.sampling.test(self._test_records(name))]
+
+    def _test_records(self, category: str) -> list[Record]:
         records = []
-        for name in self.categories():
-            records += self.sampling.test(_test_records(self.root / name))
+        for defect in list_folders(self.root / category / "test"):
+            folder, masks = (self.root / category / part / defect for part in ("test", "ground_truth"))
+            label = int(defect != "good")
+            if label and means_normal(defect):
+                raise UserError(f"{folder} would be tested as a defect: call the folder of normal images good")
+            images = list_images(folder)
+            mask_of = match_masks(images, folder, list_images(masks), masks) if label else {}
+            records += [Record(str(image), category, defect, label, mask_of.get(image)) for image in images]
         return records
 
-    def _layout(self, category: str = "<category>") -> str:
-        return f"{self.root / category}/{{train/good, test/<defect>, ground_truth/<defect>}}"
+    def find_orphan_masks(self) -> list[str]:
+        """Describe each mask whose image is missing."""
+        problems = []
+        for category in self.categories():
+            for defect in list_folders(self.root / category / "ground_truth"):
+                folder, masks = (self.root / category / part / defect for part in ("test", "ground_truth"))
+                stems = {path.stem for path in list_images(folder)}
+                for mask in list_images(masks):
+                    if not {mask.stem, mask.stem.removesuffix("_mask")} & stems:
+                        problems.append(f"mask {mask} has no image in {folder}: add it, rename the mask or remove it")
+        return problems
 
     def _explain_empty_root(self) -> str:
         root = self.root.absolute()
@@ -124,21 +136,20 @@ class MVTecAD(Source):
             return f"{root} looks like one category: set root={root.parent} category={root.name}"
         inner = [name for name in list_folders(root) if MVTecAD(root / name).found()]
         hint = f"did you mean root={root / inner[0]}? otherwise " if inner else ""
-        found = f"expected {self._layout()}, found {describe_folder(root)}"
+        found = f"expected {self.root}/<category>/{LAYOUT}, found {describe_folder(root)}"
         return f"no categories in {root}: {found}; {hint}{self.remedy}"
 
 
 class Synthetic(MVTecAD):
-    """Procedural textures and objects with defects and exact masks, written on first use in that layout.
+    """Procedural textures and objects with defects and exact masks, written on first use.
 
     Args:
-        root: folder to write them to, always all categories, so that every choice of them finds the same set.
-        category: a name, several names, or `all`.
-        size: height and width in pixels, at least 32: threads and parts would be thinner than a pixel.
-        train: normal training images per category.
-        test: test images per category; two in seven are good, the others spread evenly over the kinds of defect.
-        train_limit, test_limit: as in `MVTecAD`.
-        seed: of the images, and of the draws by the limits.
+        root: folder to which all categories are written, whichever are used.
+        category, train_limit, test_limit: see `MVTecAD`.
+        size: height and width in pixels; below 32, threads and parts would be thinner than a pixel.
+        train: number of normal training images per category.
+        test: number of test images per category; two in seven are normal, the others cover all kinds of defect evenly.
+        seed: seed of the images, and of the draws that the limits need.
     """
 
     title = "synthetic images"
@@ -161,11 +172,7 @@ class Synthetic(MVTecAD):
         self.settings = {"size": size, "train": train, "test": test, "seed": seed}
 
     def prepare(self) -> None:
-        """Write the images, unless they are there already.
-
-        Raises:
-            UserError: a number is too small, or the folder holds something else, such as a set of another version.
-        """
+        """Write the images unless they exist; refuse a folder that holds something else."""
         if self._is_complete():
             return
         try:
@@ -177,24 +184,12 @@ class Synthetic(MVTecAD):
 
     def _is_complete(self) -> bool:
         remedy, marker = "set root to another folder or remove that one", self.root / synthetic.MARKER
-        if not marker.exists():
-            if self.root.exists() and not (self.root.is_dir() and not any(self.root.iterdir())):
-                raise UserError(f"{self.root} is not a synthetic set (missing {synthetic.MARKER}): {remedy}")
-            return False
-        found, wanted = json.loads(marker.read_text()), self.settings | {"version": synthetic.VERSION}
-        if other := [key for key in wanted if found.get(key) != wanted[key]]:
-            differences = ", ".join(f"{key} {found.get(key)} instead of {wanted[key]}" for key in other)
-            raise UserError(f"{self.root} holds a synthetic set with {differences}: {remedy}")
-        return True
-
-
-def _test_records(category: Path) -> list[Record]:
-    records = []
-    for defect in list_folders(category / "test"):
-        label, folder, masks = int(defect != "good"), category / "test" / defect, category / "ground_truth" / defect
-        if label and means_normal(defect):
-            raise UserError(f"{folder} would be tested as a defect: call the folder of normal images good")
-        images = list_images(folder)
-        mask_of = match_masks(images, folder, list_images(masks), masks) if label else {}
-        records += [Record(str(image), category.name, defect, label, mask_of.get(image)) for image in images]
-    return records
+        if marker.exists():
+            found, wanted = json.loads(marker.read_text()), self.settings | {"version": synthetic.VERSION}
+            if other := [key for key in wanted if found.get(key) != wanted[key]]:
+                differences = ", ".join(f"{key} {found.get(key)} instead of {wanted[key]}" for key in other)
+                raise UserError(f"{self.root} holds a synthetic set with {differences}: {remedy}")
+            return True
+        if self.root.exists() and not (self.root.is_dir() and not any(self.root.iterdir())):
+            raise UserError(f"{self.root} is not a synthetic set (missing {synthetic.MARKER}): {remedy}")
+        return False

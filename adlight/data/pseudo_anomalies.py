@@ -1,12 +1,12 @@
-"""Pseudo-anomalies: defects drawn on normal images, so that validation has both labels without a real anomaly.
+"""Pseudo-anomalies: synthetic defects on normal images, so that validation needs no real anomalies.
 
-A defect is other content that shows through in a region, x + alpha (content - x). Kinds of structure: a part is moved
-and turned, repeated beside itself, or covered by its surroundings. Kinds of texture: a patch from elsewhere blended in
-without a seam (Poisson blending; Perez 2003, and Schlueter 2022 for defects), a stain, a hard pasted patch (CutPaste;
-Li 2021). Marks: scratches and spots. Small and weak ones are as likely as large and strong ones (all sizes are
-log-uniform), and most lie where the image has structure, so that `val/auroc` leaves room above good detectors.
+In a region, other content is blended over the image: x + alpha (content - x). Structural defects displace, duplicate or
+erase a part. Defects of texture clone a patch from elsewhere without a seam (Poisson blending; Perez 2003, and
+Schlueter 2022 for defects), paste it with hard edges (CutPaste; Li 2021), or stain it. Marks are scratches and spots.
+All sizes are log-uniform, so that small and weak defects are as likely as large and strong ones, and most defects lie
+where the image has structure: `val/auroc` then leaves room above good detectors.
 
-Real defects differ from these: the scores rank runs, they do not predict a result on the test set.
+Real defects are different: the scores rank runs, but do not predict results on the test set.
 """
 
 import math
@@ -17,38 +17,33 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from adlight.data.regions import (
-    axes,
+    blend,
     blend_seamlessly,
     draw_blob,
     draw_place,
     draw_step,
     draw_tint,
     log_uniform,
+    measure_offsets,
     randint,
-    show,
     take,
     uniform,
 )
 
-MIN_CHANGE = 6  # grey levels, of 255, from which a pixel counts as changed
-MIN_VISIBLE_CHANGE = 8.0  # grey levels: the smallest mean change of a defect, noise averaged out
+MIN_CHANGE = 6  # grey levels, of 255: the smallest change of a changed pixel
+MIN_VISIBLE_CHANGE = 8.0  # grey levels: the smallest mean change of a defect, after smoothing
 MIN_AREA, MAX_AREA = 0.0005, 0.2  # fractions of the image that a defect may cover
 MIN_PIXELS = 6
 ATTEMPTS = 20
 
 
 def paste_defect(image: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
-    """Draw one defect of a random kind on a copy of an image.
+    """Draw one defect of a random kind on a copy of an image (C, H, W) uint8, with sides of at least 28.
 
-    A defect that came out invisible (background on background), tiny or huge is drawn again; after `ATTEMPTS` failures
-    a brighter or darker rectangle is pasted, which is visible on anything.
-
-    Args:
-        image: (C, H, W) uint8 on the CPU, H and W at least 28.
-        rng: the only source of randomness.
+    An invisible, tiny or huge defect is drawn again; after `ATTEMPTS` failures, a rectangle is made brighter or darker.
 
     Returns:
-        The changed copy, (C, H, W) uint8, and the mask of exactly the pixels that differ, (H, W) bool.
+        The changed copy, and the mask of exactly the pixels that differ, (H, W) bool.
     """
     assert image.dtype == torch.uint8 and image.ndim == 3, f"{tuple(image.shape)} {image.dtype}"
     for _ in range(ATTEMPTS):
@@ -65,19 +60,11 @@ def paste_defect(image: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
 
 
 def paste_within(image: Tensor, content: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
-    """Draw a defect of which a part at least lies where the image counts; the rest is cut off.
+    """Draw a defect as `paste_defect` does, at least partly in the region of interest (H, W), and cut off the rest.
 
-    Where none of `ATTEMPTS` does, all that counts is inverted.
-
-    Args:
-        image: as of `paste_defect`.
-        content: (H, W) bool, with at least one pixel.
-        rng: the only source of randomness.
-
-    Returns:
-        As `paste_defect`.
+    After `ATTEMPTS` failures, the whole region is inverted.
     """
-    rows, columns = (_stretch(content.any(axis).nonzero()[:, 0], content.shape[1 - axis]) for axis in (1, 0))
+    rows, columns = (_span(content.any(axis).nonzero()[:, 0], content.shape[1 - axis]) for axis in (1, 0))
     result, mask, inside = image.clone(), torch.zeros_like(content), content[rows, columns]
     part = image[:, rows, columns]
     for _ in range(ATTEMPTS):
@@ -91,17 +78,17 @@ def paste_within(image: Tensor, content: Tensor, rng: Generator) -> tuple[Tensor
     return result, mask
 
 
-def _stretch(places: Tensor, size: int) -> slice:
-    """Give the range of some places in ascending order, of at least 32 if there are as many."""
+def _span(places: Tensor, size: int) -> slice:
+    """Return the range of ascending places, extended to at least 32 pixels if the side is as long."""
     first, last = int(places[0]), int(places[-1]) + 1
     first = max(0, min(first, last - 32))
     return slice(first, max(last, min(size, first + 32)))
 
 
 def visible_change(image: Tensor, pasted: Tensor) -> Tensor | None:
-    """Find the changed pixels, (H, W) bool; None where they are too few, too many or too faint.
+    """Find the changed pixels, (H, W) bool; None if they are too few, too many or too weak.
 
-    Faintness is measured on 3 x 3 means: noise moved onto noise changes every pixel and shows nothing.
+    The strength is measured on 3 x 3 means, because noise that moves onto noise changes every pixel invisibly.
     """
     change = pasted - image
     mask = change.abs().amax(dim=0) >= MIN_CHANGE
@@ -113,73 +100,70 @@ def visible_change(image: Tensor, pasted: Tensor) -> Tensor | None:
 
 
 def displace(image: Tensor, rng: Generator) -> Tensor:
-    """Move a part by 1.5 to 6 % of the side and turn it by up to 20 degrees. (C, H, W) float -> the same."""
+    """Move a part by 1.5 to 6 % of the side and rotate it by up to 20 degrees."""
     region, side = draw_blob(image, rng), math.sqrt(image[0].numel())
     distance, turn = max(1.5, side * log_uniform(rng, 0.015, 0.06)), uniform(rng, -0.35, 0.35)
-    return show(image, take(image, region, draw_step(rng, distance), turn), region.alpha)
+    return blend(image, take(image, region, draw_step(rng, distance), turn), region.alpha)
 
 
 def duplicate(image: Tensor, rng: Generator) -> Tensor:
-    """Repeat a part 1 to 2.5 of its radii beside itself. (C, H, W) float -> the same."""
+    """Repeat a part at a distance of 1 to 2.5 of its radii."""
     region = draw_blob(image, rng)
     step = draw_step(rng, region.radius * uniform(rng, 1, 2.5))
-    return show(image, take(image, region, step), region.alpha)
+    return blend(image, take(image, region, step), region.alpha)
 
 
 def erase(image: Tensor, rng: Generator) -> Tensor:
-    """Cover a part by its surroundings, without a seam. (C, H, W) float -> the same."""
+    """Cover a part with its surroundings, without a seam."""
     region = draw_blob(image, rng)
     step = draw_step(rng, region.radius * uniform(rng, 2, 4))
-    return show(image, blend_seamlessly(image, take(image, region, step), region.alpha), region.alpha)
+    return blend(image, blend_seamlessly(image, take(image, region, step), region.alpha), region.alpha)
 
 
 def clone(image: Tensor, rng: Generator) -> Tensor:
-    """Blend in a patch from anywhere, turned or not, without a seam. (C, H, W) float -> the same."""
+    """Blend in a patch from elsewhere, rotated or not, without a seam."""
     region = draw_blob(image, rng)
     turn = uniform(rng, -math.pi, math.pi) * randint(rng, 2)
     source = take(image, region, draw_step(rng, math.sqrt(image[0].numel()) * uniform(rng, 0.1, 0.5)), turn)
-    return show(image, blend_seamlessly(image, source, region.alpha), region.alpha * uniform(rng, 0.4, 1))
+    return blend(image, blend_seamlessly(image, source, region.alpha), region.alpha * uniform(rng, 0.4, 1))
 
 
 def cut_paste(image: Tensor, rng: Generator) -> Tensor:
-    """Paste a patch from anywhere with hard edges, brightness a little changed. (C, H, W) float -> the same."""
+    """Paste a patch from elsewhere with hard edges and a slightly different brightness."""
     region = draw_blob(image, rng)
     source = take(image, region, draw_step(rng, math.sqrt(image[0].numel()) * uniform(rng, 0.1, 0.5)))
-    return show(image, source + draw_tint(image, rng, 4, 20), (region.alpha > 0.5).float())
+    return blend(image, source + draw_tint(image, rng, 4, 20), (region.alpha > 0.5).float())
 
 
 def stain(image: Tensor, rng: Generator) -> Tensor:
-    """Change brightness, tint and contrast of a region. (C, H, W) float -> the same."""
+    """Change the brightness, tint and contrast of a region."""
     region, contrast = draw_blob(image, rng), uniform(rng, 0.7, 1.1)
     mean = (image * region.alpha).sum((1, 2), keepdim=True) / region.alpha.sum().clamp(min=1)
-    return show(image, (image - mean) * contrast + mean + draw_tint(image, rng, 10, 50), region.alpha)
+    return blend(image, (image - mean) * contrast + mean + draw_tint(image, rng, 10, 50), region.alpha)
 
 
 def scratch(image: Tensor, rng: Generator) -> Tensor:
-    """Draw a bent line, 0.4 to 1.5 % of the side wide and 5 to 30 % long. (C, H, W) float -> the same."""
+    """Draw a bent line, 0.4 to 1.5 % of the side wide and 5 to 30 % long."""
     side, angle, bend = math.sqrt(image[0].numel()), uniform(rng, 0, math.pi), uniform(rng, -0.6, 0.6)
     length, width = max(5.0, side * log_uniform(rng, 0.05, 0.3)), max(1.0, side * log_uniform(rng, 0.004, 0.015))
-    down, right = axes(image, *draw_place(image, rng))
+    down, right = measure_offsets(image, *draw_place(image, rng))
     along = right * math.cos(angle) + down * math.sin(angle)
     beside = down * math.cos(angle) - right * math.sin(angle) + bend * along.square() / length
     fade = ((length / 2 - along.abs()) / width + 0.5).clamp(0, 1)
-    return show(image, image + draw_tint(image, rng, 12, 60), fade * (width / 2 - beside.abs() + 0.5).clamp(0, 1))
+    return blend(image, image + draw_tint(image, rng, 12, 60), fade * (width / 2 - beside.abs() + 0.5).clamp(0, 1))
 
 
 def spot(image: Tensor, rng: Generator) -> Tensor:
-    """Draw 1 to 4 specks near each other, 0.6 to 2 % of the side in radius. (C, H, W) float -> the same."""
+    """Draw 1 to 4 nearby specks with radii of 0.6 to 2 % of the side."""
     side, (row, column) = math.sqrt(image[0].numel()), draw_place(image, rng)
     alpha, tint = torch.zeros_like(image[0]), draw_tint(image, rng, 12, 60)
     for _ in range(1 + randint(rng, 4)):
         radius = max(1.2, side * log_uniform(rng, 0.006, 0.02))
-        down, right = axes(image, row, column)
+        down, right = measure_offsets(image, row, column)
         alpha = torch.maximum(alpha, (radius - (down.square() + right.square()).sqrt() + 0.5).clamp(0, 1))
         row, column = row + uniform(rng, -4, 4) * radius, column + uniform(rng, -4, 4) * radius
-    return show(image, image + tint, alpha)
+    return blend(image, image + tint, alpha)
 
 
-KINDS: tuple[Callable[[Tensor, Generator], Tensor], ...] = (
-    *(displace, duplicate, erase),
-    *(clone, cut_paste, stain),
-    *(scratch, spot),
-)
+Kind = Callable[[Tensor, Generator], Tensor]  # (C, H, W) float in [0, 255] -> the same
+KINDS: tuple[Kind, ...] = (displace, duplicate, erase, clone, cut_paste, stain, scratch, spot)

@@ -1,9 +1,8 @@
-"""Pseudo-anomalies that are whole images: what validation needs where anomalies are of another class, not defects.
+"""Pseudo-anomalies that change an image as a whole, for data sets whose anomalies are other classes, not defects.
 
-Every kind makes an image that shows no such object any more out of one or two normal ones: parts in the wrong order or
-missing, two images in one, bent, or in colours that it never has. Turned, moved or stretched images are not among
-them: an 8 stays an 8. They use nothing but held-out normal images, as `pseudo_anomalies.py` does, and rank detectors;
-they do not predict a result on the test set.
+One or two normal images become one that no longer shows the object: with parts in the wrong order or missing, two
+images in one, bent, or with unusual colours. Rotated, shifted or stretched images are not anomalous: an 8 stays an 8.
+Like `pseudo_anomalies.py`, this uses only held-out normal images, and ranks runs without predicting test results.
 """
 
 from collections.abc import Callable
@@ -19,42 +18,34 @@ ATTEMPTS = 20
 
 
 def change_class(image: Tensor, other: Tensor, rng: Generator) -> Tensor:
-    """Make an image that is normal nowhere in particular, and not as a whole.
+    """Change an image (C, H, W) uint8, with sides of at least 4, so that it as a whole is anomalous.
 
-    What came out (nearly) the same, as a turned circle does, is drawn again; after `ATTEMPTS` failures colours are
-    inverted.
-
-    Args:
-        image: (C, H, W) uint8 on the CPU, H and W at least 4.
-        other: another normal image of any height and width, (C, h, w) uint8.
-        rng: the only source of randomness.
-
-    Returns:
-        The changed copy, (C, H, W) uint8.
+    A result that is almost equal to the image, or to the `other` normal image (C, h, w) that some kinds use, is drawn
+    again; after `ATTEMPTS` failures, the image is inverted.
     """
     x = image.float()
     y = functional.interpolate(other.float()[None], x.shape[1:], mode="bilinear", antialias=True)[0]
     for _ in range(ATTEMPTS):
         made = KINDS[randint(rng, len(KINDS))](x, y, rng).round().clamp(0, 255)
-        if min(float((made - one).abs().mean()) for one in (x, y)) >= MIN_CHANGE:
+        if min(float((made - normal).abs().mean()) for normal in (x, y)) >= MIN_CHANGE:
             return made.to(torch.uint8)
     return 255 - image
 
 
 def shuffle(image: Tensor, other: Tensor, rng: Generator) -> Tensor:
-    """Put the 2 x 2 to 4 x 4 parts into another order. (C, H, W), (C, H, W) float -> (C, H, W)."""
+    """Put 2 x 2 to 4 x 4 parts into another order."""
     grid = 2 + randint(rng, 3)
     height, width = (side // grid for side in image.shape[1:])
     order, made = torch.randperm(grid * grid, generator=rng).tolist(), image.clone()
-    for to, taken in enumerate(order):
-        (row, column), (top, left) = divmod(to, grid), divmod(taken, grid)
+    for target, origin in enumerate(order):
+        (row, column), (top, left) = divmod(target, grid), divmod(origin, grid)
         part = image[:, top * height : (top + 1) * height, left * width : (left + 1) * width]
         made[:, row * height : (row + 1) * height, column * width : (column + 1) * width] = part
     return made
 
 
 def splice(image: Tensor, other: Tensor, rng: Generator) -> Tensor:
-    """Join a half to the same half of another image: two beginnings or two ends. (C, H, W), (C, H, W) -> (C, H, W)."""
+    """Join one half to the same half of another image, such as two left halves."""
     axis, first = 1 + randint(rng, 2), randint(rng, 2)
     half = image.shape[axis] // 2
     start = 0 if first else image.shape[axis] - half
@@ -64,7 +55,7 @@ def splice(image: Tensor, other: Tensor, rng: Generator) -> Tensor:
 
 
 def remove(image: Tensor, other: Tensor, rng: Generator) -> Tensor:
-    """Cover a box of a third to two thirds of the sides by its surroundings. (C, H, W), (C, H, W) -> (C, H, W)."""
+    """Cover a box, 0.3 to 0.7 of the sides long, with its surroundings."""
     height, width = (max(3, round(side * uniform(rng, 0.3, 0.7))) for side in image.shape[1:])
     top, left = randint(rng, image.shape[1] - height + 1), randint(rng, image.shape[2] - width + 1)
     box, made = (slice(None), slice(top, top + height), slice(left, left + width)), image.clone()
@@ -73,20 +64,20 @@ def remove(image: Tensor, other: Tensor, rng: Generator) -> Tensor:
 
 
 def overlay(image: Tensor, other: Tensor, rng: Generator) -> Tensor:
-    """Let another image show through, its lightest or darkest parts or all of it. (C, H, W), (C, H, W) -> the same."""
+    """Overlay the bright or dark parts of another image, or all of it, at a random offset."""
     y = _sample(other, torch.rand(2, generator=rng) * 1.2 - 0.6)
     return (torch.maximum(image, y), torch.minimum(image, y), (image + y) / 2)[randint(rng, 3)]
 
 
 def warp(image: Tensor, other: Tensor, rng: Generator) -> Tensor:
-    """Bend: parts move by about 15 % of the side, neighbours together. (C, H, W), (C, H, W) -> (C, H, W)."""
+    """Bend the image smoothly, by about 15 % of the side."""
     coarse = torch.randn(1, 2, 4, 4, generator=rng) * 0.3
     field = functional.interpolate(coarse, image.shape[1:], mode="bicubic", align_corners=True)[0]
     return _sample(image, field.permute(1, 2, 0))
 
 
 def recolor(image: Tensor, other: Tensor, rng: Generator) -> Tensor:
-    """Invert, or reduce the contrast, all channels or some. (C, H, W), (C, H, W) -> (C, H, W)."""
+    """Invert or flatten some or all channels."""
     mean = image.mean((1, 2), keepdim=True)
     made = 255 - image if randint(rng, 2) else mean + uniform(rng, 0.1, 0.4) * (image - mean)
     chosen = torch.rand(len(image), 1, 1, generator=rng) < 0.5
@@ -94,13 +85,13 @@ def recolor(image: Tensor, other: Tensor, rng: Generator) -> Tensor:
 
 
 def _sample(image: Tensor, offset: Tensor) -> Tensor:
-    """Read an image elsewhere, by (2,) or (H, W, 2) half sides to the right and down. (C, H, W) -> (C, H, W)."""
+    """Sample an image at an offset to the right and down, in half sides. (C, H, W), (2,) or (H, W, 2) -> (C, H, W)."""
     rows, columns = (torch.linspace(-1, 1, side) for side in image.shape[1:])
     places = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1) + offset  # (H, W, 2)
     return functional.grid_sample(image[None], places[None], padding_mode="border", align_corners=True)[0]
 
 
-KINDS: tuple[Callable[[Tensor, Tensor, Generator], Tensor], ...] = (
-    *(shuffle, splice, remove),
-    *(overlay, warp, recolor),
-)
+Kind = Callable[
+    [Tensor, Tensor, Generator], Tensor
+]  # an image and another one, (C, H, W) float in [0, 255] -> the same
+KINDS: tuple[Kind, ...] = (shuffle, splice, remove, overlay, warp, recolor)

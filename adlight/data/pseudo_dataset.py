@@ -1,4 +1,4 @@
-"""Held-out normal images, with pseudo-anomalies beside them."""
+"""Held-out normal images and their pseudo-anomalous copies, for validation."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from adlight.data.pseudo_anomalies import paste_defect, paste_within
 from adlight.data.pseudo_classes import change_class
 from adlight.data.regions import randint
+from adlight.data.splits import Split
 from adlight.rng import derive_seed
 from adlight.types import Batch
 
@@ -22,45 +23,31 @@ class Images(Protocol):
     def __getitems__(self, indices: Sequence[int]) -> Batch: ...
 
 
-class CachedImages(Protocol):
-    """`Images` whose items may get defects.
-
-    Attributes:
-        cache: whether they are kept in memory.
-    """
-
-    cache: bool
-
-    def __len__(self) -> int: ...
-
-    def __getitems__(self, indices: Sequence[int]) -> Batch: ...
-
-
 class PseudoAnomalyDataset(Dataset):
-    """Each normal image plain, then its anomalous copies: labelled data without any real anomaly.
+    """Each normal image, followed by its anomalous copies.
 
-    Item (1 + copies) i is image i of `dataset`, its copies follow, so that any part of them has both labels.
-    A copy depends on the seed, on i and on its number alone: it has a defect that `pseudo_anomalies.py` draws or,
-    where `kind` is `classes`, is changed as a whole by `pseudo_classes.py`, in part by another image of `dataset`.
+    Item (1 + copies) i is image i of `dataset`. A copy depends only on the seed, i and its number. It has a defect
+    (`pseudo_anomalies.py`) or, if `kind` is `classes`, is changed as a whole (`pseudo_classes.py`), in part with the
+    help of another image of `dataset`.
     """
 
-    def __init__(self, dataset: CachedImages, seed: int, copies: int = 1, kind: str = "defects") -> None:
+    def __init__(self, dataset: Split, seed: int, copies: int = 1, kind: str = "defects") -> None:
         self.dataset, self.seed, self.copies, self.kind = dataset, seed, copies, kind
         self.pasted: dict[int, tuple[Tensor, Tensor]] = {}
 
     def paste(self, item: int, image: Tensor, content: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Make the item's own anomaly. (C, H, W) uint8 -> the changed copy, and its mask (H, W) bool."""
-        if item not in self.pasted:
-            i, number = divmod(item, 1 + self.copies)
-            rng = Generator().manual_seed(derive_seed("defect", self.seed + number - 1, i))
-            if self.kind == "classes":
-                result = self._change_class(i, image, content, rng)
-            else:
-                result = paste_defect(image, rng) if content is None else paste_within(image, content, rng)
-            if not self.dataset.cache:
-                return result
+        """Make the pseudo-anomaly of an item. (C, H, W) uint8 -> the changed copy, and its mask (H, W) bool."""
+        if item in self.pasted:
+            return self.pasted[item]
+        i, number = divmod(item, 1 + self.copies)
+        rng = Generator().manual_seed(derive_seed("defect", self.seed + number - 1, i))
+        if self.kind == "classes":
+            result = self._change_class(i, image, content, rng)
+        else:
+            result = paste_defect(image, rng) if content is None else paste_within(image, content, rng)
+        if self.dataset.cache:
             self.pasted[item] = result
-        return self.pasted[item]
+        return result
 
     def _change_class(self, i: int, image: Tensor, content: Tensor | None, rng: Generator) -> tuple[Tensor, Tensor]:
         other = self.dataset.__getitems__([(i + 1 + randint(rng, max(1, len(self.dataset) - 1))) % len(self.dataset)])
@@ -75,7 +62,7 @@ class PseudoAnomalyDataset(Dataset):
         return (1 + self.copies) * len(self.dataset)
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """Fetch a whole batch at once, as uint8 images."""
+        """Fetch a batch of uint8 images."""
         batch = self.dataset.__getitems__([item // (1 + self.copies) for item in indices])
         batch["index"] = torch.as_tensor(indices)
         batch["label"] = (batch["index"] % (1 + self.copies) > 0).long()

@@ -1,7 +1,4 @@
-"""Regions of defects on an image, and the content that shows through in them.
-
-Letters: C channels, H x W pixels. Every draw is from the generator that is passed.
-"""
+"""Building blocks of pseudo-anomalies: random places and regions on an image, and the content that fills them."""
 
 import math
 from typing import NamedTuple
@@ -13,20 +10,20 @@ from torch.nn import functional
 
 
 class Region(NamedTuple):
-    """Where a defect is: its opacity (H, W) in [0, 1], its centre and its radius in pixels."""
+    """The place of a defect: its opacity, its center and its radius in pixels."""
 
-    alpha: Tensor
+    alpha: Tensor  # (H, W) in [0, 1]
     row: float
     column: float
     radius: float
 
 
 def draw_blob(image: Tensor, rng: Generator) -> Region:
-    """Draw an uneven ellipse of about 0.15 to 3 % of the image, with hard or soft edges."""
+    """Draw an irregular ellipse that covers about 0.15 to 3 % of the image (C, H, W), with hard or soft edges."""
     row, column = draw_place(image, rng)
     radius = max(2.0, math.sqrt(image[0].numel() * log_uniform(rng, 0.0015, 0.03) / math.pi))
     stretch, angle = math.sqrt(log_uniform(rng, 0.4, 2.5)), uniform(rng, 0, math.pi)
-    down, right = axes(image, row, column)
+    down, right = measure_offsets(image, row, column)
     along = (right * math.cos(angle) + down * math.sin(angle)) / (radius * stretch)
     beside = (down * math.cos(angle) - right * math.sin(angle)) / (radius / stretch)
     coarse = torch.randn(1, 1, 5, 5, generator=rng)
@@ -37,19 +34,18 @@ def draw_blob(image: Tensor, rng: Generator) -> Region:
 
 
 def take(image: Tensor, region: Region, step: tuple[float, float], turn: float = 0.0) -> Tensor:
-    """Take a region's content from `step` (rows, columns) away, turned about its centre. -> (C, H, W)."""
+    """Copy content from `step` (rows, columns) away, rotated by `turn` about the region's center. -> (C, H, W)."""
     _, height, width = image.shape
-    down, right = axes(image, region.row, region.column)
+    down, right = measure_offsets(image, region.row, region.column)
     rows = region.row + step[0] + down * math.cos(turn) + right * math.sin(turn)
     columns = region.column + step[1] + right * math.cos(turn) - down * math.sin(turn)
     return image[:, _reflect(rows, height), _reflect(columns, width)]
 
 
 def blend_seamlessly(image: Tensor, content: Tensor, alpha: Tensor) -> Tensor:
-    """Keep the content's gradients and the image's values around the region (Perez 2003, on its bounding box).
+    """Blend content into the bounding box of a region without a seam (Perez 2003). Images are (C, H, W).
 
-    The difference on the box's border is continued inside as a harmonic function, exactly, by a sine transform.
-    (C, H, W), (C, H, W), (H, W) -> (C, H, W).
+    The gradients of the content are kept, and its values on the border of the box become those of the image.
     """
     inside = alpha > 0
     if not inside.any():
@@ -67,7 +63,7 @@ def blend_seamlessly(image: Tensor, content: Tensor, alpha: Tensor) -> Tensor:
 
 
 def fill_harmonically(values: Tensor) -> Tensor:
-    """Replace all but the border by the solution of Laplace's equation. (C, h, w) -> (C, h, w), h and w at least 3."""
+    """Replace all but the border by the solution of Laplace's equation, by a sine transform. (C, h, w), h and w > 2."""
     filled = values.clone()
     filled[:, 1:-1, 1:-1] = 0
     flow = filled[:, :-2, 1:-1] + filled[:, 2:, 1:-1] + filled[:, 1:-1, :-2] + filled[:, 1:-1, 2:]
@@ -77,20 +73,20 @@ def fill_harmonically(values: Tensor) -> Tensor:
     return filled
 
 
-def show(image: Tensor, content: Tensor, alpha: Tensor) -> Tensor:
-    """Let content show through. (C, H, W), (C, H, W), (H, W) -> (C, H, W)."""
+def blend(image: Tensor, content: Tensor, alpha: Tensor) -> Tensor:
+    """Blend content (C, H, W) over an image (C, H, W) with opacity `alpha` (H, W)."""
     return image + alpha * (content - image)
 
 
-def axes(image: Tensor, row: float, column: float) -> tuple[Tensor, Tensor]:
-    """Measure how far each pixel is below and to the right of a point. -> (H, W), (H, W)."""
+def measure_offsets(image: Tensor, row: float, column: float) -> tuple[Tensor, Tensor]:
+    """Measure how far each pixel lies below and to the right of a point. -> (H, W), (H, W)."""
     _, height, width = image.shape
     down, right = torch.arange(height) - row, torch.arange(width) - column
     return down[:, None].expand(height, width), right.expand(height, width)
 
 
 def draw_place(image: Tensor, rng: Generator) -> tuple[float, float]:
-    """Draw a centre, three times in four by how much the image varies there. -> row, column in pixels."""
+    """Draw a point, in three of four cases with a probability that grows with local detail. -> row, column."""
     _, height, width = image.shape
     grid = min(16, height), min(16, width)
     detail = (image - functional.avg_pool2d(image, 5, 1, 2, count_include_pad=False)).abs().mean(0, keepdim=True)
@@ -104,19 +100,19 @@ def draw_place(image: Tensor, rng: Generator) -> tuple[float, float]:
 
 
 def draw_step(rng: Generator, length: float) -> tuple[float, float]:
-    """Draw a direction. -> rows and columns of a step of `length`."""
+    """Draw a step of `length` in a random direction. -> rows, columns."""
     angle = uniform(rng, 0, 2 * math.pi)
     return length * math.sin(angle), length * math.cos(angle)
 
 
 def draw_tint(image: Tensor, rng: Generator, low: float, high: float) -> Tensor:
-    """Draw grey levels to add, (C, 1, 1): brighter or darker, channels a little apart."""
+    """Draw a positive or negative change of all grey levels, which differs slightly by channel. -> (C, 1, 1)."""
     size = log_uniform(rng, low, high) * (1 - 2 * randint(rng, 2))
     return size * (1 + 0.25 * torch.randn(len(image), 1, 1, generator=rng))
 
 
 def _reflect(index: Tensor, size: int) -> Tensor:
-    index = index.round().long() % (2 * size)  # integer indices in [0, size), reflected at the borders
+    index = index.round().long() % (2 * size)
     return torch.minimum(index, 2 * size - 1 - index)
 
 
@@ -126,10 +122,10 @@ def uniform(rng: Generator, low: float, high: float) -> float:
 
 
 def log_uniform(rng: Generator, low: float, high: float) -> float:
-    """Draw a number from [low, high) whose logarithm is uniform."""
+    """Draw a number with a uniform logarithm from [low, high)."""
     return math.exp(uniform(rng, math.log(low), math.log(high)))
 
 
 def randint(rng: Generator, count: int) -> int:
-    """Draw from 0 to count - 1."""
+    """Draw an integer from [0, count)."""
     return int(torch.randint(count, (), generator=rng))

@@ -1,4 +1,4 @@
-"""Regions of interest: masks that say which pixels of an image count; the others are grey for every detector."""
+"""Regions of interest: masks of the pixels that count; all other pixels are made grey for every detector."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
@@ -9,23 +9,18 @@ from PIL import Image
 
 from adlight.data.arrays import allocate, bands
 from adlight.data.frames import Frame
-from adlight.data.images import FILL, PreparedImage, Selection, read_image, to_channels
+from adlight.data.image_files import read_image
+from adlight.data.images import FILL, PreparedImage, Selection, to_channels
 from adlight.data.listing import IMAGE_SUFFIXES, is_folder
 from adlight.types import Record, UserError
 
 
 class RegionOfInterest:
-    """One mask for all images, or a folder of masks for some of them each.
+    """One mask for all images, or a folder of masks for images or categories.
 
-    In a folder the mask of `.../bottle/test/hole/000.png` is the first that there is of `bottle/test/hole/000`,
-    `test/hole/000`, `hole/000`, `000`, each with a suffix of an image, and then of the image's category, `bottle`.
-    Pixels that are not black count. A mask has the shape of its images; it is scaled to their size.
-
-    Args:
-        place: the file or the folder.
-
-    Raises:
-        UserError: there is neither.
+    In a folder, the mask of `.../bottle/test/hole/000.png` is the first file that is called `bottle/test/hole/000`,
+    `test/hole/000`, `hole/000`, `000` or, by the image's category, `bottle`, with the suffix of an image. Pixels that
+    are not black count. A mask has the shape of its images, and is scaled to their size.
     """
 
     def __init__(self, place: str | Path) -> None:
@@ -35,11 +30,7 @@ class RegionOfInterest:
             raise UserError(f"roi={place}: there is no such mask, and no such folder of masks")
 
     def find(self, path: str | Path | None, category: str | None = None) -> Path:
-        """Find the mask of an image.
-
-        Raises:
-            UserError: there is none.
-        """
+        """Find the mask of an image; raise a UserError if there is none."""
         if not self.is_folder:
             return self.place
         parts = Path(path).absolute().with_suffix("").parts[1:] if path else ()
@@ -54,38 +45,28 @@ class RegionOfInterest:
         )
 
     def check(self, records: Iterable[Record]) -> None:
-        """Refuse records of which one has no mask, or an unreadable one.
-
-        Raises:
-            UserError: there is one.
-        """
-        for mask in {self.find(one.path, one.category) for one in records}:
-            _read(mask, mask.stat().st_mtime_ns)
+        """Raise a UserError if the mask of a record is missing or unreadable."""
+        for mask in {self.find(record.path, record.category) for record in records}:
+            _read_mask(mask, mask.stat().st_mtime_ns)
 
     def apply(
         self, image: Image.Image, channels: int, frame: Frame, path: str | Path | None, category: str | None
     ) -> tuple[Image.Image, np.ndarray]:
-        """Make what does not count of an image grey, before it is resized: no neighbour gets to see it.
-
-        Args:
-            image: upright, of any mode.
-            channels: 1 or 3.
-            frame: into which it is brought.
-            path: of the image, and its category, by which a mask is found.
-            category: see there.
+        """Make pixels of an upright image outside the region grey, before resizing mixes them with those inside.
 
         Returns:
-            The image, in 8 bits, and what counts of its frame, (H, W) bool.
+            The image, in 8 bits and 1 or 3 channels (unchanged if it is not resized), and the region of interest in the
+            frame, (H, W) bool.
 
         Raises:
-            UserError: there is no mask, or it cannot be used.
+            UserError: there is no mask for the path or category, or it cannot be used.
         """
         place = self.find(path, category)
-        mask = _read(place, place.stat().st_mtime_ns)
+        mask = _read_mask(place, place.stat().st_mtime_ns)
         if abs(mask.width * image.height - mask.height * image.width) > max(*image.size, *mask.size):
-            sizes = (f"{one.width}x{one.height}" for one in (mask, image))
             raise UserError(
-                "region of interest {} is {}, its image is {}: give both the same shape".format(place, *sizes)
+                f"region of interest {place} is {mask.width}x{mask.height}, its image is {image.width}x{image.height}: "
+                "give both the same shape"
             )
         height, width = frame.fit(*image.size)
         scaled, content = mask, allocate((height, width), bool)
@@ -97,14 +78,14 @@ class RegionOfInterest:
         if not content.any():
             raise UserError(f"region of interest {place} leaves nothing of {path}: too few of its pixels are not black")
         if image.size == (width, height):
-            return image, content  # not resized: `fill_outside` is enough
+            return image, content  # nothing is mixed: `to_input_array` makes the rest grey
         image = to_channels(image, channels)
         grey = Image.new(image.mode, image.size, FILL if channels == 1 else (FILL,) * 3)
         return Image.composite(image, grey, mask.resize(image.size, Image.Resampling.NEAREST)), content
 
 
 @lru_cache(maxsize=32)
-def _read(path: Path, changed: int) -> Image.Image:
+def _read_mask(path: Path, modified: int) -> Image.Image:
     image = read_image(path)
     grey = np.asarray(to_channels(image, 1)) > (127 if image.format == "JPEG" else 0)
     if not grey.any():
@@ -113,17 +94,7 @@ def _read(path: Path, changed: int) -> Image.Image:
 
 
 def check_selection(takes_padding: bool, keep_shape: bool, roi: str | Path | None, tiling: object | None) -> None:
-    """Refuse a region of interest or tiles where a finished model was made for whole images.
-
-    Args:
-        takes_padding: whether the model leaves out what does not count.
-        keep_shape: whether its images are padded.
-        roi: as of `RegionOfInterest`; None: none.
-        tiling: None: no tiles.
-
-    Raises:
-        UserError: the model cannot take them.
-    """
+    """Raise a UserError if a trained model does not support a region of interest or tiles."""
     if roi and not takes_padding:
         raise UserError(f"roi={roi}: this model scores whole images and looks across a region's border: leave roi out")
     if keep_shape and (roi or tiling):
@@ -133,7 +104,7 @@ def check_selection(takes_padding: bool, keep_shape: bool, roi: str | Path | Non
 def make_selection(
     place: str | Path | None, channels: int, frame: Frame, categorize: Callable[[Path | None], str | None]
 ) -> Selection | None:
-    """Make `RegionOfInterest.apply` a function of an image and its path; None where there is no region of interest."""
+    """Make a function of an image and its path that applies a region of interest; None if there is none."""
     if place is None:
         return None
     roi = RegionOfInterest(place)
@@ -141,13 +112,13 @@ def make_selection(
 
 
 def stack_contents(images: Sequence[PreparedImage]) -> np.ndarray | None:
-    """Stack what counts in some images. -> (B, H, W) bool, None where no region of interest was applied."""
-    found = [one.content for one in images if one.content is not None]
+    """Stack the regions of interest of images. -> (B, H, W) bool; None if there are none."""
+    found = [image.content for image in images if image.content is not None]
     return _stack(found) if found else None
 
 
 def stack_pixels(images: Sequence[PreparedImage]) -> np.ndarray:
-    """Stack the pixels of images in one frame. -> (B, C, H, W) uint8."""
+    """Stack the pixels of images in the same frame. -> (B, C, H, W) uint8."""
     return _stack([image.pixels for image in images])
 
 

@@ -1,4 +1,4 @@
-"""What a data set is: normal records to train on, labelled records to test on, and how to read one."""
+"""The interface of a data set: normal images to train on, labelled images to test on, and how to read an image."""
 
 import math
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from PIL import Image
 from pydantic import Field, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from adlight.data.headers import UnreadableImage, read_size, seems_cut
-from adlight.data.images import read_image, to_mask
+from adlight.data.image_files import UnreadableImage, read_image, read_size, seems_truncated
+from adlight.data.images import to_mask
 from adlight.data.listing import describe_folder, list_images
 from adlight.settings import STRICT, Seed, Text
 from adlight.types import Record, UserError
@@ -21,50 +21,57 @@ from adlight.types import Record, UserError
 Limit = PositiveInt | None  # largest number of images; None for all
 Names = Text | int | Annotated[Sequence[Text | int], Field(min_length=1)]  # of folders, which may be numbers
 
-NORMAL_NAMES = {"good", "normal", "ok"}
-MASK_NAMES = {"mask", "masks", "ground_truth", "groundtruth", "ground truth", "gt", "annotations", "segmentation"}
-
 
 class Source:
-    """Base of the data sets: `train()` and `test()` list records, `read` and `read_mask` read one.
+    """Base of the data sets: `train()` and `test()` list records, `read` and `read_mask` read the files of one record.
 
     Attributes:
-        protocol: one line that says what counts as normal and what is tested; every result carries it.
-        sampling: which records of each split are used, where that can be limited.
+        protocol: one line about what counts as normal and what is tested; every result shows it.
+        sampling: the records of each split that are used, where their number can be limited.
+        needs_masks: whether every anomalous test image should have a mask.
     """
 
     protocol = ""
     sampling: "Sampling"
+    needs_masks = False
 
     def prepare(self) -> None:
-        """Download or generate what is missing; called on one process of a machine before reading."""
+        """Download or generate missing files; called in one process per machine before anything is read.
+
+        Raises:
+            UserError: this failed; the message says which files to put where by hand, or which folder to choose.
+        """
 
     def train(self) -> list[Record]:
         """List the normal training images.
 
         Raises:
-            UserError: nothing there; the message says what was expected and what was found.
+            UserError: there are none; the message says what was expected and what was found.
         """
         raise NotImplementedError
 
     def test(self) -> list[Record]:
-        """List the labelled test images; empty where the user has none."""
+        """List the labelled test images; empty if the user has none."""
         raise NotImplementedError
 
     def folders(self) -> list[Path]:
-        """List the folders all of whose images are expected to be used; none where files are not read one by one."""
+        """List the folders whose images should all be used; empty if images are not separate files."""
+        return []
+
+    def find_orphan_masks(self) -> list[str]:
+        """Describe each mask whose image is missing, unless `test` already refuses such masks."""
         return []
 
     def whole(self) -> Self:
-        """Return the data set without the limits that cut it."""
+        """Return the data set without limits on the number of images."""
         whole = copy(self)
         whole.sampling = Sampling()
         return whole
 
     def sizes(self) -> list[tuple[int, int]]:
-        """Read the widths and heights of training images, of 500 where there are more; empty if all are of one size.
+        """Read the widths and heights of up to 500 training images; empty if all have the same size by definition.
 
-        Images that cannot be read are left out: whoever reads them says so.
+        Unreadable images are skipped here and reported when they are read.
         """
         records, sizes = self.train(), []
         for record in records[:: math.ceil(len(records) / 500)]:
@@ -73,22 +80,22 @@ class Source:
         return sizes
 
     def check_files(self, record: Record) -> tuple[int, int] | None:
-        """Read an image's header and all of its mask. -> its width and height; None where it is read in another way.
+        """Read an image's header and its whole mask. -> width and height; None if `read` does not read image files.
 
         Raises:
             UserError: as `read` and `read_mask` do.
         """
         if type(self).read is not Source.read:
             return None
-        size = self.read(record).size if seems_cut(record.path) else read_size(record.path)
+        size = self.read(record).size if seems_truncated(record.path) else read_size(record.path)
         try:
             self.read_mask(record, size)
         except UserError:
-            self.read_mask(record, size := self.read(record).size)  # the header of a PNG may not know where up is
+            self.read_mask(record, size := self.read(record).size)  # a PNG's header may lack the orientation
         return size
 
     def read(self, record: Record) -> Image.Image:
-        """Read one image, in any mode.
+        """Read an image, in any mode.
 
         Raises:
             UserError: the file cannot be read as an image; the message names it.
@@ -96,14 +103,10 @@ class Source:
         return read_image(record.path)
 
     def read_mask(self, record: Record, size: tuple[int, int]) -> Image.Image | None:
-        """Read a record's mask (mode L, 0 or 255), None where it has none.
-
-        Args:
-            record: the image whose mask is read.
-            size: the image's own (width, height), which the mask must share.
+        """Read a record's mask (mode L, 0 or 255); None if it has none.
 
         Raises:
-            UserError: the mask cannot be read, or its size differs from its image's.
+            UserError: the mask cannot be read, or has another size than its image, `size` (width, height).
         """
         if record.mask is None:
             return None
@@ -123,16 +126,13 @@ class Source:
 
 @dataclass(frozen=True, config=STRICT)
 class Sampling:
-    """Which records of a split are used; drawn by the seed alone, the order is kept.
+    """The records of a split that are used: drawn by the seed alone, and kept in order.
 
     Args:
         train_limit: largest number of training images; None for all.
-        test_limit: largest number of test images, normal and anomalous in the ratio of the whole split; None for all.
-        balanced_test: test only as many anomalous images as normal ones.
-        seed: of these draws.
-
-    Raises:
-        ValueError: a limit below 1.
+        test_limit: largest number of test images, with the whole split's ratio of labels; None for all.
+        balanced_test: whether to test only as many anomalous images as normal ones.
+        seed: seed of the draws.
     """
 
     train_limit: Limit = None
@@ -150,17 +150,14 @@ class Sampling:
         return subsample(kept, self.test_limit, self.seed)
 
     def describe(self) -> str:
-        """Describe the limits for a protocol; empty without any."""
+        """Describe the limits for a protocol; empty if there are none."""
         limits = {"training images": self.train_limit, "mixed test images": self.test_limit}
-        notes = [f"at most {limit:,} {what}" for what, limit in limits.items() if limit is not None]
+        notes = [f"at most {limit:,} {images}" for images, limit in limits.items() if limit is not None]
         return f"; drawn with seed {self.seed}: {', '.join(notes)}" if notes else ""
 
 
 def subsample(records: Sequence[Record], limit: int | None, seed: int) -> list[Record]:
-    """Draw at most `limit` records with the ratio of labels of the whole list.
-
-    With a limit of 2 or more, each label that occurs is drawn.
-    """
+    """Draw at most `limit` records with the whole list's ratio of labels; from 2 on, each label occurs."""
     if limit is None or limit >= len(records):
         return list(records)
     order = np.random.default_rng(seed).permutation(len(records))
@@ -180,16 +177,11 @@ def balance_labels(records: Sequence[Record], seed: int) -> list[Record]:
     return [records[i] for i in sorted(normal + drawn.tolist())]
 
 
-def means_normal(folder: str) -> bool:
-    """Say whether a folder's name says that its images are normal."""
-    return folder.strip().lower() in NORMAL_NAMES
-
-
 def require_images(folder: Path, setting: str, without: Sequence[Path] = ()) -> list[Path]:
-    """List the images of a folder that must hold some, without those of the folders in `without`.
+    """List the images of a folder, except those in the folders `without`.
 
     Raises:
-        UserError: there are none; the message names the setting that led there and what is there instead.
+        UserError: there are none; the message names the setting that led to the folder, and what the folder holds.
     """
     if not folder.is_dir():
         raise UserError(f"{setting}: no folder {folder} (in its parent: {describe_folder(folder.parent)})")

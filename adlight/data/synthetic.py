@@ -1,8 +1,8 @@
 """A procedural data set in MVTec AD's layout: two textures, two objects, five kinds of defect, exact masks.
 
 Scenes are drawn from signed distances (negative inside) and smooth noise over z = x + iy in [-1, 1]^2, y downwards.
-A defective image is drawn twice from the same random stream, with and without its defect: the mask is where the two
-differ by more than `TOLERANCE` grey levels; everywhere else the image equals its defect-free twin exactly.
+A defective image is drawn twice from the same random stream, with and without its defect. The mask marks the pixels
+that differ by more than `TOLERANCE` grey levels; all other pixels equal those of the defect-free twin exactly.
 """
 
 import json
@@ -18,15 +18,15 @@ from PIL import Image
 MARKS = ("scratch", "blob", "colour")
 KINDS = (*MARKS, "missing", "misplaced")
 MARKER = "synthetic.json"
-VERSION = 2  # increase it whenever the same parameters give other pixels
-TOLERANCE = 4  # grey levels, of 255, that do not count as a change
+VERSION = 2  # increase it when the same parameters produce other pixels
+TOLERANCE = 4  # grey levels, of 255: larger changes belong to a defect
 
 
 def generate(root: Path, *, seed: int, size: int, train: int, test: int) -> None:
-    """Write the data set to `root`, which appears only when it is complete; two in seven test images are good.
+    """Write the data set to `root`, which appears only when it is complete; two in seven test images are normal.
 
     Raises:
-        OSError: `root` cannot be written, or is there and not empty.
+        OSError: `root` cannot be written, or is not empty.
     """
     good = max(1, round(test * 2 / 7))
     counts = {"train/good": train, "test/good": good}
@@ -48,7 +48,7 @@ def generate(root: Path, *, seed: int, size: int, train: int, test: int) -> None
 
 
 def draw(category: str, split: str, index: int, seed: int, size: int) -> tuple[Array, Array]:
-    """Draw one image and its exact mask, (size, size, 3) uint8 and (size, size) bool; redraw an unclear defect."""
+    """Draw an image (size, size, 3) uint8 and its exact mask (size, size) bool; unclear defects are drawn again."""
     key, kind = f"{seed}/{category}/{split}/{index}", split.split("/")[1]
     clean = render(category, size, key)
     if kind == "good":
@@ -63,7 +63,7 @@ def draw(category: str, split: str, index: int, seed: int, size: int) -> tuple[A
 
 
 def render(category: str, size: int, key: str, kind: str = "good", attempt: int = 0) -> Array:
-    """Render a key's image with a defect, or (kind `good`) its defect-free twin: (size, size, 3) uint8."""
+    """Render an image with a defect or, for kind `good`, its defect-free twin. -> (size, size, 3) uint8."""
     rng_scene, rng_defect = (np.random.default_rng([*name.encode()]) for name in (key, f"{key}/{attempt}"))
     colour, surface = SCENES[category](_pose(size, rng_scene, 3, 0.03), rng_scene, rng_defect, kind)
     if kind in MARKS:
@@ -81,7 +81,7 @@ def _pose(size: int, rng: Generator, degrees: float, shift: float) -> Array:
 
 
 def _noise(rng: Generator, size: int, rows: int, columns: int) -> Array:
-    coarse = rng.standard_normal((rows, columns), dtype=np.float32)  # so many waves over height and width
+    coarse = rng.standard_normal((rows, columns), dtype=np.float32)
     return np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC))
 
 
@@ -90,12 +90,12 @@ def _box(z: Array, width: float, height: float) -> Array:
 
 
 def _paint(colour: Array, tone: Array | tuple, distance: Array, soft: float = 0, opacity: float | Array = 1) -> Array:
-    alpha = opacity * np.clip(0.5 - distance / max(soft, 2 / len(distance)), 0, 1)  # an edge is at least a pixel wide
+    alpha = opacity * np.clip(0.5 - distance / max(soft, 2 / len(distance)), 0, 1)  # edges are at least a pixel wide
     return colour + alpha[..., None].astype(np.float32) * (np.asarray(tone, np.float32) - colour)
 
 
 def _lay(colour: Array, distance: Array, tone: Array | tuple) -> Array:
-    """Lay a body with a bevel and a shadow over a picture; the light comes from the upper left."""
+    """Draw a body with a bevel and a shadow over an image; the light comes from the upper left."""
     step = max(1, len(distance) // 50)
     colour = _paint(colour, 0.5 * colour, np.roll(distance, (step, step), (0, 1)), 8 * step / len(distance))
     down, right = np.gradient(distance, 2 / len(distance))
@@ -106,11 +106,11 @@ def _lay(colour: Array, distance: Array, tone: Array | tuple) -> Array:
 def _shift_strip(z: Array, rng: Generator, move: float) -> Array:
     local = (z - complex(*rng.uniform(-0.5, 0.5, 2))) * np.exp(1j * rng.uniform(-0.6, 0.6))
     strip = _box(local, rng.uniform(0.22, 0.45), rng.uniform(0.6, 1.6)) < 0
-    return (z + move * (0.8 + 0.6j) * strip).astype(z.dtype)  # elsewhere z keeps every bit
+    return (z + move * (0.8 + 0.6j) * strip).astype(z.dtype)  # elsewhere z is unchanged
 
 
 def _fabric(z: Array, rng_scene: Generator, rng_defect: Generator, kind: str) -> tuple[Array, Array]:
-    """Draw a plain weave of 15 x 15 threads; missing: a piece of a thread, misplaced: a strip."""
+    """Draw a plain weave of 15 x 15 threads; a piece of a thread is missing, or a strip is misplaced."""
     z = _shift_strip(z, rng_defect, rng_defect.uniform(0.03, 0.09)) if kind == "misplaced" else z
     u, v = (7.5 * x + rng_scene.uniform(0, 64) + 0.1 * _noise(rng_scene, len(z), 4, 4) for x in (z.real, z.imag))
     i, j = np.floor(u).astype(int), np.floor(v).astype(int)
@@ -119,19 +119,19 @@ def _fabric(z: Array, rng_scene: Generator, rng_defect: Generator, kind: str) ->
     if kind == "missing":
         at = tuple(rng_defect.integers(len(z) // 6, len(z) - len(z) // 6, 2))
         weft = weft * ~((j == j[at]) & (np.abs(u - u[at]) < rng_defect.uniform(1.5, 6)))
-    dye = rng_scene.normal(1, 0.035, (2, 128))  # no two threads are dyed alike
+    dye = rng_scene.normal(1, 0.035, (2, 128))  # each thread has its own shade
     light = np.where(warp > weft, dye[0][i % 128], dye[1][j % 128]) * (0.32 + 0.68 * np.maximum(warp, weft))
     tone = np.where((warp > weft)[..., None], (0.80, 0.74, 0.62), (0.60, 0.58, 0.55))
     return tone * light[..., None], np.ones(z.shape, bool)
 
 
 def _wood(z: Array, rng_scene: Generator, rng_defect: Generator, kind: str) -> tuple[Array, Array]:
-    """Draw planed wood with year rings and pores along y; missing: a splinter, misplaced: a strip."""
+    """Draw planed wood with growth rings and pores along y; a splinter is missing, or a strip is misplaced."""
     z = _shift_strip(z, rng_defect, rng_defect.uniform(0.06, 0.15)) if kind == "misplaced" else z
     fibre, wave = _noise(rng_scene, len(z), 12, len(z) // 2), _noise(rng_scene, len(z), 3, 3)
     radius = np.hypot(1.3 * (z.real - rng_scene.uniform(-0.5, 0.1)), 0.45 * z.imag + 0.5)
     age = (6.5 * radius + 0.16 * wave + rng_scene.uniform(0, 1)) % 1
-    late = age**2.5 * np.clip((1 - age) * 8, 0, 1)  # dark late wood grows slowly and ends at once
+    late = age**2.5 * np.clip((1 - age) * 8, 0, 1)  # latewood darkens slowly and ends abruptly
     colour = (0.78, 0.58, 0.37) - late[..., None] * (0.26, 0.27, 0.22)
     colour = colour * (1 + 0.04 * fibre - 0.12 * np.clip(fibre - 1.2, 0, 1))[..., None]
     if kind == "missing":
@@ -142,7 +142,7 @@ def _wood(z: Array, rng_scene: Generator, rng_defect: Generator, kind: str) -> t
 
 
 def _washer(z: Array, rng_scene: Generator, rng_defect: Generator, kind: str) -> tuple[Array, Array]:
-    """Draw a turned steel washer with six holes on a mat; missing and misplaced: a hole."""
+    """Draw a turned steel washer with six holes on a mat; a hole is missing or misplaced."""
     holes, changed = 0.55 * np.exp(1j * np.pi / 3 * np.arange(6)), rng_defect.integers(6)
     if kind == "missing":
         holes = np.delete(holes, changed)
@@ -150,13 +150,13 @@ def _washer(z: Array, rng_scene: Generator, rng_defect: Generator, kind: str) ->
         holes[changed] += rng_defect.uniform(0.05, 0.12) * np.exp(1j * rng_defect.uniform(0, 2 * np.pi))
     part = np.maximum.reduce([np.abs(z) - 0.82, 0.27 - np.abs(z), *(0.1 - np.abs(z - hole) for hole in holes)])
     groove = rng_scene.normal(0, 0.02, 256)[(np.abs(z) * len(z) / 2).astype(int) % 256]
-    shine = np.cos(np.angle(z) + 2.2 - rng_scene.normal(0, 0.15)) ** 6  # turned metal shines in two fans
+    shine = np.cos(np.angle(z) + 2.2 - rng_scene.normal(0, 0.15)) ** 6  # turned metal has two bright sectors
     mat = (1 + 0.1 * _noise(rng_scene, len(z), len(z) // 3, len(z) // 3))[..., None] * (0.15, 0.16, 0.18)
     return _lay(mat, part, (0.50 + 0.24 * shine + groove)[..., None] * (0.97, 0.98, 1.0)), part < -0.01
 
 
 def _board(z: Array, rng_scene: Generator, rng_defect: Generator, kind: str) -> tuple[Array, Array]:
-    """Draw a printed board with a chip, four upright and two flat parts; missing and misplaced: one of these."""
+    """Draw a circuit board with a chip and six small parts, one of which is missing or misplaced."""
     places = (-0.52 - 0.5j, -0.25 - 0.5j, 0.6 + 0.05j, 0.6 + 0.52j, 0.1 - 0.52j, 0.55 - 0.52j)
     changed, plate, chip = rng_defect.integers(len(places)), _box(z, 1.84, 1.84), z + 0.1 - 0.26j
     green = (1 + 0.05 * _noise(rng_scene, len(z), len(z) // 4, len(z) // 4))[..., None] * (0.07, 0.34, 0.20)
@@ -168,7 +168,7 @@ def _board(z: Array, rng_scene: Generator, rng_defect: Generator, kind: str) -> 
     for k, place in enumerate(places):
         direction, tone = (1j, (0.14, 0.15, 0.26)) if k < 4 else (1, (0.62, 0.47, 0.30))
         colour = _paint(colour, (0.80, 0.70, 0.42), _box((z - place) / direction, 0.42, 0.13))
-        local = (z - place - complex(*rng_scene.normal(0, 0.012, 2))) / direction  # machines place parts inexactly
+        local = (z - place - complex(*rng_scene.normal(0, 0.012, 2))) / direction  # parts are placed inexactly
         if k == changed and kind == "misplaced":
             local = local * np.exp(1j * rng_defect.uniform(0.2, 0.8)) - complex(*rng_defect.uniform(-0.1, 0.1, 2))
         if k != changed or kind != "missing":
@@ -177,7 +177,7 @@ def _board(z: Array, rng_scene: Generator, rng_defect: Generator, kind: str) -> 
 
 
 def _mark(colour: Array, surface: Array, rng: Generator, kind: str) -> Array:
-    """Leave a bent scratch, a stain or a tinted patch on a surface (H, W)."""
+    """Draw a bent scratch, a stain or a tinted patch on a surface (H, W)."""
     z = _pose(len(colour), rng, 180, 0)
     z = z - rng.choice(z[surface])
     if kind == "scratch":

@@ -1,6 +1,6 @@
 """Tiles: an image at its own resolution as overlapping windows, and their maps blended into one again.
 
-Letters: T side of a tile in pixels of the image, h x w pixels into which a tile is brought, K channels.
+Letters: T side of a tile in pixels of the image, h x w pixels to which a tile is resized, K channels.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,23 +12,20 @@ from PIL import Image
 from pydantic import Field
 
 from adlight.data.arrays import allocate
-from adlight.data.frames import THINNEST, Size, parse_size
+from adlight.data.frames import MIN_SIDE, Size, parse_size
 from adlight.settings import checked
 from adlight.types import UserError
 
-Tile = Annotated[int, Field(ge=THINNEST)]
-Overlap = Annotated[float, Field(ge=0, le=0.9)]  # of more, each pixel would lie in hundreds of tiles
-QUARTER = 0.25  # of a tile, unless another overlap is set
-MOST_ENLARGED = 4  # times: tiles of fewer pixels show a network nothing more
+Tile = Annotated[int, Field(ge=MIN_SIDE)]
+Overlap = Annotated[float, Field(ge=0, le=0.9)]  # with more, each pixel would lie in hundreds of tiles
+QUARTER = 0.25  # default overlap
+MAX_MAGNIFICATION = 4  # smaller tiles would show a network nothing more
 
 
 class Tiling:
-    """Cuts images into tiles of one size, evenly spaced, which overlap by a share at least.
+    """Cuts images into evenly spaced tiles of side T, which are resized to `size` (h, w).
 
-    Args:
-        tile: T.
-        overlap: share of a tile that its neighbour covers too, at least.
-        size: h and w.
+    Each covers at least the fraction `overlap` of its neighbour.
     """
 
     def __init__(self, tile: int, overlap: float, size: tuple[int, int]) -> None:
@@ -37,7 +34,7 @@ class Tiling:
         self.window = (0.5 - 0.5 * np.cos(2 * np.pi * place) + 1e-3).astype(np.float32)  # (T,), nowhere 0
 
     def starts(self, length: int) -> list[int]:
-        """Place tiles along a side of an image: the first and the last one reach its ends."""
+        """Place tiles along one side of an image, from end to end. -> the first pixel of each."""
         if length <= self.tile:
             return [0]
         stride = max(1, round(self.tile * (1 - self.overlap)))
@@ -45,11 +42,11 @@ class Tiling:
         return np.linspace(0, length - self.tile, count).round().astype(int).tolist()
 
     def places(self, height: int, width: int) -> Iterator[tuple[int, int]]:
-        """Give the top left corners of an image's tiles, row by row."""
+        """Yield the top left corner of each tile of an image, row by row."""
         return product(self.starts(height), self.starts(width))
 
     def cut(self, array: np.ndarray, place: tuple[int, int]) -> np.ndarray:
-        """Cut a tile out of an image, mirrored beyond a side that is shorter. (..., H, W) -> (..., h, w).
+        """Cut a tile out of an image, mirrored beyond the end of a short side. (..., H, W) -> (..., h, w).
 
         Images (uint8) are resized with antialiasing, masks (bool) to the nearest pixel.
         """
@@ -60,32 +57,32 @@ class Tiling:
         return part if part.shape[-2:] == self.size else resize(part, self.size)
 
     def canvas(self, height: int, width: int, channels: int) -> "Canvas":
-        """Begin to blend the tiles of an image."""
+        """Return an empty canvas for the maps of an image's tiles."""
         return Canvas(self, height, width, channels)
 
 
 @checked
 def make_tiling(tile: Tile | None, overlap: Overlap | None, size: Size) -> Tiling | None:
-    """Make a `Tiling` of settings, None where `tile` is; an `overlap` that is not given is a quarter.
+    """Make a `Tiling` from settings; None if `tile` is None.
 
     Raises:
-        ValueError: a setting out of range, or tiles so small that they would only be enlarged.
+        ValueError: a setting is out of range, or tiles are so small that they would only be magnified.
     """
     if tile is None:
         if overlap not in (None, QUARTER):
             raise ValueError(f"overlap={overlap:g} is of tiles: set tile too, or leave overlap out")
         return None
     tiling = Tiling(tile, QUARTER if overlap is None else overlap, parse_size(size))
-    if MOST_ENLARGED * tile < max(tiling.size):
+    if MAX_MAGNIFICATION * tile < max(tiling.size):
         raise ValueError(
             f"tile={tile} would be enlarged to image_size={max(tiling.size)}, {len(tiling.starts(1000)) ** 2:,} tiles "
-            f"of a megapixel: raise tile to {-(-max(tiling.size) // MOST_ENLARGED)} or more, or lower image_size"
+            f"of a megapixel: raise tile to {-(-max(tiling.size) // MAX_MAGNIFICATION)} or more, or lower image_size"
         )
     return tiling
 
 
 def describe_tiles(tiling: Tiling, sizes: Sequence[tuple[int, int]]) -> list[str]:
-    """Say in a line how many tiles images of some widths and heights make.
+    """Describe in a line the number of tiles of training images, given their widths and heights.
 
     Raises:
         UserError: no image is as large as a tile.
@@ -97,30 +94,24 @@ def describe_tiles(tiling: Tiling, sizes: Sequence[tuple[int, int]]) -> list[str
 
 
 class Canvas:
-    """Blends tiles: a weighted mean by raised cosines, which fade towards the borders of each tile.
+    """Blends the maps (K, h, w) of tiles: a mean weighted by raised cosines, which fade towards the borders of a tile.
 
-    It holds one array (K, H, W) float32, whatever the number of tiles: the weights are products of those along the two
-    sides.
-
-    Args:
-        tiling: cut the tiles.
-        height, width: of the image.
-        channels: K.
+    Memory does not depend on the number of tiles: the weights of a pixel are a product of those along both sides.
     """
 
     def __init__(self, tiling: Tiling, height: int, width: int, channels: int) -> None:
         self.tiling, self.height, self.width = tiling, height, width
         self.total = allocate((channels, height, width), np.float32)
-        self.weights = [self._along(height), self._along(width)]
+        self.weights = [self._sum_windows(height), self._sum_windows(width)]
 
-    def _along(self, length: int) -> np.ndarray:
+    def _sum_windows(self, length: int) -> np.ndarray:
         weight = np.zeros(length, np.float32)
         for start in self.tiling.starts(length):
             weight[start : start + self.tiling.tile] += self.tiling.window[: length - start]
         return weight
 
     def add(self, place: tuple[int, int], maps: np.ndarray) -> None:
-        """Lay a tile's maps (K, h, w) over the image."""
+        """Add the maps (K, h, w) of the tile at `place`."""
         (top, left), side = place, self.tiling.tile
         maps = maps if maps.shape[-2:] == (side, side) else resize(maps, (side, side))
         h, w = min(side, self.height - top), min(side, self.width - left)
@@ -135,7 +126,8 @@ class Canvas:
 
 
 def resize(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize the last two axes, masks to the nearest pixel, all else bilinearly. (..., H, W) -> (..., h, w)."""
-    how = Image.Resampling.NEAREST if array.dtype == bool else Image.Resampling.BILINEAR
-    resized = [np.asarray(Image.fromarray(one).resize(size[::-1], how)) for one in array.reshape(-1, *array.shape[-2:])]
+    """Resize the last two axes: masks to the nearest pixel, anything else bilinearly. (..., H, W) -> (..., h, w)."""
+    method = Image.Resampling.NEAREST if array.dtype == bool else Image.Resampling.BILINEAR
+    planes = array.reshape(-1, *array.shape[-2:])
+    resized = [np.asarray(Image.fromarray(plane).resize(size[::-1], method)) for plane in planes]
     return np.stack(resized).reshape(*array.shape[:-2], *size).astype(array.dtype)

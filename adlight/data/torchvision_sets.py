@@ -1,4 +1,4 @@
-"""MNIST and CIFAR-10 with one class normal and all others anomalous; torchvision reads and downloads them."""
+"""MNIST and CIFAR-10 with one normal class; all other classes are anomalous. Torchvision reads and downloads them."""
 
 import math
 from collections.abc import Sequence
@@ -14,24 +14,21 @@ from adlight.types import Record, UserError, unknown_name
 
 
 class OneVsRest(Source):
-    """A torchvision data set of labelled classes; a record's path is its position in it.
+    """A torchvision data set of labelled classes; the path of a record is its position, such as `test/00012`.
 
     Args:
-        root: the folder that torchvision takes.
+        root: folder of torchvision's data sets.
         normal: the normal class, by name or number.
-        download: let torchvision fetch the files if they are missing.
-        balanced_test: test only as many images of the other classes as of the normal one, see `Sampling`.
-        train_limit: largest number of training images.
-        test_limit: largest number of test images.
-        seed: of these draws.
+        download: whether torchvision fetches missing files.
+        balanced_test, train_limit, test_limit, seed: see `Sampling`.
 
     Raises:
-        ValueError: an unknown class, or a limit below 1.
+        ValueError: the class is unknown.
     """
 
     title = ""
-    noun = ""  # what a class is called
-    files = ""  # where torchvision looks, below the root
+    noun = ""  # precedes the name of a class, such as `digit `
+    files = ""  # folder of the files below the root
     classes: Sequence[str] = ()  # in the order of their numbers
 
     @checked
@@ -52,17 +49,13 @@ class OneVsRest(Source):
             raise ValueError(f"normal: {unknown_name('class', str(normal), self.classes)}")
         self.root, self.normal, self.download = Path(root), names[str(normal)], download
         self.sampling = Sampling(train_limit, test_limit, balanced_test, seed)
-        self.loaded: dict[str, Any] = {}  # torchvision's data sets by split: files are read once per run
+        self.loaded: dict[str, Any] = {}  # torchvision's data sets by split
         few = f"its test images and as many of the other classes (seed {seed})"
         self.protocol = f"{self.title}, {self.noun}{self.classes[self.normal]} normal, "
         self.protocol += (few if balanced_test else "all 10,000 test images") + self.sampling.describe()
 
     def prepare(self) -> None:
-        """Let torchvision download what is missing, if that was asked for.
-
-        Raises:
-            UserError: the download failed; the message says where to put the files by hand.
-        """
+        """Download missing files if `download` is set."""
         if not self.download:
             return
         try:
@@ -82,7 +75,7 @@ class OneVsRest(Source):
         return self.sampling.test(self._records("test"))
 
     def sizes(self) -> list[tuple[int, int]]:
-        """Give none: all images are of one size."""
+        """Return no sizes, because all images have the same one."""
         return []
 
     def read(self, record: Record) -> Image.Image:
@@ -94,8 +87,8 @@ class OneVsRest(Source):
         category = self.classes[self.normal]
         records = []
         for i, number in enumerate(map(int, self._load(split).targets)):
-            kind = ("good", 0) if number == self.normal else (self.classes[number], 1)
-            records.append(Record(f"{split}/{i:05d}", category, *kind))
+            defect, label = ("good", 0) if number == self.normal else (self.classes[number], 1)
+            records.append(Record(f"{split}/{i:05d}", category, defect, label))
         return records
 
     def _load(self, split: str) -> Any:
@@ -104,14 +97,14 @@ class OneVsRest(Source):
                 self.loaded[split] = self._torchvision(split)
             return self.loaded[split]
         except (RuntimeError, OSError, ValueError, AssertionError, IndexError) as error:
-            reason = str(error).partition(".")[0] or type(error).__name__  # the rest is torchvision's advice
+            reason = str(error).partition(".")[0] or type(error).__name__  # without torchvision's advice
             raise UserError(
                 f"{self.title}: {reason}; expected in {self.root / self.files}: set root to the folder that holds "
                 f"{self.files}, or get them with download=true"
             ) from error
 
     def _torchvision(self, split: str, download: bool = False) -> Any:
-        from torchvision import datasets  # takes seconds; only those who use these sets pay
+        from torchvision import datasets  # takes seconds to import
 
         return getattr(datasets, type(self).__name__)(str(self.root), train=split == "train", download=download)
 
@@ -128,7 +121,7 @@ class MNIST(OneVsRest):
         name = "train" if split == "train" else "t10k"
         images, labels = (self.root / self.files / f"{name}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1"))
         if not download and images.is_file() and labels.is_file():
-            _check_idx(images, labels)  # torchvision reads what does not fit together, too
+            _check_idx(images, labels)  # torchvision reads inconsistent files without an error
         return super()._torchvision(split, download)
 
 
@@ -141,11 +134,7 @@ class CIFAR10(OneVsRest):
 
 
 def _check_idx(images: Path, labels: Path) -> None:
-    """Compare the headers of two idx files with their lengths and with each other.
-
-    Raises:
-        UserError: they disagree, or a label is no digit; the text names the file.
-    """
+    """Compare the headers of two idx files with their lengths and with each other, and check the labels."""
     remedy = "remove it and get it again with download=true"
     counts = []
     for path, item in ((images, (28, 28)), (labels, ())):

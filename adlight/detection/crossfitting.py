@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adlight.data.loading import Split
 from adlight.data.pseudo_dataset import Images
+from adlight.data.splits import Split
 from adlight.data.tile_dataset import TileDataset
 from adlight.types import Batch, UserError
 

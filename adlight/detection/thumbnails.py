@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from adlight.data.loading import Split
+from adlight.data.splits import Split
 
 GRID = 32  # side of a thumbnail, in pixels
 IMAGES = 200  # images described per category, evenly spaced

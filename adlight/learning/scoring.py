@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from adlight.data.datamodule import AnomalyDataModule
-from adlight.data.loading import Loading, Split
-from adlight.data.sampler import TileBatches
 from adlight.data.source import Source
+from adlight.data.splits import Split, SplitLoader, batch_tiles
 from adlight.detection.crossfitting import fetch, image_numbers_of
 from adlight.detection.inference import autocast_dtype, inference
 from adlight.detection.module import AnomalyModule
@@ -46,11 +45,12 @@ def score_images(
     Raises:
         UserError: An image cannot be read.
     """
-    settings = source, data.frame, data.channels, data.tiling, data.roi
+    settings = data.frame, data.channels, data.tiling, data.roi
     categories = sorted({record.category for record in records})
-    images = Loading(*settings, cache="auto", cache_gb=0, cache_dir=None, skip=False, processes=1)(records, categories)
+    loader = SplitLoader(*settings, cache="auto", cache_gb=0, cache_dir=None, skip=False)
+    images = loader.load(source, records, categories)
     owner = image_numbers_of(images)  # (N,)
-    batches: Any = TileBatches(owner, BATCH) if data.tiling else torch.arange(len(owner)).split(BATCH)
+    batches: Any = batch_tiles(owner, BATCH) if data.tiling else torch.arange(len(owner)).split(BATCH)
     module.eval()
     parts = list[dict[str, Tensor]]()
     for index in map(torch.as_tensor, batches):

@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.progress import track
 
 from adlight.data.arrays import allocate
-from adlight.data.images import read_image, to_channels
-from adlight.data.stream import ImageStream
+from adlight.data.image_files import read_image
+from adlight.data.images import to_channels
 from adlight.detection.coco import annotate
 from adlight.detection.pictures import draw_overlay, draw_panel
+from adlight.prediction.stream import ImageStream
 from adlight.runs.predictions import Entry
 from adlight.types import Prediction, Unreadable, UserError
 

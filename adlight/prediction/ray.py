@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import track
 
-from adlight.data.stream import ImageStream
 from adlight.prediction.batches import ResultWriter, load_detector, predict_batches
+from adlight.prediction.stream import ImageStream
 from adlight.runs.predictions import PredictionFolder
 from adlight.types import UserError
 

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Message, Receive
 
-from adlight.data.headers import READ_ERRORS, refuse_several, turn_upright
+from adlight.data.image_files import READ_ERRORS, refuse_several, turn_upright
 from adlight.types import UserError
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")

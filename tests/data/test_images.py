@@ -5,8 +5,8 @@ from makers import write_image
 from PIL import Image
 
 from adlight.data.frames import Frame, WholeFrame
-from adlight.data.headers import read_size
-from adlight.data.images import prepare_image, read_image, to_channels, to_input_array, to_mask, to_pil
+from adlight.data.image_files import read_image, read_size
+from adlight.data.images import prepare_image, to_channels, to_input_array, to_mask, to_pil
 from adlight.types import UserError
 
 RGB = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)

@@ -181,7 +181,7 @@ def test_seamless_blending_of_what_differs_by_a_constant_shows_nothing():
     image = textured(3, 40, 50).float()
     region = regions.draw_blob(image, generator(1))
     blended = regions.blend_seamlessly(image, image + 30, region.alpha)
-    shown = regions.show(image, blended, region.alpha)
+    shown = regions.blend(image, blended, region.alpha)
     torch.testing.assert_close(shown, image, atol=1e-3, rtol=0)
 
 

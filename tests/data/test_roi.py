@@ -5,7 +5,7 @@ from PIL import Image
 
 from adlight.data.augmentation import Augmentation, augment
 from adlight.data.frames import Frame
-from adlight.data.images import FILL, fill_outside, to_input_array
+from adlight.data.images import FILL, to_input_array
 from adlight.data.pseudo_anomalies import paste_within
 from adlight.data.roi import RegionOfInterest
 from adlight.types import Record, UserError
@@ -81,10 +81,9 @@ def test_masks_of_no_use_are_refused(tmp_path):
 
 
 def test_what_is_outside_is_grey():
-    pixels = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
-    content = np.eye(3, 4, dtype=bool)
-    filled = fill_outside(pixels, content)
-    assert (filled[:, ~content] == FILL).all() and (filled[:, content] == pixels[:, content]).all()
+    pixels, content = np.arange(8 * 9 * 3, dtype=np.uint8).reshape(8, 9, 3), np.eye(8, 9, dtype=bool)
+    filled = to_input_array(Image.fromarray(pixels), 3, Frame([8, 9]), content).transpose(1, 2, 0)
+    assert (filled[~content] == FILL).all() and (filled[content] == pixels[content]).all()
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -6,9 +6,8 @@ from PIL import Image
 
 from adlight.data.dataset import CachedImageDataset
 from adlight.data.frames import Frame, WholeFrame
-from adlight.data.loading import Loading
 from adlight.data.mvtec import MVTecAD
-from adlight.data.sampler import TileBatches
+from adlight.data.splits import SplitLoader, batch_tiles
 from adlight.data.tile_dataset import TileDataset
 from adlight.data.tiling import Tiling, describe_tiles, make_tiling
 from adlight.types import UserError
@@ -98,9 +97,9 @@ def test_unreadable_images_are_skipped_or_named(split):
 
 def test_batches_are_of_one_image_and_processes_share_images():
     images = torch.tensor([0] * 5 + [1] * 2 + [2] * 3)
-    assert list(TileBatches(images, 3)) == [[0, 1, 2], [3, 4], [5, 6], [7, 8, 9]]
-    parts = [list(TileBatches(images, 4, rank, 2)) for rank in (0, 1)]
-    assert parts == [[[0, 1, 2, 3], [4], [7, 8, 9]], [[5, 6]]] and len(TileBatches(images, 4, 0, 2)) == 3
+    assert batch_tiles(images, 3) == [[0, 1, 2], [3, 4], [5, 6], [7, 8, 9]]
+    parts = [batch_tiles(images, 4, rank, 2) for rank in (0, 1)]
+    assert parts == [[[0, 1, 2, 3], [4], [7, 8, 9]], [[5, 6]]]
 
 
 @pytest.mark.parametrize(("cache", "processes", "kept"), [("auto", 1, True), ("auto", 2, False), ("memory", 2, True)])
@@ -109,9 +108,8 @@ def test_processes_share_the_room_for_tiles(tmp_path, cache, processes, kept):
     records, tiling = source.train(), Tiling(32, 0.25, (32, 32))
 
     def load(cache, gigabytes, processes):
-        return Loading(source, Frame(32), 3, tiling, None, cache, gigabytes, None, False, processes)(
-            records, ["bottle"]
-        )
+        loader = SplitLoader(Frame(32), 3, tiling, None, cache, gigabytes, None, False)
+        return loader.load(source, records, ["bottle"], processes)
 
     room = len(load("memory", 0.0, 1)) * 32 * 32 * (3 + 1 + 1) * 1.01 / 1e9  # images, masks and what counts
     assert load(cache, room, processes).cache is kept

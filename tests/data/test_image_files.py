@@ -4,8 +4,8 @@ from makers import write_image
 from PIL import ExifTags, Image
 
 from adlight.data.frames import Frame
-from adlight.data.headers import read_size, seems_cut
-from adlight.data.images import prepare_image, read_image, to_channels, to_mask
+from adlight.data.image_files import read_image, read_size, seems_truncated
+from adlight.data.images import prepare_image, to_channels, to_mask
 from adlight.types import UserError
 
 TALL = np.random.default_rng(0).integers(0, 256, (24, 16, 3), dtype=np.uint8)  # upright
@@ -67,9 +67,9 @@ def test_a_photo_with_a_preview_is_one_picture(tmp_path):
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
 def test_a_cut_file_is_suspected_without_decoding(tmp_path, suffix):
     path = write_image(tmp_path / f"x.{suffix}", size=64)
-    assert not seems_cut(path)
+    assert not seems_truncated(path)
     path.write_bytes(path.read_bytes()[:-20])
-    assert seems_cut(path) and seems_cut(tmp_path / "nothing.png")
+    assert seems_truncated(path) and seems_truncated(tmp_path / "nothing.png")
 
 
 @pytest.mark.filterwarnings("error")

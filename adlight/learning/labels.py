@@ -1,10 +1,9 @@
-"""Labels that an inspector has given: a CSV, a table of predictions with a column `corrected`, or folders."""
+"""Labels from an inspector: a CSV, a table of predictions with a column `corrected`, or folders."""
 
 import csv
 from pathlib import Path
 
-from adlight.data.listing import describe_folder, list_images
-from adlight.data.source import means_normal
+from adlight.data.listing import describe_folder, list_images, means_normal
 from adlight.types import Record, UserError
 
 WORDS = {"normal": 0, "0": 0, "anomalous": 1, "1": 1}
@@ -12,15 +11,15 @@ GOOD, BAD, MASKS = "good", "bad", "masks"  # folders
 
 
 def read_labels(place: str | Path) -> list[Record]:
-    """Read labelled images, in their order; a category that is not given is empty.
+    """Read labelled images, in order; their category is empty if it is not given.
 
     Args:
-        place: a CSV with the columns `path`, `label` (or `corrected`, whose empty cells are no labels) and, if wanted,
-            `mask` and `category`; paths count from the current folder or from the CSV's. Or a folder with good/, bad/
-            or both and, if wanted, masks/ with the masks of bad/, named as their images.
+        place: a CSV with the columns `path`, `label` (or `corrected`, which may have empty cells) and, optionally,
+            `mask` and `category`; paths are relative to the working directory or to the CSV. Or a folder with good/,
+            bad/ or both and, optionally, masks/ with the masks of bad/, named after their images.
 
     Raises:
-        UserError: no labels, one that is not understood, a file that is missing, or two labels for one image.
+        UserError: there are no labels, one is unknown, a file is missing, or an image has two labels.
     """
     path = Path(place).expanduser()
     if path.is_dir():
@@ -38,11 +37,9 @@ def read_labels(place: str | Path) -> list[Record]:
 
 
 def _read_folders(folder: Path) -> list[Record]:
-    masks = {path.stem.removesuffix("_mask"): path for path in list_images(folder / MASKS)}
+    masks = {path.stem.removesuffix("_mask"): str(path) for path in list_images(folder / MASKS)}
     found = [Record(str(path), "") for path in list_images(folder / GOOD)]
-    for path in list_images(folder / BAD):
-        mask = masks.get(path.stem)
-        found.append(Record(str(path), "", "defect", 1, None if mask is None else str(mask)))
+    found += [Record(str(path), "", "defect", 1, masks.get(path.stem)) for path in list_images(folder / BAD)]
     if not found:
         there = describe_folder(folder)
         raise UserError(f"labels={folder}: no images in {GOOD}/ or {BAD}/ there (it holds {there})")
@@ -71,14 +68,14 @@ def _read_row(table: Path, number: int, row: dict[str, str | None], column: str)
     label = WORDS.get(word, 0 if word and means_normal(word) else None)
     if label is None:
         raise UserError(f"{where}: {column} is {row[column]!r}: write normal or anomalous (0 or 1)")
-    mask = _find(table, where, row["mask"]) if row.get("mask") else None
+    mask = _find_file(table, where, row["mask"]) if row.get("mask") else None
     if mask is not None and not label:
         raise UserError(f"{where}: a normal image has no mask: remove it, or write anomalous")
-    image = _find(table, where, row["path"] or "")
+    image = _find_file(table, where, row["path"] or "")
     return Record(image, (row.get("category") or "").strip(), "defect" if label else "good", label, mask)
 
 
-def _find(table: Path, where: str, name: str | None) -> str:
+def _find_file(table: Path, where: str, name: str | None) -> str:
     for path in (Path(name or "").expanduser(), table.parent / (name or "")):
         if path.is_file():
             return str(path)

@@ -8,7 +8,7 @@ from makers import write_image
 
 from adlight.data import listing
 from adlight.data.listing import EMPTY, list_images, walk
-from adlight.data.stream import ImageStream
+from adlight.prediction.stream import ImageStream
 from adlight.types import UserError
 
 NAMES = ("b.png", "a.jpg", "a.png", "a-1.png", "a.b/1.png", "a/2.BMP", "a.b.png", "sub/deep/c.tif", "sub/c.jpeg")

@@ -10,19 +10,27 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-from adlight.data.listing import IMAGE_SUFFIXES, describe_counts, describe_folder, is_folder, sort_many, walk
+from adlight.data.listing import (
+    IMAGE,
+    IMAGE_SUFFIXES,
+    describe_folder,
+    describe_left_out,
+    is_folder,
+    sort_many,
+    walk,
+)
 from adlight.types import UserError
 
 
 class Survey(NamedTuple):
-    """What lies in a place: how many images, and a line on other files, empty without any."""
+    """The number of images in a place, and a line about other files, empty if there are none."""
 
     images: int
     left_out: str
 
 
 class ImageStream:
-    """The images that a file, a folder or a glob names, in sorted order; every pass looks for them anew.
+    """The images of a file, folder or glob, in sorted order; each iteration looks for them again.
 
     The paths that a glob matches are kept in memory; of the names in a folder, no more than `sort_many` keeps.
 
@@ -33,7 +41,7 @@ class ImageStream:
     def __init__(self, text: str) -> None:
         self.place = Path(text).expanduser()
         self.is_folder = not self.place.is_file() and is_folder(self.place)
-        self._alike = lru_cache(maxsize=256)(_alike_names)
+        self._find_ambiguous = lru_cache(maxsize=256)(_find_ambiguous_names)
         self._matches = [] if self.is_folder else self._match()
         parents = {path.parent for path in self._matches}
         self._base = self.place if self.is_folder else Path(os.path.commonpath(parents) if parents else ".")
@@ -45,16 +53,12 @@ class ImageStream:
 
     def __iter__(self) -> Iterator[Path]:
         if self.is_folder:
-            yield from (Path(path) for kind, path in walk(self.place) if kind == "")
+            yield from (Path(path) for kind, path in walk(self.place) if kind == IMAGE)
         else:
             yield from (path for path in sorted(self._matches) if path.is_file())
 
     def require(self) -> None:
-        """Refuse a place without images.
-
-        Raises:
-            UserError: there are none; the message says where and for what was looked.
-        """
+        """Raise a UserError if there are no images; the message says where and for what was searched."""
         if next(iter(self), None) is None:
             folder = next(place for place in (self.place, *self.place.parents) if place.is_dir())  # what exists of it
             raise UserError(
@@ -63,7 +67,7 @@ class ImageStream:
             )
 
     def survey(self) -> Survey:
-        """Count what is there."""
+        """Count the images and other files."""
         if not self.is_folder:
             return Survey(sum(1 for _ in self), "")
         counts, first = Counter[str](), dict[str, Path]()
@@ -71,14 +75,15 @@ class ImageStream:
             counts[kind] += 1
             if kind not in first:
                 first[kind] = Path(path)
-        return Survey(counts[""], describe_counts({kind: (counts[kind], path) for kind, path in first.items() if kind}))
+        others = {kind: (counts[kind], path) for kind, path in first.items() if kind != IMAGE}
+        return Survey(counts[IMAGE], describe_left_out(others))
 
     def name(self, path: Path) -> str:
-        """Name an image's pictures: relative to the folder, or to the one that holds all images of a glob.
+        """Name the pictures of an image by its path relative to the folder, or to the one around all images of a glob.
 
-        The suffix goes, unless another image beside it would then have the same name.
+        The suffix is dropped unless another image in the same folder would then have the same name.
         """
-        kept = path if path.name in self._alike(path.parent) else path.with_suffix("")
+        kept = path if path.name in self._find_ambiguous(path.parent) else path.with_suffix("")
         return str(kept.relative_to(self._base))
 
 
@@ -86,14 +91,14 @@ def _is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
-def _alike_names(folder: Path) -> frozenset[str]:
-    """Find the images in a folder whose names differ in nothing but the suffix."""
+def _find_ambiguous_names(folder: Path) -> frozenset[str]:
+    """Find the images in a folder whose names differ only in the suffix."""
     found = set[str]()
     with ExitStack() as files:
         with os.scandir(folder) as entries:
-            names = sort_many(((entry.name, "") for entry in entries if _is_image(entry.name)), files)
+            names = sort_many(((entry.name, IMAGE) for entry in entries if _is_image(entry.name)), files)
         for _, group in groupby((name for name, _ in names), lambda name: name.partition(".")[0]):
-            few = list(group)  # names of one stem are among these
-            stems = Counter(os.path.splitext(name)[0] for name in few)
-            found.update(name for name in few if stems[os.path.splitext(name)[0]] > 1)
+            members = list(group)  # equal stems are in the same group
+            stems = Counter(os.path.splitext(name)[0] for name in members)
+            found.update(name for name in members if stems[os.path.splitext(name)[0]] > 1)
     return frozenset(found)
