@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-SIDES, TILE = "1024,4096,8192,12288", 512
+SIDES, TILE = "1024,4096,8192", 512
 KINDS = {
     "normal": ["threshold=1e9", "pixel_threshold=1e9", "save=none"],
     "anomalous": ["threshold=-1e9", "pixel_threshold={pixel_threshold}", "save=masks,maps"],
