@@ -120,6 +120,7 @@ def engines(detector: Any, graphs: dict[str, Path]) -> dict[str, Callable[[int],
     onnxruntime.set_default_logger_severity(3)
 
     inductor.cpp.dynamic_threads = True  # what is compiled once serves any number of threads
+    torch.compiler.reset()  # what was compiled for other models counts towards the limit of recompilations
     compiled = torch.compile(score_images, dynamic=False)  # once for each size of a batch
 
     def module(call: Callable[..., torch.Tensor]) -> Score:
