@@ -13,7 +13,7 @@ from PIL import Image
 
 from adlight.data.frames import Frame, Size, WholeFrame
 from adlight.data.images import AnyImage, PreparedImage, prepare_image
-from adlight.data.roi import check_selection, make_selection, stack_contents
+from adlight.data.roi import check_selection, make_selection, stack_contents, stack_pixels
 from adlight.data.tiling import Tiling
 from adlight.detection.categories import CategoryRule
 from adlight.detection.predictions import make_predictions, score_by_tiles
@@ -143,7 +143,7 @@ class Detector:
     def __call__(
         self, images: AnyImage | Iterable[AnyImage], reconstruct: bool = True, range: tuple[float, float] | None = None
     ) -> list[Prediction | Unreadable]:
-        """Predict for each image, in order. The result holds all maps and masks, so pass many images in parts.
+        """Predict for each image, in order. Pass many in parts: all maps and masks are kept (large ones in files).
 
         Args:
             images: one or several paths, PIL images, arrays (H, W) or (H, W, C), or tensors (H, W) or (C, H, W), of
@@ -188,7 +188,7 @@ class Detector:
         if self.tiling is not None and len(batch) > 1:
             return [prediction for image in batch for prediction in self.predict([image], reconstruct)]
         size = np.array([self.frame.fit(*image.size) for image in batch]) if self.frame.keep_shape else None  # (B, 2)
-        pixels, paths = np.stack([image.pixels for image in batch]), [image.path for image in batch]
+        pixels, paths = stack_pixels(batch), [image.path for image in batch]
         thresholds = [self.calibration.of(category) for category in self.category_rule(paths, pixels, size)]
         if self.tiling is None:
             scores = self.scorer(pixels, size, reconstruct, stack_contents(batch))

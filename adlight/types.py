@@ -78,7 +78,8 @@ class ScoredImages(NamedTuple):
         """Whether all scores of an image are finite, (B,) bool."""
         import numpy as np
 
-        return np.isfinite(self.image) & np.isfinite(self.pixel).all((1, 2))
+        low, high = self.pixel.min((1, 2)), self.pixel.max((1, 2))  # no further array as large as the maps
+        return np.isfinite(self.image) & np.isfinite(low) & np.isfinite(high)
 
 
 class Scorer(Protocol):

@@ -128,6 +128,18 @@ class PlainDistance(torch.nn.Module):
 
 
 @pytest.fixture
+def in_bands(monkeypatch):
+    """Returns a function after whose call all images count as large: arrays in files, read by bands of a few pixels."""
+    from adlight.data import arrays
+
+    def begin(pixels=7):
+        monkeypatch.setattr(arrays, "LARGEST", 0)
+        monkeypatch.setattr(arrays, "BAND", pixels)
+
+    return begin
+
+
+@pytest.fixture
 def no_alexnet(monkeypatch):
     """LPIPS without AlexNet."""
     monkeypatch.setattr("lpips.LPIPS", PlainDistance)

@@ -12,12 +12,16 @@ from makers import fake_mvtec
 from PIL import Image
 from test_shapes import BACKBONE, boxes_of, rows_of, train_once
 
-from adlight.data.images import PreparedImage
+from adlight.data.frames import WholeFrame
+from adlight.data.images import PreparedImage, to_input_array
 from adlight.data.tiling import Tiling
-from adlight.detection.predictions import score_by_tiles
+from adlight.detection.coco import annotate
+from adlight.detection.pictures import draw_overlay
+from adlight.detection.predictions import make_predictions, score_by_tiles
 from adlight.detector import Detector
 from adlight.learning.cells import select_defect_cells
 from adlight.learning.samples import score_labelled
+from adlight.metrics.thresholds import Calibration, Threshold
 from adlight.runs.config import CONF
 from adlight.runs.folder import RunFolder
 from adlight.runs.groups import GroupFolder
@@ -27,6 +31,7 @@ from adlight.train import build
 from adlight.types import ScoredImages, UserError
 
 HEIGHT, WIDTH = 70, 100  # of the images; tiles of 64
+TABLES = {".csv", ".jsonl", ".json", ".png"}
 SETTINGS = [
     *("dataset=mvtec", "dataset.root=large", "dataset.category=bottle", "trainer=cpu", "logger=none"),
     *("dataset.batch_size=4", "dataset.eval_batch_size=3", "dataset.image_size=64", "dataset.tile=64"),
@@ -146,6 +151,47 @@ def test_an_image_has_the_largest_score_of_its_tiles_and_their_maps():
     part = score_by_tiles(known_tiles, tiling, PreparedImage(pixels, (200, 150), None, content), 4)
     assert part.image == [pixels[0][content].max()] and (part.pixel[0][~content] == 0).all()
     assert part.pixel[0][content] == pytest.approx(pixels[0][content], abs=1e-3)
+
+
+@pytest.mark.parametrize("words", [(), ("roi=strip.png", "closing=2", "min_area=0.001")])
+def test_large_images_are_predicted_in_bands_to_the_same_files(adlight, runs, in_bands, words):
+    run, folders = runs("retrieval"), [adlight.folder / f"bands_{len(words)}{kind}" for kind in ("whole", "bands")]
+    Image.fromarray(np.pad(np.full((50, 30), 255, np.uint8), ((10, 10), (0, 70)))).save(adlight.folder / "strip.png")
+    settings = (f"run={run}", "images=large/bottle/test", "save=masks,maps", "threshold=0", "pixel_threshold=0", *words)
+    for folder in folders:
+        assert adlight("predict", *settings, f"hydra.run.dir={folder}").code == 0
+        in_bands(300)
+    names = [path.relative_to(folders[0]) for path in sorted(folders[0].rglob("*.*")) if path.suffix in TABLES]
+    assert len(names) == 3 + 2 * 9
+    for name in names:
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes(), name
+    regions = json.loads((folders[0] / "regions.json").read_text())["annotations"]
+    assert len(regions) >= 9 and max(region["area"] for region in regions) > 300
+
+
+def test_beside_files_memory_does_not_grow_with_the_image(in_bands):
+    """From tiles to regions and pictures; what Pillow allocates is not counted."""
+    in_bands(2**14)
+    tiling, calibration = Tiling(64, 0.25, (64, 64)), Calibration("0", "0.5", closing=2)
+
+    def peak(side):
+        tracemalloc.start()
+        pixels = to_input_array(Image.new("RGB", (side, side), (9, 8, 7)), 3, WholeFrame())
+        pixels[0, side // 4 : side // 2] = 100  # one large region
+        image = PreparedImage(pixels, (side, side), None)
+        scores = score_by_tiles(known_tiles, tiling, image, 4)
+        assert scores.is_finite.all()
+        threshold = Threshold(0, 20)
+        (found,) = make_predictions([image], [threshold], scores, None, WholeFrame(), calibration)
+        regions = annotate(found.mask, found.anomaly_map)
+        draw_overlay(Image.new("RGB", (side, side)), found)
+        memory = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert len(regions) == 1 and regions[0]["area"] == found.mask.sum() > side**2 / 5
+        return memory
+
+    peak(128)
+    assert peak(1024) < peak(512) + 600_000, "0.8 bytes for each pixel more"
 
 
 @pytest.mark.parametrize("broken", [0, 1, 5])

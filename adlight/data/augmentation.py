@@ -49,7 +49,7 @@ class Augmentation:
         """Return augmented images (B, C, H, W) in [0, 1]; the seed determines all draws, not torch's generators.
 
         Args:
-            image: (B, C, H, W) in [0, 1].
+            image: (B, C, H, W), uint8 or in [0, 1].
             seed: seed of all draws.
             size: heights and widths (B, 2) of padded images, whose padding stays; None if nothing is padded.
             light: whether to vary brightness and contrast.
@@ -57,7 +57,7 @@ class Augmentation:
         drawn = to_device(self._draw(len(image), Generator().manual_seed(seed)), image.device)  # (B, 7)
         if size is None:
             return self._apply(image, drawn, light)
-        image = image.clone()
+        image = _to_unit(image).clone()
         for rows, height, width in group_by_size(size):
             image[rows, :, :height, :width] = self._apply(image[rows, :, :height, :width], drawn[rows], light)
         return image
@@ -72,6 +72,14 @@ class Augmentation:
         return torch.cat([angle, sign * extent, sign * center, light], 1)
 
     def _apply(self, image: Tensor, drawn: Tensor, light: bool) -> Tensor:
+        step = torch.get_num_threads()
+        if image.device.type == "cpu" and len(image) > step:  # so that the floats and grids at work fit into the caches
+            result = torch.empty(image.shape)
+            for start in range(0, len(image), step):
+                part = slice(start, start + step)
+                result[part] = self._apply(image[part], drawn[part], light)
+            return result
+        image = _to_unit(image)
         if light and (self.brightness or self.contrast):
             from kornia.enhance import adjust_brightness, adjust_contrast_with_mean_subtraction  # takes a second
 
@@ -110,10 +118,15 @@ def make_grid(drawn: Tensor, height: int, width: int) -> Tensor:
     return grid
 
 
+def _to_unit(image: Tensor) -> Tensor:
+    return image.float().div_(255) if image.dtype == torch.uint8 else image
+
+
 def augment(batch: Batch, augmentation: Augmentation, seed: int) -> None:
-    """Augment a batch's images in [0, 1], together with the region of interest."""
-    size = batch.get("size")
-    batch["image"] = augmentation(batch["image"], seed, size)  # (B, C, H, W)
+    """Augment a batch's images, uint8 or in [0, 1], together with the region of interest."""
+    size, image = batch.get("size"), batch["image"]
+    own = isinstance(augmentation, Augmentation)  # other classes may expect [0, 1]
+    batch["image"] = augmentation(image if own else _to_unit(image), seed, size)  # (B, C, H, W)
     if "content" in batch:
         moved = augmentation(batch["content"][:, None].float(), seed, size, light=False)  # (B, 1, H, W)
         batch["content"] = moved[:, 0] > 0.999  # (B, H, W)

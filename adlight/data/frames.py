@@ -127,7 +127,7 @@ def content_of(batch: Batch) -> "Tensor":
 def find_content(size: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
     """Find the pixels that are not padding, as `is_content` does, for arrays. (B, 2) -> `shape` (B, H, W) bool."""
     if size is None:
-        return np.ones(shape, dtype=bool)
+        return np.broadcast_to(np.True_, shape)
     row, column = np.indices(shape[1:])
     return (row < size[:, :1, None]) & (column < size[:, 1:, None])
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 import numpy as np
 from PIL import Image
 
+from adlight.data.arrays import allocate, bands
 from adlight.data.frames import Frame
 from adlight.data.image_files import READ_ERRORS, UnreadableImage, read_image, refuse_unknown_range, turn_upright
 from adlight.types import UserError
@@ -109,6 +110,9 @@ def _scale_floats(array: np.ndarray, value_range: tuple[float, float]) -> np.nda
 def to_channels(image: Image.Image, channels: int) -> Image.Image:
     """Convert an image of any mode to 8 bits and 1 or 3 channels, by the rule at the top of this file.
 
+    Returns:
+        The same object if the image is in this form already.
+
     Raises:
         UserError: pixels are floating-point or 32-bit integer numbers, whose range is unknown.
     """
@@ -117,20 +121,28 @@ def to_channels(image: Image.Image, channels: int) -> Image.Image:
         image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA").convert("RGB")
-    return image.convert("L" if channels == 1 else "RGB")
+    mode = "L" if channels == 1 else "RGB"
+    return image if image.mode == mode else image.convert(mode)
 
 
 def to_input_array(image: Image.Image, channels: int, frame: Frame, content: np.ndarray | None = None) -> np.ndarray:
-    """Convert an image to (C, H, W) uint8 in a frame, resized with antialiasing.
+    """Convert an image to (C, H, W) uint8 in a frame, resized with antialiasing; a large one lies in a file.
 
     Pixels outside the region of interest `content` (H, W) become grey: resizing mixes pixels on both sides.
     """
-    image, (height, width) = to_channels(image, channels), frame.fit(*image.size)
+    height, width = frame.fit(*image.size)
     if image.size != (width, height):
+        image = to_channels(image, channels)
         image = image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
-    array = frame.cut(np.asarray(image))
-    array = (array[None] if channels == 1 else array.transpose(2, 0, 1)).copy()
-    return array if content is None else np.where(content, array, np.uint8(FILL))
+    array = allocate((channels, height, width), np.uint8)
+    for rows in bands((height, width)):  # a large image is not copied as a whole
+        band = to_channels(image.crop((0, rows.start, width, rows.stop)), channels)
+        array[:, rows] = np.atleast_3d(np.asarray(band)).transpose(2, 0, 1)
+    array = np.ascontiguousarray(frame.cut(array.transpose(1, 2, 0)).transpose(2, 0, 1))
+    if content is not None:
+        for rows in bands(content.shape):
+            array[:, rows][:, ~content[rows]] = FILL
+    return array
 
 
 def to_mask(image: Image.Image) -> np.ndarray:

@@ -4,12 +4,15 @@ All functions raise a UserError that names a folder that cannot be read.
 """
 
 import heapq
+import json
 import os
 import stat
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import repeat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from adlight.types import UserError
 
@@ -17,6 +20,7 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
 NORMAL_NAMES = {"good", "normal", "ok"}
 IMAGE, BROKEN, LOOP, EMPTY = "", "broken link", "link to a folder around it", "empty folder"
 _FOLDER, _LINK = "folder", "link to a folder"
+MOST_NAMES = 2**16  # of a folder that are sorted in memory
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -42,30 +46,48 @@ def walk(folder: Path | str, around: tuple[tuple[int, int], ...] = ()) -> Iterat
     """Yield the kind and path of each file in a folder and its sub-folders, sorted by path.
 
     The kind is `IMAGE`, a suffix such as `.webp`, or a description. Links are followed, hidden files are ignored. Only
-    the names in the current folder and in those around it are kept in memory. `around` holds the device and inode of
-    the latter, so that no link is followed in circles.
+    some names in the current folder and in those around it are kept in memory, see `sort_many`. `around` holds the
+    device and inode of the latter, so that no link is followed in circles.
     """
-    names = defaultdict[str, list[str]](list)
-    try:
-        own = os.stat(folder)
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if not entry.name.startswith("."):
-                    names[_kind(entry)].append(entry.name)
-    except OSError as error:
-        raise _unreadable(folder, error) from error
-    if not names:
-        yield EMPTY, str(folder)
-    chain = (*around, (own.st_dev, own.st_ino))
-    for name, kind in heapq.merge(*(zip(sorted(found), repeat(kind), strict=False) for kind, found in names.items())):
-        path = os.path.join(folder, name)
-        if kind == _LINK:
-            target = os.stat(path)
-            kind = LOOP if (target.st_dev, target.st_ino) in chain else _FOLDER
-        if kind == _FOLDER:
-            yield from walk(path, chain)
-        else:
-            yield kind, path
+    with ExitStack() as files:
+        try:
+            own = os.stat(folder)
+            with os.scandir(folder) as entries:
+                visible = ((entry.name, _kind(entry)) for entry in entries if not entry.name.startswith("."))
+                found = sort_many(visible, files)
+        except OSError as error:
+            raise _unreadable(folder, error) from error
+        chain, name = (*around, (own.st_dev, own.st_ino)), ""
+        for name, kind in found:
+            path = os.path.join(folder, name)
+            if kind == _LINK:
+                target = os.stat(path)
+                kind = LOOP if (target.st_dev, target.st_ino) in chain else _FOLDER
+            if kind == _FOLDER:
+                yield from walk(path, chain)
+            else:
+                yield kind, path
+        if not name:
+            yield EMPTY, str(folder)
+
+
+def sort_many(entries: Iterable[tuple[str, str]], files: ExitStack) -> Iterator[tuple[str, str]]:
+    """Sort names and their kinds in bounded memory: every `MOST_NAMES` in a temporary file, all of which are merged.
+
+    Args:
+        entries: names and kinds; all are read before this returns.
+        files: closes the temporary files.
+    """
+    parts, rest = list[Iterable[tuple[str, str]]](), iter(entries)
+    while part := sorted(islice(rest, MOST_NAMES)):
+        if len(part) < MOST_NAMES:
+            parts.append(part)
+            break
+        file = files.enter_context(TemporaryFile("w+"))  # noqa: SIM115
+        file.writelines(json.dumps(entry) + "\n" for entry in part)
+        file.seek(0)
+        parts.append(map(tuple, map(json.loads, file)))
+    return heapq.merge(*parts)
 
 
 def _kind(entry: os.DirEntry[str]) -> str:

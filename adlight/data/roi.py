@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from adlight.data.arrays import allocate, bands
 from adlight.data.frames import Frame
 from adlight.data.image_files import read_image
 from adlight.data.images import FILL, PreparedImage, Selection, to_channels
@@ -54,7 +55,8 @@ class RegionOfInterest:
         """Make pixels of an upright image outside the region grey, before resizing mixes them with those inside.
 
         Returns:
-            The image, in 8 bits and 1 or 3 channels, and the region of interest in the frame, (H, W) bool.
+            The image, in 8 bits and 1 or 3 channels (unchanged if it is not resized), and the region of interest in the
+            frame, (H, W) bool.
 
         Raises:
             UserError: there is no mask for the path or category, or it cannot be used.
@@ -67,9 +69,16 @@ class RegionOfInterest:
                 "give both the same shape"
             )
         height, width = frame.fit(*image.size)
-        content = frame.cut(np.asarray(mask.resize((width, height), Image.Resampling.NEAREST))) > 0
+        scaled, content = mask, allocate((height, width), bool)
+        if mask.size != (width, height):
+            scaled = mask.resize((width, height), Image.Resampling.NEAREST)
+        for rows in bands((height, width)):
+            content[rows] = np.asarray(scaled.crop((0, rows.start, width, rows.stop)))
+        content = frame.cut(content)
         if not content.any():
             raise UserError(f"region of interest {place} leaves nothing of {path}: too few of its pixels are not black")
+        if image.size == (width, height):
+            return image, content  # nothing is mixed: `to_input_array` makes the rest grey
         image = to_channels(image, channels)
         grey = Image.new(image.mode, image.size, FILL if channels == 1 else (FILL,) * 3)
         return Image.composite(image, grey, mask.resize(image.size, Image.Resampling.NEAREST)), content
@@ -105,4 +114,13 @@ def make_selection(
 def stack_contents(images: Sequence[PreparedImage]) -> np.ndarray | None:
     """Stack the regions of interest of images. -> (B, H, W) bool; None if there are none."""
     found = [image.content for image in images if image.content is not None]
-    return np.stack(found) if found else None
+    return _stack(found) if found else None
+
+
+def stack_pixels(images: Sequence[PreparedImage]) -> np.ndarray:
+    """Stack the pixels of images in the same frame. -> (B, C, H, W) uint8."""
+    return _stack([image.pixels for image in images])
+
+
+def _stack(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    return np.stack(arrays) if len(arrays) > 1 else arrays[0][None]  # a single, perhaps large one is not copied

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
+from adlight.data.arrays import allocate
 from adlight.data.frames import MIN_SIDE, Size, parse_size
 from adlight.settings import checked
 from adlight.types import UserError
@@ -100,7 +101,7 @@ class Canvas:
 
     def __init__(self, tiling: Tiling, height: int, width: int, channels: int) -> None:
         self.tiling, self.height, self.width = tiling, height, width
-        self.total = np.zeros((channels, height, width), np.float32)
+        self.total = allocate((channels, height, width), np.float32)
         self.weights = [self._sum_windows(height), self._sum_windows(width)]
 
     def _sum_windows(self, length: int) -> np.ndarray:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from adlight.data.arrays import bands
 from adlight.types import Prediction, Record
 
 GAP, TITLE = 5, 18  # pixels between the parts of a panel, and height of their titles
@@ -16,12 +17,25 @@ def colour_ceiling(pixel_threshold: float) -> float:
 
 
 def draw_overlay(image: Image.Image, prediction: Prediction) -> Image.Image:
-    """Blend the coloured anomaly map over the image in dark grey, in the image's size; high values are more opaque."""
+    """Blend the coloured anomaly map over the image in dark grey, in the image's size; high values are more opaque.
+
+    Args:
+        image: RGB; changed in place if the map has its size, as there may be little memory for another.
+        prediction: the prediction, with its anomaly map.
+    """
     assert prediction.anomaly_map is not None
-    colours = draw_heat_map(prediction.anomaly_map, prediction.pixel_threshold).resize(
-        image.size, Image.Resampling.BILINEAR
-    )
-    strength = 0.35 + 0.55 * np.clip(prediction.anomaly_map / colour_ceiling(prediction.pixel_threshold), 0, 1)
+    height, width = prediction.anomaly_map.shape
+    if image.size != (width, height):
+        return _blend(image, prediction.anomaly_map, prediction.pixel_threshold)
+    for rows in bands((height, width)):  # floats of a large image would take much memory
+        band = image.crop((0, rows.start, width, rows.stop))
+        image.paste(_blend(band, prediction.anomaly_map[rows], prediction.pixel_threshold), (0, rows.start))
+    return image
+
+
+def _blend(image: Image.Image, anomaly_map: np.ndarray, pixel_threshold: float) -> Image.Image:
+    colours = draw_heat_map(anomaly_map, pixel_threshold).resize(image.size, Image.Resampling.BILINEAR)
+    strength = 0.35 + 0.55 * np.clip(anomaly_map / colour_ceiling(pixel_threshold), 0, 1)
     alpha = Image.fromarray((strength * 255).astype(np.uint8)).resize(image.size, Image.Resampling.BILINEAR)
     grey = image.convert("L").point(lambda value: value * 0.6)  # colours look pale on white
     return Image.composite(colours, grey.convert("RGB"), alpha)

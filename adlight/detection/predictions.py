@@ -6,6 +6,7 @@ from itertools import islice
 import numpy as np
 from PIL import Image
 
+from adlight.data.arrays import bands
 from adlight.data.frames import Frame, find_content, scale_box
 from adlight.data.images import PreparedImage
 from adlight.data.roi import stack_contents
@@ -46,9 +47,11 @@ def score_by_tiles(
             canvas.add(corner, tile_maps)
         best = np.maximum(best, scores.image.max() if scores.is_finite.all() else np.nan)
     assert canvas is not None  # the region of interest is never empty
-    pixel, *reconstruction = canvas.finish()
-    pixel = pixel if content is None else np.where(content, pixel, np.float32(0))
-    return ScoredImages(np.array([best]), pixel[None], np.stack(reconstruction)[None] if reconstruction else None)
+    maps = canvas.finish()
+    if content is not None:
+        for rows in bands((height, width)):
+            maps[0, rows][~content[rows]] = 0
+    return ScoredImages(np.array([best]), maps[:1], maps[None, 1:] if len(maps) > 1 else None)
 
 
 def make_predictions(
@@ -95,6 +98,8 @@ def make_predictions(
 
 def scale_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Scale a mask (H, W) bool to an image of `size` (width, height), rounded outwards: no region is lost."""
+    if mask.shape == size[::-1]:
+        return mask
     picture = Image.fromarray(mask)
     if size[0] >= picture.width and size[1] >= picture.height:
         return np.asarray(picture.resize(size, Image.Resampling.NEAREST))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
+from adlight.data.arrays import allocate, bands
 from adlight.metrics.thresholds import Calibration, Threshold
 from adlight.types import Box
 
@@ -30,8 +31,12 @@ def segment(
     Returns:
         Masks (B, H, W) bool and the fractions of the content that they cover (B,).
     """
-    maps, num_pixels = np.where(content, pixel, -np.inf).astype(np.float32), content.sum((1, 2)).tolist()
-    masks = np.zeros(maps.shape, dtype=bool)
+    maps, content = np.asarray(pixel, np.float32), np.asarray(content)
+    masks, num_pixels = allocate(maps.shape, bool), content.sum((1, 2)).tolist()
+    if not content.all():
+        inside, maps = maps, allocate(maps.shape, np.float32)
+        maps[...] = -np.inf
+        np.copyto(maps, inside, where=content)
     for i, threshold in enumerate(thresholds):
         if score[i] > threshold.image:
             masks[i] = find_regions(maps[i], threshold, calibration.min_area * num_pixels[i], calibration.closing)
@@ -52,20 +57,40 @@ def find_regions(pixel: np.ndarray, threshold: Threshold, min_pixels: float = 0.
     Returns:
         (H, W) bool, with at least one region.
     """
-    above = pixel > np.float32(threshold.pixel)
-    if closing > 0 and above.any():
-        above = close_gaps(above, closing) & (pixel > -np.inf)
-    labelled, count = ndimage.label(above, NEIGHBOURS)
+    mask = np.greater(pixel, np.float32(threshold.pixel), out=allocate(pixel.shape, bool))
+    if closing > 0 and mask.any():
+        mask = close_gaps(mask, closing)
+        for rows in bands(mask.shape):
+            mask[rows] &= pixel[rows] > -np.inf
+    labelled, count = label_regions(mask)
     if not count:
-        return pixel >= pixel.max()
-    region = labelled[above] - 1  # (n,), the region of each pixel above the threshold
-    peaks = np.full(count, -np.inf, dtype=pixel.dtype)
-    np.maximum.at(peaks, region, pixel[above])
-    kept = np.bincount(region) >= min_pixels
+        return np.greater_equal(pixel, pixel.max(), out=mask)
+    areas, peaks = measure_regions(labelled, count, pixel)
+    kept = areas >= min_pixels
     if threshold.region is not None:
         kept &= peaks > np.float32(threshold.region)
     kept[peaks.argmax()] = True
-    return np.concatenate([[False], kept])[labelled]
+    kept = np.concatenate([[False], kept])
+    for rows in bands(mask.shape):
+        mask[rows] = kept[labelled[rows]]
+    return mask
+
+
+def label_regions(mask: np.ndarray) -> tuple[np.ndarray, int]:
+    """Label the 8-connected regions of a mask (H, W). -> (H, W) int32, from 1, 0 outside; and how many there are."""
+    labelled = allocate(mask.shape, np.int32)
+    return labelled, ndimage.label(mask, NEIGHBOURS, output=labelled)
+
+
+def measure_regions(labelled: np.ndarray, count: int, pixel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Measure regions of an anomaly map (H, W), as `label_regions` numbers them. -> areas and peaks, (count,) each."""
+    areas, peaks = np.zeros(count, np.int64), np.full(count, -np.inf, dtype=pixel.dtype)
+    for rows in bands(labelled.shape):
+        inside = labelled[rows] > 0
+        region = labelled[rows][inside] - 1  # (n,)
+        np.add.at(areas, region, 1)
+        np.maximum.at(peaks, region, pixel[rows][inside])
+    return areas, peaks
 
 
 def close_gaps(mask: np.ndarray, radius: float) -> np.ndarray:
@@ -73,15 +98,21 @@ def close_gaps(mask: np.ndarray, radius: float) -> np.ndarray:
 
     (H, W) bool -> the same. Uses two distance transforms, so that the time does not depend on the radius.
     """
-    margin = int(np.ceil(radius)) + 1  # nothing is masked beyond the image
-    padded = np.pad(mask, margin)
-    dilated = ndimage.distance_transform_edt(~padded) <= radius
-    closed = ndimage.distance_transform_edt(dilated) > radius
-    return closed[margin:-margin, margin:-margin] | mask
+    margin, closed = int(np.ceil(radius)) + 1, allocate(mask.shape, bool)
+    for rows in bands(mask.shape, least=4 * margin):
+        top = max(0, rows.start - 2 * margin)  # what lies further away changes nothing in these rows
+        part = mask[top : rows.stop + 2 * margin]
+        if part.any():
+            padded = np.pad(part, margin)  # nothing is masked beyond the image
+            dilated = ndimage.distance_transform_edt(~padded) <= radius
+            filled = ndimage.distance_transform_edt(dilated) > radius
+            filled = filled[margin:-margin, margin:-margin] | part
+            closed[rows] = filled[rows.start - top : rows.stop - top]
+    return closed
 
 
 def bounding_boxes(mask: np.ndarray) -> list[Box]:
     """Find the bounding boxes of 8-connected regions, largest first. (H, W) bool -> boxes in pixels of the mask."""
-    labelled, _ = ndimage.label(mask, NEIGHBOURS)
+    labelled, _ = label_regions(mask)
     boxes = [(columns.start, rows.start, columns.stop, rows.stop) for rows, columns in ndimage.find_objects(labelled)]
     return sorted(boxes, key=lambda box: (box[0] - box[2]) * (box[3] - box[1]))

@@ -1,1 +1,1 @@
-"""The thesis's GAN detector. Reading order: networks, objectives, module, inversion, scorer, detector, encoder."""
+"""The GAN detector. Reading order: networks, residual, objectives, module, inversion, scorer, detector, encoder."""

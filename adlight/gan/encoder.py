@@ -9,11 +9,13 @@ import torch
 from pydantic import NonNegativeFloat, NonNegativeInt
 from torch.optim import Optimizer
 
+from adlight.detection.crossfitting import fetch
 from adlight.detection.gathering import gather_rows
 from adlight.detection.module import AnomalyModule, Pretrained
 from adlight.detection.optimization import log_terms, stop_if_diverged
+from adlight.features.cache import images_of
 from adlight.gan.detector import InversionDetector
-from adlight.gan.inversion import feature_distance
+from adlight.gan.inversion import enclose, feature_distance
 from adlight.gan.module import AdversarialModule
 from adlight.gan.networks import Encoder
 from adlight.gan.optimization import OptimizerFactory, check_precision, make_optimizer, optimizer_step
@@ -149,9 +151,15 @@ class GANDetector(InversionDetector, AnomalyModule):
         return scores
 
     def on_validation_epoch_start(self) -> None:
-        """Clear the terms of the previous validation."""
+        """Clear the terms of the previous validation, and fit what the scorer needs."""
         super().on_validation_epoch_start()
         self.terms = []
+        if self.scorer.reach is not None and self.encoder is not None:
+            images = images_of(self.datamodule, "train")
+            with torch.inference_mode(False), torch.no_grad():  # buffers must not be inference tensors
+                parts = (fetch(images, part, self.device)["image"] for part in torch.arange(len(images)).split(256))
+                z = torch.cat([self.encoder(image).float() for image in parts])  # (N, Z)
+                self.latent_center, self.latent_radius = enclose(z, self.scorer.reach)
 
     def on_train_epoch_end(self) -> None:
         """Stop a diverged run; the checkpoint of the previous epoch is kept."""

@@ -21,6 +21,24 @@ class Networks(NamedTuple):
     encoder: Encoder | None
 
 
+class Ball(NamedTuple):
+    """The latents within a distance of a center."""
+
+    center: Tensor  # (Z,)
+    radius: Tensor  # scalar
+
+    def pull(self, z: Tensor) -> Tensor:
+        """Move the latents outside straight to the surface. (B, Z) -> (B, Z)."""
+        offset = z - self.center
+        return self.center + offset * (self.radius / offset.norm(dim=1, keepdim=True)).clamp(max=1)
+
+
+def enclose(z: Tensor, share: float) -> Ball:
+    """Return the ball around the mean of latents (N, Z) that holds a share of them."""
+    center = z.mean(0)
+    return Ball(center, (z - center).norm(dim=1).quantile(share))
+
+
 def invert(
     networks: Networks,
     image: Tensor,

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from adlight.settings import checked
 
 THESIS_PADDING = {28: 1, 30: 0}  # kernel 8 and stride 2 turn 12 pixels into 30, or into 28 with padding 1
+SIZES = {base * 2**k: (base, k) for base in (4, 7) for k in range(1, 8) if base * 2**k <= 512}
 
 
 def resolution_schedule(image_size: int) -> tuple[int, int]:
@@ -26,14 +27,13 @@ def resolution_schedule(image_size: int) -> tuple[int, int]:
     """
     if image_size in THESIS_PADDING:
         return 4, 3
-    sizes = {base * 2**k: (base, k) for base in (4, 7) for k in range(1, 8) if base * 2**k <= 512}
-    if image_size not in sizes:
-        nearest = sorted(sorted({*sizes, *THESIS_PADDING}, key=lambda size: abs(size - image_size))[:3])
+    if image_size not in SIZES:
+        nearest = sorted(sorted({*SIZES, *THESIS_PADDING}, key=lambda size: abs(size - image_size))[:3])
         raise ValueError(
             f"the GAN has no layers for image_size={image_size}: it takes 28, 30 or 4 or 7 times a power of two "
             f"(nearest: {', '.join(map(str, nearest))})"
         )
-    return sizes[image_size]
+    return SIZES[image_size]
 
 
 def _check_size(image_size: int) -> int:

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from adlight.detection.maps import ReconstructionError, Reduction, Score
-from adlight.gan.inversion import Networks, feature_distance, invert
+from adlight.gan.inversion import Ball, Networks, feature_distance, invert
 from adlight.gan.networks import Critic
 from adlight.settings import PositiveShare, Seed, Share, checked
-from adlight.types import Scores
+from adlight.types import Scores, UserError
 
 Term = Literal["residual", "latent_norm", "feature"]
 TERMS: tuple[Term, ...] = get_args(Term)
@@ -65,6 +65,8 @@ class InversionScorer:
         steps, lr: number of steps and learning rate of the search by Adam.
         latent_penalty: weight of |z|^2 / Z in the search: an unconstrained latent reconstructs anomalies too.
         kappa: weight of the feature distance in the search.
+        reach: share of the training images' latents in the ball around their mean that the encoder's latents are pulled
+            into: from beyond, the generator shows anomalies too; null leaves them.
         restarts: number of random latents that `gradient` starts from, the same for all images; the best is kept.
         patience: number of steps without an improvement of 1 % after which the search for an image ends; 0 takes all
             steps.
@@ -90,6 +92,7 @@ class InversionScorer:
         lr: PositiveFloat = 0.05,
         latent_penalty: NonNegativeFloat = 0.01,
         kappa: NonNegativeFloat = 0.0,
+        reach: PositiveShare | None = None,
         restarts: PositiveInt = 1,
         patience: NonNegativeInt = 50,
         seed: Seed = 0,
@@ -102,10 +105,14 @@ class InversionScorer:
         self.feature_distance = FEATURES[feature]
         self.error = ReconstructionError(distance, reduce, smoothing, topk)
         self.steps, self.lr, self.latent_penalty, self.kappa = steps, lr, latent_penalty, kappa
-        self.restarts, self.patience, self.seed = restarts, patience, seed
+        self.reach, self.restarts, self.patience, self.seed = reach, restarts, patience, seed
 
-    def find_latents(self, networks: Networks, image: Tensor) -> Tensor:
-        """Invert the generator. (B, C, H, W) -> (B, Z)."""
+    def find_latents(self, networks: Networks, image: Tensor, ball: Ball | None = None) -> Tensor:
+        """Invert the generator. (B, C, H, W) -> (B, Z).
+
+        Raises:
+            UserError: `reach` without a ball.
+        """
         if self.method == "gradient":
             # the same starts for every image, so that scores do not depend on batch, process or position in the data
             rng = torch.Generator().manual_seed(self.seed)
@@ -114,7 +121,12 @@ class InversionScorer:
         else:
             assert networks.encoder is not None
             with torch.no_grad():
-                start = networks.encoder(image).float()[None]  # (1, B, Z)
+                z = networks.encoder(image).float()  # (B, Z)
+            if self.reach is not None:
+                if ball is None:
+                    raise UserError("reach: no training latents are known: train anew, or evaluate with this setting")
+                z = ball.pull(z)
+            start = z[None]  # (1, B, Z)
         if self.method == "encoder":
             return start[0]
         return invert(
@@ -128,12 +140,12 @@ class InversionScorer:
             patience=self.patience,
         )
 
-    def terms(self, networks: Networks, image: Tensor) -> tuple[Tensor, Scores]:
+    def terms(self, networks: Networks, image: Tensor, ball: Ball | None = None) -> tuple[Tensor, Scores]:
         """Compute the terms (B, T) and the uncalibrated scores of images (B, C, H, W) in [0, 1].
 
-        The scores' `image` is the thesis's score and `pixel` the smoothed map.
+        `ball` is what `reach` needs. The scores' `image` is the thesis's score and `pixel` the smoothed map.
         """
-        z = self.find_latents(networks, image)  # (B, Z)
+        z = self.find_latents(networks, image, ball)  # (B, Z)
         with torch.no_grad():
             reconstruction = networks.generator(z).float()  # (B, C, H, W)
             feature = self.feature_distance(networks.critic, image, reconstruction)  # (B,)

@@ -12,6 +12,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
+from adlight.data.arrays import allocate
 from adlight.data.image_files import read_image
 from adlight.data.images import to_channels
 from adlight.detection.coco import annotate
@@ -65,7 +66,8 @@ class ResultWriter:
         assert prediction.mask is not None and prediction.anomaly_map is not None
         for kind in self.pictures:
             if kind == "masks":
-                picture = Image.fromarray(prediction.mask.astype(np.uint8) * 255)
+                grey = allocate(prediction.mask.shape, np.uint8)
+                picture = Image.fromarray(np.multiply(prediction.mask, np.uint8(255), out=grey))  # not copied
             else:
                 image = to_channels(read_image(path), 3)
                 picture = (draw_overlay if kind == "maps" else draw_panel)(image, prediction)

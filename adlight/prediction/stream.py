@@ -1,15 +1,24 @@
-"""Images to predict for, found one after the other: memory holds the names in one folder, however many images."""
+"""Images to predict for, found one after the other: a million of them in constant memory."""
 
 import glob
 import os
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-from adlight.data.listing import IMAGE, IMAGE_SUFFIXES, describe_folder, describe_left_out, is_folder, walk
+from adlight.data.listing import (
+    IMAGE,
+    IMAGE_SUFFIXES,
+    describe_folder,
+    describe_left_out,
+    is_folder,
+    sort_many,
+    walk,
+)
 from adlight.types import UserError
 
 
@@ -23,7 +32,7 @@ class Survey(NamedTuple):
 class ImageStream:
     """The images of a file, folder or glob, in sorted order; each iteration looks for them again.
 
-    The paths of a glob are kept in memory; of a folder, only the names in the current folder and those around it.
+    The paths that a glob matches are kept in memory; of the names in a folder, no more than `sort_many` keeps.
 
     Args:
         text: the file, folder or glob.
@@ -84,10 +93,12 @@ def _is_image(name: str) -> bool:
 
 def _find_ambiguous_names(folder: Path) -> frozenset[str]:
     """Find the images in a folder whose names differ only in the suffix."""
-    names = sorted(filter(_is_image, os.listdir(folder)))
     found = set[str]()
-    for _, group in groupby(names, lambda name: name.partition(".")[0]):  # equal stems are in the same group
-        members = list(group)
-        stems = Counter(os.path.splitext(name)[0] for name in members)
-        found.update(name for name in members if stems[os.path.splitext(name)[0]] > 1)
+    with ExitStack() as files:
+        with os.scandir(folder) as entries:
+            names = sort_many(((entry.name, IMAGE) for entry in entries if _is_image(entry.name)), files)
+        for _, group in groupby((name for name, _ in names), lambda name: name.partition(".")[0]):
+            members = list(group)  # equal stems are in the same group
+            stems = Counter(os.path.splitext(name)[0] for name in members)
+            found.update(name for name in members if stems[os.path.splitext(name)[0]] > 1)
     return frozenset(found)

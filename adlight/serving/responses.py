@@ -62,7 +62,7 @@ def describe_prediction(
     if "map" in parts:
         found["map"] = _describe_map(prediction.anomaly_map, prediction, detector, content)
     if "picture" in parts and image is not None:
-        picture = to_channels(image, 3)
+        picture = to_channels(image, 3).copy()
         picture.thumbnail((LONGEST, LONGEST))
         found["picture"] = _png(picture)
     return found

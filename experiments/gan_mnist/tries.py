@@ -1,4 +1,4 @@
-"""What was tried on one trained run: `python experiments/gan_mnist/tries.py <run>` writes tries.csv beside this file.
+"""What was tried on a run: `python experiments/gan_mnist/tries.py <run> <file>` writes the file beside this one.
 
 One row per evaluation that changed the scorer (`<run>/evaluations/<sweep>/<job>`), by falling validation AUROC:
 what may choose, beside the test, which may not.
@@ -26,7 +26,7 @@ def row(path):
 def main():
     paths = Path(sys.argv[1]).glob("evaluations/*/*/metrics.json")
     rows = sorted(map(row, paths), key=lambda one: -one["val_auroc"])
-    with (Path(__file__).parent / "tries.csv").open("w", newline="") as file:
+    with (Path(__file__).parent / sys.argv[2]).open("w", newline="") as file:
         writer = csv.DictWriter(file, [*COLUMNS, *METRICS], extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

@@ -21,8 +21,10 @@ def data(work: Path, folder: str, augmented: bool) -> dict[str, float]:
     def load() -> Iterator[torch.Tensor]:
         module.setup("fit")
         for number, batch in enumerate(module.train_dataloader()):
-            image = module.on_after_batch_transfer(batch, 0)["image"]
-            yield image if augmentation is None else augmentation(image, number)
+            if augmentation is None:
+                yield module.on_after_batch_transfer(batch, 0)["image"]
+            else:
+                yield augmentation(batch["image"], number)
 
     with patch("os.cpu_count", torch.get_num_threads):  # images are decoded on all cores
         return epochs(load)

@@ -1,4 +1,7 @@
-"""Time `adlight predict` in one process and by Ray actors: python measure.py run=runs/pca out=measured.csv."""
+"""Time `adlight predict` in one process and by Ray actors; rows are added to the table.
+
+python measure.py run=runs/pca out=measured.csv [images=10000,30000] [side=32] [turns=2]
+"""
 
 import csv
 import os
@@ -12,19 +15,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-COUNTS, TURNS, SIDE = (10_000, 30_000), 2, 32
 ENGINES = {"none": (), "ray, 1 actor": ("engine=ray", "actors=1"), "ray, 2 actors": ("engine=ray", "actors=2")}
-COLUMNS = ("engine", "images", "wall_s", "predict_s", "rest_s", "cpu_s", "images_per_s", "same_csv", "load")
+COLUMNS = ("model", "engine", "images", "wall_s", "predict_s", "rest_s", "cpu_s", "images_per_s", "same_csv", "load")
 
 
-def write_images(folder: Path, count: int) -> None:
-    """Write PNG files of smooth noise, a thousand per folder."""
+def write_images(folder: Path, count: int, side: int) -> None:
+    """Write square PNG files of smooth noise, a thousand per folder."""
     rng = np.random.default_rng(0)
     for number in range(count):
         path = folder / f"{number // 1000:03}" / f"{number:06}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         cells = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
-        cells.resize((SIDE, SIDE), Image.Resampling.BILINEAR).save(path, compress_level=1)
+        cells.resize((side, side), Image.Resampling.BILINEAR).save(path, compress_level=1)
 
 
 def cpu_seconds(root: int) -> dict[int, float]:
@@ -56,19 +58,21 @@ def measure(name: str, run: str, images: Path, out: Path) -> dict[str, object]:
     predict = int(count) / float(rate)
     seconds = {"wall_s": round(wall, 1), "predict_s": round(predict, 1), "rest_s": round(wall - predict, 1)}
     seconds["cpu_s"] = round(sum(cpu.values()), 1)
-    return {"engine": name, "images": int(count), **seconds, "images_per_s": float(rate)}
+    return {"model": Path(run).name, "engine": name, "images": int(count), **seconds, "images_per_s": float(rate)}
 
 
 def main() -> None:
-    """Measure each engine on each number of images, twice in turn."""
-    words = dict(word.split("=", 1) for word in sys.argv[1:])
-    with tempfile.TemporaryDirectory() as place, open(words["out"], "w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        for count in COUNTS:
+    """Measure each engine on each number of images, some times in turn."""
+    words = {"images": "10000,30000", "side": "32", "turns": "2"}
+    words |= dict(word.split("=", 1) for word in sys.argv[1:])
+    with tempfile.TemporaryDirectory() as place, open(words["out"], "a", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        if not file.tell():
+            writer.writeheader()
+        for count in map(int, words["images"].split(",")):
             images = Path(place) / f"{count}"
-            write_images(images, count)
-            for turn in range(TURNS):
+            write_images(images, count, int(words["side"]))
+            for turn in range(int(words["turns"])):
                 for name in ENGINES:
                     out = Path(place) / f"{count} {name} {turn}".replace(" ", "-").replace(",", "")
                     row = measure(name, words["run"], images, out)

@@ -55,8 +55,7 @@ def bare_epochs(module: MAEModule, data: AnomalyDataModule, epochs: int, dtype: 
     for epoch in range(epochs):
         loader.sampler.set_epoch(epoch)
         for batch in loader:
-            image = batch["image"].to(DEVICE).float() / 255
-            image = data.augmentation(image, derive_seed("augmentation", data.seed, done, 0))
+            image = data.augmentation(batch["image"].to(DEVICE), derive_seed("augmentation", data.seed, done, 0))
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * warmup_cosine(done, warmup, total)
             masks = Generator().manual_seed(derive_seed("masks", module.seed, done, 0))

@@ -2,9 +2,10 @@ import math
 
 import pytest
 import torch
+from torch.nn.functional import grid_sample
 from torchvision.transforms import RandomResizedCrop
 
-from adlight.data.augmentation import Augmentation, draw_crops
+from adlight.data.augmentation import Augmentation, draw_crops, make_grid
 from adlight.data.frames import is_content
 
 
@@ -145,6 +146,16 @@ def test_crops_of_rectangles_have_their_shape():
     height, width = found[:, 0, -1, 48] - found[:, 0, 0, 48], found[:, 1, 16, -1] - found[:, 1, 16, 0]
     stretch = width / height
     assert 0.7 < stretch.min() < 0.85 and 1.2 < stretch.max() < 1.43
+
+
+def test_bytes_and_floats_give_what_one_grid_sample_of_the_batch_gives():
+    image = torch.randint(256, (5, 3, 24, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    augmentation, floats = Augmentation(vertical_flip=0.5), image.float() / 255
+    found = augmentation(image, 3)
+    grid = make_grid(augmentation._draw(5, torch.Generator().manual_seed(3)), 24, 40)
+    wanted = grid_sample(floats, grid, padding_mode="border", align_corners=False)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+    assert torch.equal(found, augmentation(floats, 3)) and image.dtype == torch.uint8
 
 
 def test_padding_stays_where_it_is():

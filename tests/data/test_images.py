@@ -4,7 +4,7 @@ import torch
 from makers import write_image
 from PIL import Image
 
-from adlight.data.frames import Frame
+from adlight.data.frames import Frame, WholeFrame
 from adlight.data.image_files import read_image, read_size
 from adlight.data.images import prepare_image, to_channels, to_input_array, to_mask, to_pil
 from adlight.types import UserError
@@ -76,6 +76,22 @@ def test_resized_has_channels_first(channels):
     array = to_input_array(Image.fromarray(RGB), channels, Frame(8))
     assert array.shape == (channels, 8, 8)
     assert array.dtype == np.uint8
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16"])
+@pytest.mark.parametrize("frame", [Frame((9, 11)), Frame(8), Frame(10, keep_shape=True), WholeFrame()])
+def test_in_bands_an_image_is_the_same(mode, frame, in_bands):
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (9, 11, 3), np.uint8))
+    image = Image.fromarray(rng.integers(0, 2**16, (9, 11), np.uint16)) if mode == "I;16" else image.convert(mode)
+    found = {}
+    for channels in (1, 3):
+        found[channels] = to_input_array(image, channels, frame)
+        whole = np.asarray(to_channels(image, channels)).reshape(9, 11, channels).transpose(2, 0, 1)
+        assert found[channels].shape[1:] != (9, 11) or np.array_equal(found[channels], whole)
+    in_bands()
+    for channels, wanted in found.items():
+        assert np.array_equal(to_input_array(image, channels, frame), wanted)
 
 
 def mask_of(tmp_path, name, array):

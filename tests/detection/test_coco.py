@@ -15,8 +15,11 @@ def decode(segmentation):
     return np.repeat(values, segmentation["counts"]).reshape(segmentation["size"], order="F").astype(bool)
 
 
+@pytest.mark.parametrize("pixels", [None, 1, 30])
 @pytest.mark.parametrize("seed", range(8))
-def test_regions_decode_to_the_mask(seed):
+def test_regions_decode_to_the_mask(seed, pixels, in_bands):
+    if pixels:
+        in_bands(pixels)
     rng = np.random.default_rng(seed)
     height, width = rng.integers(5, 40, 2)
     mask = ndimage.gaussian_filter(rng.normal(size=(height, width)), 1) > 0.1
@@ -32,7 +35,10 @@ def test_regions_decode_to_the_mask(seed):
         assert one["area"] == part.sum() and one["score"] == values[part].max()
 
 
-def test_runs_reach_every_border():
+@pytest.mark.parametrize("pixels", [None, 1])
+def test_runs_reach_every_border(pixels, in_bands):
+    if pixels:
+        in_bands(pixels)
     for mask in (np.ones((3, 4), bool), np.eye(3, dtype=bool), np.eye(3, dtype=bool)[::-1]):
         counts = encode_rle(mask, (0, 0), *mask.shape)
         assert sum(counts) == mask.size and 0 not in counts[1:]

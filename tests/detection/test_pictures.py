@@ -81,6 +81,15 @@ def test_one_scale_for_all_pictures_of_a_threshold():
     assert not np.array_equal(parts(draw_panel(IMAGE, higher, side=SIDE))[2], other)
 
 
+def test_an_overlay_in_bands_is_the_same(in_bands):
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (40, 30, 3), np.uint8))
+    found = replace(prediction(), anomaly_map=rng.random((40, 30), np.float32))
+    whole = np.asarray(draw_overlay(image.copy(), found))
+    in_bands()
+    assert np.array_equal(draw_overlay(image, found), whole) and len(np.unique(whole)) > 50
+
+
 def test_an_overlay_has_the_image_s_size_and_more_colour_where_more_is_found():
     picture = np.asarray(draw_overlay(IMAGE, prediction())).astype(int)
     assert picture.shape == (8, 16, 3)

@@ -9,6 +9,13 @@ from adlight.metrics.pixel import PixelHistogram
 from adlight.metrics.thresholds import Calibration, Threshold
 
 
+@pytest.fixture(params=["whole", "in bands"])
+def bands(request, in_bands):
+    """Images are read as a whole, and by bands."""
+    if request.param == "in bands":
+        in_bands()
+
+
 def letters(*rows):
     """Pixels of 0 to 9."""
     return np.array([[float(letter) for letter in row] for row in rows], dtype=np.float32)
@@ -22,6 +29,7 @@ MAP = letters(
 )
 
 
+@pytest.mark.usefixtures("bands")
 @pytest.mark.parametrize(
     ("threshold", "min_pixels", "wanted"),
     [
@@ -41,6 +49,7 @@ def test_regions_that_count(threshold, min_pixels, wanted):
     assert sorted(found) == sorted(float(letter) for letter in wanted.replace(" ", ""))
 
 
+@pytest.mark.usefixtures("bands")
 def test_normal_images_have_no_region_and_anomalous_ones_do():
     pixel = torch.from_numpy(MAP).expand(3, -1, -1)
     content = torch.ones(3, 4, 7, dtype=torch.bool)
@@ -52,6 +61,7 @@ def test_normal_images_have_no_region_and_anomalous_ones_do():
     assert sorted(MAP[masks[1]]) == [3, 5, 5, 5, 9]
 
 
+@pytest.mark.usefixtures("bands")
 def test_regions_are_8_connected_and_the_largest_comes_first():
     rows = [
         "#.....##",
@@ -67,6 +77,7 @@ def test_regions_are_8_connected_and_the_largest_comes_first():
     assert bounding_boxes(mask[:, ::-1].T)[0] == (0, 0, 3, 2)
 
 
+@pytest.mark.usefixtures("bands")
 @pytest.mark.parametrize("radius", [1, 1.5, 2, 4])
 def test_closing_is_that_of_a_disk(radius):
     mask = np.random.default_rng(0).random((30, 40)) > 0.93
@@ -76,6 +87,7 @@ def test_closing_is_that_of_a_disk(radius):
     assert (close_gaps(mask, radius) == reference).all() and reference.sum() > mask.sum()
 
 
+@pytest.mark.usefixtures("bands")
 def test_closed_gaps_join_regions_but_not_over_what_does_not_count():
     pixel, threshold = letters("909", "909", "909"), Threshold(0, 1)
     assert len(bounding_boxes(find_regions(pixel, threshold))) == 2

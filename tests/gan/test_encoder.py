@@ -60,6 +60,23 @@ def test_the_order_of_the_images_goes_on_after_the_gan_s(trained, root):
     assert torch.equal(seen[0], images(every, "train")[order])
 
 
+def test_reach_is_that_of_training_images(root, tmp_path):
+    data, module = make_data(root), make(scorer=InversionScorer(reach=0.5))
+    trainer = fit(module, data, tmp_path, ENCODER_EPOCHS)
+    with torch.no_grad():
+        z = module.encoder(images(data, "train"))
+    torch.testing.assert_close(module.ball.center, z.mean(0))
+    torch.testing.assert_close(module.ball.radius, (z - z.mean(0)).norm(dim=1).median(), atol=0.1, rtol=0.2)
+    assert ((z - module.ball.center).norm(dim=1) <= module.ball.radius).float().mean() == pytest.approx(0.5)
+    assert float(trainer.callback_metrics["val/auroc"]) > 0
+    again = make(scorer=InversionScorer(reach=0.5))
+    again.load_state_dict(module.state_dict())
+    for mine, other in zip(again.ball, module.ball, strict=True):
+        assert torch.equal(mine, other)
+    again.load_state_dict({**module.state_dict(), "_extra_state": make().get_extra_state()})
+    assert again.ball is None  # a run that was trained without
+
+
 def test_groups_of_parameters_keep_their_rates(root, tmp_path):
     def two_groups(parameters):
         first, *others = parameters

@@ -6,9 +6,10 @@ import torch
 from gan.test_inversion import normal, plane, uniform
 from torch import nn
 
-from adlight.gan.inversion import Networks
+from adlight.gan.inversion import Ball, Networks, enclose
 from adlight.gan.networks import Critic, Encoder, Generator
 from adlight.gan.scorer import InversionScorer, cosine_distance, latent_norm, normalized_residual, unit_range
+from adlight.types import UserError
 
 METHODS = ("encoder", "gradient", "encoder+gradient")
 
@@ -150,6 +151,21 @@ def test_cosine_distance():
         np.testing.assert_allclose(cosine_distance(critic, x, y).numpy(), expected, atol=1e-5)
 
 
+def test_latents_are_pulled_into_the_ball():
+    ball = enclose(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 3.0], [0.0, -3.0]]), 0.5)
+    torch.testing.assert_close(ball.center, torch.zeros(2))
+    torch.testing.assert_close(
+        Ball(ball.center, torch.tensor(2.0)).pull(torch.tensor([[3.0, 4.0], [0.3, 0.4]])),
+        torch.tensor([[1.2, 1.6], [0.3, 0.4]]),
+    )
+    networks, image = gan(), uniform(5, 1, 8, 8)
+    scorer, z = InversionScorer(reach=0.5), networks.encoder(image).detach()
+    ball = enclose(z, 0.5)
+    torch.testing.assert_close(scorer.find_latents(networks, image, ball), ball.pull(z))
+    with pytest.raises(UserError, match="reach"):
+        scorer.find_latents(networks, image)
+
+
 def test_residual_is_the_map_reduced():
     networks, image = gan(), uniform(4, 1, 8, 8)
     with torch.no_grad():
@@ -179,6 +195,7 @@ REFUSED = [
     *(({"weights": {"feature": math.nan}}, "feature", "nan"), ({"lam": 1.5}, "lam", "1.5")),
     *(({"topk": 0.0}, "topk", "0.0"), ({"smoothing": -1.0}, "smoothing", "-1.0"), ({"lr": 0.0}, "lr", "0.0")),
     *(({"latent_penalty": -0.1}, "latent_penalty", "-0.1"), ({"kappa": math.inf}, "kappa", "inf")),
+    *(({"reach": 0.0}, "reach", "0.0"), ({"reach": 1.5}, "reach", "1.5")),
     *(({"steps": 1e2}, "steps", "100.0"), ({"restarts": 0}, "restarts", "0"), ({"patience": -1}, "patience", "-1")),
 ]
 

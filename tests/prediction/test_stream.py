@@ -1,11 +1,13 @@
 import os
 import tracemalloc
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from makers import write_image
 
-from adlight.data.listing import list_images
+from adlight.data import listing
+from adlight.data.listing import EMPTY, list_images, walk
 from adlight.prediction.stream import ImageStream
 from adlight.types import UserError
 
@@ -41,6 +43,35 @@ def test_a_place_without_images_is_refused(tmp_path):
     for place in ("", "nowhere", "*.gif"):
         with pytest.raises(UserError, match="no images in"):
             ImageStream(str(tmp_path / place)).require()
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 100])
+def test_names_sorted_in_files_come_in_the_same_order(tmp_path, monkeypatch, most):
+    names = [*NAMES, "\U0001f600.png", "\uffff.png", "a\nb.png", "a .png", os.fsdecode(b"\xff.png"), "é.png", "x.txt"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "empty").mkdir()
+    place = ImageStream(str(tmp_path))
+    wanted, named = list(walk(tmp_path)), [place.name(path) for path in place]
+    assert [path for kind, path in wanted if not kind] == list(map(str, sorted(tmp_path / name for name in names[:-1])))
+    assert (EMPTY, str(tmp_path / "empty")) in wanted
+    monkeypatch.setattr(listing, "MOST_NAMES", most)
+    place = ImageStream(str(tmp_path))
+    assert list(walk(tmp_path)) == wanted and [place.name(path) for path in place] == named
+    next(iter(place))  # files are closed where the rest is not wanted
+
+
+def test_a_folder_of_many_names_takes_the_memory_of_some(monkeypatch):
+    monkeypatch.setattr(listing, "MOST_NAMES", 1000)
+
+    tracemalloc.start()
+    with ExitStack() as files:
+        found = listing.sort_many(((f"{i:x}.png"[::-1], "") for i in range(20_000)), files)
+        assert sum(1 for _ in found) == 20_000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20_000 * 30, "20 open files; a name in memory takes 60 bytes, with its kind 130"
 
 
 def test_many_images_take_the_memory_of_one_folder(tmp_path):

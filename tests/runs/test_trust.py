@@ -120,7 +120,7 @@ CHOICES = [
     *(f"dataset={path.stem}" for path in sorted((CONF / "dataset").glob("[a-z]*.yaml"))),
     *(f"trainer={path.stem}" for path in sorted((CONF / "trainer").glob("*.yaml"))),
     *(f"logger={path.stem}" for path in sorted((CONF / "logger").glob("*.yaml"))),
-    *(f"model=gan model/gan/objective={path.stem}" for path in sorted((CONF / "model/gan/objective").glob("*.yaml"))),
+    *(f"model=gan model/gan/{path.parent.name}={path.stem}" for path in sorted((CONF / "model/gan").glob("*/*.yaml"))),
 ]
 
 

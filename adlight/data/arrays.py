@@ -1,0 +1,43 @@
+"""Arrays as large as an image: in memory or, if large, in temporary files; and the bands in which they are read."""
+
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from adlight.types import UserError
+
+LARGEST = 2**24  # bytes of an array that is kept in memory
+BAND = 2**18  # pixels of a band
+
+
+def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
+    """Make an array of zeros; a large one lies in a temporary file, so that the OS can write its pages back.
+
+    The file has no name and is removed with the array.
+
+    Raises:
+        UserError: the folder of temporary files is full.
+    """
+    nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+    if nbytes <= LARGEST:
+        return np.zeros(shape, dtype)
+    try:
+        with tempfile.TemporaryFile() as file:
+            os.posix_fallocate(file.fileno(), 0, nbytes)  # a full disk would end the process later
+            return np.asarray(np.memmap(file, dtype, "r+", shape=shape))
+    except OSError as error:
+        raise UserError(
+            f"{nbytes / 1e9:.1f} GB for a large image do not fit into {tempfile.gettempdir()} ({error}): set TMPDIR to "
+            "a folder with more space"
+        ) from error
+
+
+def bands(shape: tuple[int, ...], least: int = 1) -> Iterator[slice]:
+    """Divide the rows of an array of `shape` (H, W) into bands of about `BAND` pixels, and of at least `least` rows."""
+    height, width = shape
+    rows = max(least, BAND // max(width, 1))
+    return (slice(top, min(top + rows, height)) for top in range(0, height, rows))
