@@ -27,7 +27,8 @@ def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
         return np.zeros(shape, dtype)
     try:
         with tempfile.TemporaryFile() as file:
-            os.posix_fallocate(file.fileno(), 0, nbytes)  # a full disk would end the process later
+            if hasattr(os, "posix_fallocate"):  # not on macOS and Windows
+                os.posix_fallocate(file.fileno(), 0, nbytes)  # a full disk would end the process later
             return np.asarray(np.memmap(file, dtype, "r+", shape=shape))
     except OSError as error:
         raise UserError(
