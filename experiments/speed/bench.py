@@ -50,11 +50,28 @@ def write(fresh: dict[str, list[dict[str, Any]]]) -> None:
         writer.writeheader()
         writer.writerows(rows)
     lines = ["| " + " | ".join(COLUMNS) + " |", "|---|---|--:|---|---|---|"]
-    lines += ["| " + " | ".join(str(line[column]) for column in COLUMNS) + " |" for line in rows]
+    shown = [line for line in rows if line["row"] != "inference"]
+    lines += ["| " + " | ".join(str(line[column]) for column in COLUMNS) + " |" for line in shown]
+    lines += ["", *inference_table([line for line in rows if line["row"] == "inference"])]
     table = "\n".join(["<!-- measured -->", "", about(list(fresh)), "", *lines, "", "<!-- /measured -->"])
     readme = HERE / "README.md"
     pattern = re.compile("<!-- measured -->.*<!-- /measured -->", re.DOTALL)
     readme.write_text(pattern.sub(lambda _: table, readme.read_text()))
+
+
+def inference_table(rows: list[dict[str, Any]]) -> list[str]:
+    """One line per model and engine; latencies are of batches of 1, images/s of batches of 16."""
+    values = {line["what"]: line for line in rows}
+    threads = sorted({int(found[1]) for what in values if (found := re.search(r"(\d+) threads?,", what))})
+    head = [f"{title}, {n} thread{'s' * (n > 1)}" for title in ("p50, p99 in ms", "images/s") for n in threads]
+    lines = ["| inference: model, engine | " + " | ".join([*head, "AUROC"]) + " |", "|---|" + "--:|" * (len(head) + 1)]
+    for name in (what.removesuffix(": AUROC") for what in values if what.endswith(": AUROC")):
+        each = [f"{name}, {n} thread{'s' * (n > 1)}, batch" for n in threads]
+        latency = [values[f"{prefix} 1: latency, p50"] for prefix in each]
+        cells = [f"{line['value']}, {line['spread'].removeprefix('p99 ')}" for line in latency]
+        cells += [values[f"{prefix} 16"]["value"] for prefix in each]
+        lines.append("| " + " | ".join([name, *cells, values[f"{name}: AUROC"]["value"]]) + " |")
+    return lines
 
 
 def about(names: list[str]) -> str:
