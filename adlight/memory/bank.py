@@ -7,7 +7,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from adlight.features.cells import TrainingCells, content_of, in_image
+from adlight.features.cells import TrainingCells, content_of, in_image, is_padded
 from adlight.features.predictor import Predictor
 from adlight.settings import PositiveShare, Seed, checked
 
@@ -76,6 +76,8 @@ class PatchBank(Predictor):
         """Average over 3 x 3 cells, fewer at the borders. (B, h, w, C) -> (B, h, w, C)."""
         if not self.pooled:
             return cells
+        if not is_padded(cells):
+            return F.avg_pool2d(cells.permute(0, 3, 1, 2), 3, 1, 1, count_include_pad=False).permute(0, 2, 3, 1)
         inside = in_image(cells)[..., None]  # (B, h, w, 1)
         maps = [one.permute(0, 3, 1, 2) for one in (cells.where(inside, 0), inside.to(cells.dtype))]
         total, known = (F.avg_pool2d(one, 3, 1, 1, count_include_pad=False).permute(0, 2, 3, 1) for one in maps)
@@ -87,7 +89,8 @@ class PatchBank(Predictor):
 
     def residual(self, cells: Tensor, own: Tensor | None = None) -> Tensor:
         """Subtract the nearest bank cell from the pooled cell. (B, h, w, C) -> (B, h, w, C)."""
-        return self.pool(cells) - self(cells)
+        pooled = self.pool(cells)
+        return pooled - self.bank[self.nearest(pooled)]
 
     def nearest(self, cells: Tensor) -> Tensor:
         """Find which bank cell is nearest. (..., C) -> (...) int64."""
