@@ -1,5 +1,6 @@
 """Our side: `python ours.py <row> <work> <threads>`."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
@@ -48,10 +49,12 @@ def pixels(work: Path) -> dict[str, float]:
 def fit(work: Path, pictures: bool) -> dict[str, float]:
     import adlight
 
+    folder = work / f"ours-{pictures}"
+    shutil.rmtree(folder, ignore_errors=True)  # of the last turn
     folders = {"root": str(work / "parts"), "normal_dir": "good", "abnormal_dir": "bad", "mask_dir": "mask"}
     words = ["model=patchcore", "dataset=folder", "trainer=cpu", f"model/backbone={BACKBONE}", "image_size=256"]
     words += ["model.backbone.weights=random", "model.backbone.stride=8", "model.cache=null", "calibration.folds=0"]
-    words += [f"model.predictors.patchcore.coreset={CORESET}", f"hydra.run.dir={work}/ours-{pictures}"]
+    words += [f"model.predictors.patchcore.coreset={CORESET}", f"hydra.run.dir={folder}"]
     words += [] if pictures else ["callbacks=none"]
     adlight.train(*words, **folders)
     return {}
@@ -61,7 +64,7 @@ def predict(work: Path) -> dict[str, float]:
     import adlight
 
     detector = adlight.load(str(work / "ours-False")).detector(device="cpu")
-    return {"images": len(list(detector(sorted((work / "new").iterdir()))))}
+    return {"images": len(detector(sorted((work / "new").iterdir()), reconstruct=False))}
 
 
 def forward() -> dict[str, float]:

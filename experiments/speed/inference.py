@@ -18,12 +18,23 @@ from timing import Row, row, short
 from torch._dynamo.exc import TorchDynamoException
 from torch._inductor import config as inductor
 
+ONE = ["trainer.max_epochs=1"]
 MODELS = {  # what trains them for a moment
     "pca": [],
-    "mae_small": ["trainer.max_epochs=1"],
+    "mae_small": ONE,
     "retrieval": [],
     "patchcore": [],
-    "feature_mae": ["trainer.max_epochs=1"],
+    "feature_mae": ONE,
+    "subspace": [],
+    "dn2": [],
+    "ensemble": ONE,
+    "mkd": ONE,
+    "autoencoder": ONE,
+    "dagan": ONE,
+    "vae": ONE,
+    "gan": ["dataset.image_size=32", "model.gan.generator_steps=1", "model.gan.n_critic=1", "model.encoder_epochs=1"],
+    "knn": [],
+    "idm": ["dataset.image_size=28", "dataset.channels=1"],
 }
 BATCHES, REPEATS, WARMUP, SECONDS = (1, 16), 30, 2, 2.0  # no more calls than fit into so many seconds
 Score = Callable[[np.ndarray], np.ndarray]  # (B, C, H, W) uint8 -> (B,)
