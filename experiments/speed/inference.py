@@ -27,7 +27,6 @@ MODELS = {  # what trains them for a moment
     "feature_mae": ONE,
     "subspace": [],
     "dn2": [],
-    "ensemble": ONE,
     "mkd": ONE,
     "autoencoder": ONE,
     "dagan": ONE,
