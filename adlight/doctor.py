@@ -43,7 +43,8 @@ def doctor(config: DictConfig) -> list[str]:
     for name, value in facts.items():
         table.add_row(name, value)
     console.print(table)
-    lines, data_problems = ([], []) if data is None else check_dataset(data, str(config.calibration.image))
+    method, cross_fits = str(config.calibration.image), fits_without_epochs(config.get("model"))
+    lines, data_problems = ([], []) if data is None else check_dataset(data, method, cross_fits)
     problems += data_problems
     lines += [*sizes, *(f"problem: {problem}" for problem in problems)]
     for line in (*lines, f"{len(problems)} problem(s)" if problems else "all fine"):
@@ -90,7 +91,7 @@ def check_gpu() -> tuple[str, list[str]]:
         return ", ".join(f"{gpu.name} {gpu.total_memory / 1e9:.0f} GB" for gpu in found) + f" ({build})", []
     unused = f"torch {torch.__version__} ({build}) cannot use the NVIDIA GPU of this machine: see pytorch.org"
     problems = [unused] if Path("/dev/nvidia0").exists() else []
-    return f"none (torch built with {build}): trainer=cpu, model=mae_small", problems
+    return f"none (torch built with {build}): trainer=cpu, model=retrieval", problems
 
 
 def _version(package: str) -> str | None:
@@ -131,33 +132,40 @@ def make_dataset(dataset: DictConfig) -> "AnomalyDataModule":
     return instantiate_node(dataset)
 
 
-def check_dataset(data: "AnomalyDataModule", image: str) -> tuple[list[str | Table], list[str]]:
+def fits_without_epochs(model: DictConfig | None) -> bool:
+    """Return whether a model calibrates on its training images too, by cross-fitting."""
+    return model is not None and not any("optimizer" in str(key) for key in model)
+
+
+def check_dataset(data: "AnomalyDataModule", image: str, cross_fits: bool) -> tuple[list[str | Table], list[str]]:
     """Read and check a whole data set, for the calibration method `image`. -> findings, and problems."""
     findings, problems = check_source(data.source, data.frame)
     try:
-        findings += describe_guarantees(data, image)
+        findings += describe_guarantees(data, image, cross_fits)
     except UserError as error:  # too few normal images to hold some out
         problems.append(str(error))
     return findings, list(dict.fromkeys(problems))
 
 
-def describe_guarantees(data: "AnomalyDataModule", image: str) -> list[str]:
-    """Describe the false alarm rate that a calibration method guarantees with each category's held-out images."""
+def describe_guarantees(data: "AnomalyDataModule", image: str, cross_fits: bool) -> list[str]:
+    """Describe the false alarm rate that a calibration method guarantees with each category's normal images."""
     from adlight.data.splits import split_normals
     from adlight.metrics.methods import Method
 
     method = Method.parse(image)
     train, held_out = split_normals(data.source.train(), data.val_fraction, data.seed)
     normals, lines = Counter(record.category for record in [*train, *held_out]), list[str]()
-    for name, count in Counter(record.category for record in held_out).items():
-        line, promised = f"thresholds of {name}: {image} of {count} held-out normal images", method.promised(count)
+    for name, count in (normals if cross_fits else Counter(record.category for record in held_out)).items():
+        line = f"thresholds of {name}: {image} of {count} {'' if cross_fits else 'held-out '}normal images"
         if method.needed is not None and method.falls_short(count):
             share = math.ceil(100 * method.needed / normals[name]) / 100
-            advice = f"dataset.val_fraction={share:g}" if share <= 0.5 else "add normal images"
-            advice += f" (models that need no epochs, such as retrieval, calibrate on all {normals[name]})"
-            line += f" can promise no less than {promised:.3g} false alarms; {method.needed} are needed: {advice}"
-        elif promised is not None:
-            line += f" promises at most {promised:.3g} false alarms"
+            advice = f"dataset.val_fraction={share:g}" if share <= 0.5 and not cross_fits else "add normal images"
+            if not cross_fits:
+                advice += f" (models that need no epochs, such as retrieval, calibrate on all {normals[name]})"
+            line += f" can promise no false alarm rate below {method.promised(count):.3g}; {method.needed} are needed: "
+            line += advice
+        elif (promised := method.promised(count)) is not None:
+            line += f" promises a false alarm rate of {'about' if cross_fits else 'at most'} {promised:.3g}"
         lines.append(line)
     return lines
 

@@ -177,7 +177,8 @@ def footnotes(run: RunFolder, module: "AnomalyModule", data: "AnomalyDataModule"
     """Say below the table what was trained and tested, and where the results lie."""
     notes = [f"data: {told}" for told in data.describe(len(module.predictions))] + module.describe()
     pictures = [f"pictures: {run.panels}"] if run.panels.is_dir() else []
-    return [*notes, *module.classifier.describe(), *pictures, f"numbers: {', '.join(map(str, run.result_paths))}"]
+    numbers = f"numbers: {', '.join(path.name for path in run.result_paths)} in {run.path}"
+    return [*notes, *module.classifier.describe(), *pictures, numbers]
 
 
 def run_or_job(config: DictConfig) -> Any:

@@ -133,8 +133,8 @@ def test_globs_and_alike_names(ask, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["images=nowhere"], ".bmp, .jpeg, .jpg, .png, .tif, .tiff"),
-        (["images=empty"], "empty: looked for files with"),
+        (["images=nowhere"], "nowhere does not exist"),
+        (["images=empty"], "empty: looked for files with .bmp, .jpeg, .jpg, .png, .tif, .tiff"),
         (["images=*.gif"], "no images in"),
         ([], "run=<run folder> images="),
         (["images=good", "run=empty"], "empty is not a run folder"),

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
 
 from adlight.runs.config import CONF
 from adlight.types import UserError
@@ -16,6 +18,8 @@ MULTIRUN = ("-m", "--multirun")
 KNOWN_FLAGS = {*FLAGS_WITH_VALUES, *INFO_FLAGS, *MULTIRUN, "--resolve", "--run", "-r"}
 KNOWN_FLAGS -= {"--config-name", "-cn", "--config-path", "-cp"}  # they would select the config of another program
 PLACES = ("run", "runs", "images", "labels", "resume", "out", "ckpt", "run_dir", "hydra.run.dir", "hydra.sweep.dir")
+
+FOLDERS = ("root", "normal_dir", "abnormal_dir", "mask_dir", "test_normal_dir", "roi", "check", *PLACES)  # or files
 
 
 def mark_overrides(argv: Sequence[str]) -> list[tuple[str, bool]]:
@@ -62,7 +66,8 @@ def check_flags(argv: Sequence[str]) -> None:
 
 def value_of(argv: Sequence[str], key: str) -> str | None:
     """Return the value of the last `key=value` among the words, without quotes; None if there is none."""
-    return next((word.partition("=")[2].strip("'\"") for word in argv[::-1] if word.startswith(f"{key}=")), None)
+    value = next((word.partition("=")[2] for word in argv[::-1] if word.startswith(f"{key}=")), None)
+    return value[1:-1].replace("\\'", "'") if value and value[0] == value[-1] == "'" else value and value.strip("'\"")
 
 
 def quote(key: str, value: Path | str) -> str:
@@ -83,6 +88,24 @@ def quote_values(argv: Sequence[str], *keys: str, lists: bool = False) -> list[s
         literal = value == "null" or value[:1] in ("'", '"') or (lists and value[:1] == "[")
         words.append(quote(key, value) if key in keys and not literal else word)
     return words
+
+
+def quote_folders(argv: Sequence[str]) -> list[str]:
+    """Quote what Hydra's grammar cannot read or takes for a number where a path is meant: `dataset.root=Größe (1)`."""
+    words = []
+    for word, is_override in mark_overrides(argv):
+        key, _, value = word.partition("=")
+        is_path = is_override and {key, key.rpartition(".")[2]} & set(FOLDERS) and value[:1] not in ("'", '"', "[", "")
+        words.append(quote(key, value) if is_path and not _reads_as_text(word) else word)
+    return words
+
+
+def _reads_as_text(word: str) -> bool:
+    try:
+        override = OverridesParser.create().parse_override(word)
+    except HydraException:
+        return False
+    return override.is_sweep_override() or not isinstance(override.value(), (bool, int, float))
 
 
 def use_config_dir(argv: Sequence[str]) -> list[str]:

@@ -149,10 +149,11 @@ class Calibration:
             shared = effective[names[0]]
             images = [f"{shared.num_normals} {held_out}normal images of {shared.source}", *self._remarks(shared)]
             return f"{shared.image:.6g} ({self.image.text} of {', '.join(images)})"
-        parts = []
+        groups = dict[str, list[str]]()  # names and thresholds of which the same can be said
         for name, own in effective.items():
             images = [f"{own.num_normals}{'' if own.source == name else ' of ' + own.source}", *self._remarks(own)]
-            parts.append(f"{name} {own.image:.6g} (of {', '.join(images)})")
+            groups.setdefault(", ".join(images), []).append(f"{name} {own.image:.6g}")
+        parts = [f"{', '.join(many)} ({'each ' * (len(many) > 1)}of {images})" for images, many in groups.items()]
         return f"{self.image.text} of each category's {held_out}normal images: {', '.join(parts)}"
 
     def _remarks(self, threshold: Threshold) -> Iterator[str]:

@@ -8,7 +8,7 @@ function formatNumber(kind, hasInterval) {
     if (kind === "count") return String(Number(value.toPrecision(6)));
     const half = hasInterval ? (row[meta.col + 2] - row[meta.col + 1]) / 2 : NaN;
     const sign = kind === "ours - paper" && value > 0 ? "+" : "";
-    return sign + value.toFixed(3) + (Number.isNaN(half) ? "" : ` ± ${half.toFixed(3)}`);
+    return sign + value.toFixed(3) + (half > 0 ? ` ± ${half.toFixed(3)}` : "");
   };
 }
 

@@ -27,7 +27,8 @@ def to_text(table: pd.DataFrame) -> pd.DataFrame:
     for (title, kind), column in table.items():
         if kind == VALUE:
             low, high = (table.get((title, end), column * float("nan")) for end in (LOW, HIGH))
-            half = [f" ± {half:.3f}" if half == half else "" for half in (high - low) / 2]
+            # 0 is no certainty: where few images are ranked perfectly, so is every draw of them
+            half = [f" ± {half:.3f}" if half > 0 else "" for half in (high - low) / 2]
             text[title] = column.map("{:.3f}".format, na_action="ignore") + half
         elif kind == PAPER:
             text[f"paper's {title}"] = column.map("{:.3f}".format, na_action="ignore")

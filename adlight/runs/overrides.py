@@ -89,7 +89,7 @@ def explain_config(error: BaseException) -> str:
             return f"{error.override!r} is not a setting: write <name>=<value>, such as model=retrieval"
         return (
             f"cannot read the override {error.override!r}: values with any of = # ~ ( ) [ ] {{ }} or spaces need "
-            "quotes inside quotes, such as 'dataset.root=\"my folder\"'"
+            "quotes inside quotes, such as 'title=\"runs (1)\"'"
         )
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")

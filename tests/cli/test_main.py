@@ -7,11 +7,12 @@ import time
 import traceback
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import InstantiationException
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from adlight.cli.errors import describe, explain, is_interruption
-from adlight.cli.words import flags_first, quote_values
+from adlight.cli.words import flags_first, quote_folders, quote_values, value_of
 from adlight.types import UserError
 
 HANGING = """
@@ -115,6 +116,23 @@ def test_words():
         "run='a b'", "images='[x]*.png'", "save='m'", "ckpt=null", "other=a b"
     ]  # fmt: skip
     assert quote_values(["runs=[a,b]", "runs=it's"], "runs", lists=True) == ["runs=[a,b]", "runs='it\\'s'"]
+
+
+def test_folders_need_no_quotes_of_hydra_s():
+    words = ["dataset.root=Größe (1)", "dataset.normal_dir=0", "dataset.roi=it's", "hydra.run.dir=a=b", "images=~/x"]
+    quoted = quote_folders(words)
+    assert [f"{one.key_or_group}={one.value()}" for one in OverridesParser.create().parse_overrides(quoted)] == words
+    assert [value_of(quoted, word.partition("=")[0]) for word in words] == [word.partition("=")[2] for word in words]
+    words = [
+        "dataset.root=a b",
+        "dataset.root=a,b",
+        "dataset.roi=null",
+        "images='1'",
+        "runs=[a,b]",
+        "title=1",
+        "-m",
+    ]
+    assert quote_folders(words) == words  # readable, a sweep, quoted already, or no folder
 
 
 @pytest.mark.parametrize("program", ["-m", "adlight"])

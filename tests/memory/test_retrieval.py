@@ -49,8 +49,15 @@ def test_temperature():
     assert sharp[0] == pytest.approx(nearest.gather(0, best[None, ..., None].expand(1, 3, 4, 5))[0], abs=1e-4)
 
 
+def test_of_few_images_all_are_neighbours():
+    x, own = training()[:], torch.arange(9)
+    wanted, made = fitted(neighbours=9), fitted(neighbours=20)
+    assert torch.equal(made(x), wanted(x)) and "9 nearest" in made.summary()
+    assert torch.equal(made(x, own), fitted(neighbours=8)(x, own))  # an image is not its own neighbour
+
+
 def test_too_few_images_are_refused():
-    with pytest.raises(UserError, match="neighbours=9 of 9 training images"):
-        fitted(neighbours=9)
+    with pytest.raises(UserError, match="1 is too few"):
+        Retrieval(5).fit(training(1))
     with pytest.raises(ValueError, match="neighbours"):
         Retrieval(5, neighbours=0)

@@ -218,6 +218,8 @@ def test_description_names_values_method_and_images():
     each = found.describe(["a", "b", "c"])
     assert all(part in each for part in ("max", "a 2 (of 2,", "b 100 (of 1,", f"c 100 (of 3 of {ALL},"))
     assert all(part in found.describe(["b"]) for part in ("100", "max", "1 held-out", "of b"))
+    alike = fit([1.0, 2.0, 3.0], [0, 1, 2], ("a", "b", "c")).describe(["a", "b", "c"])
+    assert "a 1, b 2, c 3 (each of 1," in alike
     together = fit([1.0, 2.0, 100.0], [0, 0, 1], per="all").describe(["a", "b"])
     assert "100" in together and f"3 held-out normal images of {ALL}" in together
     assert "0.25" in Calibration(image=0.25).describe(["a"])

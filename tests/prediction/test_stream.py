@@ -40,8 +40,8 @@ def test_pictures_have_names_of_their_own(tmp_path):
 
 def test_a_place_without_images_is_refused(tmp_path):
     (tmp_path / "x.gif").touch()
-    for place in ("", "nowhere", "*.gif"):
-        with pytest.raises(UserError, match="no images in"):
+    for place, problem in {"": "no images in", "*.gif": "no images in", "nowhere": "does not exist"}.items():
+        with pytest.raises(UserError, match=problem):
             ImageStream(str(tmp_path / place)).require()
 
 
