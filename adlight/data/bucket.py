@@ -1,6 +1,7 @@
 """A data set in a bucket or on a server: its images are copied once, and every run reads the copy."""
 
 import json
+import logging
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -64,6 +65,8 @@ class Bucket:
 
     def _find(self) -> dict[str, tuple[str, str]]:
         """List the images. -> for each path in the copy, the path of the original and what tells its version."""
+        for name in ("botocore", "aiobotocore"):
+            logging.getLogger(name).setLevel(logging.WARNING)  # they tell where they found credentials
         try:
             self.files, base = fsspec.url_to_fs(self.url)
             found = self.files.find(base, detail=True)
