@@ -56,7 +56,7 @@ class Bucket:
         found = self._find()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with hold_lock(self.folder.with_suffix(".lock")):
+            with hold_lock(self.folder.with_suffix(".locked")):
                 self._update(found)
         except OSError as error:
             raise UserError(
