@@ -173,11 +173,7 @@ def describe_size(dataset: DictConfig) -> str:
 
 
 def arguments(argv: list[str]) -> list[str]:
-    """Check that settings of a data set or model come with the name of a data set.
-
-    Raises:
-        UserError: `dataset` is missing.
-    """
+    """Check that settings of a data set or model come with the name of a data set."""
     settings = [word for word in argv if word.startswith(("dataset.", "model="))]
     if settings and value_of(argv, "dataset") is None:
         raise UserError(f"{settings[0]} needs a data set: add dataset=mvtec, dataset=folder or another")

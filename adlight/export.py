@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from adlight import __version__
 from adlight.cli import main as cli
-from adlight.cli.words import quote_values, shows_help, value_of
+from adlight.cli.words import quote_values, require, value_of
 from adlight.prediction.stream import ImageStream
 from adlight.runs.folder import RunFolder
 from adlight.types import Unreadable, UserError
@@ -173,16 +173,8 @@ def check_parity(parity: "Parity") -> None:
 
 
 def arguments(argv: list[str]) -> list[str]:
-    """Check what can be checked before a folder is made, and quote what Hydra's grammar would take apart.
-
-    Raises:
-        UserError: `run` is missing, or `check` holds nothing.
-    """
-    if shows_help(argv):
-        return argv
-    if (run := value_of(argv, "run")) is None:
-        raise UserError("say which: python -m adlight.export run=<run folder>")
-    RunFolder(run).config()
+    """Check `run` and `check` before a folder is made, and quote values that Hydra's grammar would parse."""
+    RunFolder(require(argv, "run", "export run=<run folder>")).config()
     if (check := value_of(argv, "check")) not in (None, "null", NOT_CHECKED):
         ImageStream(str(check)).require()
     return quote_values(argv, "run", "check")

@@ -8,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from adlight.cli import main as cli
-from adlight.cli.words import quote, quote_values, shows_help, value_of
+from adlight.cli.words import quote, quote_values, require, value_of
 from adlight.data.source import Source
 from adlight.learning.labels import read_labels
 from adlight.runs import provenance
@@ -130,21 +130,14 @@ def warn_of_test(run: RunFolder, labels: LabelFolder) -> list[str]:
 
 
 def arguments(argv: list[str]) -> list[str]:
-    """Check the arguments before a folder is created, and quote values that Hydra's grammar would parse.
-
-    Raises:
-        UserError: `run` is missing or is not a run, or the labels cannot be read.
-    """
-    if shows_help(argv):
-        return argv
-    if (run := value_of(argv, "run")) is None:
-        raise UserError("run is missing: python -m adlight.learn run=<run folder> labels=<csv or folder>")
-    RunFolder(run).config()
+    """Check `run` and `labels` before a folder is made, and quote values that Hydra's grammar would parse."""
+    run = RunFolder(require(argv, "run", "learn run=<run folder> labels=<csv or folder>"))
+    run.config()  # raises if it is not a run
     labels = value_of(argv, "labels")
     if labels not in (None, "null"):
         read_labels(str(labels))
-    elif not LabelFolder(run).read():
-        raise UserError(f"no labels in {LabelFolder(run)} yet: add labels=<csv or folder>")
+    elif not LabelFolder(run.path).read():
+        raise UserError(f"no labels in {LabelFolder(run.path)} yet: add labels=<csv or folder>")
     return quote_values(argv, "run", "labels", "root")
 
 

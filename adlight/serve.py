@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from adlight.cli import main as cli
-from adlight.cli.words import quote_values, shows_help, value_of
+from adlight.cli.words import quote_values, require
 from adlight.runs.exported import check_exists, is_exported
 from adlight.types import UserError
 
@@ -148,16 +148,8 @@ def make_server(app: "FastAPI") -> "Server":
 
 
 def arguments(argv: list[str]) -> list[str]:
-    """Check the arguments before anything is loaded, and quote values that Hydra's grammar would parse.
-
-    Raises:
-        UserError: `run` is missing, or is neither a run folder nor a graph.
-    """
-    if shows_help(argv):
-        return argv
-    if (run := value_of(argv, "run")) is None:
-        raise UserError("run is missing: python -m adlight.serve run=<run folder>")
-    check_exists(run)
+    """Check `run` before anything is loaded, and quote values that Hydra's grammar would parse."""
+    check_exists(require(argv, "run", "serve run=<run folder>"))
     return quote_values(argv, "run", "token")
 
 

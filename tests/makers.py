@@ -135,7 +135,7 @@ def fill_gallery(run, rows, side=100):
     """Fill the gallery of a made-up run with pictures of noise, a mask for every other one."""
     from adlight.callbacks.gallery import encode
     from adlight.runs.folder import RunFolder
-    from adlight.runs.gallery import Pictures
+    from adlight.runs.subfolders import Pictures
 
     noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
     picture = encode(Image.fromarray(noise), side)

@@ -24,8 +24,8 @@ from adlight.learning.samples import score_labelled
 from adlight.metrics.thresholds import Calibration, Threshold
 from adlight.runs.config import CONF
 from adlight.runs.folder import RunFolder
-from adlight.runs.groups import GroupFolder
 from adlight.runs.restore import frozen_config
+from adlight.runs.subfolders import GroupFolder
 from adlight.runs.weights import load_weights
 from adlight.train import build
 from adlight.types import ScoredImages, UserError

@@ -9,14 +9,14 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from adlight.cli.errors import explain
-from adlight.cli.words import quote, value_of
+from adlight.cli.words import continue_in, quote, value_of
 from adlight.runs.config import CONF, difference
 from adlight.runs.exported import folder_of
 from adlight.runs.federation import FederationFolder
+from adlight.runs.find import SweepFolder
 from adlight.runs.folder import RunFolder
 from adlight.runs.predictions import PredictionFolder
 from adlight.runs.provenance import command_line
-from adlight.runs.sweep_folder import SweepFolder
 from adlight.types import UserError
 
 MAY_CHANGE = ("batch_size", "device", "on_bad_image", "actors", "ray_address")  # when a prediction is resumed
@@ -83,9 +83,7 @@ def resume_prediction(argv: list[str]) -> list[str]:
         for key, value in _to_dict(folder.read_config()).items()
         if key in known and key != "resume" and value is not None
     ]
-    words = [word for word in words if not word.startswith("hydra.run.dir=")]
-    place = [quote("resume", folder.path), quote("hydra.run.dir", folder.path), "hydra.output_subdir=null"]
-    return [*saved, *words, *place]
+    return continue_in([*saved, *words], folder.path)
 
 
 def _find_prediction(words: list[str]) -> PredictionFolder | None:

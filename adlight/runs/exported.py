@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adlight.runs.files import write_atomically
+from adlight.runs.files import write_json
 from adlight.types import UserError, unknown_name
 
 if TYPE_CHECKING:  # NumPy takes time to import: not for --help
@@ -75,7 +75,7 @@ def graph_path(folder: Path) -> Path:
 
 def write_export_settings(graph: Path, settings: dict[str, Any]) -> None:
     """Write the settings of a graph beside it."""
-    write_atomically(graph.with_suffix(_SETTINGS), json.dumps(settings, indent=2) + "\n")
+    write_json(graph.with_suffix(_SETTINGS), settings)
 
 
 def describe_calibration(calibration: "Calibration", classifier: "CategoryClassifier") -> dict[str, Any]:

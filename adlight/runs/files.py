@@ -1,11 +1,13 @@
 """Files shared by several processes: written whole or not at all, and locked."""
 
+import json
 import os
 import traceback
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from adlight.types import UserError
 
@@ -45,6 +47,11 @@ def write_atomically(path: Path, content: str | bytes) -> Path:
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file whole or not at all, creating its folder."""
+    write_atomically(path, json.dumps(content, indent=2) + "\n")
 
 
 def read_if_exists(path: Path) -> str | None:

@@ -1,22 +1,80 @@
-"""Find run folders below a place, and refuse to write to a place where something is already."""
+"""Find run folders and sweeps below a place, and refuse to write to a place where something is already.
+
+runs/<sweep>/
+    sweep.json         the words of the command, the keys that it varies, the config that all jobs start from
+    results.csv        one row per job, rewritten after each job
+    study.db           Optuna's trials, if the sweep is a search
+    sweep.log          why the launcher or the sweeper failed, if one did
+    <job>/             a run folder, named by what the sweep varies
+"""
 
 import glob
+import json
 import os
 import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
 from adlight.runs.config import difference
 from adlight.runs.federation import FederationFolder
+from adlight.runs.files import hold_lock, write_atomically, write_json
 from adlight.runs.folder import RunFolder
-from adlight.runs.sweep_folder import SweepFolder
 from adlight.types import UserError
 
 COLLECTIONS = {"evaluations", "predictions", "learned", "groups", "sites"}  # in a run, each with folders of commands
 PARTS = {"checkpoints", "panels", "gallery", "samples", "wandb", "tensorboard", ".hydra", "labels", *COLLECTIONS}
-SWEEP_FILES = {"sweep.json", "multirun.yaml"}  # ours and Hydra's
+_NOTE, _LOCK = "sweep.json", ".lock"
+SWEEP_FILES = {_NOTE, "multirun.yaml"}  # ours and Hydra's
+
+
+class SweepFolder:
+    """The folder of a sweep, which need not exist yet; it prints as its path.
+
+    Attributes:
+        table_path: the table with one row per job; none of these files need exist.
+        study_path: Optuna's trials.
+        log: the sweep's log.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.table_path, self.study_path, self.log = (
+            self.path / name for name in ("results.csv", "study.db", "sweep.log")
+        )
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def is_sweep(self) -> bool:
+        """Whether the folder holds a sweep."""
+        return (self.path / _NOTE).is_file()
+
+    def write_note(self, words: list[str], varied: list[str], config: dict[str, Any]) -> None:
+        """Record the words of a sweep's command, the keys that it varies, and the config that all jobs start from."""
+        write_json(self.path / _NOTE, {"words": words, "varied": varied, "config": config})
+
+    def note(self) -> dict[str, Any]:
+        """Read the `words`, `varied` and `config` of the sweep."""
+        return json.loads((self.path / _NOTE).read_text())
+
+    def jobs(self) -> list[RunFolder]:
+        """List the jobs that have begun, in the order of their numbers."""
+        runs = [RunFolder(path) for path in self.path.iterdir() if path.is_dir()]
+        jobs = [(job["job"], run.path.name, run) for run in runs if (job := run.job())]
+        return [run for _, _, run in sorted(jobs, key=lambda job: job[:2])]
+
+    def write_table(self, text: str) -> None:
+        """Write the table."""
+        write_atomically(self.table_path, text)
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Lock the table, so that each process that writes it has seen the results of those before."""
+        return hold_lock(self.path / _LOCK)
 
 
 def find_runs(places: Sequence[str]) -> list[RunFolder]:
