@@ -4,18 +4,16 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
 from adlight.cli.partial_settings import mark_partial_settings
 from adlight.cli.words import MULTIRUN, continue_in, mark_overrides, quote, shows_info, value_of
-from adlight.runs.config import CONF
 from adlight.runs.files import read_number
 from adlight.runs.find import SweepFolder, find_unfinished
 from adlight.runs.folder import RunFolder
-from adlight.runs.overrides import choose_none
+from adlight.runs.overrides import choose_none, compose_config
 from adlight.types import UserError
 
 
@@ -64,10 +62,8 @@ def _resume(argv: list[str], which: str, folder: str | None) -> list[str]:
             run.checkpoint("last")  # raises, and lists the checkpoints
         return continue_in([_mark_addition(word) for word in words], run.path)
     overrides = [word for word, is_override in mark_overrides(words) if is_override]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("train", [word for word in overrides if not word.startswith("hydra.") or "searchpath" in word])
     places = [Path(folder)] if folder else sorted(Path("runs").glob("*"))
-    run_found = find_unfinished(list(map(RunFolder, places)), config)
+    run_found = find_unfinished(list(map(RunFolder, places)), compose_config("train", overrides))
     if run_found is None:
         print("resume=auto: no unfinished run with this config; a new one starts", flush=True)
         return words

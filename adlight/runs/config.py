@@ -1,6 +1,6 @@
 """Configs of runs: where ours lie, how saved ones are read and compared, and how their nodes become objects."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +58,10 @@ def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in plain.items() if key not in NOT_COMPARED}
 
 
-def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Describe the first setting in which two configs differ; empty if they are equal."""
+def difference(before: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str] = ()) -> str:
+    """Describe the first setting, except those `ignored`, in which two configs differ; empty if there is none."""
     old, new = flatten(comparable(before)), flatten(comparable(now))
-    for key in sorted(old.keys() | new.keys()):
+    for key in sorted((old.keys() | new.keys()) - set(ignored)):
         if old.get(key) != new.get(key):
             return f"{key} was {old.get(key)!r} and is {new.get(key)!r} now"
     return ""

@@ -15,7 +15,7 @@ import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig
 
@@ -23,8 +23,11 @@ from adlight.runs.config import difference
 from adlight.runs.federation import FederationFolder
 from adlight.runs.files import hold_lock, write_atomically, write_json
 from adlight.runs.folder import RunFolder
+from adlight.runs.hydra_folder import HydraFolder
+from adlight.runs.predictions import PredictionFolder
 from adlight.types import UserError
 
+Resumable = TypeVar("Resumable", RunFolder, PredictionFolder)
 COLLECTIONS = {"evaluations", "predictions", "learned", "groups", "sites"}  # in a run, each with folders of commands
 PARTS = {"checkpoints", "panels", "gallery", "samples", "wandb", "tensorboard", ".hydra", "labels", *COLLECTIONS}
 _NOTE, _LOCK = "sweep.json", ".lock"
@@ -113,16 +116,16 @@ def natural_key(path: Path) -> list[tuple[float, str]]:
     return [(float(part), part) if i % 2 else (0.0, part) for i, part in enumerate(parts)]
 
 
-def find_unfinished(runs: Sequence[RunFolder], config: DictConfig) -> RunFolder | None:
-    """Find the newest unfinished run with a checkpoint and the same config."""
-    unfinished = [run for run in runs if run.is_run and run.can_resume and not run.is_finished]
-    matches = [run for run in unfinished if _has_config(run, config)]
-    return max(matches, key=lambda run: run.last_change, default=None)
+def find_unfinished(folders: Sequence[Resumable], config: DictConfig, ignored: Sequence[str] = ()) -> Resumable | None:
+    """Find the newest unfinished run or prediction that can be resumed and has the config, but for `ignored` keys."""
+    unfinished = [folder for folder in folders if folder.is_run and folder.can_resume and not folder.is_finished]
+    matches = [folder for folder in unfinished if _has_config(folder, config, ignored)]
+    return max(matches, key=lambda folder: folder.last_change, default=None)
 
 
-def _has_config(run: RunFolder, config: DictConfig) -> bool:
+def _has_config(folder: HydraFolder, config: DictConfig, ignored: Sequence[str]) -> bool:
     try:
-        return not difference(run.read_config(), config)
+        return not difference(folder.read_config(), config, ignored)
     except UserError as error:
         print(f"not resumed: {error}", flush=True)
         return False

@@ -50,6 +50,11 @@ class PredictionFolder(HydraFolder):
         self._journal, self.parts = self.path / _JOURNAL, PartFolder(self.path / _PARTS)
 
     @property
+    def is_finished(self) -> bool:
+        """Whether a command has finished here."""
+        return self.table.exists()
+
+    @property
     def can_resume(self) -> bool:
         """Whether a command has begun here but not finished."""
         return self.is_run and self._journal.exists()
