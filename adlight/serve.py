@@ -34,7 +34,7 @@ def serve(config: DictConfig) -> None:
 
     check_values(ServeSettings, config)
     check_packages()
-    from adlight.serving.guard import is_local, make_token
+    from adlight.serving.middleware import is_local, make_token
 
     labels, host, token = open_labels(str(config.run), config.max_labels), str(config.host), config.token
     if token is None and not is_local(host):
@@ -67,11 +67,7 @@ def serve(config: DictConfig) -> None:
 
 
 def check_packages() -> None:
-    """Check for the packages of the extra `serve`.
-
-    Raises:
-        UserError: A package is missing.
-    """
+    """Raise a UserError if a package of the extra `serve` is missing."""
     try:
         import fastapi  # noqa: F401
         import prometheus_client  # noqa: F401
@@ -133,18 +129,9 @@ def make_server(app: "FastAPI") -> "Server":
     from uvicorn import Config, Server
 
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # the application reports its own errors
-    config = Config(
-        app,
-        http="h11",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        limit_concurrency=CONNECTIONS,
-        timeout_graceful_shutdown=SHUTDOWN,
-        server_header=False,
-    )
-    return Server(config)
+    silent = {"log_config": None, "access_log": False, "server_header": False}
+    limits = {"limit_concurrency": CONNECTIONS, "timeout_graceful_shutdown": SHUTDOWN}
+    return Server(Config(app, http="h11", ws="none", lifespan="off", **silent, **limits))  # type: ignore[arg-type]
 
 
 def arguments(argv: list[str]) -> list[str]:

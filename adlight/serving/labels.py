@@ -57,11 +57,7 @@ class StoredLabels:
             raise UserError(unknown_name("label", word, WORDS))
 
     def describe(self) -> dict[str, Any]:
-        """Count the labels, for `GET /labels`.
-
-        Raises:
-            HTTPException: 500 the labels cannot be read.
-        """
+        """Count the labels, for `GET /labels`; raise an HTTPException (500) if they cannot be read."""
         try:
             records = self.folder.read() if self.folder else []
         except (UserError, OSError) as error:
