@@ -13,8 +13,7 @@ from adlight.data.preflight import check_before_training
 from adlight.data.pseudo_dataset import PseudoAnomalyDataset
 from adlight.data.roi import RegionOfInterest
 from adlight.data.source import Source
-from adlight.data.splits import Split, SplitLoader, batch_tiles, split_normals
-from adlight.data.tile_dataset import TileDataset
+from adlight.data.splits import Split, SplitLoader, TileDataset, batch_tiles, split_normals
 from adlight.data.tiling import QUARTER, Overlap, Tile, make_tiling
 from adlight.rng import derive_seed
 from adlight.settings import ArgumentsOf, Built, Channels, PathName, Seed, checked
