@@ -115,11 +115,7 @@ def _alexnet() -> str:
 
 
 def make_dataset(dataset: DictConfig) -> "AnomalyDataModule":
-    """Make the whole data set, ignoring settings that limit the number of images or adapt to their shapes.
-
-    Raises:
-        UserError: a setting of the wrong type, or out of range.
-    """
+    """Make the data set without limits, in one frame for all shapes; raise a UserError for a bad setting."""
     from adlight.runs.checks import check_node
 
     if dataset.get("keep_shape") == "auto":

@@ -78,11 +78,7 @@ def _check(config: DictConfig) -> None:
 
 
 def _resumed(folder: FederationFolder, asked: DictConfig) -> DictConfig:
-    """Read the config of a resumed federation, and apply the settings that may change.
-
-    Raises:
-        UserError: A setting that cannot change on resume is given.
-    """
+    """Read the config of a resumed federation with the settings that may change; refuse all others."""
     given = {word.lstrip("+").partition("=")[0] for word in HydraConfig.get().overrides.task} - {"resume", "sites"}
     if other := sorted(given - set(MAY_CHANGE)):
         raise UserError(f"{other[0]} cannot change on resume: only {', '.join(MAY_CHANGE)} can")
@@ -92,11 +88,7 @@ def _resumed(folder: FederationFolder, asked: DictConfig) -> DictConfig:
 
 
 def arguments(argv: list[str]) -> list[str]:
-    """Check the arguments before a folder is created; a resumed federation keeps its folder.
-
-    Raises:
-        UserError: There are no sites or no such federation, or a sweep is requested.
-    """
+    """Check the arguments before a folder is created; a resumed federation keeps its folder."""
     argv = [choose_none(word) for word in argv]
     if shows_info(argv):
         return argv

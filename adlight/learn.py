@@ -79,11 +79,7 @@ def learn(config: DictConfig) -> Path:
 
 
 def store_labels(run: RunFolder, place: str | None, names: "CategoryNames") -> list[Record]:
-    """Add labels to those stored with the run, after reading each image and mask. -> all labels of the run.
-
-    Raises:
-        UserError: There are no labels, or an image or mask cannot be read.
-    """
+    """Add labels to those stored with the run; raise a UserError if an image is unreadable. -> all labels."""
     labels = LabelFolder(run.path)
     if place is not None:
         records = [record._replace(category=names.of_record(record)) for record in read_labels(place)]

@@ -78,11 +78,7 @@ def check_packages() -> None:
 
 
 def open_labels(run: str, most: int) -> "StoredLabels":
-    """Open the labels of a run, at most `most` of them, before the detector is loaded.
-
-    Raises:
-        UserError: There is no run folder to store labels in, or `adlight.learn` could not use them there.
-    """
+    """Open a run's labels, at most `most` of them; raise a UserError if none can be stored or learned from there."""
     from adlight.serving.labels import StoredLabels
 
     if is_exported(run):
@@ -106,11 +102,7 @@ def open_labels(run: str, most: int) -> "StoredLabels":
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Bind an address, before the detector is loaded.
-
-    Raises:
-        UserError: The address is in use, or is not one of this machine's.
-    """
+    """Bind an address before the detector is loaded; raise a UserError if it is in use or not this machine's."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # asyncio turns off Nagle's algorithm, which costs 40 ms per answer, only if the protocol is named
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)

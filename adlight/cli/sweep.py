@@ -84,11 +84,7 @@ def _count_gpus() -> int:
 
 
 def begin_sweep(sweep: SweepFolder, config: DictConfig) -> None:
-    """Record a sweep in its folder, or compare it with the sweep that is there.
-
-    Raises:
-        UserError: the folder holds another sweep or one that is not resumed, or there is none to resume.
-    """
+    """Record a sweep in its folder; raise a UserError if the folder holds another one, or none to resume."""
     if sweep.is_sweep:
         if not config.resume_sweep:
             raise UserError(

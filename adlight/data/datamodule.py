@@ -97,11 +97,7 @@ class AnomalyDataModule(pl.LightningDataModule):
         self.source.prepare()
 
     def check(self) -> None:
-        """Check the files of all splits before anything is computed; nothing is chosen by the test split.
-
-        Raises:
-            UserError: there is nothing to test, or a file is missing or unusable.
-        """
+        """Check the files of all splits before anything is computed; raise a UserError if one is unusable."""
         self.notes = check_before_training(self.source, self.frame, self.loader.skip, self.roi, self.tiling)
 
     def setup(self, stage: str | None = None) -> None:

@@ -24,11 +24,7 @@ ReadImage = tuple[Corner, list[Corner], Tiles]  # height and width, corners of t
 
 
 def split_normals(records: list[Record], fraction: float, seed: int) -> tuple[list[Record], list[Record]]:
-    """Split normal records into training and validation, for each category. -> (train, validation).
-
-    Raises:
-        UserError: a category has too few images.
-    """
+    """Split each category's normal records into training and validation; raise a UserError if too few."""
     train: list[Record] = []
     held_out: list[Record] = []
     for category in sorted({record.category for record in records}):

@@ -92,11 +92,7 @@ def drop_objective(config: DictConfig) -> None:
 
 
 def instantiate_node(node: DictConfig, **supplied: Any) -> Any:
-    """Check a node and make the object that it describes, with plain lists and dicts as arguments.
-
-    Raises:
-        UserError: a constructor does not take a setting, or the object is of the wrong kind.
-    """
+    """Check a node and make its object; raise a UserError for a bad setting or an object of the wrong kind."""
     from hydra.utils import instantiate
 
     from adlight.runs.checks import check_node  # with torch: not for --help

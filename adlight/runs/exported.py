@@ -93,11 +93,7 @@ def describe_calibration(calibration: "Calibration", classifier: "CategoryClassi
 
 
 def load_exported(path: str | Path, device: str) -> tuple["GraphDetector", dict[str, Any]]:
-    """Load a graph. -> its detector, and the settings for preparing an image.
-
-    Raises:
-        UserError: a file is missing or damaged, or the two files are of different exports.
-    """
+    """Load a graph; raise a UserError if a file is missing or damaged. -> its detector, and how to prepare an image."""
     from adlight.detection.categories import CategoryClassifier
     from adlight.detection.session import GraphDetector
     from adlight.metrics.thresholds import Calibration

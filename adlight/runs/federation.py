@@ -94,11 +94,7 @@ class FederationFolder(HydraFolder):
 
 
 def site_names(config: DictConfig) -> list[str]:
-    """Name the sites by their categories, or by their number if they have other settings.
-
-    Raises:
-        UserError: there are none, a site is neither categories nor settings, or two have a category in common.
-    """
+    """Name the sites by their categories, or by number if they have other settings; raise a UserError for bad ones."""
     sites: Any = OmegaConf.to_container(config).get("sites")  # type: ignore[union-attr]
     if not isinstance(sites, list) or not sites:
         raise UserError(f"sites must be a list, such as [[bottle],[screw]], got {sites!r}")
