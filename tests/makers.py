@@ -1,4 +1,4 @@
-"""Small data sets that the tests write for themselves, all from fixed seeds."""
+"""Small data sets that the tests write for themselves, all from fixed seeds; and configs."""
 
 import json
 import pickle
@@ -10,7 +10,14 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
+from adlight.runs.overrides import compose_config
+
 CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def composed(*words):
+    """The config of a training as the command line composes it."""
+    return compose_config("train", [*words, "run_dir=nowhere"])
 
 
 def write_image(path, seed=0, size=32, channels=3):

@@ -5,8 +5,8 @@ from pkgutil import resolve_name
 
 import pytest
 import pytorch_lightning as pl
+from makers import composed
 from omegaconf import OmegaConf
-from test_configs import composed
 
 from adlight.detection.detector import AnomalyDetector
 from adlight.runs.config import CONF, drop_objective, instantiate_node
