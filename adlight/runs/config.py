@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
-from adlight.runs.targets import check_made
+from adlight.runs.targets import build, check_made
 from adlight.runs.trust import refuse_aliases
 from adlight.types import UserError
 
@@ -93,9 +93,8 @@ def drop_objective(config: DictConfig) -> None:
 
 def instantiate_node(node: DictConfig, **supplied: Any) -> Any:
     """Check a node and make its object; raise a UserError for a bad setting or an object of the wrong kind."""
-    from hydra.utils import instantiate
-
     from adlight.runs.checks import check_node  # with torch: not for --help
 
     check_node(node, supplied)
-    return check_made(node, instantiate(node, **supplied, _convert_="all"))
+    values = OmegaConf.to_container(node, resolve=True)
+    return check_made(node, build(values, str(node._get_full_key(None)), **supplied))

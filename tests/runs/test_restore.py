@@ -10,7 +10,8 @@ from omegaconf import OmegaConf
 
 from adlight.detection.detector import AnomalyDetector
 from adlight.runs.config import CONF, drop_objective, instantiate_node
-from adlight.runs.restore import DETECTORS, build, without_training
+from adlight.runs.restore import DETECTORS, without_training
+from adlight.runs.targets import build
 from adlight.types import UserError
 
 MODELS = sorted(path.stem for path in (CONF / "model").glob("[!_]*.yaml"))
