@@ -57,7 +57,8 @@ def learn(config: DictConfig) -> Path:
     records = store_labels(run, config.labels, names)
     labelled = score_labelled(module, records, data, str(saved.trainer.precision), names.of_image)
     learned = fit_learned(module, labelled, data, trainer, bool(config.head))
-    made = learned_config(run.config(), **settings_of(learned))
+    counts = {"defects": learned.num_defects, "normals": learned.num_normals}
+    made = learned_config(run.config(), width=learned.weight.shape[1], **counts, folds=learned.folds)
     learned.calibration = instantiate_node(made.calibration)
     learned.calibration.load_state_dict(module.calibration.state_dict())
     lines = [*describe_labels(labelled), *warn_of_test(run, LabelFolder(run.path))]
@@ -109,12 +110,6 @@ def fit_learned(
     if head and defects:
         learned.set_heads(*fit_heads(held_out_normals(module, data, trainer, FOLDS), labelled, FOLDS))
     return learned
-
-
-def settings_of(learned: "LearnedModule") -> dict[str, int]:
-    """Return the settings of a learned detector for its config."""
-    counts = {"defects": learned.num_defects, "normals": learned.num_normals}
-    return {"width": learned.weight.shape[1], **counts, "folds": learned.folds}
 
 
 def warn_of_test(run: RunFolder, labels: LabelFolder) -> list[str]:

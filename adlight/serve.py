@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,13 +69,9 @@ def serve(config: DictConfig) -> None:
 
 def check_packages() -> None:
     """Raise a UserError if a package of the extra `serve` is missing."""
-    try:
-        import fastapi  # noqa: F401
-        import prometheus_client  # noqa: F401
-        import python_multipart  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise UserError(f"serving needs {error.name}: pip install 'adlight[serve]'") from error
+    for package in ("fastapi", "prometheus_client", "python_multipart", "uvicorn"):
+        if find_spec(package) is None:
+            raise UserError(f"serving needs {package}: pip install 'adlight[serve]'")
 
 
 def open_labels(run: str, most: int) -> "StoredLabels":

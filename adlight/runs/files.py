@@ -14,6 +14,16 @@ from adlight.types import UserError
 PROCESS_NUMBERS = ("LOCAL_RANK", "SLURM_PROCID")  # set by Lightning's ddp and by Slurm's srun
 
 
+class Folder:
+    """A folder, which need not exist yet; it prints as its path."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
 def rank() -> int:
     """Return this process's number in a run, 0 for the one that writes; raise a UserError if it is not a number."""
     return next((read_number(name) for name in PROCESS_NUMBERS if os.environ.get(name)), 0)

@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 
 from adlight.runs.config import difference
 from adlight.runs.federation import FederationFolder
-from adlight.runs.files import hold_lock, write_atomically, write_json
+from adlight.runs.files import Folder, hold_lock, write_atomically, write_json
 from adlight.runs.folder import RunFolder
 from adlight.runs.hydra_folder import HydraFolder
 from adlight.runs.predictions import PredictionFolder
@@ -34,8 +34,8 @@ _NOTE, _LOCK = "sweep.json", ".lock"
 SWEEP_FILES = {_NOTE, "multirun.yaml"}  # ours and Hydra's
 
 
-class SweepFolder:
-    """The folder of a sweep, which need not exist yet; it prints as its path.
+class SweepFolder(Folder):
+    """The folder of a sweep.
 
     Attributes:
         table_path: the table with one row per job; none of these files need exist.
@@ -44,13 +44,10 @@ class SweepFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        super().__init__(path)
         self.table_path, self.study_path, self.log = (
             self.path / name for name in ("results.csv", "study.db", "sweep.log")
         )
-
-    def __str__(self) -> str:
-        return str(self.path)
 
     @property
     def is_sweep(self) -> bool:

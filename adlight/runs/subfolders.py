@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from adlight.runs.files import read_if_exists, write_atomically, write_json
+from adlight.runs.files import Folder, read_if_exists, write_atomically, write_json
 from adlight.runs.tables import to_csv
 
 if TYPE_CHECKING:
@@ -35,14 +35,8 @@ class Pictures(NamedTuple):
     mask: bytes | None  # true mask, if there is one
 
 
-class GalleryFolder:
-    """The gallery of a run, which need not exist; it prints as its path."""
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-
-    def __str__(self) -> str:
-        return str(self.path)
+class GalleryFolder(Folder):
+    """The gallery of a run."""
 
     def write(self, pictures: Iterable[tuple[int, Pictures]]) -> None:
         """Write pictures by their row in the table of predictions, and delete those of an earlier test."""
@@ -64,14 +58,8 @@ class GalleryFolder:
         return self.path / f"{row}{_IMAGE}"
 
 
-class GroupFolder:
-    """The folder of one grouping, which need not exist yet; it prints as its path."""
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-
-    def __str__(self) -> str:
-        return str(self.path)
+class GroupFolder(Folder):
+    """The folder of one grouping."""
 
     @classmethod
     def latest(cls, run: Path) -> "GroupFolder | None":
