@@ -109,9 +109,7 @@ def read_images(config: DictConfig, detector: "Detector") -> "Iterator[Pixels]":
     """Read the images of `check`, or of the run's own test split; raise a UserError if there are none."""
     if config.check is None:
         return read_test_split(config)
-    stream = ImageStream(str(config.check))
-    stream.require()
-    paths = list(stream)
+    paths = list(ImageStream(str(config.check)))
     detector.category_rule.check(paths)
     return read_files(detector, paths)
 

@@ -80,7 +80,7 @@ def learn(config: DictConfig) -> Path:
 
 
 def store_labels(run: RunFolder, place: str | None, names: "CategoryNames") -> list[Record]:
-    """Add labels to those stored with the run; raise a UserError if an image is unreadable. -> all labels."""
+    """Add labels to those stored with the run; raise a UserError if an image is unreadable. -> all of them."""
     labels = LabelFolder(run.path)
     if place is not None:
         records = [record._replace(category=names.of_record(record)) for record in read_labels(place)]
@@ -88,9 +88,7 @@ def store_labels(run: RunFolder, place: str | None, names: "CategoryNames") -> l
             Source().read_mask(record, Source().read(record).size)
         new, changed = labels.add(records)
         print(f"labels: {labels}: {new} new, {changed} changed", flush=True)
-    if not (stored := labels.read()):
-        raise UserError(f"no labels in {labels} yet: add labels=<csv or folder>")
-    return stored
+    return labels.read()
 
 
 def fit_learned(
