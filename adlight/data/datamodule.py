@@ -14,8 +14,7 @@ from adlight.data.preflight import check_before_training
 from adlight.data.pseudo_dataset import PseudoAnomalyDataset
 from adlight.data.roi import RegionOfInterest
 from adlight.data.source import Source
-from adlight.data.splits import Split, SplitLoader, batch_tiles, split_normals
-from adlight.data.tile_dataset import TileDataset
+from adlight.data.splits import Split, SplitLoader, TileDataset, batch_tiles, split_normals
 from adlight.data.tiling import QUARTER, Overlap, Tile, make_tiling
 from adlight.rng import derive_seed
 from adlight.settings import ArgumentsOf, Built, Channels, PathName, Seed, checked
@@ -104,11 +103,7 @@ class AnomalyDataModule(pl.LightningDataModule):
         self.source.prepare()
 
     def check(self) -> None:
-        """Check the files of all splits before anything is computed; nothing is chosen by the test split.
-
-        Raises:
-            UserError: there is nothing to test, or a file is missing or unusable.
-        """
+        """Check the files of all splits before anything is computed; raise a UserError if one is unusable."""
         self.notes = check_before_training(self.source, self.frame, self.loader.skip, self.roi, self.tiling)
 
     def setup(self, stage: str | None = None) -> None:
