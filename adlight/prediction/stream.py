@@ -61,9 +61,9 @@ class ImageStream:
         """Raise a UserError if there are no images; the message says where and for what was searched."""
         if next(iter(self), None) is None:
             folder = next(place for place in (self.place, *self.place.parents) if place.is_dir())  # what exists of it
-            where, suffixes = self.place.absolute(), ", ".join(sorted(IMAGE_SUFFIXES))
-            is_missing = not os.path.lexists(self.place) and not glob.has_magic(str(self.place))
-            problem = f"{where} does not exist" if is_missing else f"no images in {where}: looked for files with {suffixes}"
+            problem = f"no images in {self.place.absolute()}: looked for files with {', '.join(sorted(IMAGE_SUFFIXES))}"
+            if not os.path.lexists(self.place) and not glob.has_magic(str(self.place)):
+                problem = f"{self.place.absolute()} does not exist"
             raise UserError(f"{problem}; {folder.absolute()} holds {describe_folder(folder)}")
 
     def survey(self) -> Survey:
