@@ -56,7 +56,7 @@ def predict(config: DictConfig) -> None:
         raise type(error)(prediction_advice(folder, str(error))) from error
     summary, rate = Summary(folder.entries()), (count - done) / (time.perf_counter() - started)
     folder.finish()
-    summary.print(folder, [folder.path / kind for kind in pictures], rate)
+    summary.print(folder, pictures, rate)
     if detector.category_rule.by_looks:
         print(*detector.category_rule.classifier.describe())
     if left_out:

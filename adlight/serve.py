@@ -57,7 +57,9 @@ def serve(config: DictConfig) -> None:
         fragment, header = (f"#token={token}", f"-H 'Authorization: Bearer {token}' ") if token else ("", "")
         listener.listen()  # early clients wait
         print(f"page: {place}{fragment}")
-        print(f"from a shell: curl {header}--data-binary @<image> {place}predict")
+        rule = detector.category_rule
+        query = "?category=auto" if rule.is_decisive and rule.asked is None else ""
+        print(f"from a shell: curl {header}--data-binary @<image> '{place}predict{query}'")
         if labels.most:
             print(f"labels: up to {labels.most} images are stored in {labels.folder}")
         print("Ctrl-C ends it", flush=True)

@@ -1,4 +1,4 @@
-"""What README, experiments and configs print holds for the present code: commands, settings, choices, files."""
+"""What README, docs, experiments and configs print holds for the present code: commands, settings, choices, files."""
 
 import ast
 import re
@@ -21,7 +21,8 @@ from adlight.types import Record
 
 ROOT = CONF.parent
 README, CHANGELOG = ROOT / "README.md", ROOT / "CHANGELOG.md"
-TEXTS = [README, *sorted((ROOT / "experiments").glob("*/README.md"))]
+DEPLOYMENT = ROOT / "docs" / "deployment.md"
+TEXTS = [README, *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "experiments").glob("*/README.md"))]
 SCRIPTS = sorted((ROOT / "experiments").rglob("*.py"))
 PAGES = [*TEXTS, *sorted(CONF.rglob("*.yaml"))]
 OTHERS = (
@@ -210,7 +211,7 @@ def test_help_has_purpose_examples_and_settings(adlight, program):
         assert choices == set(cell.split(", ")), group
 
 
-@pytest.mark.parametrize("page", TEXTS, ids=lambda page: page.parent.name)
+@pytest.mark.parametrize("page", TEXTS, ids=lambda page: f"{page.parent.name}/{page.name}")
 def test_targets_scripts_and_links_exist(page):
     text = code(page)
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))

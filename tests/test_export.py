@@ -10,14 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from readers import table
-from test_commands import README
+from test_commands import DEPLOYMENT
 
 from adlight.detector import Detector
 from adlight.runs.folder import RunFolder
 from adlight.runs.weights import hash_file
 from adlight.types import UserError
 
-SCRIPT = next(code for code in re.findall(r"^```python\n(.*?)^```", README.read_text(), re.M | re.S) if "onnx" in code)
+(SCRIPT,) = re.findall(r"^```python\n(.*?)^```", DEPLOYMENT.read_text(), re.M | re.S)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from adlight.types import UserError
 # everything that Pillow raises for damaged files (tried with 20,000 truncated or altered files of these formats)
 READ_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 END_MARKS = {".png": b"IEND", ".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9"}
+ADVICE = " (fix or remove the file, or set on_bad_image=skip)"  # at the end of the message of an unreadable image
 SIDEWAYS = {5, 6, 7, 8}  # EXIF orientations that swap width and height
 
 
@@ -55,7 +56,7 @@ def seems_truncated(path: str | Path) -> bool:
 
 def _unreadable(path: str | Path, error: Exception) -> UnreadableImage:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return UnreadableImage(f"cannot read image {path}: {reason} (fix or remove the file, or set on_bad_image=skip)")
+    return UnreadableImage(f"cannot read image {path}: {reason}{ADVICE}")
 
 
 def refuse_several(image: Image.Image) -> None:

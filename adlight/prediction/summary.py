@@ -2,12 +2,12 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from adlight.data.image_files import ADVICE
 from adlight.detection.pictures import colour_ceiling
 from adlight.runs.predictions import Entry, PredictionFolder
 
@@ -33,12 +33,12 @@ class Summary:
                 key = entry["threshold_source"], entry["threshold"], entry["pixel_threshold"], entry["anomalous"]
                 self.counts[key] += 1
 
-    def print(self, folder: PredictionFolder, pictures: Sequence[Path], rate: float) -> None:
+    def print(self, folder: PredictionFolder, pictures: Sequence[str], rate: float) -> None:
         """Print the counts and where the results lie.
 
         Args:
             folder: of the predictions.
-            pictures: folders of the pictures that were written.
+            pictures: kinds of the pictures that were written.
             rate: images per second.
         """
         table = Table()
@@ -50,14 +50,14 @@ class Summary:
             table.add_row(escape(source), f"{threshold:.6g}", str(normal + anomalous), str(anomalous))
         console = Console()
         console.print(table)
-        lines = [f"skipped: {error}" for error in self.failed]
+        lines = [f"skipped: {error.removesuffix(ADVICE)}" for error in self.failed]
         if self.num_failed:
             lines.append(f"all {self.num_failed} unreadable images: {folder.unreadable}")
         lines.append(f"{self.counts.total()} images, {self.num_failed} skipped, {rate:.1f} images/s")
         lines.append(f"predictions: {folder.table}")
         if pictures:
             scale = ", ".join(dict.fromkeys(f"{colour_ceiling(pixel):.3g}" for _, _, pixel in thresholds))
-            folders = ", ".join(map(str, pictures))
-            lines.append(f"pictures: {folders} (colours from 0 to twice the pixel threshold: {scale})")
+            colours = f"colours from 0 to twice the pixel threshold: {scale}"
+            lines.append(f"pictures: {', '.join(pictures)} in {folder.path} ({colours})")
         for line in lines:
             console.print(line, highlight=False, soft_wrap=True, markup=False)

@@ -15,9 +15,9 @@ from rich.text import Text
 
 Heading = tuple[str, str]
 TEXT, COUNT, VALUE, LOW, HIGH, PAPER, DIFFERENCE = "", "count", "ours", "low", "high", "paper", "ours - paper"
-IMPORTANT = (  # columns of numbers by priority in a narrow terminal
-    *("val/auroc", "AUROC", "F1 at threshold", "FPR at threshold", "recall at threshold", "pixel AUROC", "AUPRO"),
-    *("images", "AP"),
+IMPORTANT = (  # columns by priority in a narrow terminal; what describes a run comes after what was measured
+    *("val/auroc", "AUROC", "status", "category", "F1 at threshold", "FPR at threshold", "recall at threshold"),
+    *("pixel AUROC", "AUPRO", "images", "AP", "model", "dataset", "differs in"),
 )
 
 
@@ -90,7 +90,7 @@ def print_table(table: pd.DataFrame, title: str, footnotes: Iterable[str] = ()) 
 
 
 def _rank(name: str, is_text: bool) -> int:
-    """Rank columns: text that tells rows apart, then the numbers of `IMPORTANT`, then all others."""
+    """Rank columns: other text, which tells rows apart, then those of `IMPORTANT`, then other numbers."""
     if name in IMPORTANT:
         return IMPORTANT.index(name) + 1
     return 0 if is_text else len(IMPORTANT) + 1
