@@ -43,7 +43,8 @@ def doctor(config: DictConfig) -> list[str]:
     for name, value in facts.items():
         table.add_row(name, value)
     console.print(table)
-    method, cross_fits = str(config.calibration.image), fits_without_epochs(config.get("model"))
+    method, model = str(config.calibration.image), config.get("model")
+    cross_fits = model is not None and not any("optimizer" in str(key) for key in model)
     lines, data_problems = ([], []) if data is None else check_dataset(data, method, cross_fits)
     problems += data_problems
     lines += [*sizes, *(f"problem: {problem}" for problem in problems)]
@@ -131,11 +132,6 @@ def make_dataset(dataset: DictConfig) -> "AnomalyDataModule":
     return data
 
 
-def fits_without_epochs(model: DictConfig | None) -> bool:
-    """Return whether a model calibrates on its training images too, by cross-fitting."""
-    return model is not None and not any("optimizer" in str(key) for key in model)
-
-
 def check_dataset(data: "AnomalyDataModule", image: str, cross_fits: bool) -> tuple[list[str | Table], list[str]]:
     """Read and check a whole data set, for the calibration method `image`. -> findings, and problems."""
     findings, problems = check_source(data.source, data.frame)
@@ -147,7 +143,7 @@ def check_dataset(data: "AnomalyDataModule", image: str, cross_fits: bool) -> tu
 
 
 def describe_guarantees(data: "AnomalyDataModule", image: str, cross_fits: bool) -> list[str]:
-    """Describe the false alarm rate that a calibration method guarantees with each category's normal images."""
+    """Describe the false alarm rate that a calibration method guarantees; cross-fitting takes training images too."""
     from adlight.data.splits import split_normals
     from adlight.metrics.methods import Method
 
@@ -155,16 +151,16 @@ def describe_guarantees(data: "AnomalyDataModule", image: str, cross_fits: bool)
     train, held_out = split_normals(data.source.train(), data.val_fraction, data.seed)
     normals, lines = Counter(record.category for record in [*train, *held_out]), list[str]()
     for name, count in (normals if cross_fits else Counter(record.category for record in held_out)).items():
-        line = f"thresholds of {name}: {image} of {count} {'' if cross_fits else 'held-out '}normal images"
+        line, promised = f"thresholds of {name}: {image} of {count} ", method.promised(count)
+        line += "normal images" if cross_fits else "held-out normal images"
         if method.needed is not None and method.falls_short(count):
-            share = math.ceil(100 * method.needed / normals[name]) / 100
-            advice = f"dataset.val_fraction={share:g}" if share <= 0.5 and not cross_fits else "add normal images"
+            share, advice = math.ceil(100 * method.needed / normals[name]) / 100, "add normal images"
             if not cross_fits:
+                advice = f"dataset.val_fraction={share:g}" if share <= 0.5 else advice
                 advice += f" (models that need no epochs, such as retrieval, calibrate on all {normals[name]})"
-            line += f" can promise no false alarm rate below {method.promised(count):.3g}; {method.needed} are needed: "
-            line += advice
-        elif (promised := method.promised(count)) is not None:
-            line += f" promises a false alarm rate of {'about' if cross_fits else 'at most'} {promised:.3g}"
+            line += f" promise no false alarm rate below {promised:.3g}; {method.needed} are needed: {advice}"
+        elif promised is not None:
+            line += f" promise a false alarm rate of {'about' if cross_fits else 'at most'} {promised:.3g}"
         lines.append(line)
     return lines
 
