@@ -30,6 +30,7 @@ from adlight.cli.words import (
     shows_help,
     shows_info,
     use_config_dir,
+    value_of,
 )
 from adlight.runs.config import CONF, read_yaml
 from adlight.runs.files import append_traceback, rank
@@ -77,7 +78,8 @@ def _print_error(line: str, prefix: str = "") -> int:
 
 def _announce_imports(program: str) -> None:
     """Print a line before imports that take seconds, unless the command only shows something."""
-    if rank() == 0 and "torch" not in sys.modules and not shows_info(sys.argv[1:]):
+    is_graph = (value_of(sys.argv[1:], "run") or "").endswith(".onnx")  # which needs no PyTorch
+    if rank() == 0 and "torch" not in sys.modules and not shows_info(sys.argv[1:]) and not is_graph:
         print("reading runs ..." if program == "report" else "loading PyTorch ...", flush=True)
 
 

@@ -80,7 +80,7 @@ def draw_panel(
         (title, image),
         ("reconstruction", Image.fromarray(reconstruction)),
         (f"error, 0 to {colour_ceiling(prediction.pixel_threshold):.3g}", heat_map),
-        *([] if true_mask is None else [("true mask", Image.fromarray(true_mask).convert("RGB"))]),
+        *([] if true_mask is None else [_draw_true_mask(true_mask, record)]),
         (f"{decision}: {prediction.score:.4g}, threshold {prediction.threshold:.4g}", _mark(image, prediction, side)),
     ]
     width, height = _fit(image, side)
@@ -90,6 +90,12 @@ def draw_panel(
         corner = i * (side + GAP) + (side - width) // 2, TITLE + (side - height) // 2
         panel.paste(part.resize((width, height), Image.Resampling.BILINEAR), corner)
     return panel
+
+
+def _draw_true_mask(mask: np.ndarray, record: Record | None) -> tuple[str, Image.Image]:
+    if record is not None and record.label and record.mask is None:  # black would say that nothing is defective
+        return "no true mask", Image.new("RGB", (1, 1), "lightgrey")
+    return "true mask", Image.fromarray(mask).convert("RGB")
 
 
 def stack_panels(panels: list[Image.Image], title: str) -> Image.Image:

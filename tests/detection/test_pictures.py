@@ -65,6 +65,13 @@ def test_the_true_mask_stands_before_the_decision():
     assert (shown[3][0] == 255).all() and (shown[3][-1] == 0).all()
 
 
+def test_an_anomaly_without_a_true_mask_is_not_shown_as_an_empty_one():
+    records = [Record("a.png", "bottle", "hole", 1, mask) for mask in ("mask.png", None)] + [Record("a.png", "bottle")]
+    mask = np.zeros((8, 16), bool)
+    shown = [parts(draw_panel(IMAGE, prediction(), record, mask, SIDE))[3] for record in records]
+    assert [int(part.max()) for part in shown] == [0, 211, 0]
+
+
 @pytest.mark.parametrize(
     ("score", "label", "red"), [(0.7, None, True), (0.3, None, False), (0.7, 1, False), (0.7, 0, True), (0.3, 1, True)]
 )
