@@ -48,7 +48,7 @@ TRAIN = {
     "unknown group": ("datset=mvtec", "'datset'", "dataset?"),
     "unknown setting": ("model.mask_ration=0.5", "model", "'mask_ration'", "mask_ratio?"),
     "unknown deep setting": ("model.network.encoder_dpth=3", "model.network", "encoder_depth?"),
-    "unparsable override": ("dataset.category=a(b", "'dataset.root=a(b'"),
+    "unparsable override": ("dataset.category=a(b", "'dataset.category=a(b'"),
     "missing root": ("dataset.root=nowhere", "nowhere", "train/good", "download=true"),
     "unknown category": ("dataset.category=botle", "'botle'", "bottle?", "bottle, screw"),
     "empty training folder": ("dataset.root=empty", "empty/bottle/train/good"),
