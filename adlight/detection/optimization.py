@@ -1,16 +1,22 @@
-"""Parts that trainings share: learning rate schedules, logging of loss terms, and stopping when a loss diverges."""
+"""Parts that trainings share: learning rates, manual optimizer steps, logging of loss terms, divergence."""
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
-import pytorch_lightning as pl
-from torch import Generator, Tensor
+import torch
+import torch.distributed as dist
+from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from adlight.rng import derive_seed
 from adlight.types import UserError
+
+if TYPE_CHECKING:  # a detector runs without Lightning
+    import pytorch_lightning as pl
+
+OptimizerFactory = Callable[..., Optimizer]
 
 
 class WarmupCosine(LambdaLR):
@@ -41,7 +47,7 @@ def warmup_cosine(step: int, warmup: float, total: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1.0, total - warmup))))
 
 
-def schedule_by_step(module: pl.LightningModule, optimizer: Optimizer, warmup: float) -> dict[str, Any]:
+def schedule_by_step(module: "pl.LightningModule", optimizer: Optimizer, warmup: float) -> dict[str, Any]:
     """Pair an optimizer with a `WarmupCosine` over the whole training; `warmup` is a fraction of its steps."""
     total = int(module.trainer.estimated_stepping_batches)
     schedule = WarmupCosine(optimizer, warmup * total, total)
@@ -55,20 +61,71 @@ def set_rates(optimizers: Sequence[Optimizer], rates: Sequence[Sequence[float]])
             group["lr"] = rate
 
 
-def step_rng(module: pl.LightningModule, purpose: str, seed: int) -> Generator:
+def optimizer_step(optimizer: Optimizer, loss: Tensor, clip: float = 0.0) -> Tensor:
+    """Take an optimizer step by the gradient averaged over all processes, and clear the gradient afterwards.
+
+    Args:
+        optimizer: the optimizer; the loss is differentiated with respect to its parameters only.
+        loss: scalar.
+        clip: largest norm of the gradient; 0 disables clipping.
+
+    Returns:
+        Norm of the gradient before clipping.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    gradients = average_over_processes(torch.autograd.grad(loss, parameters))
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    norm = nn.utils.get_total_norm(gradients)
+    if clip:
+        nn.utils.clip_grads_with_norm_(parameters, clip, norm)
+    optimizer.step()
+    optimizer.zero_grad()
+    return norm
+
+
+def average_over_processes(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Average tensors over all processes with one all-reduce.
+
+    DistributedDataParallel cannot do this, as it expects a gradient for every parameter of the module after each
+    backward pass; here each pass differentiates only one of several networks.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return tensors
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    dist.all_reduce(flat)
+    parts = (flat / dist.get_world_size()).split([tensor.numel() for tensor in tensors])
+    return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
+
+
+def make_optimizer(name: str, factory: OptimizerFactory, network: nn.Module) -> Optimizer:
+    """Make the optimizer of a network; errors contain `name`."""
+    try:
+        return factory(network.parameters())
+    except ValueError as error:
+        raise UserError(f"{name}: {error}") from error
+
+
+def check_precision(trainer: "pl.Trainer") -> None:
+    """Raise a UserError if the GAN does not train in the trainer's precision."""
+    if trainer.precision not in ("32-true", "bf16-mixed"):
+        raise UserError(f"precision={trainer.precision}: the GAN trains in 32-true or bf16-mixed")
+
+
+def step_rng(module: "pl.LightningModule", purpose: str, seed: int) -> Generator:
     """Make the generator for a batch and process; a resumed run draws what an uninterrupted one would have drawn."""
     batch = module.trainer.fit_loop.total_batch_idx  # the global step does not advance while gradients accumulate
     return Generator().manual_seed(derive_seed(purpose, seed, batch, module.global_rank))
 
 
-def log_terms(module: pl.LightningModule, terms: dict[str, Tensor], images: int, prog_bar: str = "loss") -> None:
+def log_terms(module: "pl.LightningModule", terms: dict[str, Tensor], images: int, prog_bar: str = "loss") -> None:
     """Log epoch means of a step's loss terms as `train/<name>`; the progress bar shows the one named `prog_bar`."""
     how = {"on_step": False, "on_epoch": True, "batch_size": images, "sync_dist": True}
     for name, term in terms.items():
         module.log(f"train/{name}", term.detach(), prog_bar=name == prog_bar, **how)  # type: ignore[arg-type]
 
 
-def stop_if_diverged(module: pl.LightningModule, rate: str = "lr") -> None:
+def stop_if_diverged(module: "pl.LightningModule", rate: str = "lr") -> None:
     """Raise a UserError on all processes if a loss term of the epoch is not finite; earlier checkpoints are kept."""
     for name, value in module.trainer.callback_metrics.items():
         if name.startswith("train/") and not value.isfinite():

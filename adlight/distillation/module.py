@@ -8,12 +8,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from adlight.detection.module import AnomalyModule
-from adlight.detection.optimization import log_terms, schedule_by_step, stop_if_diverged
+from adlight.detection.optimization import average_over_processes, log_terms, schedule_by_step, stop_if_diverged
 from adlight.distillation.detector import MKDDetector
 from adlight.distillation.network import Cloner, distillation_loss
 from adlight.distillation.scorer import DistillationScorer
 from adlight.features.backbones import Backbone
-from adlight.gan.optimization import average_over_processes
 from adlight.settings import Built, Share, checked
 from adlight.types import Batch
 
