@@ -1,19 +1,22 @@
-"""Parts that trainings share: learning rates, manual optimizer steps, logging of loss terms, divergence."""
+"""Parts that trainings share: learning rates, manual steps, averaged weights, logging, divergence."""
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from copy import deepcopy
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import torch.distributed as dist
+from pydantic import Field
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from adlight.rng import derive_seed
+from adlight.settings import checked
 from adlight.types import UserError
 
-if TYPE_CHECKING:  # a detector runs without Lightning
+if TYPE_CHECKING:  # a detector, which may have averaged weights, runs without Lightning
     import pytorch_lightning as pl
 
 OptimizerFactory = Callable[..., Optimizer]
@@ -110,6 +113,39 @@ def check_precision(trainer: "pl.Trainer") -> None:
     """Raise a UserError if the GAN does not train in the trainer's precision."""
     if trainer.precision not in ("32-true", "bf16-mixed"):
         raise UserError(f"precision={trainer.precision}: the GAN trains in 32-true or bf16-mixed")
+
+
+class EMA(nn.Module):
+    """Exponential moving average of a network's weights (Polyak 1992), stored next to them in the checkpoint.
+
+    The first update copies the weights.
+
+    Args:
+        network: the network that is trained; the attribute is its average.
+        decay: fraction of the old average that an update keeps, such as 0.999.
+    """
+
+    num_updates: Tensor
+
+    @checked
+    def __init__(self, network: nn.Module, decay: Annotated[float, Field(gt=0, lt=1)]) -> None:
+        super().__init__()
+        self.network = deepcopy(network).requires_grad_(False)
+        self.decay, self.started = decay, False
+        self.register_buffer("num_updates", torch.tensor(0))
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        """Move the average towards the network's current weights."""
+        averages: list[Tensor] = list(self.network.parameters())
+        weights: list[Tensor] = list(network.parameters())
+        self.started = self.started or bool(self.num_updates > 0)  # read once: it synchronizes with the GPU
+        if self.started:
+            torch._foreach_lerp_(averages, weights, 1 - self.decay)
+        else:
+            torch._foreach_copy_(averages, weights)
+        self.started = True
+        self.num_updates += 1
 
 
 def step_rng(module: "pl.LightningModule", purpose: str, seed: int) -> Generator:

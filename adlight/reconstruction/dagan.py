@@ -16,7 +16,6 @@ from adlight.detection.optimization import (
     make_optimizer,
     optimizer_step,
     set_rates,
-    stop_if_diverged,
 )
 from adlight.reconstruction.detector import DAGANDetector, describe_network
 from adlight.reconstruction.networks import ConvAutoencoder, UNet
@@ -36,9 +35,7 @@ class DAGANModule(DAGANDetector, AnomalyModule):
     omitted, as it uses the test set and does not change the ranking.
 
     Args:
-        generator: G, a U-Net with skips in the original.
-        discriminator: D, an autoencoder.
-        scorer: compares images with G's reconstructions; `reduce=mean` of `mse` ranks images like |x - G(x)|_2.
+        generator, discriminator, scorer: see `DAGANDetector`.
         optimizer: makes each network's optimizer from its parameters.
         adversarial, generator_context, discriminator_context: weights of the losses; 1, 40 and 1 in the original.
         clip: largest norm of a network's gradient; 0 disables clipping.
@@ -107,10 +104,6 @@ class DAGANModule(DAGANDetector, AnomalyModule):
     def on_train_start(self) -> None:
         """Continue a resumed run with the learning rates of its config."""
         set_rates(self.trainer.optimizers, self.rates)
-
-    def on_train_epoch_end(self) -> None:
-        """Stop a diverged run; the checkpoint of the previous epoch is kept."""
-        stop_if_diverged(self)
 
 
 def distance(x: Tensor, y: Tensor) -> Tensor:
