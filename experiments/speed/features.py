@@ -47,7 +47,7 @@ def train(folder: str, augmentation: str) -> list[float]:
     """Train for some epochs. -> images per second of each but the first."""
     words = f"dataset.root={folder}/data", "dataset.source.train=16", "dataset.source.test=10"
     words += "model.backbone.weights=random", "model.cache=null", f"dataset.batch_size={BATCH}"
-    words += f"dataset.augmentation={augmentation}", f"trainer.max_epochs={EPOCHS}"
+    words += "dataset.keep_shape=false", f"dataset.augmentation={augmentation}", f"trainer.max_epochs={EPOCHS}"
     data, module, trainer = build(composed_bare("model=feature_mae", "dataset=synthetic", *words))
     trainer.limit_val_batches, clock = 0, Clock()  # a setting of 0 is refused: thresholds would be missing
     trainer.callbacks.append(clock)
