@@ -47,11 +47,7 @@ class Run:
 
     @cached_property
     def results(self) -> dict[str, Any]:
-        """Everything that was measured, as in `metrics.json`: categories, defect types, thresholds, versions.
-
-        Raises:
-            UserError: the run is not finished.
-        """
+        """Everything that was measured, as in `metrics.json`; raises a UserError if the run is not finished."""
         if (found := self._folder.read_results()) is None:
             raise UserError(f"{self.path} is not finished: continue with adlight.train(resume={str(self.path)!r})")
         return found
@@ -104,11 +100,7 @@ class Run:
 
 
 def load(path: str | Path) -> Run:
-    """Open the folder of a run.
-
-    Raises:
-        UserError: the folder holds no run.
-    """
+    """Open the folder of a run; raise a UserError if it holds none."""
     return Run(path)
 
 

@@ -115,11 +115,7 @@ def _alexnet() -> str:
 
 
 def make_dataset(dataset: DictConfig) -> "AnomalyDataModule":
-    """Make the whole data set, ignoring settings that limit the number of images or adapt to their shapes.
-
-    Raises:
-        UserError: a setting of the wrong type, or out of range.
-    """
+    """Make the data set without limits, in one frame for all shapes; raise a UserError for a bad setting."""
     from adlight.runs.checks import check_node
 
     if dataset.get("keep_shape") == "auto":
@@ -128,7 +124,10 @@ def make_dataset(dataset: DictConfig) -> "AnomalyDataModule":
     for name, unlimited in (("train_limit", None), ("test_limit", None), ("balanced_test", False)):
         if name in dataset:
             dataset[name] = unlimited
-    return instantiate_node(dataset)
+    data = instantiate_node(dataset)
+    if data.bucket is not None:
+        data.bucket.copy()
+    return data
 
 
 def check_dataset(data: "AnomalyDataModule", image: str) -> tuple[list[str | Table], list[str]]:
@@ -173,11 +172,7 @@ def describe_size(dataset: DictConfig) -> str:
 
 
 def arguments(argv: list[str]) -> list[str]:
-    """Check that settings of a data set or model come with the name of a data set.
-
-    Raises:
-        UserError: `dataset` is missing.
-    """
+    """Check that settings of a data set or model come with the name of a data set."""
     settings = [word for word in argv if word.startswith(("dataset.", "model="))]
     if settings and value_of(argv, "dataset") is None:
         raise UserError(f"{settings[0]} needs a data set: add dataset=mvtec, dataset=folder or another")

@@ -4,7 +4,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from adlight.cli import main as cli
 from adlight.cli.arguments import task_overrides
-from adlight.cli.words import mark_overrides, shows_help, value_of
+from adlight.cli.words import mark_overrides, require
 from adlight.runs import provenance
 from adlight.runs.config import CONF, drop_objective, require_nodes
 from adlight.runs.folder import RunFolder
@@ -50,17 +50,10 @@ def evaluate(config: DictConfig) -> dict[str, float]:
 
 
 def arguments(argv: list[str]) -> list[str]:
-    """Mark overrides of the run's config as additions, as the config that Hydra composes has only `OWN_SETTINGS`.
-
-    Raises:
-        UserError: `run` is missing or not a run folder.
-    """
-    if shows_help(argv):
-        return argv
-    if (run := value_of(argv, "run")) is None:
-        raise UserError("say which run: python -m adlight.evaluate run=<run folder>")
-    RunFolder(run).config()
-    RunFolder(run).read_training()
+    """Mark overrides of the run's config as additions, as the config that Hydra composes has only `OWN_SETTINGS`."""
+    run = RunFolder(require(argv, "run", "evaluate run=<run folder>"))
+    run.config()  # raises if it is not trusted
+    run.read_training()
     words = []
     for word, is_override in mark_overrides(argv):
         if is_override and word.startswith("~"):  # Hydra's config has nothing to delete yet

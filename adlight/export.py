@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from adlight import __version__
 from adlight.cli import main as cli
-from adlight.cli.words import quote_values, shows_help, value_of
+from adlight.cli.words import quote_values, require, value_of
 from adlight.prediction.stream import ImageStream
 from adlight.runs.folder import RunFolder
 from adlight.types import Unreadable, UserError
@@ -59,11 +59,7 @@ def export(config: DictConfig) -> Path:
 
 
 def check_exportable(detector: "Detector") -> None:
-    """Refuse what a graph cannot do.
-
-    Raises:
-        UserError: it says what can be exported.
-    """
+    """Raise a UserError if a graph cannot do what the run does; it says what can be exported."""
     if detector.frame.keep_shape or detector.tiling or detector.select:
         raise UserError(
             "runs with keep_shape=true, tile or roi cannot be exported, as a graph takes whole images of one size: "
@@ -110,26 +106,16 @@ def write(detector: "Detector", config: DictConfig, path: Path) -> None:
 
 
 def read_images(config: DictConfig, detector: "Detector") -> "Iterator[Pixels]":
-    """Give the images of `check`, or of the run's own test split, batch by batch.
-
-    Raises:
-        UserError: there are none, or a category is unknown.
-    """
+    """Read the images of `check`, or of the run's own test split; raise a UserError if there are none."""
     if config.check is None:
         return read_test_split(config)
-    stream = ImageStream(str(config.check))
-    stream.require()
-    paths = list(stream)
+    paths = list(ImageStream(str(config.check)))
     detector.category_rule.check(paths)
     return read_files(detector, paths)
 
 
 def read_files(detector: "Detector", paths: list[Path]) -> "Iterator[Pixels]":
-    """Read image files.
-
-    Raises:
-        UserError: one cannot be read.
-    """
+    """Read image files in batches; raise a UserError if one cannot be read."""
     import numpy as np
 
     for start in range(0, len(paths), detector.batch_size):
@@ -142,11 +128,7 @@ def read_files(detector: "Detector", paths: list[Path]) -> "Iterator[Pixels]":
 
 
 def read_test_split(config: DictConfig) -> "Iterator[Pixels]":
-    """Read the images that the run was tested on.
-
-    Raises:
-        UserError: they are not there any more.
-    """
+    """Read the images that the run was tested on in batches; raise a UserError if they are not there any more."""
     from adlight.runs.config import instantiate_node
 
     data = instantiate_node(RunFolder(config.run).config().dataset)
@@ -162,27 +144,15 @@ def read_test_split(config: DictConfig) -> "Iterator[Pixels]":
 
 
 def check_parity(parity: "Parity") -> None:
-    """Print how graph and run differ.
-
-    Raises:
-        UserError: by more than rounding.
-    """
+    """Print how graph and run differ; raise a UserError if by more than rounding."""
     print(parity)
     if not parity.score <= TOLERANCE or parity.decisions:
         raise UserError(f"the graph is not the run's equal, and not kept: {parity} (allowed: {TOLERANCE:g} and 0)")
 
 
 def arguments(argv: list[str]) -> list[str]:
-    """Check what can be checked before a folder is made, and quote what Hydra's grammar would take apart.
-
-    Raises:
-        UserError: `run` is missing, or `check` holds nothing.
-    """
-    if shows_help(argv):
-        return argv
-    if (run := value_of(argv, "run")) is None:
-        raise UserError("say which: python -m adlight.export run=<run folder>")
-    RunFolder(run).config()
+    """Check `run` and `check` before a folder is made, and quote values that Hydra's grammar would parse."""
+    RunFolder(require(argv, "run", "export run=<run folder>")).config()
     if (check := value_of(argv, "check")) not in (None, "null", NOT_CHECKED):
         ImageStream(str(check)).require()
     return quote_values(argv, "run", "check")

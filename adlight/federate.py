@@ -9,12 +9,11 @@ from omegaconf import DictConfig
 
 from adlight.cli import main as cli
 from adlight.cli.resume import federation_advice
-from adlight.cli.words import MULTIRUN, quote, shows_info, value_of
+from adlight.cli.words import MULTIRUN, continue_in, require, shows_info, value_of
 from adlight.runs import provenance
 from adlight.runs.config import instantiate_node, require_nodes
-from adlight.runs.federation import FederationFolder
+from adlight.runs.federation import FederationFolder, site_names
 from adlight.runs.overrides import choose_none
-from adlight.runs.sites import site_names
 from adlight.types import UserError
 
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_LOG_LEVEL": "ERROR", "RAY_USAGE_STATS_ENABLED": "0"}  # read on import
@@ -79,25 +78,17 @@ def _check(config: DictConfig) -> None:
 
 
 def _resumed(folder: FederationFolder, asked: DictConfig) -> DictConfig:
-    """Read the config of a resumed federation, and apply the settings that may change.
-
-    Raises:
-        UserError: A setting that cannot change on resume is given.
-    """
+    """Read the config of a resumed federation with the settings that may change; refuse all others."""
     given = {word.lstrip("+").partition("=")[0] for word in HydraConfig.get().overrides.task} - {"resume", "sites"}
     if other := sorted(given - set(MAY_CHANGE)):
         raise UserError(f"{other[0]} cannot change on resume: only {', '.join(MAY_CHANGE)} can")
-    config, _ = folder.config()
+    config = folder.config()
     config.update({name: asked[name] for name in MAY_CHANGE if name in given})
     return config
 
 
 def arguments(argv: list[str]) -> list[str]:
-    """Check the arguments before a folder is created; a resumed federation keeps its folder.
-
-    Raises:
-        UserError: There are no sites or no such federation, or a sweep is requested.
-    """
+    """Check the arguments before a folder is created; a resumed federation keeps its folder."""
     argv = [choose_none(word) for word in argv]
     if shows_info(argv):
         return argv
@@ -107,11 +98,8 @@ def arguments(argv: list[str]) -> list[str]:
         FederationFolder(str(resume)).note()
         if value_of(argv, "sites") is not None:
             raise UserError(f"sites cannot change on resume: leave out sites=, {resume} has them")
-        words = [word for word in argv if not word.startswith(("resume=", "hydra.run.dir="))]
-        place = [quote("resume", str(resume)), quote("hydra.run.dir", str(resume)), "hydra.output_subdir=null"]
-        return ["sites=[]", *words, *place]
-    if value_of(argv, "sites") is None:
-        raise UserError("sites is missing: python -m adlight.federate 'sites=[[bottle],[screw]]' ...")
+        return ["sites=[]", *continue_in(argv, str(resume))]
+    require(argv, "sites", "federate 'sites=[[bottle],[screw]]' ...")
     return argv
 
 

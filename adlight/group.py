@@ -13,11 +13,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from adlight.cli import main as cli
-from adlight.cli.words import quote_values, shows_help, value_of
+from adlight.cli.words import quote_values, require, value_of
 from adlight.prediction.stream import ImageStream
 from adlight.runs.folder import RunFolder
-from adlight.runs.groups import GroupFolder
 from adlight.runs.restore import frozen_config
+from adlight.runs.subfolders import GroupFolder
 from adlight.runs.weights import load_weights
 from adlight.train import build
 from adlight.types import Record, UserError
@@ -46,6 +46,7 @@ def group(config: DictConfig) -> Path:
     data, module, _ = build(saved)
     load_weights(module, run.checkpoint(config.ckpt or saved.ckpt))
     if config.images is None:
+        data.prepare_data()
         records, rule = data.source.test(), None
     else:
         records = [Record(str(path), "", path.parent.name) for path in ImageStream(str(config.images))]
@@ -107,16 +108,8 @@ def print_summary(
 
 
 def arguments(argv: list[str]) -> list[str]:
-    """Check the arguments before a folder is created, and quote values that Hydra's grammar would parse.
-
-    Raises:
-        UserError: `run` is missing or is not a run, or there are no `images`.
-    """
-    if shows_help(argv):
-        return argv
-    if (run := value_of(argv, "run")) is None:
-        raise UserError("run is missing: python -m adlight.group run=<run folder>")
-    RunFolder(run).config()
+    """Check `run` and `images` before a folder is made, and quote values that Hydra's grammar would parse."""
+    RunFolder(require(argv, "run", "group run=<run folder>")).config()
     if (images := value_of(argv, "images")) not in (None, "null"):
         ImageStream(str(images)).require()
     return quote_values(argv, "run", "images", "root")

@@ -8,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from adlight.cli import main as cli
-from adlight.cli.words import quote, quote_values, shows_help, value_of
+from adlight.cli.words import quote, quote_values, require, value_of
 from adlight.data.source import Source
 from adlight.learning.labels import read_labels
 from adlight.runs import provenance
@@ -57,7 +57,8 @@ def learn(config: DictConfig) -> Path:
     records = store_labels(run, config.labels, names)
     labelled = score_labelled(module, records, data, str(saved.trainer.precision), names.of_image)
     learned = fit_learned(module, labelled, data, trainer, bool(config.head))
-    made = learned_config(run.config(), **settings_of(learned))
+    counts = {"defects": learned.num_defects, "normals": learned.num_normals}
+    made = learned_config(run.config(), width=learned.weight.shape[1], **counts, folds=learned.folds)
     learned.calibration = instantiate_node(made.calibration)
     learned.calibration.load_state_dict(module.calibration.state_dict())
     lines = [*describe_labels(labelled), *warn_of_test(run, LabelFolder(run.path))]
@@ -79,11 +80,7 @@ def learn(config: DictConfig) -> Path:
 
 
 def store_labels(run: RunFolder, place: str | None, names: "CategoryNames") -> list[Record]:
-    """Add labels to those stored with the run, after reading each image and mask. -> all labels of the run.
-
-    Raises:
-        UserError: There are no labels, or an image or mask cannot be read.
-    """
+    """Add labels to those stored with the run; raise a UserError if an image is unreadable. -> all of them."""
     labels = LabelFolder(run.path)
     if place is not None:
         records = [record._replace(category=names.of_record(record)) for record in read_labels(place)]
@@ -91,9 +88,7 @@ def store_labels(run: RunFolder, place: str | None, names: "CategoryNames") -> l
             Source().read_mask(record, Source().read(record).size)
         new, changed = labels.add(records)
         print(f"labels: {labels}: {new} new, {changed} changed", flush=True)
-    if not (stored := labels.read()):
-        raise UserError(f"no labels in {labels} yet: add labels=<csv or folder>")
-    return stored
+    return labels.read()
 
 
 def fit_learned(
@@ -115,12 +110,6 @@ def fit_learned(
     return learned
 
 
-def settings_of(learned: "LearnedModule") -> dict[str, int]:
-    """Return the settings of a learned detector for its config."""
-    counts = {"defects": learned.num_defects, "normals": learned.num_normals}
-    return {"width": learned.weight.shape[1], **counts, "folds": learned.folds}
-
-
 def warn_of_test(run: RunFolder, labels: LabelFolder) -> list[str]:
     """Warn of labelled images that the run is tested with: the learned detector has seen them."""
     if (table := run.predictions()) is None:
@@ -130,21 +119,14 @@ def warn_of_test(run: RunFolder, labels: LabelFolder) -> list[str]:
 
 
 def arguments(argv: list[str]) -> list[str]:
-    """Check the arguments before a folder is created, and quote values that Hydra's grammar would parse.
-
-    Raises:
-        UserError: `run` is missing or is not a run, or the labels cannot be read.
-    """
-    if shows_help(argv):
-        return argv
-    if (run := value_of(argv, "run")) is None:
-        raise UserError("run is missing: python -m adlight.learn run=<run folder> labels=<csv or folder>")
-    RunFolder(run).config()
+    """Check `run` and `labels` before a folder is made, and quote values that Hydra's grammar would parse."""
+    run = RunFolder(require(argv, "run", "learn run=<run folder> labels=<csv or folder>"))
+    run.config()  # raises if it is not a run
     labels = value_of(argv, "labels")
     if labels not in (None, "null"):
         read_labels(str(labels))
-    elif not LabelFolder(run).read():
-        raise UserError(f"no labels in {LabelFolder(run)} yet: add labels=<csv or folder>")
+    elif not LabelFolder(run.path).read():
+        raise UserError(f"no labels in {LabelFolder(run.path)} yet: add labels=<csv or folder>")
     return quote_values(argv, "run", "labels", "root")
 
 

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from adlight.cli import main as cli
 from adlight.cli.resume import check_same_prediction, prediction_advice, resume_prediction
-from adlight.cli.words import quote, quote_values, shows_help, value_of
+from adlight.cli.words import quote, quote_values, require, value_of
 from adlight.prediction.batches import ResultWriter, load_detector, predict_batches
 from adlight.prediction.ray import check_ray, predict_parts
 from adlight.prediction.stream import ImageStream
@@ -73,22 +73,15 @@ def parse_pictures(text: str) -> list[str]:
 
 
 def arguments(argv: list[str]) -> list[str]:
-    """Check what can be checked before a folder is made, and quote what Hydra's grammar would take apart.
-
-    Raises:
-        UserError: `run` or `images` is missing or holds nothing.
-    """
-    if shows_help(argv):
-        return argv
+    """Check `run` and `images` before a folder is made, and quote values that Hydra's grammar would parse."""
     quoted = quote_values(argv, "run", "images", "save")
     if value_of(argv, "resume") not in (None, "null"):
         return resume_prediction(quoted)
-    run, images, pictures = (value_of(argv, key) for key in ("run", "images", "save"))
-    if run is None or images is None:
-        raise UserError("say which: python -m adlight.predict run=<run folder> images=<file, folder or glob>")
+    example = "predict run=<run folder> images=<file, folder or glob>"
+    run, images = (require(argv, key, example) for key in ("run", "images"))
     check_exists(run)
     ImageStream(images).require()
-    kinds = parse_pictures(pictures or "none")
+    kinds = parse_pictures(value_of(argv, "save") or "none")
     if not is_exported(run):
         return quoted
     if "panels" in kinds:

@@ -6,11 +6,10 @@ from pathlib import Path
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from adlight.cli import main as cli
-from adlight.cli.words import quote_values, shows_help, value_of
+from adlight.cli.words import quote_values, require
 from adlight.runs.files import write_atomically
-from adlight.runs.find import check_free
+from adlight.runs.find import SweepFolder, check_free
 from adlight.runs.predictions import run_of
-from adlight.runs.sweep_folder import SweepFolder
 from adlight.types import UserError
 
 
@@ -71,15 +70,8 @@ def _write(path: Path, text: str) -> Path:
 
 
 def arguments(argv: list[str]) -> list[str]:
-    """Quote values that Hydra's grammar would parse, but not lists in brackets.
-
-    Raises:
-        UserError: `runs` is missing.
-    """
-    if shows_help(argv):
-        return argv
-    if value_of(argv, "runs") is None:
-        raise UserError("runs is missing: python -m adlight.report runs=<folder, or a glob in quotes>")
+    """Quote values that Hydra's grammar would parse, but not lists in brackets."""
+    require(argv, "runs", "report runs=<folder, or a glob in quotes>")
     return quote_values(argv, "runs", "out", "reference", "title", lists=True)
 
 

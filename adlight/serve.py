@@ -3,13 +3,14 @@
 import logging
 import os
 import socket
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
 from adlight.cli import main as cli
-from adlight.cli.words import quote_values, shows_help, value_of
+from adlight.cli.words import quote_values, require
 from adlight.runs.exported import check_exists, is_exported
 from adlight.types import UserError
 
@@ -34,7 +35,7 @@ def serve(config: DictConfig) -> None:
 
     check_values(ServeSettings, config)
     check_packages()
-    from adlight.serving.guard import is_local, make_token
+    from adlight.serving.middleware import is_local, make_token
 
     labels, host, token = open_labels(str(config.run), config.max_labels), str(config.host), config.token
     if token is None and not is_local(host):
@@ -67,26 +68,14 @@ def serve(config: DictConfig) -> None:
 
 
 def check_packages() -> None:
-    """Check for the packages of the extra `serve`.
-
-    Raises:
-        UserError: A package is missing.
-    """
-    try:
-        import fastapi  # noqa: F401
-        import prometheus_client  # noqa: F401
-        import python_multipart  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise UserError(f"serving needs {error.name}: pip install 'adlight[serve]'") from error
+    """Raise a UserError if a package of the extra `serve` is missing."""
+    for package in ("fastapi", "prometheus_client", "python_multipart", "uvicorn"):
+        if find_spec(package) is None:
+            raise UserError(f"serving needs {package}: pip install 'adlight[serve]'")
 
 
 def open_labels(run: str, most: int) -> "StoredLabels":
-    """Open the labels of a run, at most `most` of them, before the detector is loaded.
-
-    Raises:
-        UserError: There is no run folder to store labels in, or `adlight.learn` could not use them there.
-    """
+    """Open a run's labels, at most `most` of them; raise a UserError if none can be stored or learned from there."""
     from adlight.serving.labels import StoredLabels
 
     if is_exported(run):
@@ -110,11 +99,7 @@ def open_labels(run: str, most: int) -> "StoredLabels":
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Bind an address, before the detector is loaded.
-
-    Raises:
-        UserError: The address is in use, or is not one of this machine's.
-    """
+    """Bind an address before the detector is loaded; raise a UserError if it is in use or not this machine's."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # asyncio turns off Nagle's algorithm, which costs 40 ms per answer, only if the protocol is named
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -133,31 +118,14 @@ def make_server(app: "FastAPI") -> "Server":
     from uvicorn import Config, Server
 
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # the application reports its own errors
-    config = Config(
-        app,
-        http="h11",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        limit_concurrency=CONNECTIONS,
-        timeout_graceful_shutdown=SHUTDOWN,
-        server_header=False,
-    )
-    return Server(config)
+    silent = {"log_config": None, "access_log": False, "server_header": False}
+    limits = {"limit_concurrency": CONNECTIONS, "timeout_graceful_shutdown": SHUTDOWN}
+    return Server(Config(app, http="h11", ws="none", lifespan="off", **silent, **limits))  # type: ignore[arg-type]
 
 
 def arguments(argv: list[str]) -> list[str]:
-    """Check the arguments before anything is loaded, and quote values that Hydra's grammar would parse.
-
-    Raises:
-        UserError: `run` is missing, or is neither a run folder nor a graph.
-    """
-    if shows_help(argv):
-        return argv
-    if (run := value_of(argv, "run")) is None:
-        raise UserError("run is missing: python -m adlight.serve run=<run folder>")
-    check_exists(run)
+    """Check `run` before anything is loaded, and quote values that Hydra's grammar would parse."""
+    check_exists(require(argv, "run", "serve run=<run folder>"))
     return quote_values(argv, "run", "token")
 
 

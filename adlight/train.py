@@ -14,12 +14,10 @@ from adlight.cli import main as cli
 from adlight.cli.arguments import task_overrides, train_arguments
 from adlight.cli.errors import is_interruption
 from adlight.cli.job import is_job, job_words, run_job
-from adlight.cli.launchers import check_strategy
 from adlight.cli.resume import add_advice, resume_advice
-from adlight.runs import provenance
+from adlight.runs import provenance, training
 from adlight.runs.config import instantiate_node, require_nodes
 from adlight.runs.folder import RunFolder
-from adlight.runs.training import Stage, begin_once, check_data, plan_stages, prepare_config, resume_config
 from adlight.runs.weights import load_weights
 from adlight.types import UserError
 
@@ -35,21 +33,21 @@ def train(config: DictConfig) -> dict[str, float]:
     run, sweep, resumed = RunFolder(config.run_dir), is_job(), bool(config.resume)
     require_nodes(config, "checkpoint")
     if resumed:
-        config = resume_config(run, () if sweep else task_overrides("resume"))
+        config = training.resume_config(run, () if sweep else task_overrides("resume"))
     else:
-        prepare_config(config, run)
+        training.prepare_config(config, run)
     data, module, trainer = build(config)
-    check(config, trainer)
-    check_data(data, module.calibration, run)
-    stages = plan_stages(config, run, data, module, trainer, resumed)
+    training.check_trainer(config, trainer)
+    training.check_data(data, module.calibration, run)
+    stages = training.plan_stages(config, run, data, module, trainer, resumed)
     metadata = provenance.describe(config.seed, provenance.command_line(job_words()) if sweep else None)
-    begin = begin_once(run, metadata, config if resumed and not sweep else None)
+    begin = training.begin_once(run, metadata, config if resumed and not sweep else None)
     if not resumed:
         begin()
     provenance.log_config(trainer, config)
     try:
-        trainer, training = fit(config, stages, data, trainer, begin)
-        metadata |= training
+        trainer, trained = fit(config, stages, data, trainer, begin)
+        metadata |= trained
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         return metrics | test(run, run.checkpoint(config.ckpt), trainer, module, data, metadata, begin)
     except (KeyboardInterrupt, SystemExit) as error:
@@ -90,27 +88,9 @@ def make_trainer(config: DictConfig, callbacks: list[Any], loggers: list[Any], *
     return instantiate_node(config.trainer, callbacks=callbacks, logger=loggers or False, **settings)
 
 
-def check(config: DictConfig, trainer: "pl.Trainer") -> None:
-    """Fail early on settings that would waste the training.
-
-    Raises:
-        UserError: a checkpoint that is not the run's own, no validation, or a strategy or precision that cannot work.
-    """
-    from adlight.detection.inference import SHORT, autocast_dtype
-
-    if config.ckpt not in ("best", "last"):
-        raise UserError(f"ckpt={config.ckpt}: a training tests its own best or last, adlight.evaluate any other")
-    if trainer.limit_val_batches == 0:
-        raise UserError("the thresholds come from a validation: raise trainer.limit_val_batches (now 0)")
-    check_strategy(trainer, str(config.trainer.strategy))
-    autocast_dtype(precision := str(config.trainer.precision))  # another one cannot be scored in
-    if trainer.precision != SHORT.get(precision, precision):
-        raise UserError(f"trainer.precision={precision} cannot be had here: set trainer.precision={trainer.precision}")
-
-
 def fit(
     config: DictConfig,
-    stages: list[Stage],
+    stages: list[training.Stage],
     data: "AnomalyDataModule",
     observers: "pl.Trainer",
     begin: Callable[[], None] = lambda: None,

@@ -1,20 +1,13 @@
 """The command line inside this process, as a new one costs seconds; and one tiny run that many tests look at."""
 
-import contextlib
-import importlib
-import io
-import logging
 import multiprocessing
 import os
-import sys
-import warnings
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
-from hydra.core.global_hydra import GlobalHydra
 from makers import fake_mnist, fake_mvtec
+from processes import call
 
 # processes of the tests are forked from a server that has imported once what takes seconds, and computed nothing
 multiprocessing.get_context("forkserver").set_forkserver_preload(
@@ -40,14 +33,6 @@ TINY_GAN = [
 ]
 
 
-class Outcome(NamedTuple):
-    """How a command ended, and what it printed."""
-
-    code: int
-    out: str
-    err: str
-
-
 class CommandLine:
     """`python -m adlight.<name> <words>` in a folder, without a new process.
 
@@ -64,28 +49,7 @@ class CommandLine:
         fake_mnist(folder / "mnist", train=200, test=60, noise=200)
 
     def __call__(self, name, *words):
-        out, err = io.StringIO(), io.StringIO()
-        environment, handlers = dict(os.environ), logging.root.handlers[:]
-        code = 0
-        with (
-            pytest.MonkeyPatch.context() as patch,
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(err),
-        ):
-            patch.chdir(self.folder)
-            patch.setattr(sys, "argv", [f"adlight.{name}", *map(str, words)])
-            try:
-                importlib.import_module(f"adlight.{name}").main()
-            except SystemExit as ending:
-                code = ending.code
-            finally:
-                GlobalHydra.instance().clear()
-                logging.root.handlers[:] = handlers
-                for key in os.environ.keys() - environment.keys():
-                    del os.environ[key]
-                os.environ.update(environment)
-        return Outcome(code, out.getvalue(), err.getvalue())
+        return call(self.folder, name, *words)
 
     def train(self, *words):
         """Train where nothing may go wrong. -> the run's folder."""

@@ -1,4 +1,4 @@
-"""Small data sets that the tests write for themselves, all from fixed seeds."""
+"""Small data sets that the tests write for themselves, all from fixed seeds; and configs."""
 
 import json
 import pickle
@@ -10,7 +10,14 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
+from adlight.runs.overrides import compose_config
+
 CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def composed(*words):
+    """The config of a training as the command line composes it."""
+    return compose_config("train", [*words, "run_dir=nowhere"])
 
 
 def write_image(path, seed=0, size=32, channels=3):
@@ -135,7 +142,7 @@ def fill_gallery(run, rows, side=100):
     """Fill the gallery of a made-up run with pictures of noise, a mask for every other one."""
     from adlight.callbacks.gallery import encode
     from adlight.runs.folder import RunFolder
-    from adlight.runs.gallery import Pictures
+    from adlight.runs.subfolders import Pictures
 
     noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
     picture = encode(Image.fromarray(noise), side)

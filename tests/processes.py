@@ -1,14 +1,56 @@
-"""Commands in processes of their own, forked from a server that has imported once what takes seconds."""
+"""Commands: in this process, and in processes forked from a server that has imported once what takes seconds."""
 
+import contextlib
+import importlib
+import io
+import logging
 import multiprocessing
 import os
 import runpy
 import signal
 import sys
 import tempfile
+import warnings
 from pathlib import Path
+from typing import NamedTuple
 
+import pytest
 import torch
+from hydra.core.global_hydra import GlobalHydra
+
+
+class Outcome(NamedTuple):
+    """How a command ended, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+def call(folder, name, *words):
+    """Run `python -m adlight.<name> <words>` in a folder, without a new process."""
+    out, err = io.StringIO(), io.StringIO()
+    environment, handlers = dict(os.environ), logging.root.handlers[:]
+    code = 0
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        warnings.catch_warnings(),  # an entry point sets filters for its own process
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", [f"adlight.{name}", *map(str, words)])
+        try:
+            importlib.import_module(f"adlight.{name}").main()
+        except SystemExit as ending:
+            code = ending.code
+        finally:
+            GlobalHydra.instance().clear()
+            logging.root.handlers[:] = handlers
+            for key in os.environ.keys() - environment.keys():
+                del os.environ[key]
+            os.environ.update(environment)
+    return Outcome(code, out.getvalue(), err.getvalue())
 
 
 class Command:

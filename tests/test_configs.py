@@ -8,10 +8,8 @@ import warnings
 import pytest
 import torch
 import yaml
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_object, instantiate
-from makers import fake_cifar10, fake_mnist, fake_mvtec, write_image
+from makers import composed, fake_cifar10, fake_mnist, fake_mvtec, write_image
 
 from adlight.runs.config import CONF
 from adlight.runs.folder import RunFolder
@@ -28,13 +26,6 @@ DATASETS = names("dataset")
 PAIRS = [(model, dataset) for model in MODELS for dataset in DATASETS]
 ARTICLE_DEPTHS = [(2, 2), (2, 4), (4, 2), (6, 6), (8, 12), (12, 8)]
 SIZES = {"mnist": 28, "cifar10": 32}  # sides that come from the data set alone
-
-
-def composed(*words):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("train", [*words, "run_dir=nowhere"])
-    GlobalHydra.instance().clear()
-    return config
 
 
 @pytest.fixture(scope="module")

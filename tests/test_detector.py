@@ -3,7 +3,6 @@ import pickle
 import shutil
 import subprocess
 import sys
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,13 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra.core.global_hydra import GlobalHydra
 from makers import fake_mvtec
 from PIL import Image
+from processes import call
 from pytorch_lightning import LightningModule
 from readers import table
 
-from adlight import train
 from adlight.detector import Detector
 from adlight.runs.tables import COLUMNS
 from adlight.types import UserError
@@ -25,36 +23,18 @@ from adlight.types import UserError
 SIZE, ORIGINAL = 32, 48  # of the model, of the images
 TINY = [
     *("model=mae_small", "dataset=mvtec", "dataset.category=bottle", "trainer=cpu", "logger=none"),
-    *(
-        f"dataset.image_size={SIZE}",
-        "dataset.batch_size=4",
-        "trainer.max_epochs=1",
-    ),
+    *(f"dataset.image_size={SIZE}", "dataset.batch_size=4", "trainer.max_epochs=1"),
     *("model.network.encoder_width=32", "model.network.encoder_heads=2", "calibration.pixel=quantile:0.9"),
     *("model.network.decoder_width=32", "model.network.decoder_heads=2", "calibration.image=quantile:0.5"),
     *("model.scorer.score=mse", "model.scorer.reduce=mean"),  # the article's equation 1, which is easily computed anew
 ]
 
 
-def main(module, *words):
-    """Run an entry point in this process, as a shell would; returns its exit code."""
-    argv = sys.argv
-    sys.argv = ["x", *map(str, words)]
-    try:
-        with warnings.catch_warnings():  # an entry point sets filters for its own process
-            module.main()
-        return 0
-    except SystemExit as stopped:
-        return stopped.code
-    finally:
-        sys.argv = argv
-        GlobalHydra.instance().clear()
-
-
 def train_tiny(folder):
     """Train a tiny model for an epoch on noise; returns the run folder and the data's root."""
     data = fake_mvtec(folder / "data", ("bottle",), size=ORIGINAL)
-    assert main(train, *TINY, f"dataset.root={data}", f"hydra.run.dir={folder / 'run'}") == 0
+    outcome = call(folder, "train", *TINY, f"dataset.root={data}", f"hydra.run.dir={folder / 'run'}")
+    assert outcome.code == 0, outcome.err
     return folder / "run", data
 
 

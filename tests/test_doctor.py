@@ -4,23 +4,18 @@ import numpy as np
 import pytest
 from makers import fake_mvtec, write_image, write_mask
 from PIL import Image
-from test_detector import main
-
-from adlight import doctor
+from processes import call
 
 
 @pytest.fixture
-def ask(tmp_path, monkeypatch, capsys):
+def ask(tmp_path):
     """Runs the command on the data set `data`; returns its exit code, its problems and all that it printed."""
-    monkeypatch.chdir(tmp_path)
 
-    def call(*words):
-        code = main(doctor, *words)
-        printed, errors = capsys.readouterr()
-        problems = [line for line in printed.splitlines() if line.startswith("problem: ")]
-        return code, problems, printed + errors
+    def run(*words):
+        code, printed, errors = call(tmp_path, "doctor", *words)
+        return code, [line for line in printed.splitlines() if line.startswith("problem: ")], printed + errors
 
-    return call
+    return run
 
 
 MVTEC = ("dataset=mvtec", "dataset.root=data")

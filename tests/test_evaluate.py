@@ -127,12 +127,6 @@ def test_checkpoints_by_name_and_path(adlight, run):
     assert content(last)["checkpoint"] == content(by_path)["checkpoint"]
 
 
-def test_another_folder_for_the_results(adlight, run):
-    outcome = adlight("evaluate", f"run={run}", "hydra.run.dir=elsewhere", "~callbacks.panels")
-    assert outcome.code == 0 and "test results" in outcome.out
-    assert (adlight.folder / "elsewhere" / "predictions.csv").read_bytes() == (run / "predictions.csv").read_bytes()
-
-
 def test_no_lpips_weights_are_needed(adlight, no_alexnet, monkeypatch):
     """The article's model, in small; where it is evaluated the objective is never built."""
     words = ["model=mae", *adlight.quick[1:], "trainer.max_epochs=1", "dataset.category=bottle"]

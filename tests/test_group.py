@@ -9,7 +9,7 @@ from readers import table
 from sklearn.metrics import adjusted_rand_score
 
 from adlight.learning.clusters import agreement, group_features
-from adlight.runs.groups import GroupFolder
+from adlight.runs.subfolders import GroupFolder
 from adlight.types import UserError
 
 

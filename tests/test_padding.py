@@ -10,6 +10,7 @@ import torch
 from makers import fake_mvtec, write_image, write_mask
 from omegaconf import OmegaConf
 from PIL import Image
+from readers import content
 from sklearn.metrics import average_precision_score, roc_auc_score
 from test_shapes import ANY, MODELS, boxes_of, rows_of, train_once
 
@@ -57,7 +58,7 @@ def detector(adlight, runs, monkeypatch):
 def test_train_evaluate_predict(adlight, runs, name):
     run = runs(name)
     again = adlight.evaluate(run)
-    before, after = (json.loads((folder / "metrics.json").read_text()) for folder in (run, again))
+    before, after = map(content, (run, again))
     assert after["auroc"] == before["auroc"] and after["pixel_auroc"] == before["pixel_auroc"]
     tested = [row for row in rows_of(run) if "/test/hole/" in row["path"]]
     words = (f"run={run}", "images=mixed/bottle/test/hole", "save=masks,panels", f"hydra.run.dir=predicted_{name}")

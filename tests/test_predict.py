@@ -1,7 +1,7 @@
-import csv
 import json
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +9,9 @@ import pytest
 import torch
 from makers import write_image
 from PIL import ExifTags, Image
+from processes import call
 from readers import content, table
-from test_detector import main, train_tiny
+from test_detector import train_tiny
 
 from adlight import predict
 from adlight.detector import Detector
@@ -23,21 +24,20 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture
-def ask(trained, tmp_path, monkeypatch):
-    """Runs the command in an empty folder; returns its exit code and the folder it wrote."""
-    monkeypatch.chdir(tmp_path)
+def ask(trained, tmp_path):
+    """Runs the command in an empty folder; returns how it ended and the folder it wrote."""
 
-    def call(*words):
-        code = main(predict, f"run={trained[0]}", *words, "hydra.run.dir=out", "device=cpu")
-        return code, tmp_path / "out"
+    def run(*words):
+        outcome = call(tmp_path, "predict", f"run={trained[0]}", *words, "hydra.run.dir=out", "device=cpu")
+        return outcome, tmp_path / "out"
 
-    return call
+    return run
 
 
-def test_writes_predictions_and_pictures(trained, ask, capsys):
+def test_writes_predictions_and_pictures(trained, ask):
     run, data = trained
-    code, out = ask(f"images={data / 'bottle' / 'test'}", "save=masks,maps,panels", "batch_size=4")
-    assert code == 0
+    outcome, out = ask(f"images={data / 'bottle' / 'test'}", "save=masks,maps,panels", "batch_size=4")
+    assert outcome.code == 0
     rows = table(out / "predictions.csv")
     predictions = Detector.load(run, device="cpu")([row["path"] for row in rows])
     columns = ["path", "score", "threshold", "anomalous", "threshold_source", "pixel_threshold", "area", "boxes"]
@@ -54,22 +54,21 @@ def test_writes_predictions_and_pictures(trained, ask, capsys):
     assert set(np.unique(mask)) <= {0, 255} and (mask == predictions[4].mask * 255).all()
     assert Image.open(out / "maps" / "hole" / "001.png").size == (48, 48)
     assert not (out / "predictions.part").exists()
-    printed = capsys.readouterr().out
-    assert "predictions.csv" in printed and "images/s" in printed
+    assert "predictions.csv" in outcome.out and "images/s" in outcome.out
 
 
 def test_default_folder_is_in_the_run(trained, tmp_path):
     run, data = trained
     image = data / "bottle" / "test" / "good" / "000.png"
-    assert main(predict, f"run={run}", f"images={image}", "save=none", "device=cpu") == 0
+    assert call(tmp_path, "predict", f"run={run}", f"images={image}", "save=none", "device=cpu").code == 0
     written = sorted(path.name for path in (run / "predictions").glob("*/*") if not path.name.startswith("."))
     assert written == ["predict.log", "predictions.csv", "predictions.jsonl", "regions.json"]
 
 
 def test_threshold_decides(trained, ask):
     for threshold, anomalous in (("-1", "1"), ("1e9", "0")):
-        code, out = ask(f"images={trained[1] / 'bottle/test'}", f"threshold={threshold}", "save=none")
-        assert code == 0 and {row["anomalous"] for row in table(out / "predictions.csv")} == {anomalous}
+        outcome, out = ask(f"images={trained[1] / 'bottle/test'}", f"threshold={threshold}", "save=none")
+        assert outcome.code == 0 and {row["anomalous"] for row in table(out / "predictions.csv")} == {anomalous}
     assert not (out / "masks").exists()
 
 
@@ -123,11 +122,11 @@ def test_globs_and_alike_names(ask, tmp_path):
     for name in ("my [images]/a.png", "my [images]/a.jpg", "my [images]/deep/b.bmp"):
         write_image(tmp_path / name)
     (tmp_path / "my [images]" / "notes.txt").write_text("no image")
-    code, out = ask("images=my [[]images]/**/*", "save=masks")
-    assert code == 0 and len(table(out / "predictions.csv")) == 3
+    outcome, out = ask("images=my [[]images]/**/*", "save=masks")
+    assert outcome.code == 0 and len(table(out / "predictions.csv")) == 3
     found = {str(path.relative_to(out / "masks")) for path in (out / "masks").rglob("*.png")}
     assert found == {"a.png.png", "a.jpg.png", "deep/b.png"}
-    assert ask("images=my [images]", "save=[maps]")[0] == 0
+    assert ask("images=my [images]", "save=[maps]")[0].code == 0
 
 
 @pytest.mark.parametrize(
@@ -152,47 +151,47 @@ def test_globs_and_alike_names(ask, tmp_path):
         (["images=good", "closing=1e6"], "closing must"),
     ],
 )
-def test_bad_input_is_one_line(ask, tmp_path, capsys, words, message):
+def test_bad_input_is_one_line(ask, tmp_path, words, message):
     (tmp_path / "empty").mkdir()
     write_image(tmp_path / "good" / "a.png")
-    assert ask(*words)[0] == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0]
+    outcome, _ = ask(*words)
+    (line,) = outcome.err.strip().splitlines()
+    assert outcome.code == 2 and line.startswith("error: ") and message in line
 
 
-def test_photos_are_turned_upright_and_other_files_are_told(ask, tmp_path, capsys):
+def test_photos_are_turned_upright_and_other_files_are_told(ask, tmp_path):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (40, 60), "red").save(tmp_path / "photos" / "a.jpg", exif=exif)
     (tmp_path / "photos" / "b.webp").write_text("")
-    code, out = ask("images=photos", "save=masks,panels")
-    assert code == 0 and "1 .webp" in capsys.readouterr().out
+    outcome, out = ask("images=photos", "save=masks,panels")
+    assert outcome.code == 0 and "1 .webp" in outcome.out
     assert Image.open(out / "masks" / "a.png").size == (60, 40)
 
 
-def test_unreadable_image(trained, ask, tmp_path, capsys):
+def test_unreadable_image(trained, ask, tmp_path):
     shutil.copytree(trained[1] / "bottle" / "test" / "good", tmp_path / "images")
     bad = tmp_path / "images" / "001.png"
     bad.write_bytes(bad.read_bytes()[:200])
-    code, out = ask("images=images", "batch_size=1")
-    error = capsys.readouterr().err
-    assert code == 2 and "001.png" in error and "on_bad_image=skip" in error and error.count("\n") == 1
+    outcome, out = ask("images=images", "batch_size=1")
+    assert outcome.code == 2 and "001.png" in outcome.err and "on_bad_image=skip" in outcome.err
+    assert outcome.err.count("\n") == 1
     assert not (out / "predictions.csv").exists()
-    code, out = ask("images=images", "batch_size=1", "on_bad_image=skip")
-    assert code == 0 and [row["path"] for row in table(out / "predictions.csv")] == ["images/000.png", "images/002.png"]
-    assert "skipped: cannot read image images/001.png" in capsys.readouterr().out
-    with (out / "unreadable.csv").open() as file:
-        ((path, error),) = [row.values() for row in csv.DictReader(file)]
+    outcome, out = ask("images=images", "batch_size=1", "on_bad_image=skip")
+    paths = [row["path"] for row in table(out / "predictions.csv")]
+    assert outcome.code == 0 and paths == ["images/000.png", "images/002.png"]
+    assert "skipped: cannot read image images/001.png" in outcome.out
+    ((path, error),) = [row.values() for row in table(out / "unreadable.csv")]
     assert path == "images/001.png" and path in error
-    code, out = ask("images=images/00[02].png", "on_bad_image=skip", "hydra.run.dir=none_is_bad")
-    assert code == 0 and not list(out.parent.glob("none_is_bad/*unreadable*"))
+    outcome, out = ask("images=images/00[02].png", "on_bad_image=skip", "hydra.run.dir=none_is_bad")
+    assert outcome.code == 0 and not list(out.parent.glob("none_is_bad/*unreadable*"))
 
 
 def test_json_and_regions_say_what_the_table_says(trained, ask):
-    code, out = ask(f"images={trained[1] / 'bottle' / 'test'}", "save=masks")
+    outcome, out = ask(f"images={trained[1] / 'bottle' / 'test'}", "save=masks")
     rows, lines = table(out / "predictions.csv"), (out / "predictions.jsonl").read_text().splitlines()
-    assert code == 0 and len(lines) == len(rows) == 9
+    assert outcome.code == 0 and len(lines) == len(rows) == 9
     for row, line in zip(rows, map(json.loads, lines), strict=True):
         boxes = " ".join(",".join(map(str, box)) for box in line["boxes"])
         assert {**row, "anomalous": row["anomalous"] == "1"} == {
@@ -216,8 +215,8 @@ def test_json_and_regions_say_what_the_table_says(trained, ask):
 def test_verdict_boxes_regions_and_masks_agree(trained, ask, tmp_path, settings):
     for i, side in enumerate((9, 16, 48, 90)):  # the map has 32 pixels a side
         write_image(tmp_path / "sizes" / f"{i}.png", i, side)
-    code, out = ask("images=sizes", "save=masks,panels", "category=bottle", *settings.split())
-    assert code == 0 and (out / "predict.log").read_text()  # what it has printed
+    outcome, out = ask("images=sizes", "save=masks,panels", "category=bottle", *settings.split())
+    assert outcome.code == 0 and (out / "predict.log").read_text()  # what it has printed
     regions = json.loads((out / "regions.json").read_text())
     lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
     for row, line, image in zip(table(out / "predictions.csv"), lines, regions["images"], strict=True):
@@ -232,8 +231,8 @@ def test_rules_of_regions_can_be_set(trained, ask):
     words = (f"images={trained[1] / 'bottle' / 'test'}", "save=none", "threshold=-1")
     found = {}
     for rule in ("min_area=0", "min_area=1", "closing=9"):
-        code, out = ask(*words, rule)
-        assert code == 0
+        outcome, out = ask(*words, rule)
+        assert outcome.code == 0
         found[rule] = [len(row["boxes"].split()) for row in table(out / "predictions.csv")]
     assert set(found["min_area=1"]) == {1} and sum(found["min_area=0"]) > 9 > 0
     assert sum(found["closing=9"]) < sum(found["min_area=0"])
@@ -251,31 +250,34 @@ class Stopped(ResultWriter):
         return super().__call__(path, prediction)
 
 
-def test_an_interrupted_prediction_goes_on(trained, tmp_path, monkeypatch, capsys):
+def test_an_interrupted_prediction_goes_on(trained, tmp_path, monkeypatch):
     run, data = trained
     words = (f"run={run}", f"images={data / 'bottle' / 'test'}", "device=cpu", "save=maps", "batch_size=2")
-    assert main(predict, *words, f"hydra.run.dir={tmp_path}/whole") == 0
+    again = partial(call, tmp_path, "predict")
+    assert again(*words, f"hydra.run.dir={tmp_path}/whole").code == 0
     monkeypatch.setattr(predict, "ResultWriter", Stopped)
-    assert main(predict, *words, f"hydra.run.dir={tmp_path}/out") == 130
+    stopped = again(*words, f"hydra.run.dir={tmp_path}/out")
     monkeypatch.undo()
     out = tmp_path / "out"
     assert not (out / "predictions.csv").exists() and len((out / "predictions.part").read_text().splitlines()) == 1 + 4
-    assert f"4 predictions are kept. Continue with: python -m adlight.predict resume={out}" in capsys.readouterr().err
+    assert stopped.code == 130
+    assert f"4 predictions are kept. Continue with: python -m adlight.predict resume={out}" in stopped.err
     kept = sorted(path.stat().st_mtime_ns for path in (out / "maps" / "good").iterdir())
     with (out / "predictions.part").open("a") as file:
         file.write('{"path": "torn')
-    assert main(predict, f"resume={out}", "threshold=7") == 2, "other predictions would come"
-    assert "threshold" in capsys.readouterr().err
+    outcome = again(f"resume={out}", "threshold=7")
+    assert outcome.code == 2 and "threshold" in outcome.err, "other predictions would come"
     journal = (out / "predictions.part").read_text()
     (out / "predictions.part").write_text(journal.replace('"weights": "', '"weights": "0'))
-    assert main(predict, f"resume={out}") == 2 and "best.ckpt has changed" in capsys.readouterr().err
+    outcome = again(f"resume={out}")
+    assert outcome.code == 2 and "best.ckpt has changed" in outcome.err
     (out / "predictions.part").write_text(journal)
-    assert main(predict, *words, "resume=auto", "device=cpu", f"hydra.run.dir={out}", "batch_size=3") == 0
+    assert again(*words, "resume=auto", "device=cpu", f"hydra.run.dir={out}", "batch_size=3").code == 0
     assert kept == sorted(path.stat().st_mtime_ns for path in (out / "maps" / "good").iterdir())
     for name in ("predictions.csv", "predictions.jsonl", "regions.json"):
         assert close(out / name, tmp_path / "whole" / name)
     assert not list(out.glob("*.part")) and len(list((out / "maps").rglob("*.png"))) == 9
-    assert main(predict, f"resume={out}") == 2, "nothing was interrupted"
+    assert again(f"resume={out}").code == 2, "nothing was interrupted"
 
 
 def close(one, other):
@@ -286,23 +288,22 @@ def close(one, other):
     return len({number.sub("#", text) for text in texts}) == 1 and np.allclose(*numbers, rtol=1e-6)
 
 
-def test_an_interrupted_prediction_is_found(trained, tmp_path, monkeypatch, capsys):
+def test_an_interrupted_prediction_is_found(trained, tmp_path):
     run, _ = trained
     shutil.copytree(trained[1] / "bottle" / "test" / "good", tmp_path / "images")
     bad = tmp_path / "images" / "002.png"
     bad.write_bytes(bad.read_bytes()[:200])
-    monkeypatch.chdir(tmp_path)
-    words = (f"run={run}", "images=images", "device=cpu", "save=none")
-    assert main(predict, *words) == 2
-    error = capsys.readouterr().err
-    assert "002.png" in error and "2 predictions are kept" in error and error.count("\n") == 1
+    again = partial(call, tmp_path, "predict", f"run={run}", "images=images", "device=cpu", "save=none")
+    outcome = again()
+    assert outcome.code == 2 and outcome.err.count("\n") == 1
+    assert "002.png" in outcome.err and "2 predictions are kept" in outcome.err
     (left,) = (path.parent for path in (run / "predictions").glob("*/predictions.part"))
-    assert main(predict, *words, "resume=auto", "threshold=0.5") == 2  # others: a new one begins, and stops there too
+    assert again("resume=auto", "threshold=0.5").code == 2  # others: a new one begins, and stops there too
     assert len(list((run / "predictions").glob("*/predictions.part"))) == 2
     write_image(tmp_path / "images" / "0000.png")
-    assert main(predict, *words, "resume=auto") == 2
-    assert "images have changed" in capsys.readouterr().err
+    outcome = again("resume=auto")
+    assert outcome.code == 2 and "images have changed" in outcome.err
     (tmp_path / "images" / "0000.png").unlink()
-    assert main(predict, *words, "resume=auto", "on_bad_image=skip") == 0
+    assert again("resume=auto", "on_bad_image=skip").code == 0
     assert [row["path"] for row in table(left / "predictions.csv")] == ["images/000.png", "images/001.png"]
     assert (left / "unreadable.csv").exists()

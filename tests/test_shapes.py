@@ -1,13 +1,12 @@
 """Images that are no squares: the whole path from training to boxes in pixels of the originals."""
 
-import csv
 import functools
-import json
 
 import numpy as np
 import pytest
 from makers import fake_mvtec
 from PIL import Image
+from readers import content, table
 
 from adlight.detector import Detector
 
@@ -51,8 +50,7 @@ def runs(adlight):
 
 
 def rows_of(folder):
-    with (folder / "predictions.csv").open() as file:
-        return list(csv.DictReader(file))
+    return table(folder / "predictions.csv")
 
 
 def boxes_of(row):
@@ -63,7 +61,7 @@ def boxes_of(row):
 def test_train_evaluate_predict(adlight, runs, name):
     run = runs(name)
     again = adlight.evaluate(run)
-    before, after = (json.loads((folder / "metrics.json").read_text()) for folder in (run, again))
+    before, after = map(content, (run, again))
     assert after["auroc"] == before["auroc"] and after["pixel_auroc"] == before["pixel_auroc"]
     tested = [row for row in rows_of(run) if "bottle/test/hole" in row["path"]]
     outcome = adlight(

@@ -10,6 +10,7 @@ import pytest
 from hydra import initialize_config_dir
 from makers import fake_mvtec
 from PIL import Image
+from readers import content
 from test_shapes import BACKBONE, boxes_of, rows_of, train_once
 
 from adlight.data.frames import WholeFrame
@@ -24,8 +25,8 @@ from adlight.learning.samples import score_labelled
 from adlight.metrics.thresholds import Calibration, Threshold
 from adlight.runs.config import CONF
 from adlight.runs.folder import RunFolder
-from adlight.runs.groups import GroupFolder
 from adlight.runs.restore import frozen_config
+from adlight.runs.subfolders import GroupFolder
 from adlight.runs.weights import load_weights
 from adlight.train import build
 from adlight.types import ScoredImages, UserError
@@ -57,7 +58,7 @@ def known_tiles(pixels, size, reconstruct=False, content=None):
 def test_train_evaluate_predict(adlight, runs, name):
     run = runs(name)
     again = adlight.evaluate(run)
-    before, after = (json.loads((folder / "metrics.json").read_text()) for folder in (run, again))
+    before, after = map(content, (run, again))
     assert after["auroc"] == before["auroc"] and after["pixel_auroc"] == before["pixel_auroc"]
     tested = [row for row in rows_of(run) if "/test/hole/" in row["path"]]
     words = (f"run={run}", "images=large/bottle/test/hole", "save=masks,panels", "batch_size=3")

@@ -14,7 +14,7 @@ from adlight.callbacks.panels import copy_arrays
 from adlight.detection.gathering import gather_rows
 from adlight.detection.module import AnomalyModule, TestedImage
 from adlight.detection.pictures import draw_heat_map
-from adlight.runs.gallery import GalleryFolder, Pictures
+from adlight.runs.subfolders import GalleryFolder, Pictures
 from adlight.settings import PathName, checked
 from adlight.types import Batch, Prediction, Scores
 

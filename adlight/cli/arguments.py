@@ -4,19 +4,16 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
 from adlight.cli.partial_settings import mark_partial_settings
-from adlight.cli.words import MULTIRUN, mark_overrides, quote, shows_info, value_of
-from adlight.runs.config import CONF
+from adlight.cli.words import MULTIRUN, continue_in, mark_overrides, quote, shows_info, value_of
 from adlight.runs.files import read_number
-from adlight.runs.find import find_unfinished
+from adlight.runs.find import SweepFolder, find_unfinished
 from adlight.runs.folder import RunFolder
-from adlight.runs.overrides import choose_none
-from adlight.runs.sweep_folder import SweepFolder
+from adlight.runs.overrides import choose_none, compose_config
 from adlight.types import UserError
 
 
@@ -30,7 +27,7 @@ def train_arguments(argv: list[str]) -> list[str]:
     """Add what a resumed run, a sweep or a step of srun needs; raise a UserError if words contradict each other."""
     argv = [choose_none(word) for word in argv]
     if shows_info(argv):
-        return _without_sweep(argv)  # Hydra does one thing at a time
+        return without_sweep(argv)
     resume, folder = value_of(argv, "resume"), value_of(argv, "hydra.run.dir")
     is_multirun = not set(MULTIRUN).isdisjoint(argv) or value_of(argv, "sweep") not in (None, "null")
     if value_of(argv, "resume_sweep") == "true" and not is_multirun:
@@ -44,8 +41,9 @@ def train_arguments(argv: list[str]) -> list[str]:
     return argv if folder else _share_folder_of_step(argv)
 
 
-def _without_sweep(argv: list[str]) -> list[str]:
-    parse = OverridesParser.create().parse_overrides  # what -m would vary has no single value to show
+def without_sweep(argv: list[str]) -> list[str]:
+    """Leave out `-m` and what it would vary, which has no single value that `--cfg` could show."""
+    parse = OverridesParser.create().parse_overrides
     return [
         word
         for word, is_override in mark_overrides(argv)
@@ -62,27 +60,20 @@ def _resume(argv: list[str], which: str, folder: str | None) -> list[str]:
         if not run.can_resume:
             run.read_config()  # raises if it is not a run
             run.checkpoint("last")  # raises, and lists the checkpoints
-        return _continue([_mark_addition(word) for word in words], run)
+        return continue_in([_mark_addition(word) for word in words], run.path)
     overrides = [word for word, is_override in mark_overrides(words) if is_override]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("train", [word for word in overrides if not word.startswith("hydra.") or "searchpath" in word])
     places = [Path(folder)] if folder else sorted(Path("runs").glob("*"))
-    run_found = find_unfinished(list(map(RunFolder, places)), config)
+    run_found = find_unfinished(list(map(RunFolder, places)), compose_config("train", overrides))
     if run_found is None:
         print("resume=auto: no unfinished run with this config; a new one starts", flush=True)
         return words
-    return _continue([word for word in words if word not in overrides], run_found)  # it keeps its own config
+    return continue_in([word for word in words if word not in overrides], run_found.path)  # it keeps its own config
 
 
 def _mark_addition(word: str) -> str:
     # the run's config has the key, but that of the default model, which Hydra composes, may lack it
     key = word.partition("=")[0]
     return f"++{word}" if "." in key and not word.startswith(("+", "~", "-", "hydra.")) else word
-
-
-def _continue(words: list[str], run: RunFolder) -> list[str]:
-    words = [word for word in words if not word.startswith("hydra.run.dir=")]
-    return [*words, quote("resume", run.path), quote("hydra.run.dir", run.path), "hydra.output_subdir=null"]
 
 
 def _share_folder_of_step(argv: list[str]) -> list[str]:
@@ -92,7 +83,7 @@ def _share_folder_of_step(argv: list[str]) -> list[str]:
     if "SLURM_NTASKS_PER_NODE" not in os.environ:  # Lightning needs it
         raise UserError("srun with several processes needs --ntasks-per-node, and trainer=slurm")
     run = RunFolder(Path("runs") / f"slurm-{os.environ['SLURM_JOB_ID']}.{os.environ['SLURM_STEP_ID']}")
-    return _continue(argv, run) if run.is_run and run.can_resume else [*argv, quote("hydra.run.dir", run.path)]
+    return continue_in(argv, run.path) if run.is_run and run.can_resume else [*argv, quote("hydra.run.dir", run.path)]
 
 
 def multirun_argv(argv: Sequence[str]) -> list[str]:

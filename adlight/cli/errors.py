@@ -1,7 +1,6 @@
 """One line for every error that the user can fix; other errors are bugs and keep their traceback."""
 
 import errno
-import re
 import traceback
 import warnings
 from typing import Any
@@ -13,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError
 
 from adlight.runs.overrides import explain_config, first_line
+from adlight.runs.targets import explain_refusal
 from adlight.types import UserError
 
 UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EEXIST}
@@ -51,8 +51,9 @@ def is_interruption(error: BaseException) -> bool:
 
 def explain(error: BaseException) -> str | None:
     """Explain an error that the user can fix in one line; return None for a bug."""
-    if isinstance(error, InstantiationException) and error.__cause__ is not None:
-        return explain(error.__cause__) or _explain_refusal(error.__cause__, _full_key(error))
+    if isinstance(error, InstantiationException) and error.__cause__ is not None:  # of a launcher or sweeper
+        key = str(error).rpartition("full_key: ")[2].strip()
+        return explain(error.__cause__) or explain_refusal(error.__cause__, key)
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
@@ -80,28 +81,6 @@ def _group_that_raised(error: BaseException) -> str | None:
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     module = str(frames[-1].f_globals.get("__name__")) if frames else ""
     return next((group for name, group in GROUPS.items() if module.startswith(f"{name}.")), None)
-
-
-def _full_key(error: InstantiationException) -> str:
-    """Return the key of the node that Hydra could not instantiate, from the last line of its message."""
-    _, found, key = str(error).rpartition("full_key: ")
-    return key.strip() if found else ""
-
-
-def _explain_refusal(cause: BaseException, node: str) -> str | None:
-    """Explain why a constructor rejected its settings, or that a package is missing."""
-    if isinstance(cause, ImportError):
-        return f"{node}: {first_line(cause)}" if node else first_line(cause)
-    if not isinstance(cause, ValueError):
-        # Lightning's Trainer raises errors of several types
-        return f"{node}: {first_line(cause)}" if node == "trainer" and isinstance(cause, TypeError) else None
-    from adlight.faults import describe_faults
-    from adlight.settings import SettingsError  # with pydantic: not for --help
-
-    if isinstance(cause, SettingsError) and node:
-        return describe_faults(cause.faults, cause.values, lambda argument: f"{node}.{argument}")
-    line = first_line(cause)  # `tile=3 is ...` is completed to the full name of the setting
-    return (f"{node}.{line}" if re.match(r"\w+=", line) else f"{node}: {line}") if node else line
 
 
 def _folder() -> str:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.version import VersionBase
@@ -24,7 +24,7 @@ from adlight.cli.job import finish_wandb, needs_own_process, run_command
 from adlight.cli.words import check_words, mark_overrides, quote_value, use_config_dir
 from adlight.runs.config import CONF
 from adlight.runs.folder import RunFolder
-from adlight.runs.overrides import choose_none
+from adlight.runs.overrides import choose_none, compose_config
 from adlight.types import UserError, unknown_name
 
 UNQUOTED = re.compile(  # text that needs no quotes, and is not read as a number, bool or null
@@ -55,6 +55,27 @@ def call(
     """
     if "LOCAL_RANK" in os.environ:
         raise UserError(f"this is one of several processes of a run: start them by python -m adlight.{program}")
+    try:
+        with _keep_globals():
+            check_words(words)
+            argv = prepare(add_settings(use_config_dir(words), settings))
+            if flags := [word for word, is_override in mark_overrides(argv) if not is_override]:
+                raise UserError(f"{flags[0]} is for the command line: give settings only, and one call for each run")
+            sys.argv = [f"adlight.{program}", *argv]  # the run's files name it as the command
+            return _run_hydra(task, program, argv)
+    except folders.Refusal as error:
+        raise UserError(str(error)) from None
+    except Exception as error:
+        line = explain(error)
+        if line is None or isinstance(error, UserError):
+            raise
+        raise UserError(line) from error
+    finally:
+        folders.held.close()
+
+
+def _run_hydra(task: Callable[[DictConfig], Any], program: str, argv: list[str]) -> RunFolder:
+    """Compose a config and run a task with it, as `hydra.main` does. -> the folder that it wrote."""
     written, errors = list[RunFolder](), list[Exception]()
 
     def job(config: DictConfig) -> None:
@@ -68,28 +89,12 @@ def call(
         except Exception as error:  # Hydra would print lines of its own
             errors.append(error)
 
-    try:
-        with _keep_globals():
-            check_words(words)
-            argv = prepare(add_settings(use_config_dir(words), settings))
-            if flags := [word for word, is_override in mark_overrides(argv) if not is_override]:
-                raise UserError(f"{flags[0]} is for the command line: give settings only, and one call for each run")
-            sys.argv = [f"adlight.{program}", *argv]  # the run's files name it as the command
-            with initialize_config_dir(str(CONF), version_base="1.3", job_name=program):
-                hydra = GlobalHydra.instance().hydra
-                assert hydra is not None
-                hydra.run(program, job, argv)
-        if errors:
-            raise errors[0]
-    except folders.Refusal as error:
-        raise UserError(str(error)) from None
-    except Exception as error:
-        line = explain(error)
-        if line is None or isinstance(error, UserError):
-            raise
-        raise UserError(line) from error
-    finally:
-        folders.held.close()
+    with initialize_config_dir(str(CONF), version_base="1.3", job_name=program):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        hydra.run(program, job, argv)
+    if errors:
+        raise errors[0]
     return written[0]
 
 
@@ -108,8 +113,7 @@ def add_settings(words: Sequence[str], settings: Mapping[str, Any]) -> list[str]
     if resumed is not None and resumed.is_run:
         config = resumed.read_config()
     else:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = compose("train", [choose_none(word) for word in overrides])
+        config = compose_config("train", map(choose_none, overrides))
     return [*overrides, *(to_override(_full_name(key, config), value) for key, value in rest.items())]
 
 

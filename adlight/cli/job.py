@@ -22,10 +22,10 @@ from adlight.cli.words import quote
 from adlight.reports.rows import OBJECTIVE
 from adlight.runs.config import difference
 from adlight.runs.files import append_traceback, rank, read_number
+from adlight.runs.find import SweepFolder
 from adlight.runs.folder import RunFolder
 from adlight.runs.log import copy_output
 from adlight.runs.overrides import search_path
-from adlight.runs.sweep_folder import SweepFolder
 from adlight.types import UserError
 
 FOLDER_VARIABLE = "ADLIGHT_JOB"  # environment variable by which a job's own command knows its run folder

@@ -19,9 +19,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from adlight.cli import folders, sweep
+from adlight.cli.arguments import without_sweep
 from adlight.cli.errors import describe, explain, filter_warnings, is_interruption
 from adlight.cli.job import finish_wandb, record_failure
-from adlight.cli.words import check_flags, check_words, flags_first, shows_info, use_config_dir
+from adlight.cli.words import check_flags, check_words, flags_first, shows_help, shows_info, use_config_dir
 from adlight.runs.config import CONF, read_yaml
 from adlight.runs.files import append_traceback, rank
 from adlight.runs.folder import RunFolder
@@ -99,7 +100,8 @@ def _run(program: Callable[[], Any], prepare: Callable[[list[str]], list[str]], 
         if "LOCAL_RANK" not in os.environ:  # further processes of a run get the words that were prepared here
             check_flags(sys.argv[1:])
             check_words(sys.argv[1:])
-            sys.argv[1:] = flags_first(prepare(use_config_dir(sys.argv[1:])))
+            words = use_config_dir(sys.argv[1:])
+            sys.argv[1:] = flags_first(without_sweep(words) if shows_help(words) else prepare(words))
         with sigterm_as_keyboard_interrupt():
             program()
     except folders.Refusal as error:

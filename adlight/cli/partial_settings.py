@@ -17,11 +17,7 @@ LIST = "partial_settings"  # setting that lists them for the jobs
 
 
 def mark_partial_settings(words: Sequence[str]) -> list[str]:
-    """Make Hydra accept settings that not all choices of a swept group have, and list them for the jobs.
-
-    Raises:
-        UserError: none of the choices has a setting, or a choice does not exist.
-    """
+    """Make Hydra accept settings that only some swept choices have, and list them; refuse those that none has."""
     overrides = [word for word in words if not word.startswith(("-", "hydra."))]
     parsed = dict(zip(overrides, OverridesParser.create().parse_overrides(overrides), strict=True))
     swept = {one.key_or_group: list(map(str, one.sweep_string_iterator())) for one in parsed.values() if _sweeps(one)}

@@ -5,18 +5,18 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from adlight.cli.errors import explain
-from adlight.cli.words import quote, value_of
-from adlight.runs.config import CONF, difference
+from adlight.cli.words import continue_in, quote, value_of
+from adlight.runs.config import difference
 from adlight.runs.exported import folder_of
 from adlight.runs.federation import FederationFolder
+from adlight.runs.find import SweepFolder, find_unfinished
 from adlight.runs.folder import RunFolder
+from adlight.runs.overrides import compose_config
 from adlight.runs.predictions import PredictionFolder
 from adlight.runs.provenance import command_line
-from adlight.runs.sweep_folder import SweepFolder
 from adlight.types import UserError
 
 MAY_CHANGE = ("batch_size", "device", "on_bad_image", "actors", "ray_address")  # when a prediction is resumed
@@ -77,46 +77,27 @@ def resume_prediction(argv: list[str]) -> list[str]:
             return words
     elif not (folder := PredictionFolder(which)).can_resume:
         raise UserError(f"resume={which}: no prediction was interrupted there")
-    known = _to_dict(_compose([]))
+    before: Any = OmegaConf.to_container(folder.read_config())
+    known = list(compose_config("predict", []))
     saved = [
         quote(key, value) if isinstance(value, str) else f"{key}={value}"
-        for key, value in _to_dict(folder.read_config()).items()
+        for key, value in before.items()
         if key in known and key != "resume" and value is not None
     ]
-    words = [word for word in words if not word.startswith("hydra.run.dir=")]
-    place = [quote("resume", folder.path), quote("hydra.run.dir", folder.path), "hydra.output_subdir=null"]
-    return [*saved, *words, *place]
+    return continue_in([*saved, *words], folder.path)
 
 
 def _find_prediction(words: list[str]) -> PredictionFolder | None:
     """Find the newest interrupted prediction with the same settings."""
-    place, run, config = value_of(words, "hydra.run.dir"), value_of(words, "run"), _compose(words)
+    place, run = value_of(words, "hydra.run.dir"), value_of(words, "run")
     places = [Path(place)] if place else sorted(RunFolder(folder_of(run or "")).predictions_folder.glob("*"))
-    unfinished = [folder for folder in map(PredictionFolder, places) if folder.can_resume]
-    matches = [folder for folder in unfinished if not _difference(folder.read_config(), config)]
-    return max(matches, key=lambda folder: folder.last_change, default=None)
+    return find_unfinished(list(map(PredictionFolder, places)), compose_config("predict", words), MAY_CHANGE)
 
 
 def check_same_prediction(folder: PredictionFolder, config: DictConfig) -> None:
     """Raise a UserError if a setting of a resumed prediction has changed that affects the predictions."""
-    if change := _difference(folder.read_config(), config):
+    if change := difference(folder.read_config(), config, MAY_CHANGE):
         raise UserError(f"resume={folder}: {change}: predict without resume")
-
-
-def _compose(words: list[str]) -> DictConfig:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("predict", [word for word in words if not word.startswith(("hydra.", "-"))])
-
-
-def _difference(before: DictConfig, now: DictConfig) -> str:
-    old, new = (
-        {key: value for key, value in _to_dict(config).items() if key not in MAY_CHANGE} for config in (before, now)
-    )
-    return difference(old, new)
-
-
-def _to_dict(config: DictConfig) -> dict[str, Any]:
-    return OmegaConf.to_container(config)  # type: ignore[return-value]
 
 
 def _resume_command(program: str, folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""A sweep around its jobs: which folder it may use, its table, what ended it, and how to resume it."""
+"""A sweep around its jobs: its launcher, which folder it may use, its table, what ended it, and how to resume it."""
 
 import shlex
 import sys
@@ -6,17 +6,16 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from adlight.cli.errors import describe, explain
-from adlight.cli.launchers import check_launcher
 from adlight.cli.resume import resume_sweep_command
 from adlight.cli.words import value_of
 from adlight.reports.rows import OBJECTIVE, read_results
 from adlight.runs.config import comparable, difference
 from adlight.runs.files import append_traceback
+from adlight.runs.find import SweepFolder
 from adlight.runs.folder import RunFolder
-from adlight.runs.sweep_folder import SweepFolder
 from adlight.runs.tables import to_csv
 from adlight.types import UserError
 
@@ -25,6 +24,14 @@ METRICS = ("auroc", "ap", "f1_max", "f1_calibrated", "pixel_auroc", "aupro")
 COLUMNS = ("job", "name", "status", OBJECTIVE, *METRICS, "epochs", "seconds", "error", "log", "overrides", "folder")
 
 current: SweepFolder | None = None  # this process's sweep, once Hydra has begun it
+
+
+def gpus_per_node(accelerator: str, devices: int) -> int | None:
+    """Return how many GPUs a node gives to a Slurm job: one for each process, none for `trainer=cpu`."""
+    return devices if accelerator in ("auto", "cuda", "gpu") else None
+
+
+OmegaConf.register_new_resolver("gpus_per_node", gpus_per_node, replace=True)
 
 
 class SweepCallback(Callback):
@@ -46,12 +53,38 @@ class SweepCallback(Callback):
         current = sweep
 
 
-def begin_sweep(sweep: SweepFolder, config: DictConfig) -> None:
-    """Record a sweep in its folder, or compare it with the sweep that is there.
+def check_launcher(config: DictConfig) -> None:
+    """Raise a UserError if a launcher cannot run a training, before the first job; warn if it does so badly."""
+    choices, trainer = config.hydra.runtime.choices, config.trainer
+    launcher = choices.get("hydra/launcher")
+    if launcher == "slurm" and choices.get("trainer") == "slurm":  # it would ask the login node for its number of tasks
+        raise UserError(
+            "trainer=slurm is for srun; hydra/launcher=slurm starts the processes itself: leave trainer=slurm out and "
+            "give trainer.devices=<a node's> trainer.num_nodes=<nodes> trainer.strategy=ddp"
+        )
+    if launcher == "slurm" and not (isinstance(trainer.devices, int) and trainer.devices > 0):
+        raise UserError(
+            f"trainer.devices={trainer.devices}: hydra/launcher=slurm starts one process per device and must know how "
+            "many: trainer.devices=<number>"
+        )
+    if launcher == "cores" and config.hydra.launcher.n_jobs in (0, None):
+        raise UserError("hydra.launcher.n_jobs must be a number of jobs at once, or -1 for one per core, and not 0")
+    if launcher == "cores" and trainer.accelerator != "cpu" and _count_gpus():
+        print(
+            "hydra/launcher=cores is for CPUs: all its jobs share the first GPU. Choose trainer=cpu, or "
+            "hydra/launcher=ray_local hydra.launcher.ray.remote.num_gpus=1",
+            flush=True,
+        )
 
-    Raises:
-        UserError: the folder holds another sweep or one that is not resumed, or there is none to resume.
-    """
+
+def _count_gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def begin_sweep(sweep: SweepFolder, config: DictConfig) -> None:
+    """Record a sweep in its folder; raise a UserError if the folder holds another one, or none to resume."""
     if sweep.is_sweep:
         if not config.resume_sweep:
             raise UserError(

@@ -65,6 +65,19 @@ def value_of(argv: Sequence[str], key: str) -> str | None:
     return next((word.partition("=")[2].strip("'\"") for word in argv[::-1] if word.startswith(f"{key}=")), None)
 
 
+def require(argv: Sequence[str], key: str, example: str) -> str:
+    """Return a setting's value; raise a UserError with an example of the command's words if it is missing."""
+    if (value := value_of(argv, key)) is None:
+        raise UserError(f"{key} is missing: python -m adlight.{example}")
+    return value
+
+
+def continue_in(argv: Sequence[str], folder: Path | str) -> list[str]:
+    """Make a command continue in the folder of an earlier one, whose config is kept there."""
+    words = [word for word in argv if not word.startswith(("resume=", "hydra.run.dir="))]
+    return [*words, quote("resume", folder), quote("hydra.run.dir", folder), "hydra.output_subdir=null"]
+
+
 def quote(key: str, value: Path | str) -> str:
     """Make an override that Hydra's grammar accepts, whatever characters are in the value."""
     return f"{key}={quote_value(value)}"

@@ -8,13 +8,13 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from adlight.data.augmentation import Augmentation, augment
+from adlight.data.bucket import Bucket, is_url
 from adlight.data.frames import Frame, Size
 from adlight.data.preflight import check_before_training
 from adlight.data.pseudo_dataset import PseudoAnomalyDataset
 from adlight.data.roi import RegionOfInterest
 from adlight.data.source import Source
-from adlight.data.splits import Split, SplitLoader, batch_tiles, split_normals
-from adlight.data.tile_dataset import TileDataset
+from adlight.data.splits import Split, SplitLoader, TileDataset, batch_tiles, split_normals
 from adlight.data.tiling import QUARTER, Overlap, Tile, make_tiling
 from adlight.rng import derive_seed
 from adlight.settings import ArgumentsOf, Built, Channels, PathName, Seed, checked
@@ -47,7 +47,7 @@ class AnomalyDataModule(pl.LightningDataModule):
         roi: mask of the pixels that count in all images, or a folder of masks, see `RegionOfInterest`; None for all.
         tile: side of tiles in pixels of the original images; each tile is resized to `image_size`, and maps are joined.
         overlap: smallest fraction of a tile that its neighbour also covers.
-        source_settings: arguments of `source`, such as `root` and `category`.
+        source_settings: arguments of `source`, such as `root` and `category`; a URL as `root` is copied, see `Bucket`.
     """
 
     @checked
@@ -81,6 +81,9 @@ class AnomalyDataModule(pl.LightningDataModule):
             raise ValueError("roi and tile need keep_shape=false")
         self.frame, self.roi = Frame(image_size, resize, keep_shape), RegionOfInterest(roi) if roi else None
         self.tiling = make_tiling(tile, overlap, image_size)
+        self.bucket = Bucket(source_settings["root"], cache_dir) if is_url(source_settings.get("root")) else None
+        if self.bucket is not None:
+            source_settings["root"] = self.bucket.folder
         self.source, self.channels = source(**source_settings), channels
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.val_fraction, self.val_defects, self.val_anomalies = val_fraction, val_defects, val_anomalies
@@ -94,15 +97,13 @@ class AnomalyDataModule(pl.LightningDataModule):
         self.notes: list[str] = []  # remarks of `check` for the user
 
     def prepare_data(self) -> None:
-        """Download or generate the data set; Lightning calls this in one process per machine."""
+        """Copy, download or generate the data set; Lightning calls this in one process per machine."""
+        if self.bucket is not None:
+            self.bucket.copy()
         self.source.prepare()
 
     def check(self) -> None:
-        """Check the files of all splits before anything is computed; nothing is chosen by the test split.
-
-        Raises:
-            UserError: there is nothing to test, or a file is missing or unusable.
-        """
+        """Check the files of all splits before anything is computed; raise a UserError if one is unusable."""
         self.notes = check_before_training(self.source, self.frame, self.loader.skip, self.roi, self.tiling)
 
     def setup(self, stage: str | None = None) -> None:

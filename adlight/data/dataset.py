@@ -101,11 +101,7 @@ class CachedImageDataset(Dataset):
         return self.decoded.images if self.rows is None else self.decoded.images[self.rows]
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """Fetch a batch of uint8 images.
-
-        Raises:
-            UserError: the file of decoded images is damaged.
-        """
+        """Fetch a batch of uint8 images; raise a UserError if the file of decoded images is damaged."""
         index = torch.as_tensor(indices)
         if self.decoded is None:
             decoded, rows = self._allocate(len(index)), torch.arange(len(index))

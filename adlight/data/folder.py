@@ -156,11 +156,7 @@ class LabelledFolder(Source):
         return [self.root / "train" / self.normal, self.root / "test"]
 
     def train(self) -> list[Record]:
-        """List the normal class's images in `train`.
-
-        Raises:
-            UserError: the folder, the class or its images are missing; the message lists the existing classes.
-        """
+        """List the normal class's images in `train`; raise a UserError that lists the classes if there are none."""
         folder = self.root / "train"
         classes = list_folders(folder)
         if not classes:

@@ -18,11 +18,7 @@ class UnreadableImage(UserError):
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """Decode an image file completely and turn it upright.
-
-    Raises:
-        UnreadableImage: the file is missing, truncated, or not a usable image.
-    """
+    """Decode an image file completely and turn it upright; raise an `UnreadableImage` if that is impossible."""
     try:
         with Image.open(path) as image:
             refuse_several(image)
@@ -33,11 +29,7 @@ def read_image(path: str | Path) -> Image.Image:
 
 
 def read_size(path: str | Path) -> tuple[int, int]:
-    """Read the width and height of the upright image from the header of its file.
-
-    Raises:
-        UnreadableImage: the file is missing or not a usable image.
-    """
+    """Read the width and height of the upright image from its header; raise an `UnreadableImage` if impossible."""
     try:
         with Image.open(path) as image:
             refuse_several(image)

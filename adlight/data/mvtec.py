@@ -74,11 +74,7 @@ class MVTecAD(Source):
         return [name for name in list_folders(self.root) if is_folder(self.root / name / "train" / "good")]
 
     def categories(self) -> list[str]:
-        """List the names of the categories in use, in the order of the setting.
-
-        Raises:
-            UserError: the root holds no category, or one is missing.
-        """
+        """List the categories in use, in the order of the setting; raise a UserError if one, or all, are missing."""
         found = self.found()
         if not found:
             raise UserError(self._explain_empty_root())

@@ -1,18 +1,27 @@
-"""Held-out normal images and their pseudo-anomalous copies, for validation."""
+"""Held-out normal images and their pseudo-anomalous copies, for validation: with a defect, or changed as a whole.
 
-from collections.abc import Sequence
+Changes of the whole image are for data sets whose anomalies are other classes, not defects. One or two normal images
+become one that no longer shows the object: with parts in the wrong order or missing, two images in one, bent, or with
+unusual colours. Rotated, shifted or stretched images are not anomalous: an 8 stays an 8. Like `pseudo_anomalies.py`,
+this uses only held-out normal images, and ranks runs without predicting test results.
+"""
+
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
 from torch import Generator, Tensor
+from torch.nn import functional
 from torch.utils.data import Dataset
 
 from adlight.data.pseudo_anomalies import paste_defect, paste_within
-from adlight.data.pseudo_classes import change_class
-from adlight.data.regions import randint
+from adlight.data.regions import fill_harmonically, randint, uniform
 from adlight.data.splits import Split
 from adlight.rng import derive_seed
 from adlight.types import Batch
+
+MIN_CHANGE = 8.0  # grey levels, of 255: the smallest mean change of a whole image
+ATTEMPTS = 20
 
 
 class Images(Protocol):
@@ -27,8 +36,8 @@ class PseudoAnomalyDataset(Dataset):
     """Each normal image, followed by its anomalous copies.
 
     Item (1 + copies) i is image i of `dataset`. A copy depends only on the seed, i and its number. It has a defect
-    (`pseudo_anomalies.py`) or, if `kind` is `classes`, is changed as a whole (`pseudo_classes.py`), in part with the
-    help of another image of `dataset`.
+    (`pseudo_anomalies.py`) or, if `kind` is `classes`, is changed as a whole (`change_class`), in part with the help of
+    another image of `dataset`.
     """
 
     def __init__(self, dataset: Split, seed: int, copies: int = 1, kind: str = "defects") -> None:
@@ -72,3 +81,81 @@ class PseudoAnomalyDataset(Dataset):
                 image, mask = batch["image"][row, :, :height, :width], batch["mask"][row, :height, :width]
                 image[:], mask[:] = self.paste(item, image, batch["content"][row] if "content" in batch else None)
         return batch
+
+
+def change_class(image: Tensor, other: Tensor, rng: Generator) -> Tensor:
+    """Change an image (C, H, W) uint8, with sides of at least 4, so that it as a whole is anomalous.
+
+    A result that is almost equal to the image, or to the `other` normal image (C, h, w) that some kinds use, is drawn
+    again; after `ATTEMPTS` failures, the image is inverted.
+    """
+    x = image.float()
+    y = functional.interpolate(other.float()[None], x.shape[1:], mode="bilinear", antialias=True)[0]
+    for _ in range(ATTEMPTS):
+        made = KINDS[randint(rng, len(KINDS))](x, y, rng).round().clamp(0, 255)
+        if min(float((made - normal).abs().mean()) for normal in (x, y)) >= MIN_CHANGE:
+            return made.to(torch.uint8)
+    return 255 - image
+
+
+def shuffle(image: Tensor, other: Tensor, rng: Generator) -> Tensor:
+    """Put 2 x 2 to 4 x 4 parts into another order."""
+    grid = 2 + randint(rng, 3)
+    height, width = (side // grid for side in image.shape[1:])
+    order, made = torch.randperm(grid * grid, generator=rng).tolist(), image.clone()
+    for target, origin in enumerate(order):
+        (row, column), (top, left) = divmod(target, grid), divmod(origin, grid)
+        part = image[:, top * height : (top + 1) * height, left * width : (left + 1) * width]
+        made[:, row * height : (row + 1) * height, column * width : (column + 1) * width] = part
+    return made
+
+
+def splice(image: Tensor, other: Tensor, rng: Generator) -> Tensor:
+    """Join one half to the same half of another image, such as two left halves."""
+    axis, first = 1 + randint(rng, 2), randint(rng, 2)
+    half = image.shape[axis] // 2
+    start = 0 if first else image.shape[axis] - half
+    moved = other.narrow(axis, start, half)
+    rest = image.narrow(axis, 0 if first else half, image.shape[axis] - half)
+    return torch.cat([rest, moved] if first else [moved, rest], axis)
+
+
+def remove(image: Tensor, other: Tensor, rng: Generator) -> Tensor:
+    """Cover a box, 0.3 to 0.7 of the sides long, with its surroundings."""
+    height, width = (max(3, round(side * uniform(rng, 0.3, 0.7))) for side in image.shape[1:])
+    top, left = randint(rng, image.shape[1] - height + 1), randint(rng, image.shape[2] - width + 1)
+    box, made = (slice(None), slice(top, top + height), slice(left, left + width)), image.clone()
+    made[box] = fill_harmonically(image[box])
+    return made
+
+
+def overlay(image: Tensor, other: Tensor, rng: Generator) -> Tensor:
+    """Overlay the bright or dark parts of another image, or all of it, at a random offset."""
+    y = _sample(other, torch.rand(2, generator=rng) * 1.2 - 0.6)
+    return (torch.maximum(image, y), torch.minimum(image, y), (image + y) / 2)[randint(rng, 3)]
+
+
+def warp(image: Tensor, other: Tensor, rng: Generator) -> Tensor:
+    """Bend the image smoothly, by about 15 % of the side."""
+    coarse = torch.randn(1, 2, 4, 4, generator=rng) * 0.3
+    field = functional.interpolate(coarse, image.shape[1:], mode="bicubic", align_corners=True)[0]
+    return _sample(image, field.permute(1, 2, 0))
+
+
+def recolor(image: Tensor, other: Tensor, rng: Generator) -> Tensor:
+    """Invert or flatten some or all channels."""
+    mean = image.mean((1, 2), keepdim=True)
+    made = 255 - image if randint(rng, 2) else mean + uniform(rng, 0.1, 0.4) * (image - mean)
+    chosen = torch.rand(len(image), 1, 1, generator=rng) < 0.5
+    return made.where(chosen | ~chosen.any(), image)
+
+
+def _sample(image: Tensor, offset: Tensor) -> Tensor:
+    """Sample an image at an offset to the right and down, in half sides. (C, H, W), (2,) or (H, W, 2) -> (C, H, W)."""
+    rows, columns = (torch.linspace(-1, 1, side) for side in image.shape[1:])
+    places = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1) + offset  # (H, W, 2)
+    return functional.grid_sample(image[None], places[None], padding_mode="border", align_corners=True)[0]
+
+
+Kind = Callable[[Tensor, Tensor, Generator], Tensor]  # two images (C, H, W) float in [0, 255] -> one
+KINDS: tuple[Kind, ...] = (shuffle, splice, remove, overlay, warp, recolor)

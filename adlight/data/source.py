@@ -43,11 +43,7 @@ class Source:
         """
 
     def train(self) -> list[Record]:
-        """List the normal training images.
-
-        Raises:
-            UserError: there are none; the message says what was expected and what was found.
-        """
+        """List the normal training images; raise a UserError that says what was expected if there are none."""
         raise NotImplementedError
 
     def test(self) -> list[Record]:
@@ -95,11 +91,7 @@ class Source:
         return size
 
     def read(self, record: Record) -> Image.Image:
-        """Read an image, in any mode.
-
-        Raises:
-            UserError: the file cannot be read as an image; the message names it.
-        """
+        """Read an image, in any mode; raise a UserError that names the file if it is unreadable."""
         return read_image(record.path)
 
     def read_mask(self, record: Record, size: tuple[int, int]) -> Image.Image | None:

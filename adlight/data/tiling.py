@@ -82,11 +82,7 @@ def make_tiling(tile: Tile | None, overlap: Overlap | None, size: Size) -> Tilin
 
 
 def describe_tiles(tiling: Tiling, sizes: Sequence[tuple[int, int]]) -> list[str]:
-    """Describe in a line the number of tiles of training images, given their widths and heights.
-
-    Raises:
-        UserError: no image is as large as a tile.
-    """
+    """Count the tiles of images, given (width, height), in a line; raise a UserError if all are smaller than a tile."""
     if sizes and tiling.tile > (longest := max(map(max, sizes))):
         raise UserError(f"tile={tiling.tile} is larger than every image ({longest} pixels): lower it, or leave it out")
     counts = [len(tiling.starts(width)) * len(tiling.starts(height)) for width, height in sizes]

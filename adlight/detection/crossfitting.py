@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from adlight.data.pseudo_dataset import Images
-from adlight.data.splits import Split
-from adlight.data.tile_dataset import TileDataset
+from adlight.data.splits import Split, TileDataset
 from adlight.types import Batch, UserError
 
 

@@ -17,8 +17,7 @@ from flwr.serverapp import Grid, ServerApp
 from adlight.federated.rounds import Place, Reply, Request, Server
 from adlight.federated.site import handle_request
 from adlight.federated.weights import Weights
-from adlight.runs.federation import FederationFolder
-from adlight.runs.sites import site_names
+from adlight.runs.federation import FederationFolder, site_names
 from adlight.types import UserError
 
 TYPES = {"begin": MessageType.QUERY, "train": MessageType.TRAIN}  # otherwise EVALUATE
@@ -80,7 +79,7 @@ class GridExchange:
 def serve(grid: Grid, context: Context) -> None:
     """Run the federation whose folder the app names, on the SuperLink's machine."""
     folder = FederationFolder(str(context.run_config["folder"]))
-    Server(folder, GridExchange(grid, len(site_names(folder.config()[0])))).run()
+    Server(folder, GridExchange(grid, len(site_names(folder.config())))).run()
 
 
 @client.query()
@@ -113,7 +112,7 @@ def simulate(folder: FederationFolder, cpus: int, gpus: float) -> None:
 
     logging.getLogger("flwr").propagate = False  # Hydra's root logger would print all levels
     warnings.filterwarnings("ignore", ".*accelerator visible devices.*", FutureWarning)  # Ray's
-    count, stopped, local = len(site_names(folder.config()[0])), threading.Event(), ServerApp()
+    count, stopped, local = len(site_names(folder.config())), threading.Event(), ServerApp()
 
     @local.main()
     def lead(grid: Grid, context: Context) -> None:

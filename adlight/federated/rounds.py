@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from adlight.federated.weights import Weights, average
-from adlight.runs.federation import OBJECTIVE, Averaged, FederationFolder
-from adlight.runs.sites import site_names
+from adlight.runs.federation import OBJECTIVE, Averaged, FederationFolder, site_names
 from adlight.types import UserError
 
 Kind = Literal["begin", "train", "measure", "finish"]
@@ -73,7 +72,7 @@ class Server:
 
     def __init__(self, folder: FederationFolder, exchange: Exchange) -> None:
         self.folder, self.exchange = folder, exchange
-        self.config, self.choices = folder.config()
+        self.config, self.choices = folder.config(), folder.choices()
         self.note, self.names = folder.note(), site_names(self.config)
 
     def run(self) -> None:

@@ -20,14 +20,13 @@ from adlight.federated.rounds import Place, Reply, Request
 from adlight.federated.weights import Weights, check_model, set_shared_weights, shared_weights
 from adlight.runs import provenance
 from adlight.runs.checkpoints import BestAndLast, save, trained_epochs
-from adlight.runs.federation import OBJECTIVE
+from adlight.runs.federation import OBJECTIVE, read_site_config, write_site_config
 from adlight.runs.files import append_traceback
 from adlight.runs.folder import RunFolder
 from adlight.runs.log import copy_output
-from adlight.runs.sites import read_site_config, write_site_config
-from adlight.runs.training import check_data
+from adlight.runs.training import check_data, check_trainer
 from adlight.runs.weights import load_weights
-from adlight.train import build, check, make_trainer, test
+from adlight.train import build, make_trainer, test
 from adlight.types import UserError
 
 
@@ -75,7 +74,7 @@ class Site:
         """Check settings and images, and begin or continue the run. -> numbers for the server, and initial weights."""
         config = self.config = write_site_config(self.run, self.settings, place.number, place.root, place.accelerator)
         data, module, trainer = build(config)
-        check(config, trainer)
+        check_trainer(config, trainer)
         check_model(module)
         check_data(data, module.calibration, self.run)
         metadata = provenance.describe(config.seed, self.settings["command"])

@@ -12,7 +12,7 @@ from adlight.reports.collect import READ_ERRORS, Runs
 from adlight.reports.search import read_searches
 from adlight.reports.sections import Picture, embed_figure, link_picture
 from adlight.reports.terminal import COUNT, TEXT, VALUE
-from adlight.runs.groups import GroupFolder
+from adlight.runs.subfolders import GroupFolder
 from adlight.runs.tables import read_calibration
 from adlight.types import UserError
 

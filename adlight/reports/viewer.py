@@ -10,7 +10,7 @@ from PIL import Image
 from adlight.reports.collect import Runs
 from adlight.reports.sections import link, to_data_uri
 from adlight.runs.folder import RunFolder
-from adlight.runs.gallery import GalleryFolder
+from adlight.runs.subfolders import GalleryFolder
 
 SIDE, QUALITY = 80, 40  # longer side of a thumbnail in pixels, and WebP's quality
 KILOBYTES = 500  # size of all thumbnails in the page; further pictures are loaded from the runs' galleries

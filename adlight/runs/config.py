@@ -1,13 +1,13 @@
 """Configs of runs: where ours lie, how saved ones are read and compared, and how their nodes become objects."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
-from adlight.runs.targets import check_made
+from adlight.runs.targets import build, check_made
 from adlight.runs.trust import refuse_aliases
 from adlight.types import UserError
 
@@ -58,10 +58,10 @@ def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in plain.items() if key not in NOT_COMPARED}
 
 
-def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Describe the first setting in which two configs differ; empty if they are equal."""
+def difference(before: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str] = ()) -> str:
+    """Describe the first setting, except those `ignored`, in which two configs differ; empty if there is none."""
     old, new = flatten(comparable(before)), flatten(comparable(now))
-    for key in sorted(old.keys() | new.keys()):
+    for key in sorted((old.keys() | new.keys()) - set(ignored)):
         if old.get(key) != new.get(key):
             return f"{key} was {old.get(key)!r} and is {new.get(key)!r} now"
     return ""
@@ -92,14 +92,9 @@ def drop_objective(config: DictConfig) -> None:
 
 
 def instantiate_node(node: DictConfig, **supplied: Any) -> Any:
-    """Check a node and make the object that it describes, with plain lists and dicts as arguments.
-
-    Raises:
-        UserError: a constructor does not take a setting, or the object is of the wrong kind.
-    """
-    from hydra.utils import instantiate
-
+    """Check a node and make its object; raise a UserError for a bad setting or an object of the wrong kind."""
     from adlight.runs.checks import check_node  # with torch: not for --help
 
     check_node(node, supplied)
-    return check_made(node, instantiate(node, **supplied, _convert_="all"))
+    values = OmegaConf.to_container(node, resolve=True)
+    return check_made(node, build(values, str(node._get_full_key(None)), **supplied))

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adlight.runs.files import write_atomically
+from adlight.runs.files import write_json
 from adlight.types import UserError, unknown_name
 
 if TYPE_CHECKING:  # NumPy takes time to import: not for --help
@@ -75,7 +75,7 @@ def graph_path(folder: Path) -> Path:
 
 def write_export_settings(graph: Path, settings: dict[str, Any]) -> None:
     """Write the settings of a graph beside it."""
-    write_atomically(graph.with_suffix(_SETTINGS), json.dumps(settings, indent=2) + "\n")
+    write_json(graph.with_suffix(_SETTINGS), settings)
 
 
 def describe_calibration(calibration: "Calibration", classifier: "CategoryClassifier") -> dict[str, Any]:
@@ -93,11 +93,7 @@ def describe_calibration(calibration: "Calibration", classifier: "CategoryClassi
 
 
 def load_exported(path: str | Path, device: str) -> tuple["GraphDetector", dict[str, Any]]:
-    """Load a graph. -> its detector, and the settings for preparing an image.
-
-    Raises:
-        UserError: a file is missing or damaged, or the two files are of different exports.
-    """
+    """Load a graph; raise a UserError if a file is missing or damaged. -> its detector, and how to prepare an image."""
     from adlight.detection.categories import CategoryClassifier
     from adlight.detection.session import GraphDetector
     from adlight.metrics.thresholds import Calibration

@@ -1,4 +1,4 @@
-"""A federation's folder, which the server writes; the folders of its sites are runs.
+"""Federations: the folder that the server writes, and the configs of the sites, whose folders are runs.
 
 <federation>/
     .hydra/                              the composed config
@@ -10,14 +10,19 @@
 
 import json
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from adlight.runs.files import read_if_exists, write_atomically
+from adlight.runs.config import difference
+from adlight.runs.files import read_if_exists, write_atomically, write_json
 from adlight.runs.folder import RunFolder
+from adlight.runs.hydra_folder import HydraFolder
 from adlight.runs.tables import to_csv
+from adlight.runs.training import prepare_config
+from adlight.runs.trust import check_choices, check_config, check_places
 from adlight.runs.weights import verify, write_checkpoint
 from adlight.types import UserError
 
@@ -26,6 +31,8 @@ if TYPE_CHECKING:  # torch takes seconds: not for --help
 
 _NOTE, _ROUNDS, _SITES = "federation.json", "rounds.csv", "sites"
 OBJECTIVE = "val/auroc"
+SENT = Path("the federation's config")  # stands for a file in messages
+OWN_SETTINGS = ("sites", "rounds", "epochs_per_round", "test_rounds", "cpus", "gpus", "app")  # no training has them
 
 
 class Averaged(NamedTuple):
@@ -35,14 +42,8 @@ class Averaged(NamedTuple):
     rows: list[dict[str, Any]]  # one per round so far, by column
 
 
-class FederationFolder:
+class FederationFolder(HydraFolder):
     """A federation's folder, which need not exist yet; it prints as its path."""
-
-    def __init__(self, path: str | Path) -> None:
-        self.path, self._run = Path(path), RunFolder(path)
-
-    def __str__(self) -> str:
-        return str(self.path)
 
     @property
     def is_federation(self) -> bool:
@@ -52,7 +53,7 @@ class FederationFolder:
     def begin(self, metadata: dict[str, Any]) -> None:
         """Write what the federation is; its lasting id distinguishes its sites from those of others."""
         identity = self.note()["id"] if self.is_federation else secrets.token_hex(8)
-        write_atomically(self.path / _NOTE, json.dumps({"id": identity, **metadata}, indent=2) + "\n")
+        write_json(self.path / _NOTE, {"id": identity, **metadata})
 
     def note(self) -> dict[str, Any]:
         """Read what `begin` wrote; raise a UserError if no federation has begun here."""
@@ -60,17 +61,9 @@ class FederationFolder:
             raise UserError(f"{self} is not a federation's folder (missing {self.path / _NOTE})")
         return json.loads(text)
 
-    def config(self) -> tuple[DictConfig, dict[str, Any]]:
-        """Read the composed config and the choices of config groups; raise a UserError if they are not trusted."""
-        return self._run.config(), self._run.choices()
-
     def config_text(self) -> str:
         """Return the composed config as YAML, to be sent to the sites."""
-        return OmegaConf.to_yaml(self._run.config())
-
-    def write_config(self, config: DictConfig) -> None:
-        """Write the composed config."""
-        self._run.write_config(config)
+        return OmegaConf.to_yaml(self.config())
 
     def site(self, name: str) -> Path:
         """Return the path of a site's run folder."""
@@ -78,11 +71,11 @@ class FederationFolder:
 
     def keep(self, averaged: Averaged) -> None:
         """Keep a round: its averaged weights, as the best too if no round before was better, and the table."""
-        *before, row = averaged.rows
+        run, (*before, row) = RunFolder(self.path), averaged.rows
         content = {"state_dict": averaged.weights, "rows": averaged.rows}
         if all((row[OBJECTIVE] or 0) >= (earlier[OBJECTIVE] or 0) for earlier in before):
-            write_checkpoint(self._run.best_checkpoint, content)
-        write_checkpoint(self._run.last_checkpoint, content)
+            write_checkpoint(run.best_checkpoint, content)
+        write_checkpoint(run.last_checkpoint, content)
         columns = list(dict.fromkeys(name for row in averaged.rows for name in row))
         cells = ([row.get(name) for name in columns] for row in averaged.rows)
         write_atomically(self.path / _ROUNDS, to_csv(columns, cells))
@@ -91,9 +84,95 @@ class FederationFolder:
         """Load the `last` or `best` round; None if there is none yet. Raise a UserError if the file is damaged."""
         import torch
 
-        path = self._run.best_checkpoint if which == "best" else self._run.last_checkpoint
+        run = RunFolder(self.path)
+        path = run.best_checkpoint if which == "best" else run.last_checkpoint
         if not path.exists():
             return None
         verify(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
         return Averaged(content["state_dict"], content["rows"])
+
+
+def site_names(config: DictConfig) -> list[str]:
+    """Name the sites by their categories, or by number if they have other settings; raise a UserError for bad ones."""
+    sites: Any = OmegaConf.to_container(config).get("sites")  # type: ignore[union-attr]
+    if not isinstance(sites, list) or not sites:
+        raise UserError(f"sites must be a list, such as [[bottle],[screw]], got {sites!r}")
+    names, categories = [], list[str]()
+    for number, site in enumerate(sites):
+        site = [site] if isinstance(site, str) else site
+        if isinstance(site, dict) and site:
+            names.append(f"site-{number}")
+            continue
+        if not isinstance(site, list) or not site or not all(isinstance(name, str) for name in site):
+            raise UserError(f"sites: {site!r} is neither a list of categories nor a mapping of a data set's settings")
+        categories += site
+        name = "-".join(site)
+        is_short = len(name) <= 60 and name.replace("_", "").replace("-", "").isalnum()
+        names.append(name if is_short else f"site-{number}")
+    if repeated := [name for name in categories if categories.count(name) > 1]:
+        raise UserError(f"sites: {repeated[0]} is given twice, but the images of a category lie at one site")
+    return names
+
+
+def write_site_config(
+    run: RunFolder, sent: Mapping[str, Any], number: int, root: str | None, accelerator: str | None
+) -> DictConfig:
+    """Make the config of a site's run from that of the federation, or read that of a resumed run, and write it.
+
+    Args:
+        run: folder of the site's run.
+        sent: `config` as YAML, `choices` and the id of the `federation`; they are not trusted.
+        number: number of the site.
+        root: where the images lie; None for where the federation says.
+        accelerator: accelerator of the trainer; None for the federation's.
+
+    Raises:
+        UserError: there is no such site, the config is not trusted, or the folder holds something else.
+    """
+    config = OmegaConf.create(sent["config"])
+    assert isinstance(config, DictConfig)
+    check_config(config, SENT)
+    check_choices(sent["choices"], SENT)
+    if not 0 <= number < len(config.sites):
+        raise UserError(f"partition-id={number}: the federation has sites 0 to {len(config.sites) - 1}")
+    config = _site_config(config, number)
+    config.dataset.update({} if root is None else {"root": root})
+    config.trainer.update({} if accelerator is None else {"accelerator": accelerator})
+    check_places(config, SENT)
+    if run.is_run:
+        saved = read_site_config(run, sent["federation"])
+        saved.trainer.max_epochs = config.trainer.max_epochs  # the number of rounds may have been raised
+        if change := difference(saved, config):
+            raise UserError(f"{run} holds a run with other settings ({change}): choose another folder")
+        config = saved
+    else:
+        config.run_dir = str(run.path)
+        prepare_config(config, run)
+        run.write_composed(config, sent["choices"])
+    run.write_config(config)
+    return config
+
+
+def _site_config(config: DictConfig, number: int) -> DictConfig:
+    """Give a site its own data, and the length of all rounds together."""
+    site: Any = OmegaConf.to_container(config.sites)[number]  # type: ignore[index]
+    length = config.rounds * config.epochs_per_round
+    OmegaConf.set_struct(config, False)
+    config.dataset.update(site if isinstance(site, dict) else {"category": site})
+    config.trainer.update({"max_epochs": length, "enable_progress_bar": False})
+    config.ckpt, config.resume = "best", None  # the best are the averaged weights
+    for name in OWN_SETTINGS:
+        del config[name]
+    return config
+
+
+def read_site_config(run: RunFolder, federation: str) -> DictConfig:
+    """Read the config of a site's run; raise a UserError if it is of another federation than that with this id."""
+    text = run.metadata_text()
+    if text is not None and json.loads(text).get("federation") != federation:
+        raise UserError(f"{run} is of another federation, or a training: choose another folder")
+    config = run.config()
+    OmegaConf.set_struct(config, False)
+    config.run_dir = str(run.path)  # Hydra, which sets it elsewhere, did not start this process
+    return config

@@ -1,15 +1,27 @@
 """Files shared by several processes: written whole or not at all, and locked."""
 
+import json
 import os
 import traceback
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from adlight.types import UserError
 
 PROCESS_NUMBERS = ("LOCAL_RANK", "SLURM_PROCID")  # set by Lightning's ddp and by Slurm's srun
+
+
+class Folder:
+    """A folder, which need not exist yet; it prints as its path."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def __str__(self) -> str:
+        return str(self.path)
 
 
 def rank() -> int:
@@ -45,6 +57,11 @@ def write_atomically(path: Path, content: str | bytes) -> Path:
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file whole or not at all, creating its folder."""
+    write_atomically(path, json.dumps(content, indent=2) + "\n")
 
 
 def read_if_exists(path: Path) -> str | None:

@@ -1,22 +1,80 @@
-"""Find run folders below a place, and refuse to write to a place where something is already."""
+"""Find run folders and sweeps below a place, and refuse to write to a place where something is already.
+
+runs/<sweep>/
+    sweep.json         the words of the command, the keys that it varies, the config that all jobs start from
+    results.csv        one row per job, rewritten after each job
+    study.db           Optuna's trials, if the sweep is a search
+    sweep.log          why the launcher or the sweeper failed, if one did
+    <job>/             a run folder, named by what the sweep varies
+"""
 
 import glob
+import json
 import os
 import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig
 
 from adlight.runs.config import difference
 from adlight.runs.federation import FederationFolder
+from adlight.runs.files import Folder, hold_lock, write_atomically, write_json
 from adlight.runs.folder import RunFolder
-from adlight.runs.sweep_folder import SweepFolder
+from adlight.runs.hydra_folder import HydraFolder
+from adlight.runs.predictions import PredictionFolder
 from adlight.types import UserError
 
+Resumable = TypeVar("Resumable", RunFolder, PredictionFolder)
 COLLECTIONS = {"evaluations", "predictions", "learned", "groups", "sites"}  # in a run, each with folders of commands
 PARTS = {"checkpoints", "panels", "gallery", "samples", "wandb", "tensorboard", ".hydra", "labels", *COLLECTIONS}
-SWEEP_FILES = {"sweep.json", "multirun.yaml"}  # ours and Hydra's
+_NOTE, _LOCK = "sweep.json", ".lock"
+SWEEP_FILES = {_NOTE, "multirun.yaml"}  # ours and Hydra's
+
+
+class SweepFolder(Folder):
+    """The folder of a sweep.
+
+    Attributes:
+        table_path: the table with one row per job; none of these files need exist.
+        study_path: Optuna's trials.
+        log: the sweep's log.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(path)
+        self.table_path, self.study_path, self.log = (
+            self.path / name for name in ("results.csv", "study.db", "sweep.log")
+        )
+
+    @property
+    def is_sweep(self) -> bool:
+        """Whether the folder holds a sweep."""
+        return (self.path / _NOTE).is_file()
+
+    def write_note(self, words: list[str], varied: list[str], config: dict[str, Any]) -> None:
+        """Record the words of a sweep's command, the keys that it varies, and the config that all jobs start from."""
+        write_json(self.path / _NOTE, {"words": words, "varied": varied, "config": config})
+
+    def note(self) -> dict[str, Any]:
+        """Read the `words`, `varied` and `config` of the sweep."""
+        return json.loads((self.path / _NOTE).read_text())
+
+    def jobs(self) -> list[RunFolder]:
+        """List the jobs that have begun, in the order of their numbers."""
+        runs = [RunFolder(path) for path in self.path.iterdir() if path.is_dir()]
+        jobs = [(job["job"], run.path.name, run) for run in runs if (job := run.job())]
+        return [run for _, _, run in sorted(jobs, key=lambda job: job[:2])]
+
+    def write_table(self, text: str) -> None:
+        """Write the table."""
+        write_atomically(self.table_path, text)
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Lock the table, so that each process that writes it has seen the results of those before."""
+        return hold_lock(self.path / _LOCK)
 
 
 def find_runs(places: Sequence[str]) -> list[RunFolder]:
@@ -55,16 +113,16 @@ def natural_key(path: Path) -> list[tuple[float, str]]:
     return [(float(part), part) if i % 2 else (0.0, part) for i, part in enumerate(parts)]
 
 
-def find_unfinished(runs: Sequence[RunFolder], config: DictConfig) -> RunFolder | None:
-    """Find the newest unfinished run with a checkpoint and the same config."""
-    unfinished = [run for run in runs if run.is_run and run.can_resume and not run.is_finished]
-    matches = [run for run in unfinished if _has_config(run, config)]
-    return max(matches, key=lambda run: run.last_change, default=None)
+def find_unfinished(folders: Sequence[Resumable], config: DictConfig, ignored: Sequence[str] = ()) -> Resumable | None:
+    """Find the newest unfinished run or prediction that can be resumed and has the config, but for `ignored` keys."""
+    unfinished = [folder for folder in folders if folder.is_run and folder.can_resume and not folder.is_finished]
+    matches = [folder for folder in unfinished if _has_config(folder, config, ignored)]
+    return max(matches, key=lambda folder: folder.last_change, default=None)
 
 
-def _has_config(run: RunFolder, config: DictConfig) -> bool:
+def _has_config(folder: HydraFolder, config: DictConfig, ignored: Sequence[str]) -> bool:
     try:
-        return not difference(run.read_config(), config)
+        return not difference(folder.read_config(), config, ignored)
     except UserError as error:
         print(f"not resumed: {error}", flush=True)
         return False

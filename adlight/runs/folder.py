@@ -11,7 +11,7 @@ runs/<name>/
     predictions.csv, defects.csv         one row per test image; one row per defect type
     calibration.csv                      scores that the thresholds were calibrated on, see tables.py
     panels/*.png, samples/*.png          test images; images that a GAN generates during training
-    gallery/*.webp                       small pictures of test images, see gallery.py
+    gallery/*.webp                       small pictures of test images, see subfolders.py
     wandb.json                           id and group at W&B
     train.log, error.txt                 what the terminal showed; why the run failed, if it did
     job.json                             number and overrides of a sweep's job
@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adlight.runs import tables
-from adlight.runs.files import hold_lock, is_numbered, rank, read_if_exists, write_atomically
-from adlight.runs.gallery import GalleryFolder
+from adlight.runs.files import hold_lock, is_numbered, rank, read_if_exists, write_atomically, write_json
 from adlight.runs.hydra_folder import HydraFolder
+from adlight.runs.subfolders import GalleryFolder
 from adlight.types import Record, UserError
 
 if TYPE_CHECKING:  # they take seconds: not for --help
@@ -95,7 +95,7 @@ class RunFolder(HydraFolder):
         (self.path / _ERROR).unlink(missing_ok=True)
         if self.is_finished:
             os.replace(self.path / _METRICS, self.path / _PREVIOUS)
-        self._write_json(_RUN, metadata)
+        write_json(self.path / _RUN, metadata)
 
     def metadata_text(self) -> str | None:
         """Read `run.json`, which changes whenever the run is begun or resumed; None before the run has begun."""
@@ -108,7 +108,7 @@ class RunFolder(HydraFolder):
         write_atomically(self.predictions_path, tables.to_csv(tables.PREDICTIONS, rows))
         tables.write_calibration(self.path, module.calibration)
         write_atomically(self.path / _DEFECTS, tables.to_csv(tables.DEFECTS, tables.defect_rows(module.results)))
-        self._write_json(_METRICS, module.results.as_dict() | module.calibration.as_dict() | metadata)
+        write_json(self.path / _METRICS, module.results.as_dict() | module.calibration.as_dict() | metadata)
         (self.path / _ERROR).unlink(missing_ok=True)
 
     def read_results(self) -> dict[str, Any] | None:
@@ -144,7 +144,7 @@ class RunFolder(HydraFolder):
     def wandb_identity(self, new: dict[str, Any]) -> dict[str, Any]:
         """Return the run's identity at W&B: `new` the first time, and the same whenever the run is resumed."""
         if not (self.path / _WANDB).exists():
-            self._write_json(_WANDB, new)
+            write_json(self.path / _WANDB, new)
         return json.loads((self.path / _WANDB).read_text())
 
     def lock(self, wait: bool = True) -> AbstractContextManager[None]:
@@ -164,7 +164,7 @@ class RunFolder(HydraFolder):
     def write_job(self, number: int, overrides: list[str]) -> None:
         """Record the number and overrides of a sweep's job that is about to begin, and remove an earlier failure."""
         (self.path / _ERROR).unlink(missing_ok=True)
-        self._write_json(_JOB, {"job": number, "overrides": overrides})
+        write_json(self.path / _JOB, {"job": number, "overrides": overrides})
 
     def job(self) -> dict[str, Any] | None:
         """Read the `job` number and `overrides` of a sweep's job; None for any other run."""
@@ -183,6 +183,3 @@ class RunFolder(HydraFolder):
         """Read in one line why the run failed; None if it did not."""
         text = read_if_exists(self.path / _ERROR)
         return None if text is None else (text.strip().splitlines() or ["no reason given"])[-1]
-
-    def _write_json(self, name: str, content: dict[str, Any]) -> None:
-        write_atomically(self.path / name, json.dumps(content, indent=2) + "\n")

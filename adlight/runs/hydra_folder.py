@@ -57,22 +57,14 @@ class HydraFolder:
         return choices
 
     def read_config(self) -> DictConfig:
-        """Read the composed config without checking that it can be trusted.
-
-        Raises:
-            UserError: this is not a run folder, or the run is one of adlight 0.1.
-        """
+        """Read the composed config unchecked; raise a UserError if there is none, or the run is one of adlight 0.1."""
         config = self._read_yaml("config")
         if any(str(target).startswith(_ROOMS_OF_0_1) for target in find_targets(config).values()):
             raise OlderRun(f"{self} is a run of adlight 0.1: evaluate it with that version (0.1.0), or train it again")
         return config
 
     def read_training(self) -> DictConfig:
-        """Read the composed config of a training without checking that it can be trusted.
-
-        Raises:
-            UserError: see `read_config`; or it is not the config of a training.
-        """
+        """Read the composed config unchecked; raise a UserError if it is not that of a training."""
         config = self.read_config()
         if "sites" in config:
             raise UserError(f"{self} is a federation: name the run of one of its sites, such as those in {self}/sites")

@@ -19,7 +19,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from adlight.runs.config import drop_objective
-from adlight.runs.files import hold_lock, read_if_exists, write_atomically
+from adlight.runs.files import Folder, hold_lock, read_if_exists, write_atomically
 from adlight.runs.folder import RunFolder
 from adlight.runs.tables import to_csv
 from adlight.runs.weights import write_checkpoint
@@ -31,18 +31,15 @@ MODULE = "adlight.learning.module.LearnedModule"
 CALIBRATION = "adlight.learning.calibration.LabelledCalibration"
 
 
-class LabelFolder:
-    """A run's labels, which need not exist yet; the folder prints as its path.
+class LabelFolder(Folder):
+    """A run's labels.
 
     Args:
         run: the run's folder.
     """
 
     def __init__(self, run: str | Path) -> None:
-        self.path = Path(run) / _FOLDER
-
-    def __str__(self) -> str:
-        return str(self.path)
+        super().__init__(Path(run) / _FOLDER)
 
     def add(self, records: Iterable[Record], sources: Sequence[str] | None = None) -> tuple[int, int]:
         """Copy labelled images and their masks into the folder; the last label of an image counts.

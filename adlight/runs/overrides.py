@@ -10,6 +10,7 @@ from adlight.runs.config import CONF, INPUT_KEYS, flatten
 from adlight.types import UserError, unknown_name
 
 EXTRAS = {"optuna": "optuna", "joblib": "joblib", "ray": "ray", "submitit_slurm": "slurm"}  # for Hydra's plugins
+SEARCH_PATH = "hydra.searchpath="
 CHANGE_SCORES = (
     *("model", "dataset", "trainer=", "trainer.precision"),
     *("calibration.image", "calibration.pixel", "calibration.folds", "calibration.asked"),
@@ -26,7 +27,16 @@ def search_path() -> list[str]:
     from hydra.core.hydra_config import HydraConfig
 
     words = HydraConfig.get().overrides.hydra if HydraConfig.initialized() else []
-    return [word for word in words if word.startswith("hydra.searchpath=")]
+    return [word for word in words if word.startswith(SEARCH_PATH)]
+
+
+def compose_config(program: str, words: Iterable[str]) -> DictConfig:
+    """Compose a program's config from words of its command line; flags and Hydra's own settings do not count."""
+    from hydra import compose, initialize_config_dir
+
+    used = [word for word in words if not word.startswith(("hydra.", "-")) or word.startswith(SEARCH_PATH)]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(program, used)
 
 
 def choose_none(override: str) -> str:

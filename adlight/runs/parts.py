@@ -48,11 +48,7 @@ class PartFolder:
         return sum(self._open(number).metadata.num_rows for number in self._numbers())
 
     def remaining(self, paths: Iterator[Path], size: int) -> Iterator[tuple[int, list[str]]]:
-        """Divide images into parts of `size`, and yield number and images of those that are not written yet.
-
-        Raises:
-            UserError: a written part is of other images, or Parquet cannot hold a file name.
-        """
+        """Yield number and images of parts of `size` that are not written; raise a UserError if images have changed."""
         for number in count():
             images = [str(path) for path in islice(paths, size)]
             written = self._open(number).read(["path"])["path"].to_pylist() if self._file(number).exists() else None

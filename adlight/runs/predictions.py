@@ -50,6 +50,11 @@ class PredictionFolder(HydraFolder):
         self._journal, self.parts = self.path / _JOURNAL, PartFolder(self.path / _PARTS)
 
     @property
+    def is_finished(self) -> bool:
+        """Whether a command has finished here."""
+        return self.table.exists()
+
+    @property
     def can_resume(self) -> bool:
         """Whether a command has begun here but not finished."""
         return self.is_run and self._journal.exists()
@@ -61,11 +66,7 @@ class PredictionFolder(HydraFolder):
         return max(place.stat().st_mtime for place in places if place.exists())
 
     def begin(self, weights: Path, *, resume: bool) -> int:
-        """Begin without entries or, with `resume`, keep those of an interrupted command. -> how many are kept.
-
-        Raises:
-            UserError: the entries were made with other weights.
-        """
+        """Begin, or `resume` unless the weights have changed (a UserError). -> the number of entries that are kept."""
         header = json.dumps({"weights": hash_file(weights)}).encode() + b"\n"
         if not resume:
             self.table.unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
@@ -11,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from adlight.faults import describe_faults
 from adlight.runs.config import CONF, INPUT_KEYS, drop_objective, require_nodes
 from adlight.runs.folder import RunFolder
 from adlight.runs.overrides import changes_scores, explain_config
+from adlight.runs.targets import KEYWORDS, build
 from adlight.runs.trust import check_interpolations, check_targets, find_targets
 from adlight.runs.weights import load_weights
-from adlight.settings import SettingsError
 from adlight.types import UserError
 
 if TYPE_CHECKING:  # torch takes seconds: not for --help
@@ -36,7 +34,6 @@ DETECTORS = {  # by training module, whose node holds the arguments of both
     "adlight.reconstruction.module.AutoencoderModule": "adlight.reconstruction.detector.AutoencoderDetector",
     "adlight.reconstruction.module.VAEModule": "adlight.reconstruction.detector.VAEDetector",
 }
-KEYWORDS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 ONE_DEVICE = {"devices": 1, "num_nodes": 1, "strategy": "auto", "enable_progress_bar": False}
 
 
@@ -126,30 +123,6 @@ def without_training(node: Any) -> Any:
         names = (*inspect.signature(resolve_name(target)).parameters, *KEYWORDS)
         node = {name: value for name, value in node.items() if name in names} | {"_target_": target}
     return {name: without_training(value) for name, value in node.items()}
-
-
-def build(node: Any, key: str) -> Any:
-    """Make the object that a trusted node of plain dicts and lists describes, as Hydra's `instantiate` does.
-
-    Args:
-        node: the node, with all interpolations resolved.
-        key: its key in the config, for the UserError if a constructor rejects its arguments.
-    """
-    if isinstance(node, list):
-        return [build(item, f"{key}.{i}") for i, item in enumerate(node)]
-    if not isinstance(node, dict):
-        return node
-    values = {name: build(value, f"{key}.{name}") for name, value in node.items() if name not in KEYWORDS}
-    if "_target_" not in node:
-        return values
-    target, positional = resolve_name(node["_target_"]), build(node.get("_args_", []), f"{key}._args_")
-    try:
-        return partial(target, *positional, **values) if node.get("_partial_") else target(*positional, **values)
-    except SettingsError as error:
-        line = describe_faults(error.faults, error.values, lambda argument: f"{key}.{argument}")
-        raise UserError(line) from error
-    except ValueError as error:
-        raise UserError(f"{key}: {str(error).splitlines()[0]}") from error
 
 
 def frozen_config(run: RunFolder, device: str = "auto", root: str | None = None) -> DictConfig:

@@ -21,23 +21,13 @@ from adlight.types import UserError, unknown_name
 LIBRARIES = ("pytorch_lightning.", "torch.optim.")
 
 
-def _known_accelerator(name: str) -> str:
-    return _known_name("accelerator", name, ["auto", "gpu", *AcceleratorRegistry.available_accelerators()])
+def _known(kind: str, *names: str) -> AfterValidator:
+    def check(name: str | int) -> str | int:
+        if str(name) not in names:
+            raise ValueError(unknown_name(kind, str(name), names))
+        return name
 
-
-def _known_strategy(name: str) -> str:
-    return _known_name("strategy", name, ["auto", *StrategyRegistry.available_strategies()])
-
-
-def _known_precision(name: str | int) -> str | int:
-    _known_name("precision", str(name), [*AUTOCAST, *SHORT])
-    return name
-
-
-def _known_name(kind: str, name: str, known: list[str]) -> str:
-    if name not in known:
-        raise ValueError(unknown_name(kind, name, known))
-    return name
+    return AfterValidator(check)
 
 
 def _device_numbers(devices: str) -> str:
@@ -69,11 +59,11 @@ SetByGroups = Annotated[Any, AfterValidator(_set_by_groups)]
 class TrainerSettings(TypedDict, total=False):
     """Settings of Lightning's Trainer that it misinterprets, or rejects only after the data has been read."""
 
-    accelerator: Annotated[str, AfterValidator(_known_accelerator)]
+    accelerator: Annotated[str, _known("accelerator", "auto", "gpu", *AcceleratorRegistry.available_accelerators())]
     devices: Devices
     num_nodes: PositiveInt
-    strategy: Annotated[str, AfterValidator(_known_strategy)]
-    precision: Annotated[str | int, AfterValidator(_known_precision)]
+    strategy: Annotated[str, _known("strategy", "auto", *StrategyRegistry.available_strategies())]
+    precision: Annotated[str | int, _known("precision", *AUTOCAST, *SHORT)]
     default_root_dir: PathName | None
     max_epochs: Annotated[int, Field(ge=1, lt=2**32)]
     min_epochs: NonNegativeInt | None

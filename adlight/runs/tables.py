@@ -96,11 +96,7 @@ def write_calibration(run: Path, calibration: "Calibration") -> None:
 
 
 def read_calibration(run: Path) -> dict[str, list[float]]:
-    """Read the scores that a run's thresholds were calibrated on by category; empty if an older version kept none.
-
-    Raises:
-        UserError: the file is damaged.
-    """
+    """Read the scores of a run's calibration by category, if any; raise a UserError if the file is damaged."""
     path, scores = run / _CALIBRATION, defaultdict[str, list[float]](list)
     try:
         for row in csv.DictReader(io.StringIO(read_if_exists(path) or "", newline="")):

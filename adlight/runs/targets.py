@@ -1,7 +1,9 @@
-"""Targets of config nodes: found by name, and checked to make the kind of object that is needed there."""
+"""Targets of config nodes: found by name, checked to make the kind of object that is needed there, and called."""
 
 import inspect
+import re
 from collections.abc import Callable
+from functools import partial
 from pkgutil import resolve_name
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -19,6 +21,7 @@ KINDS = {  # classes that the nodes of a training must make
     "trainer": "pytorch_lightning.Trainer",
 }
 GROUPS = ("callbacks", "logger")  # each holds any number of nodes
+KEYWORDS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")  # of Hydra's nodes
 
 
 def find_target(node: Any, key: str) -> Any:
@@ -80,6 +83,48 @@ def check_made(node: DictConfig, made: Any) -> Any:
         source = f"{node._get_full_key('_target_')}={node._target_}"
         raise UserError(f"{source} makes a {type(made).__name__}, but a {kind} is needed there")
     return made
+
+
+def build(node: Any, key: str, **supplied: Any) -> Any:
+    """Make the object that a trusted node of plain dicts and lists describes, as Hydra's `instantiate` does.
+
+    Args:
+        node: the node, with all interpolations resolved.
+        key: its key in the config, for the UserError if a constructor rejects its arguments.
+        supplied: further arguments.
+    """
+    if isinstance(node, list):
+        return [build(item, f"{key}.{i}") for i, item in enumerate(node)]
+    if not isinstance(node, dict):
+        return node
+    values = {name: build(value, f"{key}.{name}") for name, value in node.items() if name not in KEYWORDS} | supplied
+    if "_target_" not in node:
+        return values
+    call = partial(resolve_name(node["_target_"]), *build(node.get("_args_", []), f"{key}._args_"), **values)
+    try:
+        return call if node.get("_partial_") else call()
+    except Exception as error:
+        if line := explain_refusal(error, key):
+            raise UserError(line) from error
+        raise
+
+
+def explain_refusal(error: BaseException, key: str) -> str | None:
+    """Explain in one line why the constructor of the node at `key` rejects its settings; None for a bug."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if isinstance(error, TypeError) and key != "trainer":  # Lightning's Trainer raises errors of several types
+        return None
+    if isinstance(error, ImportError | TypeError):
+        return f"{key}: {line}" if key else line
+    if not isinstance(error, ValueError):
+        return None
+    from adlight.faults import describe_faults
+    from adlight.settings import SettingsError  # with pydantic: not for --help
+
+    if isinstance(error, SettingsError) and key:
+        return describe_faults(error.faults, error.values, lambda argument: f"{key}.{argument}")
+    # `tile=3 is ...` is completed to the full name of the setting
+    return line if not key else f"{key}.{line}" if re.match(r"\w+=", line) else f"{key}: {line}"
 
 
 def _check_result(target: Any, kind: type, node: Any, key: str) -> None:

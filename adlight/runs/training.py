@@ -2,6 +2,7 @@
 
 import functools
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,6 +15,8 @@ from adlight.runs.folder import RunFolder
 from adlight.runs.trust import check_places
 from adlight.runs.weights import load_weights
 from adlight.types import UserError
+
+MAX_DEVICES = 16  # devices of a machine, or processes on its CPU if it has fewer cores
 
 if TYPE_CHECKING:  # torch takes seconds: not for --help
     import pytorch_lightning as pl
@@ -81,6 +84,29 @@ def check_data(data: "AnomalyDataModule", calibration: "Calibration", run: RunFo
         )
     for note in data.notes if rank() == 0 else ():
         print(f"data: {note}", flush=True)
+
+
+def check_trainer(config: DictConfig, trainer: "pl.Trainer") -> None:
+    """Raise a UserError for settings that would waste the training, or with which no process can start here."""
+    from adlight.detection.inference import SHORT, autocast_dtype
+
+    strategy, precision = str(config.trainer.strategy), str(config.trainer.precision)
+    if config.ckpt not in ("best", "last"):
+        raise UserError(f"ckpt={config.ckpt}: a training tests its own best or last, adlight.evaluate any other")
+    if trainer.limit_val_batches == 0:
+        raise UserError("the thresholds come from a validation: raise trainer.limit_val_batches (now 0)")
+    if (least := trainer.min_epochs or 0) > (most := trainer.max_epochs or 0):
+        raise UserError(f"trainer.min_epochs={least} is more than trainer.max_epochs={most}: lower it")
+    if strategy.endswith(("_spawn", "_fork", "_notebook")):
+        raise UserError(f"trainer.strategy={strategy}: use ddp, also in a sweep")
+    if trainer.num_devices > max(MAX_DEVICES, os.cpu_count() or 1):
+        raise UserError(f"trainer.devices={trainer.num_devices}: this machine does not have that many")
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if trainer.num_nodes > 1 and not (environment and environment.creates_processes_externally):
+        raise UserError(f"trainer.num_nodes={trainer.num_nodes} needs Slurm: trainer=slurm or hydra/launcher=slurm")
+    autocast_dtype(precision)  # another one cannot be scored in
+    if trainer.precision != SHORT.get(precision, precision):
+        raise UserError(f"trainer.precision={precision} cannot be had here: set trainer.precision={trainer.precision}")
 
 
 class Stage(NamedTuple):

@@ -18,12 +18,10 @@ from starlette.responses import Response
 
 from adlight.data.images import PreparedImage
 from adlight.detector import Detector
+from adlight.serving import responses
 from adlight.serving.batching import BatchQueue, QueueFull
-from adlight.serving.guard import Guard
 from adlight.serving.labels import StoredLabels, decode_mask, select_files
-from adlight.serving.page import SECURITY, render
-from adlight.serving.responses import categories_of, describe_detector, describe_prediction, parse_parts
-from adlight.serving.telemetry import CountRequests, Telemetry
+from adlight.serving.middleware import CountRequests, Guard, Telemetry
 from adlight.serving.uploads import FORMATS, Limits, Upload, decode, read_uploads
 from adlight.types import Prediction, UserError
 
@@ -43,10 +41,10 @@ class Service:
     def __init__(self, detector: Detector, name: str, limits: Limits, labels: StoredLabels | None = None) -> None:
         self.limits, self.telemetry, self.labels = limits, Telemetry(), labels or StoredLabels()
         self.detectors: dict[str | None, Detector] = {None: detector}
-        self.detectors |= {category: detector.with_category(category) for category in categories_of(detector)}
+        self.detectors |= {category: detector.with_category(category) for category in responses.categories_of(detector)}
         self.queue = BatchQueue(self._predict, detector.batch_size, limits.max_images, self.telemetry.count_batch)
         self.telemetry.watch(self.queue)
-        self.description = describe_detector(detector, name) | {
+        self.description = responses.describe_detector(detector, name) | {
             "formats": FORMATS,
             "limits": {"max_bytes": limits.max_bytes, "max_pixels": limits.max_pixels, "max_images": limits.max_images},
         }
@@ -117,7 +115,7 @@ class Service:
         decision = "anomalous" if prediction.anomalous else "normal"
         self.telemetry.images.labels(decision, prediction.threshold_source).inc()
         arguments = prediction, upload.name, parts, self.detectors[category], prepared.content, image
-        return await anyio.to_thread.run_sync(describe_prediction, *arguments)
+        return await anyio.to_thread.run_sync(responses.describe_prediction, *arguments)
 
     def _prepare(self, upload: Upload, category: str | None, keep: bool) -> tuple[PreparedImage, Image.Image | None]:
         image = decode(upload, self.limits.max_pixels)
@@ -132,7 +130,7 @@ class Service:
 def build_app(service: Service, token: str | None) -> FastAPI:
     """Build the application of a service; see `Guard` for the token."""
     app = FastAPI(title="adlight", docs_url=None, redoc_url=None, openapi_url=None)  # its pages would need a CDN
-    page = HTMLResponse(render(), headers=SECURITY)
+    page = HTMLResponse(responses.render_page(), headers=responses.SECURITY)
 
     @app.get("/")
     async def show_page() -> Response:
@@ -153,7 +151,7 @@ def build_app(service: Service, token: str | None) -> FastAPI:
 
     @app.post("/predict")
     async def predict(request: Request, category: str | None = None, include: str = "") -> Response:
-        answers = await service.predict(request, category or None, parse_parts(include))
+        answers = await service.predict(request, category or None, responses.parse_parts(include))
         several = request.headers.get("content-type", "").lower().startswith("multipart/")
         return JSONResponse(answers if several else answers[0])
 

@@ -66,21 +66,13 @@ class BatchQueue:
         return self._thread.is_alive()
 
     def check_room(self, count: int = 1) -> None:
-        """Check that there is room for some images.
-
-        Raises:
-            QueueFull: There is no room.
-        """
+        """Raise `QueueFull` unless there is room for some images."""
         if self.held + count > self.capacity:
             raise QueueFull(max(1, math.ceil(self.held * self.pace)))
 
     @contextmanager
     def reserve(self, count: int) -> Iterator[None]:
-        """Reserve room for some images until they are answered.
-
-        Raises:
-            QueueFull: There is no room.
-        """
+        """Reserve room for some images until they are answered, or raise `QueueFull`."""
         with self._changed:
             self.check_room(count)
             self.held += count

@@ -57,11 +57,7 @@ class StoredLabels:
             raise UserError(unknown_name("label", word, WORDS))
 
     def describe(self) -> dict[str, Any]:
-        """Count the labels, for `GET /labels`.
-
-        Raises:
-            HTTPException: 500 the labels cannot be read.
-        """
+        """Count the labels, for `GET /labels`; raise an HTTPException (500) if they cannot be read."""
         try:
             records = self.folder.read() if self.folder else []
         except (UserError, OSError) as error:
@@ -117,11 +113,7 @@ class StoredLabels:
 
 
 def select_files(uploads: Sequence[Upload], word: str) -> tuple[Upload, Upload | None]:
-    """Select the image and its mask, if there is one, by their form fields.
-
-    Raises:
-        HTTPException: 400 a field is unknown, missing or repeated; 422 a normal image has a mask.
-    """
+    """Select the image and its mask, if there is one, by their form fields; refuse any others (400, 422)."""
     files = {upload.field: upload for upload in uploads}
     if len(files) < len(uploads) or IMAGE not in files or files.keys() - {IMAGE, MASK}:
         raise HTTPException(400, f"send one file {IMAGE} and, if the defect was drawn, one file {MASK}")

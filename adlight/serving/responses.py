@@ -1,11 +1,15 @@
-"""JSON responses: the columns of `predictions.csv`, and pictures on request."""
+"""Responses: the page, one HTML file that loads nothing else, and JSON, with pictures on request."""
 
 import base64
+import hashlib
 import io
 import math
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from PIL import Image
 
 from adlight import __version__
@@ -19,14 +23,39 @@ if TYPE_CHECKING:
 
 PARTS = ("heat_map", "mask", "map", "picture")  # sent only on request
 LONGEST = 1600  # pixels of a picture's longer side
+_FILES = files("adlight.serving")
+SCRIPTS = ("regions.js", "labelling.js", "page.js")
+STYLE = _FILES.joinpath("page.css").read_text(encoding="utf-8")
+SCRIPT = "\n".join(_FILES.joinpath(name).read_text(encoding="utf-8") for name in SCRIPTS)
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+SECURITY = {
+    # only the page's own style and script run, whatever an uploaded file is named, and nothing is loaded
+    "content-security-policy": f"default-src 'none'; script-src {_hash(SCRIPT)}; style-src {_hash(STYLE)}; "
+    "img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+}
+
+
+def render_page() -> str:
+    """Render the page as HTML, with its styles and scripts."""
+    from matplotlib import colormaps
+
+    colours = (colormaps["inferno"](range(256))[:, :3] * 255).astype("uint8")  # as in `draw_heat_map`
+    environment = Environment(loader=PackageLoader("adlight.serving", "."), autoescape=True, undefined=StrictUndefined)
+    return environment.get_template("page.html.j2").render(
+        style=Markup(STYLE), script=Markup(SCRIPT), colours=colours.tobytes().hex()
+    )
 
 
 def parse_parts(text: str) -> list[str]:
-    """Parse the requested parts, such as `heat_map,mask`.
-
-    Raises:
-        UserError: A name is unknown.
-    """
+    """Parse the requested parts, such as `heat_map,mask`; raise a UserError if a name is unknown."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     if unknown := [name for name in names if name not in PARTS]:
         raise UserError(unknown_name("include", unknown[0], PARTS))

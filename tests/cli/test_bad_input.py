@@ -66,6 +66,9 @@ TRAIN = {
     "seed too large": ("seed=4294967296", "seed", "4294967296"),
     "empty batches": ("dataset.batch_size=0", "batch_size", "got 0"),
     "unknown strategy": ("trainer.strategy=foo", "foo"),
+    "strategy that starts copies": ("trainer.devices=2 trainer.strategy=ddp_spawn trainer.accelerator=cpu", "use ddp"),
+    "nodes without Slurm": ("trainer.num_nodes=2 trainer.strategy=ddp trainer.accelerator=cpu", "trainer=slurm"),
+    "group of another model": ("model/objective=wgan", "model/objective"),
     "unknown score": ("model.scorer.score=mae", "'mae'", "msgms"),
     "no normal images named": ("dataset=folder", "dataset.normal_dir"),
     "run folder among images": ("hydra.run.dir=data/bottle/train/good", "hydra.run.dir", "000.png"),
@@ -133,10 +136,7 @@ def source_run(adlight, place):
 
 
 def test_pretrained_gan_of_other_images(adlight, source_run):
-    for word, said in (
-        ("seed=1", "dataset.seed"),
-        ("dataset.train_limit=9", "dataset.train_limit"),
-    ):
+    for word, said in (("seed=1", "dataset.seed"), ("dataset.train_limit=9", "dataset.train_limit")):
         check(adlight("train", *source_run, "model.pretrained_gan=runs/source", word), said, word.partition("=")[2])
 
 
@@ -214,11 +214,7 @@ def test_lpips_weights_are_missing(adlight, place, monkeypatch):
         raise OSError("no network")
 
     monkeypatch.setattr("lpips.LPIPS", unreachable)
-    check(
-        adlight("train", *adlight.quick, "model.objective.lpips=1"),
-        "alexnet-owt-7be5be79.pth",
-        "lpips=0",
-    )
+    check(adlight("train", *adlight.quick, "model.objective.lpips=1"), "alexnet-owt-7be5be79.pth", "lpips=0")
 
 
 def test_unreadable_images_are_skipped_and_counted(adlight, place):

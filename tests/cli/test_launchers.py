@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from adlight.cli import launchers
+from adlight.cli import sweep
 from adlight.runs.config import CONF
 
 TESTS = Path(__file__).parents[1]
@@ -97,9 +97,9 @@ def test_what_slurm_cannot_do(adlight, word, said):
     ("cores", "auto", 1, True), ("cores", "cpu", 1, False), ("cores", "auto", 0, False), ("basic", "auto", 1, False)
 ])  # fmt: skip
 def test_cores_deal_out_no_gpus(monkeypatch, capsys, launcher, accelerator, count, warned):
-    monkeypatch.setattr(launchers, "_count_gpus", lambda: count)
+    monkeypatch.setattr(sweep, "_count_gpus", lambda: count)
     hydra = {"runtime": {"choices": {"hydra/launcher": launcher, "trainer": "default"}}, "launcher": {"n_jobs": 2}}
-    launchers.check_launcher(OmegaConf.create({"trainer": {"accelerator": accelerator, "devices": 1}, "hydra": hydra}))
+    sweep.check_launcher(OmegaConf.create({"trainer": {"accelerator": accelerator, "devices": 1}, "hydra": hydra}))
     assert ("hydra/launcher=cores is for CPUs" in capsys.readouterr().out) == warned
 
 

@@ -7,7 +7,6 @@ import time
 import traceback
 
 import pytest
-from hydra.errors import InstantiationException
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from adlight.cli.errors import describe, explain, is_interruption
@@ -40,24 +39,10 @@ def test_a_second_sigterm_ends_a_hanging_clean_up():
 
 
 def test_a_bug_inside_a_constructor_keeps_its_traceback(adlight):
-    with pytest.raises(InstantiationException) as caught:
+    with pytest.raises(TypeError) as caught:
         adlight("train", *adlight.quick, "+callbacks.bug._target_=trouble.Bug", "hydra.run.dir=runs/bug")
-    assert isinstance(caught.value.__cause__, TypeError) and explain(caught.value) is None
-    assert any(frame.name == "add_one" for frame in traceback.extract_tb(caught.value.__cause__.__traceback__))
-
-
-@pytest.mark.parametrize(
-    "word, said",
-    [
-        ("+trainer.devicse=1", ["trainer", "'devicse'", "devices"]),
-        ("+model.optimizer.lrr=1", ["model.optimizer", "'lrr'", "lr"]),
-        ("+model.scorer.reduc=max", ["model.scorer", "'reduc'", "reduce"]),
-        ("model/objective=wgan", ["model/objective"]),  # a group that this model does not have
-    ],
-)
-def test_a_wrong_name_is_one_line(adlight, word, said):
-    outcome = adlight("train", *adlight.quick, word, "hydra.run.dir=runs/wrong_name")
-    assert outcome.code == 2 and outcome.err.count("\n") == 1 and all(part in outcome.err for part in said)
+    assert explain(caught.value) is None
+    assert any(frame.name == "add_one" for frame in traceback.extract_tb(caught.value.__traceback__))
 
 
 @pytest.mark.parametrize("word", ["checkpoint=null", "~checkpoint", "calibration=null", "~calibration", "~trainer"])
@@ -72,12 +57,6 @@ def test_a_node_that_nothing_works_without(adlight, word):
 def test_nor_an_evaluation(adlight, tiny_run, word):
     outcome = adlight("evaluate", f"run={tiny_run[0]}", word)
     assert outcome.code == 2 and outcome.err.count("\n") == 1 and "calibration" in outcome.err
-
-
-def test_a_precision_in_which_nothing_can_be_scored(adlight):
-    outcome = adlight("train", *adlight.quick, "trainer.precision=bf16-true", "hydra.run.dir=runs/precise")
-    assert outcome.code == 2 and "bf16-true" in outcome.err and "bf16-mixed" in outcome.err
-    assert not (adlight.folder / "runs" / "precise" / "run.json").exists()
 
 
 def test_the_config_of_an_evaluation_can_be_shown(adlight, tiny_run):

@@ -7,8 +7,7 @@ from PIL import Image
 from adlight.data.dataset import CachedImageDataset
 from adlight.data.frames import Frame, WholeFrame
 from adlight.data.mvtec import MVTecAD
-from adlight.data.splits import SplitLoader, batch_tiles
-from adlight.data.tile_dataset import TileDataset
+from adlight.data.splits import SplitLoader, TileDataset, batch_tiles
 from adlight.data.tiling import Tiling, describe_tiles, make_tiling
 from adlight.types import UserError
 

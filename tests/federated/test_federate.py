@@ -5,7 +5,7 @@ import sys
 import pytest
 from omegaconf import OmegaConf
 
-from adlight.runs.sites import site_names
+from adlight.runs.federation import site_names
 from adlight.types import UserError
 
 TWO = ["sites=[[bottle],[screw]]"]

@@ -66,7 +66,7 @@ def test_the_table_has_a_row_per_round_with_the_sites_and_their_mean(two):
 
 
 def test_only_weights_and_numbers_leave_a_site(two):
-    config, _ = two.folder.config()
+    config = two.folder.config()
     parameters = set(shared_weights(instantiate_node(config.model)))
     assert all(set(one.weights) in (parameters, set()) for one in two.replies)
     assert max(len(json.dumps(one.values)) for one in two.replies) < 500
@@ -133,7 +133,7 @@ def stop(*anything):
 
 def test_more_rounds_go_on_from_the_last(federation, adlight):
     few = federation("more", ["bottle"], "sites=[[bottle]]", "rounds=1").run()
-    config, _ = few.folder.config()
+    config = few.folder.config()
     config.rounds = 2
     few.folder.write_config(config)
     few.asked = []
@@ -156,7 +156,8 @@ def test_folders_of_another_federation_or_a_training_are_not_written_over(federa
 
 
 def test_a_config_that_runs_something_else_is_refused_by_the_sites(federation, tmp_path):
-    config, choices = federation("strange", BOTH, *TWO).folder.config()
+    folder = federation("strange", BOTH, *TWO).folder
+    config, choices = folder.config(), folder.choices()
     config.model.optimizer._target_ = "os.system"
     settings = {"config": OmegaConf.to_yaml(config), "choices": choices, "federation": "1", "command": "", "epochs": 1}
     values = handle_request(Request("begin", settings, {}), Place(0, tmp_path / "site"))

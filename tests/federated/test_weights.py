@@ -2,17 +2,16 @@
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from makers import composed
 from torch import nn
 
 from adlight.federated.weights import average, check_model, set_shared_weights, shared_weights
-from adlight.runs.config import CONF, instantiate_node
+from adlight.runs.config import instantiate_node
 from adlight.types import UserError
 
 
 def built(*words):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return instantiate_node(compose("train", ["dataset=mvtec", *words]).model)
+    return instantiate_node(composed("dataset=mvtec", *words).model)
 
 
 class Frozen(nn.Module):

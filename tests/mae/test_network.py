@@ -1,14 +1,13 @@
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from makers import composed
 from naive_mae import naive_view
 
 from adlight.mae.masking import draw_masks
 from adlight.mae.network import MaskedAutoencoder, split_by_size
 from adlight.mae.scorer import reconstruct
 from adlight.mae.tokens import PixelTokenizer
-from adlight.runs.config import CONF
 
 RATIOS = [0.5, 0.75, 0.8, 0.9]  # 2, 4, 5 and 10 views; 196 is not a multiple of 5 or 10
 
@@ -170,11 +169,6 @@ def test_starts_at_the_mean_of_the_tokens():
 def test_sizes_that_do_not_fit_are_refused(settings, text):
     with pytest.raises(ValueError, match=text):
         small(**settings)
-
-
-def composed(*overrides):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", [*overrides, "seed=0"])
 
 
 def size_by_hand(values, encoder_depth, encoder_width, decoder_depth, decoder_width):

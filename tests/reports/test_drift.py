@@ -9,8 +9,8 @@ from makers import fake_run
 from PIL import Image
 
 from adlight.reports import drift
-from adlight.runs.groups import GroupFolder
 from adlight.runs.predictions import prediction_tables
+from adlight.runs.subfolders import GroupFolder
 from adlight.runs.tables import read_calibration
 from adlight.types import UserError
 

@@ -5,26 +5,20 @@ import math
 from copy import deepcopy
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_object
+from makers import composed
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Trainer
 
 from adlight.runs.checks import check_node, check_settings
 from adlight.runs.config import CONF, instantiate_node
+from adlight.runs.overrides import compose_config
 from adlight.runs.programs import DoctorSettings, EvaluateSettings, PredictSettings, ReportSettings, check_values
 from adlight.runs.schema import is_optimizer
 from adlight.settings import is_checked
 from adlight.types import UserError
 
-
-@functools.cache
-def composed(*words):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("train", [*words, "run_dir=nowhere"])
-    GlobalHydra.instance().clear()
-    return config
+composed = functools.cache(composed)
 
 
 def change(config, key, value):
@@ -285,9 +279,7 @@ COMMANDS = {
 def test_the_settings_of_other_commands(command):
     settings, bad = COMMANDS[command]
     given = {"predict": ["run=x", "images=y"], "report": ["runs=x"], "evaluate": ["run=x"], "doctor": []}
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose(command, given[command])
-    GlobalHydra.instance().clear()
+    config = compose_config(command, given[command])
     check_values(settings, config)
     for name, value in ((name, value) for name, values in bad.items() for value in values):
         with pytest.raises(UserError, match=rf"^(unknown )?(setting in )?{name}\b"):

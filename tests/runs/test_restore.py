@@ -5,12 +5,13 @@ from pkgutil import resolve_name
 
 import pytest
 import pytorch_lightning as pl
+from makers import composed
 from omegaconf import OmegaConf
-from test_configs import composed
 
 from adlight.detection.detector import AnomalyDetector
 from adlight.runs.config import CONF, drop_objective, instantiate_node
-from adlight.runs.restore import DETECTORS, build, without_training
+from adlight.runs.restore import DETECTORS, without_training
+from adlight.runs.targets import build
 from adlight.types import UserError
 
 MODELS = sorted(path.stem for path in (CONF / "model").glob("[!_]*.yaml"))

@@ -10,6 +10,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from test_app import one_line
 
 from adlight.runs import labels as files
 from adlight.runs.folder import RunFolder
@@ -41,13 +42,6 @@ def post(served, label, image, mask=None, category="bottle", name="part.png", **
     content = {"mask": mask, **parts}
     form = {"image": (name, image), **{field: (f"{field}.png", one) for field, one in content.items() if one}}
     return served.client.post("labels", files=form, params={"label": label, "category": category})
-
-
-def one_line(answer, code):
-    assert answer.status_code == code, answer.text
-    (line,) = answer.json()["error"].splitlines()
-    assert "Traceback" not in line and "/adlight/" not in line
-    return line
 
 
 def counts(served):

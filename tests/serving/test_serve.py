@@ -9,7 +9,7 @@ import pytest
 from processes import Command
 
 from adlight.serve import bind
-from adlight.serving.guard import is_local, make_token
+from adlight.serving.middleware import is_local, make_token
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch import Generator
 
-from adlight.data import pseudo_classes
-from adlight.data.pseudo_classes import KINDS, change_class, remove, shuffle, splice
-from adlight.data.pseudo_dataset import PseudoAnomalyDataset
+from adlight.data import pseudo_dataset
+from adlight.data.pseudo_dataset import KINDS, PseudoAnomalyDataset, change_class, remove, shuffle, splice
 
 
 def generator(seed=0):
@@ -34,7 +33,7 @@ def test_every_anomaly_is_visible_and_none_is_another_normal_image():
     for _ in range(50):
         made = change_class(image, other, draws)
         assert made.dtype == torch.uint8 and made.shape == image.shape
-        assert (made.float() - image.float()).abs().mean() >= pseudo_classes.MIN_CHANGE - 0.5
+        assert (made.float() - image.float()).abs().mean() >= pseudo_dataset.MIN_CHANGE - 0.5
 
 
 @pytest.mark.parametrize("value", [0, 255])
