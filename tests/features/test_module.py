@@ -74,7 +74,7 @@ def test_what_takes_no_epochs_calibrates_on_all_normal_images(adlight, runs, nam
 
 
 def test_too_few_images_for_a_fold_are_refused_before_any_work(adlight, tmp_path):
-    words = ["model=retrieval", *TINY, "dataset.category=bottle", "model.predictors.retrieval.neighbours=4"]
+    words = ["model=dn2", *TINY, "dataset.category=bottle", "model.predictors.dn2.neighbours=4"]
     outcome = adlight("train", *words, f"model.cache={tmp_path}", f"hydra.run.dir={tmp_path}/run")
     assert outcome.code == 2 and "neighbours=4 of 4" in outcome.err and "calibration.folds=0" in outcome.err
     assert not list(tmp_path.glob("*.npy"))
