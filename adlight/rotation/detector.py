@@ -1,7 +1,6 @@
 """Detector by rotation: the surprise at which way up an image is, added to a score of frozen features."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from pydantic import NonNegativeFloat
@@ -51,16 +50,6 @@ class RotationDetector(AnomalyDetector):
         self.neighbours.classes = backbone.classes
         self.register_buffer("mean", torch.zeros(backbone.channels))
         self.register_buffer("std", torch.ones(backbone.channels))
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """Return the calibration results, and the backbone's fingerprint instead of its weights."""
-        return {**super().get_extra_state(), "backbone": self.backbone.fingerprint}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore the calibration results; refuse a checkpoint of another backbone."""
-        rest = dict(state)
-        self.backbone.check_fingerprint(rest.pop("backbone", None))
-        super().set_extra_state(rest)
 
     def score(self, batch: Batch) -> Scores:
         """Score a batch; nothing is reconstructed."""
