@@ -8,11 +8,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from adlight.detection.module import AnomalyModule
-from adlight.detection.optimization import log_terms, schedule_by_step
+from adlight.detection.optimization import average_over_processes, log_terms, schedule_by_step
 from adlight.distillation.network import Cloner, distillation_loss
 from adlight.distillation.scorer import DistillationScorer, MKDDetector
 from adlight.features.backbones import Backbone
-from adlight.gan.optimization import average_over_processes
 from adlight.settings import Built, Share, checked
 from adlight.types import Batch
 

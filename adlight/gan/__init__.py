@@ -1,1 +1,1 @@
-"""The GAN detector. Reading order: networks, residual, objectives, module, inversion, scorer, detector, encoder."""
+"""The GAN detector. Read networks, residual, objectives, module, terms, inversion, scorer, detector, encoder."""

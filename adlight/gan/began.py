@@ -4,9 +4,9 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
+from adlight.detection.optimization import average_over_processes
 from adlight.gan.networks import Backbone, Critic, Generator, Square
 from adlight.gan.objectives import AdversarialObjective
-from adlight.gan.optimization import average_over_processes
 from adlight.settings import PositiveShare, checked
 
 

@@ -1,5 +1,6 @@
 """Detector by GAN inversion: a trained GAN, the encoder that inverts it, and the score of what it cannot generate."""
 
+import math
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor, nn
 
 from adlight.detection.detector import AnomalyDetector
 from adlight.detection.optimization import EMA
-from adlight.gan.inversion import Ball, Networks
+from adlight.gan.inversion import Networks
 from adlight.gan.networks import Critic, Encoder, Generator
 from adlight.gan.scorer import TERMS, InversionScorer
 from adlight.settings import Built, Decay, checked
@@ -49,16 +50,11 @@ class InversionDetector(AnomalyDetector):
         encoder: maps an image to its latent; None if the scorer searches by gradients alone.
         scorer: inverts the generator and scores images.
 
-    Attributes:
-        latent_center, latent_radius: (Z,) and scalar, the ball that the scorer's `reach` needs; None until fitted.
-
     Raises:
         ValueError: networks for different sizes of images or latents.
     """
 
     takes_padding = False
-    latent_center: Tensor | None
-    latent_radius: Tensor | None
     term_mean: Tensor
     term_deviation: Tensor
 
@@ -69,31 +65,20 @@ class InversionDetector(AnomalyDetector):
         self.gan, self.encoder, self.scorer = gan, encoder, scorer
         self.register_buffer("term_mean", torch.zeros(len(TERMS)))
         self.register_buffer("term_deviation", torch.ones(len(TERMS)))
-        self.register_buffer("latent_center", None, persistent=False)  # in `get_extra_state`, as few runs have it
-        self.register_buffer("latent_radius", None, persistent=False)
 
     @property
     def networks(self) -> Networks:
         """The networks to score with, including the averaged generator if there is one."""
         return Networks(self.gan.trained_generator, self.gan.critic, self.encoder)
 
-    @property
-    def ball(self) -> Ball | None:
-        """The ball of latents that training images reach, if it is fitted."""
-        if self.latent_center is None or self.latent_radius is None:
-            return None
-        return Ball(self.latent_center, self.latent_radius)
-
     def get_extra_state(self) -> dict[str, Any]:
-        """Return the calibration results, and the ball of latents if it is fitted."""
-        return super().get_extra_state() | ({} if self.ball is None else {"ball": tuple(self.ball)})
+        """Return the calibration results and what the scorer knows of training images."""
+        return super().get_extra_state() | {"scorer": self.scorer.fitted}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore both."""
         super().set_extra_state(state)
-        device = self.term_mean.device
-        ball = [part.to(device) for part in state.get("ball", ())]
-        self.latent_center, self.latent_radius = ball or (None, None)
+        self.scorer.fitted = dict(state.get("scorer", {}))
 
     @property
     def export_blocker(self) -> str | None:
@@ -108,10 +93,18 @@ class InversionDetector(AnomalyDetector):
 
     def score_terms(self, image: Tensor) -> tuple[Tensor, Scores]:
         """Compute the terms and the scores. (B, C, H, W) in [0, 1] -> (B, T), scores."""
-        terms, scores = self.scorer.terms(self.networks, image, self.ball)
+        terms, scores = self.scorer.terms(self.networks, image)
         if self.scorer.score == "mixture":
             scores["image"] = self.mix(terms)
         return terms, scores
+
+    def standardize(self, normal: Tensor) -> None:
+        """Compute each term's mean and standard deviation over normal validation images. (N, T) float64."""
+        mean = normal.mean(0)  # (T,)
+        deviation = normal.std(0, unbiased=False) if len(normal) > 1 else torch.ones_like(mean)
+        constant = deviation <= 1e-6 * mean.abs()  # a constant term is uninformative: divided by infinity, it vanishes
+        self.term_mean.copy_(mean)
+        self.term_deviation.copy_(deviation.masked_fill(constant, math.inf))
 
     def mix(self, terms: Tensor) -> Tensor:
         """Return the weighted sum of terms (B, T), each standardized by the normal validation images. -> (B,)."""

@@ -1,25 +1,32 @@
 """Training of the encoder on a frozen GAN, and scores by latent inversion (Schlegl 2019, f-AnoGAN)."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt
+from torch import Tensor
 from torch.optim import Optimizer
 
 from adlight.detection.crossfitting import fetch
 from adlight.detection.gathering import gather_rows
 from adlight.detection.module import AnomalyModule, Pretrained
-from adlight.detection.optimization import log_terms, stop_if_diverged
+from adlight.detection.optimization import (
+    OptimizerFactory,
+    check_precision,
+    log_terms,
+    make_optimizer,
+    optimizer_step,
+    stop_if_diverged,
+)
 from adlight.features.cache import images_of
 from adlight.gan.detector import InversionDetector
-from adlight.gan.inversion import enclose, feature_distance
 from adlight.gan.module import AdversarialModule
 from adlight.gan.networks import Encoder
-from adlight.gan.optimization import OptimizerFactory, check_precision, make_optimizer, optimizer_step
 from adlight.gan.scorer import InversionScorer
+from adlight.gan.terms import feature_distance
 from adlight.rng import derive_seed
 from adlight.settings import Built, Seed, Text, checked
 from adlight.types import Batch, Scores
@@ -154,12 +161,14 @@ class GANDetector(InversionDetector, AnomalyModule):
         """Clear the terms of the previous validation, and fit what the scorer needs."""
         super().on_validation_epoch_start()
         self.terms = []
-        if self.scorer.reach is not None and self.encoder is not None:
-            images = images_of(self.datamodule, "train")
-            with torch.inference_mode(False), torch.no_grad():  # buffers must not be inference tensors
-                parts = (fetch(images, part, self.device)["image"] for part in torch.arange(len(images)).split(256))
-                z = torch.cat([self.encoder(image).float() for image in parts])  # (N, Z)
-                self.latent_center, self.latent_radius = enclose(z, self.scorer.reach)
+        with torch.inference_mode(False):  # what is fitted outlives the validation
+            self.scorer.fit(self.networks, self.read_training_images)
+
+    def read_training_images(self) -> Iterator[Tensor]:
+        """Read all training images in batches (B, C, H, W) in [0, 1]."""
+        images = images_of(self.datamodule, "train")
+        for part in torch.arange(len(images)).split(256):
+            yield fetch(images, part, self.device)["image"]
 
     def on_train_epoch_end(self) -> None:
         """Stop a diverged run; the checkpoint of the previous epoch is kept."""
@@ -177,7 +186,8 @@ class GANDetector(InversionDetector, AnomalyModule):
     def on_validation_epoch_end(self) -> None:
         """Standardize the terms by the normal images of all processes, then calibrate like every detector."""
         if self.scorer.score == "mixture":
-            self.standardize()
+            normal = [row.values for row in gather_rows(self.terms) if row.label == 0]
+            self.standardize(torch.tensor(normal, dtype=torch.float64))
             mixed = self.mix(torch.tensor([row.values for row in self.terms], device=self.device)).tolist()
             pairs = zip(self.validation_scores, mixed, strict=True)
             self.validation_scores = [replace(row, score=score) for row, score in pairs]
@@ -187,12 +197,3 @@ class GANDetector(InversionDetector, AnomalyModule):
                     largest[row.image] = max(score, largest.get(row.image, score))
             self.normal_scores = [replace(row, score=largest[row.index]) for row in self.normal_scores]
         super().on_validation_epoch_end()
-
-    def standardize(self) -> None:
-        """Compute each term's mean and standard deviation over the normal validation images."""
-        normal = torch.tensor([row.values for row in gather_rows(self.terms) if row.label == 0], dtype=torch.float64)
-        mean = normal.mean(0)  # (T,)
-        deviation = normal.std(0, unbiased=False) if len(normal) > 1 else torch.ones_like(mean)
-        constant = deviation <= 1e-6 * mean.abs()  # a constant term is uninformative: divided by infinity, it vanishes
-        self.term_mean.copy_(mean)
-        self.term_deviation.copy_(deviation.masked_fill(constant, math.inf))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from adlight.gan.networks import Critic, Encoder, Generator
+from adlight.gan.terms import feature_distance
 
 
 class Networks(NamedTuple):
@@ -19,24 +20,6 @@ class Networks(NamedTuple):
     generator: Generator
     critic: Critic
     encoder: Encoder | None
-
-
-class Ball(NamedTuple):
-    """The latents within a distance of a center."""
-
-    center: Tensor  # (Z,)
-    radius: Tensor  # scalar
-
-    def pull(self, z: Tensor) -> Tensor:
-        """Move the latents outside straight to the surface. (B, Z) -> (B, Z)."""
-        offset = z - self.center
-        return self.center + offset * (self.radius / offset.norm(dim=1, keepdim=True)).clamp(max=1)
-
-
-def enclose(z: Tensor, share: float) -> Ball:
-    """Return the ball around the mean of latents (N, Z) that holds a share of them."""
-    center = z.mean(0)
-    return Ball(center, (z - center).norm(dim=1).quantile(share))
 
 
 def invert(
@@ -109,13 +92,3 @@ def adam_search(
                     break
                 z, first, second, row, query = z[active], first[active], second[active], row[active], query[active]
     return best, least
-
-
-def feature_distance(critic: Critic, x: Tensor, y: Tensor) -> Tensor:
-    """Return the mean squared difference of the critic's last features (Schlegl 2019). (B, C, H, W) twice -> (B,).
-
-    Gradients flow through `y` only.
-    """
-    with torch.no_grad():
-        target = critic.features(x).float()
-    return (target - critic.features(y).float()).square().mean(1)

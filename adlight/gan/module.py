@@ -10,11 +10,18 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 from torch.optim import Optimizer
 
-from adlight.detection.optimization import log_terms, set_rates, stop_if_diverged
+from adlight.detection.optimization import (
+    OptimizerFactory,
+    check_precision,
+    log_terms,
+    make_optimizer,
+    optimizer_step,
+    set_rates,
+    stop_if_diverged,
+)
 from adlight.gan.detector import GAN
 from adlight.gan.networks import Critic, Generator
 from adlight.gan.objectives import AdversarialObjective
-from adlight.gan.optimization import OptimizerFactory, check_precision, make_optimizer, optimizer_step
 from adlight.rng import derive_seed, to_device
 from adlight.settings import Built, Decay, Seed, checked
 from adlight.types import Batch, UserError

@@ -17,7 +17,7 @@ from adlight.settings import checked
 SMALLEST = 8  # the critic halves its maps until they have at most this many pixels per side
 
 
-def halvings(image_size: int) -> tuple[int, int]:
+def count_stages(image_size: int) -> tuple[int, int]:
     """Return the side, 4 or 7, and the number of doublings from it to the image.
 
     Raises:
@@ -80,7 +80,7 @@ class ResidualGenerator(nn.Module):
     ) -> None:
         super().__init__()
         self.latent, self.channels, self.image_size = latent, channels, image_size
-        self.side, stages = halvings(image_size)
+        self.side, stages = count_stages(image_size)
         self.project = nn.Linear(latent, ngf * self.side**2)
         self.up = nn.ModuleList(ResidualBlock(ngf, ngf, 2, normalize=True) for _ in range(stages))
         self.norm, self.last = nn.GroupNorm(1, ngf), nn.Conv2d(ngf, channels, 3, padding=1)
@@ -99,7 +99,7 @@ class ResidualBackbone(nn.Module):
     def __init__(self, image_size: int, channels: int, ndf: int) -> None:
         super().__init__()
         self.image_size, self.channels = image_size, channels
-        halvings(image_size)
+        count_stages(image_size)
         blocks, side = [ResidualBlock(channels, ndf, 0.5, activated=False)], image_size // 2
         while side > SMALLEST:
             blocks.append(ResidualBlock(ndf, ndf, 0.5))
@@ -120,7 +120,9 @@ class ResidualBackbone(nn.Module):
 
 
 class ResidualCritic(ResidualBackbone):
-    """Score how real images look; higher is more real. The head sees every place, Gulrajani's the mean of all places.
+    """Score how real images look; higher is more real.
+
+    The head sees the features of every place; Gulrajani's sees their mean over all places.
 
     Args:
         image_size: side in pixels, 4 or 7 times a power of two.
@@ -141,7 +143,7 @@ class ResidualCritic(ResidualBackbone):
         return self.head(self.features(image))
 
     def input_gradient(self, image: Tensor) -> Tensor:
-        """Return the gradient of each score with respect to its image, by autograd. (B, C, H, W) -> the same."""
+        """Return the gradient of each score with respect to its image, by autograd. (B, C, H, W) -> (B, C, H, W)."""
         with torch.enable_grad():
             image = image.detach().requires_grad_()
             return torch.autograd.grad(self(image).sum(), image, create_graph=True)[0]

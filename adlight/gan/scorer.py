@@ -1,49 +1,29 @@
 """Scores of an inverted image (thesis eq. 3-7 to 3-10; Schlegl 2019). Letters: Z latent size, R restarts, T terms."""
 
-import math
+from collections.abc import Callable, Iterable
 from typing import Literal, get_args
 
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
-from torch.nn import functional as F
 
 from adlight.detection.maps import ReconstructionError, Reduction, Score
-from adlight.gan.inversion import Ball, Networks, feature_distance, invert
+from adlight.gan.inversion import Networks, invert
 from adlight.gan.networks import Critic
+from adlight.gan.terms import (
+    cosine_distance,
+    feature_distance,
+    fit_whitening,
+    latent_norm,
+    normalized_residual,
+    unit_differences,
+    whitened_distance,
+)
 from adlight.settings import PositiveShare, Seed, Share, checked
 from adlight.types import Scores, UserError
 
 Term = Literal["residual", "latent_norm", "feature"]
 TERMS: tuple[Term, ...] = get_args(Term)
-
-
-def normalized_residual(image: Tensor, reconstruction: Tensor) -> Tensor:
-    """Return L_n = |w(Q) - w(G(z))| / N, where w scales each image to [0, 1] (eq. 3-7). (B, C, H, W) twice -> (B,)."""
-    return (unit_range(image) - unit_range(reconstruction)).flatten(1).norm(dim=1) / image[0].numel()
-
-
-def unit_range(x: Tensor) -> Tensor:
-    """Return w(x) = (x - min x) / (max x - min x) per image; a constant image becomes 0. (B, C, H, W) -> same."""
-    low, high = x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True)
-    return (x - low) / (high - low).clamp(min=torch.finfo(x.dtype).tiny)
-
-
-def latent_norm(z: Tensor) -> Tensor:
-    """Return L_o = -|z| / sqrt(Z) (eq. 3-8). (B, Z) -> (B,)."""
-    return -z.norm(dim=1) / math.sqrt(z.shape[1])
-
-
-def cosine_distance(critic: Critic, x: Tensor, y: Tensor) -> Tensor:
-    """Return 1 - cosine similarity of the critic's features, averaged over its layers. (B, C, H, W) twice -> (B,).
-
-    Computed as half the squared difference of the unit vectors, as 1 - cos is inaccurate for small angles.
-    """
-    units = ([F.normalize(maps.float().flatten(1)) for maps in critic.feature_maps(image)] for image in (x, y))
-    return torch.stack([(a - b).square().sum(1) / 2 for a, b in zip(*units, strict=True)]).mean(0)
-
-
-FEATURES = {"mse": feature_distance, "cosine": cosine_distance}
 
 
 class InversionScorer:
@@ -57,8 +37,9 @@ class InversionScorer:
         weights: weights of the mixture's terms: `residual`, `latent_norm` (-|z| / sqrt(Z), eq. 3-8) and `feature`, the
             distance of the critic's features; a negative weight reverses a term.
         lam: the thesis's lambda, the weight of the residual in `thesis`.
-        feature: feature distance: `mse` of the critic's last features (Schlegl 2019), or `cosine` of the features of
-            all its layers, which is relative to the features' magnitude.
+        feature: feature distance: `mse` of the critic's last features (Schlegl 2019), `cosine` of the features of all
+            its layers, which is relative to the features' magnitude, or `whitened`: the length of the last features'
+            differences relative to their covariance on training images (Mahalanobis distance).
         distance: error for the map and the mixture's residual: `l1` (the thesis's |Q - G(z)|), `mse`, `ssim`, `msgms`
             or `lpips`.
         reduce, smoothing, topk: reduction of the map to the residual, see `ReconstructionError`.
@@ -72,6 +53,10 @@ class InversionScorer:
             steps.
         seed: seed of the random latents.
 
+    Attributes:
+        fitted: what the settings need to know of training images, empty until fitted. For `reach`: `center` (Z,) and
+            `radius` of the ball; for `feature=whitened`: `whitening` (D, D), see `fit_whitening`.
+
     Raises:
         ValueError: an unknown name, or a number out of range.
     """
@@ -83,7 +68,7 @@ class InversionScorer:
         score: Literal["mixture", "thesis"] = "mixture",
         weights: dict[Term, float] | None = None,
         lam: Share = 0.5,
-        feature: Literal["mse", "cosine"] = "cosine",
+        feature: Literal["mse", "cosine", "whitened"] = "cosine",
         distance: Score = "mse",
         reduce: Reduction = "mean",
         smoothing: NonNegativeFloat = 0.0,
@@ -102,16 +87,39 @@ class InversionScorer:
             raise ValueError(f"weights {weights} leave nothing to score by")
         self.method, self.score, self.lam = method, score, lam
         self.weights = [float(weights.get(term, 0.0)) for term in TERMS]
-        self.feature_distance = FEATURES[feature]
+        self.feature = feature
         self.error = ReconstructionError(distance, reduce, smoothing, topk)
         self.steps, self.lr, self.latent_penalty, self.kappa = steps, lr, latent_penalty, kappa
         self.reach, self.restarts, self.patience, self.seed = reach, restarts, patience, seed
+        self.fitted: dict[str, Tensor] = {}
 
-    def find_latents(self, networks: Networks, image: Tensor, ball: Ball | None = None) -> Tensor:
+    @torch.no_grad()
+    def fit(self, networks: Networks, read: Callable[[], Iterable[Tensor]]) -> None:
+        """Estimate what `reach` and `feature=whitened` need from training images, if they are set.
+
+        Args:
+            networks: the trained networks.
+            read: returns an iterator over all training images, in batches (B, C, H, W) in [0, 1].
+        """
+        if self.reach is not None and networks.encoder is not None:
+            z = torch.cat([networks.encoder(image).float() for image in read()])  # (N, Z)
+            center = z.mean(0)
+            self.fitted |= {"center": center, "radius": (z - center).norm(dim=1).quantile(self.reach)}
+        if self.feature == "whitened":
+            pairs = ((image, networks.generator(self.find_latents(networks, image))) for image in read())
+            self.fitted["whitening"] = fit_whitening(unit_differences(networks.critic, *pair) for pair in pairs)
+
+    def look_up(self, name: str, setting: str, device: torch.device) -> Tensor:
+        """Return something fitted, on a device; raise a UserError that names the setting if it is missing."""
+        if name not in self.fitted:
+            raise UserError(f"{setting}: not fitted to training images: train anew, or evaluate with this setting")
+        return self.fitted[name].to(device)
+
+    def find_latents(self, networks: Networks, image: Tensor) -> Tensor:
         """Invert the generator. (B, C, H, W) -> (B, Z).
 
         Raises:
-            UserError: `reach` without a ball.
+            UserError: `reach` is set but not fitted.
         """
         if self.method == "gradient":
             # the same starts for every image, so that scores do not depend on batch, process or position in the data
@@ -123,9 +131,9 @@ class InversionScorer:
             with torch.no_grad():
                 z = networks.encoder(image).float()  # (B, Z)
             if self.reach is not None:
-                if ball is None:
-                    raise UserError("reach: no training latents are known: train anew, or evaluate with this setting")
-                z = ball.pull(z)
+                center, radius = (self.look_up(name, "reach", z.device) for name in ("center", "radius"))
+                offset = z - center
+                z = center + offset * (radius / offset.norm(dim=1, keepdim=True)).clamp(max=1)
             start = z[None]  # (1, B, Z)
         if self.method == "encoder":
             return start[0]
@@ -140,12 +148,25 @@ class InversionScorer:
             patience=self.patience,
         )
 
-    def terms(self, networks: Networks, image: Tensor, ball: Ball | None = None) -> tuple[Tensor, Scores]:
+    def feature_distance(self, critic: Critic, image: Tensor, reconstruction: Tensor) -> Tensor:
+        """Compare the critic's features of images and reconstructions. (B, C, H, W) twice -> (B,).
+
+        Raises:
+            UserError: `feature=whitened` is not fitted.
+        """
+        if self.feature == "mse":
+            return feature_distance(critic, image, reconstruction)
+        if self.feature == "cosine":
+            return cosine_distance(critic, image, reconstruction)
+        whitening = self.look_up("whitening", "feature=whitened", image.device)
+        return whitened_distance(critic, image, reconstruction, whitening)
+
+    def terms(self, networks: Networks, image: Tensor) -> tuple[Tensor, Scores]:
         """Compute the terms (B, T) and the uncalibrated scores of images (B, C, H, W) in [0, 1].
 
-        `ball` is what `reach` needs. The scores' `image` is the thesis's score and `pixel` the smoothed map.
+        The scores' `image` is the thesis's score and `pixel` the smoothed map.
         """
-        z = self.find_latents(networks, image, ball)  # (B, Z)
+        z = self.find_latents(networks, image)  # (B, Z)
         with torch.no_grad():
             reconstruction = networks.generator(z).float()  # (B, C, H, W)
             feature = self.feature_distance(networks.critic, image, reconstruction)  # (B,)

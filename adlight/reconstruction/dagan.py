@@ -9,8 +9,14 @@ from torch.optim import Optimizer
 
 from adlight.detection.maps import ReconstructionError
 from adlight.detection.module import AnomalyModule
-from adlight.detection.optimization import log_terms, set_rates
-from adlight.gan.optimization import OptimizerFactory, check_precision, make_optimizer, optimizer_step
+from adlight.detection.optimization import (
+    OptimizerFactory,
+    check_precision,
+    log_terms,
+    make_optimizer,
+    optimizer_step,
+    set_rates,
+)
 from adlight.reconstruction.detector import DAGANDetector, describe_network
 from adlight.reconstruction.networks import ConvAutoencoder, UNet
 from adlight.settings import Built, checked

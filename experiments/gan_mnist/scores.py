@@ -6,7 +6,7 @@ or have a defect (`defects`), and on the test images. All are fitted to training
 cosine        1 - cosine similarity of the features of image and reconstruction, mean over a network's layers
 correlation   the same of features less their mean over training images
 whitened      last features of both scaled to length 1; length of their difference, whitened by the covariance of
-              training images' differences over all places (`adlight/detection/whitening.py`)
+              training images' differences over all places (`model.scorer.feature=whitened`)
 nearest       distance of the critic's last features, scaled to length 1, to those of the two nearest training images
 bounded       cosine, the latent drawn to the mean of training images' latents where it is farther from it than half of
               them, or than 9 of 10
@@ -19,9 +19,9 @@ import torch
 from hydra.utils import instantiate
 from torch.nn import functional as F
 
-from adlight.detection.whitening import Whitening, second_moments
 from adlight.detector import Detector
 from adlight.features.cache import images_of
+from adlight.gan.terms import fit_whitening, unit_differences, whitened_distance
 from adlight.metrics.image import auroc
 from adlight.runs.folder import RunFolder
 
@@ -69,16 +69,9 @@ class Scores:
         shown = apply(lambda x: self.generator(self.encoder(x)), train)
         parts = list(zip(train.split(BATCH), shown.split(BATCH), strict=True))
         self.means = {net: [maps.mean(0) for maps in features(net, train)] for net in (self.critic, self.encoder)}
-        self.whitening = {net: self.whiten(net, parts) for net in (self.critic, self.encoder)}
-
-    def whiten(self, network, parts):
-        residual = torch.cat([self.cells(network, x, y) for x, y in parts])
-        center = torch.zeros(1, residual.shape[2])
-        return Whitening(residual.shape[2]).fit(center, second_moments(residual.mean(1), residual, center)).weight[0]
-
-    def cells(self, network, x, y):
-        u, v = (unit(network.feature_maps(image)[-1]) for image in (x, y))
-        return (u - v).flatten(2).transpose(1, 2)
+        self.whitening = {
+            net: fit_whitening(unit_differences(net, *part) for part in parts) for net in (self.critic, self.encoder)
+        }
 
     def __call__(self, image):
         rows = [self.score(part) for part in image.split(BATCH)]
@@ -90,8 +83,7 @@ class Scores:
         found = {"cosine, critic": cosine(critic, x, y), "cosine, encoder": cosine(encoder, x, y)}
         for name, net in (("critic", critic), ("encoder", encoder)):
             found[f"correlation, {name}"] = cosine(net, x, y, self.means[net])
-            white = self.cells(net, x, y) @ self.whitening[net]
-            found[f"whitened, {name}"] = white.square().mean((1, 2)).sqrt()
+            found[f"whitened, {name}"] = whitened_distance(net, x, y, self.whitening[net])
         distance = torch.cdist(unit(critic.feature_maps(x)[-1]).flatten(1), self.bank)
         found["nearest, critic"] = distance.topk(2, largest=False).values.mean(1)
         for share, radius in zip((0.5, 0.9), self.radius, strict=True):

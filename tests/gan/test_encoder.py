@@ -7,11 +7,11 @@ from gan.tiny import BATCHES, ENCODER_EPOCHS, GAN_EPOCHS, SIZE, Watch, fit, make
 from makers import fake_mvtec
 from torch import nn
 
+from adlight.detection.optimization import make_optimizer
 from adlight.gan.encoder import GANDetector
-from adlight.gan.inversion import feature_distance
 from adlight.gan.networks import Encoder
-from adlight.gan.optimization import make_optimizer
 from adlight.gan.scorer import TERMS, InversionScorer
+from adlight.gan.terms import feature_distance
 from adlight.metrics.image import auroc
 from adlight.types import UserError
 
@@ -60,21 +60,18 @@ def test_the_order_of_the_images_goes_on_after_the_gan_s(trained, root):
     assert torch.equal(seen[0], images(every, "train")[order])
 
 
-def test_reach_is_that_of_training_images(root, tmp_path):
-    data, module = make_data(root), make(scorer=InversionScorer(reach=0.5))
+def test_scorer_is_fitted_to_training_images(root, tmp_path):
+    data, module = make_data(root), make(scorer=InversionScorer(reach=0.5, feature="whitened"))
     trainer = fit(module, data, tmp_path, ENCODER_EPOCHS)
-    with torch.no_grad():
-        z = module.encoder(images(data, "train"))
-    torch.testing.assert_close(module.ball.center, z.mean(0))
-    torch.testing.assert_close(module.ball.radius, (z - z.mean(0)).norm(dim=1).median(), atol=0.1, rtol=0.2)
-    assert ((z - module.ball.center).norm(dim=1) <= module.ball.radius).float().mean() == pytest.approx(0.5)
-    assert float(trainer.callback_metrics["val/auroc"]) > 0
-    again = make(scorer=InversionScorer(reach=0.5))
+    expected = InversionScorer(reach=0.5, feature="whitened")
+    expected.fit(module.networks, lambda: [images(data, "train")])
+    assert expected.fitted["whitening"].shape == (4, 4) and float(trainer.callback_metrics["val/auroc"]) > 0
+    again = make(scorer=InversionScorer(reach=0.5, feature="whitened"))
     again.load_state_dict(module.state_dict())
-    for mine, other in zip(again.ball, module.ball, strict=True):
-        assert torch.equal(mine, other)
+    torch.testing.assert_close(module.scorer.fitted, expected.fitted, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(again.scorer.fitted, module.scorer.fitted, atol=0, rtol=0)
     again.load_state_dict({**module.state_dict(), "_extra_state": make().get_extra_state()})
-    assert again.ball is None  # a run that was trained without
+    assert not again.scorer.fitted  # a run that was trained without
 
 
 def test_groups_of_parameters_keep_their_rates(root, tmp_path):

@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from adlight.gan.inversion import Networks, feature_distance, invert
+from adlight.gan.inversion import Networks, invert
 from adlight.gan.networks import Critic, Generator
+from adlight.gan.terms import feature_distance
 
 
 class Plane(nn.Module):

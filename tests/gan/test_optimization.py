@@ -7,9 +7,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from gan.tiny import LATENT, SIZE, make, make_gan
 
+from adlight.detection.optimization import average_over_processes, check_precision
 from adlight.gan import objectives
 from adlight.gan.objectives import WGAN, WGANGP
-from adlight.gan.optimization import average_over_processes, check_precision
 from adlight.types import UserError
 
 CASES = {

@@ -6,9 +6,10 @@ import torch
 from gan.test_inversion import normal, plane, uniform
 from torch import nn
 
-from adlight.gan.inversion import Ball, Networks, enclose
+from adlight.gan.inversion import Networks
 from adlight.gan.networks import Critic, Encoder, Generator
-from adlight.gan.scorer import InversionScorer, cosine_distance, latent_norm, normalized_residual, unit_range
+from adlight.gan.scorer import InversionScorer
+from adlight.gan.terms import cosine_distance, latent_norm, normalized_residual, unit_range
 from adlight.types import UserError
 
 METHODS = ("encoder", "gradient", "encoder+gradient")
@@ -152,18 +153,40 @@ def test_cosine_distance():
 
 
 def test_latents_are_pulled_into_the_ball():
-    ball = enclose(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 3.0], [0.0, -3.0]]), 0.5)
-    torch.testing.assert_close(ball.center, torch.zeros(2))
-    torch.testing.assert_close(
-        Ball(ball.center, torch.tensor(2.0)).pull(torch.tensor([[3.0, 4.0], [0.3, 0.4]])),
-        torch.tensor([[1.2, 1.6], [0.3, 0.4]]),
-    )
     networks, image = gan(), uniform(5, 1, 8, 8)
     scorer, z = InversionScorer(reach=0.5), networks.encoder(image).detach()
-    ball = enclose(z, 0.5)
-    torch.testing.assert_close(scorer.find_latents(networks, image, ball), ball.pull(z))
     with pytest.raises(UserError, match="reach"):
         scorer.find_latents(networks, image)
+    scorer.fit(networks, lambda: image.split(2))
+    offset = z - z.mean(0)
+    distance = offset.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(scorer.fitted["center"], z.mean(0))
+    torch.testing.assert_close(scorer.fitted["radius"], distance.median())
+    pulled = z.mean(0) + offset / distance * distance.clamp(max=distance.median())
+    torch.testing.assert_close(scorer.find_latents(networks, image), pulled)
+
+
+def test_whitened_features():
+    """The Mahalanobis length of the critic's differences, computed with NumPy from the written definition."""
+    networks, train, image = gan(contrast=30), uniform(9, 1, 8, 8), uniform(4, 1, 8, 8, seed=1)
+    scorer = InversionScorer(feature="whitened")
+    with pytest.raises(UserError, match="feature=whitened"):
+        scorer.terms(networks, image)
+    scorer.fit(networks, lambda: train.split(4))
+
+    def differences(images):
+        with torch.no_grad():
+            shown = networks.generator(networks.encoder(images))
+            maps = [networks.critic.feature_maps(x)[-1].double().numpy() for x in (images, shown)]
+        a, b = (m / np.sqrt((m**2).sum((1, 2, 3), keepdims=True)) for m in maps)
+        return np.moveaxis(a - b, 1, -1).reshape(len(images), -1, a.shape[1])  # (B, S * S, D)
+
+    cells = differences(train).reshape(-1, 2)
+    covariance = cells.T @ cells / len(cells)
+    precision = np.linalg.inv(covariance + 0.1 * np.trace(covariance) / 2 * np.eye(2))
+    expected = np.sqrt(np.einsum("bsc,cd,bsd->bs", differences(image), precision, differences(image)).mean(1) / 2)
+    terms, _ = scorer.terms(networks, image)
+    np.testing.assert_allclose(terms[:, 2].numpy(), expected, rtol=1e-4)
 
 
 def test_residual_is_the_map_reduced():
