@@ -124,7 +124,10 @@ def make_dataset(dataset: DictConfig) -> "AnomalyDataModule":
     for name, unlimited in (("train_limit", None), ("test_limit", None), ("balanced_test", False)):
         if name in dataset:
             dataset[name] = unlimited
-    return instantiate_node(dataset)
+    data = instantiate_node(dataset)
+    if data.bucket is not None:
+        data.bucket.copy()
+    return data
 
 
 def check_dataset(data: "AnomalyDataModule", image: str) -> tuple[list[str | Table], list[str]]:

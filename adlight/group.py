@@ -46,6 +46,7 @@ def group(config: DictConfig) -> Path:
     data, module, _ = build(saved)
     load_weights(module, run.checkpoint(config.ckpt or saved.ckpt))
     if config.images is None:
+        data.prepare_data()
         records, rule = data.source.test(), None
     else:
         records = [Record(str(path), "", path.parent.name) for path in ImageStream(str(config.images))]

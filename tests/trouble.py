@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import pytorch_lightning as pl
+import torch
 
 from adlight.types import UserError
 
@@ -53,3 +54,13 @@ def make_text(**settings) -> str:
 def make_something(**settings):
     """Makes no callback either."""
     return settings
+
+
+class NoWaiting(pl.Callback):
+    """Makes what waits for a GPU in a training step an error, after the first epoch."""
+
+    def on_train_batch_start(self, trainer, *_):
+        torch.cuda.set_sync_debug_mode("error" if trainer.current_epoch else "default")
+
+    def on_train_batch_end(self, *_):
+        torch.cuda.set_sync_debug_mode("default")

@@ -8,6 +8,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from adlight.data.augmentation import Augmentation, augment
+from adlight.data.bucket import Bucket, is_url
 from adlight.data.frames import Frame, Size
 from adlight.data.preflight import check_before_training
 from adlight.data.pseudo_dataset import PseudoAnomalyDataset
@@ -46,7 +47,7 @@ class AnomalyDataModule(pl.LightningDataModule):
         roi: mask of the pixels that count in all images, or a folder of masks, see `RegionOfInterest`; None for all.
         tile: side of tiles in pixels of the original images; each tile is resized to `image_size`, and maps are joined.
         overlap: smallest fraction of a tile that its neighbour also covers.
-        source_settings: arguments of `source`, such as `root` and `category`.
+        source_settings: arguments of `source`, such as `root` and `category`; a URL as `root` is copied, see `Bucket`.
     """
 
     @checked
@@ -80,6 +81,9 @@ class AnomalyDataModule(pl.LightningDataModule):
             raise ValueError("roi and tile need keep_shape=false")
         self.frame, self.roi = Frame(image_size, resize, keep_shape), RegionOfInterest(roi) if roi else None
         self.tiling = make_tiling(tile, overlap, image_size)
+        self.bucket = Bucket(source_settings["root"], cache_dir) if is_url(source_settings.get("root")) else None
+        if self.bucket is not None:
+            source_settings["root"] = self.bucket.folder
         self.source, self.channels = source(**source_settings), channels
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.val_fraction, self.val_defects, self.val_anomalies = val_fraction, val_defects, val_anomalies
@@ -93,7 +97,9 @@ class AnomalyDataModule(pl.LightningDataModule):
         self.notes: list[str] = []  # remarks of `check` for the user
 
     def prepare_data(self) -> None:
-        """Download or generate the data set; Lightning calls this in one process per machine."""
+        """Copy, download or generate the data set; Lightning calls this in one process per machine."""
+        if self.bucket is not None:
+            self.bucket.copy()
         self.source.prepare()
 
     def check(self) -> None:

@@ -106,7 +106,7 @@ def open_or_write(
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path.with_suffix(".locked")):
+        with hold_lock(path.with_suffix(".locked")):
             if not path.is_file():
                 _write(path, count, shape, masked, fill)
         store = np.memmap(path, np.uint8, "c")  # copy-on-write, and nothing is written to it
@@ -147,7 +147,7 @@ def _write(path: Path, count: int, shape: Shape, masked: bool, fill: Callable[[D
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def hold_lock(path: Path) -> Iterator[None]:
     """Hold an advisory file lock; the OS releases it when the process ends."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

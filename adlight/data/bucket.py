@@ -1,0 +1,107 @@
+"""A data set in a bucket or on a server: its images are copied once, and every run reads the copy."""
+
+import json
+import logging
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import fsspec
+from rich.progress import track
+
+from adlight.data.decoded import hold_lock
+from adlight.data.listing import IMAGE_SUFFIXES
+from adlight.types import UserError
+
+URL = re.compile(r"[a-z][a-z0-9+]*://[^:]+")  # without fsspec's chains, such as zip://...::s3://...
+VERSION = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "created")
+THREADS = 16  # copies at a time
+
+
+def is_url(place: Any) -> bool:
+    """Return whether this is a URL rather than a path."""
+    return isinstance(place, str) and "://" in place
+
+
+class Bucket:
+    """A folder at a URL that fsspec can read (s3://, gs://, az://, sftp://, ...), and its local copy.
+
+    Args:
+        url: the folder.
+        cache_dir: folder of all copies.
+
+    Attributes:
+        folder: the copy.
+
+    Raises:
+        ValueError: the URL is malformed, or there is no place for the copy.
+    """
+
+    def __init__(self, url: str, cache_dir: str | Path | None) -> None:
+        if not URL.fullmatch(url):
+            raise ValueError(f"root={url} is not a folder's URL such as s3://bucket/folder")
+        if cache_dir is None:
+            raise ValueError(f"the images of root={url} are copied: set cache_dir to a folder")
+        self.url = url.rstrip("/")
+        self.folder = Path(cache_dir).expanduser() / "buckets" / re.sub(r"[^\w.-]+", "-", self.url)
+
+    def copy(self) -> None:
+        """Copy images that are new or changed, and remove copies whose originals are gone; a stop loses nothing.
+
+        Raises:
+            UserError: the URL cannot be read, or holds no images; or the copy cannot be written.
+        """
+        found = self._find()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with hold_lock(self.folder.with_suffix(".locked")):
+                self._update(found)
+        except OSError as error:
+            raise UserError(
+                f"{self.url} cannot be copied to {self.folder} ({error}): set cache_dir, or root"
+            ) from error
+
+    def _find(self) -> dict[str, tuple[str, str]]:
+        """List the images. -> for each path in the copy, the path of the original and what tells its version."""
+        for name in ("botocore", "aiobotocore"):
+            logging.getLogger(name).setLevel(logging.WARNING)  # they tell where they found credentials
+        try:
+            self.files, base = fsspec.url_to_fs(self.url)
+            found = self.files.find(base, detail=True)
+        except (ImportError, ValueError) as error:  # no such protocol, or its package is not installed
+            raise UserError(f"root={self.url} cannot be read: {error}") from error
+        except Exception as error:  # each file system has its own
+            raise UserError(f"root={self.url} cannot be read: {type(error).__name__}: {error}") from error
+        images = {}
+        for path, details in found.items():
+            inside = PurePosixPath(path.removeprefix(base).lstrip("/"))
+            if inside.suffix.lower() in IMAGE_SUFFIXES and ".." not in inside.parts:
+                images[str(inside)] = path, str([details.get(key) for key in ("size", *VERSION)])
+        if not images:
+            raise UserError(f"root={self.url} holds no images: expected PNG, JPEG, BMP or TIFF files")
+        return images
+
+    def _update(self, found: dict[str, tuple[str, str]]) -> None:
+        journal = self.folder.with_suffix(".jsonl")  # path and version of each copy, a line each; the last one counts
+        lines = journal.read_text().splitlines() if journal.exists() else []
+        copied = dict(json.loads(line) for line in lines if line.endswith("]"))  # a stop may leave part of a line
+        for name in copied.keys() - found.keys():
+            (self.folder / name).unlink(missing_ok=True)
+        wanted = [
+            name for name, (_, version) in found.items()
+            if copied.get(name) != version or not (self.folder / name).is_file()
+        ]  # fmt: skip
+        with journal.open("a") as file, ThreadPoolExecutor(THREADS) as pool:
+            done = pool.map(lambda name: self._fetch(found[name][0], self.folder / name), wanted)
+            copies = zip(wanted, done, strict=True)
+            for name, _ in track(copies, f"copying {self.url}", len(wanted), transient=True, disable=not wanted):
+                file.write("\n" + json.dumps([name, found[name][1]]))
+                file.flush()
+
+    def _fetch(self, remote: str, copy: Path) -> None:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        part = copy.with_name(f"{copy.name}.part")
+        self.files.get_file(remote, str(part))
+        os.replace(part, copy)
