@@ -108,7 +108,7 @@ def _memory() -> str:
 
 
 def _alexnet() -> str:
-    from adlight.detection.lpips import alexnet_path
+    from adlight.detection.similarity import alexnet_path
 
     path = alexnet_path()
     return str(path) if path.exists() else "none: model=mae downloads them once; model.objective.lpips=0 needs none"

@@ -24,7 +24,7 @@ from adlight.types import Record, UserError
 
 if TYPE_CHECKING:  # torch takes seconds: not for --help
     from adlight.data.datamodule import AnomalyDataModule
-    from adlight.learning.regions import Region
+    from adlight.learning.grouping import Region
 
 SIDE, COLUMNS, SHOWN = 128, 8, 48  # side of a picture in pixels, pictures in a row, most pictures in a sheet
 
@@ -36,8 +36,7 @@ def group(config: DictConfig) -> Path:
         UserError: no images, too few anomalous images, or scikit-learn is missing.
     """
     from adlight.detection.categories import CategoryRule
-    from adlight.learning.clusters import agreement, group_features
-    from adlight.learning.regions import find_regions_of, stack_features
+    from adlight.learning.grouping import agreement, find_regions_of, group_features
     from adlight.runs.programs import GroupSettings, check_values
 
     check_values(GroupSettings, config)
@@ -55,7 +54,7 @@ def group(config: DictConfig) -> Path:
     regions = find_regions_of(module, records, data, str(saved.trainer.precision), rule)
     if not regions:
         raise UserError("no image is anomalous, so there is nothing to group: choose other images")
-    grouping = group_features(stack_features(regions).numpy(), config.method, config.groups, config.least)
+    grouping = group_features([region.features for region in regions], config.method, config.groups, config.least)
     labels = [int(label) for label in grouping.group]
     defects = [region.record.defect for region in regions]
     summary: dict[str, Any] = {"method": config.method, "groups": max(labels) + 1, "regions": len(regions)}
@@ -75,7 +74,7 @@ def group(config: DictConfig) -> Path:
 
 def draw_sheet(regions: list["Region"], data: "AnomalyDataModule") -> Image.Image:
     """Draw the regions with the highest peaks, each in a square, in rows of `COLUMNS`."""
-    from adlight.learning.regions import crop
+    from adlight.learning.grouping import crop
 
     shown = sorted(regions, key=lambda region: -region.peak)[:SHOWN]
     columns = min(COLUMNS, len(shown))

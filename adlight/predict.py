@@ -9,10 +9,9 @@ from omegaconf import DictConfig, OmegaConf
 from adlight.cli import main as cli
 from adlight.cli.resume import check_same_prediction, prediction_advice, resume_prediction
 from adlight.cli.words import quote, quote_values, require, value_of
-from adlight.prediction.batches import ResultWriter, load_detector, predict_batches
+from adlight.prediction.batches import ResultWriter, Summary, load_detector, predict_batches
 from adlight.prediction.ray import check_ray, predict_parts
 from adlight.prediction.stream import ImageStream
-from adlight.prediction.summary import Summary
 from adlight.runs.exported import check_exists, folder_of, is_exported, weights_of
 from adlight.runs.folder import RunFolder
 from adlight.runs.predictions import PredictionFolder

@@ -9,7 +9,7 @@ from processes import check_refused
 from readers import table
 from sklearn.metrics import adjusted_rand_score
 
-from adlight.learning.clusters import agreement, group_features
+from adlight.learning.grouping import agreement, group_features
 from adlight.runs.subfolders import GroupFolder
 from adlight.types import UserError
 

@@ -13,8 +13,8 @@ from readers import content, scores, table
 from scipy.stats import beta
 
 from adlight.detector import Detector
-from adlight.learning.cells import Cells, extract_cells, select_defect_cells
-from adlight.learning.head import fit_folds, fit_head
+from adlight.learning.calibration import LabelledCalibration
+from adlight.learning.cells import Cells, extract_cells, fit_folds, fit_head, select_defect_cells
 from adlight.learning.labels import read_labels
 from adlight.learning.samples import _Collector
 from adlight.learning.thresholds import lower_bound, precision_threshold, recall_threshold
@@ -248,3 +248,8 @@ def test_of_many_held_out_images_some_of_every_fold_are_kept():
     fold = torch.cat([one.fold for one in collector.parts])
     assert 300 < len(kept) <= 500 and (kept % 2 == 0).all() and set(fold.tolist()) == set(range(5))
     assert torch.equal(fold, (kept.long() // 2) % 5)
+
+
+def test_a_learned_run_limits_closing_as_any_other():
+    with pytest.raises(ValueError, match=r"closing .*501"):
+        LabelledCalibration(closing=501.0)

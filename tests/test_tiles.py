@@ -17,9 +17,9 @@ from test_shapes import BACKBONE, boxes_of, rows_of, train_once
 from adlight.data.frames import WholeFrame
 from adlight.data.images import PreparedImage, to_input_array
 from adlight.data.tiling import Tiling
-from adlight.detection.coco import annotate
 from adlight.detection.pictures import draw_overlay
 from adlight.detection.predictions import make_predictions, score_by_tiles
+from adlight.detection.regions import annotate
 from adlight.detector import Detector
 from adlight.learning.cells import select_defect_cells
 from adlight.learning.samples import score_labelled

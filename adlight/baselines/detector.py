@@ -1,4 +1,4 @@
-"""The detector: distances to what a baseline was fitted to."""
+"""The detector: distances to the closest image that a baseline can make."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -7,7 +7,6 @@ import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
-from adlight.baselines.distortion import ImageDistortionModel
 from adlight.baselines.networks import PCA, NearestNeighbours
 from adlight.data.frames import content_of
 from adlight.detection.detector import AnomalyDetector
@@ -23,9 +22,6 @@ class ResidualScorer:
         score: error of a pixel, see `ReconstructionError`.
         reduce: image score: `distance`, as the network measures it; or `mean`, `max` or `topk` of the map.
         smoothing, topk: see `ReconstructionError`.
-
-    Raises:
-        ValueError: an unknown name, or a number out of range.
     """
 
     @checked
@@ -50,17 +46,15 @@ class ResidualScorer:
 
 
 class BaselineDetector(AnomalyDetector):
-    """Images far from the closest one that a baseline can make are anomalous.
+    """Detects images that are far from the closest image that a baseline can make.
 
     Args:
-        network: makes it.
-        scorer: scores images with it.
+        network: the baseline.
+        scorer: scores images with the baseline.
     """
 
     @checked
-    def __init__(
-        self, network: Built[NearestNeighbours | ImageDistortionModel | PCA], scorer: Built[ResidualScorer]
-    ) -> None:
+    def __init__(self, network: Built[NearestNeighbours | PCA], scorer: Built[ResidualScorer]) -> None:
         super().__init__()
         self.network, self.scorer = network, scorer
         self.unused = nn.Parameter(torch.zeros(()))  # DDP refuses a module without parameters
@@ -71,5 +65,5 @@ class BaselineDetector(AnomalyDetector):
 
 
 def counted(batch: Batch) -> Tensor | None:
-    """Say which pixels of a batch count, (B, H, W) bool; None where all do."""
+    """Return which pixels of a batch count, (B, H, W) bool; None if all do."""
     return content_of(batch) if "size" in batch or "content" in batch else None

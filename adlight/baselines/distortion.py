@@ -1,45 +1,40 @@
-"""Nearest training images when their edges may move a little: the image distortion model (Keysers et al. 2007).
+"""Nearest training images if edges may move a little: the image distortion model (Keysers et al. 2007).
 
-For small images that differ as a whole, such as handwritten digits: a stroke one pixel beside another is no anomaly.
+For small images that differ as a whole, such as handwritten digits: a stroke that is moved by a pixel is no anomaly.
 """
 
 import math
+from itertools import repeat
 
 import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from adlight.baselines.networks import check_memory, to_unit
+from adlight.baselines.networks import CHUNK, NearestNeighbours, to_unit
 from adlight.data.frames import Size, parse_size
 from adlight.settings import checked
-from adlight.types import UserError
 
 ORIENTATIONS = 8
-AT_ONCE = 2**18  # values of pairs of images that are compared at a time: they stay in a CPU's cache
-CHUNK = 2**26  # values of the bank that are floats at a time: 256 MiB
+AT_ONCE = 2**18  # values of pairs of images compared at a time: they stay in a CPU's cache
 
 
-class ImageDistortionModel(nn.Module):
-    """Mean distance to the k nearest training images, each cell of which may lie `warp` cells away from the query's.
+class ImageDistortionModel(NearestNeighbours):
+    """Mean distance to the k nearest training images, whose cells may lie `warp` cells away from the query's.
 
-    Cells hold the edges of about `grid` parts of the shorter side by orientation, brought to length 1 over the image,
-    as an image with few edges would be near to all. A cell is compared with its 3 x 3 surroundings; the squared
-    distance is the mean of that of the query's cells to the best ones in the training image, and of the training
-    image's to the best ones in the query: nothing may be added, nothing missing. Keysers et al. (2007, section 4)
-    compare every pixel, and only the first way.
+    A cell holds the strengths of its edges by orientation. They are scaled to length 1 over the image, because an image
+    with few edges would otherwise be near to all others. Cells are compared together with their 3 x 3 surroundings. The
+    squared distance is the mean of two: from the query's cells to their best matches in the training image, and from
+    the training image's cells to theirs in the query, so that both additional and missing strokes count. Keysers et al.
+    (2007, section 4) compare every pixel, and only in the first direction.
 
     Args:
-        image_size: side of the images in pixels, or height and width.
-        channels: C.
-        k: number of neighbours.
-        warp: cells; 0 = none.
-        candidates: training images that are compared so, the nearest ones without displacement.
-        grid: cells along the shorter side.
-        memory_gb: training images that need more than this are refused.
+        image_size, channels, k, memory_gb: see `NearestNeighbours`.
+        warp: largest displacement in cells.
+        candidates: number of training images that are compared, the nearest ones without displacement; at least k.
+        grid: number of cells along the shorter side.
     """
 
-    bank: Tensor
     edges: Tensor
 
     @checked
@@ -53,38 +48,27 @@ class ImageDistortionModel(nn.Module):
         grid: PositiveInt = 14,
         memory_gb: PositiveFloat = 8.0,
     ) -> None:
-        super().__init__()
+        super().__init__(image_size, channels, k, memory_gb)
         if candidates < k:
             raise ValueError(f"candidates must be at least k={k}, got {candidates}")
-        self.k, self.warp, self.candidates, self.memory_gb = k, warp, candidates, memory_gb
-        size = parse_size(image_size)
-        self.cell = max(1, min(size) // grid)  # pixels
-        self.register_buffer("bank", torch.empty(0, channels, *size, dtype=torch.uint8))
-        self.register_buffer("edges", self._edges(torch.empty(0, channels, *size)).half())  # (N, O, h, w)
+        self.warp, self.candidates = warp, candidates
+        self.cell = max(1, min(parse_size(image_size)) // grid)  # pixels
+        self.register_buffer("edges", self._edges(to_unit(self.bank)).half())  # (N, O, h, w)
 
-    def check(self, count: int) -> None:
-        """Refuse a number of training images that cannot be fitted.
-
-        Raises:
-            UserError: fewer than k, or too many for the memory.
-        """
-        if count < self.k:
-            raise UserError(f"k={self.k} neighbours of {count} training images: lower k")
-        check_memory(count * (3 * self.bank.shape[1:].numel() + 4 * self.edges.shape[1:].numel()), self.memory_gb)
+    @property
+    def bytes_per_image(self) -> int:
+        """Largest number of bytes of a training image and its edges."""
+        return super().bytes_per_image + 4 * self.edges.shape[1:].numel()
 
     def fit(self, image: Tensor, content: Tensor | None = None) -> None:
         """Keep the training images (N, C, H, W), uint8, and their edges."""
-        self.check(len(image))
-        self.bank = image if content is None else image * content[:, None]
-        inside = [None] * len(image) if content is None else content.split(256)
-        parts = zip(image.split(256), inside, strict=False)
-        self.edges = torch.cat([self._edges(to_unit(one), known).half() for one, known in parts])
+        super().fit(image, content)
+        parts = zip(image.split(256), repeat(None) if content is None else content.split(256), strict=False)
+        self.edges = torch.cat([self._edges(to_unit(images), inside).half() for images, inside in parts])
 
     def describe(self) -> str:
-        """Say what was fitted."""
-        return (
-            f"mean distance to the {self.k} nearest of {len(self.bank)} training images, edges moved up to {self.warp}"
-        )
+        """Describe what was fitted."""
+        return f"{super().describe()}, edges moved up to {self.warp}"
 
     @torch.no_grad()
     def forward(self, image: Tensor, content: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -92,13 +76,11 @@ class ImageDistortionModel(nn.Module):
         query = self._edges(image, content)  # (B, O, h, w)
         flat, size = query.flatten(1), max(1, CHUNK // query[0].numel())
         order = torch.cat([flat @ part.flatten(1).float().T for part in self.edges.split(size)], 1)  # (B, N)
-        found = order.topk(min(self.candidates, len(self.bank))).indices  # (B, n): all have length 1
-        distance = self._compare_all(query, found)  # (B, n)
-        nearest = found.gather(1, distance.argmin(1, keepdim=True))[:, 0]  # (B,)
-        return to_unit(self.bank[nearest]), distance.topk(self.k, largest=False).values.mean(1)
+        found = order.topk(min(self.candidates, len(self.bank))).indices  # (B, n), as all have length 1
+        return self.nearest(found, self._compare_all(query, found))
 
     def _edges(self, image: Tensor, content: Tensor | None = None) -> Tensor:
-        """Measure edges by orientation in each cell, together of length 1. (B, C, H, W) -> (B, O, h, w)."""
+        """Measure edges by orientation in each cell, scaled to length 1. (B, C, H, W) -> (B, O, h, w)."""
         sobel = image.new_tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / 8
         x = F.pad(image.flatten(0, 1)[:, None], (1, 1, 1, 1), "replicate")
         slope = F.conv2d(x, torch.stack([sobel, sobel.T])[:, None]).unflatten(0, image.shape[:2])  # (B, C, 2, H, W)
@@ -111,7 +93,7 @@ class ImageDistortionModel(nn.Module):
         return cells / cells.square().sum((1, 2, 3), keepdim=True).sqrt().clamp(min=1e-6)
 
     def _compare_all(self, query: Tensor, found: Tensor) -> Tensor:
-        """Compare images with the training images found for each, few at a time. (B, O, h, w), (B, n) -> (B, n)."""
+        """Compare images with their candidates, few images at a time. (B, O, h, w), (B, n) -> (B, n)."""
         if torch.compiler.is_exporting():
             return self._compare(query, self.edges[found].float())
         values = CHUNK if query.device.type != "cpu" else AT_ONCE
@@ -122,15 +104,17 @@ class ImageDistortionModel(nn.Module):
     def _compare(self, query: Tensor, bank: Tensor) -> Tensor:
         """Compare images with n training images each. (B, O, h, w), (B, n, O, h, w) -> (B, n)."""
         reach, (height, width) = self.warp, query.shape[-2:]
-        x = F.pad(query, (reach,) * 4)[:, None]  # (B, 1, O, h', w'), as wide as both may move
+        x = F.pad(query, (reach,) * 4)[:, None]  # (B, 1, O, h', w'), padded by the displacement
         y = F.pad(bank, (2 * reach,) * 4)  # (B, n, O, h'', w'')
-        there = back = query.new_full((1, 1, 1, 1), torch.inf)  # least of the query's cells, of the training images'
+        there = back = query.new_full(
+            (1, 1, 1, 1), torch.inf
+        )  # least errors of the query's cells, and of the training images'
         for down in range(2 * reach + 1):
             for right in range(2 * reach + 1):
                 moved = y[..., down : down + x.shape[-2], right : right + x.shape[-1]]
                 error = F.avg_pool2d((x - moved).square().sum(2), 3, 1, 1)  # (B, n, h', w')
                 own = error[..., reach : reach + height, reach : reach + width]
-                top, left = 2 * reach - down, 2 * reach - right  # the training image's first cell
+                top, left = 2 * reach - down, 2 * reach - right  # first cell of the training image
                 its = error[..., top : top + height, left : left + width]
                 there, back = torch.minimum(there, own), torch.minimum(back, its)
         return ((there + back).sum((2, 3)) / 2).sqrt()

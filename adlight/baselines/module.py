@@ -1,4 +1,4 @@
-"""Baselines as detectors: one epoch collects the training images, its end fits them; the rest is as for all."""
+"""Fitting of baselines: an epoch collects the training images, and at its end they are fitted."""
 
 from collections.abc import Iterator
 from copy import deepcopy
@@ -7,41 +7,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adlight.baselines.detector import BaselineDetector, ResidualScorer, counted
-from adlight.baselines.distortion import ImageDistortionModel
-from adlight.baselines.networks import PCA, NearestNeighbours
+from adlight.baselines.detector import (
+    BaselineDetector,
+    ResidualScorer,  # noqa: F401  # configs name it here
+    counted,
+)
 from adlight.detection.crossfitting import advise_folds, count_smallest_fit, fetch, image_numbers_of, split_folds
 from adlight.detection.module import AnomalyModule
-from adlight.settings import Built, checked
 from adlight.types import Batch, Scores
 
 
 class BaselineModule(BaselineDetector, AnomalyModule):
-    """Fit nearest neighbours or principal components to the training images: no gradient, no optimizer.
+    """Fits a baseline to the training images, without gradients; all processes fit the same images in one order."""
 
-    All processes fit the same images in the same order. A second epoch fits them anew.
-
-    Args:
-        network: what is fitted.
-        scorer: scores images with it.
-    """
-
-    @checked
-    def __init__(
-        self,
-        network: Built[NearestNeighbours | ImageDistortionModel | PCA],
-        scorer: Built[ResidualScorer],
-    ) -> None:
-        super().__init__(network, scorer)
-        self.automatic_optimization = False
-        self.seen: list[tuple[Tensor, ...]] = []  # images, their indices, what counts in them
+    automatic_optimization = False
+    seen: list[tuple[Tensor, ...]]  # images, their indices, and the pixels that count
 
     def describe(self) -> list[str]:
-        """Say what was fitted."""
+        """Describe what was fitted."""
         return [f"baseline: {self.network.describe()}"]
 
     def on_train_start(self) -> None:
-        """Refuse what cannot be fitted before any of it is collected."""
+        """Check the number of training images, before any is collected."""
         count, folds = len(self.datamodule.datasets["train"]), self.calibration.folds
         self.network.check(count)
         if folds > 1 and self.datamodule.augmentation is None:
@@ -49,32 +36,32 @@ class BaselineModule(BaselineDetector, AnomalyModule):
                 self.network.check(count_smallest_fit(count, folds))
 
     def on_train_epoch_start(self) -> None:
-        """Forget the last epoch's images."""
+        """Forget the images of the last epoch, as each epoch fits anew."""
         self.seen = []
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collect images, in the 8 bits that they have."""
+        """Collect images in 8 bits."""
         content = counted(batch)
         known = () if content is None else (content,)
         self.seen.append(((batch["image"] * 255).round().to(torch.uint8), batch["index"], *known))
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Fit after the last batch, before the validation: the images of all processes by index, each once."""
+        """After the last batch, before the validation, fit the images of all processes in order, each once."""
         if not self.trainer.is_last_batch:
             return
         gathered: Any = [self.all_gather(torch.cat(parts)) for parts in zip(*self.seen, strict=True)]
         image, index, *content = gathered
         row_of = {number: row for row, number in enumerate(index.flatten().tolist())}
         rows = [row_of[number] for number in sorted(row_of)]
-        self.network.fit(image.flatten(0, -4)[rows], *(one.flatten(0, -3)[rows] for one in content))
+        self.network.fit(image.flatten(0, -4)[rows], *(inside.flatten(0, -3)[rows] for inside in content))
         self.seen = []
 
     def cross_fit(self, folds: int) -> Iterator[tuple[Batch, Scores]]:
-        """Score the training images by networks fitted to the other folds; none where they are augmented to fit."""
+        """Score each fold of the training images by a network fitted to the others; nothing if images are augmented."""
         data, trainer = self.datamodule, self.trainer
         if data.augmentation is not None:
             return
-        with torch.inference_mode(False):  # an evaluation reads them now
+        with torch.inference_mode(False):  # an evaluation has not loaded them
             data.setup("fit")
         dataset = data.datasets["train"]
         with advise_folds(folds):
@@ -89,5 +76,5 @@ class BaselineModule(BaselineDetector, AnomalyModule):
                 yield batch, self.scorer(network, batch)
 
     def configure_optimizers(self) -> Any:
-        """Give none."""
+        """Return no optimizer."""
         return []

@@ -1,8 +1,8 @@
 """Baselines: nearest neighbours and principal components of pixels, which any detector has to beat.
 
-They are fitted to the training images at once, without gradients. Called with images (B, C, H, W) in [0, 1], both
-give the closest image that they can make, (B, C, H, W), and its distance, (B,). Where not all pixels count, those that
-do (B, H, W) come with them: distances are those of the content, as if there were as much of it as of the frame.
+They are fitted to all training images at once, without gradients. For images (B, C, H, W) in [0, 1] they return the
+closest image that they can make, (B, C, H, W), and its distance, (B,). If only some pixels count (`content`, (B, H, W)
+bool), the distance is that of these pixels, scaled to the number of pixels in an image.
 """
 
 import math
@@ -15,23 +15,20 @@ from adlight.data.frames import Size, parse_size
 from adlight.settings import checked
 from adlight.types import UserError
 
-CHUNK = 2**26  # values of the bank that are floats at a time: 256 MiB
-SPARE = 8  # neighbours searched beyond k: the search may round (TF32), the distances do not
+CHUNK = 2**26  # values of the bank converted to floats at a time: 256 MiB
+SPARE = 8  # further neighbours, as the search may round (TF32); their distances are computed exactly
 
 
 class NearestNeighbours(nn.Module):
     """Mean Euclidean distance to the k nearest training images; the closest image is the nearest of them.
 
-    A training image is black beyond its content.
+    A training image is black outside its content.
 
     Args:
         image_size: side of the images in pixels, or height and width.
         channels: C.
         k: number of neighbours.
-        memory_gb: training images that need more than this are refused.
-
-    Raises:
-        ValueError: k below 1.
+        memory_gb: largest memory for the training images.
     """
 
     bank: Tensor
@@ -42,18 +39,18 @@ class NearestNeighbours(nn.Module):
     ) -> None:
         super().__init__()
         self.k, self.memory_gb = k, memory_gb
-        # no rows until it is fitted; 8 bits are what the images have
+        # no rows before fitting; images have 8 bits
         self.register_buffer("bank", torch.empty(0, channels, *parse_size(image_size), dtype=torch.uint8))
 
     def check(self, count: int) -> None:
-        """Refuse a number of training images that cannot be fitted.
+        """Raise a UserError if there are fewer training images than neighbours, or too many for the memory."""
+        check_count(count, "k", self.k)
+        check_memory(count * self.bytes_per_image, self.memory_gb)
 
-        Raises:
-            UserError: fewer than k, or too many for the memory.
-        """
-        if count < self.k:
-            raise UserError(f"k={self.k} neighbours of {count} training images: lower k")
-        check_memory(3 * count * self.bank.shape[1:].numel(), self.memory_gb)  # collected, joined, sorted
+    @property
+    def bytes_per_image(self) -> int:
+        """Largest number of bytes of a training image: collected, joined and sorted."""
+        return 3 * self.bank.shape[1:].numel()
 
     def fit(self, image: Tensor, content: Tensor | None = None) -> None:
         """Keep the training images (N, C, H, W), uint8."""
@@ -61,7 +58,7 @@ class NearestNeighbours(nn.Module):
         self.bank = image if content is None else image * content[:, None]
 
     def describe(self) -> str:
-        """Say what was fitted."""
+        """Describe what was fitted."""
         return f"mean distance to the {self.k} nearest of {len(self.bank)} training images"
 
     @torch.no_grad()
@@ -73,8 +70,13 @@ class NearestNeighbours(nn.Module):
         # |q - b|^2 without |q|^2, which changes no order; products of matrices are fast but lose digits
         order = torch.cat([_norm(y, weight) - 2 * query @ y.T for y in map(to_unit, parts)], 1)  # (B, N)
         found = order.topk(min(self.k + SPARE, len(self.bank)), largest=False).indices  # (B, k + SPARE)
-        pairs = (image.flatten(1) - to_unit(self.bank[i]).flatten(1) for i in found.T)  # (B, D) each
-        distance = torch.stack([(one if weight is None else one * weight.sqrt()).norm(dim=1) for one in pairs], 1)
+        differences = (image.flatten(1) - to_unit(self.bank[i]).flatten(1) for i in found.T)  # (B, D) each
+        scale = 1 if weight is None else weight.sqrt()
+        distance = torch.stack([(difference * scale).norm(dim=1) for difference in differences], 1)  # (B, k + SPARE)
+        return self.nearest(found, distance)
+
+    def nearest(self, found: Tensor, distance: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the nearest of the training images found (B, n) by distance (B, n), and the mean distance to k."""
         nearest = found.gather(1, distance.argmin(1, keepdim=True))[:, 0]  # (B,)
         return to_unit(self.bank[nearest]), distance.topk(self.k, largest=False).values.mean(1)
 
@@ -83,13 +85,9 @@ class PCA(nn.Module):
     """Distance to the span of the first principal components (eigenfaces, Turk & Pentland 1991).
 
     Args:
-        image_size: side of the images in pixels, or height and width.
-        channels: C.
-        components: their number.
-        memory_gb: training images whose decomposition needs more than this are refused.
-
-    Raises:
-        ValueError: fewer than one component, or more than an image has values.
+        image_size, channels: see `NearestNeighbours`.
+        components: number of components, at most that of an image's values.
+        memory_gb: largest memory for the decomposition of the training images.
     """
 
     mean: Tensor
@@ -109,17 +107,12 @@ class PCA(nn.Module):
         self.register_buffer("components", torch.zeros(components, values))  # orthonormal rows
 
     def check(self, count: int) -> None:
-        """Refuse a number of training images that cannot be fitted.
-
-        Raises:
-            UserError: fewer than components, or too many for the memory.
-        """
-        if count < len(self.components):
-            raise UserError(f"components={len(self.components)} of {count} training images: lower components")
-        check_memory(16 * count * self.mean.numel(), self.memory_gb)  # LAPACK copies, and answers in the same size
+        """Raise a UserError if there are fewer training images than components, or too many for the memory."""
+        check_count(count, "components", len(self.components))
+        check_memory(16 * count * self.mean.numel(), self.memory_gb)  # LAPACK copies, and its result is as large
 
     def fit(self, image: Tensor, content: Tensor | None = None) -> None:
-        """Find mean and components of the training images (N, C, H, W), uint8; what does not count is as their mean."""
+        """Find mean and components of the training images (N, C, H, W), uint8; other pixels are set to the mean."""
         self.check(len(image))
         x = to_unit(image)
         if content is None:
@@ -132,12 +125,12 @@ class PCA(nn.Module):
         self.components = torch.linalg.svd(x, full_matrices=False).Vh[: len(self.components)].contiguous()
 
     def describe(self) -> str:
-        """Say what was fitted."""
+        """Describe what was fitted."""
         return f"distance to the span of {len(self.components)} principal components"
 
     @torch.no_grad()
     def forward(self, image: Tensor, content: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Project on the components and measure the distance to that, in units of one pixel's range."""
+        """Project on the components, and measure the distance to the projection, in units of one pixel's range."""
         x = (image - self.mean).flatten(1)  # (B, D)
         weight = None if content is None else _content_weight(content, image).sqrt()  # (B, D)
         x = x if weight is None else x * (weight > 0)
@@ -147,12 +140,12 @@ class PCA(nn.Module):
 
 
 def to_unit(image: Tensor) -> Tensor:
-    """Bring bytes to [0, 1]."""
+    """Convert bytes to floats in [0, 1]."""
     return image.float().div_(255)
 
 
 def _content_weight(content: Tensor, image: Tensor) -> Tensor:
-    """Weigh each value: 0 where it does not count, together as many as there are. (B, H, W) -> (B, D)."""
+    """Weight the values of an image: 0 for those that do not count; the mean weight is 1. (B, H, W) -> (B, D)."""
     weight = content[:, None].expand_as(image).flatten(1)  # (B, D)
     return weight * (weight.shape[1] / weight.sum(1, keepdim=True))
 
@@ -161,12 +154,16 @@ def _norm(x: Tensor, weight: Tensor | None) -> Tensor:
     return x.square().sum(1) if weight is None else weight @ x.square().T
 
 
-def check_memory(needed: float, limit_gb: float) -> None:
-    """Refuse training images that need so many bytes.
+def check_count(count: int, setting: str, least: int) -> None:
+    """Raise a UserError if the number of training images is below that of a setting."""
+    if count < least:
+        raise UserError(
+            f"{setting}={least} needs as many images, but there are {count} training images: lower {setting}"
+        )
 
-    Raises:
-        UserError: more than the limit.
-    """
+
+def check_memory(needed: float, limit_gb: float) -> None:
+    """Raise a UserError if training images need more bytes than the limit."""
     if needed > limit_gb * 1e9:
         raise UserError(
             f"the training images need about {needed / 1e9:.1f} GB, more than memory_gb={limit_gb:g}: lower image_size "

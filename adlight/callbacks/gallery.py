@@ -50,13 +50,7 @@ class Gallery(pl.Callback):
         self.kept = []
 
     def on_test_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         """Encode those images of the batch that are in the sample or wrongly classified."""
         assert isinstance(pl_module, AnomalyModule)

@@ -54,13 +54,7 @@ class Panels(pl.Callback):
         self.kept, self.shown = {}, {}
 
     def on_test_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         """Keep images of the batch whose scores are among the highest or lowest of their category and label."""
         assert isinstance(pl_module, AnomalyModule)
@@ -91,8 +85,7 @@ class Panels(pl.Callback):
             if shown := [example for found in by_label for example in self.select_extremes(found)]:
                 self.shown[category] = shown
                 rows = [
-                    draw_panel(Image.fromarray(of.image), of.prediction, records[of.index], of.true_mask)
-                    for of in shown
+                    draw_panel(Image.fromarray(e.image), e.prediction, records[e.index], e.true_mask) for e in shown
                 ]
                 self.folder.mkdir(parents=True, exist_ok=True)
                 stack_panels(rows, category).save(self.path(category))
@@ -117,11 +110,7 @@ def copy_example(
 
 
 def copy_arrays(batch: Batch, scores: Scores, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Copy image `i` of a batch to the CPU, without its padding.
-
-    Returns:
-        Image (H, W, 3) uint8, anomaly map (H, W) and true mask (H, W) bool.
-    """
+    """Copy image (H, W, 3) uint8, map (H, W) and true mask (H, W) bool of image `i`, without padding, to the CPU."""
     height, width = batch["size"][i].tolist() if "size" in batch else batch["mask"].shape[1:]
     image = batch["image"][i, :, :height, :width].expand(3, -1, -1).permute(1, 2, 0).clamp(0, 1)
     anomaly_map = scores["pixel"][i, :height, :width].float().cpu().numpy()

@@ -60,7 +60,8 @@ class WandbMedia(pl.Callback):
                         log_picture(trainer, f"panels/{category}", np.asarray(picture.convert("RGB")))
         for logger in _loggers(trainer, WandbLogger):
             run = logger.experiment
-            run.log(_tables(pl_module, records) | _score_histograms(pl_module, records) | _cases(shown, records))
+            cases = {f"cases/{category}": [_case(e, records[e.index]) for e in shown[category]] for category in shown}
+            run.log(_tables(pl_module, records) | _score_histograms(pl_module, records) | cases)
             if chart := _roc_chart(pl_module, records):
                 run.log(chart)  # after the masks, which rewrite wandb's config without the entries of charts
             pooled = pl_module.calibration.pooled
@@ -132,13 +133,6 @@ def _roc_chart(module: AnomalyModule, records: list[Record]) -> dict[str, Any]:
     curves = [roc_corners(*pair) for pair in both.values()]
     x, y = ([curve[i].tolist() for curve in curves] for i in (0, 1))
     return {"roc": wandb.plot.line_series(x, y, list(both), "ROC: true against false positive rate", "FPR")}
-
-
-def _cases(shown: dict[str, list[Example]], records: list[Record]) -> dict[str, Any]:
-    return {
-        f"cases/{category}": [_case(example, records[example.index]) for example in examples]
-        for category, examples in shown.items()
-    }
 
 
 def _case(example: Example, record: Record) -> Any:

@@ -1,114 +1,27 @@
-"""Category of an image, which determines its thresholds. Letters: K categories, D values of a descriptor."""
+"""Category of an image, which determines its thresholds."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from adlight.detection.classifier import AUTO, CategoryClassifier
 from adlight.metrics.thresholds import Calibration
 from adlight.types import UserError, unknown_name
 
-if TYPE_CHECKING:  # importing torch takes seconds, and most detectors need only the name of a category
-    from torch import Tensor
-
-    from adlight.data.datamodule import AnomalyDataModule
-
-AUTO, POOLED = "auto", "pooled"  # a category with such a name takes precedence
-SHRINKAGE = 0.01  # added to the covariance's diagonal, as a fraction of its mean
-
-
-class CategoryClassifier:
-    """Tells the categories of a data set apart by the colours and edges of thumbnails.
-
-    A linear discriminant (Fisher 1936) on descriptors: it chooses the category with the nearest mean under the
-    covariance within categories. It needs no network, so it is the same for every detector.
-
-    Attributes:
-        names: the K categories; empty before fitting, or if there is only one.
-        accuracy: fraction of the held-out normal images whose category it finds.
-        num_normals: number of held-out normal images.
-    """
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-        self.weight = self.bias = np.empty(0)  # (K, D), (K,) float64
-        self.accuracy, self.num_normals = 0.0, 0
-        self.fitted_to: AnomalyDataModule | None = None
-
-    def fit(self, data: "AnomalyDataModule") -> None:
-        """Learn the categories of a data module's training images, and measure the accuracy on held-out ones.
-
-        Done once per data module; a single category needs no learning.
-        """
-        if self.fitted_to is data:
-            return
-        self.fitted_to = data
-        self.names = sorted({record.category for record in data.train_records})
-        if len(self.names) < 2 or data.tiling:  # tiles of different categories look alike
-            self.names = []
-            return
-        import torch
-
-        from adlight.detection.thumbnails import describe_split
-
-        with torch.inference_mode(False), torch.no_grad():
-            data.setup("fit")  # an evaluation has not loaded the training images
-            (x, label), (other, truth) = (
-                describe_split(data.datasets[split], self.names) for split in ("train", "val")
-            )
-            mean = torch.stack([x[label == k].mean(0) for k in range(len(self.names))])  # (K, D)
-            covariance = (x - mean[label]).T.cov(correction=0)  # (D, D)
-            ridge = SHRINKAGE * covariance.diagonal().mean() + 1e-12  # all images may be equal
-            weight = torch.linalg.solve(covariance + ridge * torch.eye(x.shape[1], dtype=x.dtype), mean.T).T
-            self.weight, self.bias = weight.numpy(), (-(weight * mean).sum(1) / 2).numpy()
-            self.accuracy = float((self._choose(other) == truth.numpy()).mean())
-            self.num_normals = len(truth)
-
-    def __call__(self, image: "Tensor", size: "Tensor | None" = None) -> list[str]:
-        """Classify images (B, C, H, W) in [0, 1]; `size` (B, 2) holds heights and widths of padded ones."""
-        from adlight.detection.thumbnails import describe_images
-
-        return [self.names[k] for k in self._choose(describe_images(image, size)).tolist()]
-
-    def _choose(self, x: "Tensor") -> np.ndarray:
-        return (x.numpy() @ self.weight.T + self.bias).argmax(1)  # (B, D) -> (B,)
-
-    def describe(self) -> list[str]:
-        """Report the accuracy in one line, or nothing if it has not learned anything."""
-        correct = f"the category of {self.accuracy:.1%} of {self.num_normals} held-out normal images"
-        return [f"category={AUTO}, by the looks of an image, finds {correct}"] if self.names else []
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state as plain lists and numbers, for checkpoints."""
-        return {
-            "names": self.names,
-            "weight": self.weight.tolist(),
-            "bias": self.bias.tolist(),
-            "accuracy": self.accuracy,
-            "num_normals": self.num_normals,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the state from `state_dict`."""
-        self.weight, self.bias = (np.array(state[name], dtype=np.float64) for name in ("weight", "bias"))
-        self.names = list(state["names"])
-        self.accuracy, self.num_normals = state["accuracy"], state["num_normals"]
+POOLED = "pooled"  # a category named `pooled` or `auto` takes precedence
 
 
 class CategoryRule:
-    """Determines the category whose thresholds apply to an image; an unknown category is an error.
+    """Determines the category whose thresholds apply to an image; an unknown category is a UserError.
 
     Args:
-        asked: a category for all images; `auto`: `classifier` decides for each image; `pooled`: the thresholds of all
-            categories together; None: the only category, or the innermost folder in an image's path that is named
-            after a category.
+        asked: a category for all images; `auto`: `classifier`, which must have been fitted, decides for each image;
+            `pooled`: the thresholds of all categories together; None: the only category, or the innermost folder in an
+            image's path that is named after a category.
         calibration: the thresholds.
         classifier: tells the categories apart.
-
-    Raises:
-        UserError: the category is unknown, or `auto` is asked for but the classifier has not been fitted.
     """
 
     def __init__(self, asked: str | None, calibration: Calibration, classifier: CategoryClassifier) -> None:
@@ -130,11 +43,7 @@ class CategoryRule:
         return bool(self.calibration.by_category) and not given
 
     def check(self, paths: Iterable[Path]) -> None:
-        """Check that the category of every image is known, before any image is read.
-
-        Raises:
-            UserError: the category of an image is unknown.
-        """
+        """Raise a UserError if the category of an image is unknown, before any image is read."""
         if not self.by_looks:
             for path in paths:
                 self.of_path(path)
@@ -146,11 +55,7 @@ class CategoryRule:
         return None
 
     def of_path(self, path: Path | None) -> str | None:
-        """Determine the category of an image by its path; None stands for the thresholds of all categories together.
-
-        Raises:
-            UserError: the category is unknown.
-        """
+        """Determine an image's category by its path, or raise a UserError; None stands for the pooled thresholds."""
         if self.asked in self.known:
             return self.asked
         if self.asked == POOLED or not self.is_decisive:
@@ -167,15 +72,9 @@ class CategoryRule:
         )
 
     def __call__(self, paths: Sequence[Path | None], pixels: np.ndarray, size: np.ndarray | None) -> list[str | None]:
-        """Determine the categories of images.
+        """Determine the categories of images (B, C, H, W) uint8 and their files, if any, or raise a UserError.
 
-        Args:
-            paths: their files; None for images without a file.
-            pixels: (B, C, H, W) uint8.
-            size: (B, 2), heights and widths of padded images.
-
-        Raises:
-            UserError: a category is unknown, or has no thresholds.
+        Padded images have heights and widths (B, 2).
         """
         if not self.by_looks or not self.is_decisive:
             return [self.of_path(path) for path in paths]

@@ -26,15 +26,10 @@ def split_folds(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Split images into folds; a fold takes every `folds`-th image, because images are sorted by category.
 
-    Args:
-        images: number of images; for tiles, the image of each tile (N,).
-        folds: number of folds.
-        rank: rank of this process.
-        world_size: number of processes; they take folds in turn.
+    `images` is their number or, for tiles, the image of each tile (N,). Processes take folds in turn.
 
     Yields:
-        Indices to fit to and indices to score, for each fold of this process. The first fold has the fewest images to
-        fit to.
+        Indices to fit to and to score, for each fold of this process; the first fold has the fewest images to fit to.
     """
     number = torch.arange(images) if isinstance(images, int) else images
     index = torch.arange(len(number))

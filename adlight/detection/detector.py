@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from adlight.detection.categories import CategoryClassifier
+from adlight.detection.classifier import CategoryClassifier
 from adlight.detection.inference import autocast_dtype, inference, make_batch
 from adlight.metrics.thresholds import Calibration
 from adlight.types import Batch, ScoredImages, Scorer, Scores, reconstruction_of
@@ -21,6 +21,7 @@ class AnomalyDetector(nn.Module):
         classifier: tells the training categories apart; saved in checkpoints.
     """
 
+    backbone: Any = None  # a frozen network; checkpoints store its fingerprint instead of its weights
     takes_padding = True  # understands `Batch["size"]` (padded images) and `Batch["content"]` (region of interest)
 
     def __init__(self) -> None:
@@ -38,33 +39,26 @@ class AnomalyDetector(nn.Module):
         raise NotImplementedError
 
     def make_scorer(self, precision: str, device: str | torch.device) -> Scorer:
-        """Make a `Scorer` that runs this detector in a trainer's precision.
-
-        Raises:
-            UserError: the precision is unknown.
-        """
+        """Make a `Scorer` that runs this detector in a trainer's precision; raise a UserError if that is unknown."""
         return ModuleScorer(self, precision, device)
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return the calibration results for the checkpoint; buffers would need the number of categories in advance."""
-        return {**self.calibration.state_dict(), "classifier": self.classifier.state_dict()}
+        fingerprint = {} if self.backbone is None else {"backbone": self.backbone.fingerprint}
+        return {**self.calibration.state_dict(), "classifier": self.classifier.state_dict(), **fingerprint}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore the calibration results from a checkpoint."""
+        """Restore the calibration results from a checkpoint; raise a UserError if it was made with another backbone."""
+        if self.backbone is not None:
+            self.backbone.check_fingerprint(state.get("backbone"))
         self.calibration.load_state_dict(state)
         self.classifier.load_state_dict(state["classifier"])
 
 
 class ModuleScorer:
-    """Scores arrays of pixels with a detector. Threads may share a scorer; their calls run one after another.
+    """Scores arrays of pixels with a detector in a trainer's precision; an unknown precision is a UserError.
 
-    Args:
-        module: the detector, with its weights.
-        precision: the trainer's precision.
-        device: where to compute.
-
-    Raises:
-        UserError: the precision is unknown.
+    Threads may share a scorer; their calls run one after another.
     """
 
     def __init__(self, module: AnomalyDetector, precision: str, device: str | torch.device) -> None:

@@ -34,10 +34,10 @@ class DetectorGraph(nn.Module):
     def forward(
         self, image: Tensor, category: Tensor, image_thresholds: Tensor, pixel_thresholds: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Score images and decide.
+        """Score images (B, C, H, W) uint8 and decide by the thresholds of their categories.
 
         Args:
-            image: (B, C, H, W) uint8.
+            image: the images.
             category: (B,) int64, positions in the thresholds.
             image_thresholds: (K,) float64.
             pixel_thresholds: (K,) float32.
@@ -64,29 +64,22 @@ def make_example(channels: int, size: tuple[int, int]) -> Tensor:
 @contextmanager
 def _quietly() -> Iterator[None]:
     """Silence the exporter, which reports every step."""
-    loggers = [logging.getLogger(name) for name in ("onnx_ir", "onnxscript", "torch.onnx")]
-    levels = [logger.level for logger in loggers]
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(before)
 
 
 def export_graph(
     detector: AnomalyDetector, channels: int, size: tuple[int, int], thresholds: Sequence[Threshold]
 ) -> Any:
-    """Export a detector to ONNX, with its thresholds as inputs that have defaults. -> a model of onnx_ir.
+    """Export a detector on the CPU to ONNX for images of C channels and size (H, W). -> a model of onnx_ir.
 
-    Args:
-        detector: the detector, with its weights, on the CPU.
-        channels: C.
-        size: (H, W).
-        thresholds: in the order in which the graph numbers the categories.
+    The thresholds are inputs with defaults; their order numbers the categories.
 
     Raises:
         UserError: a package is missing, or the detector cannot be traced.

@@ -14,11 +14,7 @@ SHORT = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 
 
 def autocast_dtype(precision: str) -> torch.dtype | None:
-    """Return the autocast type of a trainer's precision; None means no autocast.
-
-    Raises:
-        UserError: the precision is not supported.
-    """
+    """Return the autocast type of a trainer's precision, None for no autocast; raise a UserError if it is unknown."""
     precision = SHORT.get(precision, precision)
     if precision not in AUTOCAST:
         raise UserError(f"precision={precision}: scores are computed in {', '.join(AUTOCAST)}")
@@ -69,13 +65,7 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
 
 def make_batch(image: Tensor, size: Tensor | None = None, content: Tensor | None = None) -> Batch:
-    """Make a batch of unlabelled images.
-
-    Args:
-        image: (B, C, H, W) uint8.
-        size: (B, 2), heights and widths of padded images.
-        content: (B, H, W) bool, the region of interest.
-    """
+    """Make a batch of unlabelled images (B, C, H, W) uint8; sizes (B, 2) and content (B, H, W) as in `Batch`."""
     zeros = image.new_zeros(image.shape[0], dtype=torch.long)  # len() would become a constant in an exported graph
     mask = torch.zeros_like(image[:, 0], dtype=torch.bool)
     batch = Batch(image=image.float() / 255, label=zeros, mask=mask, index=zeros, category=zeros)
@@ -87,11 +77,7 @@ def make_batch(image: Tensor, size: Tensor | None = None, content: Tensor | None
 
 
 def find_device(name: str) -> torch.device:
-    """Find a device by name; `auto` prefers a GPU.
-
-    Raises:
-        UserError: there is no such device.
-    """
+    """Find a device by name, or raise a UserError; `auto` prefers a GPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

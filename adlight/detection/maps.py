@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from adlight.data.frames import group_by_size
-from adlight.detection.lpips import PerceptualDistance
-from adlight.detection.ssim import gaussian_blur, ssim_map
+from adlight.detection.similarity import PerceptualDistance, gaussian_blur, ssim_map
 from adlight.settings import PositiveShare, checked
 from adlight.types import UserError
 
@@ -79,13 +78,9 @@ def smooth(pixel: Tensor, sigma: float) -> Tensor:
 
 
 def reduce_map(pixel: Tensor, how: str, topk: float = 0.01, content: Tensor | None = None) -> Tensor:
-    """Reduce each map to a score. (B, H, W) -> (B,).
+    """Reduce each map to its `mean`, `max`, or `topk`, the mean of a fraction `topk` of its values. (B, H, W) -> (B,).
 
-    Args:
-        pixel: the maps.
-        how: `mean`, `max`, or `topk`, the mean of the largest values.
-        topk: fraction of the values that `topk` averages, at least one.
-        content: (B, H, W) bool, the values that count; None if all do.
+    Only the values in `content` (B, H, W) bool count, if it is given.
     """
     flat = pixel.flatten(1)
     if content is not None:
@@ -121,7 +116,6 @@ class ReconstructionError:
         error: makes a map (B, H, W) of two images, in place of `score`.
 
     Raises:
-        ValueError: an unknown name, or a number out of range.
         UserError: AlexNet's weights, which `lpips` needs, are missing.
     """
 
@@ -140,13 +134,10 @@ class ReconstructionError:
     def __call__(
         self, image: Tensor, reconstruction: Tensor, size: Tensor | None = None, content: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Compute scores (B,) and anomaly maps (B, H, W).
+        """Compare images (B, C, H, W) in [0, 1] with their reconstructions. -> scores (B,) and anomaly maps (B, H, W).
 
-        Args:
-            image: (B, C, H, W) in [0, 1].
-            reconstruction: (B, C, H, W).
-            size: (B, 2), heights and widths of padded images; padding is ignored, and maps are 0 there.
-            content: (B, H, W) bool, the region of interest; there is no error outside, and maps are 0 there.
+        Padding (images have a size (B, 2)) and pixels outside `content`, the region of interest (B, H, W) bool, have no
+        error, and maps are 0 there.
         """
         if size is not None:
             score, pixel = image.new_zeros(len(image)), torch.zeros_like(image[:, 0])

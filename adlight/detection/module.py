@@ -10,9 +10,19 @@ from torch import Tensor
 from adlight.data.datamodule import AnomalyDataModule
 from adlight.data.frames import content_of
 from adlight.detection.detector import AnomalyDetector
-from adlight.detection.gathering import ScoredImage, TestedImage, gather_rows, to_tensors
-from adlight.detection.joining import TileJoiner, replace_batch, select_rows
-from adlight.detection.optimization import explain_divergence
+from adlight.detection.gathering import (
+    ScoredImage,
+    TestedImage,
+    TileJoiner,
+    all_finite,
+    gather_rows,
+    ground_truth,
+    replace_batch,
+    scored_images,
+    select_rows,
+    to_tensors,
+)
+from adlight.detection.optimization import explain_divergence, stop_if_diverged
 from adlight.detection.regions import bounding_boxes, segment
 from adlight.metrics.pixel import PixelHistogram
 from adlight.metrics.results import Results, mean_auroc, refuse_non_finite, summarize
@@ -54,11 +64,7 @@ class AnomalyModule(AnomalyDetector, pl.LightningModule):
     def cross_fit(self, folds: int) -> Iterator[tuple[Batch, Scores]]:
         """Score each fold of the training images with a model fitted to the others; nothing if fitting takes epochs.
 
-        Yields:
-            Batches of this process's share of the images, and their scores.
-
-        Raises:
-            UserError: the other folds have too few images to fit to.
+        Yields batches of this process's images and their scores; raises a UserError if there are too few to fit to.
         """
         return iter(())
 
@@ -96,34 +102,35 @@ class AnomalyModule(AnomalyDetector, pl.LightningModule):
         self.joiner = TileJoiner(self.datamodule.tiling)
         self.pixels = PixelHistogram(len(self.datamodule.categories)).to(self.device)
 
+    def on_train_epoch_end(self) -> None:
+        """Stop a run whose loss became non-finite; the checkpoints of earlier epochs are kept."""
+        stop_if_diverged(self)
+
     def leave_split(self) -> None:
-        """End whatever is known of the images of a validation or test; those that follow are unseen ones."""
+        """Forget the images of a validation or test, after it; the images that follow are unseen ones."""
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Scores:
         """Collect the scores of normal images and of synthetic anomalies, and the pixels of the normal ones."""
         scores = self.score(batch)
-        self._collect(batch, scores, self.joiner)
+        self._collect(batch, scores)
         return scores
 
-    def _collect(self, batch: Batch, scores: Scores, joiner: TileJoiner) -> None:
+    def _collect(self, batch: Batch, scores: Scores) -> None:
         if not all_finite(scores).all():  # checked before the histogram, which would refuse them without advice
             where = f"in epoch {self.current_epoch}: {explain_divergence()}"
             raise UserError(f"scores of validation images are not finite {where}")
-        self.validation_scores += _scored_images(batch, scores)
-        for whole, joined in joiner(*select_rows(batch, scores, batch["label"] == 0)):
-            self.normal_scores += _scored_images(whole, joined)
+        self.validation_scores += scored_images(batch, scores)
+        for whole, joined in self.joiner(*select_rows(batch, scores, batch["label"] == 0)):
+            self.normal_scores += scored_images(whole, joined)
             content = content_of(whole)  # (B, H, W)
             self.pixels.update(joined["pixel"], torch.zeros_like(content), whole["category"], content)
 
-    def _collect_cross_fitted(self) -> None:
-        folds, joiner = self.calibration.folds, TileJoiner(self.datamodule.tiling)
+    def on_validation_epoch_end(self) -> None:
+        """Add cross-fitted scores, calibrate, and log `val/auroc`; scores are gathered, so nothing needs syncing."""
+        folds, self.joiner = self.calibration.folds, TileJoiner(self.datamodule.tiling)
         for batch, scores in self.cross_fit(folds) if folds > 1 else ():
             index = -1 - batch["index"]  # distinguishes training images from held-out ones
-            self._collect(Batch(**{**batch, "index": index}), scores, joiner)
-
-    def on_validation_epoch_end(self) -> None:
-        """Calibrate the thresholds and log `val/auroc` from the scores of all processes, so nothing needs syncing."""
-        self._collect_cross_fitted()
+            self._collect(Batch(**{**batch, "index": index}), scores)
         score, peak, _, category, index = to_tensors(gather_rows(self.normal_scores))
         self.calibration.fit(score, peak, category, self.pixels, self.datamodule.categories, index < 0)
         self.classifier.fit(self.datamodule)
@@ -138,6 +145,7 @@ class AnomalyModule(AnomalyDetector, pl.LightningModule):
         for name, selected in (("normal", label == 0), ("pseudo_anomaly", label != 0)):
             if selected.any():
                 self.log(f"val/score_{name}", score[selected].mean())
+        self.leave_split()
 
     def on_test_epoch_start(self) -> None:
         """Reset what a test collects."""
@@ -149,16 +157,15 @@ class AnomalyModule(AnomalyDetector, pl.LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> Scores:
         """Collect predictions and pixel scores."""
         scores = self.score(batch)
-        if not (finite := all_finite(scores)).all():
-            records, index = self.datamodule.records("test"), batch["tile"][:, 0] if "tile" in batch else batch["index"]
-            refuse_non_finite([records[i] for i in index.tolist()], finite)
+        records, index = self.datamodule.records("test"), batch["tile"][:, 0] if "tile" in batch else batch["index"]
+        refuse_non_finite([records[i] for i in index.tolist()], all_finite(scores))
         nothing = select_rows(batch, scores, slice(0))
         whole, scores = next(self.joiner(batch, scores), nothing)  # the tiles of a batch belong to one image
         replace_batch(batch, whole)  # callbacks receive the same dict, and show whole images
         if not len(batch["index"]):
             return scores
         content = content_of(batch)  # (B, H, W)
-        self.predictions += map(TestedImage, *_ground_truth(batch), self._predict(batch, scores, content))
+        self.predictions += map(TestedImage, *ground_truth(batch), self._predict(batch, scores, content))
         self.pixels.update(scores["pixel"], batch["mask"], batch["category"], content)
         return scores
 
@@ -174,6 +181,7 @@ class AnomalyModule(AnomalyDetector, pl.LightningModule):
         score = torch.tensor([row.prediction.score for row in self.predictions], dtype=torch.float64)
         self.results = summarize(scored, score, self.calibration, self.pixels, self.datamodule.categories)
         self.log_dict({f"test/{name}": value for name, value in self.results.mean.items()})
+        self.leave_split()
 
     def _predict(self, batch: Batch, scores: Scores, content: Tensor) -> list[Prediction]:
         thresholds = [self.calibration.of(self.datamodule.categories[i]) for i in batch["category"].tolist()]
@@ -184,17 +192,3 @@ class AnomalyModule(AnomalyDetector, pl.LightningModule):
             Prediction(score, threshold.image, threshold.pixel, threshold.source, area, bounding_boxes(mask))
             for score, threshold, mask, area in zip(image, thresholds, masks, areas, strict=True)
         ]
-
-
-def _ground_truth(batch: Batch) -> tuple[list[int], list[int], list[int]]:
-    return batch["index"].tolist(), batch["category"].tolist(), batch["label"].tolist()
-
-
-def _scored_images(batch: Batch, scores: Scores) -> list[ScoredImage]:
-    peak = scores["pixel"].float().masked_fill(~content_of(batch), -torch.inf).amax((1, 2))  # (B,)
-    return list(map(ScoredImage, *_ground_truth(batch), scores["image"].tolist(), peak.tolist()))
-
-
-def all_finite(scores: Scores) -> Tensor:
-    """Return which images of a batch have only finite scores (B,); maps are checked in float32, as they are counted."""
-    return scores["image"].isfinite() & scores["pixel"].float().isfinite().flatten(1).all(1)

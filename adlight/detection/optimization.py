@@ -1,16 +1,22 @@
-"""Parts that trainings share: learning rate schedules, logging of loss terms, and stopping when a loss diverges."""
+"""Parts that trainings share: learning rate schedules, averaged weights, logging, and stopping when a loss diverges."""
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from copy import deepcopy
+from typing import TYPE_CHECKING, Annotated, Any
 
-import pytorch_lightning as pl
-from torch import Generator, Tensor
+import torch
+from pydantic import Field
+from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from adlight.rng import derive_seed
+from adlight.settings import checked
 from adlight.types import UserError
+
+if TYPE_CHECKING:  # a detector, which may have averaged weights, runs without Lightning
+    import pytorch_lightning as pl
 
 
 class WarmupCosine(LambdaLR):
@@ -41,7 +47,7 @@ def warmup_cosine(step: int, warmup: float, total: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1.0, total - warmup))))
 
 
-def schedule_by_step(module: pl.LightningModule, optimizer: Optimizer, warmup: float) -> dict[str, Any]:
+def schedule_by_step(module: "pl.LightningModule", optimizer: Optimizer, warmup: float) -> dict[str, Any]:
     """Pair an optimizer with a `WarmupCosine` over the whole training; `warmup` is a fraction of its steps."""
     total = int(module.trainer.estimated_stepping_batches)
     schedule = WarmupCosine(optimizer, warmup * total, total)
@@ -55,20 +61,53 @@ def set_rates(optimizers: Sequence[Optimizer], rates: Sequence[Sequence[float]])
             group["lr"] = rate
 
 
-def step_rng(module: pl.LightningModule, purpose: str, seed: int) -> Generator:
+class EMA(nn.Module):
+    """Exponential moving average of a network's weights (Polyak 1992), stored next to them in the checkpoint.
+
+    The first update copies the weights.
+
+    Args:
+        network: the network that is trained; the attribute is its average.
+        decay: fraction of the old average that an update keeps, such as 0.999.
+    """
+
+    num_updates: Tensor
+
+    @checked
+    def __init__(self, network: nn.Module, decay: Annotated[float, Field(gt=0, lt=1)]) -> None:
+        super().__init__()
+        self.network = deepcopy(network).requires_grad_(False)
+        self.decay, self.started = decay, False
+        self.register_buffer("num_updates", torch.tensor(0))
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        """Move the average towards the network's current weights."""
+        averages: list[Tensor] = list(self.network.parameters())
+        weights: list[Tensor] = list(network.parameters())
+        self.started = self.started or bool(self.num_updates > 0)  # read once: it synchronizes with the GPU
+        if self.started:
+            torch._foreach_lerp_(averages, weights, 1 - self.decay)
+        else:
+            torch._foreach_copy_(averages, weights)
+        self.started = True
+        self.num_updates += 1
+
+
+def step_rng(module: "pl.LightningModule", purpose: str, seed: int) -> Generator:
     """Make the generator for a batch and process; a resumed run draws what an uninterrupted one would have drawn."""
     batch = module.trainer.fit_loop.total_batch_idx  # the global step does not advance while gradients accumulate
     return Generator().manual_seed(derive_seed(purpose, seed, batch, module.global_rank))
 
 
-def log_terms(module: pl.LightningModule, terms: dict[str, Tensor], images: int, prog_bar: str = "loss") -> None:
+def log_terms(module: "pl.LightningModule", terms: dict[str, Tensor], images: int, prog_bar: str = "loss") -> None:
     """Log epoch means of a step's loss terms as `train/<name>`; the progress bar shows the one named `prog_bar`."""
     how = {"on_step": False, "on_epoch": True, "batch_size": images, "sync_dist": True}
     for name, term in terms.items():
         module.log(f"train/{name}", term.detach(), prog_bar=name == prog_bar, **how)  # type: ignore[arg-type]
 
 
-def stop_if_diverged(module: pl.LightningModule, rate: str = "lr") -> None:
+def stop_if_diverged(module: "pl.LightningModule", rate: str = "lr") -> None:
     """Raise a UserError on all processes if a loss term of the epoch is not finite; earlier checkpoints are kept."""
     for name, value in module.trainer.callback_metrics.items():
         if name.startswith("train/") and not value.isfinite():

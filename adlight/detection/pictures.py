@@ -17,11 +17,9 @@ def colour_ceiling(pixel_threshold: float) -> float:
 
 
 def draw_overlay(image: Image.Image, prediction: Prediction) -> Image.Image:
-    """Blend the coloured anomaly map over the image in dark grey, in the image's size; high values are more opaque.
+    """Blend a coloured anomaly map over an RGB image in dark grey, in the image's size; high values are more opaque.
 
-    Args:
-        image: RGB; changed in place if the map has its size, as there may be little memory for another.
-        prediction: the prediction, with its anomaly map.
+    The image is changed in place if the map has its size, as there may be little memory for another.
     """
     assert prediction.anomaly_map is not None
     height, width = prediction.anomaly_map.shape

@@ -19,17 +19,9 @@ from adlight.types import Prediction, ScoredImages, Scorer
 def score_by_tiles(
     scorer: Scorer, tiling: Tiling, image: PreparedImage, batch_size: int, reconstruct: bool = False
 ) -> ScoredImages:
-    """Score an image by its tiles; memory beyond the image and its maps depends only on the number of tiles at a time.
+    """Score an image in its own size by `batch_size` tiles at a time. -> the largest score, and the blended maps.
 
-    Args:
-        scorer: scores tiles.
-        tiling: cuts the image.
-        image: in its own size.
-        batch_size: number of tiles scored at a time.
-        reconstruct: whether to return the reconstruction.
-
-    Returns:
-        The largest score of a tile, and the blended maps of the image.
+    Memory beyond the image and its maps depends only on the number of tiles at a time.
     """
     (height, width), content, best = image.pixels.shape[-2:], image.content, -np.inf
     corners = tiling.places(height, width)
@@ -62,15 +54,9 @@ def make_predictions(
     frame: Frame,
     calibration: Calibration,
 ) -> list[Prediction]:
-    """Find the regions of B images and make a prediction for each image.
+    """Find the regions of B images, which were fitted into a frame, and make a prediction for each.
 
-    Args:
-        images: the prepared images.
-        thresholds: one per image.
-        scores: scores and maps of the images.
-        size: (B, 2), heights and widths of padded images.
-        frame: the frame that the images were fitted into.
-        calibration: defines what counts as a region.
+    There is a threshold for each image; padded images have heights and widths (B, 2).
     """
     content = stack_contents(images)
     content = find_content(size, scores.pixel.shape) if content is None else content  # (B, H, W)

@@ -1,8 +1,10 @@
-"""Regions of an anomaly map: where an anomalous image is defective."""
+"""Regions of an anomaly map: where an anomalous image is defective, as masks, boxes and in COCO's format."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from PIL import Image
 from scipy import ndimage
 
 from adlight.data.arrays import allocate, bands
@@ -19,7 +21,7 @@ def segment(
     content: np.ndarray,
     calibration: Calibration,
 ) -> tuple[np.ndarray, list[float]]:
-    """Mask the regions of anomalous images; normal images have none.
+    """Mask the regions of B anomalous images; normal images have none.
 
     Args:
         pixel: anomaly maps (B, H, W) float32.
@@ -44,18 +46,11 @@ def segment(
 
 
 def find_regions(pixel: np.ndarray, threshold: Threshold, min_pixels: float = 0.0, closing: float = 0.0) -> np.ndarray:
-    """Find the regions above the pixel threshold whose peak exceeds the region threshold, and always the strongest one.
+    """Find the regions of a map (H, W) whose peaks exceed the region threshold, and always the strongest one.
 
-    If no pixel is above the threshold, the region is the peak itself.
-
-    Args:
-        pixel: anomaly map (H, W); -inf where nothing may be masked.
-        threshold: thresholds of pixels and of the peaks of regions.
-        min_pixels: smaller regions are dropped, except the strongest.
-        closing: radius in pixels, see `close_gaps`.
-
-    Returns:
-        (H, W) bool, with at least one region.
+    Regions are above the pixel threshold; if no pixel is, the only region is the peak. Smaller regions than
+    `min_pixels` are dropped, except the strongest, after `closing` (see `close_gaps`). Pixels of -inf are never masked.
+    -> (H, W) bool.
     """
     mask = np.greater(pixel, np.float32(threshold.pixel), out=allocate(pixel.shape, bool))
     if closing > 0 and mask.any():
@@ -116,3 +111,50 @@ def bounding_boxes(mask: np.ndarray) -> list[Box]:
     labelled, _ = label_regions(mask)
     boxes = [(columns.start, rows.start, columns.stop, rows.stop) for rows, columns in ndimage.find_objects(labelled)]
     return sorted(boxes, key=lambda box: (box[0] - box[2]) * (box[3] - box[1]))
+
+
+def annotate(mask: np.ndarray, anomaly_map: np.ndarray) -> list[dict[str, Any]]:
+    """Describe the regions of a mask (H, W) bool from top to bottom in COCO's detection format (Lin 2014).
+
+    Returns:
+        One dict per 8-connected region: `bbox` [left, top, width, height], `area` in pixels, `score` (the largest value
+        in the anomaly map (h, w)) and `segmentation`, an uncompressed RLE with `size` [H, W] and `counts`.
+    """
+    if not mask.any():
+        return []
+    (height, width), values = mask.shape, np.asarray(anomaly_map, np.float32)
+    if values.shape != mask.shape:
+        values = np.asarray(Image.fromarray(values).resize((width, height), Image.Resampling.NEAREST))
+    labelled, count = label_regions(mask)
+    areas, peaks = measure_regions(labelled, count, values)
+    annotations = []
+    for i, (rows, columns) in enumerate(ndimage.find_objects(labelled)):
+        region, corner = labelled[rows, columns], (rows.start, columns.start)
+        annotations.append(
+            {
+                "bbox": [corner[1], corner[0], region.shape[1], region.shape[0]],
+                "area": int(areas[i]),
+                "score": float(peaks[i]),
+                "segmentation": {"size": [height, width], "counts": encode_rle(region, corner, height, width, i + 1)},
+            }
+        )
+    return annotations
+
+
+def encode_rle(labelled: np.ndarray, corner: tuple[int, int], height: int, width: int, number: int = 1) -> list[int]:
+    """Encode a region as run lengths of alternating zeros and ones, column by column, in a mask of height x width.
+
+    The region has a number in `labelled` (h, w), a part of the mask whose top row and left column are `corner`.
+    """
+    edges, last = list[np.ndarray](), -2
+    for columns in bands(labelled.shape[::-1]):
+        column, row = (labelled[:, columns] == number).T.nonzero()
+        position = (column + columns.start + corner[1]) * height + row + corner[0]  # (n,), ascending
+        if len(position):
+            previous = np.concatenate([[last], position[:-1]])
+            gap = position - previous > 1
+            edges.append(np.stack([previous[gap] + 1, position[gap]], 1).ravel())  # the end of a run, the next start
+            last = position[-1]
+    runs = np.concatenate([*edges, [last + 1]])[1:]  # no run ends before the first
+    counts = np.diff(np.concatenate([[0], runs, [height * width]])).tolist()
+    return counts if counts[-1] else counts[:-1]

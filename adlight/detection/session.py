@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from adlight.detection.categories import CategoryClassifier
+from adlight.detection.classifier import CategoryClassifier
 from adlight.metrics.thresholds import Calibration
 from adlight.types import ScoredImages, Scorer, UserError
 
@@ -29,7 +29,6 @@ class GraphDetector:
         device: `cpu`, `cuda`, `cuda:1`, ...; `auto` prefers a GPU if ONNX Runtime supports it.
 
     Attributes:
-        calibration, classifier: as above.
         session: the session of ONNX Runtime.
         metadata: the texts stored in the graph.
 
@@ -102,14 +101,7 @@ class Parity(NamedTuple):
 
 
 def measure_parity(scorer: Scorer, graph: GraphDetector, calibration: Calibration, batches: Iterator[Pixels]) -> Parity:
-    """Compare a graph with the detector it was exported from.
-
-    Args:
-        scorer: the detector's scorer.
-        graph: the exported graph.
-        calibration: the detector's thresholds.
-        batches: images to compare on.
-    """
+    """Compare a graph with the detector it was exported from, by the detector's scorer and calibration."""
     names = list(calibration.categories)
     expected, actual, mask_errors, decisions = list[np.ndarray](), list[np.ndarray](), list[float](), 0
     for image, categories in batches:

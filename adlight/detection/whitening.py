@@ -5,6 +5,7 @@ Letters: B, N images, L cells per image, C features per cell, K clusters.
 """
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -26,12 +27,9 @@ class Moments(NamedTuple):
 
 
 def second_moments(mean: Tensor, residual: Tensor, centers: Tensor) -> Moments:
-    """Sum residuals by cluster, ignoring NaN.
+    """Sum residuals by cluster. Mean cells (N, C), residuals (N, L, C), cluster centers (K, C) -> moments.
 
-    Args:
-        mean: (N, C), mean cell of each image.
-        residual: (N, L, C); NaN where a cell does not count.
-        centers: (K, C), the cluster centers.
+    Residuals are NaN where a cell does not count.
     """
     cluster, channels = nearest_center(mean, centers), residual.shape[-1]
     known = ~residual[..., :1].isnan()  # (N, L, 1)
@@ -90,18 +88,11 @@ class Whitening(nn.Module):
 def fit_folds(
     whole: Whitening, folds: Sequence[Whitening], centers: Tensor, own: Sequence[Moments], more: Sequence[Moments]
 ) -> None:
-    """Fit to all normal images, and for each fold of them to all but its own.
+    """Fit `whole` to all normal images, and each fold's whitening to all but the fold's own images.
 
-    Args:
-        whole: of all.
-        folds: one per fold.
-        centers: (K, C) of clusters.
-        own: moments of the folds.
-        more: moments of images in no fold.
+    `own` are the moments of the folds, `more` those of images in no fold, and `centers` (K, C) the cluster centers.
     """
-    total = own[0]
-    for one in (*own[1:], *more):
-        total = total.plus(one)
+    total = reduce(Moments.plus, (*own, *more))
     whole.fit(centers, total)
     for fold, mine in zip(folds, own, strict=True):
         fold.fit(centers, total.plus(mine, -1))

@@ -8,10 +8,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from adlight.detection.module import AnomalyModule
-from adlight.detection.optimization import log_terms, schedule_by_step, stop_if_diverged
-from adlight.distillation.detector import MKDDetector
+from adlight.detection.optimization import log_terms, schedule_by_step
 from adlight.distillation.network import Cloner, distillation_loss
-from adlight.distillation.scorer import DistillationScorer
+from adlight.distillation.scorer import DistillationScorer, MKDDetector
 from adlight.features.backbones import Backbone
 from adlight.gan.optimization import average_over_processes
 from adlight.settings import Built, Share, checked
@@ -26,11 +25,8 @@ class MKDModule(MKDDetector, AnomalyModule):
     original uses `gradient`, with a morphological opening after the threshold).
 
     Args:
-        backbone: the frozen network with the layers to mimic, from fine to coarse.
-        network: makes the cloner from the `shapes` of these layers.
-        scorer: scores images by the differences between frozen network and cloner.
+        backbone, network, scorer, value: see `MKDDetector`.
         optimizer: makes the optimizer from the cloner's parameters.
-        value: weight of L_val, see `MKDDetector`.
         warmup: fraction of the steps for a linear warm-up of the learning rate; a half-cosine decay to 0 follows.
     """
 
@@ -65,7 +61,3 @@ class MKDModule(MKDDetector, AnomalyModule):
     def configure_optimizers(self) -> Any:
         """Make the optimizer with a warm-up and a half-cosine decay, by step."""
         return schedule_by_step(self, self.optimizer(self.network.parameters()), self.warmup)
-
-    def on_train_epoch_end(self) -> None:
-        """Stop a diverged run; the checkpoint of the previous epoch is kept."""
-        stop_if_diverged(self)

@@ -20,11 +20,8 @@ class Cloner(nn.Module):
     followed by one of stride 1; a 1 x 1 convolution makes the map. The cloner of Salehi 2021 is a narrower VGG-16.
 
     Args:
-        shapes: channels C_l and stride of each layer, from fine to coarse; strides are powers of two.
+        shapes: channels C_l and stride of each layer, from fine to coarse; strides are growing powers of two.
         width: number of channels after the first convolution, doubled with each halving up to 8 times `width`.
-
-    Raises:
-        ValueError: strides that do not grow, or are not powers of two.
     """
 
     @checked
@@ -54,17 +51,10 @@ class Cloner(nn.Module):
 
 
 def distillation_loss(frozen: Sequence[Tensor], cloned: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Compare each layer by direction and value (Salehi 2021, eq. 1 and 2).
+    """Compare each layer by direction and value (Salehi 2021, eq. 1 and 2). -> L_dir and L_val, (B,) each.
 
-    L_dir = sum_l (1 - a_l b_l / (|a_l| |b_l|)),  L_val = sum_l mean_j (a_l(j) - b_l(j))^2,
-    where a_l and b_l are all values of layer l as one vector.
-
-    Args:
-        frozen: maps a_l of the frozen network, (B, C_l, h_l, w_l).
-        cloned: maps b_l of the cloner, (B, C_l, h_l, w_l).
-
-    Returns:
-        L_dir and L_val, (B,) each.
+    L_dir = sum_l (1 - a_l b_l / (|a_l| |b_l|)),  L_val = sum_l mean_j (a_l(j) - b_l(j))^2, where a_l and b_l are all
+    values of layer l of the frozen network and the cloner, (B, C_l, h_l, w_l), as one vector.
     """
     pairs = [(a.float().flatten(1), b.float().flatten(1)) for a, b in zip(frozen, cloned, strict=True)]
     direction = torch.stack([1 - F.cosine_similarity(a, b) for a, b in pairs]).sum(0)

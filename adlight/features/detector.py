@@ -1,7 +1,7 @@
 """Detectors in feature space: predictors of a frozen backbone's features, scored by what they mispredict."""
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 import torch
 from pydantic import Field
@@ -61,16 +61,6 @@ class FeatureDetector(AnomalyDetector):
     def members(self) -> dict[str, Predictor]:
         """The predictors in use, by name."""
         return cast(dict[str, Predictor], dict(self.predictors.items()))
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """Return the calibration results, and the backbone's fingerprint instead of its weights."""
-        return {**super().get_extra_state(), "backbone": self.backbone.fingerprint}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore the calibration results; refuse a checkpoint of another backbone."""
-        rest = dict(state)
-        self.backbone.check_fingerprint(rest.pop("backbone", None))
-        super().set_extra_state(rest)
 
     def score(self, batch: Batch) -> Scores:
         """Score a batch."""

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from adlight.detection.crossfitting import fetch, image_numbers_of, split_folds
 from adlight.detection.inference import full_precision
 from adlight.detection.module import AnomalyModule
-from adlight.detection.optimization import log_terms, schedule_by_step, step_rng, stop_if_diverged
+from adlight.detection.optimization import log_terms, schedule_by_step, step_rng
 from adlight.features.backbones import Backbone
 from adlight.features.cache import FeatureCache, assign_folds, images_of
 from adlight.features.cells import Copies, TrainingCells, extract_features, prepare_cells, standardize
@@ -115,10 +115,6 @@ class FeatureModule(FeatureDetector, AnomalyModule):
         """Clip the gradient."""
         nn.utils.clip_grad_norm_(self.parameters(), self.clip)
 
-    def on_train_epoch_end(self) -> None:
-        """Stop a run whose loss became non-finite; the checkpoints of earlier epochs are kept."""
-        stop_if_diverged(self)
-
     def configure_optimizers(self) -> Any:
         """Make the optimizer, with linear warmup followed by half a cosine."""
         if self.optimizer is None or not self.trained:
@@ -134,21 +130,11 @@ class FeatureModule(FeatureDetector, AnomalyModule):
             self.residual_map.fit(self.members, self.centers, held_out, sample)
         self.split = "val"
 
-    def on_validation_epoch_end(self) -> None:
-        """Calibrate."""
-        super().on_validation_epoch_end()
-        self.leave_split()
-
     def on_test_epoch_start(self) -> None:
         """Compute or load the features of the test images."""
         super().on_test_epoch_start()
         self.features("test")
         self.split = "test"
-
-    def on_test_epoch_end(self) -> None:
-        """Compute the results."""
-        super().on_test_epoch_end()
-        self.leave_split()
 
     def leave_split(self) -> None:
         """Score images as unseen ones from now on."""

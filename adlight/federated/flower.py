@@ -41,11 +41,7 @@ class GridExchange:
         self.grid, self.sites, self.stopped = grid, sites, stopped or threading.Event()
 
     def __call__(self, request: Request) -> list[Reply]:
-        """Send a request and wait for all replies.
-
-        Raises:
-            UserError: A site has disconnected or failed.
-        """
+        """Send a request and wait for all replies; raise a UserError if a site has disconnected or failed."""
         kind = TYPES.get(request.kind, MessageType.EVALUATE)
         content = _pack(request.kind, request.settings, request.weights)
         messages = [Message(content, node, kind, ttl=TIMEOUT) for node in self._nodes()]
@@ -100,13 +96,7 @@ def reply(message: Message, context: Context) -> Message:
 def simulate(folder: FederationFolder, cpus: int, gpus: float) -> None:
     """Run all sites on this machine by Flower's simulation, as many at once as there are CPUs and GPUs for.
 
-    Args:
-        folder: Folder of a federation that has begun.
-        cpus: Number of CPUs per site.
-        gpus: Number of GPUs per site; a fraction shares one.
-
-    Raises:
-        UserError: see `Server.run`.
+    Each site takes `cpus` CPUs and `gpus` GPUs; a fraction shares one. For errors see `Server.run`.
     """
     from flwr.simulation import run_simulation
 

@@ -1,4 +1,4 @@
-"""The server's part: rounds of training at the sites and averaging, by whatever carries messages to them."""
+"""The server's part: rounds of training at the sites and averaging; how messages are sent is left to `Exchange`."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -15,60 +15,38 @@ Kind = Literal["begin", "train", "measure", "finish"]
 class Request(NamedTuple):
     """What the server asks of every site.
 
-    Attributes:
-        kind: what to do: check its images and begin a run, train a round, measure averaged weights, or finish with
-            them: calibrate and test.
-        settings: plain values that JSON holds.
-        weights: averaged; none to begin with.
+    To check its images and begin a run, to train a round, to measure averaged weights, or to finish with them:
+    calibrate and test.
     """
 
     kind: Kind
-    settings: dict[str, Any]
-    weights: Weights
+    settings: dict[str, Any]  # plain values that JSON can hold
+    weights: Weights  # averaged weights; empty in the beginning
 
 
 class Place(NamedTuple):
-    """What a site knows and the server does not decide.
+    """What a site knows and the server does not decide."""
 
-    Attributes:
-        number: number of the site.
-        folder: folder of its run.
-        root: folder of its images; None for the folder that the federation names.
-        accelerator: accelerator of its trainer; None for that of the federation.
-    """
-
-    number: int
-    folder: Path
-    root: str | None = None
-    accelerator: str | None = None
+    number: int  # of the site
+    folder: Path  # of its run
+    root: str | None = None  # folder of its images; None for the folder in the federation's config
+    accelerator: str | None = None  # None for the accelerator in the federation's config
 
 
 class Reply(NamedTuple):
-    """What a site answers.
+    """A site's answer."""
 
-    Attributes:
-        site: its number.
-        values: plain values: numbers, never images.
-        weights: trained; none unless it was asked to begin or to train.
-        error: why it could not, in one line; empty if it could.
-    """
-
-    site: int
-    values: dict[str, Any]
-    weights: Weights
-    error: str = ""
+    site: int  # its number
+    values: dict[str, Any]  # plain values: numbers, never images
+    weights: Weights  # trained weights; empty unless the site was asked to begin or to train
+    error: str = ""  # why the site failed, in one line; empty if it did not
 
 
-Exchange = Callable[[Request], list[Reply]]  # sends to all sites, and waits for all of them
+Exchange = Callable[[Request], list[Reply]]  # sends a request to all sites, and waits for all replies
 
 
 class Server:
-    """Leads a federation, from where it stands to its end.
-
-    Args:
-        folder: of a federation that has begun.
-        exchange: carries messages.
-    """
+    """Leads a federation, whose folder exists, from its current round to its end."""
 
     def __init__(self, folder: FederationFolder, exchange: Exchange) -> None:
         self.folder, self.exchange = folder, exchange
@@ -76,19 +54,19 @@ class Server:
         self.note, self.names = folder.note(), site_names(self.config)
 
     def run(self) -> None:
-        """Let all sites begin, train and average round by round, and let them finish with the averaged weights.
+        """Begin, train and average round by round, and let all sites finish with the averaged weights.
 
         Raises:
-            UserError: a site could not do its part, or the sites do not fit together; whole rounds are kept.
+            UserError: a site has failed, or the sites do not fit together; completed rounds are kept.
         """
         begun = self._begin()
-        images, known = [one.values["images"] for one in begun], self.folder.averaged()
+        images, known = [reply.values["images"] for reply in begun], self.folder.averaged()
         averaged = known or Averaged(begun[0].weights, [])
         print(f"sites: {', '.join(f'{name} ({n} images)' for name, n in zip(self.names, images, strict=True))}")
         for number in range(len(averaged.rows) + 1, self.config.rounds + 1):
             started = time.monotonic()
             trained = self._ask("train", averaged.weights, round=number)
-            weights = average([one.weights for one in trained], images)
+            weights = average([reply.weights for reply in trained], images)
             tests = bool(self.config.test_rounds) and number % self.config.test_rounds == 0
             measured = self._ask("measure", weights, round=number, test=tests)
             row = self._row(number, images, trained, measured)
@@ -98,40 +76,42 @@ class Server:
         chosen = self.folder.averaged(self.config.ckpt) or averaged
         number = len(chosen.rows)
         print(f"averaged weights of round {number} are calibrated and tested at each site", flush=True)
-        for one in self._ask("finish", chosen.weights, round=number):
-            numbers = ", ".join(f"{key} {value:.4f}" for key, value in one.values["metrics"].items())
-            print(f"{self.names[one.site]}: {numbers}; run: {one.values['folder']}", flush=True)
+        for reply in self._ask("finish", chosen.weights, round=number):
+            numbers = ", ".join(f"{key} {value:.4f}" for key, value in reply.values["metrics"].items())
+            print(f"{self.names[reply.site]}: {numbers}; run: {reply.values['folder']}", flush=True)
 
     def _begin(self) -> list[Reply]:
         begun = self._ask("begin", {}, config=self.folder.config_text(), choices=self.choices)
-        frames = {self.names[one.site]: one.values["frame"] for one in begun}
+        frames = {self.names[reply.site]: reply.values["frame"] for reply in begun}
         if len(set(frames.values())) > 1:
             each = "; ".join(f"{name}: {frame}" for name, frame in frames.items())
-            raise UserError(f"the sites' images have different shapes, so give all one frame, {each}")
+            raise UserError(f"the sites' images have different shapes: set the same frame for all of them, {each}")
         return begun
 
     def _ask(self, kind: Kind, weights: Weights, **settings: Any) -> list[Reply]:
-        """Ask all sites. -> their replies, by the sites' numbers."""
+        """Send a request to all sites. -> the replies in the order of the sites."""
         common = {"federation": self.note["id"], "command": self.note["command"]}
         common |= {"epochs": self.config.epochs_per_round}
         common |= {"folder": str(self.folder.path.absolute()), "names": self.names}  # for sites on this machine
-        replies = sorted(self.exchange(Request(kind, common | settings, weights)), key=lambda one: one.site)
-        for one in replies:
-            if one.error:
-                name = self.names[one.site] if 0 <= one.site < len(self.names) else "a site"
-                raise UserError(f"{name}: {one.error}")
-        if [one.site for one in replies] != list(range(len(self.names))):
-            found = ", ".join(str(one.site) for one in replies)
-            raise UserError(f"sites 0 to {len(self.names) - 1} are needed, each once; those that answer say: {found}")
+        replies = sorted(self.exchange(Request(kind, common | settings, weights)), key=lambda reply: reply.site)
+        for reply in replies:
+            if reply.error:
+                name = self.names[reply.site] if 0 <= reply.site < len(self.names) else "a site"
+                raise UserError(f"{name}: {reply.error}")
+        numbers = [reply.site for reply in replies]
+        if numbers != list(range(len(self.names))):
+            found = ", ".join(map(str, numbers))
+            raise UserError(f"sites 0 to {len(self.names) - 1} are needed, each once; the answers came from: {found}")
         return replies
 
     def _row(self, number: int, images: list[int], trained: list[Reply], measured: list[Reply]) -> dict[str, Any]:
-        """Give a round's row: the mean loss by images, and means of sites by their numbers of categories."""
+        """Make a round's row: the mean loss by images, and means over sites weighted by their numbers of categories."""
         row: dict[str, Any] = {"round": number, "train/loss": _mean(trained, "loss", images)}
-        counts = [one.values["categories"] for one in measured]
+        counts = [reply.values["categories"] for reply in measured]
         row[OBJECTIVE] = _mean(measured, OBJECTIVE, counts)
-        row |= {f"{OBJECTIVE}/{self.names[one.site]}": one.values[OBJECTIVE] for one in measured}
-        tested = {f"auroc/{name}": value for one in measured for name, value in one.values.get("auroc", {}).items()}
+        row |= {f"{OBJECTIVE}/{self.names[reply.site]}": reply.values[OBJECTIVE] for reply in measured}
+        by_category = (pair for reply in measured for pair in reply.values.get("auroc", {}).items())
+        tested = {f"auroc/{name}": value for name, value in by_category}
         return row | ({"auroc": sum(tested.values()) / len(tested)} if tested else {}) | tested
 
     def _line(self, row: Mapping[str, Any]) -> str:
@@ -142,8 +122,7 @@ class Server:
 
 
 def _mean(replies: list[Reply], name: str, by: list[int]) -> float | None:
-    """Average a value that sites tell, weighted; None where none has it."""
-    known = [
-        (one.values[name], weight) for one, weight in zip(replies, by, strict=True) if one.values[name] is not None
-    ]
+    """Average a value of the sites by weights, ignoring sites without it; None if no site has it."""
+    values = zip((reply.values[name] for reply in replies), by, strict=True)
+    known = [(value, weight) for value, weight in values if value is not None]
     return sum(value * weight for value, weight in known) / sum(weight for _, weight in known) if known else None

@@ -5,17 +5,17 @@ one site is identical to an ordinary training.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Callback
 
 from adlight.cli.errors import describe, explain, filter_warnings
 from adlight.cli.job import finish_wandb
 from adlight.data.datamodule import AnomalyDataModule
 from adlight.detection.module import AnomalyModule
-from adlight.federated.callbacks import LoadAveragedWeights, StopAfterRound
 from adlight.federated.rounds import Place, Reply, Request
 from adlight.federated.weights import Weights, check_model, set_shared_weights, shared_weights
 from adlight.runs import provenance
@@ -51,12 +51,7 @@ def handle_request(request: Request, place: Place) -> Reply:
 
 
 class Site:
-    """A site, built anew for every request; all state is in its run folder.
-
-    Args:
-        run: Run folder of the site.
-        settings: Settings of the request.
-    """
+    """A site, built anew for every request with its settings; all state is in the site's run folder."""
 
     def __init__(self, run: RunFolder, settings: Mapping[str, Any]) -> None:
         self.run, self.settings = run, settings
@@ -64,10 +59,7 @@ class Site:
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """Lock the run folder, and copy the output to its log."""
-        with ExitStack() as stack:
-            stack.enter_context(self.run.lock(wait=False))
-            stack.enter_context(copy_output(self.run.log))
-            stack.enter_context(finish_wandb())
+        with self.run.lock(wait=False), copy_output(self.run.log), finish_wandb():
             yield
 
     def begin(self, place: Place) -> tuple[dict[str, Any], Weights]:
@@ -135,7 +127,8 @@ class Site:
         save(trainer, self.run.best_checkpoint, weights_only=True)
         metadata = provenance.describe(self.config.seed, self.settings["command"])
         metadata["federation"] = {"id": self.settings["federation"], "round": self.settings["round"]}
-        metadata |= {"epochs": self._epochs(), "seconds": self._seconds()}
+        seconds = self._state()["callbacks"][BestAndLast(self.run.last_checkpoint).state_key]["seconds"]
+        metadata |= {"epochs": self._epochs(), "seconds": round(seconds, 1)}
         metadata["validation"] = {OBJECTIVE: validation.get(OBJECTIVE)}
         metrics = test(self.run, self.run.best_checkpoint, observers, module, data, metadata)
         shown = {name: metrics[name] for name in ("auroc", "pixel_auroc", "aupro") if name in metrics}
@@ -157,6 +150,28 @@ class Site:
     def _state(self) -> dict[str, Any]:
         return torch.load(self.run.last_checkpoint, map_location="cpu", weights_only=True, mmap=True)
 
-    def _seconds(self) -> float:
-        state = self._state()["callbacks"][BestAndLast(self.run.last_checkpoint).state_key]
-        return round(state["seconds"], 1)
+
+class LoadAveragedWeights(Callback):
+    """Replaces the site's weights, restored from its checkpoint, by averaged ones."""
+
+    def __init__(self, weights: Weights) -> None:
+        self.weights = weights
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Load the averaged weights."""
+        assert isinstance(pl_module, AnomalyModule)
+        set_shared_weights(pl_module, self.weights)
+
+
+class StopAfterRound(Callback):
+    """Ends a training after the epochs of a round and all earlier ones.
+
+    `max_epochs`, which sets the learning rate schedule, covers all rounds.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop after the round's last epoch."""
+        trainer.should_stop = trainer.should_stop or trainer.current_epoch + 1 >= self.epochs

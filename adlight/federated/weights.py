@@ -16,11 +16,7 @@ FEDERATED = "autoencoder, ensemble, feature_mae, mae, mae_small, mkd, vae"
 
 
 def check_model(module: "AnomalyModule") -> None:
-    """Check that a detector is trained by one optimizer on one loss.
-
-    Raises:
-        UserError: The detector is fitted without epochs, from the images themselves, or trains several networks.
-    """
+    """Raise a UserError if a detector is not trained by one optimizer on one loss."""
     if not module.automatic_optimization or module.pretraining is not None:
         raise UserError(
             f"{type(module).__name__} cannot be federated with these settings: it is fitted without epochs, or trains "
@@ -58,12 +54,7 @@ def set_shared_weights(module: "AnomalyModule", weights: Mapping[str, Tensor]) -
 
 
 def average(weights: Sequence[Mapping[str, Tensor]], images: Sequence[int]) -> Weights:
-    """Average weights: w = sum over sites k of n_k / n w_k (McMahan 2017, algorithm 1), summed in float64.
-
-    Args:
-        weights: w_k, weights of each site.
-        images: n_k, number of training images of each site; n is their sum.
-    """
+    """Average the weights w_k of sites with n_k images: sum of n_k / n w_k (McMahan 2017, algorithm 1), in float64."""
     total = sum(images)
     averaged = {}
     for name, first in weights[0].items():

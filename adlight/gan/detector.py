@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from adlight.detection.detector import AnomalyDetector
-from adlight.detection.ema import EMA
+from adlight.detection.optimization import EMA
 from adlight.gan.inversion import Ball, Networks
 from adlight.gan.networks import Critic, Encoder, Generator
 from adlight.gan.scorer import TERMS, InversionScorer

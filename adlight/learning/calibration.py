@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt
+from pydantic import Field, NonNegativeInt
 from torch import Tensor
 
 from adlight.metrics.methods import MethodText
 from adlight.metrics.pixel import PixelHistogram
 from adlight.metrics.thresholds import ALL, Calibration
-from adlight.settings import Share, checked
+from adlight.settings import Closing, Share, checked
 from adlight.types import UserError
 
 LABELS = "labels of"  # and a category: source of a threshold
@@ -31,7 +31,7 @@ class LabelledCalibration(Calibration):
         pixel: MethodText = "quantile:0.995",
         per: Literal["category", "all"] = "category",
         min_area: Share = 0.0,
-        closing: NonNegativeFloat = 0.0,
+        closing: Closing = 0.0,
         folds: NonNegativeInt = 5,
         asked: Asked | None = None,
     ) -> None:
@@ -47,11 +47,7 @@ class LabelledCalibration(Calibration):
         names: Sequence[str],
         cross_fitted: Tensor | None = None,
     ) -> None:
-        """Find the thresholds of normal images, as `Calibration` does.
-
-        Raises:
-            UserError: The thresholds were found from labels, which are not available here.
-        """
+        """Calibrate on normal images, as `Calibration` does; thresholds found from labels cannot be found anew here."""
         if self.asked is not None:
             raise UserError(
                 f"the thresholds were found from labels ({self.asked}): add calibration.asked=null to use those of "

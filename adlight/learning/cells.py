@@ -1,9 +1,11 @@
-"""Cells of an image as a frozen detector sees them: anomaly scores, and features of what was not as expected.
+"""Cells of an image as a frozen detector sees them, and a linear head on them, fitted to a few labelled defects.
 
-Letters: B images or tiles, C channels, H x W pixels, h x w cells, N cells, D features of a cell. Cells of padding are
-NaN.
+A cell has an anomaly score, and features of its difference from what the detector expects; cells of padding are NaN.
+Letters: B images or tiles, C channels, H x W pixels, h x w cells, N cells, n labelled defects, D features of a cell,
+K folds.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +18,8 @@ from adlight.types import Batch, Scores, reconstruction_of
 
 CELL = 16  # pixels a side, for detectors without cells of their own
 COVERED = 0.25  # share of a cell that a mask must cover
+RIDGE = 0.1  # added to every variance, as a share of the mean variance
+PRIOR = 8.0  # weight of the detector's own map, in labelled defects
 
 
 class Cells(NamedTuple):
@@ -56,15 +60,9 @@ def select_normal_cells(cells: Cells) -> Cells:
 
 
 def select_defect_cells(cells: Cells, covered: Tensor | None, high: float) -> Tensor:
-    """Select the cells of one image's defect: those that its mask covers or, without a mask, those with high scores.
+    """Select the cells of an image's defect: those that its mask covers or, without a mask, with scores above `high`.
 
-    Args:
-        cells: Cells of the image or of its tiles.
-        covered: (B, h, w) share of each cell that the mask covers; None without a mask.
-        high: Score that few normal cells exceed.
-
-    Returns:
-        Features (N, D), at least those of the cell with the largest coverage or score.
+    `covered` is the share of each cell that the mask covers, (B, h, w). -> features (N, D), at least of one cell.
     """
     level, least = (cells.score, high) if covered is None else (covered, COVERED)
     level = level.where(~cells.score.isnan(), -torch.inf)
@@ -75,3 +73,48 @@ def to_arrays(batch: Batch) -> tuple[np.ndarray, np.ndarray | None]:
     """Convert images to uint8 arrays (B, C, H, W), and the heights and widths of padded ones to an array (B, 2)."""
     pixels = (batch["image"] * 255).round().to(torch.uint8).cpu().numpy()
     return pixels, batch["size"].cpu().numpy() if "size" in batch else None
+
+
+class Head(NamedTuple):
+    """A linear function added to a cell's score: weight . features + bias."""
+
+    weight: Tensor  # (D,)
+    bias: Tensor  # ()
+
+
+def fit_head(normal: Cells, defects: Sequence[Tensor]) -> Head:
+    """Fit Fisher's linear discriminant (1936) between normal cells and those of labelled defects, (n_i, D) each.
+
+    Its direction is v = (S + 0.1 mean(diag S) I)^-1 (m_1 - m_0), with the mean m_0 and covariance S of the normal cells
+    and the mean m_1 over images of their defects' cells. The head is scaled to mean 0 on normal cells and to the
+    standard deviation of their scores, and weighted by n / (n + 8), at least 0: without labels nothing changes, and no
+    number of labels silences the detector's own map, whose weight is 1. Without normal cells the head adds 0.
+    """
+    features = normal.features.double()
+    if not defects or not len(features):
+        return Head(features.new_zeros(features.shape[1]).float(), features.new_zeros(()).float())
+    mean = features.mean(0)  # (D,)
+    centred = features - mean
+    covariance = centred.T @ centred / len(features)  # (D, D)
+    ridge = RIDGE * covariance.diagonal().mean() + 1e-12
+    defect = torch.stack([cells.double().mean(0) for cells in defects]).mean(0)  # (D,)
+    direction = torch.linalg.solve(covariance + ridge * torch.eye(len(mean), dtype=mean.dtype), defect - mean)
+    spread = (centred @ direction).std(correction=0).clamp(min=1e-12)
+    share = len(defects) / (len(defects) + PRIOR)
+    weight = share * normal.score.double().std(correction=0) / spread * direction
+    return Head(weight.float(), -(weight @ mean).float())
+
+
+def fit_folds(
+    normal: Cells, normal_fold: Tensor, defects: Sequence[Tensor], folds: int
+) -> tuple[Head, tuple[Head, ...]]:
+    """Fit a head to all cells, and for each fold of K a head to the cells of the other folds.
+
+    `normal_fold` holds the fold of each normal cell, (N,); labelled defect i, with features (n_i, D), is in fold i % K.
+    """
+    parts = []
+    for fold in range(folds):
+        kept = normal_fold != fold
+        others = [cells for i, cells in enumerate(defects) if i % folds != fold]
+        parts.append(fit_head(Cells(normal.score[kept], normal.features[kept]), others))
+    return fit_head(normal, defects), tuple(parts)

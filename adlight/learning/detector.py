@@ -6,8 +6,7 @@ from torch import Tensor
 
 from adlight.detection.detector import AnomalyDetector
 from adlight.features.scorer import CellScorer
-from adlight.learning.cells import Cells, extract_cells
-from adlight.learning.head import Head
+from adlight.learning.cells import Cells, Head, extract_cells
 from adlight.settings import Built, checked
 from adlight.types import Batch, Scores
 
@@ -24,8 +23,7 @@ class LearnedDetector(AnomalyDetector):
         folds: K, number of folds of held-out normal images and of labelled images.
 
     Attributes:
-        weight: (1 + K, D), weights of the head and of the heads without each fold; empty until the head is fitted.
-        bias: (1 + K,), their biases.
+        weight, bias: (1 + K, D) and (1 + K,), of the head and of the heads without each fold; empty before fitting.
     """
 
     weight: Tensor
@@ -82,12 +80,8 @@ class LearnedDetector(AnomalyDetector):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Compute the changes of cells (B, h, w), image scores (B,) and maps (B, H, W) by the head.
 
-        Args:
-            cells: Cells (B, h, w) and (B, h, w, D).
-            rows: (B,) row of `weight` for each image.
-            frame: Height and width of the images.
-            size: (B, 2) heights and widths of padded images.
-            content: (B, H, W) bool region of interest.
+        `rows` (B,) are the images' heads in `weight`, `frame` is the images' height and width; sizes and content as in
+        `Batch`.
         """
         rows = rows.to(self.weight.device)
         shift = torch.einsum("bhwd,bd->bhw", cells.features, self.weight[rows]) + self.bias[rows, None, None]

@@ -3,37 +3,21 @@
 from typing import Any, cast
 
 import torch
-from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from adlight.detection.module import AnomalyModule
 from adlight.learning.detector import LearnedDetector
-from adlight.settings import Built, checked
 from adlight.types import Batch
 
 
 class LearnedModule(LearnedDetector, AnomalyModule):
-    """Validates and tests a learned detector.
+    """Validates and tests a learned detector, whose frozen detector is a module too.
 
     The head is fitted to the cells of held-out normal images too, which calibrate the thresholds, so in a validation
     each of them is scored by the head of the other folds.
-
-    Args:
-        detector: The frozen detector.
-        width, defects, normals, folds: see `LearnedDetector`.
     """
 
-    @checked
-    def __init__(
-        self,
-        detector: Built[AnomalyModule],
-        width: PositiveInt,
-        defects: NonNegativeInt = 0,
-        normals: NonNegativeInt = 0,
-        folds: PositiveInt = 5,
-    ) -> None:
-        super().__init__(detector, width, defects, normals, folds)
-        self.validates = False
+    validates = False
 
     @property
     def trained(self) -> AnomalyModule:
@@ -54,20 +38,14 @@ class LearnedModule(LearnedDetector, AnomalyModule):
         self.trained.on_validation_epoch_start()
         self.validates = True
 
-    def on_validation_epoch_end(self) -> None:
-        """Calibrate the thresholds; from now on images are scored as unseen."""
-        super().on_validation_epoch_end()
-        self.validates = False
-        self.trained.leave_split()
-
     def on_test_epoch_start(self) -> None:
         """Begin the test of the frozen detector too."""
         super().on_test_epoch_start()
         self.trained.on_test_epoch_start()
 
-    def on_test_epoch_end(self) -> None:
-        """Compute the results."""
-        super().on_test_epoch_end()
+    def leave_split(self) -> None:
+        """Score images as unseen ones from now on."""
+        self.validates = False
         self.trained.leave_split()
 
     def rows_of(self, batch: Batch) -> Tensor:

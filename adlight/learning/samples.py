@@ -18,14 +18,15 @@ from adlight.detection.categories import CategoryRule
 from adlight.detection.module import AnomalyModule
 from adlight.learning.cells import (
     Cells,
+    Head,
     extract_cells,
+    fit_folds,
     measure_coverage,
     select_defect_cells,
     select_normal_cells,
     to_arrays,
 )
 from adlight.learning.detector import LearnedDetector
-from adlight.learning.head import Head, fit_folds
 from adlight.learning.module import image_numbers
 from adlight.learning.scoring import score_images
 from adlight.types import Batch, Record, Scores, UserError, unknown_name
@@ -127,14 +128,7 @@ def score_labelled(
     precision: str,
     name_category: Callable[[Record, Batch], str],
 ) -> list[Labelled]:
-    """Score labelled images by a frozen detector.
-
-    Args:
-        module: Detector with its weights.
-        records: Labelled images.
-        data: Data module whose frame, tiles and region of interest are used; its own images are not read.
-        precision: Precision of the trainer.
-        name_category: Names the category of an image.
+    """Score labelled images by a frozen detector, with the frame, tiles and region of interest of `data`.
 
     Raises:
         UserError: An image cannot be read, or its mask lies outside the frame and the region of interest.
@@ -164,14 +158,7 @@ def fit_heads(normals: Normals, labelled: Sequence[Labelled], folds: int) -> tup
 
 
 def score_learned(learned: LearnedDetector, image: Labelled, row: int, frame: tuple[int, int]) -> float:
-    """Score a labelled image by one of the learned heads.
-
-    Args:
-        learned: Learned detector.
-        image: Image scored by the frozen detector.
-        row: Row of the head in `learned.weight`.
-        frame: Height and width of the images or tiles.
-    """
+    """Score a labelled image by a row of `learned.weight`; `frame` is the height and width of images or tiles."""
     if not len(learned.weight):
         return image.score
     device, rows = learned.weight.device, torch.full((len(image.tile_scores),), row)

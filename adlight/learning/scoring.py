@@ -11,7 +11,7 @@ from torch import Tensor
 
 from adlight.data.datamodule import AnomalyDataModule
 from adlight.data.source import Source
-from adlight.data.splits import Split, SplitLoader, batch_tiles
+from adlight.data.splits import Split, SplitLoader
 from adlight.detection.crossfitting import fetch, image_numbers_of
 from adlight.detection.inference import autocast_dtype, inference
 from adlight.detection.module import AnomalyModule
@@ -35,35 +35,21 @@ def score_images(
 ) -> Iterator[ScoredImage]:
     """Score images by a frozen detector.
 
-    Args:
-        module: Detector with its weights.
-        records: Images to score.
-        source: Reads the images.
-        data: Data module whose frame, tiles and region of interest are used.
-        precision: Precision of the trainer.
-
-    Raises:
-        UserError: An image cannot be read.
+    `source` reads the images; the frame, tiles and region of interest are those of `data`.
     """
     settings = data.frame, data.channels, data.tiling, data.roi
     categories = sorted({record.category for record in records})
     loader = SplitLoader(*settings, cache="auto", cache_gb=0, cache_dir=None, skip=False)
     images = loader.load(source, records, categories)
     owner = image_numbers_of(images)  # (N,)
-    batches: Any = batch_tiles(owner, BATCH) if data.tiling else torch.arange(len(owner)).split(BATCH)
     module.eval()
-    parts = list[dict[str, Tensor]]()
-    for index in map(torch.as_tensor, batches):
-        parts.append(_score(module, images, index, precision))
-        last = int(index[-1])
-        if last + 1 < len(owner) and owner[last + 1] == owner[last]:  # an image with further tiles
-            continue
+    for numbers in owner.unique().split(1 if data.tiling else BATCH):
+        index = torch.isin(owner, numbers).nonzero()[:, 0]  # the images, or the tiles of one image
+        parts = [_score(module, images, part, precision) for part in index.split(BATCH)]
         values = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        numbers, counts = owner[values["index"]].unique_consecutive(return_counts=True)
-        rows = zip(*(value.split(counts.tolist()) for value in values.values()), strict=True)
-        for number, row in zip(numbers.tolist(), rows, strict=True):
-            yield _to_scored_image(records[number], dict(zip(values, row, strict=True)))
-        parts.clear()
+        for number in numbers.tolist():
+            rows = owner[index] == number
+            yield _to_scored_image(records[number], {name: value[rows] for name, value in values.items()})
 
 
 def _score(module: AnomalyModule, images: Split, index: Tensor, precision: str) -> dict[str, Tensor]:

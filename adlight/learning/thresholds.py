@@ -30,11 +30,9 @@ class Support(NamedTuple):
 
 
 def recall_threshold(score: Tensor, recall: float) -> Support:
-    """Find the highest threshold that a new defect exceeds with at least this probability.
+    """Find the highest threshold that a new defect exceeds with a probability of at least `recall`, in (0, 1).
 
-    Args:
-        score: (n,) scores of labelled defects.
-        recall: Target in (0, 1). If n is too small for it, the threshold is just below the lowest score.
+    If there are too few scores (n,) of labelled defects for this, the threshold is just below the lowest one.
 
     Raises:
         UserError: There is no labelled defect.
@@ -54,14 +52,10 @@ def recall_threshold(score: Tensor, recall: float) -> Support:
 
 
 def precision_threshold(score: Tensor, label: Tensor, precision: float) -> Support:
-    """Find the lowest threshold at which this share of the labelled images above it are defects.
+    """Find the lowest threshold at which a share `precision` of the labelled images above it are defects.
 
-    The share is measured on labelled images; new images have it only if they contain as large a share of defects.
-
-    Args:
-        score: (n,) scores of labelled images.
-        label: (n,) 0 normal, 1 defect.
-        precision: Target in (0, 1).
+    Scores (n,) have labels 0 normal, 1 defect (n,). The share is measured on labelled images; new images have it only
+    if they contain as large a share of defects.
 
     Raises:
         UserError: There are no labelled defects or no labelled normal images, or no threshold reaches the target.
@@ -102,14 +96,9 @@ def find_thresholds(
     recall: float | None,
     precision: float | None,
 ) -> list[str]:
-    """Set image thresholds found from labels, for each category that has enough. -> a description, in lines.
+    """Set image thresholds for a target recall or precision in each category with enough labels. -> a description.
 
-    Args:
-        learned: Learned detector, whose calibration is changed.
-        labelled: Labelled images.
-        unseen: (n,) their scores by heads that have not seen them.
-        recall: Target recall, or None.
-        precision: Target precision, or None; not both are given.
+    `unseen` (n,) are the scores of the labelled images by heads that have not seen them. At most one target is given.
 
     Raises:
         UserError: No category has enough labels.

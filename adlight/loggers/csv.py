@@ -23,10 +23,7 @@ class CSVLogger(Logger):
 
     Args:
         path: the file.
-        pretraining: the file of the pretraining stage, if the run has one.
-
-    Attributes:
-        pretraining: the logger of the pretraining stage.
+        pretraining: the file of the pretraining stage, if the run has one; the attribute is that stage's logger.
     """
 
     name, version = "csv", ""

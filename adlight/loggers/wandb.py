@@ -38,7 +38,6 @@ class WandbLogger(loggers.WandbLogger):
         settings: further arguments of `wandb.init`, such as entity and job_type.
 
     Raises:
-        ValueError: an unknown mode.
         UserError: `mode=online` without an account.
         OSError: the folder is not writable; W&B itself would silently use a temporary folder.
     """
@@ -61,7 +60,9 @@ class WandbLogger(loggers.WandbLogger):
             from wandb import Settings
 
             folder = Path(save_dir).absolute()
-            _check_writable(folder / "wandb")
+            (folder / "wandb").mkdir(parents=True, exist_ok=True)
+            if not os.access(folder / "wandb", os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder / "wandb"))
             if group is None and sweep_dir and folder.is_relative_to(Path(sweep_dir).absolute()):
                 group = Path(sweep_dir).name
             known = RunFolder(folder).wandb_identity({"id": secrets.token_hex(4), "group": group})
@@ -127,9 +128,3 @@ def has_wandb_key() -> bool:
 
 def _is_first_process() -> bool:
     return getattr(rank_zero_only, "rank", 0) == 0
-
-
-def _check_writable(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))

@@ -1,7 +1,6 @@
 """Complementary masks on features (article, section 2, eq. 2 and 3): n views, each cell visible in exactly one.
 
-Letters: B images, h x w cells, L = h w tokens after folding, C features of a cell, P = C fold^2 values of a token,
-n views.
+Letters: B images, h x w cells, L tokens after folding, C features of a cell, P = C fold^2 values of a token, n views.
 """
 
 from typing import Annotated
@@ -13,8 +12,8 @@ from torch import Generator, Tensor, nn
 from adlight.data.frames import group_by_size
 from adlight.features.cells import in_image, is_padded
 from adlight.features.predictor import Predictor, mean_square
-from adlight.mae.masking import partition_masks
-from adlight.mae.network import MaskedAutoencoder, split_by_size
+from adlight.mae.masking import fixed_masks, partition_masks
+from adlight.mae.network import MaskedAutoencoder
 from adlight.mae.scorer import aggregate
 from adlight.mae.tokens import Fold, fold_cells, unfold_cells
 from adlight.settings import Seed, checked
@@ -27,13 +26,11 @@ class ComplementaryMaskedNetwork(Predictor):
     Args:
         channels: C.
         views: n; a view shows one token in n.
-        width: of the encoder and the decoder.
-        heads: of the attention.
-        encoder_depth: blocks.
-        decoder_depth: blocks.
-        fold: side of the square of cells that are one token.
-        seed: of the masks that predict, the same for all images of a shape; those of the training are drawn anew
-            for every step.
+        width: width of the encoder and the decoder.
+        heads: number of attention heads.
+        encoder_depth, decoder_depth: numbers of blocks.
+        fold: side, in cells, of the square that becomes a token.
+        seed: seed of the masks, which are the same for all images of a shape; training draws masks at every step.
     """
 
     trained = True
@@ -52,59 +49,53 @@ class ComplementaryMaskedNetwork(Predictor):
     ) -> None:
         super().__init__()
         self.views, self.fold, self.seed = views, fold, seed
-        self.drawn: dict[int, tuple[Tensor, list[Tensor]]] = {}  # by number of tokens
         sizes = encoder_depth, width, heads, decoder_depth, width, heads
         self.network = MaskedAutoencoder((1, 1), channels * fold**2, 0.0, *sizes)
 
     def forward(self, cells: Tensor, rng: Generator | None = None) -> Tensor:
-        """Predict every cell; images of one shape together, without their padding. (B, h, w, C) -> (B, h, w, C)."""
+        """Predict every cell, for each size of padded images separately. (B, h, w, C) -> (B, h, w, C).
+
+        In a training `rng` draws the masks; None uses those of the seed.
+        """
         if not is_padded(cells):
-            return self.predict(cells, rng)
+            return self._predict(cells, rng)
         inside = in_image(cells)  # (B, h, w)
         size = torch.stack([_extent(inside.any(2)), _extent(inside.any(1))], 1)  # (B, 2)
-        cells = cells.where(inside[..., None], 0)  # outside a region of interest
+        cells = cells.where(inside[..., None], 0)  # cells outside a region of interest are NaN too
         predicted = torch.full_like(cells, torch.nan)
         for rows, h, w in group_by_size(size):
-            predicted[rows, :h, :w] = self.predict(cells[rows, :h, :w], rng)
+            predicted[rows, :h, :w] = self._predict(cells[rows, :h, :w], rng)
         return predicted
 
-    def predict(self, x: Tensor, rng: Generator | None = None) -> Tensor:
-        """Predict the cells of images without padding, by masks of `rng` or those of the seed. -> (B, h, w, C)."""
+    def _predict(self, x: Tensor, rng: Generator | None) -> Tensor:
+        """Predict the cells of images without padding. (B, h, w, C) -> (B, h, w, C)."""
         tokens, grid = fold_cells(x, self.fold)  # (B, L, P)
         if self.views > tokens.shape[1]:
             raise UserError(
-                f"{self.views} views need as many tokens, and an image has {tokens.shape[1]}: lower views or fold, or "
+                f"{self.views} views need as many tokens, but an image has {tokens.shape[1]}: lower views or fold, or "
                 "raise the input size"
             )
-        mask, visible = self.draw_masks(tokens.shape[1], rng)  # (n, L)
+        if rng is None:
+            mask, visible = fixed_masks("complementary", 1 - 1 / self.views, tokens.shape[1], self.seed)  # (n, L)
+        else:
+            mask, visible = partition_masks(tokens.shape[1], self.views, rng), None  # (n, L)
         views = self.network(tokens, mask, grid, visible)  # (n, B, L, P)
         return unfold_cells(aggregate(views, mask, tokens), self.fold, grid, x.shape)  # (B, h, w, C)
-
-    def draw_masks(self, length: int, rng: Generator | None) -> tuple[Tensor, list[Tensor]]:
-        """Draw masks (n, L), and list what they leave visible; without `rng` those of the seed, which are kept."""
-        if rng is None and length in self.drawn:
-            return self.drawn[length]
-        with torch.inference_mode(False):
-            mask = partition_masks(length, self.views, rng or Generator().manual_seed(self.seed))
-            found = mask, split_by_size(~mask)
-        if rng is None:
-            self.drawn[length] = found
-        return found
 
     def loss(self, cells: Tensor, rng: Generator) -> Tensor:
         """Compute the mean squared residual under masks of this step. (B, h, w, C) -> scalar."""
         return mean_square(self(cells, rng), cells)
 
     def summary(self) -> str:
-        """Say what was trained."""
+        """Describe what was trained."""
         size = sum(p.numel() for p in self.parameters()) / 1e6
         return f"{self.views} complementary masks, a network of {size:.1f} M parameters"
 
     def matrices(self) -> list[nn.Parameter]:
-        """List the blocks' weight matrices, for an optimizer that wants matrices (Muon)."""
+        """List the blocks' weight matrices for an optimizer of matrices (Muon)."""
         return self.network.matrices()
 
 
 def _extent(inside: Tensor) -> Tensor:
-    """Count the places up to the last one inside. (B, N) bool -> (B,)."""
+    """Count the positions up to the last one inside. (B, N) bool -> (B,)."""
     return (inside * torch.arange(1, inside.shape[1] + 1, device=inside.device)).amax(1)

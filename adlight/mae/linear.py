@@ -1,10 +1,10 @@
-"""What a linear model predicts of hidden tokens: the start from which the autoencoder learns the rest.
+"""A linear prediction of hidden tokens, which the autoencoder corrects.
 
-Probabilistic principal components (Tipping & Bishop 1999) of training images, x = mean + c W + noise. Of a view's
-visible tokens v follow the coefficients c = (x_v - mean_v) W_v^T (W_v W_v^T + s I)^-1, and of these what is hidden: for
-any mask, in closed form, the ridge regression of hidden from visible tokens on what the components span.
+Training images are modelled by probabilistic principal components (Tipping & Bishop 1999), x = mean + c W + noise. The
+visible tokens v of a view determine the coefficients c = (x_v - mean_v) W_v^T (W_v W_v^T + s I)^-1, and these the
+hidden tokens: ridge regression of hidden on visible tokens within the components' span, in closed form for any mask.
 
-Letters: N images, B of a batch, L tokens of P values, n views, K components.
+Letters: N images, B images of a batch, L tokens of P values, n views, K components.
 """
 
 import torch
@@ -15,18 +15,18 @@ from adlight.settings import checked
 
 
 class LinearStart(nn.Module):
-    """Predicts tokens from others by principal components of the training images; fitted once, never trained.
+    """Predicts tokens from other tokens by principal components of the training images; fitted once, never trained.
 
     Args:
         num_patches: L.
         token_dim: P.
-        components: K, or a fifth of the training images where that is less, as more would fit their noise; 0 leaves the
+        components: K; at most a fifth of the training images are used, as more would fit their noise. 0 predicts the
             mean of each place.
 
     Attributes:
-        mean: (L, P), of the training images.
-        components: (L, K, P), each as long as its coefficient deviates; the rest are zeros.
-        noise: s, the mean variance that the components leave.
+        mean: (L, P), mean of the training images.
+        components: (L, K, P), each as long as the standard deviation of its coefficient; unused ones are 0.
+        noise: s, mean variance outside the components' span.
     """
 
     mean: Tensor
@@ -44,7 +44,7 @@ class LinearStart(nn.Module):
         self.register_load_state_dict_post_hook(lambda module, _: module.forget())
 
     def forget(self) -> None:
-        """Drop what was computed of the components."""
+        """Drop everything computed from the components."""
         self.gram, self.solved = None, None
 
     @torch.no_grad()
@@ -53,7 +53,7 @@ class LinearStart(nn.Module):
         self.mean.copy_(tokens.mean(0))
         x = (tokens - self.mean).flatten(1)  # (N, L P)
         gram = (x @ x.T).double() / len(x)  # (N, N): there are fewer images than values
-        variance, basis = (one.flip(-1) for one in torch.linalg.eigh(gram))  # (N,), (N, N), largest first
+        variance, basis = (part.flip(-1) for part in torch.linalg.eigh(gram))  # (N,), (N, N), largest first
         count = min(self.components.shape[1], len(x) // 5)
         found = basis[:, :count].T.to(x.dtype) @ x / len(x) ** 0.5  # (k, L P)
         self.components.zero_()
@@ -62,10 +62,10 @@ class LinearStart(nn.Module):
         self.forget()
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Average what the views predict of the tokens that they hide. (B, L, P), (n, L) bool -> (B, L, P).
+        """Average the predictions of each token over the views that hide it. (B, L, P), (n, L) bool -> (B, L, P).
 
-        What no view hides has the mean of its place. In float64, as products with few rows round otherwise than with
-        many, and an image's score must not depend on its batch.
+        A token that no view hides gets the mean of its place. Computed in float64, because rounding depends on the
+        batch size, and an image's score must not.
         """
         with torch.autocast(tokens.device.type, enabled=False):
             x, hidden = (tokens - self.mean).double(), mask.to(tokens.device, torch.float64)  # (B, L, P), (n, L)
@@ -80,7 +80,7 @@ class LinearStart(nn.Module):
     def inverses(self, mask: Tensor) -> Tensor:
         """Invert W_v W_v^T + s I of each view. (n, L) -> (n, K, K).
 
-        Those of a scoring, whose masks are always the same, are kept: an exported graph cannot invert.
+        The inverses for scoring, whose masks are fixed, are kept: an exported graph cannot invert.
         """
         if self.solved is not None and self.solved[0] is mask and self.solved[1].device == self.mean.device:
             return self.solved[1]

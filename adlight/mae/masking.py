@@ -1,24 +1,21 @@
-"""Masks over the L patches of an image: bool (n, L), True = hidden; pure functions of an explicit generator."""
+"""Masks over the L patches of an image: bool (n, L), True = hidden; drawn on the CPU by an explicit generator."""
 
+from functools import lru_cache
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Generator, Tensor
 
-Ratio = Annotated[float, Field(gt=0, lt=1)]  # share of the patches that a view hides
+Ratio = Annotated[float, Field(gt=0, lt=1)]  # fraction of the patches that a view hides
 Scheme = Literal["complementary", "single"]
 
 
 def num_views(mask_ratio: float, num_patches: int) -> int:
-    """Convert a mask ratio into a number of complementary masks: n = 1 / (1 - r), article section 2 (eq. 2).
-
-    Args:
-        mask_ratio: r, the share of the patches that a view hides.
-        num_patches: L.
+    """Convert a mask ratio r for L patches into a number of masks: n = 1 / (1 - r), article section 2 (eq. 2).
 
     Raises:
-        ValueError: n is not whole (within 1e-6) or not in 2..L; the message names the nearest valid ratios.
+        ValueError: n is not an integer (within 1e-6) or not in 2..L; the message names the nearest valid ratios.
     """
     if not 0.0 < mask_ratio < 1.0:
         raise ValueError(f"mask_ratio must lie between 0 and 1, got {mask_ratio}")
@@ -38,10 +35,7 @@ def num_views(mask_ratio: float, num_patches: int) -> int:
 def partition_masks(num_patches: int, n: int, rng: Generator) -> Tensor:
     """Draw n complementary masks: every patch is visible in exactly one view (eq. 2). -> (n, L) bool.
 
-    The numbers of visible patches differ by at most one; the larger views come first.
-
-    Raises:
-        ValueError: n is not in 2..L.
+    The numbers of visible patches differ by at most one; the larger views come first. n must lie in 2..L.
     """
     if not 2 <= n <= num_patches:
         raise ValueError(f"complementary masks must number 2..{num_patches} for {num_patches} patches, got {n}")
@@ -51,11 +45,7 @@ def partition_masks(num_patches: int, n: int, rng: Generator) -> Tensor:
 
 
 def random_mask(num_patches: int, mask_ratio: float, rng: Generator) -> Tensor:
-    """Draw the plain MAE's single mask, which hides round(r L) patches (He 2021). -> (1, L) bool.
-
-    Raises:
-        ValueError: the ratio would hide all patches, or none.
-    """
+    """Draw the plain MAE's single mask, which hides round(r L) patches, but not all (He 2021). -> (1, L) bool."""
     hidden = round(mask_ratio * num_patches)
     if not 0 < hidden < num_patches:
         raise ValueError(f"mask_ratio {mask_ratio} hides {hidden} of {num_patches} patches: some must stay visible")
@@ -65,17 +55,30 @@ def random_mask(num_patches: int, mask_ratio: float, rng: Generator) -> Tensor:
 
 
 def draw_masks(masks: Scheme, mask_ratio: float, num_patches: int, rng: Generator) -> Tensor:
-    """Draw the masks of a named scheme. -> (n, L) bool.
+    """Draw the masks of a scheme. -> (n, L) bool.
 
-    Args:
-        masks: `complementary` (the article's) or `single` (the plain MAE, its point of departure).
-        mask_ratio: r, the share of the patches that a view hides.
-        num_patches: L.
-        rng: the only source of randomness.
-
-    Raises:
-        ValueError: a ratio that the scheme does not allow.
+    `complementary` is the article's scheme, `single` the plain MAE's; not every scheme allows every ratio.
     """
     if masks == "single":
         return random_mask(num_patches, mask_ratio, rng)
     return partition_masks(num_patches, num_views(mask_ratio, num_patches), rng)
+
+
+@lru_cache(maxsize=32)
+def fixed_masks(
+    masks: Scheme, mask_ratio: float, num_patches: int, seed: int, rounds: int = 1
+) -> tuple[Tensor, list[Tensor]]:
+    """Draw the masks that score every image, and list the patches that they leave visible, see `split_by_size`.
+
+    -> (n rounds, L) bool, and (g, V) each. They are cached, because the trace of an exported graph cannot draw them.
+    """
+    with torch.inference_mode(False):
+        rng = Generator().manual_seed(seed)
+        mask = torch.cat([draw_masks(masks, mask_ratio, num_patches, rng) for _ in range(rounds)])
+        return mask, split_by_size(~mask)
+
+
+def split_by_size(visible: Tensor) -> list[Tensor]:
+    """List the visible patches of each view in order; views of equal size share a tensor. (n, L) -> (g, V) each."""
+    _, lengths = visible.sum(1).unique_consecutive(return_counts=True)
+    return [group.nonzero()[:, 1].view(len(group), -1) for group in visible.split(lengths.tolist())]

@@ -3,44 +3,46 @@
 from collections.abc import Callable
 from typing import Annotated, Any
 
+import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Generator, Tensor
 from torch.optim import Optimizer
 
+from adlight.data.datamodule import AnomalyDataModule
+from adlight.data.frames import group_by_size
+from adlight.data.pseudo_dataset import Images
+from adlight.detection.crossfitting import fetch
+from adlight.detection.maps import hide_outside
 from adlight.detection.module import AnomalyModule
-from adlight.detection.optimization import WarmupCosine, log_terms, step_rng, stop_if_diverged
+from adlight.detection.optimization import WarmupCosine, log_terms, step_rng
+from adlight.features.cache import assign_folds, images_of
 from adlight.features.optimizer import parameter_groups
-from adlight.mae.detector import MAEDetector
-from adlight.mae.fitting import fit_linear, fit_whitening
 from adlight.mae.masking import Ratio, Scheme, draw_masks
 from adlight.mae.network import MaskedAutoencoder
 from adlight.mae.objective import ReconstructionLoss
-from adlight.mae.scorer import MultiMaskScorer, reconstruct
+from adlight.mae.scorer import MAEDetector, MultiMaskScorer, reconstruct
 from adlight.mae.tokens import PixelTokenizer
+from adlight.mae.whitened import Pair
 from adlight.settings import Built, Decay, Seed, checked
 from adlight.types import Batch, Scores, UserError
 
+LINEAR_IMAGES = 1000  # images that the linear start is fitted to, at most: it needs all their tokens at once
+BATCH = 32
+
 
 class MAEModule(MAEDetector, AnomalyModule):
-    """Hide everything in turn, reconstruct it from the rest, learn from the difference.
+    """Hides each patch in turn, reconstructs it from the visible ones, and learns from the difference.
 
     Args:
-        tokenizer: makes tokens of images, and images of tokens.
-        network: makes the autoencoder for the tokenizer's `grid`, `token_dim` and `token_mean`.
-        objective: reconstruction loss; None where nothing will be trained (evaluation needs no LPIPS weights).
-        scorer: scores images with the trained network.
+        tokenizer, network, scorer, ema, linear_start: see `MAEDetector`.
+        objective: reconstruction loss; None if the detector will not be trained (evaluation needs no LPIPS weights).
         optimizer: makes the optimizer from parameter groups.
-        mask_ratio: r, the share of the patches that a view hides.
+        mask_ratio: r, fraction of the patches that a view hides, see `num_views`.
         masks: `complementary` or `single` (the plain MAE).
-        warmup_epochs: length of the linear warm-up; a half cosine to 0 follows, both per step.
-        ema: decay of the averaged weights that score; 0 = none.
-        seed: of the masks, which depend on it, the batch and the process only.
-        linear_start: see `MAEDetector`.
-        folds: of the held-out images, where residuals are whitened.
-        training_residuals: so many training images join them in the covariances.
-
-    Raises:
-        ValueError: a mask ratio that the scheme does not allow, or a number out of range.
+        warmup_epochs: epochs of linear warm-up; half a cosine to 0 follows, both per step.
+        seed: seed of the masks, which depend on nothing else but the batch and the process.
+        folds: number of folds of the held-out images if residuals are whitened.
+        training_residuals: number of training images added to the held-out ones when estimating covariances.
     """
 
     @checked
@@ -66,40 +68,41 @@ class MAEModule(MAEDetector, AnomalyModule):
         self.mask_ratio, self.masks, self.warmup_epochs, self.seed = mask_ratio, masks, warmup_epochs, seed
         self.num_folds, self.training_residuals = folds, training_residuals
         self.averaged_step = 0
-        self.fold_of: Tensor | None = None  # of the validation's images
+        self.fold_of: Tensor | None = None  # (N,), folds of the held-out images during a validation
 
     def describe(self) -> list[str]:
-        """Name the terms of the loss and their weights."""
+        """Describe the terms of the loss and their weights."""
         if self.objective is None:
             return []
         return ["loss: " + " + ".join(f"{weight:g} {name}" for name, weight in self.objective.weights.items())]
 
     def on_fit_start(self) -> None:
-        """Fit the linear start; all processes to the same images."""
+        """Fit the linear start; all processes fit it to the same images."""
+        self.fit_linear(self.datamodule)
+
+    def fit_linear(self, data: AnomalyDataModule) -> None:
+        """Fit the linear start, if there is one, to evenly spaced training images without augmentation."""
         if self.linear is not None:
-            fit_linear(self.linear, self.tokenizer, self.datamodule)
+            images, device = images_of(data, "train"), self.linear.mean.device
+            index = _space_evenly(len(images), LINEAR_IMAGES)
+            batches = (fetch(images, part, device) for part in index.split(BATCH))
+            self.linear.fit(torch.cat([self.tokenizer.tokenize(one["image"], one.get("size")) for one in batches]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Draw masks, predict what each view hides, compare (eq. 2 to 4)."""
+        """Draw masks, predict the hidden patches of each view, and compare (eq. 2 to 4)."""
         assert self.objective is not None  # see `configure_optimizers`
-        image, size = batch["image"], batch.get("size")  # (B, C, H, W), (B, 2) where padded
+        image, size = batch["image"], batch.get("size")  # (B, C, H, W), (B, 2) if padded
         rng = step_rng(self, "masks", self.seed)
         mask = draw_masks(self.masks, self.mask_ratio, self.network.num_patches, rng)  # (n, L)
-        reconstruction = reconstruct(
-            self.network, self.tokenizer, image, mask, size, linear=self.linear
-        )  # (B, C, H, W)
-        terms = self.objective(image, reconstruction, size, batch.get("content"))
+        y = reconstruct(self.network, self.tokenizer, image, mask, size, linear=self.linear)  # (B, C, H, W)
+        terms = self.objective(image, y, size, batch.get("content"))
         log_terms(self, terms, len(image))
         return terms["loss"]
 
     def configure_optimizers(self) -> Any:
-        """Decay matrices only; warm up, then half a cosine, per step (He 2021).
-
-        Raises:
-            UserError: there is no objective to train by.
-        """
+        """Make the optimizer, which decays matrices only, with warm-up and half a cosine per step (He 2021)."""
         if self.objective is None:
-            raise UserError("model.objective is null, which leaves nothing to train by")
+            raise UserError("model.objective is null: there is nothing to train by")
         optimizer = self.optimizer(parameter_groups([self.network]))
         total = int(self.trainer.estimated_stepping_batches)
         warmup = self.warmup_epochs * total / max(self.trainer.max_epochs or 1, 1)
@@ -107,34 +110,51 @@ class MAEModule(MAEDetector, AnomalyModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Note the steps that a resumed run has averaged already."""
+        """Remember the steps that a resumed run has already averaged."""
         self.averaged_step = self.global_step
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Update the averaged weights, once per step however many batches it takes."""
+        """Update the averaged weights after each optimizer step, which may take several batches."""
         if self.ema is not None and self.global_step > self.averaged_step:
             self.ema.update(self.network)
             self.averaged_step = self.global_step
 
-    def on_train_epoch_end(self) -> None:
-        """Stop once the loss is not finite; the checkpoints of earlier epochs are kept."""
-        stop_if_diverged(self)
-
     def on_validation_epoch_start(self) -> None:
-        """Whiten residuals by those of the held-out normal images, fold by fold, and of training images."""
+        """Fit the whitening to the residuals of held-out normal images, fold by fold, and of training images."""
         super().on_validation_epoch_start()
-        if self.scorer.whitens:
-            self.fold_of = fit_whitening(self, self.num_folds, self.training_residuals)
+        if self.scorer.whitening is None or not self.scorer.whitens:
+            return
+        held_out, images = images_of(self.datamodule, "val"), images_of(self.datamodule, "train")
+        normal, self.fold_of = assign_folds(held_out, self.num_folds)
+        fold = self.fold_of[normal]
+        context = self.trainer.precision_plugin.forward_context()
+        with torch.inference_mode(False), torch.no_grad(), context:  # the fitted tensors are kept
+            parts = [self._residual_pairs(held_out, normal[fold == k]) for k in fold.unique()]
+            more = self._residual_pairs(images, _space_evenly(len(images), self.training_residuals))
+        self.scorer.whitening.fit(parts, more)
 
-    def on_validation_epoch_end(self) -> None:
-        """Calibrate."""
-        super().on_validation_epoch_end()
-        self.leave_split()
+    def _residual_pairs(self, images: Images, index: Tensor) -> list[Pair]:
+        """Reconstruct images as for scoring. -> images and reconstructions (n, C, H, W), in parts of one size."""
+        mask, visible = self.scorer.drawn_masks(self.network.num_patches)
+        pairs = []
+        for part in index.split(BATCH):
+            batch = fetch(images, part, self.device)
+            image, size = batch["image"], batch.get("size")
+            y = reconstruct(self.averaged, self.tokenizer, image, mask, size, visible, self.linear).float()
+            y = hide_outside(y, image, batch.get("content"))  # (B, C, H, W)
+            whole = [(slice(None), *image.shape[-2:])] if size is None else group_by_size(size)
+            pairs += [(image[rows, :, :h, :w], y[rows, :, :h, :w]) for rows, h, w in whole]
+        return pairs
 
     def leave_split(self) -> None:
         """Score images as unseen ones from now on."""
         self.fold_of = None
 
     def score(self, batch: Batch) -> Scores:
-        """Score a batch; a held-out image without what its own fold says of normal residuals."""
+        """Score a batch; in a validation, an image is compared with the normal residuals of the other folds."""
         return self.score_by_fold(batch, None if self.fold_of is None else self.fold_of[batch["index"].cpu()])
+
+
+def _space_evenly(count: int, most: int) -> Tensor:
+    """Choose at most `most` evenly spaced positions out of `count`."""
+    return torch.arange(0, count, max(1, -(-count // most)))

@@ -1,6 +1,6 @@
 """Neighbour-masked attention: every token is predicted from all tokens outside its own neighbourhood, in one pass.
 
-The limit of the article's complementary masks, n = L. Letters: B images, h x w cells, L = h w tokens after folding,
+It is the limit n = L of the article's complementary masks. Letters: B images, h x w cells, L tokens after folding,
 C features of a cell, P = C fold^2 values of a token, D width.
 """
 
@@ -17,22 +17,24 @@ from adlight.mae.tokens import Fold, fold_cells, sincos_positions, unfold_cells
 from adlight.settings import Share, checked
 from adlight.types import UserError
 
+CPU = torch.device("cpu")
+
 
 class NeighbourMaskedNetwork(Predictor):
     """Predicts each cell of a feature map from the cells that are not near it.
 
-    A token's own encoding mixes nothing: y_j = e_j + MLP(LN e_j), e_j = Linear(x_j) + p_j. Queries q_i = m + p_i attend
-    to the y_j outside their neighbourhood and never to each other, so that the prediction at i depends on nothing in
-    it. (The receptive field of the backbone that made the features still overlaps.)
+    Tokens are encoded separately: y_j = e_j + MLP(LN e_j), e_j = Linear(x_j) + p_j. Queries q_i = m + p_i attend to the
+    y_j outside their neighbourhood and never to each other, so that the prediction at i depends on nothing inside it.
+    (The receptive fields of the backbone's features still overlap.)
 
     Args:
         channels: C.
         width: D.
-        heads: of the attention.
-        depth: blocks.
-        fold: side of the square of cells that are one token.
-        radius: tokens nearer than this many rows and columns are hidden, inclusive; 1 hides 3 x 3.
-        hard: share of a batch's cells, the best predicted ones, whose gradients are a tenth; 0 = none.
+        heads: number of attention heads.
+        depth: number of blocks.
+        fold: side, in cells, of the square that becomes a token.
+        radius: tokens up to this many rows and columns away are hidden; 1 hides 3 x 3.
+        hard: fraction of a batch's cells, the best predicted ones, whose gradients are scaled by 0.1.
     """
 
     trained = True
@@ -83,17 +85,17 @@ class NeighbourMaskedNetwork(Predictor):
         return mean_square(self(cells), cells, self.hard)
 
     def summary(self) -> str:
-        """Say what was trained."""
+        """Describe what was trained."""
         size = sum(p.numel() for p in self.parameters()) / 1e6
         return f"neighbour-masked attention of {size:.1f} M parameters"
 
     def matrices(self) -> list[nn.Parameter]:
-        """List the blocks' weight matrices, for an optimizer that wants matrices (Muon)."""
+        """List the weight matrices for an optimizer of matrices (Muon)."""
         return [p for part in (self.mlp, self.blocks) for p in part.parameters() if p.ndim == 2]
 
 
 class CrossBlock(nn.Module):
-    """Attention of queries to tokens that it leaves as they are, then an MLP. (B, L, D) -> (B, L, D)."""
+    """Attention of queries to tokens, which stay unchanged, then an MLP. (B, L, D) -> (B, L, D)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -105,27 +107,20 @@ class CrossBlock(nn.Module):
     def forward(self, query: Tensor, tokens: Tensor, visible: Tensor) -> Tensor:
         """(B, L, D), (B, L, D), (L, L) or (B, 1, L, L) bool -> (B, L, D)."""
         tokens = self.norm_tokens(tokens)
-        q, k, v = (
-            one.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, L, D / heads)
-            for one in (self.q(self.norm1(query)), self.k(tokens), self.v(tokens))
-        )
+        projected = self.q(self.norm1(query)), self.k(tokens), self.v(tokens)
+        q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in projected)  # (B, heads, L, D / heads)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
         query = query + self.proj(attended.transpose(1, 2).flatten(2))  # (B, L, D)
         return query + self.mlp(self.norm2(query))  # (B, L, D)
 
 
-def outside_neighbourhood(height: int, width: int, radius: int, device: torch.device | None = None) -> Tensor:
-    """Say which tokens each query may see: those more than `radius` rows or columns away. -> (L, L) bool.
-
-    Raises:
-        UserError: a query would see nothing, as the grid is too small.
-    """
-    with torch.inference_mode(False):  # kept, they may be used in a training later
-        return _outside_neighbourhood(height, width, radius, device or torch.get_default_device())
-
-
 @lru_cache(maxsize=32)
-def _outside_neighbourhood(height: int, width: int, radius: int, device: torch.device) -> Tensor:
+@torch.inference_mode(False)  # the result is cached, and a training may use it later
+def outside_neighbourhood(height: int, width: int, radius: int, device: torch.device = CPU) -> Tensor:
+    """Find the tokens that each query may see, more than `radius` rows or columns away. -> (L, L) bool.
+
+    A grid that is too small, so that a query would see nothing, is a UserError.
+    """
     row, column = torch.arange(height, device=device), torch.arange(width, device=device)
     far_row = (row[:, None] - row).abs() > radius  # (h, h)
     far_column = (column[:, None] - column).abs() > radius  # (w, w)
@@ -139,7 +134,7 @@ def _outside_neighbourhood(height: int, width: int, radius: int, device: torch.d
 
 
 def hide_padding(visible: Tensor, known: Tensor) -> Tensor:
-    """Hide tokens that hold padding only from queries that have others to see. (L, L), (B, L) -> (B, 1, L, L) bool."""
+    """Hide tokens of padding, except from queries that see no others. (L, L), (B, L) -> (B, 1, L, L) bool."""
     both = visible & known[:, None, None]
     return both | (visible & ~both.any(-1, keepdim=True))
 

@@ -12,6 +12,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from adlight.mae.masking import split_by_size
 from adlight.mae.tokens import sincos_positions
 from adlight.settings import checked
 
@@ -46,14 +47,12 @@ class MaskedAutoencoder(nn.Module):
         grid: rows and columns of the tokens; L is their product.
         token_dim: P.
         token_mean: mean token value, subtracted before embedding and used to initialize predictions.
-        encoder_depth, encoder_width, encoder_heads: of the encoder; the article's 2 blocks with ViT-B's widths.
-        decoder_depth, decoder_width, decoder_heads: of the decoder; the article's 4 blocks.
-        encoder: `separate`: each view is a sequence of its own and knows nothing of what it hides. `joint`: the
-            article's text read literally: all tokens go through the encoder as one sequence and the views part only
-            before the decoder, so that visible tokens know what is hidden (a leak, kept for comparison).
-
-    Raises:
-        ValueError: sizes that do not fit one another.
+        encoder_depth, encoder_width, encoder_heads: size of the encoder; the article has 2 blocks with ViT-B's widths.
+        decoder_depth, decoder_width, decoder_heads: size of the decoder; the article has 4 blocks.
+            Widths are multiples of 4 and of the number of heads.
+        encoder: `separate`: the encoder sees each view's visible tokens only. `joint`: the article's text read
+            literally: all tokens pass the encoder as one sequence, and are split into views before the decoder, so
+            that visible tokens contain information about hidden ones (a leak, kept for comparison).
     """
 
     encoder_positions: Tensor
@@ -110,10 +109,10 @@ class MaskedAutoencoder(nn.Module):
         """Predict all tokens of every view. (B, L, P), (n, L) -> (n, B, L, P).
 
         Args:
-            tokens: of the images, visible and hidden alike.
+            tokens: all tokens of the images.
             mask: bool, True = hidden, the same for all images; on the CPU, so that no step waits for the device.
-            grid: of the tokens, where it is another than the constructor's.
-            visible: `split_by_size` of the mask's inverse, where it is known: an exported graph cannot look for it.
+            grid: rows and columns of the tokens; None for the constructor's.
+            visible: `split_by_size(~mask)` if it is known; the trace of an exported graph cannot compute it.
         """
         encoder_positions, decoder_positions = self.positions(grid)  # (L, De), (L, Dd)
         x = self.patch_embed(tokens - self.token_mean) + encoder_positions  # (B, L, De)
@@ -131,7 +130,7 @@ class MaskedAutoencoder(nn.Module):
         return self.forward_decoder(torch.cat(views) + decoder_positions)  # (n, B, L, P)
 
     def positions(self, grid: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
-        """Give the positions of a grid, None being the constructor's. -> (L, De), (L, Dd)."""
+        """Return the positions of a grid, by default the constructor's. -> (L, De), (L, Dd)."""
         if grid is None:
             return self.encoder_positions, self.decoder_positions
         device = self.mask_token.device
@@ -139,9 +138,8 @@ class MaskedAutoencoder(nn.Module):
         return sincos_positions(grid, widths[0], device), sincos_positions(grid, widths[1], device)
 
     def matrices(self) -> list[nn.Parameter]:
-        """List the blocks' weight matrices, for an optimizer that wants matrices (Muon)."""
-        parts = self.encoder_blocks, self.decoder_blocks
-        return [p for part in parts for p in part.parameters() if p.ndim == 2]
+        """List the blocks' weight matrices for an optimizer of matrices (Muon)."""
+        return [p for block in (*self.encoder_blocks, *self.decoder_blocks) for p in block.parameters() if p.ndim == 2]
 
     def forward_encoder(self, x: Tensor) -> Tensor:
         """(B, V, De) -> (B, V, De)."""
@@ -150,7 +148,7 @@ class MaskedAutoencoder(nn.Module):
         return self.encoder_norm(x)
 
     def unshuffle(self, z: Tensor, visible: Tensor, length: int) -> Tensor:
-        """Put visible tokens in their places, the mask token in all others. (g, B, V, Dd), (g, V) -> (g, B, L, Dd)."""
+        """Put visible tokens in their places, mask tokens in all others. (g, B, V, Dd), (g, V) -> (g, B, L, Dd)."""
         g = len(z)
         x = self.mask_token.expand(g * length, z.shape[1], -1)  # (gL, B, Dd)
         places = visible + length * torch.arange(g, device=z.device)[:, None]  # (g, V)
@@ -163,9 +161,3 @@ class MaskedAutoencoder(nn.Module):
         for block in self.decoder_blocks:
             x = block(x)
         return self.decoder_pred(self.decoder_norm(x)).unflatten(0, views)
-
-
-def split_by_size(visible: Tensor) -> list[Tensor]:
-    """List the visible tokens of each view, views in order, equal sizes together. (n, L) bool -> (g, V) each."""
-    _, lengths = visible.sum(1).unique_consecutive(return_counts=True)
-    return [group.nonzero()[:, 1].view(len(group), -1) for group in visible.split(lengths.tolist())]

@@ -5,9 +5,8 @@ from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from adlight.data.frames import group_by_size
-from adlight.detection.lpips import Layers, PerceptualDistance
 from adlight.detection.maps import hide_outside
-from adlight.detection.ssim import ssim_map
+from adlight.detection.similarity import Layers, PerceptualDistance, ssim_map
 from adlight.settings import checked
 
 
@@ -25,11 +24,10 @@ class ReconstructionLoss:
     """loss = ssim (1 - SSIM) + l1 |x - y| + lpips LPIPS (eq. 4); a term of weight 0 is never built.
 
     Args:
-        ssim, l1, lpips: the weights gamma_1, gamma_2, gamma_3, not stated in the article; 1 each here.
+        ssim, l1, lpips: weights gamma_1, gamma_2, gamma_3, not all 0, which the article does not state.
         lpips_layers: `calibrated` or `raw`, see `PerceptualDistance`.
 
     Raises:
-        ValueError: negative weights, or all of them 0.
         UserError: LPIPS is on and AlexNet's weights are missing.
     """
 
@@ -50,19 +48,17 @@ class ReconstructionLoss:
     def __call__(
         self, x: Tensor, y: Tensor, size: Tensor | None = None, content: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Compute the terms and their weighted sum. (B, C, H, W) in [0, 1] twice -> scalars by name, and `loss`.
+        """Compare images (B, C, H, W) in [0, 1] with their reconstructions. -> scalar terms by name, and `loss`.
 
-        Args:
-            x: images.
-            y: their reconstructions.
-            size: (B, 2), height and width of images that are padded; the padding is cut off.
-            content: (B, H, W) bool, the region of interest; what is outside adds nothing.
+        Padding (images have a size (B, 2)) and pixels outside `content`, the region of interest (B, H, W) bool, add
+        nothing.
         """
         y = hide_outside(y, x.to(y.dtype), content)
-        if size is not None:  # every image weighs the same, whatever its size
+        if size is not None:  # every image has the same weight, whatever its size
             parts = [(len(i) / len(x), self(x[i, :, :h, :w], y[i, :, :h, :w])) for i, h, w in group_by_size(size)]
-            return {name: torch.stack([share * one[name] for share, one in parts]).sum() for name in parts[0][1]}
-        x, y = x.float(), y.float()  # sums over an image in bf16 would lose the small differences
+            names = parts[0][1]
+            return {name: torch.stack([share * terms[name] for share, terms in parts]).sum() for name in names}
+        x, y = x.float(), y.float()  # sums over an image in bf16 would lose small differences
         terms: dict[str, Tensor] = {}
         if "ssim" in self.weights:
             terms["ssim"] = ssim_loss(x, y)

@@ -1,32 +1,30 @@
 """The multi-mask score of the article: reconstruct what each view hides, average, compare (eq. 3 and eq. 1)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Literal
 
 import torch
-from pydantic import NonNegativeFloat, PositiveInt
-from torch import Generator, Tensor, nn
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+from torch import Tensor, nn
 
+from adlight.detection.detector import AnomalyDetector
 from adlight.detection.maps import ReconstructionError, Reduction, Score
+from adlight.detection.optimization import EMA
 from adlight.mae.linear import LinearStart
-from adlight.mae.masking import Ratio, Scheme, draw_masks
-from adlight.mae.network import MaskedAutoencoder, split_by_size
+from adlight.mae.masking import Ratio, Scheme, fixed_masks
+from adlight.mae.network import MaskedAutoencoder
 from adlight.mae.tokens import PixelTokenizer
 from adlight.mae.whitened import WhitenedResidual
-from adlight.settings import Built, PositiveShare, Seed, checked
-from adlight.types import Scores
+from adlight.settings import Built, Decay, PositiveShare, Seed, checked
+from adlight.types import Batch, Scores
 
 
 def aggregate(views: Tensor, mask: Tensor, tokens: Tensor) -> Tensor:
-    """Average the predictions of each token over the views that hid it (eq. 3). -> (B, L, P).
+    """Average the predictions of each token over the views that hid it (eq. 3). (n, B, L, P), (n, L) -> (B, L, P).
 
-    With complementary masks that is 1/(n-1) sum_i M_i * y_i. A token that no view hid (plain MAE) keeps its own
-    value: the method says nothing of it.
-
-    Args:
-        views: predicted tokens (n, B, L, P).
-        mask: (n, L) bool, True = hidden.
-        tokens: of the images, (B, L, P).
+    With complementary masks this is 1/(n-1) sum_i M_i * y_i. A token that no view hid (plain MAE) keeps its own value,
+    that in `tokens` (B, L, P).
     """
     views = views.to(torch.promote_types(views.dtype, torch.float32))  # a sum over views in bf16 would lose digits
     hidden = mask.to(views.device, non_blocking=True)[:, None, :, None]  # (n, 1, L, 1)
@@ -44,9 +42,9 @@ def reconstruct(
     visible: Sequence[Tensor] | None = None,
     linear: LinearStart | None = None,
 ) -> Tensor:
-    """Reconstruct every token without having seen it. (B, C, H, W), (n, L), sizes (B, 2) or None -> (B, C, H, W).
+    """Reconstruct every token from views that hide it. (B, C, H, W), (n, L), sizes (B, 2) or None -> (B, C, H, W).
 
-    `visible`: see `MaskedAutoencoder.forward`. With `linear` the network's part is what that leaves.
+    For `visible` see `MaskedAutoencoder.forward`. With `linear`, the network predicts only what `linear` cannot.
     """
     tokens = tokenizer.tokenize(image, size)  # (B, L, P)
     views = network(tokens, mask, visible=visible)  # (n, B, L, P)
@@ -57,19 +55,16 @@ def reconstruct(
 
 
 class MultiMaskScorer(nn.Module):
-    """Score images by how badly their hidden parts are predicted; one image = one score, whatever its batch.
+    """Scores images by how badly their hidden parts are predicted; an image's score does not depend on its batch.
 
     Args:
         mask_ratio: r, as in training.
         masks: `complementary` or `single`, as in training.
-        score, reduce, smoothing, topk: of the map and the image score, see `ReconstructionError`; and `mahalanobis`,
-            the residual whitened by `whitening`.
-        rounds: draws of masks whose predictions are averaged.
-        seed: of the masks, the same ones for all images.
-        whitening: measures residuals by normal ones.
-
-    Raises:
-        ValueError: an unknown name, a number out of range, or `mahalanobis` without `whitening`.
+        score, reduce, smoothing, topk: see `ReconstructionError`; `score` may also be `mahalanobis`, the residual
+            whitened by `whitening`, which is then required.
+        rounds: number of draws of masks whose predictions are averaged.
+        seed: seed of the masks, which are the same for all images.
+        whitening: measures residuals relative to those of normal images.
     """
 
     @checked
@@ -87,25 +82,17 @@ class MultiMaskScorer(nn.Module):
     ) -> None:
         super().__init__()
         self.whitens, self.whitening = score == "mahalanobis", whitening
-        if score == "mahalanobis":
-            if whitening is None:
-                raise ValueError("score mahalanobis needs whitening")
+        if score != "mahalanobis":
+            self.error = ReconstructionError(score, reduce, smoothing, topk)
+        elif whitening is not None:
             self.error = ReconstructionError("mse", reduce, smoothing, topk, whitening)
         else:
-            self.error = ReconstructionError(score, reduce, smoothing, topk)
+            raise ValueError("score mahalanobis needs whitening")
         self.mask_ratio, self.masks, self.rounds, self.seed = mask_ratio, masks, rounds, seed
-        self.drawn: dict[int, tuple[Tensor, list[Tensor]]] = {}  # by number of patches
 
     def drawn_masks(self, num_patches: int) -> tuple[Tensor, list[Tensor]]:
-        """Draw the masks, the same ones for all images. -> (n rounds, L) bool, and `split_by_size` of the rest."""
-        if num_patches not in self.drawn:
-            with torch.inference_mode(False):
-                rng = Generator().manual_seed(self.seed)
-                mask = torch.cat(
-                    [draw_masks(self.masks, self.mask_ratio, num_patches, rng) for _ in range(self.rounds)]
-                )
-                self.drawn[num_patches] = mask, split_by_size(~mask)
-        return self.drawn[num_patches]
+        """Return the masks of all rounds (n rounds, L) bool, and what they leave visible, see `fixed_masks`."""
+        return fixed_masks(self.masks, self.mask_ratio, num_patches, self.seed, self.rounds)
 
     @torch.no_grad()
     def forward(
@@ -121,13 +108,13 @@ class MultiMaskScorer(nn.Module):
         """Score images with a network in eval mode.
 
         Args:
-            network: predicts what is hidden.
-            tokenizer: makes its tokens.
+            network: predicts hidden tokens.
+            tokenizer: makes the network's tokens.
             image: (B, C, H, W) in [0, 1].
-            size: (B, 2) of padded images.
+            size: (B, 2), heights and widths of padded images.
             content: (B, H, W) bool, the region of interest.
-            linear: what the network starts from.
-            fold: (B,) of held-out images, which are whitened without their own fold; None: others.
+            linear: predicts hidden tokens first; the network corrects it.
+            fold: (B,), folds of held-out images, which are whitened without their own fold; None for other images.
         """
         mask, visible = self.drawn_masks(network.num_patches)  # (n rounds, L)
         reconstruction = reconstruct(network, tokenizer, image, mask, size, visible, linear)  # (B, C, H, W)
@@ -137,7 +124,54 @@ class MultiMaskScorer(nn.Module):
         score, pixel = image.new_zeros(len(image)), torch.zeros_like(image[:, 0])
         for k in fold.unique().tolist():
             rows = (fold == k).nonzero()[:, 0].to(image.device)
-            parts = (None if one is None else one[rows] for one in (image, reconstruction, size, content))
-            with self.whitening.without(k):
-                score[rows], pixel[rows] = self.error(*parts)  # type: ignore[arg-type]
+            parts = (None if part is None else part[rows] for part in (image, reconstruction, size, content))
+            error = copy(self.error)
+            error.error = self.whitening.folds[k]
+            score[rows], pixel[rows] = error(*parts)  # type: ignore[arg-type]
         return Scores(image=score, pixel=pixel, reconstruction=reconstruction)
+
+
+class MAEDetector(AnomalyDetector):
+    """Detects images whose hidden parts are badly predicted.
+
+    Args:
+        tokenizer: makes tokens of images, and images of tokens.
+        network: makes the autoencoder for the tokenizer's `grid`, `token_dim` and `token_mean`.
+        scorer: scores images with the trained network.
+        ema: decay of the moving average of the weights, which is used for scoring; 0 for none.
+        linear_start: number of principal components of a `LinearStart`, whose prediction the network corrects; 0 uses
+            the mean of each place; None uses no `LinearStart`.
+    """
+
+    @checked
+    def __init__(
+        self,
+        tokenizer: Built[PixelTokenizer],
+        network: Callable[..., MaskedAutoencoder],
+        scorer: Built[MultiMaskScorer],
+        ema: Decay = 0.0,
+        linear_start: NonNegativeInt | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network(grid=tokenizer.grid, token_dim=tokenizer.dim, token_mean=tokenizer.mean)
+        self.linear: LinearStart | None = None
+        if linear_start is not None:
+            self.linear = LinearStart(self.network.num_patches, tokenizer.dim, linear_start)
+            nn.init.zeros_(self.network.decoder_pred.weight)
+            nn.init.zeros_(self.network.decoder_pred.bias)
+        self.tokenizer, self.scorer = tokenizer, scorer
+        self.ema = EMA(self.network, ema) if ema else None
+
+    def score(self, batch: Batch) -> Scores:
+        """Score a batch, with the averaged weights if there are any."""
+        return self.score_by_fold(batch, None)
+
+    def score_by_fold(self, batch: Batch, fold: Tensor | None) -> Scores:
+        """Score a batch; images of held-out folds (B,) are compared with the normal residuals of the other folds."""
+        image, size, content = batch["image"], batch.get("size"), batch.get("content")
+        return self.scorer(self.averaged, self.tokenizer, image, size, content, self.linear, fold)
+
+    @property
+    def averaged(self) -> MaskedAutoencoder:
+        """The network that scores."""
+        return self.network if self.ema is None else self.ema.network  # type: ignore[return-value]

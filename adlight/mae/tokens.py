@@ -1,7 +1,4 @@
-"""What the autoencoders read and predict: a grid of L tokens with P values each, made of pixels or of features.
-
-A tokenizer of images has `grid` (rows, columns), `dim` P, `mean` (the usual value), `tokenize` and `detokenize`.
-"""
+"""The input and output of the autoencoders: a grid of L tokens with P values each, from pixels or features."""
 
 from functools import lru_cache
 from typing import Annotated
@@ -14,22 +11,24 @@ from torch.nn import functional as F
 from adlight.data.frames import Size, is_content, parse_size
 from adlight.settings import checked
 
-Fold = Annotated[int, Field(ge=1, le=16)]  # cells a side of a token, whose values grow with its square
+Fold = Annotated[int, Field(ge=1, le=16)]  # side of a token in cells; the number of its values grows with the square
 
 
 class PixelTokenizer:
-    """Cut images into square patches, a token each.
+    """Cuts images into square patches; each is a token.
 
     Args:
         image_size: side of the images in pixels, or their (height, width).
         channels: C.
-        patch_size: side of a patch in pixels.
+        patch_size: side of a patch in pixels, which divides those of the images.
 
-    Raises:
-        ValueError: the image is not a whole number of patches.
+    Attributes:
+        grid: rows and columns of the patches.
+        dim: P.
+        mean: typical value of a token.
     """
 
-    mean = 0.5  # of values in [0, 1]
+    mean = 0.5  # pixels are in [0, 1]
 
     @checked
     def __init__(self, image_size: Size = 224, channels: PositiveInt = 3, patch_size: PositiveInt = 16) -> None:
@@ -40,7 +39,7 @@ class PixelTokenizer:
         self.dim = channels * patch_size**2
 
     def tokenize(self, image: Tensor, size: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) -> (B, L, P); padding, where images have a size (B, 2), becomes the usual value."""
+        """(B, C, H, W) -> (B, L, P); padding, if images have a size (B, 2), is set to `mean`."""
         if size is not None:
             image = image.where(is_content(size, image[:, 0])[:, None], self.mean)
         return patchify(image, self.patch_size)
@@ -59,7 +58,7 @@ def patchify(image: Tensor, patch_size: int) -> Tensor:
 
 
 def unpatchify(tokens: Tensor, patch_size: int, grid: tuple[int, int]) -> Tensor:
-    """Put images together again, the inverse of `patchify`. (B, L, P) -> (B, C, H, W)."""
+    """Join patches to images, the inverse of `patchify`. (B, L, P) -> (B, C, H, W)."""
     b, (rows, columns) = tokens.shape[0], grid
     patches = tokens.reshape(b, rows, columns, -1, patch_size, patch_size)
     return patches.permute(0, 3, 1, 4, 2, 5).reshape(b, -1, rows * patch_size, columns * patch_size)
@@ -84,14 +83,10 @@ def unfold_cells(tokens: Tensor, fold: int, grid: tuple[int, int], shape: torch.
 
 
 def sincos_positions(grid: tuple[int, int], width: int, device: torch.device | None = None) -> Tensor:
-    """Compute fixed 2-D sine-cosine positions of a grid (Vaswani 2017; He 2021). -> (L, D).
-
-    Raises:
-        ValueError: the width is not a multiple of 4 (sine and cosine, of row and column).
-    """
+    """Compute fixed 2-D sine-cosine positions of a grid, for a width 4 n (Vaswani 2017; He 2021). -> (L, D)."""
     if width % 4:
         raise ValueError(f"width {width} is not a multiple of 4, which 2-D positions need")
-    with torch.inference_mode(False):  # kept, they may be used in a training later
+    with torch.inference_mode(False):  # cached, as a training may use them later
         return _sincos(tuple(grid), width, device or torch.get_default_device())
 
 

@@ -1,10 +1,9 @@
-"""The whitened residual: how unusual is what was mispredicted, in units of what normal images show.
+"""The whitened residual: prediction errors in units of those of normal images.
 
 Letters: B, N images, p pixels a side of a window, h x w windows, D = C p^2 values of a window, K clusters.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from pydantic import PositiveInt
@@ -17,28 +16,27 @@ from adlight.settings import Channels, checked
 from adlight.types import UserError
 
 Pair = tuple[Tensor, Tensor]
-THUMBNAIL = 8  # pixels a side of what tells clusters of images apart
-PLACES = 32  # a side; those of an image have a usual length each
+THUMBNAIL = 8  # side of a thumbnail in pixels; thumbnails tell image clusters apart
+PLACES = 32  # an image has 32 x 32 places, each with a usual length
 
 
 class WhitenedResidual(nn.Module):
-    """Measures the residual in overlapping windows by its covariance on normal images, one a cluster of images.
+    """Measures residuals in overlapping windows by their covariance on normal images, separately per image cluster.
 
-    A window's length, see `Whitening`, is divided by the root mean square of those at its place in the cluster's normal
-    images: at edges every small shift makes residuals. Called with an image and its reconstruction, as the maps of
-    `ReconstructionError` are, once it is fitted.
+    The length of a window's residual, see `Whitening`, is divided by the root mean square of the lengths at its place
+    in the cluster's normal images, because at edges every small shift makes residuals. After fitting, it can be called
+    like the other maps of `ReconstructionError`.
 
     Args:
         channels: C.
         window: p.
-        stride: pixels from one window to the next; the map is interpolated between them.
-        cluster_size: images of a cluster on average, which are put together by their thumbnails.
+        stride: distance of neighbouring windows, in pixels; the map is interpolated between them.
+        cluster_size: mean number of images per cluster; images are clustered by their thumbnails.
 
     Attributes:
-        whitening: of windows.
-        scale: (K, PLACES, PLACES), squares of the usual lengths, without rows until it is fitted.
-        folds: what is fitted to all but a fold of the held-out images, to score that fold; not in checkpoints.
-        left_out: the fold that is scored now; None: other images.
+        whitening: whitens the windows.
+        scale: (K, PLACES, PLACES), squares of the usual lengths; no rows before fitting.
+        folds: one residual per fold of the held-out images, fitted without it, to score it; not saved in checkpoints.
     """
 
     scale: Tensor
@@ -54,14 +52,12 @@ class WhitenedResidual(nn.Module):
         self.whitening = Whitening(channels * window**2, descriptors=channels * THUMBNAIL**2)
         self.register_buffer("scale", torch.empty(0, PLACES, PLACES))
         self.folds: list[WhitenedResidual] = []
-        self.left_out: int | None = None
 
     def fit(self, held_out: Sequence[Sequence[Pair]], training: Sequence[Pair]) -> None:
-        """Find clusters, covariances and usual lengths of residuals.
+        """Find the clusters, and the covariances and usual lengths of residuals.
 
-        Args:
-            held_out: images and their reconstructions, (n, C, H, W) twice, in parts of one size, for each fold.
-            training: the same of training images, which join them.
+        Pairs of images and reconstructions, (n, C, H, W) twice, come in parts of one size: for each fold of held-out
+        images, and for training images.
         """
         parts = (*held_out, training)
         small = torch.cat([thumbnails(image) for part in parts for image, _ in part])  # (N, C THUMBNAIL^2)
@@ -70,28 +66,13 @@ class WhitenedResidual(nn.Module):
         settings = self.channels, self.window, self.stride, self.cluster_size
         self.folds = [WhitenedResidual(*settings).to(centers.device) for _ in own]
         fit_folds(self.whitening, [fold.whitening for fold in self.folds], centers, own, [more])
-        total, count = (torch.stack(one) for one in zip(*(self._lengths(part) for part in parts), strict=True))
+        total, count = map(torch.stack, zip(*(self._lengths(part) for part in parts), strict=True))
         self._fit_scale(total.sum(0), count.sum(0))
         for k, fold in enumerate(self.folds):
             fold._fit_scale(total.sum(0) - total[k], count.sum(0) - count[k])
 
-    @contextmanager
-    def without(self, fold: int) -> Iterator[None]:
-        """Measure without the images of a fold."""
-        self.left_out = fold
-        try:
-            yield
-        finally:
-            self.left_out = None
-
     def forward(self, image: Tensor, reconstruction: Tensor) -> Tensor:
-        """Measure each pixel's windows. (B, C, H, W) twice -> (B, H, W).
-
-        Raises:
-            UserError: nothing was fitted.
-        """
-        if self.left_out is not None:
-            return self.folds[self.left_out](image, reconstruction)
+        """Measure the windows around each pixel. (B, C, H, W) twice -> (B, H, W)."""
         if not len(self.scale):
             raise UserError("score=mahalanobis has no covariances yet: train anew, or evaluate with this setting")
         length = self.lengths(image, reconstruction)  # (B, h, w)
@@ -101,7 +82,7 @@ class WhitenedResidual(nn.Module):
         return wide[:, : image.shape[-2], : image.shape[-1]]  # (B, H, W)
 
     def lengths(self, image: Tensor, reconstruction: Tensor) -> Tensor:
-        """Whiten the windows of residuals. (B, C, H, W) twice -> (B, h, w)."""
+        """Compute the lengths of whitened windows. (B, C, H, W) twice -> (B, h, w)."""
         cells = self.cells(image - reconstruction)  # (B, h, w, D)
         return self.whitening(thumbnails(image), cells.flatten(1, 2)).unflatten(1, cells.shape[1:3])
 
@@ -116,24 +97,24 @@ class WhitenedResidual(nn.Module):
         return windows.permute(0, 2, 3, 1, 4, 5).flatten(3)  # (B, h, w, D)
 
     def _moments(self, pairs: Sequence[Pair], centers: Tensor) -> Moments:
-        found = [second_moments(thumbnails(x), self.cells(x - y).flatten(1, 2), centers) for x, y in pairs]
-        return Moments(
-            torch.stack([one.total for one in found]).sum(0), torch.stack([one.images for one in found]).sum(0)
-        )
+        parts = [second_moments(thumbnails(x), self.cells(x - y).flatten(1, 2), centers) for x, y in pairs]
+        return Moments(*(torch.stack(sums).sum(0) for sums in zip(*parts, strict=True)))
 
     def _lengths(self, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
-        """Sum up the squared lengths at each place, by cluster. -> (K, PLACES, PLACES), and of images (K,)."""
+        """Sum the squared lengths at each place by cluster. -> (K, PLACES, PLACES), and numbers of images (K,)."""
         square = torch.cat([F.adaptive_avg_pool2d(self.lengths(x, y).square(), PLACES) for x, y in pairs])
         cluster = nearest_center(torch.cat([thumbnails(x) for x, _ in pairs]), self.whitening.centers)
         member = F.one_hot(cluster, len(self.whitening.centers)).to(square)  # (N, K)
         return torch.einsum("nk,nhw->khw", member, square), member.sum(0)
 
     def _fit_scale(self, total: Tensor, count: Tensor) -> None:
-        """Average and smooth; where images are few, draw places towards the mean of all, as are covariances."""
+        """Average and smooth; with few images, shrink each place towards the mean of all, like the covariances."""
         mean = smooth(total / count.clamp(min=1)[:, None, None], 0.7)  # (K, PLACES, PLACES)
         share = (count / (count + self.whitening.prior))[:, None, None]
         pooled = (total.sum() / (count.sum() * PLACES**2)).clamp(min=1e-12)
-        self.scale = (mean / pooled).clamp(min=1e-6) ** share * pooled  # geometric: the sum would be the loud places'
+        self.scale = (mean / pooled).clamp(
+            min=1e-6
+        ) ** share * pooled  # geometric mean: in an arithmetic one, places with large residuals dominate
 
 
 def _resize(maps: Tensor, height: int, width: int) -> Tensor:
@@ -141,5 +122,5 @@ def _resize(maps: Tensor, height: int, width: int) -> Tensor:
 
 
 def thumbnails(image: Tensor) -> Tensor:
-    """Shrink images to what tells them apart at a glance. (B, C, H, W) -> (B, C THUMBNAIL^2)."""
+    """Shrink images to flat thumbnails. (B, C, H, W) -> (B, C THUMBNAIL^2)."""
     return F.adaptive_avg_pool2d(image, THUMBNAIL).flatten(1)

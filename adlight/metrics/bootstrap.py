@@ -18,17 +18,10 @@ DRAWS_AT_ONCE = 200_000  # 1.6 MB per array, which fits into the processor's cac
 def bootstrap(
     score: Tensor, label: Tensor, stratum: Tensor | None = None, *, seed: int = 0, resamples: int = 1000
 ) -> dict[str, Tensor]:
-    """Compute the metrics on resampled sets of images.
+    """Compute metrics on resampled sets of images with scores (N,) and labels 0/1 (N,).
 
-    Each resample keeps the numbers of normal and of anomalous images in each stratum (Efron & Tibshirani 1993,
-    chapter 8).
-
-    Args:
-        score: (N,), any finite real numbers.
-        label: (N,), 0 normal, 1 anomalous.
-        stratum: (N,) int64, such as categories; None for a single stratum.
-        seed: seed of the draws, which are the same on every machine.
-        resamples: number of resamples of N images.
+    Each resample keeps the numbers of normal and of anomalous images in each stratum, such as a category, (N,) int64
+    (Efron & Tibshirani 1993, chapter 8). The draws are the same on every machine.
 
     Returns:
         `auroc`, `ap` and `f1_max` (the best F1 within the resample), each (resamples,).
@@ -54,13 +47,10 @@ def bootstrap(
 
 
 def interval(draws: dict[str, Tensor]) -> dict[str, float]:
-    """Compute the 95 % percentile interval of each metric (Efron & Tibshirani 1993, chapter 13).
+    """Compute the 95 % percentile interval of each metric (Efron & Tibshirani 1993, chapter 13), by `<metric>_<end>`.
 
     The interval of a metric that is 1 in every resample has no width, although other images might be harder. The
     threshold of the best F1 is chosen anew in each resample, as it is in the test.
-
-    Returns:
-        `<metric>_lower` and `<metric>_upper`.
     """
     ends = {"lower": 0.025, "upper": 0.975}
     return {f"{name}_{end}": values.quantile(q).item() for name, values in draws.items() for end, q in ends.items()}

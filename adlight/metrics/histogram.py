@@ -21,31 +21,19 @@ class Histogram(NamedTuple):
     overlap: Tensor  # (K,) int64, sum of `region_weights`
 
     def flagged(self, threshold: float) -> Tensor:
-        """Count normal and defective pixels above a threshold, without the bin that contains it. -> (2,) int64.
-
-        Raises:
-            ValueError: the threshold is NaN.
-        """
+        """Count normal and defective pixels in the bins above a threshold, which must not be NaN. -> (2,) int64."""
         if math.isnan(threshold):
             raise ValueError("the pixel threshold is NaN: nothing has calibrated it")
         return self.pixels[:, self.lower.double() > threshold].sum(1)
 
     def quantile(self, share: float) -> float:
-        """Find the smallest score that at least this fraction of the normal pixels does not exceed.
-
-        Raises:
-            ValueError: there is no normal pixel.
-        """
+        """Find the smallest score that at least this fraction of the normal pixels does not exceed."""
         cumulative = self._normal().cumsum(0)
         count = max(share * cumulative[-1].item() * (1 - 1e-12), 1)  # 0.07 * 100 is 7.000...01
         return self.upper[torch.searchsorted(cumulative.double(), count)].item()
 
     def mean_and_deviation(self) -> tuple[float, float]:
-        """Compute the mean and the population standard deviation of the normal pixels.
-
-        Raises:
-            ValueError: there is no normal pixel.
-        """
+        """Compute the mean and the population standard deviation of the normal pixels."""
         weight = self._normal() / self.pixels[0].sum().double()
         center = (self.lower.double() + self.upper.double()) / 2
         mean = (weight * center).sum()
@@ -60,9 +48,7 @@ class Histogram(NamedTuple):
 def pixel_metrics(histogram: Histogram, flagged: Tensor | None) -> tuple[dict[str, float], dict[str, str]]:
     """Compute all pixel metrics that are defined for the masks.
 
-    Args:
-        histogram: histogram of the pixel scores.
-        flagged: (2,), numbers of normal and of defective pixels above the calibrated threshold; None without threshold.
+    `flagged` are the numbers of normal and of defective pixels above the calibrated threshold, (2,); None without one.
 
     Returns:
         The metrics by name, and the reasons why others are left out, by name. No value is NaN.
@@ -89,12 +75,12 @@ def pixel_metrics(histogram: Histogram, flagged: Tensor | None) -> tuple[dict[st
 def aupro(false_positive: Tensor, overlap: Tensor, limit: float = 0.3) -> float:
     """Compute the area under the per-region overlap curve up to a false positive rate, divided by that rate.
 
-    Bergmann et al. 2021, The MVTec Anomaly Detection Dataset, section 5.
+    Bergmann et al. 2021, The MVTec Anomaly Detection Dataset, section 5. The curve is linear between thresholds.
 
     Args:
         false_positive: (K,), number of flagged normal pixels as the threshold falls; in the end, all of them.
         overlap: (K,), sum of the flagged `region_weights` at the same thresholds.
-        limit: false positive rate up to which the area is computed; the curve is linear between thresholds.
+        limit: the false positive rate.
 
     Returns:
         1 for a perfect map, limit / 2 for a constant map.

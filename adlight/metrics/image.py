@@ -44,13 +44,10 @@ class ConfusionCounts(NamedTuple):
         return (self.fp / self.fp[..., -1:]).gather(-1, reached.int().argmax(-1, keepdim=True)).squeeze(-1)
 
     def ranking(self, threshold: Tensor) -> dict[str, float]:
-        """Compute the metrics `RANKING` from counts without resamples.
+        """Compute the metrics `RANKING` from counts without resamples; `score > threshold[k]` flags step k.
 
         `f1_max` is the best F1, at the highest threshold that reaches it. Because labels choose the threshold, it is an
         oracle, not a deployable result.
-
-        Args:
-            threshold: (K,); `score > threshold[k]` flags exactly the items that step k counts.
         """
         f1 = self.f1()
         best = f1.argmax()  # the first maximum
@@ -61,11 +58,7 @@ class ConfusionCounts(NamedTuple):
 
 
 def count_confusion(score: Tensor, label: Tensor) -> tuple[Tensor, ConfusionCounts]:
-    """Count true and false positives at all distinct scores in descending order.
-
-    Args:
-        score: (N,), any finite real numbers.
-        label: (N,), 0 normal, 1 anomalous.
+    """Count true and false positives of scores (N,) with labels 0/1 (N,), at all distinct scores in descending order.
 
     Returns:
         Thresholds (K,) for `ranking`, and the counts. A threshold is the next lower score, so that it is also valid in
@@ -97,15 +90,10 @@ def roc_curve(score: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
 def image_metrics(
     score: Tensor, label: Tensor, threshold: float | Tensor | None
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """Compute all image metrics that are defined for the images.
+    """Compute all image metrics that are defined for scores (N,) with labels 0/1 (N,).
 
     `trivial_f1` is the F1 of calling every image anomalous: it is high if most test images are anomalous, where F1
-    means little.
-
-    Args:
-        score: (N,), any finite real numbers.
-        label: (N,), 0 normal, 1 anomalous.
-        threshold: calibrated threshold, or one per image (N,); None without a threshold.
+    means little. The calibrated threshold is a number, or one per image (N,); None without a threshold.
 
     Returns:
         The metrics by name, and the reasons why others are left out, by name. No value is NaN.

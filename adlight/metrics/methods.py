@@ -39,11 +39,7 @@ class Method(NamedTuple):
 
     @staticmethod
     def parse(text: float | str) -> "Method":
-        """Read a method such as `quantile:0.99`.
-
-        Raises:
-            ValueError: the text has none of the accepted forms; the message lists them.
-        """
+        """Read a method such as `quantile:0.99`; a ValueError lists the accepted forms."""
         name, colon, number = str(text).strip().partition(":")
         if not colon:
             name, number = ("fpr", "0") if name == "max" else ("number", name)
@@ -106,11 +102,7 @@ class Method(NamedTuple):
 
 
 def parse_number(name: str, value: float | str) -> Method:
-    """Parse a threshold that must be a number, as there are no normal scores to derive it from.
-
-    Raises:
-        UserError: it is not a number.
-    """
+    """Parse a threshold that must be a number (else a UserError), as there are no normal scores to derive it from."""
     try:
         method = Method.parse(value)
     except ValueError as error:

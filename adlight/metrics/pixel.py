@@ -34,15 +34,10 @@ def from_key(key: Tensor) -> Tensor:
 
 
 def region_weights(mask: Tensor) -> Tensor:
-    """Weight each defective pixel by 1 / size of its region, in `UNITS`.
+    """Weight each defective pixel by 1 / size of its 8-connected region, in `UNITS`. (B, H, W) bool -> (D,) int64.
 
-    The mean overlap over regions is linear in these weights, so their histogram suffices for AUPRO.
-
-    Args:
-        mask: (B, H, W) bool, True = defective; regions are 8-connected.
-
-    Returns:
-        (D,) int64 on the mask's device, in the order of `mask.nonzero()`.
+    The mean overlap over regions is linear in these weights, so their histogram suffices for AUPRO. They have the order
+    of `mask.nonzero()`.
     """
     found = mask.cpu().numpy()
     label = ndimage.label(found, structure=EIGHT_CONNECTED)[0][found]  # (D,) from 1

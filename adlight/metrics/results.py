@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import compress
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +20,25 @@ from adlight.types import Record, UserError
 Metrics = dict[str, float]
 NOT_AVERAGED = {"normal", "anomalous", "threshold", "pixel_threshold", "f1_max_threshold", "pixel_f1_max_threshold"}
 DEFECT_METRICS = ("normal", "anomalous", "auroc", "ap", "recall_calibrated")
+
+
+class Images(NamedTuple):
+    """N test images."""
+
+    records: Sequence[Record]
+    score: Tensor  # (N,)
+    label: Tensor  # (N,), 0 normal, 1 anomalous
+    threshold: Tensor | None  # (N,), threshold for each image; None without thresholds
+
+    def select(self, chosen: Tensor) -> "Images":
+        """Select the images for which `chosen` (N,) is true."""
+        threshold = None if self.threshold is None else self.threshold[chosen]
+        records = list(compress(self.records, chosen.tolist()))
+        return Images(records, self.score[chosen], self.label[chosen], threshold)
+
+    def count_labels(self) -> Metrics:
+        """Count the normal and anomalous images."""
+        return {"normal": int((self.label == 0).sum()), "anomalous": int(self.label.sum())}
 
 
 @dataclass
@@ -70,40 +89,44 @@ def summarize(
     """
     refuse_non_finite(records, torch.isfinite(score))
     groups = {name: group for group, name in enumerate(categories) if any(r.category == name for r in records)}
-    label = torch.tensor([record.label for record in records])
     category = torch.tensor([categories.index(record.category) for record in records])
-    threshold = None
+    label, threshold = torch.tensor([record.label for record in records]), None
     if calibration.is_fitted:
         threshold = torch.tensor([calibration.of(r.category).image for r in records], dtype=torch.float64)
-    left_out: dict[str, str] = {}
-
-    def compute(name: str, chosen: Tensor, histogram: Histogram, flagged: Tensor | None) -> Metrics:
-        of_images, reasons = image_metrics(
-            score[chosen], label[chosen], None if threshold is None else threshold[chosen]
-        )
-        of_pixels, pixel_reasons = pixel_metrics(histogram, flagged)
-        # the pixels of an anomalous image without a mask are not known to be normal
-        if any(record.label and not record.mask for record in compress(records, chosen.tolist())):
-            of_pixels, pixel_reasons = {}, {"pixel_auroc": "not every anomalous image has a mask"}
-        left_out.update({f"{name}/{key}": reason for key, reason in {**reasons, **pixel_reasons}.items()})
-        return {**of_images, **of_pixels, **_count_labels(label[chosen])}
-
-    tables, flagged = {}, []
+    images = Images(records, score, label, threshold)
+    tables, left_out, flagged = dict[str, Metrics](), dict[str, str](), list[Tensor]()
     for name, group in groups.items():
         histogram, used = pixels.histogram(group), calibration.of(name)
         if calibration.is_fitted:
             flagged.append(histogram.flagged(used.pixel))
-        tables[name] = compute(name, category == group, histogram, flagged[-1] if flagged else None)
+        tables[name], reasons = compute_metrics(
+            images.select(category == group), histogram, flagged[-1] if flagged else None
+        )
         if calibration.is_fitted:
             tables[name] |= {"threshold": used.image, "pixel_threshold": used.pixel}
         if calibration.by_category and name not in calibration.by_category:
-            left_out[f"{name}/threshold"] = "no normal validation image of it: that of all categories is used"
-    everything = torch.ones_like(label, dtype=torch.bool)
-    pooled = compute("pooled", everything, pixels.histogram(), torch.stack(flagged).sum(0) if flagged else None)
-    defects = by_defect(records, score, label, threshold)
-    results = Results(macro_mean(list(tables.values())), pooled, tables, left_out, defects)
-    _add_intervals(results, score, label, category, groups)
+            reasons["threshold"] = "no normal validation image of it: that of all categories is used"
+        left_out |= {f"{name}/{metric}": reason for metric, reason in reasons.items()}
+    pooled, reasons = compute_metrics(images, pixels.histogram(), torch.stack(flagged).sum(0) if flagged else None)
+    left_out |= {f"pooled/{metric}": reason for metric, reason in reasons.items()}
+    results = Results(macro_mean(list(tables.values())), pooled, tables, left_out, by_defect(images))
+    _add_intervals(results, images, category, groups)
     return results
+
+
+def compute_metrics(images: Images, histogram: Histogram, flagged: Tensor | None) -> tuple[Metrics, dict[str, str]]:
+    """Compute the metrics of images, and the reasons for those that are left out, both by name.
+
+    `flagged` are the numbers of normal and defective pixels above the thresholds, (2,); None without thresholds.
+    """
+    metrics, reasons = image_metrics(images.score, images.label, images.threshold)
+    if any(record.label and not record.mask for record in images.records):
+        # the pixels of an anomalous image without a mask are not known to be normal
+        reasons["pixel_auroc"] = "not every anomalous image has a mask"
+    else:
+        of_pixels, pixel_reasons = pixel_metrics(histogram, flagged)
+        metrics, reasons = metrics | of_pixels, reasons | pixel_reasons
+    return metrics | images.count_labels(), reasons
 
 
 def refuse_non_finite(records: Sequence[Record], finite: Tensor) -> None:
@@ -130,33 +153,31 @@ def mean_auroc(score: Tensor, label: Tensor, category: Tensor) -> float | None:
     return fmean(values) if values else None
 
 
-def by_defect(
-    records: Sequence[Record], score: Tensor, label: Tensor, threshold: Tensor | None
-) -> dict[str, dict[str, Metrics]]:
+def by_defect(images: Images) -> dict[str, dict[str, Metrics]]:
     """Compute the image metrics of each defect type against all normal images of its category."""
     tables: dict[str, dict[str, Metrics]] = {}
+    records = images.records
     for category, defect in sorted({(r.category, r.defect) for r in records if r.label}):
         chosen = torch.tensor([r.category == category and (not r.label or r.defect == defect) for r in records])
-        metrics, _ = image_metrics(score[chosen], label[chosen], None if threshold is None else threshold[chosen])
-        metrics |= _count_labels(label[chosen])
+        mine = images.select(chosen)
+        metrics, _ = image_metrics(mine.score, mine.label, mine.threshold)
+        metrics |= mine.count_labels()
         tables.setdefault(category, {})[defect] = {key: metrics[key] for key in DEFECT_METRICS if key in metrics}
     return tables
 
 
-def _count_labels(label: Tensor) -> Metrics:
-    return {"normal": int((label == 0).sum()), "anomalous": int(label.sum())}
-
-
-def _add_intervals(results: Results, score: Tensor, label: Tensor, category: Tensor, groups: dict[str, int]) -> None:
+def _add_intervals(results: Results, images: Images, category: Tensor, groups: dict[str, int]) -> None:
     draws = {}
     for name, group in groups.items():
         if "auroc" in results.categories[name]:
-            chosen = category == group  # different seeds per category: equal draws would not average out in the mean
-            draws[name] = bootstrap(score[chosen], label[chosen], seed=derive_seed(f"bootstrap {name}"))
+            mine = images.select(category == group)
+            # different seeds per category: equal draws would not average out in the mean
+            draws[name] = bootstrap(mine.score, mine.label, seed=derive_seed(f"bootstrap {name}"))
             results.categories[name] |= interval(draws[name])
     if draws:
         means = {metric: torch.stack([drawn[metric] for drawn in draws.values()]).mean(0) for metric in METRICS}
         results.mean |= interval(means)
     if "auroc" in results.pooled:
-        drawn = means if len(groups) == 1 else bootstrap(score, label, category, seed=derive_seed("bootstrap"))
+        seed = derive_seed("bootstrap")
+        drawn = means if len(groups) == 1 else bootstrap(images.score, images.label, category, seed=seed)
         results.pooled |= interval(drawn)

@@ -51,9 +51,6 @@ class Calibration:
         pooled: thresholds from the normal images of all categories together.
         categories: thresholds from each category's normal images; categories without any are missing.
         scores: scores of these images, by category; drift is measured against them.
-
-    Raises:
-        ValueError: a method or `per` is unknown, or a number is out of range.
     """
 
     @checked

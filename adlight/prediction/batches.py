@@ -1,7 +1,8 @@
-"""Predict for images batch by batch: decode the next batch and write pictures in threads while one batch is scored."""
+"""Predict for images batch by batch, decoding and writing pictures in threads while a batch is scored; a summary."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -10,28 +11,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
+from rich.table import Table
 
 from adlight.data.arrays import allocate
 from adlight.data.image_files import read_image
 from adlight.data.images import to_channels
-from adlight.detection.coco import annotate
-from adlight.detection.pictures import draw_overlay, draw_panel
+from adlight.detection.pictures import colour_ceiling, draw_overlay, draw_panel
+from adlight.detection.regions import annotate
 from adlight.prediction.stream import ImageStream
-from adlight.runs.predictions import Entry
+from adlight.runs.predictions import Entry, PredictionFolder
 from adlight.types import Prediction, Unreadable, UserError
 
 if TYPE_CHECKING:  # torch takes seconds: not for --help
     from adlight.data.images import PreparedImage
     from adlight.detector import Detector
 
+SHOWN = 5  # unreadable files that are named in the summary
+
 
 def load_detector(settings: Mapping[str, Any]) -> "Detector":
-    """Load a run's detector and apply the thresholds and region settings of the command.
-
-    Args:
-        settings: all settings of `adlight.predict`.
-    """
+    """Load a run's detector and apply the thresholds and region settings of `adlight.predict`."""
     from adlight.detector import Detector
 
     inputs = {name: settings[name] for name in ("roi", "tile", "overlap")}
@@ -50,13 +51,7 @@ def override_attributes(target: Any, settings: Mapping[Any, Any], *names: str) -
 
 
 class ResultWriter:
-    """Write an image's pictures, one folder per kind, and make its entry in the tables.
-
-    Args:
-        folder: folder of the predictions.
-        pictures: kinds of pictures to write: `masks`, `maps`, `panels`.
-        stream: the images; it gives each picture its file name.
-    """
+    """Writes an image's pictures, a folder per kind (`masks`, `maps`, `panels`), and makes its entry in the tables."""
 
     def __init__(self, folder: Path, pictures: list[str], stream: ImageStream) -> None:
         self.folder, self.pictures, self.stream = folder, pictures, stream
@@ -94,11 +89,9 @@ def predict_batches(
         paths: paths of the images.
         count: number of images, for the progress bar.
         writer: writes the pictures and makes the entries.
-        on_bad_image: `skip` gives an unreadable image an entry with the error; `error` stops.
+        on_bad_image: `skip` gives an unreadable image an entry with the error; `error` raises it as a UserError, after
+            the entries of all images before it.
         threads: number of threads that decode images and write pictures; None for one per core.
-
-    Raises:
-        UserError: an image cannot be read; the entries of all images before it have been yielded.
     """
     console = Console(stderr=True)
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
@@ -128,3 +121,42 @@ def read_ahead(
         elif not coming:
             return
         waiting = coming
+
+
+class Summary:
+    """Counts of normal, anomalous and unreadable images; the entries are read once, one at a time."""
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        # keyed by source of the thresholds, image threshold, pixel threshold and verdict
+        self.counts = Counter[tuple[str, float, float, bool]]()
+        self.failed, self.num_failed = list[str](), 0
+        for entry in entries:
+            if "error" in entry:
+                self.failed += [entry["error"]] * (self.num_failed < SHOWN)
+                self.num_failed += 1
+            else:
+                key = entry["threshold_source"], entry["threshold"], entry["pixel_threshold"], entry["anomalous"]
+                self.counts[key] += 1
+
+    def print(self, folder: PredictionFolder, pictures: Sequence[Path], rate: float) -> None:
+        """Print the counts, the folders of predictions and pictures, and the rate in images per second."""
+        table = Table()
+        for name in ("threshold of", "threshold", "images", "anomalous"):
+            table.add_column(name, justify="left" if name == "threshold of" else "right")
+        thresholds = sorted({key[:3] for key in self.counts})
+        for source, threshold, pixel_threshold in thresholds:
+            normal, anomalous = (self.counts[source, threshold, pixel_threshold, verdict] for verdict in (False, True))
+            table.add_row(escape(source), f"{threshold:.6g}", str(normal + anomalous), str(anomalous))
+        console = Console()
+        console.print(table)
+        lines = [f"skipped: {error}" for error in self.failed]
+        if self.num_failed:
+            lines.append(f"all {self.num_failed} unreadable images: {folder.unreadable}")
+        lines.append(f"{self.counts.total()} images, {self.num_failed} skipped, {rate:.1f} images/s")
+        lines.append(f"predictions: {folder.table}")
+        if pictures:
+            scale = ", ".join(dict.fromkeys(f"{colour_ceiling(pixel):.3g}" for _, _, pixel in thresholds))
+            folders = ", ".join(map(str, pictures))
+            lines.append(f"pictures: {folders} (colours from 0 to twice the pixel threshold: {scale})")
+        for line in lines:
+            console.print(line, highlight=False, soft_wrap=True, markup=False)

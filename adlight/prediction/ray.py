@@ -27,14 +27,9 @@ PARTS_AT_ONCE = 1000  # handed to Ray at a time, so that it need not hold the pa
 
 
 class PartPredictor:
-    """An actor: predict for parts of the images and write each part once it is complete.
+    """An actor: predicts for parts of the images, and writes each part once it is complete.
 
-    Args:
-        folder: folder of the predictions.
-        settings: all settings of `adlight.predict`.
-        pictures: kinds of pictures to write.
-        working_dir: folder that relative paths are resolved against.
-        threads: number of threads that decode images and write pictures.
+    Relative paths in the settings of `adlight.predict` are resolved against `working_dir`.
     """
 
     def __init__(
@@ -60,11 +55,7 @@ class PartPredictor:
 
 
 def check_ray(settings: Mapping[str, Any]) -> None:
-    """Check that Ray is installed and can serve the settings, before anything expensive.
-
-    Raises:
-        UserError: Ray is not installed, or `device` names a particular GPU: Ray assigns GPUs itself.
-    """
+    """Raise a UserError if Ray is missing, or `device` names a particular GPU: Ray assigns GPUs itself."""
     try:
         import pyarrow  # noqa: F401
         import ray.data  # noqa: F401
@@ -79,14 +70,7 @@ def check_ray(settings: Mapping[str, Any]) -> None:
 def predict_parts(
     folder: PredictionFolder, stream: ImageStream, count: int, settings: Mapping[str, Any], pictures: list[str]
 ) -> None:
-    """Predict for all images that are in no finished part.
-
-    Args:
-        folder: receives the parts.
-        stream: the images.
-        count: number of images left, for the progress bar.
-        settings: all settings of `adlight.predict`.
-        pictures: kinds of pictures to write.
+    """Predict for all images that are in no finished part; `count` is their number, for the progress bar.
 
     Raises:
         UserError: no cluster, more actors than CPUs, or an error of `predict_batches`; finished parts are kept.
@@ -141,8 +125,7 @@ def _connect(address: str | None) -> None:
 def _size_pool(settings: Mapping[str, Any], resources: Mapping[str, float]) -> tuple[int, int, float]:
     """Return the number of actors, and the number of threads and share of a GPU for each.
 
-    Raises:
-        UserError: more actors than CPUs; Ray would wait for ever.
+    More actors than CPUs are a UserError, because Ray would wait for ever.
     """
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
     gpus = 0 if settings["device"] == "cpu" else gpus

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from adlight.detection.maps import ReconstructionError
 from adlight.detection.module import AnomalyModule
-from adlight.detection.optimization import log_terms, set_rates, stop_if_diverged
+from adlight.detection.optimization import log_terms, set_rates
 from adlight.gan.optimization import OptimizerFactory, check_precision, make_optimizer, optimizer_step
 from adlight.reconstruction.detector import DAGANDetector, describe_network
 from adlight.reconstruction.networks import ConvAutoencoder, UNet
@@ -29,9 +29,7 @@ class DAGANModule(DAGANDetector, AnomalyModule):
     omitted, as it uses the test set and does not change the ranking.
 
     Args:
-        generator: G, a U-Net with skips in the original.
-        discriminator: D, an autoencoder.
-        scorer: compares images with G's reconstructions; `reduce=mean` of `mse` ranks images like |x - G(x)|_2.
+        generator, discriminator, scorer: see `DAGANDetector`.
         optimizer: makes each network's optimizer from its parameters.
         adversarial, generator_context, discriminator_context: weights of the losses; 1, 40 and 1 in the original.
         clip: largest norm of a network's gradient; 0 disables clipping.
@@ -100,10 +98,6 @@ class DAGANModule(DAGANDetector, AnomalyModule):
     def on_train_start(self) -> None:
         """Continue a resumed run with the learning rates of its config."""
         set_rates(self.trainer.optimizers, self.rates)
-
-    def on_train_epoch_end(self) -> None:
-        """Stop a diverged run; the checkpoint of the previous epoch is kept."""
-        stop_if_diverged(self)
 
 
 def distance(x: Tensor, y: Tensor) -> Tensor:

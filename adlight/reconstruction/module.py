@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from adlight.detection.maps import ReconstructionError
 from adlight.detection.module import AnomalyModule
-from adlight.detection.optimization import log_terms, schedule_by_step, step_rng, stop_if_diverged
+from adlight.detection.optimization import log_terms, schedule_by_step, step_rng
 from adlight.mae.objective import ReconstructionLoss
 from adlight.reconstruction.detector import AutoencoderDetector, VAEDetector, describe_network
 from adlight.reconstruction.networks import ConvAutoencoder, UNet
@@ -25,9 +25,8 @@ class AutoencoderModule(AutoencoderDetector, AnomalyModule):
     The score is the reconstruction error. The U-Net in the article's table is such a detector.
 
     Args:
-        network: the autoencoder.
+        network, scorer: see `AutoencoderDetector`.
         objective: the reconstruction loss; None if the detector will not be trained.
-        scorer: compares images with their reconstructions.
         optimizer: makes the optimizer from the network's parameters.
         warmup: fraction of the steps for a linear warm-up of the learning rate; a half-cosine decay to 0 follows.
     """
@@ -60,17 +59,12 @@ class AutoencoderModule(AutoencoderDetector, AnomalyModule):
         """Make the optimizer with a warm-up and a half-cosine decay, by step."""
         return schedule_by_step(self, self.optimizer(self.network.parameters()), self.warmup)
 
-    def on_train_epoch_end(self) -> None:
-        """Stop a diverged run; the checkpoint of the previous epoch is kept."""
-        stop_if_diverged(self)
-
 
 class VAEModule(VAEDetector, AnomalyModule):
     """Train a variational autoencoder on normal images by -ELBO / N, N being the values of an image (Kingma 2014).
 
     Args:
-        network: the autoencoder.
-        scorer: scores images with the autoencoder.
+        network, scorer: see `VAEDetector`.
         optimizer: makes the optimizer from the network's parameters.
         warmup: fraction of the steps for a linear warm-up of the learning rate; a half-cosine decay to 0 follows.
         seed: seed of the noise, which depends on nothing else but the step and the process.
@@ -106,7 +100,3 @@ class VAEModule(VAEDetector, AnomalyModule):
     def configure_optimizers(self) -> Any:
         """Make the optimizer with a warm-up and a half-cosine decay, by step."""
         return schedule_by_step(self, self.optimizer(self.network.parameters()), self.warmup)
-
-    def on_train_epoch_end(self) -> None:
-        """Stop a diverged run; the checkpoint of the previous epoch is kept."""
-        stop_if_diverged(self)

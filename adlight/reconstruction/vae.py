@@ -64,12 +64,7 @@ class VAE(nn.Module):
         -log p(x|z) = |x - y|^2 / (2 deviation^2) + N log(deviation sqrt(2 pi)),
         KL = 1/2 sum_j (mu_j^2 + s_j^2 - 1 - log s_j^2).
 
-        Args:
-            image: (B, C, H, W) in [0, 1].
-            noise: (B, Z).
-
-        Returns:
-            y (B, C, H, W), -log p(x|z) (B,) and KL (B,).
+        (B, C, H, W) in [0, 1], (B, Z) -> y (B, C, H, W), -log p(x|z) (B,) and KL (B,).
         """
         mean, log_variance = self.encode(image)
         z = mean if noise is None else mean + (log_variance / 2).exp() * noise  # (B, Z)

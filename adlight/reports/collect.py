@@ -74,11 +74,7 @@ class Runs:
 
 
 def collect(places: Sequence[str]) -> Runs:
-    """Read all runs at or below folders or globs; runs that cannot be read get a row with their error.
-
-    Raises:
-        UserError: there are no runs.
-    """
+    """Read all runs at or below folders or globs, or raise a UserError; damaged runs get a row with their error."""
     rows, tables, defects = list[dict[str, Any]](), [pd.DataFrame()], list[dict[str, Any]]()
     for run in find_runs(places):
         try:
@@ -100,11 +96,7 @@ def collect(places: Sequence[str]) -> Runs:
 
 
 def _read_run(run: RunFolder) -> tuple[list[dict[str, Any]], pd.DataFrame | None, list[dict[str, Any]]]:
-    """Read a run's rows, predictions and defects; nothing from a folder of Hydra's that is not a run.
-
-    Raises:
-        UserError: the run cannot be read.
-    """
+    """Read a run's rows, predictions and defects, or raise a UserError; nothing if a folder of Hydra's is not a run."""
     config = run.settings()
     if config is None:
         if run.has_results:

@@ -20,10 +20,9 @@ DAYS, BINS = 30, 30  # latest days shown in a figure, bins of a histogram
 
 
 def read_history(run: Path) -> pd.DataFrame:
-    """Read a run's predictions: `day`, `category` (whose thresholds were used), `score`, `above` (the threshold).
+    """Read a run's predictions, or raise a UserError if a table is damaged.
 
-    Raises:
-        UserError: a table is damaged.
+    -> `day`, `category` (whose thresholds were used), `score`, `above` (whether the score is above the threshold).
     """
     parts = [pd.DataFrame(columns=["day", "category", "score", "above"])]
     for day, path in prediction_tables(run):
@@ -49,9 +48,8 @@ def compare_days(
     categories, so that without drift the probability of reporting any is at most `alpha`.
 
     Returns:
-        A row per day and category with the columns `COLUMNS`: `above` is the share above the threshold, `ks` the
-        largest distance between the distribution functions, `p` the corrected p-value. `ks` and `p` are NaN where the
-        scores of calibration are unknown.
+        A row per day and category: `images`, `above` (share above the threshold), `ks` (largest distance between the
+        distribution functions), `p` (corrected) and `drifts`. Without scores of calibration, `ks` and `p` are NaN.
     """
     rows = []
     for (day, category), mine in history.groupby(["day", "category"], sort=True):
@@ -97,10 +95,7 @@ def describe_drift(name: str, tested: pd.DataFrame) -> list[str]:
 def plot_drift(history: pd.DataFrame, tested: pd.DataFrame, calibration: Mapping[str, Sequence[float]]) -> Figure:
     """Plot, for each category, each day's histogram of scores below that of calibration, and the share above threshold.
 
-    Args:
-        history: see `read_history`.
-        tested: see `compare_days`.
-        calibration: scores of calibration by category.
+    `history` comes from `read_history`, `tested` from `compare_days`; `calibration` are scores by category.
     """
     categories = sorted(history["category"].unique())
     days: list[datetime.date] = sorted(history["day"].unique())[-DAYS:]

@@ -30,9 +30,8 @@ SERIES = len(COLOURS)
 def plot_bars(panels: Mapping[str, pd.DataFrame], as_bars: bool = False) -> Figure:
     """Plot grouped bars: a panel per metric, a group per category, a colour per series.
 
-    Args:
-        panels: tables of `grouping.average_series` by the title of their metric.
-        as_bars: draw published numbers as another series instead of as lines.
+    `panels` are tables of `grouping.average_series` by the title of their metric. Published numbers are lines or,
+    with `as_bars`, another series.
     """
     rows = pd.concat([table for table in panels.values() if len(table)])
     series, categories = list(rows["series"].unique()), list(rows["category"].unique())
@@ -80,13 +79,9 @@ def _finish(axes: Axes, title: str, categories: Sequence[str], least: float) -> 
 
 @rc_context(STYLE)
 def plot_heat_maps(ours: pd.DataFrame, paper: pd.DataFrame, tolerance: float, other_protocol: bool = False) -> Figure:
-    """Plot AUROC by mask ratio (rows) and depth (columns): ours, the paper's if there are any, and the difference.
+    """Plot AUROC by mask ratio (rows) and depth (columns): ours, the paper's unless it is empty, and the difference.
 
-    Args:
-        ours: AUROC as a fraction.
-        paper: the published AUROC; may be empty.
-        tolerance: absolute differences up to this are drawn white.
-        other_protocol: whether the paper's protocol differs; no difference is drawn then.
+    Absolute differences up to `tolerance` are white; none is drawn if the paper used another protocol.
     """
     panels, columns = {"ours": ours}, list(dict.fromkeys([*paper, *ours]))
     if len(paper):

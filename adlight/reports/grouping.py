@@ -88,9 +88,8 @@ def average_runs(results: pd.DataFrame) -> pd.DataFrame:
     model per category.
 
     Returns:
-        `runs` (the label of the group), `seeds`, `category`, the metrics and the `reference_` columns. `<metric>_lower`
-        and `<metric>_upper` are one sample standard deviation over the seeds below and above the mean; they are missing
-        for a single seed.
+        `runs` (the label of the group), `seeds`, `category`, the `reference_` columns, and the metrics, with
+        `<metric>_lower` and `<metric>_upper` one sample standard deviation over several seeds below and above them.
     """
     ignored = (SEED, *CLASS_KEYS)
     groups = group_by_config(results[results["headline"]], *ignored)
@@ -104,12 +103,7 @@ def average_runs(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def average_series(runs: Runs, series: Mapping[str, pd.DataFrame], metric: str) -> pd.DataFrame:
-    """Average a metric over the seeds of each series, by category.
-
-    Args:
-        runs: the collected runs.
-        series: groups of runs by label, see `group_by_config`.
-        metric: column of `Runs.results`.
+    """Average a metric (a column of `Runs.results`) over the seeds of each series (see `group_by_config`), by category.
 
     Returns:
         `series`, `category`, `value`, `lower` and `upper` (one standard deviation below and above; for a single seed,

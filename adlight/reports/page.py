@@ -76,23 +76,23 @@ def render(
         monitoring: drift, groups of anomalies and searches.
     """
     monitoring = Monitoring() if monitoring is None else monitoring
-    frames = _make_tables(runs, means, monitoring)
+    shown = {name: table for name, table in _make_tables(runs, means, monitoring).items() if len(table)}
     titles, chosen = make_titles(runs.headlines), _choose_run(runs)
-    panels, panels_left = sections.link_panels(runs, detailed, pictures, folder)
-    scores = [(titles.get(name, name), cells) for name, cells in group_scores(runs)]
     viewer = viewer_data(runs, folder, detailed, chosen)
-    drawn: dict[str, Any] = {
+    scores = [(titles.get(name, name), cells) for name, cells in group_scores(runs)]
+    panels, panels_left = sections.link_panels(runs, detailed, pictures, folder)
+    figures: dict[str, Any] = {
+        "viewer": _to_json(viewer) if viewer else None,
+        "learning": sections.draw_learning(runs, detailed),
         "ablation": sections.draw_ablations(runs, tolerance),
         "bars": sections.draw_bars(runs),
-        "learning": sections.draw_learning(runs, detailed),
         "scores": [(name, sections.draw_scores(name, cells)) for name, cells in scores[:detailed]],
         "pictures": [(titles[name], linked) for name, linked in panels],
-        "viewer": _to_json(viewer) if viewer else None,
         "searches": monitoring.histories,
     }
-    environment = Environment(
-        loader=PackageLoader("adlight.reports", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
+    left = {"viewer": viewer["left"] if viewer else [], "scores": len(scores[detailed:]), "pictures": panels_left}
+    loader = PackageLoader("adlight.reports", ".")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return environment.get_template("page.html.j2").render(
         title=title,
         states=runs.states,
@@ -100,20 +100,17 @@ def render(
         bundle=Markup(generate_init_offline_itables_html(itables.options.dt_bundle).partition("<div")[0]),
         links=_to_json(_link_runs(runs, folder)),
         problems=runs.problems,
-        tables={name: to_html(table, name, tolerance) for name, table in frames.items() if len(table)},
-        rows={name: len(table) for name, table in frames.items()},
-        meanings={name: text for name, text in MEANINGS.items() if any(name in table for table in frames.values())},
+        tables={name: to_html(table, name, tolerance) for name, table in shown.items()},
+        rows={name: len(table) for name, table in shown.items()},
+        meanings={name: text for name, text in MEANINGS.items() if any(name in table for table in shown.values())},
         references=sorted(runs.published["source"].unique()) if len(runs.published) else [],
         tolerance=tolerance,
         chosen=chosen,
-        drawn=[name for name, content in drawn.items() if content],
-        viewer_left=viewer["left"] if viewer else [],
-        scores_left=len(scores[detailed:]),
+        figures=figures,
+        left=left,
         bins=curves.BINS,
-        panels_left=panels_left,
         open_rows=OPEN,
         monitoring=monitoring,
-        **drawn,
     )
 
 

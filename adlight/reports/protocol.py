@@ -19,17 +19,11 @@ TEST_IMAGES: dict[str, dict[str | None, int]] = {  # number of published test im
 
 
 class Protocol(NamedTuple):
-    """The data that an experiment's published numbers were measured on.
-
-    Attributes:
-        dataset: name of the data set.
-        limits: the paper's values of the settings `LIMITS`, as text.
-        whole: whether the numbers are means over all categories of the data set.
-    """
+    """The data that an experiment's published numbers were measured on."""
 
     dataset: str
-    limits: tuple[str, str] = ("null", "null")
-    whole: bool = False
+    limits: tuple[str, str] = ("null", "null")  # the paper's values of the settings `LIMITS`, as text
+    whole: bool = False  # whether the numbers are means over all categories of the data set
 
 
 PROTOCOLS = {
@@ -45,9 +39,7 @@ PROTOCOLS = {
 def find_mismatch(experiment: str, rows: pd.DataFrame) -> str:
     """Describe the first known difference between a run's data and those of the published numbers; empty if none.
 
-    Args:
-        experiment: name of the experiment with the published numbers; nothing is known about files of the user.
-        rows: rows of one run, see `Runs.results`.
+    `rows` are those of one run in `Runs.results`; nothing is known about tables of the user.
     """
     if (expected := PROTOCOLS.get(experiment)) is None:
         return ""

@@ -45,10 +45,8 @@ def compare(runs: Runs, named: Sequence[str] | None, column: str | None) -> Runs
 
     Args:
         runs: the collected runs.
-        named: CSV files or names of experiments to use for all runs; None uses the published numbers of each run's own
-            experiment.
-        column: the method to take from tables with a column per method; None takes the column in `COLUMNS`, or the last
-            one.
+        named: CSV files or names of experiments to use for all runs; None uses those of each run's own experiment.
+        column: the method to take from tables with a column per method; None takes that in `COLUMNS`, or the last one.
 
     Returns:
         The runs. `published` has a row per run (`name`), `metric` and `category`, or `mask_ratio` and `depth`, with the
@@ -110,12 +108,9 @@ def find_table(name: str) -> Path:
 
 
 def read_table(path: Path, column: str | None = None) -> pd.DataFrame:
-    """Read a published table; percentages become fractions.
+    """Read a published table, or a `column` of it; percentages become fractions.
 
-    Args:
-        path: the CSV file.
-        column: the method or metric to take; None takes all metrics or, in a table of methods, the last column, as it
-            holds the paper's own method.
+    By default all metrics are read or, in a table of methods, the last column, as it holds the paper's own method.
 
     Returns:
         One row per `metric` and `category`, or `mask_ratio` and `depth`, with its `value` and the file as `source`.

@@ -1,6 +1,7 @@
 """The data of the page's image viewer: all test images of some runs with their scores, and pictures of some images."""
 
 import io
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,71 +22,71 @@ KEY = ["category", "path"]  # identifies an image in all runs
 def viewer_data(runs: Runs, folder: Path, detailed: int, first: str = "") -> dict[str, Any] | None:
     """Collect the data of the first `detailed` runs with predictions, for the viewer of a page in `folder`.
 
-    Args:
-        runs: the collected runs.
-        folder: folder of the page.
-        detailed: largest number of runs.
-        first: name of the run to show first.
+    The run named `first` is shown first. -> None if there is nothing to show, or
 
-    Returns:
-        None if there is nothing to show, or
-
-        * `images`: lists `path`, `label`, `thumb` (data URIs), `category` and `defect` (positions in the next two);
-        * `categories`, `defects`: their names;
-        * `runs`: a dictionary each with `name`, `image` (positions in `images`), `score`, `threshold` by category,
-          `gallery` (URL of its pictures), `pictures` and `masks` (rows that have one);
-        * `left`: names of runs that are not shown;
-        * `first`: position of the run to show first.
+    * `images`: lists `path`, `label`, `thumb` (data URIs), `category` and `defect` (positions in the next two);
+    * `categories`, `defects`: their names;
+    * `runs`: a dictionary each with `name`, `image` (positions in `images`), `score`, `threshold` by category,
+      `gallery` (URL of its pictures), `pictures` and `masks` (rows that have one);
+    * `left`: names of runs that are not shown;
+    * `first`: position of the run to show first.
     """
-    names = [name for name in runs.headlines["name"] if name in set(runs.predictions.get("name", ()))]
-    parts = {name: runs.predictions[runs.predictions["name"] == name].reset_index(drop=True) for name in names}
-    shown = {name: rows for name, rows in parts.items() if 0 < len(rows) <= IMAGES}
-    shown = dict(list(shown.items())[:detailed])
+    if runs.predictions.empty:
+        return None
+    parts = {name: rows.reset_index(drop=True) for name, rows in runs.predictions.groupby("name", sort=False)}
+    shown = dict([(name, rows) for name, rows in parts.items() if len(rows) <= IMAGES][:detailed])
     if not shown:
         return None
     images = pd.concat([rows[[*KEY, "defect", "label"]] for rows in shown.values()]).drop_duplicates(KEY)
-    positions = pd.Series(range(len(images)), pd.MultiIndex.from_frame(images[KEY]))
+    category, categories = pd.factorize(images["category"], use_na_sentinel=False)
+    defect, defects = pd.factorize(images["defect"], use_na_sentinel=False)
+    position = pd.Series(range(len(images)), pd.MultiIndex.from_frame(images[KEY]))
     folders = runs.headlines.set_index("name")["folder"]
-    galleries = {name: RunFolder(folders[name]).gallery for name in shown}
-    categories, defects = (list(images[name].unique()) for name in ("category", "defect"))
-    entries, thumbs, room = [], list[str | None]([None] * len(images)), KILOBYTES * 1000
-    for name, rows in shown.items():
-        image = positions[pd.MultiIndex.from_frame(rows[KEY])].to_list()
-        pictures = {row: mask for row, mask in galleries[name].rows().items() if row < len(rows)}
-        for row in pictures:
-            if room > 0 and thumbs[image[row]] is None and (thumb := _make_thumbnail(galleries[name], row)):
-                thumbs[image[row]] = thumb
-                room -= len(thumb)
-        thresholds = rows.groupby("category")["threshold"].first().to_dict()
-        entries.append(
-            {
-                "name": name,
-                "image": image,
-                "score": _round_scores(rows),
-                "threshold": [thresholds.get(category) for category in categories],
-                "gallery": link(galleries[name].path, folder),
-                "pictures": list(pictures),
-                "masks": [row for row, mask in pictures.items() if mask],
-            }
-        )
-    columns = {"path": images["path"].tolist(), "label": images["label"].tolist(), "thumb": thumbs}
-    columns |= {"category": images["category"].map(categories.index).tolist()}
-    columns |= {"defect": images["defect"].map(defects.index).tolist()}
+    galleries = [RunFolder(folders[name]).gallery for name in shown]
+    entries = []
+    for (name, rows), gallery in zip(shown.items(), galleries, strict=True):
+        place = position[pd.MultiIndex.from_frame(rows[KEY])].to_list()
+        entry = {"name": name, "image": place, "gallery": link(gallery.path, folder)}
+        pictures = {row: mask for row, mask in gallery.rows().items() if row < len(rows)}
+        entry |= {"pictures": list(pictures), "masks": [row for row, mask in pictures.items() if mask]}
+        entries.append(entry | _describe_scores(rows, categories))
     return {
-        "images": columns,
-        "categories": categories,
-        "defects": defects,
+        "images": {
+            "path": images["path"].tolist(),
+            "label": images["label"].tolist(),
+            "thumb": _make_thumbnails(entries, galleries, len(images)),
+            "category": category.tolist(),
+            "defect": defect.tolist(),
+        },
+        "categories": categories.tolist(),
+        "defects": defects.tolist(),
         "runs": entries,
         "left": [name for name in parts if name not in shown],
         "first": list(shown).index(first) if first in shown else 0,
     }
 
 
-def _round_scores(rows: pd.DataFrame) -> list[float]:
-    """Round scores to six digits, except those whose verdict would change."""
+def _describe_scores(rows: pd.DataFrame, categories: Iterable[str]) -> dict[str, list[Any]]:
+    """List a run's thresholds by category, and its scores to six digits unless rounding would change the verdict."""
+    thresholds = rows.groupby("category")["threshold"].first()
     rounded = rows["score"].map(lambda score: float(f"{score:.6g}"))
     same = (rounded > rows["threshold"]) == (rows["score"] > rows["threshold"])
-    return rounded.where(same, rows["score"]).tolist()
+    score = rounded.where(same, rows["score"]).tolist()
+    return {"score": score, "threshold": [thresholds.get(category) for category in categories]}
+
+
+def _make_thumbnails(
+    entries: Sequence[dict[str, Any]], galleries: Sequence[GalleryFolder], images: int
+) -> list[str | None]:
+    """Make thumbnails of the images in the runs' galleries, until `KILOBYTES` are used. -> one, or None, per image."""
+    thumbs, room = list[str | None]([None] * images), KILOBYTES * 1000
+    for entry, gallery in zip(entries, galleries, strict=True):
+        for row in entry["pictures"]:
+            place = entry["image"][row]
+            if room > 0 and thumbs[place] is None and (thumb := _make_thumbnail(gallery, row)):
+                thumbs[place] = thumb
+                room -= len(thumb)
+    return thumbs
 
 
 def _make_thumbnail(gallery: GalleryFolder, row: int) -> str | None:

@@ -13,7 +13,7 @@ from adlight.runs.files import write_json
 from adlight.types import UserError, unknown_name
 
 if TYPE_CHECKING:  # NumPy takes time to import: not for --help
-    from adlight.detection.categories import CategoryClassifier
+    from adlight.detection.classifier import CategoryClassifier
     from adlight.detection.session import GraphDetector
     from adlight.metrics.thresholds import Calibration
 
@@ -94,7 +94,7 @@ def describe_calibration(calibration: "Calibration", classifier: "CategoryClassi
 
 def load_exported(path: str | Path, device: str) -> tuple["GraphDetector", dict[str, Any]]:
     """Load a graph; raise a UserError if a file is missing or damaged. -> its detector, and how to prepare an image."""
-    from adlight.detection.categories import CategoryClassifier
+    from adlight.detection.classifier import CategoryClassifier
     from adlight.detection.session import GraphDetector
     from adlight.metrics.thresholds import Calibration
 

@@ -14,7 +14,8 @@ from PIL import Image
 
 from adlight import __version__
 from adlight.data.images import to_channels
-from adlight.detection.categories import AUTO, POOLED
+from adlight.detection.categories import POOLED
+from adlight.detection.classifier import AUTO
 from adlight.detection.pictures import draw_heat_map
 from adlight.types import Prediction, UserError, unknown_name
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from adlight.detection.coco import annotate
-from adlight.prediction.summary import Summary
+from adlight.detection.regions import annotate
+from adlight.prediction.batches import Summary
 from adlight.runs.predictions import PredictionFolder
 
 PARTS, SIZE, ANOMALOUS = 100, 1024, 0.1  # 102,400 images, a tenth of them with one region

@@ -15,7 +15,6 @@ from torch.optim import Optimizer
 from adlight.data.datamodule import AnomalyDataModule
 from adlight.detection.optimization import warmup_cosine
 from adlight.features.optimizer import parameter_groups
-from adlight.mae.fitting import fit_linear
 from adlight.mae.masking import draw_masks
 from adlight.mae.module import MAEModule
 from adlight.mae.scorer import reconstruct
@@ -45,8 +44,7 @@ def step(
 def bare_epochs(module: MAEModule, data: AnomalyDataModule, epochs: int, dtype: torch.dtype) -> Iterator[None]:
     """A whole training without Lightning; yields after each epoch."""
     module.train()
-    if module.linear is not None:
-        fit_linear(module.linear, module.tokenizer, data)
+    module.fit_linear(data)
     optimizer, loader = module.optimizer(parameter_groups([module.network])), data.train_dataloader()
     rates = [group["lr"] for group in optimizer.param_groups]
     total = epochs * len(loader)

@@ -8,8 +8,8 @@ from PIL import Image
 
 from adlight.data.datamodule import AnomalyDataModule
 from adlight.data.mvtec import MVTecAD
-from adlight.detection.categories import CategoryClassifier, CategoryRule
-from adlight.detection.thumbnails import describe_images
+from adlight.detection.categories import CategoryRule
+from adlight.detection.classifier import CategoryClassifier, describe_images
 from adlight.metrics.thresholds import Calibration, Threshold
 from adlight.types import UserError
 

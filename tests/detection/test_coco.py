@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from adlight.detection.coco import annotate, encode_rle
+from adlight.detection.regions import annotate, encode_rle
 
 
 def decode(segmentation):

@@ -12,24 +12,22 @@ from gan_networks import make_gan_detector
 from adlight.baselines.detector import BaselineDetector, ResidualScorer
 from adlight.baselines.distortion import ImageDistortionModel
 from adlight.baselines.networks import PCA, NearestNeighbours
-from adlight.detection.categories import CategoryClassifier
+from adlight.detection.classifier import CategoryClassifier
 from adlight.detection.detector import AnomalyDetector
 from adlight.detection.graph import export_graph
 from adlight.detection.maps import ReconstructionError
 from adlight.detection.session import GraphDetector, measure_parity
-from adlight.distillation.detector import MKDDetector
 from adlight.distillation.network import Cloner
-from adlight.distillation.scorer import DistillationScorer
+from adlight.distillation.scorer import DistillationScorer, MKDDetector
 from adlight.features.backbones import Backbone
 from adlight.features.cells import prepare_cells, standardize
 from adlight.features.detector import FeatureDetector
 from adlight.features.scorer import CellScorer
 from adlight.gan.scorer import InversionScorer
 from adlight.mae.complementary import ComplementaryMaskedNetwork
-from adlight.mae.detector import MAEDetector
 from adlight.mae.neighbour import NeighbourMaskedNetwork
 from adlight.mae.network import MaskedAutoencoder
-from adlight.mae.scorer import MultiMaskScorer
+from adlight.mae.scorer import MAEDetector, MultiMaskScorer
 from adlight.mae.tokens import PixelTokenizer
 from adlight.mae.whitened import WhitenedResidual
 from adlight.memory.bank import PatchBank

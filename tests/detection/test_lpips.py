@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch.nn import functional as F
 
-from adlight.detection.lpips import PerceptualDistance
+from adlight.detection.similarity import PerceptualDistance
 from adlight.types import UserError
 
 pytestmark = [  # lpips still asks torchvision for `pretrained`

@@ -14,7 +14,7 @@ from adlight.detection.maps import (
     smooth,
     ssim_distance_map,
 )
-from adlight.detection.ssim import ssim_map
+from adlight.detection.similarity import ssim_map
 
 
 def random(*shape, seed=0):

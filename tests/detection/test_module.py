@@ -10,8 +10,8 @@ from test_hostile import SIZE, Grey, Made, Shown
 from torch import nn
 
 from adlight.data.datamodule import AnomalyDataModule
-from adlight.detection.ema import EMA
 from adlight.detection.gathering import ScoredImage, gather_rows
+from adlight.detection.optimization import EMA
 from adlight.metrics.results import mean_auroc
 from adlight.metrics.thresholds import Calibration
 from adlight.runs.checkpoints import BestAndLast

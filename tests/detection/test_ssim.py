@@ -3,7 +3,7 @@ import torch
 from kornia.metrics import ssim as kornia_ssim
 from scipy.ndimage import gaussian_filter1d
 
-from adlight.detection.ssim import gaussian_blur, gaussian_matrix, ssim_map
+from adlight.detection.similarity import gaussian_blur, gaussian_matrix, ssim_map
 
 SIZES = [(2, 3, 28, 28), (1, 1, 28, 28), (2, 3, 32, 48), (1, 3, 45, 17), (1, 2, 11, 64), (1, 3, 128, 128)]
 

@@ -7,9 +7,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from adlight.federated.callbacks import StopAfterRound
 from adlight.federated.rounds import Place, Request
-from adlight.federated.site import handle_request
+from adlight.federated.site import StopAfterRound, handle_request
 from adlight.federated.weights import shared_weights
 from adlight.runs.config import instantiate_node
 from adlight.runs.find import find_runs

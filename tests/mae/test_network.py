@@ -4,8 +4,8 @@ from hydra.utils import instantiate
 from makers import composed
 from naive_mae import naive_view
 
-from adlight.mae.masking import draw_masks
-from adlight.mae.network import MaskedAutoencoder, split_by_size
+from adlight.mae.masking import draw_masks, split_by_size
+from adlight.mae.network import MaskedAutoencoder
 from adlight.mae.scorer import reconstruct
 from adlight.mae.tokens import PixelTokenizer
 

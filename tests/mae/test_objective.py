@@ -3,8 +3,7 @@ import sys
 import pytest
 import torch
 
-from adlight.detection.lpips import PerceptualDistance
-from adlight.detection.ssim import ssim_map
+from adlight.detection.similarity import PerceptualDistance, ssim_map
 from adlight.mae.objective import ReconstructionLoss, l1_loss, ssim_loss
 
 

@@ -5,7 +5,7 @@ import sys
 import pytest
 from makers import fake_run
 
-from adlight.reports.search import read_searches
+from adlight.reports.monitoring import read_searches
 
 
 @pytest.fixture
