@@ -27,6 +27,15 @@ class Outcome(NamedTuple):
     err: str
 
 
+def check_refused(outcome, *said):
+    """One line, the exit code of a user's mistake, and every fragment in the line."""
+    assert outcome.code == 2, outcome
+    assert outcome.err.startswith("error: ") and outcome.err.count("\n") == 1, outcome.err
+    assert "Traceback" not in outcome.err + outcome.out
+    for fragment in said:
+        assert fragment in outcome.err
+
+
 def call(folder, name, *words):
     """Run `python -m adlight.<name> <words>` in a folder, without a new process."""
     out, err = io.StringIO(), io.StringIO()

@@ -1,4 +1,4 @@
-"""What a run has left in its folder."""
+"""What a run has left in its folder, and what a server answers."""
 
 import csv
 import json
@@ -27,3 +27,11 @@ def numbers(run):
 def scores(run):
     """The scores of all test images."""
     return [float(row["score"]) for row in table(run / "predictions.csv")]
+
+
+def one_line(answer, code):
+    """The line with which a server refuses a request."""
+    assert answer.status_code == code, answer.text
+    (line,) = answer.json()["error"].splitlines()
+    assert "Traceback" not in line and "/adlight/" not in line
+    return line

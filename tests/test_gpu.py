@@ -12,6 +12,7 @@ from features.test_module import TINY, model_of
 from readers import scores
 from reconstruction.test_runs import MODELS as COMPARATORS
 from reconstruction.test_runs import SMALL
+from rotation.test_rotation import TINY as ROTATION
 
 from adlight.detector import Detector
 
@@ -25,7 +26,7 @@ BASELINES = {"knn": "model.network.k=2", "idm": "model.network.k=2", "pca": "mod
 def settings(adlight):
     """The settings of a small training of each model, by name."""
     without = {"trainer=cpu", SMALL[-1]}  # SMALL ends with a callback that stops a training
-    found = {"mae_small": adlight.quick, "gan": adlight.gan}
+    found = {"mae_small": adlight.quick, "gan": adlight.gan, "rotation": ROTATION}
     found |= {name: [model_of(name), *TINY, *words] for name, words in ON_FEATURES.items()}
     found |= {name: [*words, *SMALL] for name, words in COMPARATORS.items()}
     data = ["dataset=mvtec", "dataset.root=data", "dataset.image_size=32"]
@@ -33,7 +34,7 @@ def settings(adlight):
     return {name: [word for word in words if word not in without] for name, words in found.items()}
 
 
-NAMES = ["mae_small", "gan", *ON_FEATURES, *COMPARATORS, *BASELINES]
+NAMES = ["mae_small", "gan", "rotation", *ON_FEATURES, *COMPARATORS, *BASELINES]
 TRAINED = [name for name in NAMES if name not in {"retrieval", "patchcore", "dn2", "subspace", *BASELINES}]
 
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from makers import write_image
+from processes import check_refused
 from readers import table
 from sklearn.metrics import adjusted_rand_score
 
@@ -77,5 +78,4 @@ def test_new_images_and_mistakes(adlight, tiny_run, tmp_path):
         ([run, "method=dbscan"], "method"),
         ([run, "groups=1"], "groups"),
     ):
-        outcome = adlight("group", *words, f"hydra.run.dir={tmp_path / 'bad'}")
-        assert outcome.code == 2 and outcome.err.count("\n") == 1 and named in outcome.err
+        check_refused(adlight("group", *words, f"hydra.run.dir={tmp_path / 'bad'}"), named)

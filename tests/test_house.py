@@ -21,7 +21,7 @@ FLOORS = (  # a room imports rooms of the floors above it in this list, and itse
     {"detection"},
     {"features"},
     {"baselines", "gan", "learning", "mae", "memory"},
-    {"distillation", "reconstruction"},
+    {"distillation", "reconstruction", "rotation"},
     {"runs"},
     {"callbacks", "detector", "loggers", "reports"},
     {"cli", "prediction", "serving"},

@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 from makers import fake_run
+from processes import check_refused
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +99,4 @@ def test_evaluations_are_compared_where_they_are_named(adlight, tiny_run, tmp_pa
     ],
 )
 def test_mistakes(adlight, place, words, named):
-    outcome = adlight("report", *words)
-    assert outcome.code == 2 and outcome.err.count("\n") == 1 and outcome.err.startswith("error: ")
-    assert named in outcome.err
+    check_refused(adlight("report", *words), named)

@@ -68,7 +68,8 @@ def make_batch(image: Tensor, size: Tensor | None = None, content: Tensor | None
     """Make a batch of unlabelled images (B, C, H, W) uint8; sizes (B, 2) and content (B, H, W) as in `Batch`."""
     zeros = image.new_zeros(image.shape[0], dtype=torch.long)  # len() would become a constant in an exported graph
     mask = torch.zeros_like(image[:, 0], dtype=torch.bool)
-    batch = Batch(image=image.float() / 255, label=zeros, mask=mask, index=zeros, category=zeros)
+    pixels = image.to(torch.float32, copy=True).div_(255)
+    batch = Batch(image=pixels, label=zeros, mask=mask, index=zeros, category=zeros)
     if size is not None:
         batch["size"] = size.to(image.device)
     if content is not None:

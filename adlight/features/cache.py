@@ -43,6 +43,11 @@ class FeatureCache:
             self.splits[split] = data, self(images_of(data, split), device)
         return self.splits[split][1]
 
+    def forget(self, *splits: str) -> None:
+        """Release the memory of splits; when asked for, their features are loaded or computed again."""
+        for split in splits:
+            self.splits.pop(split, None)
+
     def __call__(self, images: Images, device: torch.device) -> Tensor:
         """Load or compute the features of all images, in order. -> (N, h, w, C) float16 on the CPU.
 
@@ -92,16 +97,14 @@ class FeatureCache:
         barrier()
 
     def _compute(self, images: Images, rows: range, device: torch.device, out: np.ndarray | None) -> Tensor:
-        parts = []
         starts = range(0, len(rows), BATCH)
         for start in track(starts, description="computing features", transient=True, disable=len(rows) < 100):
             selected = rows[start : start + BATCH]
             features = self._features(images, selected, device)
             if out is None:
-                parts.append(features)
-            else:
-                out[selected.start : selected.stop : selected.step] = features.numpy()
-        return torch.cat(parts) if parts else torch.empty(0)
+                out = np.empty((len(rows), *features.shape[1:]), np.float16)
+            out[selected.start : selected.stop : selected.step] = features.numpy()
+        return torch.empty(0) if out is None else torch.from_numpy(out)
 
     def _features(self, images: Images, rows: Sequence[int], device: torch.device) -> Tensor:
         batch: Any = {name: value.to(device) for name, value in images.__getitems__(rows).items()}  # type: ignore[attr-defined]

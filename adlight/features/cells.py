@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from adlight.detection.whitening import k_means
 from adlight.types import Batch
 
+FEW = 4  # images at a time where more would only take memory: arrays above 32 MiB also cost page faults each time
+
 
 class Copies(NamedTuple):
     """Features of rotated copies of training images."""
@@ -79,23 +81,29 @@ def prepare_cells(features: Tensor, clusters: int, device: torch.device) -> tupl
     """
     mean, std = (statistic.to(device) for statistic in channel_statistics(features))
     cells = TrainingCells(features, mean, std)
-    return cells, k_means(torch.cat([image_means(batch) for batch in cells.batches()]), clusters)
+    return cells, k_means(torch.cat([image_means(batch) for batch in cells.batches(FEW)]), clusters)
 
 
 def standardize(features: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Standardize every channel to mean 0 and standard deviation 1. (..., C) -> (..., C) float32."""
-    return (features.float() - mean) / std
+    return features.to(torch.float32, copy=True).sub_(mean).div_(std)  # one new array, not two
 
 
 def channel_statistics(features: Tensor) -> tuple[Tensor, Tensor]:
     """Compute the mean and standard deviation of each channel over all cells. (N, h, w, C) -> (C,), (C,)."""
     total, squares, count = torch.zeros(()), torch.zeros(()), 0
-    for part in features.split(64):
+    for part in features.split(FEW):
         flat = content_of(part).double()
         total, squares, count = total + flat.sum(0), squares + flat.square().sum(0), count + len(flat)
     mean = total / count
     std = (squares / count - mean.square()).clamp(min=0).sqrt()
     return mean.float(), torch.where(std > 1e-6, std, 1.0).float()  # constant channels are not scaled
+
+
+def in_parts(cells: Tensor) -> tuple[Tensor, ...]:
+    """Split what is computed image by image into parts of few images; GPUs and exported graphs take all at once."""
+    whole = torch.compiler.is_exporting() or cells.device.type != "cpu"
+    return (cells,) if whole else cells.split(FEW)
 
 
 def in_image(cells: Tensor) -> Tensor:

@@ -76,12 +76,12 @@ class FeatureDetector(AnomalyDetector):
             fold: (B,), folds of held-out images, see `ResidualMap.forward`.
         """
         image, size, content = batch["image"], batch.get("size"), batch.get("content")
-        cells = standardize(features, self.mean, self.std)
+        cells = features = standardize(features, self.mean, self.std)  # those of the backbone are needed no more
         score, pixel, maps, residual = score_cells(cells, self.members, self.residual_map, self.scorer, batch, fold)
-        predicted = cells - residual  # (B, h, w, C)
 
         def reconstruct(rows: slice) -> Tensor:  # takes a fifth of the time, and few reconstructions are looked at
-            pictures = self.pictures(predicted[rows], image[rows], None if size is None else size[rows])
+            predicted = cells[rows] - residual[rows]  # (b, h, w, C)
+            pictures = self.pictures(predicted, image[rows], None if size is None else size[rows])
             return hide_outside(pictures, image[rows], None if content is None else content[rows])
 
         return Scores(image=score, pixel=pixel, reconstruction=reconstruct, cells=maps, residual=residual)

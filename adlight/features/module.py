@@ -75,9 +75,8 @@ class FeatureModule(FeatureDetector, AnomalyModule):
         self.automatic_optimization = bool(self.trained)
         if self.trained and optimizer is None:
             raise ValueError("optimizer is missing, and a predictor is trained by gradient")
-        self.optimizer, self.warmup, self.clip = optimizer, warmup, clip
+        self.optimizer, self.warmup, self.clip, self.cache = optimizer, warmup, clip, FeatureCache(backbone, cache)
         self.clusters, self.num_folds, self.training_residuals = clusters, folds, training_residuals
-        self.cache = FeatureCache(backbone, cache)
         self.split: str | None = None  # the split whose cached features are scored
 
     def describe(self) -> list[str]:
@@ -133,6 +132,7 @@ class FeatureModule(FeatureDetector, AnomalyModule):
     def on_test_epoch_start(self) -> None:
         """Compute or load the features of the test images."""
         super().on_test_epoch_start()
+        self.cache.forget("train", "val")
         self.features("test")
         self.split = "test"
 

@@ -50,8 +50,8 @@ class PatchPictures(nn.Module):
             h, w = batch["size"][0].tolist() if "size" in batch else batch["image"].shape[-2:]
             picture = F.interpolate(batch["image"][..., :h, :w].float(), (rows * SIDE, columns * SIDE), mode="area")
             picture = F.pad(picture.expand(-1, 3, -1, -1), [SIDE // 2] * 4, mode="replicate")
-            unfolded = F.unfold(picture, 2 * SIDE, stride=SIDE)[0]  # (12 SIDE^2, rows columns)
-            patches.append(unfolded.T[y * columns + x].view(-1, 3, 2 * SIDE, 2 * SIDE).round().to(torch.uint8))
+            windows = picture[0].unfold(1, 2 * SIDE, SIDE).unfold(2, 2 * SIDE, SIDE)  # (3, rows, columns, 32, 32)
+            patches.append(windows[:, y, x].transpose(0, 1).round().to(torch.uint8))
         self.cells = torch.cat(sampled).half()
         self.patches = torch.cat(patches).to(self.cells.device)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from adlight.detection.whitening import Whitening, fit_folds, second_moments
-from adlight.features.cells import image_means
+from adlight.features.cells import image_means, in_parts
 from adlight.features.predictor import Predictor
 
 
@@ -52,7 +52,7 @@ class ResidualMap(nn.Module):
             held_out: standardized cells (n, h, w, C) of the held-out normal images of each fold.
             training: standardized cells (n, h, w, C) and indices (n,) of additional training images.
         """
-        parts = list(training)
+        parts = list(training) if len(self.whitening) else []
         known = {name for name, one in predictors.items() if self.folds and not one.trained}
         self.folds = self.folds or [ResidualMap(predictors, self.channels).to(centers.device) for _ in held_out]
         for number, (name, predictor) in enumerate(predictors.items()):
@@ -76,7 +76,7 @@ class ResidualMap(nn.Module):
         """Measure the length of a predictor's residuals, given the images' mean cells. (B, C), (B, L, C) -> (B, L)."""
         if name in self.whitening:
             return self.whitening[name](mean, residual)
-        return residual.square().mean(-1).sqrt()
+        return torch.cat([part.square().mean(-1) for part in in_parts(residual)]).sqrt()
 
     def forward(self, cells: Tensor, residuals: Mapping[str, Tensor], fold: Tensor | None = None) -> Tensor:
         """Score cells. -> (B, h, w).
@@ -92,7 +92,7 @@ class ResidualMap(nn.Module):
                 rows = (fold == k).to(cells.device)
                 maps[rows] = self.folds[k](cells[rows], {name: one[rows] for name, one in residuals.items()})
             return maps
-        mean = image_means(cells)  # (B, C)
+        mean = image_means(cells) if len(self.whitening) else cells.new_empty(0)  # (B, C)
         lengths = [self.length(name, mean, one.flatten(1, 2)) for name, one in residuals.items()]  # (B, h w) each
         total = sum(one / scale for one, scale in zip(lengths, self.scale, strict=True))
         return torch.as_tensor(total).view(cells.shape[:3])

@@ -16,7 +16,7 @@ from adlight.features.cache import FeatureCache
 from adlight.features.cells import Copies, TrainingCells, image_means, in_image
 from adlight.types import Batch
 
-SAMPLE = 8  # images of a cluster that are rotated to decide
+SAMPLE = 16  # images of a cluster that are rotated to decide
 NEIGHBOURS = 8  # training images whose mean distance says how normal an image is
 MAX_RATIO = 1.35  # of that distance after and before the rotation, in the median of a cluster (experiments/features)
 

@@ -7,7 +7,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from adlight.features.cells import TrainingCells, content_of, in_image, is_padded
+from adlight.features.cells import FEW, TrainingCells, content_of, in_image, in_parts, is_padded
 from adlight.features.predictor import Predictor
 from adlight.settings import PositiveShare, Seed, checked
 
@@ -59,13 +59,12 @@ class PatchBank(Predictor):
         rng = Generator().manual_seed(self.seed)
         total = int(in_image(cells.features).sum())
         drawn = torch.randperm(total, generator=rng)[: self.sample].sort().values
-        candidates, start = [], 0
-        for part in cells.batches():
+        x, start, end = cells.mean.new_empty(len(drawn), len(cells.mean)), 0, 0  # (n, C)
+        for part in cells.batches(FEW):
             flat = content_of(self.pool(part))
             inside = drawn[(drawn >= start) & (drawn < start + len(flat))] - start
-            candidates.append(flat[inside.to(flat.device)])
-            start += len(flat)
-        x = torch.cat(candidates)  # (n, C)
+            x[end : end + len(inside)] = flat[inside.to(flat.device)]
+            start, end = start + len(flat), end + len(inside)
         wanted = max(1, min(self.max_cells, round(self.coreset * total), len(x)))
         seen = x
         if 0 < self.projection < x.shape[1]:
@@ -89,8 +88,13 @@ class PatchBank(Predictor):
 
     def residual(self, cells: Tensor, own: Tensor | None = None) -> Tensor:
         """Subtract the nearest bank cell from the pooled cell. (B, h, w, C) -> (B, h, w, C)."""
-        pooled = self.pool(cells)
-        return pooled - self.bank[self.nearest(pooled)]
+        if len(parts := in_parts(cells)) == 1:
+            pooled = self.pool(cells)
+            return pooled - self.bank[self.nearest(pooled)]
+        residual = torch.empty_like(cells)
+        for part, found in zip(parts, in_parts(residual), strict=True):
+            found.copy_(self.residual(part))
+        return residual
 
     def nearest(self, cells: Tensor) -> Tensor:
         """Find which bank cell is nearest. (..., C) -> (...) int64."""
@@ -106,8 +110,8 @@ class PatchBank(Predictor):
     def image_score(self, cells: Tensor, score: Tensor) -> Tensor:
         """Weigh the worst cell's distance by 1 - its softmax among those to its nearest bank cell's neighbours."""
         worst = score.flatten(1).nan_to_num(-torch.inf).argmax(1)  # (B,)
-        rows = torch.arange(cells.shape[0], device=cells.device)
-        x = self.pool(cells).flatten(1, 2)[rows, worst]  # (B, C)
+        pairs = zip(in_parts(cells), in_parts(worst), strict=True)
+        x = torch.cat([_cells_at(place, self.pool(part)) for part, place in pairs])  # (B, C)
         nearest = self.bank[self.nearest(x)]  # (B, C)
         distance = (x - nearest).norm(dim=1)  # (B,)
         if self.neighbours == 1:
@@ -138,6 +142,11 @@ def greedy_coreset(points: Tensor, count: int, rng: Generator) -> Tensor:
         torch.minimum(distance, torch.addmv(norm + last.square().sum(), points, last, alpha=-2), out=distance)
         chosen[i] = distance.argmax()
     return chosen
+
+
+def _cells_at(place: Tensor, cells: Tensor) -> Tensor:
+    """Select a cell of each image. (B,), (B, h, w, C) -> (B, C)."""
+    return cells.flatten(1, 2)[torch.arange(cells.shape[0], device=cells.device), place]
 
 
 def _parts(bank: Tensor, size: int) -> Iterator[tuple[int, Tensor]]:

@@ -6,6 +6,7 @@ For anomalies that are whole images, such as another class. Cells are compared t
 import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
+from torch.nn import functional as F
 
 from adlight.detection.whitening import Whitening, second_moments
 from adlight.features.cells import TrainingCells, image_means
@@ -20,8 +21,9 @@ RARE = 1e-6  # smallest mean posterior of a class
 class DeepNearestNeighbours(Predictor):
     """Scores an image by its mean distance to the nearest training images; all its cells are predicted as their mean.
 
-    Distances are between means over an image's cells, whitened by their covariance over the training images:
-    Bergman et al. compare them as they are, which is worse wherever some directions vary much among normal images.
+    Distances are between means over an image's cells, each mean divided by its length and then whitened by the
+    covariance over the training images. Bergman et al. compare means as they are; but a length says how much is seen
+    of an object, not what it is, and some directions vary much among normal images.
 
     If the backbone has a layer `classifier`, its classes are a second opinion: the cross-entropy between an image's
     posterior p and the mean posterior m of the training images, -sum p log m, is added to the distance (not in the
@@ -39,18 +41,18 @@ class DeepNearestNeighbours(Predictor):
     means: Tensor
     log_posterior: Tensor
     spread: Tensor
-    logits: Tensor
+    channel: Tensor
 
     @checked
     def __init__(
-        self, channels: PositiveInt, neighbours: PositiveInt = 2, class_weight: NonNegativeFloat = 0.5
+        self, channels: PositiveInt, neighbours: PositiveInt = 2, class_weight: NonNegativeFloat = 0.1
     ) -> None:
         super().__init__()
         self.neighbours, self.class_weight = neighbours, class_weight
         self.register_buffer("means", torch.empty(0, channels))  # (N, C), of the training images
-        self.register_buffer("basis", torch.eye(channels))  # (C, C), x @ basis is white, and 0 for logits
-        self.register_buffer("bank", torch.empty(0, channels))  # (N, C), the means, white
-        self.register_buffer("logits", torch.empty(0, 2))  # (classes, 2), their means and standard deviations
+        self.register_buffer("basis", torch.eye(channels))  # (C, C), a direction @ basis is white, and 0 for logits
+        self.register_buffer("bank", torch.empty(0, channels))  # (N, C), the directions of the means, white
+        self.register_buffer("channel", torch.tensor([[0.0], [1.0]]).repeat(1, channels))  # means, standard deviations
         self.register_buffer("log_posterior", torch.empty(0))  # (classes,), log m
         self.register_buffer("spread", torch.tensor([[0.0, 0.0], [1.0, 1.0]]))  # of distances and cross-entropies
 
@@ -63,14 +65,15 @@ class DeepNearestNeighbours(Predictor):
         """Keep the training images' means, and what their classes are."""
         self.check(len(cells))
         self.means = torch.cat([image_means(part) for part in cells.batches()])  # (N, C)
-        x = self.means[:, : self.means.shape[1] - self.classes]  # (N, F), without the logits
+        self.channel = torch.stack([cells.mean, cells.std])
+        direction = self._direction(self.means)  # (N, C)
+        x = direction[:, : direction.shape[1] - self.classes]  # (N, F), without the logits
         center = x.mean(0, keepdim=True)  # (1, F)
         moments = second_moments(x, (x - center)[:, None], center)
         self.basis = torch.zeros_like(self.basis)
         self.basis[: x.shape[1], : x.shape[1]] = Whitening(x.shape[1]).fit(center, moments).weight[0]
-        self.bank = self.means @ self.basis
+        self.bank = direction @ self.basis
         if self.classes:
-            self.logits = torch.stack([cells.mean, cells.std], 1)[-self.classes :]
             self.log_posterior = self._posterior(self.means).mean(0).clamp(min=RARE).log()
             every = torch.arange(len(x), device=x.device)
             parts = [self._nearest(self.means[i], i)[0].mean(1) for i in every.split(256)]
@@ -99,9 +102,14 @@ class DeepNearestNeighbours(Predictor):
         """Say what was fitted."""
         return f"distance to the {self.neighbours} nearest of {len(self.bank)} training images, by their mean cells"
 
+    def _direction(self, mean: Tensor) -> Tensor:
+        """Divide the features of images by their length, and leave the logits out. (B, C) standardized -> (B, C)."""
+        raw = mean * self.channel[1] + self.channel[0]  # (B, C)
+        return F.normalize(F.pad(raw[:, : raw.shape[1] - self.classes], (0, self.classes)), dim=1)
+
     def _posterior(self, mean: Tensor) -> Tensor:
         """Compute what the classifier says of images. (B, C) -> (B, classes)."""
-        return (mean[:, -self.classes :] * self.logits[:, 1] + self.logits[:, 0]).softmax(1)
+        return (mean * self.channel[1] + self.channel[0])[:, -self.classes :].softmax(1)
 
     def _cross_entropy(self, mean: Tensor) -> Tensor:
         """Compute -sum p log m. (B, C) -> (B,)."""
@@ -109,7 +117,7 @@ class DeepNearestNeighbours(Predictor):
 
     def _nearest(self, mean: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Find the nearest training images. (B, C) -> distances and places, (B, k) each."""
-        x = mean @ self.basis  # (B, C)
+        x = self._direction(mean) @ self.basis  # (B, C)
         order = self.bank.square().sum(1) - 2 * x @ self.bank.T  # (B, N), of the distances
         if own is not None:
             order[torch.arange(len(own)), own] = torch.inf

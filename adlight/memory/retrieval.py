@@ -18,7 +18,7 @@ class Retrieval(Predictor):
 
     Args:
         channels: C.
-        neighbours: how many images; all, where there are fewer.
+        neighbours: how many images, at most: fewer if there are no more.
         temperature: 0 is the plain mean; large, the most similar cell alone.
     """
 
@@ -28,7 +28,9 @@ class Retrieval(Predictor):
     index: Tensor
 
     @checked
-    def __init__(self, channels: PositiveInt, neighbours: PositiveInt = 8, temperature: NonNegativeFloat = 2.0) -> None:
+    def __init__(
+        self, channels: PositiveInt, neighbours: PositiveInt = 32, temperature: NonNegativeFloat = 8.0
+    ) -> None:
         super().__init__()
         self.neighbours, self.temperature = neighbours, temperature
         self.register_buffer("bank", torch.empty(0, channels, dtype=torch.float16))  # (N h w, C)
@@ -36,9 +38,9 @@ class Retrieval(Predictor):
         self.register_buffer("index", torch.empty(0, dtype=torch.long))  # (N,), training image of each bank image
 
     def check(self, count: int) -> None:
-        """Refuse a single training image, which has no other to be compared with."""
+        """Refuse a single training image, which has no others to be compared with."""
         if count < 2:
-            raise UserError("retrieval compares training images with each other: 1 is too few, give it more")
+            raise UserError(f"retrieval compares training images with each other, and there is {count}: 2 are needed")
 
     def fit(self, cells: TrainingCells) -> None:
         """Keep the cells of all training images and their copies; padding is as the mean cell."""
@@ -52,9 +54,9 @@ class Retrieval(Predictor):
     def forward(self, cells: Tensor, own: Tensor | None = None) -> Tensor:
         """Predict from the nearest images, `own` not being among them. (B, h, w, C) -> (B, h, w, C)."""
         bank = self.bank.view(-1, *cells.shape[1:])  # (N, h, w, C)
-        known = len(bank) if own is None else len(self.index.unique()) - 1
-        count = min(self.neighbours, known)
-        nearest = self._distances(cells, bank, own).topk(count, largest=False).indices  # (B, k)
+        distance = self._distances(cells, bank, own)  # (B, N)
+        others = len(bank) if own is None else int(distance.isfinite().sum(1).min())
+        nearest = distance.topk(min(self.neighbours, others), largest=False).indices  # (B, k)
         if torch.compiler.is_exporting():  # otherwise one image after the other: less memory
             return self._blend(cells, bank[nearest].float())
         return torch.stack([self._blend(x, bank[i].float()) for x, i in zip(cells, nearest, strict=True)])
@@ -65,7 +67,7 @@ class Retrieval(Predictor):
 
     def summary(self) -> str:
         """Say what was fitted."""
-        return f"mean of the {min(self.neighbours, len(self.index))} nearest training images' cells"
+        return f"mean of the {min(self.neighbours, len(self.norm))} nearest training images' cells"
 
     def _distances(self, cells: Tensor, bank: Tensor, own: Tensor | None) -> Tensor:
         """Compute squared distances but for |x|^2, which changes no order. (B, h, w, C), (N, h, w, C) -> (B, N)."""

@@ -33,6 +33,7 @@ DETECTORS = {  # by training module, whose node holds the arguments of both
     "adlight.reconstruction.dagan.DAGANModule": "adlight.reconstruction.detector.DAGANDetector",
     "adlight.reconstruction.module.AutoencoderModule": "adlight.reconstruction.detector.AutoencoderDetector",
     "adlight.reconstruction.module.VAEModule": "adlight.reconstruction.detector.VAEDetector",
+    "adlight.rotation.module.RotationModule": "adlight.rotation.detector.RotationDetector",
 }
 ONE_DEVICE = {"devices": 1, "num_nodes": 1, "strategy": "auto", "enable_progress_bar": False}
 

@@ -20,7 +20,8 @@ from adlight.types import UserError
 
 VARIABLE = "ADLIGHT_TRUST"
 OWN = re.compile(  # harmless whatever their arguments; other functions of ours write files
-    r"adlight\.(baselines|callbacks|data|distillation|features|gan|learning|loggers|mae|memory|metrics|reconstruction)\.\w+\.[A-Z]\w*"
+    r"adlight\.(baselines|callbacks|data|distillation|features|gan|learning|loggers|mae|memory|metrics)\.\w+\.[A-Z]\w*"
+    r"|adlight\.(reconstruction|rotation)\.\w+\.[A-Z]\w*"
     r"|adlight\.detection\.maps\.ReconstructionError"
     r"|adlight\.callbacks\.progress\.progress_bar|adlight\.runs\.checkpoints\.BestAndLast"
 )

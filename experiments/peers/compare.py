@@ -1,6 +1,6 @@
 """Do the same work by adlight and by anomalib in turn (A B A B ...): `make peers`, or
 
-    python experiments/peers/compare.py [--threads 1] [--repeats 3] [--files 1000] [row ...]
+    python experiments/peers/compare.py [--threads 1] [--repeats 3] [--files 1000] [--ours] [row ...]
 
 Rows are those of ours.py and theirs.py. Each measurement is a process of its own. What is measured takes the place of
 the old lines of its row and number of threads in measured.csv and in README.md.
@@ -81,9 +81,12 @@ def once(side: str, row: str, work: Path, threads: int) -> dict[str, float]:
     return json.loads(text.splitlines()[-1])
 
 
-def measure(row: str, work: Path, threads: int, repeats: int) -> list[dict[str, str]]:
-    """Take turns, and put both sides' figures beside each other."""
-    if row == "install":
+def measure(row: str, work: Path, threads: int, repeats: int, alone: bool = False) -> list[dict[str, str]]:
+    """Take turns, and put both sides' figures beside each other; or ours beside what anomalib had (`alone`)."""
+    if alone:
+        known = remembered(row, threads)
+        turns = [{"adlight": once("adlight", row, work, threads), "anomalib": known} for _ in range(repeats)]
+    elif row == "install":
         turns = [installed()]
     else:
         sides = ("anomalib", "adlight") if row == "score" else ("adlight", "anomalib")  # ours repeats theirs
@@ -100,6 +103,13 @@ def measure(row: str, work: Path, threads: int, repeats: int) -> list[dict[str, 
                 line |= {"ratio": f"{median(ratios):.2f}", "spread": f"{min(ratios):.2f}...{max(ratios):.2f}"}
         lines.append({**dict.fromkeys(COLUMNS, ""), **line, "times": str(len(pairs))})
     return lines
+
+
+def remembered(row: str, threads: int) -> dict[str, float]:
+    """What anomalib had when the row was last measured."""
+    lines = csv.DictReader((HERE / "measured.csv").open())
+    found = [line for line in lines if (line["row"], line["threads"]) == (row, str(threads)) and line["anomalib"]]
+    return {line["figure"]: float(line["anomalib"].replace(",", "")) for line in found}
 
 
 def short(value: float) -> str:
@@ -133,6 +143,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--files", type=int, default=1000, help="that are predicted")
+    parser.add_argument("--ours", action="store_true", help="measure adlight alone, beside anomalib's old figures")
     parser.add_argument("--work", type=Path, help="folder of the generated files; they are made where it is new")
     options = parser.parse_args()
     if unknown := set(options.rows) - set(ROWS):
@@ -142,8 +153,8 @@ def main() -> None:
         from shared import make_files
 
         make_files(work, options.files)
-    for row in options.rows or ROWS:
-        lines = measure(row, work.resolve(), options.threads, options.repeats)
+    for row in options.rows or [row for row in ROWS if not options.ours or row not in ("install", "score")]:
+        lines = measure(row, work.resolve(), options.threads, options.repeats, options.ours)
         write(lines)
         for line in lines:
             print("  ".join(f"{line[column]:>12}" for column in COLUMNS), flush=True)

@@ -1,4 +1,4 @@
-"""Measure speed and memory on this machine: `python experiments/speed/bench.py [loop step views data start pixel gan]`.
+"""Measure speed and memory on this machine: `python experiments/speed/bench.py [loop step views data ...]`.
 
 Each row runs in a process of its own. All rows: measured.csv and the table in README.md are written anew; some rows:
 only theirs are. Nothing here is a test: the numbers depend on the machine, and on what else runs on it.
@@ -22,6 +22,7 @@ ROWS = {
     "step": ("model", "measure_step"),
     "views": ("model", "measure_views"),
     "data": ("data", "measure"),
+    "features": ("features", "measure"),
     "start": ("start", "measure"),
     "pixel": ("pixels", "measure"),
     "gan": ("adversarial", "measure"),

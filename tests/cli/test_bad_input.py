@@ -9,6 +9,7 @@ import shutil
 import pytest
 import torch
 from makers import fake_mvtec, write_mask
+from processes import check_refused as check
 
 
 @pytest.fixture(scope="module")
@@ -27,15 +28,6 @@ def place(adlight, tiny_run):
     for path in (corrupt / "checkpoints").iterdir():
         path.write_bytes(path.read_bytes()[:1000])
     return folder
-
-
-def check(outcome, *said):
-    """One line, the exit code of a user's mistake, and every fragment in the line."""
-    assert outcome.code == 2, outcome
-    assert outcome.err.startswith("error: ") and outcome.err.count("\n") == 1, outcome.err
-    assert "Traceback" not in outcome.err + outcome.out
-    for fragment in said:
-        assert fragment in outcome.err
 
 
 TRAIN = {

@@ -68,6 +68,12 @@ def test_training_images_join():
     assert made.whitening["white"].weight.abs() == pytest.approx(whole.whitening["white"].weight.abs(), abs=1e-4)
 
 
+def test_plain_lengths_need_no_training_images():
+    made = fitted({"plain": Plain()}, [cells(seed=0)], (pytest.fail("drawn in vain") for _ in range(1)))
+    query = cells(20, seed=1)
+    assert made(query, {"plain": query}) == pytest.approx(query.square().mean(-1).sqrt() / made.scale)
+
+
 def test_what_is_not_trained_is_measured_once():
     predictors = {"white": Nothing(), "trained": Trained()}
     made = fitted(predictors, [cells(seed=0), cells(seed=1)])

@@ -5,7 +5,7 @@ import torch
 from torch import Generator
 from torch.nn import functional as F
 
-from adlight.features.cells import TrainingCells
+from adlight.features.cells import FEW, TrainingCells
 from adlight.memory import bank
 from adlight.memory.bank import PatchBank, greedy_coreset
 
@@ -42,6 +42,17 @@ def test_distances_are_those_of_all_pairs(chunk, monkeypatch):
     made, query = fitted(coreset=1.0), cells(3, seed=1)
     wanted = torch.cdist(pooled(query).flatten(0, 2).double(), made.bank.double()).amin(1)
     assert made.residual(query).norm(dim=-1).flatten() == pytest.approx(wanted.float(), rel=1e-6, abs=1e-6)
+
+
+def test_images_are_scored_as_if_alone():
+    made, query = fitted(coreset=0.5, neighbours=4), cells(2 * FEW + 3, seed=1)
+    query[5, 2:] = torch.nan  # padding
+    residual = made.residual(query)
+    score = made.image_score(query, residual.norm(dim=-1))
+    for i, x in enumerate(query):
+        alone = made.residual(x[None])
+        torch.testing.assert_close(residual[i : i + 1], alone, equal_nan=True)
+        torch.testing.assert_close(score[i : i + 1], made.image_score(x[None], alone.norm(dim=-1)))
 
 
 def test_the_whole_bank_holds_every_training_cell():

@@ -28,11 +28,12 @@ def fitted():
 def test_scores_are_mahalanobis_distances_to_the_nearest_images(fitted):
     made, known = fitted
     query = cells(7, 1)
-    covariance = np.cov(known.T, bias=True)
+    direction, asked = (x / np.linalg.norm(x, axis=1)[:, None] for x in (known, query.double().numpy().mean((1, 2))))
+    covariance = np.cov(direction.T, bias=True)
     covariance += RIDGE * np.trace(covariance) / C * np.eye(C)
     metric = {"metric": "mahalanobis", "metric_params": {"VI": np.linalg.inv(covariance)}}
-    reference = NearestNeighbors(n_neighbors=3, algorithm="brute", **metric).fit(known)
-    distance, nearest = reference.kneighbors(query.double().numpy().mean((1, 2)))
+    reference = NearestNeighbors(n_neighbors=3, algorithm="brute", **metric).fit(direction)
+    distance, nearest = reference.kneighbors(asked)
     assert made.image_score(query, query[..., 0]).numpy() == pytest.approx(distance.mean(1), rel=1e-3)
     expected = np.broadcast_to(known[nearest].mean(1)[:, None, None], query.shape)
     assert made(query).numpy() == pytest.approx(expected, abs=1e-3)
@@ -87,3 +88,9 @@ def test_classes_are_a_second_opinion():
     actual = made.image_score(cells, cells[..., 0])
     torch.testing.assert_close(actual, (expected[0] + 0.5 * expected[1]).float(), rtol=1e-3, atol=1e-3)
     assert made(cells).shape == cells.shape
+
+
+def test_the_length_of_features_does_not_count(fitted):
+    made, _ = fitted
+    query = cells(7, 4)
+    torch.testing.assert_close(made.image_score(3 * query, query[..., 0]), made.image_score(query, query[..., 0]))

@@ -22,6 +22,7 @@ import pytest
 from makers import write_image, write_mask
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
+from readers import one_line
 
 from adlight.detector import Detector
 from adlight.runs.tables import COLUMNS
@@ -50,13 +51,6 @@ def gif():
     file = io.BytesIO()
     Image.new("L", (32, 32)).save(file, "GIF")
     return file.getvalue()
-
-
-def one_line(answer, code):
-    assert answer.status_code == code, answer.text
-    (line,) = answer.json()["error"].splitlines()
-    assert "Traceback" not in line and "/adlight/" not in line
-    return line
 
 
 def counted(served):

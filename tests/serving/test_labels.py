@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from test_app import one_line
+from readers import one_line
 
 from adlight.runs import labels as files
 from adlight.runs.folder import RunFolder

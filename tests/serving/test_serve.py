@@ -6,7 +6,7 @@ import time
 
 import httpx
 import pytest
-from processes import Command
+from processes import Command, check_refused
 
 from adlight.serve import bind
 from adlight.serving.middleware import is_local, make_token
@@ -30,9 +30,7 @@ from adlight.serving.middleware import is_local, make_token
     ],
 )
 def test_bad_input_is_one_line(adlight, tiny_run, words, said):
-    outcome = adlight("serve", *(word.format(run=tiny_run[0]) for word in words))
-    (line,) = outcome.err.strip().splitlines()
-    assert outcome.code == 2 and line.startswith("error: ") and said in line
+    check_refused(adlight("serve", *(word.format(run=tiny_run[0]) for word in words)), said)
 
 
 def test_a_port_in_use_is_said_before_anything_is_loaded(adlight, tiny_run):
