@@ -76,7 +76,7 @@ def draw_learning(runs: Runs, detailed: int) -> list[Picture]:
                 numbers = table.drop(columns=list(NOT_DRAWN), errors="ignore").astype(float)
             except READ_ERRORS:  # a page without this curve is still useful
                 continue
-            if len(numbers) > 1 and len(numbers.columns):  # one epoch is no curve
+            if len(numbers) and len(numbers.columns):
                 stages.setdefault(path.name, {})[name] = numbers
     drawn = {stage: dict(list(tables.items())[:detailed]) for stage, tables in stages.items()}
     return [embed_figure(curves.plot_learning_curves(tables), stage) for stage, tables in drawn.items() if tables]
