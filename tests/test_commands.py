@@ -1,4 +1,4 @@
-"""What README, docs, experiments and configs print holds for the present code: commands, settings, choices, files."""
+"""What READMEs, experiments and configs print holds for the present code: commands, settings, choices, files."""
 
 import ast
 import re
@@ -21,8 +21,8 @@ from adlight.types import Record
 
 ROOT = CONF.parent
 README, CHANGELOG = ROOT / "README.md", ROOT / "CHANGELOG.md"
-DEPLOYMENT = ROOT / "docs" / "deployment.md"
-TEXTS = [README, *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "experiments").glob("*/README.md"))]
+DEPLOYMENT = ROOT / "adlight" / "serving" / "README.md"
+TEXTS = [README, DEPLOYMENT, ROOT / "conf" / "model" / "README.md", *sorted((ROOT / "experiments").glob("*/README.md"))]
 SCRIPTS = sorted((ROOT / "experiments").rglob("*.py"))
 PAGES = [*TEXTS, *sorted(CONF.rglob("*.yaml"))]
 OTHERS = (
