@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from adlight.detection.module import AnomalyModule
-from adlight.detection.optimization import log_terms, schedule_by_step, step_rng, stop_if_diverged
+from adlight.detection.optimization import log_terms, schedule_by_step, step_rng
 from adlight.features.backbones import Backbone
 from adlight.features.cache import FeatureCache
 from adlight.features.cells import TrainingCells, channel_statistics
@@ -70,10 +70,6 @@ class RotationModule(RotationDetector, AnomalyModule):
         loss = self.network.loss(torch.where(mirrored[:, None, None, None], image.flip(3), image)).mean()
         log_terms(self, {"loss": loss}, len(image))
         return loss
-
-    def on_train_epoch_end(self) -> None:
-        """Stop a diverged run; the checkpoint of the previous epoch is kept."""
-        stop_if_diverged(self)
 
     def configure_optimizers(self) -> Any:
         """Make the network's optimizer, with linear warmup followed by half a cosine."""
