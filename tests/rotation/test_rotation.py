@@ -94,7 +94,7 @@ def test_the_score_is_a_sum(adlight, run):
 
 
 def test_a_stopped_run_ends_as_if_it_had_not_been(adlight, run):
-    before, folder = signal.getsignal(signal.SIGINT), "runs/stopped"
+    before, folder = signal.getsignal(signal.SIGINT), "runs/stopped_rotation"
     try:
         CtrlC.place = "RotationModule", 1
         outcome = adlight("train", *TINY, f"hydra.run.dir={folder}")
