@@ -56,8 +56,8 @@ class RotationDetector(AnomalyDetector):
         image = batch["image"].float()  # (B, 1 or 3, H, W)
         with full_precision(image.device):
             cells = standardize(extract_features(self.backbone, batch), self.mean, self.std)  # (B, h, w, C)
-            known = cells[..., : cells.shape[3] - self.neighbours.classes]
-            apart = self.neighbours.residual(cells)[..., : known.shape[3]].square().mean(3).sqrt()  # (B, h, w)
+            known = cells.shape[3] - self.neighbours.classes  # channels that are no logits
+            apart = self.neighbours.residual(cells)[..., :known].square().mean(3).sqrt()  # (B, h, w)
             surprise = (self.network.loss(image) + SURE).log()  # (B,)
             score = self.neighbours.image_score(cells, apart) + self.weight * surprise
         pixel = F.interpolate(apart[:, None], image.shape[-2:], mode="bilinear", align_corners=False)[:, 0]  # (B, H, W)

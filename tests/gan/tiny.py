@@ -1,5 +1,6 @@
 """A GAN of 8 x 8 pixels that trains in a second, stage by stage as `adlight.train` does it."""
 
+import signal
 from functools import partial
 
 import pytorch_lightning as pl
@@ -94,3 +95,18 @@ class CtrlC(pl.Callback):
     def on_train_batch_end(self, trainer, module, *_):
         if (type(module).__name__, trainer.current_epoch) == CtrlC.place:
             raise KeyboardInterrupt
+
+
+def stop_and_resume(adlight, place, words, folder):
+    """Stop a training by Ctrl-C at a place (stage, epoch), and resume it. -> the run's folder."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        CtrlC.place = place
+        outcome = adlight("train", *words, f"hydra.run.dir={folder}")
+        assert outcome.code == 130, outcome.err
+    finally:
+        CtrlC.place = None
+        signal.signal(signal.SIGINT, before)
+    outcome = adlight("train", f"resume={folder}")
+    assert outcome.code == 0, outcome.err
+    return adlight.folder / folder

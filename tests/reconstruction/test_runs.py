@@ -1,11 +1,10 @@
 """The papers' other systems through the command line: trained, evaluated, used, stopped and resumed like all."""
 
 import json
-import signal
 
 import pytest
 import torch
-from gan.tiny import CtrlC
+from gan.tiny import stop_and_resume
 from pytorch_lightning import LightningModule
 from readers import numbers, table
 
@@ -71,17 +70,7 @@ def test_training_moves_every_weight(runs, name):
 
 @pytest.mark.parametrize("name", ["vae", "dagan", "mkd"])  # noise; two optimizers; a ratio of the first batch
 def test_a_stopped_run_ends_as_if_it_had_not_been(adlight, runs, name):
-    before, folder = signal.getsignal(signal.SIGINT), f"runs/stopped_{name}"
-    try:
-        CtrlC.place = CLASSES[name], 1
-        outcome = adlight("train", *MODELS[name], *SMALL, f"hydra.run.dir={folder}")
-        assert outcome.code == 130, outcome.err
-    finally:
-        CtrlC.place = None
-        signal.signal(signal.SIGINT, before)
-    outcome = adlight("train", f"resume={folder}")
-    assert outcome.code == 0, outcome.err
-    stopped = adlight.folder / folder
+    stopped = stop_and_resume(adlight, (CLASSES[name], 1), [*MODELS[name], *SMALL], f"runs/stopped_{name}")
     for file in ("predictions.csv", "metrics.csv"):
         assert (stopped / file).read_bytes() == (runs[name] / file).read_bytes(), file
     assert numbers(stopped) == numbers(runs[name])

@@ -1,10 +1,8 @@
 """Rotations told apart: the network, its loss as a score, and whole runs."""
 
-import signal
-
 import pytest
 import torch
-from gan.tiny import CtrlC
+from gan.tiny import stop_and_resume
 from readers import numbers, table
 from torch.nn import functional as F
 
@@ -94,17 +92,7 @@ def test_the_score_is_a_sum(adlight, run):
 
 
 def test_a_stopped_run_ends_as_if_it_had_not_been(adlight, run):
-    before, folder = signal.getsignal(signal.SIGINT), "runs/stopped_rotation"
-    try:
-        CtrlC.place = "RotationModule", 1
-        outcome = adlight("train", *TINY, f"hydra.run.dir={folder}")
-        assert outcome.code == 130, outcome.err
-    finally:
-        CtrlC.place = None
-        signal.signal(signal.SIGINT, before)
-    outcome = adlight("train", f"resume={folder}")
-    assert outcome.code == 0, outcome.err
-    stopped = adlight.folder / folder
+    stopped = stop_and_resume(adlight, ("RotationModule", 1), TINY, "runs/stopped_rotation")
     for file in ("predictions.csv", "metrics.csv"):
         assert (stopped / file).read_bytes() == (run / file).read_bytes(), file
     assert numbers(stopped) == numbers(run)
