@@ -15,12 +15,11 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from adlight.data.frames import Size, group_by_size
-from adlight.features.weights import build_network, drop_later_modules, fold_batch_norms, has_linear_head
+from adlight.features.weights import build_network, drop_later_modules, fold_batch_norms
 from adlight.settings import PathName, Text, checked
 from adlight.types import UserError
 
 TRANSFORMERS = ("vit_", "deit", "beit", "eva", "flexivit")  # timm resizes their position embeddings on request
-CLASSIFIER = "classifier"  # the layer of a network's logits, whatever timm calls it
 AT_ONCE = 2**18  # pixels at a time on a CPU: glibc maps arrays above 32 MiB anew each time, which doubles the time
 
 
@@ -31,8 +30,7 @@ class Backbone:
 
     Args:
         name: timm's name of the network, such as `resnet18` or `vit_small_patch14_reg4_dinov2`.
-        layers: names of modules (`blocks.3`), indices into timm's `feature_info`, or `classifier`: the logits of every
-            cell, whose mean are those of the image. They come last.
+        layers: names of modules (`blocks.3`), or indices into timm's `feature_info`.
         weights: `pretrained`, `random` or a file, see `build_network`.
         input_size: longer side, or height and width, to which images are resized; None keeps their size.
         min_size: smallest length of the shorter side; smaller images are scaled up.
@@ -52,16 +50,15 @@ class Backbone:
         min_size: PositiveInt = 1,
         stride: PositiveInt | None = None,
     ) -> None:
-        settings = {"dynamic_img_size": True} if name.startswith(TRANSFORMERS) else {}
-        network = build_network(name, weights, CLASSIFIER in layers, **settings)
+        network = build_network(name, weights, **({"dynamic_img_size": True} if name.startswith(TRANSFORMERS) else {}))
         self.patch: tuple[int, int] = getattr(getattr(network, "patch_embed", None), "patch_size", (1, 1))
         network = fold_batch_norms(network, torch.rand(1, 3, *self._probe_size(), generator=Generator()))
         self.network: Any = network.to(memory_format=torch.channels_last)  # a third faster on CPUs
-        self.layers = sorted(dict.fromkeys(map(self._layer_name, layers)), key=lambda layer: layer == CLASSIFIER)
+        self.layers = list(dict.fromkeys(map(self._layer_name, layers)))
         self.name, self.input_size, self.min_size, self.stride = name, input_size, min_size, stride
         self.mean, self.std = (torch.tensor(self.network.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
         self.outputs, self.grids = dict[str, Tensor](), dict[torch.Size, torch.Size]()  # grids by size of padded frames
-        for layer in set(self.layers) - {CLASSIFIER}:
+        for layer in self.layers:
             self.network.get_submodule(layer).register_forward_hook(self._keep(layer))
         probe = torch.zeros(1, 3, *self._probe_size())
         drop_later_modules(self.network, lambda: self.maps(probe), lambda: len(self.outputs) == len(self.layers))
@@ -102,11 +99,6 @@ class Backbone:
         """Move the network to a device."""
         if self.mean.device != device:
             self.network, self.mean, self.std = (one.to(device) for one in (self.network, self.mean, self.std))
-
-    @property
-    def classes(self) -> int:
-        """The number of logits among the features, at their end."""
-        return self.network.num_classes if CLASSIFIER in self.layers else 0
 
     @cached_property
     @torch.no_grad()
@@ -159,9 +151,7 @@ class Backbone:
     def maps(self, image: Tensor) -> list[Tensor]:
         """Run the network on prepared images. (B, 3, H, W) -> (B, C_i, h_i, w_i) per layer."""
         self.outputs.clear()
-        last = self.network.forward_features(image)
-        if self.classes:
-            self.outputs[CLASSIFIER] = self.network.get_classifier()(last.movedim(1, -1)).movedim(-1, 1)
+        self.network.forward_features(image)
         size = [side // patch for side, patch in zip(image.shape[-2:], self.patch, strict=True)]
         outputs = [self.outputs.pop(layer) for layer in self.layers]
         return [output if output.ndim == 4 else self._tokens_to_map(output, size) for output in outputs]
@@ -171,12 +161,10 @@ class Backbone:
         return tokens[:, self.network.num_prefix_tokens :].transpose(1, 2).unflatten(2, size)
 
     def _layer_name(self, layer: str | int) -> str:
-        if layer == CLASSIFIER and has_linear_head(self.network):
-            return CLASSIFIER
         known = [info["module"] for info in self.network.feature_info]
         if isinstance(layer, int) and -len(known) <= layer < len(known):
             return known[layer]
-        if isinstance(layer, int) or layer == CLASSIFIER or layer not in dict(self.network.named_modules()):
+        if isinstance(layer, int) or layer not in dict(self.network.named_modules()):
             raise UserError(f"layers: the backbone has no {layer!r}; known are {', '.join(known)} and their parts")
         return layer
 

@@ -47,8 +47,6 @@ class FeatureDetector(AnomalyDetector):
         super().__init__()
         channels = backbone.channels
         used = {name: predictors[name](channels=channels) for name in choose(predictors, members)}
-        for predictor in used.values():
-            predictor.classes = backbone.classes
         self.backbone, self.predictors, self.scorer = backbone, nn.ModuleDict(used), scorer
         self.residual_map = ResidualMap(used, channels)
         self.pictures = PatchPictures(channels)

@@ -17,13 +17,11 @@ class Predictor(nn.Module):
         trained: whether the predictor is trained by gradient, on `loss`; otherwise `fit` is all of its training.
         whitened: whether residuals are measured relative to their covariance on normal images, not by their length.
         takes_copies: whether rotated copies of training images are used.
-        classes: how many of the last channels are logits of the backbone's classifier.
     """
 
     trained = False
     whitened = True
     takes_copies = False
-    classes = 0
 
     def check(self, count: int) -> None:
         """Check that the number of training images suffices.

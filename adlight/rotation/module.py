@@ -41,7 +41,7 @@ class RotationModule(RotationDetector, AnomalyModule):
         neighbours: Callable[..., DeepNearestNeighbours],
         network: Built[RotationNetwork],
         optimizer: Callable[..., Optimizer],
-        weight: NonNegativeFloat = 0.3,
+        weight: NonNegativeFloat = 0.2,
         warmup: Share = 0.05,
         cache: PathName | None = None,
     ) -> None:

@@ -55,7 +55,7 @@ class RotationNetwork(nn.Module):
         return self.head(self.body(pixels.contiguous(memory_format=torch.channels_last)))
 
     def loss(self, image: Tensor) -> Tensor:
-        """Rotate images by 0 to 3 quarter turns, and average -log p of the right answers.
+        """Rotate images by 0 to 3 quarter turns, and compute -log p of the right answers.
 
         Small for images that look like the training images (Golan and El-Yaniv 2018; Hendrycks 2019).
 
@@ -63,11 +63,11 @@ class RotationNetwork(nn.Module):
             image: (B, 1 or 3, H, W) in [0, 1].
 
         Returns:
-            (B,).
+            (B, 4).
         """
         if image.shape[-2:] != (self.side, self.side):
             size = [self.side, self.side]
             image = F.interpolate(image, size, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
         turned = torch.cat([torch.rot90(image, turn, (2, 3)) for turn in range(TURNS)])  # (4 B, 1 or 3, side, side)
         log_p = self(turned).float().log_softmax(1).unflatten(0, (TURNS, -1))  # (4, B, 4)
-        return -log_p.diagonal(dim1=0, dim2=2).mean(1)
+        return -log_p.diagonal(dim1=0, dim2=2)  # (B, 4)

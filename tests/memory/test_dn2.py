@@ -34,7 +34,8 @@ def test_scores_are_mahalanobis_distances_to_the_nearest_images(fitted):
     metric = {"metric": "mahalanobis", "metric_params": {"VI": np.linalg.inv(covariance)}}
     reference = NearestNeighbors(n_neighbors=3, algorithm="brute", **metric).fit(direction)
     distance, nearest = reference.kneighbors(asked)
-    assert made.image_score(query, query[..., 0]).numpy() == pytest.approx(distance.mean(1), rel=1e-3)
+    found = made.image_score(query, query[..., 0]) * made.unit
+    assert found.numpy() == pytest.approx(distance.mean(1), rel=1e-3)
     expected = np.broadcast_to(known[nearest].mean(1)[:, None, None], query.shape)
     assert made(query).numpy() == pytest.approx(expected, abs=1e-3)
 
@@ -50,6 +51,22 @@ def test_an_image_does_not_serve_to_predict_itself(fitted):
     torch.testing.assert_close(without(query[:1]), alone[:1])
 
 
+@pytest.mark.parametrize("count", [200, 40])  # over a hundred channels
+def test_the_unit_is_the_spread_of_images_that_were_not_fitted(count):
+    channels, rng = 100, torch.manual_seed(2)
+    drawn = torch.randn(count + 400, 1, 1, channels, generator=rng) * torch.linspace(2, 0.1, channels) + 1
+    made = DeepNearestNeighbours(channels)
+    made.fit(TrainingCells(drawn[:count].half(), torch.zeros(channels), torch.ones(channels)))
+    score = made.image_score(drawn[count:], drawn[count:, ..., 0])
+    assert 0.6 < score.quantile(0.9) - score.median() < 1.6
+
+
+def test_equal_images_have_a_unit():
+    made, same = DeepNearestNeighbours(C), cells(1, 5).expand(6, -1, -1, -1)
+    made.fit(TrainingCells(same.half(), torch.zeros(C), torch.ones(C)))
+    assert torch.isfinite(made.image_score(cells(2, 6), same[:2, ..., 0])).all()
+
+
 def test_padding_is_left_out(fitted):
     made, _ = fitted
     query = cells(2, 3)
@@ -62,32 +79,6 @@ def test_too_few_images():
     made = DeepNearestNeighbours(C, neighbours=3)
     with pytest.raises(UserError, match="neighbours"):
         made.fit(TrainingCells(cells(3, 0).half(), torch.zeros(C), torch.ones(C)))
-
-
-def test_classes_are_a_second_opinion():
-    count, classes, rng = 60, 3, torch.manual_seed(1)
-    features, logits = torch.randn(count, 2, 2, 4, generator=rng), 3 * torch.randn(count, 2, 2, classes, generator=rng)
-    raw = torch.cat([features, logits], -1).half()
-    mean, std = raw.float().mean((0, 1, 2)), raw.float().std((0, 1, 2))
-    made = DeepNearestNeighbours(4 + classes, class_weight=0.5)
-    made.classes = classes
-    made.fit(TrainingCells(raw, mean, std))
-
-    plain = DeepNearestNeighbours(4)
-    plain.fit(TrainingCells(raw[..., :4], mean[:4], std[:4]))
-    others = torch.arange(count)
-    distance = torch.stack([plain._nearest(plain.means[i : i + 1], others[i : i + 1])[0].mean() for i in others])
-    posterior = raw[..., 4:].double().mean((1, 2)).softmax(1)
-    entropy = -(posterior * posterior.mean(0).log()).sum(1)
-
-    query = torch.cat([torch.randn(5, 2, 2, 4, generator=rng), 3 * torch.randn(5, 2, 2, classes, generator=rng)], -1)
-    cells = (query - mean) / std
-    p = query[..., 4:].double().mean((1, 2)).softmax(1)
-    pairs = (plain.image_score(cells[..., :4], cells[..., 0]), distance), (-(p @ posterior.mean(0).log()), entropy)
-    expected = [(x - y.median()) / (y.quantile(0.9) - y.median()) for x, y in pairs]
-    actual = made.image_score(cells, cells[..., 0])
-    torch.testing.assert_close(actual, (expected[0] + 0.5 * expected[1]).float(), rtol=1e-3, atol=1e-3)
-    assert made(cells).shape == cells.shape
 
 
 def test_the_length_of_features_does_not_count(fitted):
