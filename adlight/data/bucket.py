@@ -11,8 +11,8 @@ from typing import Any
 import fsspec
 from rich.progress import track
 
-from adlight.data.decoded import hold_lock
 from adlight.data.listing import IMAGE_SUFFIXES
+from adlight.locks import hold_lock
 from adlight.types import UserError
 
 URL = re.compile(r"[a-z][a-z0-9+]*://[^:]+")  # without fsspec's chains, such as zip://...::s3://...

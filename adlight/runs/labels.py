@@ -18,8 +18,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from adlight.locks import hold_lock
 from adlight.runs.config import drop_objective
-from adlight.runs.files import Folder, hold_lock, read_if_exists, write_atomically
+from adlight.runs.files import Folder, read_if_exists, write_atomically
 from adlight.runs.folder import RunFolder
 from adlight.runs.tables import to_csv
 from adlight.runs.weights import write_checkpoint

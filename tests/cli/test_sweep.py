@@ -4,8 +4,6 @@ import json
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from itertools import product
 from pathlib import Path
@@ -22,7 +20,6 @@ from readers import table
 
 from adlight.cli.arguments import multirun_argv
 from adlight.cli.job import job_name
-from adlight.runs import files
 from adlight.runs.config import CONF
 
 TROUBLE = "+callbacks.trouble._target_=trouble.Trouble"
@@ -262,30 +259,6 @@ def test_terminated_it_says_how_to_go_on(adlight):
     assert code == 130 and "Traceback" not in err, err
     assert err.splitlines()[-1].endswith("resume_sweep=true hydra.sweep.dir=runs/terminated")
     assert {name: row["status"] for name, row in results(sweep).items()} == {"seed-0": "unfinished"}
-
-
-HOLDER = (
-    "import fcntl, sys; file = open(sys.argv[1], 'a'); fcntl.lockf(file, fcntl.LOCK_EX); "
-    "print(flush=True); sys.stdin.read()"
-)
-
-
-def test_two_processes_wait_for_each_other(tmp_path, monkeypatch):
-    lock, said = tmp_path / ".lock", []
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLDER, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as holder:
-
-        def release(line, **_):
-            said.append(line)
-            holder.stdin.close()
-
-        monkeypatch.setattr(files, "print", release, raising=False)
-        holder.stdout.readline()  # it has the lock now
-        with files.hold_lock(lock, "waiting"):
-            assert said == ["waiting"]
-    with files.hold_lock(lock, "waiting"):
-        assert said == ["waiting"]
 
 
 def test_any_group_may_be_swept(adlight):
