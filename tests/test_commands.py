@@ -199,6 +199,11 @@ def test_the_readme_names_every_choice():
         assert choices == set(re.findall(r"`(\w+)`", cell)), group
 
 
+def test_the_default_model_is_the_one_to_begin_with(conf):
+    (name,) = re.findall(r"^\| `(\w+)` .*\*\*to begin with\*\*", README.read_text(), re.M)
+    assert composed([])[1]["model"] == name
+
+
 @pytest.mark.parametrize("program", ["train", "evaluate", *OTHERS])
 def test_help_has_purpose_examples_and_settings(adlight, program):
     outcome = adlight(program, "--help")
