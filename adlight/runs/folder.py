@@ -121,7 +121,7 @@ class RunFolder(HydraFolder):
             content = json.loads(text)
             tables.check_results(content)
         except (ValueError, LookupError, AttributeError, TypeError) as error:
-            raise UserError(f"{path} is damaged ({error}): test the run again with adlight.evaluate") from error
+            raise UserError(f"{path} is damaged ({error}): test the run again with adlight evaluate") from error
         return content
 
     def predictions(self) -> "DataFrame | None":

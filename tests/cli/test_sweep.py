@@ -72,8 +72,8 @@ def test_each_job_is_a_run_of_its_own(adlight, two_seeds, tiny_run):
 def test_a_job_s_command_does_it_alone(adlight, two_seeds):
     sweep, _ = two_seeds
     command = json.loads((sweep / "seed-1" / "run.json").read_text())["command"].split()
-    assert command[:3] == ["python", "-m", "adlight.train"] and "seed=1" in command
-    assert same_numbers(adlight.train(*(word.strip("'") for word in command[3:])), sweep / "seed-1")
+    assert command[:2] == ["adlight", "train"] and "seed=1" in command
+    assert same_numbers(adlight.train(*(word.strip("'") for word in command[2:])), sweep / "seed-1")
 
 
 def test_the_table_says_what_the_jobs_found(two_seeds):
@@ -201,7 +201,7 @@ def test_a_failed_job_is_a_row_and_the_others_go_on(adlight):
     assert "'botle'" in error and "did you mean bottle?" in error and error.count("\n") == 1
     lines = outcome.err.splitlines()
     assert lines[0] == f"error: job 0 (category-botle): {error.strip()}"
-    assert lines[1].startswith("finished jobs and epochs are kept. Continue with: python -m adlight.train --multirun ")
+    assert lines[1].startswith("finished jobs and epochs are kept. Continue with: adlight train --multirun ")
     assert lines[1].endswith("resume_sweep=true hydra.sweep.dir=runs/failing") and len(lines) == 2
     rows = results(sweep)
     assert [rows[name]["status"] for name in rows] == ["failed", "finished"]
