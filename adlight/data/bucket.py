@@ -9,10 +9,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import fsspec
-from rich.progress import track
 
 from adlight.data.listing import IMAGE_SUFFIXES
 from adlight.locks import hold_lock
+from adlight.progress import track
 from adlight.types import UserError
 
 URL = re.compile(r"[a-z][a-z0-9+]*://[^:]+")  # without fsspec's chains, such as zip://...::s3://...
@@ -96,7 +96,7 @@ class Bucket:
         with journal.open("a") as file, ThreadPoolExecutor(THREADS) as pool:
             done = pool.map(lambda name: self._fetch(found[name][0], self.folder / name), wanted)
             copies = zip(wanted, done, strict=True)
-            for name, _ in track(copies, f"copying {self.url}", len(wanted), transient=True, disable=not wanted):
+            for name, _ in track(copies, f"copying {self.url}", len(wanted)):
                 file.write("\n" + json.dumps([name, found[name][1]]))
                 file.flush()
 
