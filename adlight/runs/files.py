@@ -32,9 +32,9 @@ def is_numbered() -> bool:
     return any(os.environ.get(name) for name in PROCESS_NUMBERS)
 
 
-def read_number(variable: str, default: int = 1) -> int:
-    """Read a number from an environment variable, or return the default; raise a UserError if it is not a number."""
-    text = os.environ.get(variable) or str(default)
+def read_number(variable: str) -> int:
+    """Read a number from an environment variable, 1 if it is unset; raise a UserError if it is not a number."""
+    text = os.environ.get(variable) or "1"
     if not text.isdecimal():
         raise UserError(f"environment variable {variable} is {text!r}, which is not a number: unset it")
     return int(text)
