@@ -221,6 +221,7 @@ def test_unreadable_images_are_skipped_and_counted(adlight, place):
 BEFORE = {
     "mask of another size": ("dataset.root=small_mask", "hole/001_mask.png", "5x5", "32x32"),
     "missing folder of masks": ("dataset.mask_dir=masks", "mask_dir", "truncated/bottle/masks"),
+    "too few to hold one out": ("dataset.normal_test_fraction=0.6", "1 normal", "add normal images"),
     "nothing to test": ("dataset.normal_test_fraction=0", "nothing to test"),
 }
 

@@ -74,6 +74,6 @@ def test_a_full_disk_is_left_as_it_was(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("os.posix_fallocate", refuse)
-    with pytest.raises(UserError, match="model.cache"):
+    with pytest.raises(UserError, match=r"model\.cache"):
         FeatureCache(Pixels(), tmp_path)(Noise(), CPU)
     assert not list(tmp_path.iterdir())
