@@ -1,6 +1,6 @@
 """The report's tables, as frames with headings in two rows (see `reports.terminal`)."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -125,16 +125,8 @@ def results_markdown(runs: Runs, means: pd.DataFrame, title: str) -> str:
 
 def print_results(results: "Results", threshold: str, footnotes: list[str]) -> None:
     """Print a row per category, their mean and the pooled images; below, a description of the threshold and notes."""
-    notes = (*_left_out(results), f"threshold: {threshold}", *footnotes)
+    notes = (*results.describe_left_out(), f"threshold: {threshold}", *footnotes)
     print_table(by_result(results.as_dict()), "test results", notes)
-
-
-def _left_out(results: "Results") -> Iterator[str]:
-    """Say which categories have no AUROC, and why."""
-    reasons = {name: results.left_out.get(f"{name}/auroc") for name in results.categories}
-    for reason in dict.fromkeys(filter(None, reasons.values())):
-        names = [name for name in reasons if reasons[name] == reason]
-        yield f"left out: AUROC, AP and F1 of {', '.join(names)}, as there are {reason}"
 
 
 def print_defects(results: "Results") -> None:
