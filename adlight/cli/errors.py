@@ -34,6 +34,7 @@ NOISE = [
     ".*in eval mode at the start of training.*",  # the GAN is frozen then
     "The parameter .pretrained. is deprecated.*",  # from lpips
     "Arguments other than a weight enum.*",
+    "Glyph .* missing from font.*",  # Matplotlib's own font measures the text, and the browser's shows it
 ]
 
 
