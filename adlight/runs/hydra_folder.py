@@ -93,7 +93,7 @@ class HydraFolder:
                 return None
             has_choices = run._hydra_file("hydra").is_file()
             choices = OmegaConf.select(run._read_yaml("hydra"), "hydra.runtime.choices") if has_choices else None
-            return flatten(config), dict(choices or {})
+            return flatten(comparable(config)), dict(choices or {})
         except OmegaConfBaseException as error:
             line = str(error).splitlines()[0]
             raise UserError(f"{self.config_path} is damaged ({line}): train the run again, or remove it") from error
