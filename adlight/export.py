@@ -122,7 +122,7 @@ def read_files(detector: "Detector", paths: list[Path]) -> "Iterator[Pixels]":
         pixels, used = [], paths[start : start + detector.batch_size]
         for one in map(detector.prepare, used):
             if isinstance(one, Unreadable):
-                raise UserError(one.error)
+                raise UserError(f"{one.error}: fix or remove the file")
             pixels.append(one.pixels)
         yield np.stack(pixels), detector.category_rule(used, np.stack(pixels), None)
 

@@ -8,7 +8,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from adlight.cli import main as cli
-from adlight.cli.words import quote, quote_values, require, value_of
+from adlight.cli.resume import use_advice
+from adlight.cli.words import quote_values, require, value_of
 from adlight.data.source import Source
 from adlight.learning.labels import read_labels
 from adlight.runs import provenance
@@ -75,7 +76,7 @@ def learn(config: DictConfig) -> Path:
     write_learned(folder, run, made, state, metadata)
     categories = list(learned.calibration.categories)
     print(*lines, f"threshold: {learned.calibration.describe(categories)}", f"learned: {folder}", sep="\n")
-    print(f"use it: adlight predict {quote('run', folder.path)} images=<file or folder>")
+    print(use_advice(folder))
     return folder.path
 
 

@@ -55,6 +55,9 @@ def test_writes_predictions_and_pictures(trained, ask):
     assert Image.open(out / "maps" / "hole" / "001.png").size == (48, 48)
     assert not (out / "predictions.part").exists()
     assert "predictions.csv" in outcome.out and "images/s" in outcome.out
+    worst = max(predictions, key=lambda prediction: prediction.score)
+    named = [line for line in outcome.out.splitlines() if line.startswith(("anomalous ", "normal "))]
+    assert len(named) == len(predictions) and named[0].endswith(worst.path)
 
 
 def test_default_folder_is_in_the_run(trained, tmp_path):

@@ -251,6 +251,8 @@ def test_normal_images_only(adlight):
     content = json.loads((run / "metrics.json").read_text())
     assert "auroc" not in content and "anomalous" in content["left_out"]["bottle/auroc"]
     assert 0 <= content["fpr_calibrated"] <= 1
+    (told,) = [line for line in (run / "train.log").read_text().splitlines() if line.startswith("left out: ")]
+    assert "AUROC" in told and "bottle" in told and "anomalous" in told
 
 
 def copy_of(run, folder):

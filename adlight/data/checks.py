@@ -48,7 +48,7 @@ def check_source(source: Source, frame: Frame) -> tuple[list[str | Table], list[
         sizes = [check.size for _, check in checked["train"] if check.kind]
         findings += [summarize(checked), describe_shapes(sizes, min(frame.size))]
     if not problems and not test:
-        problems.append(f"nothing to test: {source.protocol}")
+        problems.append(f"nothing to test: {source.protocol}: add images")
     with _collect_errors(problems):
         problems += source.find_orphan_masks()
         findings += list_left_out(source)

@@ -65,7 +65,8 @@ class FeatureCache:
                 self._write(images, path, device)
             except OSError as error:
                 raise UserError(
-                    f"features cannot be kept in {self.folder} ({error}): name another folder as cache, or null"
+                    f"features cannot be kept in {self.folder} ({error.strerror}): name a folder with room for them as "
+                    "model.cache=<folder> or ADLIGHT_CACHE, or set model.cache=null"
                 ) from error
         return torch.from_numpy(np.load(path, mmap_mode="c"))  # torch refuses read-only arrays; nothing writes to it
 
@@ -89,7 +90,7 @@ class FeatureCache:
             part.parent.mkdir(parents=True, exist_ok=True)
             np.lib.format.open_memmap(part, "w+", np.float16, shape)
             with part.open("r+b") as file:  # running out of disk while writing to the map would kill the process
-                os.posix_fallocate(file.fileno(), 0, part.stat().st_size)
+                _reserve(file.fileno(), part)
         barrier()
         self._compute(images, rows, device, np.load(part, mmap_mode="r+"))
         barrier()
@@ -119,6 +120,15 @@ def images_of(data: AnomalyDataModule, split: str) -> Images:
         data.setup(STAGES[split])  # does nothing the second time
     loader: Any = getattr(data, f"{split}_dataloader")()
     return loader.dataset
+
+
+def _reserve(descriptor: int, path: Path) -> None:
+    """Reserve the disk space of an open file, or remove the file."""
+    try:
+        os.posix_fallocate(descriptor, 0, path.stat().st_size)
+    except OSError:
+        path.unlink()
+        raise
 
 
 def _rank_and_world() -> tuple[int, int]:

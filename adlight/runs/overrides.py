@@ -131,6 +131,9 @@ def _explain_key(error: OmegaConfBaseException, node: DictConfig) -> str:
     parent, _, _ = (error.full_key or key).rpartition(".")
     if not parent and "model" in known:
         known += [path.name for path in CONF.iterdir() if path.is_dir()]  # not all groups are keys of the config
+    nested = [path for path in flatten(node) if path.endswith(f".{key}")]
+    if nested and not parent:
+        return f"unknown setting {key!r}; did you mean {' or '.join(nested[:3])}?"
     if parent and not known:
         return f"{error.full_key} cannot be set: {parent} is null in this config, of this model or data set"
     return _unknown(f"setting in {parent}" if parent else "setting", key, known)

@@ -106,7 +106,7 @@ def check_trainer(config: DictConfig, trainer: "pl.Trainer") -> None:
         raise UserError(f"trainer.num_nodes={trainer.num_nodes} needs Slurm: trainer=slurm or hydra/launcher=slurm")
     autocast_dtype(precision)  # another one cannot be scored in
     if trainer.precision != SHORT.get(precision, precision):
-        raise UserError(f"trainer.precision={precision} is not available here: set trainer.precision={trainer.precision}")
+        raise UserError(f"trainer.precision={precision} is not available here: set it to {trainer.precision}")
 
 
 class Stage(NamedTuple):

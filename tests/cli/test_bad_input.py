@@ -39,6 +39,7 @@ TRAIN = {
     "unknown experiment": ("experiment=mae_mvtek", "mae_mvtec?"),
     "unknown group": ("datset=mvtec", "'datset'", "dataset?"),
     "unknown setting": ("model.mask_ration=0.5", "model", "'mask_ration'", "mask_ratio?"),
+    "setting without its group": ("max_epochs=3", "'max_epochs'", "trainer.max_epochs?"),
     "unknown deep setting": ("model.network.encoder_dpth=3", "model.network", "encoder_depth?"),
     "unparsable override": ("dataset.category=a(b", "'dataset.category=a(b'"),
     "missing root": ("dataset.root=nowhere", "nowhere", "train/good", "download=true"),
@@ -220,7 +221,8 @@ def test_unreadable_images_are_skipped_and_counted(adlight, place):
 
 BEFORE = {
     "mask of another size": ("dataset.root=small_mask", "hole/001_mask.png", "5x5", "32x32"),
-    "missing folder of masks": ("dataset.mask_dir=masks", "mask_dir", "truncated/bottle/masks"),
+    "missing folder of masks": ("dataset.mask_dir=masks", "mask_dir", "truncated/bottle/masks", "holds ground_truth"),
+    "too few to hold one out": ("dataset.normal_test_fraction=0.6", "1 normal", "add normal images"),
     "nothing to test": ("dataset.normal_test_fraction=0", "nothing to test"),
 }
 
