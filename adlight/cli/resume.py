@@ -31,7 +31,7 @@ def resume_advice(run: RunFolder) -> str:
 
 def use_advice(run: RunFolder) -> str:
     """Describe how to use a trained detector."""
-    command = f"{command_line([], 'adlight.predict')} {_shell_word('run', run.path)}"
+    command = f"{command_line([], 'predict')} {_shell_word('run', run.path)}"
     return f"use it: {command} images=<file or folder>"
 
 
