@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from adlight.data.frames import Frame, Size, WholeFrame
+from adlight.data.image_files import ADVICE
 from adlight.data.images import AnyImage, PreparedImage, prepare_image
 from adlight.data.roi import check_selection, make_selection, stack_contents, stack_pixels
 from adlight.data.tiling import Tiling
@@ -175,7 +176,7 @@ class Detector:
         except UserError as error:
             if not isinstance(image, str | Path):
                 raise
-            return Unreadable(str(image), str(error))
+            return Unreadable(str(image), str(error).removesuffix(ADVICE))
 
     def predict(self, batch: list[PreparedImage], reconstruct: bool = True) -> list[Prediction]:
         """Predict for a batch of prepared images, see `__call__`.

@@ -1,4 +1,4 @@
-"""Let a finished run learn from labelled images: `python -m adlight.learn run=<folder> labels=<csv or folder>`."""
+"""Let a finished run learn from labelled images: `adlight learn run=<folder> labels=<csv or folder>`."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -8,7 +8,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from adlight.cli import main as cli
-from adlight.cli.words import quote, quote_values, require, value_of
+from adlight.cli.resume import use_advice
+from adlight.cli.words import quote_values, require, value_of
 from adlight.data.source import Source
 from adlight.learning.labels import read_labels
 from adlight.runs import provenance
@@ -75,7 +76,7 @@ def learn(config: DictConfig) -> Path:
     write_learned(folder, run, made, state, metadata)
     categories = list(learned.calibration.categories)
     print(*lines, f"threshold: {learned.calibration.describe(categories)}", f"learned: {folder}", sep="\n")
-    print(f"use it: python -m adlight.predict {quote('run', folder.path)} images=<file or folder>")
+    print(use_advice(folder))
     return folder.path
 
 
@@ -115,7 +116,7 @@ def warn_of_test(run: RunFolder, labels: LabelFolder) -> list[str]:
     if (table := run.predictions()) is None:
         return []
     count = labels.count_among(table["path"])
-    return [f"{count} labelled images are of the run's test: adlight.evaluate would count them"] if count else []
+    return [f"{count} labelled images are of the run's test: adlight evaluate would count them"] if count else []
 
 
 def arguments(argv: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Train and test a detector: `python -m adlight.train model=mae dataset=mvtec`."""
+"""Train and test a detector: `adlight train model=mae dataset=mvtec`."""
 
 import logging
 import math
@@ -14,7 +14,7 @@ from adlight.cli import main as cli
 from adlight.cli.arguments import task_overrides, train_arguments
 from adlight.cli.errors import is_interruption
 from adlight.cli.job import is_job, job_words, run_job
-from adlight.cli.resume import add_advice, resume_advice
+from adlight.cli.resume import add_advice, resume_advice, use_advice
 from adlight.runs import provenance, training
 from adlight.runs.config import instantiate_node, require_nodes
 from adlight.runs.folder import RunFolder
@@ -49,7 +49,10 @@ def train(config: DictConfig) -> dict[str, float]:
         trainer, trained = fit(config, stages, data, trainer, begin)
         metadata |= trained
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        return metrics | test(run, run.checkpoint(config.ckpt), trainer, module, data, metadata, begin)
+        metrics |= test(run, run.checkpoint(config.ckpt), trainer, module, data, metadata, begin)
+        if trainer.is_global_zero and not sweep:
+            print(use_advice(run))
+        return metrics
     except (KeyboardInterrupt, SystemExit) as error:
         if not is_interruption(error):
             raise

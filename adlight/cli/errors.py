@@ -11,9 +11,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError
 
-from adlight.runs.overrides import explain_config, first_line
+from adlight.runs.overrides import explain_config
 from adlight.runs.targets import explain_refusal
-from adlight.types import UserError
+from adlight.types import UserError, first_line
 
 UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EEXIST}
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -34,6 +34,7 @@ NOISE = [
     ".*in eval mode at the start of training.*",  # the GAN is frozen then
     "The parameter .pretrained. is deprecated.*",  # from lpips
     "Arguments other than a weight enum.*",
+    "Glyph .* missing from font.*",  # Matplotlib's own font measures the text, and the browser's shows it
 ]
 
 
@@ -66,7 +67,8 @@ def explain(error: BaseException) -> str | None:
         place = error.filename2 or error.filename or _folder()  # the target of a copy
         return f"{place}: {error.strerror}{', make room' * (error.errno in FULL)}{hint}"
     if type(error).__name__ == "MisconfigurationException":  # Lightning's, for a bad setting of the trainer
-        return f"trainer: {first_line(error)}"
+        hint = ": trainer=cpu needs none" if "gpu backend" in str(error) else ""
+        return f"trainer: {first_line(error)}{hint}"
     if type(error).__name__ == "OutOfMemoryError":
         return f"the device's memory is full: try a smaller dataset.batch_size ({first_line(error)})"
     if isinstance(error, ValueError | RuntimeError) and (group := _group_that_raised(error)):

@@ -29,6 +29,12 @@ def resume_advice(run: RunFolder) -> str:
     return f"The state of the last finished epoch is saved. Continue with: {_resume_command('train', run.path)}"
 
 
+def use_advice(run: RunFolder) -> str:
+    """Describe how to use a trained detector."""
+    command = f"{command_line([], 'predict')} {_shell_word('run', run.path)}"
+    return f"use it: {command} images=<file or folder>"
+
+
 def add_advice(error: UserError | OSError, run: RunFolder, is_trained: bool, is_job: bool) -> None:
     """Raise an error again as a UserError with advice on how to continue; return if nothing was saved.
 
@@ -101,7 +107,7 @@ def check_same_prediction(folder: PredictionFolder, config: DictConfig) -> None:
 
 
 def _resume_command(program: str, folder: Path) -> str:
-    return f"{command_line([], f'adlight.{program}')} {_shell_word('resume', folder)}"
+    return f"{command_line([], program)} {_shell_word('resume', folder)}"
 
 
 def _shell_word(key: str, path: Path) -> str:

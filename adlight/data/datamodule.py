@@ -105,6 +105,7 @@ class AnomalyDataModule(pl.LightningDataModule):
     def check(self) -> None:
         """Check the files of all splits before anything is computed; raise a UserError if one is unusable."""
         self.notes = check_before_training(self.source, self.frame, self.loader.skip, self.roi, self.tiling)
+        split_normals(self.source.train(), self.val_fraction, self.seed)  # raises if there are too few
 
     def setup(self, stage: str | None = None) -> None:
         """List, split and decode the images of a stage, once."""
@@ -117,7 +118,7 @@ class AnomalyDataModule(pl.LightningDataModule):
         if stage in ("test", None) and "test" not in self.datasets:
             records = self.source.test()
             if not records:
-                raise UserError(f"nothing to test: {self.source.protocol}")
+                raise UserError(f"nothing to test: {self.source.protocol}: add images")
             # categories without training images come last, so that the others keep their numbers
             self.categories += sorted({record.category for record in records} - set(self.categories))
             self.datasets["test"] = self._load(records)

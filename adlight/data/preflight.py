@@ -31,13 +31,13 @@ def check_before_training(
         raise UserError(f"image_size={min(frame.size)} is too small for the windows of scores: raise it to {MIN_SIDE}")
     train, test = source.train(), source.test()
     if not test:
-        raise UserError(f"nothing to test: {source.protocol}")
+        raise UserError(f"nothing to test: {source.protocol}: add images")
     if roi is not None:
         roi.check([*train, *test])
     problems = [] if skip else _find_unusable(source, frame, [*train, *test])
     problems += source.find_orphan_masks()
     if problems:
-        others = f" ({len(problems) - 1} more: python -m adlight.doctor lists them)" if problems[1:] else ""
+        others = f" ({len(problems) - 1} more: adlight doctor lists them)" if problems[1:] else ""
         raise UserError(problems[0] + others)
     tiles = describe_tiles(tiling, source.sizes()) if tiling else []
     return [*find_unmasked(source, test), *find_copies(train, test), *list_left_out(source), *tiles]
@@ -88,12 +88,12 @@ def find_copies(train: list[Record], test: list[Record]) -> list[str]:
         if paths[0] in trained and filecmp.cmp(path, paths[0], shallow=False)
     ]
     notes = []
-    for text, found in (
-        ("test image(s) are the same files as training images", [pair for pair in pairs if pair[0] not in trained]),
-        ("training image(s) are copies of others", [pair for pair in pairs if pair[0] in trained]),
+    for text, is_trained in (
+        ("test image(s) are the same files as training images, so that their scores say nothing", False),
+        ("training image(s) are copies of others, which may make thresholds too low", True),
     ):
-        if found:
-            notes.append(f"{len(found)} {text}, the first: {found[0][0]} and {found[0][1]}")
+        if found := [pair for pair in pairs if (pair[0] in trained) == is_trained]:
+            notes.append(f"{len(found)} {text}: remove them; the first: {found[0][0]} and {found[0][1]}")
     return notes
 
 
@@ -123,6 +123,6 @@ def find_unmasked(source: Source, test: list[Record]) -> list[str]:
         if without := [record.path for record in anomalous if record.mask is None]:
             problems.append(
                 f"{len(without)} of {len(anomalous)} anomalous images of {category} have no mask, the first: "
-                f"{without[0]}: the pixel metrics of {category} are left out"
+                f"{without[0]}: the pixel metrics of {category} are left out, unless each gets a mask"
             )
     return problems

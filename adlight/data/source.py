@@ -176,7 +176,8 @@ def require_images(folder: Path, setting: str, without: Sequence[Path] = ()) -> 
         UserError: there are none; the message names the setting that led to the folder, and what the folder holds.
     """
     if not folder.is_dir():
-        raise UserError(f"{setting}: no folder {folder} (in its parent: {describe_folder(folder.parent)})")
+        place = next(parent for parent in folder.absolute().parents if parent.is_dir())
+        raise UserError(f"{setting}: no folder {folder} ({place} holds {describe_folder(place)})")
     images = [image for image in list_images(folder) if not any(path in image.parents for path in without)]
     if not images:
         found = describe_folder(folder)

@@ -33,7 +33,7 @@ def split_normals(records: list[Record], fraction: float, seed: int) -> tuple[li
         if count >= len(members):
             raise UserError(
                 f"category {category} has {len(members)} normal training image(s): too few to hold out {count} for "
-                f"validation (val_fraction={fraction})"
+                f"validation (val_fraction={fraction}): add normal images, or leave the category out"
             )
         order = torch.randperm(len(members), generator=Generator().manual_seed(seed)).tolist()
         held_out += [members[i] for i in sorted(order[:count])]

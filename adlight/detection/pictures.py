@@ -9,6 +9,7 @@ from adlight.data.arrays import bands
 from adlight.types import Prediction, Record
 
 GAP, TITLE = 5, 18  # pixels between the parts of a panel, and height of their titles
+LONG = 3  # ratio of sides from which an image is long: the parts of wide ones lie below each other
 
 
 def colour_ceiling(pixel_threshold: float) -> float:
@@ -54,14 +55,16 @@ def draw_panel(
     true_mask: np.ndarray | None = None,
     side: int = 256,
 ) -> Image.Image:
-    """Draw image, reconstruction, error, true mask (if given) and decision with boxes, side by side.
+    """Draw image, reconstruction, error, true mask (if given) and decision with boxes.
+
+    The parts are side by side, or below each other if the image is wide.
 
     Args:
         image: RGB, in the size to which the prediction's boxes and mask refer.
         prediction: the prediction, with its arrays.
         record: the ground truth, in a test; the decision is then labelled right or WRONG.
         true_mask: (H, W) bool.
-        side: side of the square, in pixels, into which each part is fitted.
+        side: width of the parts, in pixels; wide images have that of the panel, and only tall ones are higher.
     """
     assert prediction.reconstruction is not None and prediction.mask is not None
     assert prediction.anomaly_map is not None
@@ -74,19 +77,23 @@ def draw_panel(
         title = f"{record.defect}: {Path(record.path).name}"
     reconstruction = (np.clip(prediction.reconstruction.transpose(1, 2, 0), 0, 1) * 255).astype(np.uint8)
     reconstruction = np.broadcast_to(reconstruction, (*reconstruction.shape[:2], 3))
+    masks = [] if true_mask is None else [_draw_true_mask(true_mask, record)]
+    count, is_wide = 4 + len(masks), image.width > LONG * image.height
+    whole = count * (side + GAP) - GAP
+    cell = whole if is_wide else side
+    width, height = size = _fit(image, cell, side * (LONG if image.height > LONG * image.width else 1))
     parts = [
         (title, image),
         ("reconstruction", Image.fromarray(reconstruction)),
         (f"error, 0 to {colour_ceiling(prediction.pixel_threshold):.3g}", heat_map),
-        *([] if true_mask is None else [_draw_true_mask(true_mask, record)]),
-        (f"{decision}: {prediction.score:.4g}, threshold {prediction.threshold:.4g}", _mark(image, prediction, side)),
+        *masks,
+        (f"{decision}: {prediction.score:.4g}, threshold {prediction.threshold:.4g}", _mark(image, prediction, size)),
     ]
-    width, height = _fit(image, side)
-    panel = Image.new("RGB", (len(parts) * (side + GAP) - GAP, side + TITLE), "white")
+    panel = Image.new("RGB", (whole, (TITLE + height) * (count if is_wide else 1)), "white")
     for i, (text, part) in enumerate(parts):
-        panel.paste(_write(text, side, colour if i == len(parts) - 1 else "black"), (i * (side + GAP), 0))
-        corner = i * (side + GAP) + (side - width) // 2, TITLE + (side - height) // 2
-        panel.paste(part.resize((width, height), Image.Resampling.BILINEAR), corner)
+        left, top = (0, i * (TITLE + height)) if is_wide else (i * (side + GAP), 0)
+        panel.paste(_write(text, cell, colour if i == count - 1 else "black"), (left, top))
+        panel.paste(part.resize(size, Image.Resampling.BILINEAR), (left + (cell - width) // 2, top + TITLE))
     return panel
 
 
@@ -98,17 +105,18 @@ def _draw_true_mask(mask: np.ndarray, record: Record | None) -> tuple[str, Image
 
 def stack_panels(panels: list[Image.Image], title: str) -> Image.Image:
     """Stack panels of equal width below a title."""
-    width, height = panels[0].size
-    picture = Image.new("RGB", (width, TITLE + len(panels) * (height + GAP) - GAP), "white")
+    width, top = panels[0].width, TITLE
+    picture = Image.new("RGB", (width, TITLE + sum(panel.height + GAP for panel in panels) - GAP), "white")
     picture.paste(_write(title, width), (0, 0))
-    for i, panel in enumerate(panels):
-        picture.paste(panel, (0, TITLE + i * (height + GAP)))
+    for panel in panels:
+        picture.paste(panel, (0, top))
+        top += panel.height + GAP
     return picture
 
 
-def _fit(image: Image.Image, side: int) -> tuple[int, int]:
-    longer = max(image.size)
-    return max(1, round(image.width * side / longer)), max(1, round(image.height * side / longer))
+def _fit(image: Image.Image, width: int, height: int) -> tuple[int, int]:
+    scale = min(width / image.width, height / image.height)
+    return max(1, round(image.width * scale)), max(1, round(image.height * scale))
 
 
 def _write(text: str, width: int, colour: str = "black") -> Image.Image:
@@ -117,11 +125,11 @@ def _write(text: str, width: int, colour: str = "black") -> Image.Image:
     return strip
 
 
-def _mark(image: Image.Image, prediction: Prediction, side: int) -> Image.Image:
+def _mark(image: Image.Image, prediction: Prediction, size: tuple[int, int]) -> Image.Image:
     assert prediction.mask is not None
     marked = image.copy()
     marked.paste((255, 0, 0), mask=Image.fromarray(prediction.mask.astype(np.uint8) * 128))
-    marked = marked.resize(_fit(image, side), Image.Resampling.BILINEAR)
+    marked = marked.resize(size, Image.Resampling.BILINEAR)
     (width, height), (w, h), pen = image.size, marked.size, ImageDraw.Draw(marked)
     for left, top, right, bottom in prediction.boxes:
         box = left * w // width, top * h // height, right * w // width - 1, bottom * h // height - 1

@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from rich.progress import track
 from torch import Tensor
 
 from adlight.data.datamodule import AnomalyDataModule
 from adlight.data.pseudo_dataset import Images
 from adlight.features.backbones import Backbone
 from adlight.features.cells import extract_features
+from adlight.progress import track
 from adlight.types import UserError
 
 BATCH = 16
+PROGRESS_FROM = 7  # batches
 STAGES = {"train": "fit", "val": "validate", "test": "test"}
 
 
@@ -64,7 +65,8 @@ class FeatureCache:
                 self._write(images, path, device)
             except OSError as error:
                 raise UserError(
-                    f"features cannot be kept in {self.folder} ({error}): name another folder as cache, or null"
+                    f"features cannot be kept in {self.folder} ({error.strerror}): name a folder with room for them as "
+                    "model.cache=<folder> or ADLIGHT_CACHE, or set model.cache=null"
                 ) from error
         return torch.from_numpy(np.load(path, mmap_mode="c"))  # torch refuses read-only arrays; nothing writes to it
 
@@ -88,7 +90,7 @@ class FeatureCache:
             part.parent.mkdir(parents=True, exist_ok=True)
             np.lib.format.open_memmap(part, "w+", np.float16, shape)
             with part.open("r+b") as file:  # running out of disk while writing to the map would kill the process
-                os.posix_fallocate(file.fileno(), 0, part.stat().st_size)
+                _reserve(file.fileno(), part)
         barrier()
         self._compute(images, rows, device, np.load(part, mmap_mode="r+"))
         barrier()
@@ -98,7 +100,7 @@ class FeatureCache:
 
     def _compute(self, images: Images, rows: range, device: torch.device, out: np.ndarray | None) -> Tensor:
         starts = range(0, len(rows), BATCH)
-        for start in track(starts, description="computing features", transient=True, disable=len(rows) < 100):
+        for start in track(starts, "computing features", len(starts), PROGRESS_FROM):
             selected = rows[start : start + BATCH]
             features = self._features(images, selected, device)
             if out is None:
@@ -118,6 +120,15 @@ def images_of(data: AnomalyDataModule, split: str) -> Images:
         data.setup(STAGES[split])  # does nothing the second time
     loader: Any = getattr(data, f"{split}_dataloader")()
     return loader.dataset
+
+
+def _reserve(descriptor: int, path: Path) -> None:
+    """Reserve the disk space of an open file, or remove the file."""
+    try:
+        os.posix_fallocate(descriptor, 0, path.stat().st_size)
+    except OSError:
+        path.unlink()
+        raise
 
 
 def _rank_and_world() -> tuple[int, int]:

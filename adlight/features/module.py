@@ -157,6 +157,9 @@ class FeatureModule(FeatureDetector, AnomalyModule):
             return
         dataset, features = self.datamodule.datasets["train"], self.features("train")
         check_predictors(self.members.values(), len(dataset), folds)
+        if self.rotations and self.trainer.state.fn != "fit":  # a checkpoint has no copies outside the predictors
+            images = images_of(self.datamodule, "train")
+            self.copies = make_copies(self._cells(), self.centers, images, self.cache)
         splits = split_folds(image_numbers_of(dataset), folds, self.trainer.global_rank, self.trainer.world_size)
         for rest, fold in splits:
             members, residual_map = deepcopy((self.members, self.residual_map))

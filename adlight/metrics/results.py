@@ -67,6 +67,12 @@ class Results:
         rest = asdict(self)
         return {**rest.pop("mean"), **rest}
 
+    def describe_left_out(self) -> list[str]:
+        """Say which categories have no AUROC, and why, in a line per reason."""
+        reasons = {name: self.left_out.get(f"{name}/auroc") for name in self.categories}
+        named = {why: [name for name in reasons if reasons[name] == why] for why in reasons.values() if why}
+        return [f"left out: AUROC, AP and F1 of {', '.join(names)}, as there are {why}" for why, names in named.items()]
+
 
 def summarize(
     records: Sequence[Record],

@@ -1,5 +1,6 @@
 """Predict for images batch by batch, decoding and writing pictures in threads while a batch is scored; a summary."""
 
+import heapq
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,7 +13,6 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import track
 from rich.table import Table
 
 from adlight.data.arrays import allocate
@@ -21,6 +21,7 @@ from adlight.data.images import to_channels
 from adlight.detection.pictures import colour_ceiling, draw_overlay, draw_panel
 from adlight.detection.regions import annotate
 from adlight.prediction.stream import ImageStream
+from adlight.progress import track
 from adlight.runs.predictions import Entry, PredictionFolder
 from adlight.types import Prediction, Unreadable, UserError
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:  # torch takes seconds: not for --help
     from adlight.detector import Detector
 
 SHOWN = 5  # unreadable files that are named in the summary
+HIGHEST = 10  # images that it names, those with the highest scores
 
 
 def load_detector(settings: Mapping[str, Any]) -> "Detector":
@@ -93,11 +95,9 @@ def predict_batches(
             the entries of all images before it.
         threads: number of threads that decode images and write pictures; None for one per core.
     """
-    console = Console(stderr=True)
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        steps, hidden = -(-count // detector.images_at_once), not console.is_terminal
-        batches = read_ahead(detector, paths, pool)
-        for batch in track(batches, "predicting", steps, console=console, transient=True, disable=hidden):
+        steps = -(-count // detector.images_at_once)
+        for batch in track(read_ahead(detector, paths, pool), "predicting", steps):
             unreadable = [i for i, (_, image) in enumerate(batch) if isinstance(image, Unreadable)]
             stop = unreadable[0] if unreadable and on_bad_image == "error" else len(batch)
             images = {path: image for path, image in batch[:stop] if not isinstance(image, Unreadable)}
@@ -106,7 +106,7 @@ def predict_batches(
             yield [image.as_dict() if isinstance(image, Unreadable) else entries[path] for path, image in batch[:stop]]
             for _, image in batch[stop:]:
                 if isinstance(image, Unreadable):
-                    raise UserError(image.error)
+                    raise UserError(image.error + ADVICE)
 
 
 def read_ahead(
@@ -130,6 +130,7 @@ class Summary:
         # keyed by source of the thresholds, image threshold, pixel threshold and verdict
         self.counts = Counter[tuple[str, float, float, bool]]()
         self.failed, self.num_failed = list[str](), 0
+        self.highest: list[tuple[float, int, str]] = []  # a heap of scores minus thresholds, numbers and descriptions
         for entry in entries:
             if "error" in entry:
                 self.failed += [entry["error"]] * (self.num_failed < SHOWN)
@@ -137,6 +138,11 @@ class Summary:
             else:
                 key = entry["threshold_source"], entry["threshold"], entry["pixel_threshold"], entry["anomalous"]
                 self.counts[key] += 1
+                verdict = "anomalous" if entry["anomalous"] else "normal"
+                line = f"{verdict:9} {entry['score']:<8.4g} {entry['path']}"
+                heapq.heappush(self.highest, (entry["score"] - entry["threshold"], -self.counts.total(), line))
+                if len(self.highest) > HIGHEST:
+                    heapq.heappop(self.highest)
 
     def print(self, folder: PredictionFolder, pictures: Sequence[str], rate: float) -> None:
         """Print the counts, the folders of predictions and pictures, and the rate in images per second."""
@@ -149,10 +155,13 @@ class Summary:
             table.add_row(escape(source), f"{threshold:.6g}", str(normal + anomalous), str(anomalous))
         console = Console()
         console.print(table)
-        lines = [f"skipped: {error.removesuffix(ADVICE)}" for error in self.failed]
+        total = self.counts.total()
+        lines = [f"the {HIGHEST} most anomalous of {total} images:"] if total > HIGHEST else []
+        lines += [line for *_, line in sorted(self.highest, reverse=True)]
+        lines += [f"skipped: {error}" for error in self.failed]
         if self.num_failed:
-            lines.append(f"all {self.num_failed} unreadable images: {folder.unreadable}")
-        lines.append(f"{self.counts.total()} images, {self.num_failed} skipped, {rate:.1f} images/s")
+            lines.append(f"unreadable images: {self.num_failed}, listed in {folder.unreadable}")
+        lines.append(f"{total} image{'s' * (total != 1)}, {self.num_failed} skipped, {rate:.1f} images/s")
         lines.append(f"predictions: {folder.table}")
         if pictures:
             scale = ", ".join(dict.fromkeys(f"{colour_ceiling(pixel):.3g}" for _, _, pixel in thresholds))

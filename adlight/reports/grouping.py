@@ -32,12 +32,13 @@ def select_differing(runs: pd.DataFrame) -> pd.DataFrame:
     """Select the settings in which runs of the same model and data set differ.
 
     Returns:
-        A column per setting, with the names and index of `runs`; missing for runs of other models and data sets.
+        A column per setting, those in which finished runs differ first, with the names and index of `runs`; missing for
+        runs of other models and data sets.
     """
-    parts = [
-        of[find_differing(of)].fillna(UNSET) for _, of in runs.groupby(["model", "dataset"], dropna=False, sort=False)
-    ]
-    return pd.concat(parts).reindex(runs.index)
+    groups = [group for _, group in runs.groupby(["model", "dataset"], dropna=False, sort=False)]
+    settings = pd.concat([group[find_differing(group)].fillna(UNSET) for group in groups]).reindex(runs.index)
+    finished = {name for group in groups for name in find_differing(group[group["status"] == "finished"])}
+    return settings[sorted(settings, key=lambda name: name not in finished)]
 
 
 def label_settings(settings: pd.DataFrame) -> pd.Series:

@@ -125,7 +125,8 @@ def results_markdown(runs: Runs, means: pd.DataFrame, title: str) -> str:
 
 def print_results(results: "Results", threshold: str, footnotes: list[str]) -> None:
     """Print a row per category, their mean and the pooled images; below, a description of the threshold and notes."""
-    print_table(by_result(results.as_dict()), "test results", (f"threshold: {threshold}", *footnotes))
+    notes = (*results.describe_left_out(), f"threshold: {threshold}", *footnotes)
+    print_table(by_result(results.as_dict()), "test results", notes)
 
 
 def print_defects(results: "Results") -> None:

@@ -1,6 +1,7 @@
 """What Hydra leaves in every folder that it runs in: `.hydra/config.yaml`, `hydra.yaml` and `overrides.yaml`."""
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from adlight.runs.config import comparable, flatten, read_yaml
 from adlight.runs.files import write_atomically
 from adlight.runs.overrides import apply_overrides
 from adlight.runs.trust import check_choices, check_config, find_targets
-from adlight.types import UserError
+from adlight.types import UserError, first_line
 
 SUBFOLDER = ".hydra"  # value of hydra.output_subdir
 _ROOMS_OF_0_1 = tuple(f"adlight.{room}." for room in ("modules", "networks", "objectives", "scoring"))
@@ -93,10 +94,11 @@ class HydraFolder:
                 return None
             has_choices = run._hydra_file("hydra").is_file()
             choices = OmegaConf.select(run._read_yaml("hydra"), "hydra.runtime.choices") if has_choices else None
-            return flatten(config), dict(choices or {})
+            return flatten(comparable(config)), dict(choices or {})
         except OmegaConfBaseException as error:
-            line = str(error).splitlines()[0]
-            raise UserError(f"{self.config_path} is damaged ({line}): train the run again, or remove it") from error
+            raise UserError(
+                f"{self.config_path} is damaged ({first_line(error)}): train the run again, or remove it"
+            ) from error
 
     def write_config(self, config: DictConfig) -> None:
         """Write the composed config, which makes the folder a run folder."""
@@ -126,5 +128,7 @@ class HydraFolder:
     def _read_yaml(self, name: str) -> DictConfig:
         path = self._hydra_file(name)
         if not path.is_file():
-            raise UserError(f"{self} is not a run folder (missing {path})")
+            others = [str(place.parent) for place in self.path.parent.glob(f"*/{SUBFOLDER}")]
+            hint = "".join(f"; did you mean {name}?" for name in get_close_matches(str(self), others, 1))
+            raise UserError(f"{self} is not a run folder (missing {path}){hint}")
         return read_yaml(path)

@@ -7,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
 from adlight.runs.config import CONF, INPUT_KEYS, flatten
-from adlight.types import UserError, unknown_name
+from adlight.types import UserError, first_line, unknown_name
 
 EXTRAS = {"optuna": "optuna", "joblib": "joblib", "ray": "ray", "submitit_slurm": "slurm"}  # for Hydra's plugins
 SEARCH_PATH = "hydra.searchpath="
@@ -131,6 +131,9 @@ def _explain_key(error: OmegaConfBaseException, node: DictConfig) -> str:
     parent, _, _ = (error.full_key or key).rpartition(".")
     if not parent and "model" in known:
         known += [path.name for path in CONF.iterdir() if path.is_dir()]  # not all groups are keys of the config
+    nested = [path for path in flatten(node) if path.endswith(f".{key}")]
+    if nested and not parent:
+        return f"unknown setting {key!r}; did you mean {' or '.join(nested[:3])}?"
     if parent and not known:
         return f"{error.full_key} cannot be set: {parent} is null in this config, of this model or data set"
     return _unknown(f"setting in {parent}" if parent else "setting", key, known)
@@ -138,8 +141,3 @@ def _explain_key(error: OmegaConfBaseException, node: DictConfig) -> str:
 
 def _unknown(kind: str, name: str, known: Sequence[str]) -> str:
     return unknown_name(kind, name, sorted({choice for choice in known if not choice.startswith("_")}))
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

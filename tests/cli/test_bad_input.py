@@ -39,6 +39,7 @@ TRAIN = {
     "unknown experiment": ("experiment=mae_mvtek", "mae_mvtec?"),
     "unknown group": ("datset=mvtec", "'datset'", "dataset?"),
     "unknown setting": ("model.mask_ration=0.5", "model", "'mask_ration'", "mask_ratio?"),
+    "setting without its group": ("max_epochs=3", "'max_epochs'", "trainer.max_epochs?"),
     "unknown deep setting": ("model.network.encoder_dpth=3", "model.network", "encoder_depth?"),
     "unparsable override": ("dataset.category=a(b", "'dataset.category=a(b'"),
     "missing root": ("dataset.root=nowhere", "nowhere", "train/good", "download=true"),
@@ -220,7 +221,8 @@ def test_unreadable_images_are_skipped_and_counted(adlight, place):
 
 BEFORE = {
     "mask of another size": ("dataset.root=small_mask", "hole/001_mask.png", "5x5", "32x32"),
-    "missing folder of masks": ("dataset.mask_dir=masks", "mask_dir", "truncated/bottle/masks"),
+    "missing folder of masks": ("dataset.mask_dir=masks", "mask_dir", "truncated/bottle/masks", "holds ground_truth"),
+    "too few to hold one out": ("dataset.normal_test_fraction=0.6", "1 normal", "add normal images"),
     "nothing to test": ("dataset.normal_test_fraction=0", "nothing to test"),
 }
 
@@ -244,7 +246,7 @@ def test_what_only_decoding_shows_keeps_the_training(adlight, place):
     write_mask(place / "small_mask" / "bottle" / "ground_truth" / "hole" / "001_mask.png")
     outcome = adlight("train", *adlight.quick, "dataset.root=small_mask", "hydra.run.dir=runs/small_mask")
     run = place / "runs" / "small_mask"
-    check(outcome, "small_mask/bottle/test/hole/002.png", f"python -m adlight.train resume={run}")
+    check(outcome, "small_mask/bottle/test/hole/002.png", f"adlight train resume={run}")
     trained = (run / "checkpoints" / "last.ckpt").read_bytes()
     image.write_bytes(whole)
     assert adlight("train", f"resume={run}").code == 0
@@ -283,7 +285,7 @@ def test_no_space_leaves_the_earlier_checkpoint_whole(adlight, place, tiny_run):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     assert full.code == 2, full.err
-    assert os.strerror(errno.EFBIG) in full.err and f"adlight.train resume={run}" in full.err
+    assert os.strerror(errno.EFBIG) in full.err and f"adlight train resume={run}" in full.err
     assert "Traceback" not in full.err and not list(run.rglob("*.part"))
     for path, content in before.items():
         assert path.read_bytes() == content

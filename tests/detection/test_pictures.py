@@ -27,8 +27,7 @@ IMAGE = Image.new("RGB", (16, 8), (100, 150, 200))
 def parts(panel):
     """The pictures of a panel, in the shape of `IMAGE`, as arrays."""
     pixels = np.asarray(panel)[TITLE:]
-    assert (pixels[: SIDE // 4] == 255).all() and (pixels[-SIDE // 4 :] == 255).all()
-    pixels = pixels[SIDE // 4 : -SIDE // 4]
+    assert len(pixels) == SIDE // 2
     return [pixels[:, left : left + SIDE] for left in range(0, pixels.shape[1], SIDE + GAP)]
 
 
@@ -104,9 +103,20 @@ def test_an_overlay_has_the_image_s_size_and_more_colour_where_more_is_found():
 
 
 def test_panels_are_stacked_under_a_title():
-    panel = draw_panel(IMAGE, prediction(), side=SIDE)
-    picture = stack_panels([panel, panel], "bottle")
-    assert picture.size == (panel.width, TITLE + 2 * panel.height + GAP)
+    panel, higher = (draw_panel(image, prediction(), side=SIDE) for image in (IMAGE, IMAGE.resize((16, 16))))
+    picture = stack_panels([panel, higher], "bottle")
+    assert picture.size == (panel.width, TITLE + panel.height + higher.height + GAP)
     rows = np.asarray(picture)
     assert np.array_equal(rows[TITLE : TITLE + panel.height], np.asarray(panel))
-    assert np.array_equal(rows[-panel.height :], np.asarray(panel)) and (rows[:TITLE] < 128).any()
+    assert np.array_equal(rows[-higher.height :], np.asarray(higher)) and (rows[:TITLE] < 128).any()
+
+
+@pytest.mark.parametrize(("size", "part"), [((320, 16), (4 * SIDE + 3 * GAP, 14)), ((16, 320), (10, 3 * SIDE))])
+def test_long_images_are_large_enough_to_be_seen(size, part):
+    image, mask = Image.new("RGB", size, (100, 150, 200)), np.zeros(size[::-1], bool)
+    panel = draw_panel(image, replace(prediction(), mask=mask, boxes=[]), side=SIDE)
+    shown = (np.asarray(panel) == (100, 150, 200)).all(-1)
+    rows, columns = np.flatnonzero(shown.any(1)), np.flatnonzero(shown.any(0))
+    wide = size[0] > size[1]
+    assert panel.width == 4 * SIDE + 3 * GAP
+    assert (len(columns), len(rows)) == ((part[0], 2 * part[1]) if wide else (2 * part[0], part[1]))

@@ -1,5 +1,7 @@
 """Features that are computed once."""
 
+import errno
+
 import pytest
 import torch
 
@@ -65,3 +67,13 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match=str(tmp_path / "file")):
         FeatureCache(Pixels(), tmp_path / "file" / "below")(Noise(), CPU)
+
+
+def test_a_full_disk_is_left_as_it_was(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", refuse)
+    with pytest.raises(UserError, match=r"model\.cache"):
+        FeatureCache(Pixels(), tmp_path)(Noise(), CPU)
+    assert not list(tmp_path.iterdir())

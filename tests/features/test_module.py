@@ -86,6 +86,13 @@ def test_another_score_calibrates_anew(adlight, runs):
     assert thresholds[0] > thresholds[1] > 0
 
 
+def test_calibrating_anew_remembers_rotated_copies_too(adlight, runs):
+    run = runs["retrieval"]
+    assert "also rotated" in (run / "train.log").read_text()
+    again = adlight.evaluate(run, "calibration.image=fpr:0.01")
+    assert (again / "calibration.csv").read_text() == (run / "calibration.csv").read_text()
+
+
 def test_training_moves_the_network(runs, adlight):
     state = torch.load(runs["feature_mae"] / "checkpoints" / "last.ckpt", weights_only=True)
     made = NeighbourMaskedNetwork(192, width=16, heads=2, depth=1)

@@ -40,6 +40,19 @@ def test_titles_say_what_differs_within_a_model(tmp_path):
     assert make_titles(runs_of(tmp_path)) == {"0": "0 (mask_ratio=0.5)", "1": "1 (mask_ratio=0.75)", "2": "2"}
 
 
+def test_settings_of_mistyped_commands_come_last(tmp_path):
+    for i, (size, root) in enumerate([(320, "a"), (320, "b"), (64, "a")]):
+        fake_run(tmp_path / str(i), finished=i < 2, dataset__image_size=size, dataset__root=root)
+    assert make_titles(runs_of(tmp_path))["2"] == "2 (root=a, image_size=64)"
+
+
+def test_a_frame_that_the_images_decided_is_no_setting_that_differs(tmp_path):
+    for i, size in enumerate((320, [48, 320])):
+        requested = {"image_size": 320, "keep_shape": "auto"}
+        fake_run(tmp_path / str(i), requested_frame=requested, dataset__image_size=size, dataset__root=f"p{i}")
+    assert make_titles(runs_of(tmp_path)) == {"0": "0 (root=p0)", "1": "1 (root=p1)"}
+
+
 def test_means_over_seeds_and_classes(tmp_path):
     for seed in (0, 1, 2):
         for digit in (3, 7):
