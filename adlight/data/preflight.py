@@ -122,8 +122,8 @@ def find_dark(records: list[Record]) -> list[str]:
     peaks = [peak for record in sample if (peak := peak_of_16_bits(record.path)) is not None]
     if not peaks or (brightest := max(peaks)) >= DARK:
         return []
-    levels = f"no more than {brightest >> 8} of 255 grey levels are left"
-    return [f"images of 16 bits reach {brightest} of 65535: {levels}; multiply all values by {65536 >> brightest.bit_length()}"]
+    levels, factor = f"no more than {brightest >> 8} of 255 grey levels are left", 2**16 >> brightest.bit_length()
+    return [f"images of 16 bits reach {brightest} of 65535: {levels}; multiply all values by {factor}"]
 
 
 def find_unmasked(source: Source, test: list[Record]) -> list[str]:
