@@ -18,8 +18,8 @@ $(VENV)/installed: pyproject.toml
 	@touch $@
 
 demo: setup  ## train three detectors on generated images (CPU, about 3 minutes); a table, and a page with pictures
-	$(BIN)/python -m adlight.train -m model=retrieval,mae_small,pca dataset=synthetic trainer=cpu hydra.sweep.dir=$(DEMO)
-	$(BIN)/python -m adlight.report runs=$(DEMO)
+	$(BIN)/adlight train -m model=retrieval,mae_small,pca dataset=synthetic trainer=cpu hydra.sweep.dir=$(DEMO)
+	$(BIN)/adlight report runs=$(DEMO)
 
 test: setup  ## run the tests
 	$(BIN)/python -m pytest

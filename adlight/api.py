@@ -70,7 +70,7 @@ class Run:
         """One row per test image: path, category, defect, label, score, threshold, decision, area, boxes."""
         table = self._folder.predictions()
         if table is None:
-            raise UserError(f"{self.path} has no predictions: {self.results and 'test it again with adlight.evaluate'}")
+            raise UserError(f"{self.path} has no predictions: {self.results and 'test it again with adlight evaluate'}")
         return table
 
     def detector(self, **settings: Any) -> "Detector":
@@ -105,7 +105,7 @@ def load(path: str | Path) -> Run:
 
 
 class TrainProgram(ModuleType):
-    """The module `adlight.train`, which can be called: `adlight.train(...)` is `python -m adlight.train ...`.
+    """The module `adlight.train`, which can be called: `adlight.train(...)` is `adlight train ...`.
 
     A function of this name could not stand beside the module: whatever imports the module would replace it.
     """
@@ -117,7 +117,7 @@ class TrainProgram(ModuleType):
         config_dir: str | Path | None = None,
         **settings: Any,
     ) -> Run:
-        """Train and test a detector as `python -m adlight.train` does: same folder, checks, locks and numbers.
+        """Train and test a detector as `adlight train` does: same folder, checks, locks and numbers.
 
         Args:
             overrides: as on the command line: `"model=retrieval"`, `"trainer.max_epochs=20"`.

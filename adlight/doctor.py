@@ -1,4 +1,4 @@
-"""Check this machine and a data set: `python -m adlight.doctor [dataset=mvtec ...]`."""
+"""Check this machine and a data set: `adlight doctor [dataset=mvtec ...]`."""
 
 import math
 import os

@@ -1,4 +1,4 @@
-"""Score a finished run again, without training: `python -m adlight.evaluate run=<folder> [overrides]`."""
+"""Score a finished run again, without training: `adlight evaluate run=<folder> [overrides]`."""
 
 from typing import TYPE_CHECKING
 
@@ -78,7 +78,7 @@ def arguments(argv: list[str]) -> list[str]:
         word = choose_none(word)
         key = word.partition("=")[0]
         if key.lstrip("+") in ("resume", "resume_sweep"):
-            raise UserError(f"{word} is for adlight.train: an evaluation is not resumed but repeated")
+            raise UserError(f"{word} is for adlight train: an evaluation is not resumed but repeated")
         if is_override and key not in OWN_SETTINGS and not word.startswith(("+", "hydra.")):
             word = f"+{word}" if (CONF / key).is_dir() else f"++{word}"
         words.append(word)

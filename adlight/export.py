@@ -1,4 +1,4 @@
-"""Export a finished run as one ONNX graph, and prove it equal: `python -m adlight.export run=<folder> format=onnx`."""
+"""Export a finished run as one ONNX graph, and prove it equal: `adlight export run=<folder> format=onnx`."""
 
 import platform
 from collections.abc import Iterator
@@ -77,7 +77,7 @@ def check_exportable(detector: "Detector") -> None:
     given = detector.calibration.image.is_number and detector.calibration.pixel.is_number
     if not given and not np.array_equal(exact.image, detector.scorer(pixels, None).image):
         raise UserError(
-            "a graph computes in 32 bits, and this run was calibrated in fewer: python -m adlight.evaluate run=<run> "
+            "a graph computes in 32 bits, and this run was calibrated in fewer: adlight evaluate run=<run> "
             "trainer.precision=32-true finds threshold= and pixel_threshold= for it"
         )
 

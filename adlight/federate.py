@@ -1,4 +1,4 @@
-"""Train one detector at sites that keep their images: `python -m adlight.federate 'sites=[[bottle],[screw]]'`."""
+"""Train one detector at sites that keep their images: `adlight federate 'sites=[[bottle],[screw]]'`."""
 
 import logging
 import os

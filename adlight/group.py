@@ -1,4 +1,4 @@
-"""Group the anomalies that a finished run finds: `python -m adlight.group run=<folder> [images=<folder>]`."""
+"""Group the anomalies that a finished run finds: `adlight group run=<folder> [images=<folder>]`."""
 
 import math
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Let a finished run learn from labelled images: `python -m adlight.learn run=<folder> labels=<csv or folder>`."""
+"""Let a finished run learn from labelled images: `adlight learn run=<folder> labels=<csv or folder>`."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -116,7 +116,7 @@ def warn_of_test(run: RunFolder, labels: LabelFolder) -> list[str]:
     if (table := run.predictions()) is None:
         return []
     count = labels.count_among(table["path"])
-    return [f"{count} labelled images are of the run's test: adlight.evaluate would count them"] if count else []
+    return [f"{count} labelled images are of the run's test: adlight evaluate would count them"] if count else []
 
 
 def arguments(argv: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Predict for new images by a finished run: `python -m adlight.predict run=<folder> images=<file, folder or glob>`."""
+"""Predict for new images by a finished run: `adlight predict run=<folder> images=<file, folder or glob>`."""
 
 import time
 from typing import Any

@@ -1,4 +1,4 @@
-"""Report on finished runs, as tables and an HTML page: `python -m adlight.report runs=<folder or quoted glob>`."""
+"""Report on finished runs, as tables and an HTML page: `adlight report runs=<folder or quoted glob>`."""
 
 import time
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Serve a finished run as a page and a JSON endpoint: `python -m adlight.serve run=<folder>`."""
+"""Serve a finished run as a page and a JSON endpoint: `adlight serve run=<folder>`."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""Train and test a detector: `python -m adlight.train model=mae dataset=mvtec`."""
+"""Train and test a detector: `adlight train model=mae dataset=mvtec`."""
 
 import logging
 import math

@@ -163,3 +163,8 @@ def unknown_name(kind: str, name: str, known: Sequence[str]) -> str:
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5) if len(name) > 2 else []
     hint = f"; did you mean {nearest[0]}?" if nearest else ""
     return f"unknown {kind} {name!r}{hint} (there are: {', '.join(known) or 'none'})"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text; its class if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

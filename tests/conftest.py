@@ -34,7 +34,7 @@ TINY_GAN = [
 
 
 class CommandLine:
-    """`python -m adlight.<name> <words>` in a folder, without a new process.
+    """`adlight <name> <words>` in a folder, without a new process.
 
     Attributes:
         folder: the current folder of the commands; `data` in it is a small set of two categories, `mnist` of digits.

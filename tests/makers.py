@@ -131,7 +131,7 @@ def fake_run(
     (folder / "predictions.csv").write_text("\n".join(lines) + "\n")
     content = Results(macro_mean(list(tables.values())), tables[categories[0]], tables).as_dict()
     content |= {"threshold": 1.5, "threshold_method": "quantile:0.95", "seed": seed, "epochs": 3, "seconds": 12.5}
-    content |= {"commit": "0123456789ab", "command": "python -m adlight.train"}
+    content |= {"commit": "0123456789ab", "command": "adlight train"}
     (folder / "metrics.json").write_text(json.dumps(content))
     for category in categories:
         write_image(folder / "panels" / f"{category}.png", seed, 48)

@@ -37,7 +37,7 @@ def check_refused(outcome, *said):
 
 
 def call(folder, name, *words):
-    """Run `python -m adlight.<name> <words>` in a folder, without a new process."""
+    """Run `adlight <name> <words>` in a folder, without a new process."""
     out, err = io.StringIO(), io.StringIO()
     environment, handlers = dict(os.environ), logging.root.handlers[:]
     code = 0
@@ -63,7 +63,7 @@ def call(folder, name, *words):
 
 
 class Command:
-    """`python -m adlight.<name> <words>` in a folder; `environment` is added to that of the tests.
+    """`adlight <name> <words>` in a folder; `environment` is added to that of the tests.
 
     Attributes:
         process: the process, which has begun.

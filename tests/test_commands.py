@@ -55,10 +55,10 @@ def code(page):
 
 
 def commands(page, program):
-    """The words behind `python -m adlight.<program>`, or `adlight`, on a page, its shell variables filled in."""
+    """The words behind `adlight <program>` (or `python -m ...`) on a page, its shell variables filled in."""
     text = code(page)
     variables = dict(re.findall(r'^([A-Z]+)="([^"\n]*)"', text, re.M))
-    for line in re.findall(rf"(?:python -m adlight\.|^adlight ){program} ([^\n`]+)", text, re.M):
+    for line in re.findall(rf"(?:python -m adlight\.|(?:^[# ]*|: +)adlight ){program} ([^\n`]+)", text, re.M):
         for name, words in {**{f"${name}": words for name, words in variables.items()}, **ANY}.items():
             line = line.replace(name, words)
         if not re.search(r"<the same|\.\.\.|--config-dir", line):  # tests/test_own_parts.py runs those with own configs
@@ -199,11 +199,16 @@ def test_the_readme_names_every_choice():
         assert choices == set(re.findall(r"`(\w+)`", cell)), group
 
 
+def test_the_default_model_is_the_one_to_begin_with(conf):
+    (name,) = re.findall(r"^\| `(\w+)` .*\*\*to begin with\*\*", README.read_text(), re.M)
+    assert composed([])[1]["model"] == name
+
+
 @pytest.mark.parametrize("program", ["train", "evaluate", *OTHERS])
 def test_help_has_purpose_examples_and_settings(adlight, program):
     outcome = adlight(program, "--help")
     assert outcome.code == 0 and "Hydra" not in outcome.out and max(map(len, outcome.out.splitlines())) <= 125
-    assert outcome.out.count(f"python -m adlight.{program} ") >= 2 or program == "predict"
+    assert outcome.out.count(f"adlight {program} ") >= 2 or program == "predict"
     if program in ("train", "evaluate"):
         assert len(settings(outcome.out)) >= 10
     lines = re.sub(r",\n +", ", ", outcome.out)  # of a group with many choices

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "adlight"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (  # a room imports rooms of the floors above it in this list, and itself
     {"types"},
-    {"faults", "rng"},
+    {"faults", "locks", "progress", "rng"},
     {"settings"},
     {"data", "metrics"},
     {"detection"},

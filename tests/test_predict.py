@@ -138,7 +138,7 @@ def test_globs_and_alike_names(ask, tmp_path):
         (["images=*.gif"], "no images in"),
         ([], "run=<run folder> images="),
         (["images=good", "run=empty"], "empty is not a run folder"),
-        (["images=good", "threshold=quantile:0.99"], "adlight.evaluate"),
+        (["images=good", "threshold=quantile:0.99"], "adlight evaluate"),
         (["images=good", "threshold=high"], "'high' is not understood"),
         (["images=good", "save=movies"], "'movies'"),
         (["images=good", "batch_size=0"], "batch_size"),
@@ -260,7 +260,7 @@ def test_an_interrupted_prediction_goes_on(trained, tmp_path, monkeypatch):
     out = tmp_path / "out"
     assert not (out / "predictions.csv").exists() and len((out / "predictions.part").read_text().splitlines()) == 1 + 4
     assert stopped.code == 130
-    assert f"4 predictions are kept. Continue with: python -m adlight.predict resume={out}" in stopped.err
+    assert f"4 predictions are kept. Continue with: adlight predict resume={out}" in stopped.err
     kept = sorted(path.stat().st_mtime_ns for path in (out / "maps" / "good").iterdir())
     with (out / "predictions.part").open("a") as file:
         file.write('{"path": "torn')

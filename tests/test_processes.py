@@ -21,7 +21,7 @@ def test_ctrl_c_and_on_as_if_nothing_had_happened(adlight):
     assert code == 130, err
     lines = [line for line in err.splitlines() if line.startswith("stopped. ")]
     assert lines == [
-        f"stopped. The state of the last finished epoch is saved. Continue with: python -m adlight.train resume={run}"
+        f"stopped. The state of the last finished epoch is saved. Continue with: adlight train resume={run}"
     ]
     assert "Traceback" not in err
     assert not (run / "metrics.json").exists()

@@ -84,7 +84,7 @@ def test_evaluations_are_compared_where_they_are_named(adlight, tiny_run, tmp_pa
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        ([], "python -m adlight.report runs="),
+        ([], "adlight report runs="),
         (["runs=nowhere"], "nowhere"),
         (["runs=report_runs/x*"], "report_runs/x*"),
         (["runs=data"], "data"),

@@ -31,7 +31,7 @@ def test_a_run_leaves_exactly_this(tiny_run):
 
 def test_run_json_says_how_to_do_it_again(tiny_run):
     about = json.loads((tiny_run[0] / "run.json").read_text())
-    assert about["command"].startswith("python -m ") and "model=mae_small dataset=mvtec" in about["command"]
+    assert about["command"].startswith("adlight train ") and "model=mae_small dataset=mvtec" in about["command"]
     assert about["seed"] == 0
     assert (
         torch.__version__.startswith(about["versions"]["torch"])
@@ -167,7 +167,7 @@ def test_ckpt_chooses_what_is_tested(adlight):
 
 def test_a_training_tests_no_other_run_s_weights(adlight, tiny_run):
     outcome = adlight("train", *adlight.quick, f"ckpt={tiny_run[0]}/checkpoints/best.ckpt")
-    assert outcome.code == 2 and "ckpt=" in outcome.err and "adlight.evaluate" in outcome.err
+    assert outcome.code == 2 and "ckpt=" in outcome.err and "adlight evaluate" in outcome.err
 
 
 def test_resume_with_more_epochs_continues_the_numbering(adlight, tiny_run):

@@ -1,6 +1,6 @@
 """What every room shares: the one "did you mean", the answer for an image."""
 
-from adlight.types import Prediction, unknown_name
+from adlight.types import Prediction, first_line, unknown_name
 
 
 def test_an_unknown_name_comes_with_the_nearest_and_all():
@@ -9,6 +9,11 @@ def test_an_unknown_name_comes_with_the_nearest_and_all():
     assert "did you mean" not in unknown_name("class", "zzz", ["bottle"])
     assert "did you mean" not in unknown_name("digit", "11", ["1", "2"])
     assert "none" in unknown_name("class", "x", [])
+
+
+def test_an_error_is_named_by_its_first_line_or_its_class():
+    assert first_line(ValueError("\nno such file\nmore")) == "no such file"
+    assert first_line(MemoryError()) == "MemoryError"
 
 
 def test_a_score_at_the_threshold_is_normal():

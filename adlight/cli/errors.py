@@ -11,9 +11,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError
 
-from adlight.runs.overrides import explain_config, first_line
+from adlight.runs.overrides import explain_config
 from adlight.runs.targets import explain_refusal
-from adlight.types import UserError
+from adlight.types import UserError, first_line
 
 UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EEXIST}
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

@@ -54,7 +54,7 @@ def call(
         KeyboardInterrupt: the task was stopped; the text says how to continue.
     """
     if "LOCAL_RANK" in os.environ:
-        raise UserError(f"this is one of several processes of a run: start them by python -m adlight.{program}")
+        raise UserError(f"this is one of several processes of a run: start them by adlight {program}")
     try:
         with _keep_globals():
             check_words(words)

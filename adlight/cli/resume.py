@@ -107,7 +107,7 @@ def check_same_prediction(folder: PredictionFolder, config: DictConfig) -> None:
 
 
 def _resume_command(program: str, folder: Path) -> str:
-    return f"{command_line([], f'adlight.{program}')} {_shell_word('resume', folder)}"
+    return f"{command_line([], program)} {_shell_word('resume', folder)}"
 
 
 def _shell_word(key: str, path: Path) -> str:

@@ -73,7 +73,7 @@ def value_of(argv: Sequence[str], key: str) -> str | None:
 def require(argv: Sequence[str], key: str, example: str) -> str:
     """Return a setting's value; raise a UserError with an example of the command's words if it is missing."""
     if (value := value_of(argv, key)) is None:
-        raise UserError(f"{key} is missing: python -m adlight.{example}")
+        raise UserError(f"{key} is missing: adlight {example}")
     return value
 
 

@@ -9,11 +9,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import fsspec
-from rich.progress import track
 
-from adlight.data.decoded import hold_lock
 from adlight.data.listing import IMAGE_SUFFIXES
-from adlight.types import UserError
+from adlight.locks import hold_lock
+from adlight.progress import track
+from adlight.types import UserError, first_line
 
 URL = re.compile(r"[a-z][a-z0-9+]*://[^:]+")  # without fsspec's chains, such as zip://...::s3://...
 VERSION = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "created")
@@ -71,9 +71,9 @@ class Bucket:
             self.files, base = fsspec.url_to_fs(self.url)
             found = self.files.find(base, detail=True)
         except (ImportError, ValueError) as error:  # no such protocol, or its package is not installed
-            raise UserError(f"root={self.url} cannot be read: {error}") from error
+            raise UserError(f"root={self.url} cannot be read: {first_line(error)}") from error
         except Exception as error:  # each file system has its own
-            raise UserError(f"root={self.url} cannot be read: {type(error).__name__}: {error}") from error
+            raise UserError(f"root={self.url} cannot be read: {type(error).__name__}: {first_line(error)}") from error
         images = {}
         for path, details in found.items():
             inside = PurePosixPath(path.removeprefix(base).lstrip("/"))
@@ -96,7 +96,7 @@ class Bucket:
         with journal.open("a") as file, ThreadPoolExecutor(THREADS) as pool:
             done = pool.map(lambda name: self._fetch(found[name][0], self.folder / name), wanted)
             copies = zip(wanted, done, strict=True)
-            for name, _ in track(copies, f"copying {self.url}", len(wanted), transient=True, disable=not wanted):
+            for name, _ in track(copies, f"copying {self.url}", len(wanted)):
                 file.write("\n" + json.dumps([name, found[name][1]]))
                 file.flush()
 

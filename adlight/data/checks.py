@@ -2,14 +2,12 @@
 
 import hashlib
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from rich.progress import track
 from rich.table import Table
 
 from adlight.data.frames import Frame, describe_shapes
@@ -17,6 +15,7 @@ from adlight.data.image_files import UnreadableImage
 from adlight.data.images import to_channels
 from adlight.data.preflight import find_dark, find_unmasked, list_left_out
 from adlight.data.source import Source
+from adlight.progress import track
 from adlight.types import Record, UserError
 
 
@@ -68,9 +67,7 @@ def check_records(source: Source, frame: Frame, records: list[Record], split: st
     """Decode records on all cores."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow releases the GIL
         done = pool.map(lambda record: check_image(source, frame, record), records)
-        hidden = not sys.stdout.isatty()
-        checks = track(done, f"reading {split}", len(records), transient=True, disable=hidden)
-        return list(zip(records, checks, strict=True))
+        return list(zip(records, track(done, f"reading {split}", len(records)), strict=True))
 
 
 def check_image(source: Source, frame: Frame, record: Record) -> ImageCheck:

@@ -9,7 +9,6 @@ from typing import TypeVar
 import numpy as np
 import torch
 from PIL import Image
-from rich.progress import track
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -19,6 +18,7 @@ from adlight.data.image_files import UnreadableImage
 from adlight.data.images import to_input_array
 from adlight.data.roi import RegionOfInterest
 from adlight.data.source import Source
+from adlight.progress import track
 from adlight.types import Batch, Record, UserError
 
 R = TypeVar("R")
@@ -164,4 +164,4 @@ def read_all(read: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
     """Call `read` for all items on all cores, in order, with a progress bar if there are many."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow releases the GIL
         done = pool.map(read, items)
-        yield from track(done, "reading images", len(items), transient=True, disable=len(items) < PROGRESS_FROM)
+        yield from track(done, "reading images", len(items), PROGRESS_FROM)

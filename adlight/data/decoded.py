@@ -1,12 +1,10 @@
 """Decoded images of a split: in memory, or in one memory-mapped file that all processes and later runs share."""
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
@@ -16,6 +14,7 @@ import PIL
 import torch
 
 from adlight.data.frames import Frame
+from adlight.locks import hold_lock
 from adlight.types import Record, UserError
 
 FORMAT = 1  # of the file: sizes, checksums, images and masks, one after the other, then messages as JSON
@@ -105,7 +104,6 @@ def open_or_write(
         UserError: the folder cannot be written to, the disk is full, or the file is damaged.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with hold_lock(path.with_suffix(".locked")):
             if not path.is_file():
                 _write(path, count, shape, masked, fill)
@@ -144,11 +142,3 @@ def _write(path: Path, count: int, shape: Shape, masked: bool, fill: Callable[[D
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def hold_lock(path: Path) -> Iterator[None]:
-    """Hold an advisory file lock; the OS releases it when the process ends."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

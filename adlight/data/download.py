@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import DownloadColumn, Progress, TaskID, TransferSpeedColumn
 
 from adlight.data.listing import list_images
-from adlight.types import UserError
+from adlight.types import UserError, first_line
 
 LICENCE = (
     "MVTec AD: Copyright 2019 MVTec Software GmbH, licence CC BY-NC-SA 4.0 (no commercial use), "
@@ -109,7 +109,7 @@ def install(archive: Archive, root: Path, categories: list[str]) -> None:
                 raise ValueError(f"refused, its SHA-256 is {found}, expected {archive.sha256}")
         unpack(path, root, categories)
     except (OSError, HTTPException, lzma.LZMAError, tarfile.TarError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         if not by_hand:
             path.unlink(missing_ok=True)  # complete but wrong; incomplete downloads are in .part files
         raise UserError(

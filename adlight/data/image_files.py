@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from adlight.types import UserError
+from adlight.types import UserError, first_line
 
 # everything that Pillow raises for damaged files (tried with 20,000 truncated or altered files of these formats)
 READ_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
@@ -57,8 +57,7 @@ def seems_truncated(path: str | Path) -> bool:
 
 
 def _unreadable(path: str | Path, error: Exception) -> UnreadableImage:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return UnreadableImage(f"cannot read image {path}: {reason}{ADVICE}")
+    return UnreadableImage(f"cannot read image {path}: {first_line(error)}{ADVICE}")
 
 
 def peak_of_16_bits(path: str | Path) -> int | None:

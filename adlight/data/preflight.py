@@ -39,7 +39,7 @@ def check_before_training(
     problems = [] if skip else _find_unusable(source, frame, [*train, *test])
     problems += source.find_orphan_masks()
     if problems:
-        others = f" ({len(problems) - 1} more: python -m adlight.doctor lists them)" if problems[1:] else ""
+        others = f" ({len(problems) - 1} more: adlight doctor lists them)" if problems[1:] else ""
         raise UserError(problems[0] + others)
     tiles = describe_tiles(tiling, source.sizes()) if tiling else []
     notes = [*find_unmasked(source, test), *find_copies(train, test), *find_dark(train)]

@@ -15,7 +15,7 @@ from adlight.detection.detector import AnomalyDetector
 from adlight.detection.inference import make_batch
 from adlight.detection.session import INPUTS, OUTPUTS
 from adlight.metrics.thresholds import Threshold
-from adlight.types import UserError
+from adlight.types import UserError, first_line
 
 EXAMPLE = 3  # images to trace with; a batch of 0 or 1 would become a constant
 
@@ -106,7 +106,7 @@ def export_graph(
                     dynamic_shapes=(batch, batch, None, None),
                 )
         except torch.onnx.OnnxExporterError as error:
-            reason = str(error.__cause__ or error).strip().splitlines()[0]
+            reason = first_line(error.__cause__ or error)
             raise UserError(f"{type(detector).__name__} cannot be exported: {reason}") from error
     assert program is not None
     defaults = {INPUTS[2]: image, INPUTS[3]: pixel}

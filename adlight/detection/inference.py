@@ -7,7 +7,7 @@ from threading import Lock
 import torch
 from torch import Tensor
 
-from adlight.types import Batch, UserError
+from adlight.types import Batch, UserError, first_line
 
 AUTOCAST = {"32-true": None, "16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}  # None: no autocast
 SHORT = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
@@ -84,4 +84,4 @@ def find_device(name: str) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device={name} cannot be used: {str(error).splitlines()[0]}") from error
+        raise UserError(f"device={name} cannot be used: {first_line(error)}") from error

@@ -57,7 +57,7 @@ class GraphDetector:
             ) from error
         self.metadata: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
         if [output.name for output in self.session.get_outputs()] != list(OUTPUTS):
-            raise UserError(f"{path} is not a graph that adlight.export wrote")
+            raise UserError(f"{path} is not a graph that adlight export wrote")
 
     def make_scorer(self, precision: str, device: Any) -> Scorer:
         """Return this detector itself: precision and device of a graph are fixed."""

@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from rich.progress import track
 from torch import Tensor
 
 from adlight.data.datamodule import AnomalyDataModule
 from adlight.data.pseudo_dataset import Images
 from adlight.features.backbones import Backbone
 from adlight.features.cells import extract_features
+from adlight.progress import track
 from adlight.types import UserError
 
 BATCH = 16
+PROGRESS_FROM = 7  # batches
 STAGES = {"train": "fit", "val": "validate", "test": "test"}
 
 
@@ -99,7 +100,7 @@ class FeatureCache:
 
     def _compute(self, images: Images, rows: range, device: torch.device, out: np.ndarray | None) -> Tensor:
         starts = range(0, len(rows), BATCH)
-        for start in track(starts, description="computing features", transient=True, disable=len(rows) < 100):
+        for start in track(starts, "computing features", len(starts), PROGRESS_FROM):
             selected = rows[start : start + BATCH]
             features = self._features(images, selected, device)
             if out is None:

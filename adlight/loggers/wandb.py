@@ -15,7 +15,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from adlight.runs.folder import RunFolder
 from adlight.settings import PathName, Text, checked
-from adlight.types import UserError, unknown_name
+from adlight.types import UserError, first_line, unknown_name
 
 SUMMARIES = {"train/loss": "min", "val/auroc": "max"}  # summarized by the best value of the curve, besides the last
 Mode = Literal["online", "offline", "disabled"]
@@ -89,9 +89,7 @@ class WandbLogger(loggers.WandbLogger):
         try:
             run = super().experiment
         except Error as error:
-            raise UserError(
-                f"W&B cannot start: {str(error).splitlines()[0]} (mode=offline needs no network)"
-            ) from error
+            raise UserError(f"W&B cannot start: {first_line(error)} (mode=offline needs no network)") from error
         if self.hint:  # printed only now, as a process may build a logger that it never uses
             print(self.hint, flush=True)
         run.define_metric("epoch")

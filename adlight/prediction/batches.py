@@ -13,7 +13,6 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import track
 from rich.table import Table
 
 from adlight.data.arrays import allocate
@@ -22,6 +21,7 @@ from adlight.data.images import to_channels
 from adlight.detection.pictures import colour_ceiling, draw_overlay, draw_panel
 from adlight.detection.regions import annotate
 from adlight.prediction.stream import ImageStream
+from adlight.progress import track
 from adlight.runs.predictions import Entry, PredictionFolder
 from adlight.types import Prediction, Unreadable, UserError
 
@@ -95,11 +95,9 @@ def predict_batches(
             the entries of all images before it.
         threads: number of threads that decode images and write pictures; None for one per core.
     """
-    console = Console(stderr=True)
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        steps, hidden = -(-count // detector.images_at_once), not console.is_terminal
-        batches = read_ahead(detector, paths, pool)
-        for batch in track(batches, "predicting", steps, console=console, transient=True, disable=hidden):
+        steps = -(-count // detector.images_at_once)
+        for batch in track(read_ahead(detector, paths, pool), "predicting", steps):
             unreadable = [i for i, (_, image) in enumerate(batch) if isinstance(image, Unreadable)]
             stop = unreadable[0] if unreadable and on_bad_image == "error" else len(batch)
             images = {path: image for path, image in batch[:stop] if not isinstance(image, Unreadable)}

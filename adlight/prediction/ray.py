@@ -11,11 +11,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import track
-
 from adlight.prediction.batches import ResultWriter, load_detector, predict_batches
 from adlight.prediction.stream import ImageStream
+from adlight.progress import track
 from adlight.runs.predictions import PredictionFolder
 from adlight.types import UserError
 
@@ -87,9 +85,8 @@ def predict_parts(
             **{"num_cpus": 1, "num_gpus": gpus, "batch_size": 1, "batch_format": "pyarrow"},
         }
         parts = folder.parts.remaining(iter(stream), settings["part_size"])
-        steps, console = -(-count // settings["part_size"]), Console(stderr=True)
-        errors, hidden = _run(parts, actors, pool), not console.is_terminal
-        for error in track(errors, "predicting", steps, console=console, transient=True, disable=hidden):
+        steps = -(-count // settings["part_size"])
+        for error in track(_run(parts, actors, pool), "predicting", steps):
             if error:
                 raise UserError(error)
     finally:

@@ -89,7 +89,7 @@ def collect(places: Sequence[str]) -> Runs:
         tables += [] if table is None else [table.assign(name=str(run))]
         defects += [{"name": str(run), **row} for row in run_defects]
     if not rows:
-        raise UserError(f"no runs in {', '.join(places)}: adlight.train makes run folders")
+        raise UserError(f"no runs in {', '.join(places)}: adlight train makes run folders")
     names = _shorten_paths(list(dict.fromkeys(row["folder"] for row in rows)))
     frames = [_order_columns(pd.DataFrame(rows)), pd.concat(tables, ignore_index=True), pd.DataFrame(defects)]
     return Runs(*(frame.assign(name=frame["name"].map(names)) if len(frame) else frame for frame in frames))

@@ -20,7 +20,7 @@ from adlight.reports.terminal import COUNT, TEXT, VALUE
 from adlight.runs.find import find_studies
 from adlight.runs.subfolders import GroupFolder
 from adlight.runs.tables import read_calibration
-from adlight.types import UserError
+from adlight.types import UserError, first_line
 
 EMPTY = pd.DataFrame()
 METRICS = {"silhouette": "silhouette", "adjusted_rand": "adjusted Rand index", "purity": "purity"}
@@ -134,8 +134,7 @@ def read_searches(places: Sequence[str]) -> tuple[list[Picture], pd.DataFrame, l
                     pictures.append(embed_figure(plot_search(trials, importances), name, note))
                     rows += [(name, key, value) for key, value in importances.items()]
         except (*READ_ERRORS, optuna.exceptions.OptunaError, SQLAlchemyError) as error:
-            line = str(error).splitlines()[0]
-            problems.append(f"search {sweep}: {type(error).__name__}: {line}")
+            problems.append(f"search {sweep}: {type(error).__name__}: {first_line(error)}")
     titles = pd.MultiIndex.from_tuples([("search", TEXT), ("setting", TEXT), ("importance", VALUE)])
     return pictures, pd.DataFrame(rows, columns=titles), problems
 

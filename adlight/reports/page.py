@@ -60,8 +60,8 @@ def render(
     tolerance: float,
     detailed: int,
     pictures: int,
-    folder: Path = Path(),
-    monitoring: Monitoring | None = None,
+    folder: Path,
+    monitoring: Monitoring,
 ) -> str:
     """Render the page as HTML.
 
@@ -75,7 +75,6 @@ def render(
         folder: folder of the page, to which links are relative.
         monitoring: drift, groups of anomalies and searches.
     """
-    monitoring = Monitoring() if monitoring is None else monitoring
     shown = {name: table for name, table in _make_tables(runs, means, monitoring).items() if len(table)}
     titles, chosen = make_titles(runs.headlines), _choose_run(runs)
     viewer = viewer_data(runs, folder, detailed, chosen)

@@ -102,7 +102,7 @@ def load_exported(path: str | Path, device: str) -> tuple["GraphDetector", dict[
     settings_path = path.with_suffix(_SETTINGS)
     for file in (path, settings_path):
         if not file.is_file():
-            raise UserError(f"{file} does not exist: python -m adlight.export run=<run> writes it")
+            raise UserError(f"{file} does not exist: adlight export run=<run> writes it")
     try:
         settings = json.loads(settings_path.read_text())
         saved, classifier = settings["calibration"], CategoryClassifier()

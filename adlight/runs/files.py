@@ -1,11 +1,9 @@
-"""Files shared by several processes: written whole or not at all, and locked."""
+"""Files shared by several processes, written whole or not at all."""
 
 import json
 import os
 import traceback
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +32,9 @@ def is_numbered() -> bool:
     return any(os.environ.get(name) for name in PROCESS_NUMBERS)
 
 
-def read_number(variable: str, default: int = 1) -> int:
-    """Read a number from an environment variable, or return the default; raise a UserError if it is not a number."""
-    text = os.environ.get(variable) or str(default)
+def read_number(variable: str) -> int:
+    """Read a number from an environment variable, 1 if it is unset; raise a UserError if it is not a number."""
+    text = os.environ.get(variable) or "1"
     if not text.isdecimal():
         raise UserError(f"environment variable {variable} is {text!r}, which is not a number: unset it")
     return int(text)
@@ -76,30 +74,3 @@ def append_traceback(log: Path, error: BaseException) -> None:
     """Append an error's full traceback to a log."""
     with log.open("a", encoding="utf-8", errors="backslashreplace") as file:
         traceback.print_exception(error, file=file)
-
-
-@contextmanager
-def hold_lock(path: Path, waiting: str = "", refusal: str = "") -> Iterator[None]:
-    """Hold an advisory lock on a file, which is left behind; print `waiting` if another process holds it.
-
-    Uses lockf, which works over NFS; on file systems without locks nothing is locked. The lock belongs to the process
-    and is released when the process ends or closes the file, so the file must not be opened twice.
-
-    Raises:
-        UserError: another process holds the lock and `refusal`, the text of the error, is not empty.
-    """
-    import fcntl
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:  # depends on the system
-            if refusal:
-                raise UserError(refusal) from error
-            if waiting:
-                print(waiting, flush=True)
-            fcntl.lockf(file, fcntl.LOCK_EX)
-        except OSError:
-            pass
-        yield

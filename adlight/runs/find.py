@@ -19,9 +19,10 @@ from typing import Any, TypeVar
 
 from omegaconf import DictConfig
 
+from adlight.locks import hold_lock
 from adlight.runs.config import difference
 from adlight.runs.federation import FederationFolder
-from adlight.runs.files import Folder, hold_lock, write_atomically, write_json
+from adlight.runs.files import Folder, write_atomically, write_json
 from adlight.runs.folder import RunFolder
 from adlight.runs.hydra_folder import HydraFolder
 from adlight.runs.predictions import PredictionFolder

@@ -24,8 +24,9 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adlight.locks import hold_lock
 from adlight.runs import tables
-from adlight.runs.files import hold_lock, is_numbered, rank, read_if_exists, write_atomically, write_json
+from adlight.runs.files import is_numbered, rank, read_if_exists, write_atomically, write_json
 from adlight.runs.hydra_folder import HydraFolder
 from adlight.runs.subfolders import GalleryFolder
 from adlight.types import Record, UserError
@@ -120,7 +121,7 @@ class RunFolder(HydraFolder):
             content = json.loads(text)
             tables.check_results(content)
         except (ValueError, LookupError, AttributeError, TypeError) as error:
-            raise UserError(f"{path} is damaged ({error}): test the run again with adlight.evaluate") from error
+            raise UserError(f"{path} is damaged ({error}): test the run again with adlight evaluate") from error
         return content
 
     def predictions(self) -> "DataFrame | None":

@@ -12,7 +12,7 @@ from adlight.runs.config import comparable, flatten, read_yaml
 from adlight.runs.files import write_atomically
 from adlight.runs.overrides import apply_overrides
 from adlight.runs.trust import check_choices, check_config, find_targets
-from adlight.types import UserError
+from adlight.types import UserError, first_line
 
 SUBFOLDER = ".hydra"  # value of hydra.output_subdir
 _ROOMS_OF_0_1 = tuple(f"adlight.{room}." for room in ("modules", "networks", "objectives", "scoring"))
@@ -96,8 +96,9 @@ class HydraFolder:
             choices = OmegaConf.select(run._read_yaml("hydra"), "hydra.runtime.choices") if has_choices else None
             return flatten(comparable(config)), dict(choices or {})
         except OmegaConfBaseException as error:
-            line = str(error).splitlines()[0]
-            raise UserError(f"{self.config_path} is damaged ({line}): train the run again, or remove it") from error
+            raise UserError(
+                f"{self.config_path} is damaged ({first_line(error)}): train the run again, or remove it"
+            ) from error
 
     def write_config(self, config: DictConfig) -> None:
         """Write the composed config, which makes the folder a run folder."""

@@ -8,7 +8,6 @@
 """
 
 import csv
-import hashlib
 import io
 import time
 from collections.abc import Iterable, Sequence
@@ -18,11 +17,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from adlight.locks import hold_lock
 from adlight.runs.config import drop_objective
-from adlight.runs.files import Folder, hold_lock, read_if_exists, write_atomically
+from adlight.runs.files import Folder, read_if_exists, write_atomically
 from adlight.runs.folder import RunFolder
 from adlight.runs.tables import to_csv
-from adlight.runs.weights import write_checkpoint
+from adlight.runs.weights import hash_file, write_checkpoint
 from adlight.types import Record, UserError
 
 _FOLDER, _TABLE, _IMAGES, _MASKS, _LOCK = "labels", "labels.csv", "images", "masks", ".lock"
@@ -123,8 +123,7 @@ def _suffix(path: str) -> str:
 
 
 def _hash(path: str | Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:20]
+    return hash_file(Path(path))[:20]
 
 
 def learned_config(config: DictConfig, **settings: Any) -> DictConfig:

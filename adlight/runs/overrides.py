@@ -7,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
 from adlight.runs.config import CONF, INPUT_KEYS, flatten
-from adlight.types import UserError, unknown_name
+from adlight.types import UserError, first_line, unknown_name
 
 EXTRAS = {"optuna": "optuna", "joblib": "joblib", "ray": "ray", "submitit_slurm": "slurm"}  # for Hydra's plugins
 SEARCH_PATH = "hydra.searchpath="
@@ -141,8 +141,3 @@ def _explain_key(error: OmegaConfBaseException, node: DictConfig) -> str:
 
 def _unknown(kind: str, name: str, known: Sequence[str]) -> str:
     return unknown_name(kind, name, sorted({choice for choice in known if not choice.startswith("_")}))
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

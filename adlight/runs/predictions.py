@@ -170,5 +170,5 @@ def prediction_tables(run: Path) -> list[tuple[datetime.date, Path]]:
 
 
 def run_of(place: Path) -> Path:
-    """Return the run that a folder of predictions belongs to; any other place is returned as it is."""
+    """Return the run that a folder of predictions belongs to; any other place is returned unchanged."""
     return place.parent if place.name == _FOLDER and place.is_dir() else place

@@ -43,12 +43,12 @@ def describe(seed: int, source: str | None = None) -> dict[str, Any]:
 def command() -> str:
     """Return the command that repeats this run in a folder of its own."""
     words = [word for word in sys.argv[1:] if not word.startswith(FOLDERS)]
-    return command_line(words, f"adlight.{HydraConfig.get().job.name.partition('_')[0]}")  # train_ddp_process_1
+    return command_line(words, HydraConfig.get().job.name.partition("_")[0])  # train_ddp_process_1
 
 
-def command_line(words: Sequence[str], module: str = "adlight.train") -> str:
+def command_line(words: Sequence[str], program: str = "train") -> str:
     """Format a command and its arguments for pasting into a shell."""
-    return shlex.join(["python", "-m", module, *words])
+    return shlex.join(["adlight", program, *words])
 
 
 def git_commit() -> str | None:

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from adlight import settings
 from adlight.detection.inference import AUTOCAST, SHORT
 from adlight.settings import Decay, PathName, PositiveShare
-from adlight.types import UserError, unknown_name
+from adlight.types import UserError, first_line, unknown_name
 
 LIBRARIES = ("pytorch_lightning.", "torch.optim.")
 
@@ -119,7 +119,7 @@ def try_optimizer(target: Any, arguments: Mapping[str, Any], path: str) -> None:
     try:
         target([{"params": [parameter]} for parameter in parameters], **arguments).step()
     except (ValueError, TypeError, RuntimeError) as error:
-        raise UserError(f"{path}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path}: {first_line(error)}") from error
 
 
 @functools.cache

@@ -9,7 +9,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig
 
-from adlight.types import UserError
+from adlight.types import UserError, first_line
 
 KINDS = {  # classes that the nodes of a training must make
     "dataset": "adlight.data.datamodule.AnomalyDataModule",
@@ -30,7 +30,7 @@ def find_target(node: Any, key: str) -> Any:
     try:
         target = resolve_name(name)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
-        reason = str(error).splitlines()[0] if isinstance(name, str) else "it is not a text"
+        reason = first_line(error) if isinstance(name, str) else "it is not a text"
         raise UserError(f"{key}._target_={name} cannot be found: {reason}") from error
     if not callable(target):
         raise UserError(f"{key}._target_={name} is neither a class nor a function")
@@ -111,7 +111,7 @@ def build(node: Any, key: str, **supplied: Any) -> Any:
 
 def explain_refusal(error: BaseException, key: str) -> str | None:
     """Explain in one line why the constructor of the node at `key` rejects its settings; None for a bug."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    line = first_line(error)
     if isinstance(error, TypeError) and key != "trainer":  # Lightning's Trainer raises errors of several types
         return None
     if isinstance(error, ImportError | TypeError):

@@ -23,7 +23,7 @@ from adlight.serving.batching import BatchQueue, QueueFull
 from adlight.serving.labels import StoredLabels, decode_mask, select_files
 from adlight.serving.middleware import CountRequests, Guard, Telemetry
 from adlight.serving.uploads import FORMATS, Limits, Upload, decode, read_uploads
-from adlight.types import Prediction, UserError
+from adlight.types import Prediction, UserError, first_line
 
 PATHS = frozenset({"/", "/health", "/detector", "/metrics", "/predict", "/labels"})
 
@@ -185,7 +185,7 @@ async def _refuse(request: Request, error: Exception) -> Response:
     elif isinstance(error, ClientDisconnect):
         code, line = 400, "the client has gone"
     elif isinstance(error, UserError):
-        code, line = 422, str(error).splitlines()[0]
+        code, line = 422, first_line(error)
     else:
         traceback.print_exception(error, file=sys.stderr)
         code, line = 500, f"the detector failed ({type(error).__name__}): see the server's output"

@@ -42,7 +42,7 @@ class StoredLabels:
         """Why labels are not stored, or None if they are."""
         if self.most:
             return None
-        return "start adlight.serve with max_labels=<number>" if self.folder else "serve a run folder, not a graph"
+        return "start adlight serve with max_labels=<number>" if self.folder else "serve a run folder, not a graph"
 
     def check(self, word: str) -> None:
         """Check a request before reading its body.

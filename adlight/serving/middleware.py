@@ -57,7 +57,7 @@ class Guard:
             given = headers.get("authorization", "").removeprefix("Bearer ")
             if path in OPEN or secrets.compare_digest(given.encode(), self.token.encode()):
                 return None
-            line = "a token is needed: send Authorization: Bearer <token>, as printed by adlight.serve"
+            line = "a token is needed: send Authorization: Bearer <token>, as printed by adlight serve"
             return JSONResponse({"error": line}, 401, {"www-authenticate": "Bearer"})
         host, origin = headers.get("host", ""), headers.get("origin")
         if not is_local(host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host):

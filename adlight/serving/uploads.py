@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.types import Message, Receive
 
 from adlight.data.image_files import READ_ERRORS, refuse_several, turn_upright
-from adlight.types import UserError
+from adlight.types import UserError, first_line
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 FIELDS = 16  # form fields without a file, which are ignored
@@ -113,5 +113,4 @@ def decode(upload: Upload, max_pixels: int) -> Image.Image:
         limit = f"{max_pixels / 1e6:g} million pixels (max_megapixels)"
         raise HTTPException(413, f"{upload.name} has more than {limit}") from None
     except (*READ_ERRORS, UserError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise HTTPException(422, f"{upload.name} cannot be read: {reason}") from error
+        raise HTTPException(422, f"{upload.name} cannot be read: {first_line(error)}") from error

@@ -246,7 +246,7 @@ def test_what_only_decoding_shows_keeps_the_training(adlight, place):
     write_mask(place / "small_mask" / "bottle" / "ground_truth" / "hole" / "001_mask.png")
     outcome = adlight("train", *adlight.quick, "dataset.root=small_mask", "hydra.run.dir=runs/small_mask")
     run = place / "runs" / "small_mask"
-    check(outcome, "small_mask/bottle/test/hole/002.png", f"python -m adlight.train resume={run}")
+    check(outcome, "small_mask/bottle/test/hole/002.png", f"adlight train resume={run}")
     trained = (run / "checkpoints" / "last.ckpt").read_bytes()
     image.write_bytes(whole)
     assert adlight("train", f"resume={run}").code == 0
@@ -285,7 +285,7 @@ def test_no_space_leaves_the_earlier_checkpoint_whole(adlight, place, tiny_run):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     assert full.code == 2, full.err
-    assert os.strerror(errno.EFBIG) in full.err and f"adlight.train resume={run}" in full.err
+    assert os.strerror(errno.EFBIG) in full.err and f"adlight train resume={run}" in full.err
     assert "Traceback" not in full.err and not list(run.rglob("*.part"))
     for path, content in before.items():
         assert path.read_bytes() == content

@@ -154,7 +154,7 @@ def test_a_sweep_of_no_jobs(adlight):
         ("train dataset.seed='${sed}'", ["dataset.seed", "'sed'"]),
         ("train dataset.root='${oc.env:NOWHERE_AT_ALL}'", ["dataset.root", "NOWHERE_AT_ALL"]),
         ("train hydra.output_subdir=x", ["hydra.output_subdir"]),
-        ("evaluate run=runs/tiny resume=auto", ["resume=auto", "adlight.train"]),
+        ("evaluate run=runs/tiny resume=auto", ["resume=auto", "adlight train"]),
         ("evaluate run=runs/modelless", ["modelless", "model"]),
         ("predict run=runs/modelless images=data", ["modelless", "model"]),
     ],

@@ -4,8 +4,6 @@ import json
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from itertools import product
 from pathlib import Path
@@ -22,7 +20,6 @@ from readers import table
 
 from adlight.cli.arguments import multirun_argv
 from adlight.cli.job import job_name
-from adlight.runs import files
 from adlight.runs.config import CONF
 
 TROUBLE = "+callbacks.trouble._target_=trouble.Trouble"
@@ -75,8 +72,8 @@ def test_each_job_is_a_run_of_its_own(adlight, two_seeds, tiny_run):
 def test_a_job_s_command_does_it_alone(adlight, two_seeds):
     sweep, _ = two_seeds
     command = json.loads((sweep / "seed-1" / "run.json").read_text())["command"].split()
-    assert command[:3] == ["python", "-m", "adlight.train"] and "seed=1" in command
-    assert same_numbers(adlight.train(*(word.strip("'") for word in command[3:])), sweep / "seed-1")
+    assert command[:2] == ["adlight", "train"] and "seed=1" in command
+    assert same_numbers(adlight.train(*(word.strip("'") for word in command[2:])), sweep / "seed-1")
 
 
 def test_the_table_says_what_the_jobs_found(two_seeds):
@@ -204,7 +201,7 @@ def test_a_failed_job_is_a_row_and_the_others_go_on(adlight):
     assert "'botle'" in error and "did you mean bottle?" in error and error.count("\n") == 1
     lines = outcome.err.splitlines()
     assert lines[0] == f"error: job 0 (category-botle): {error.strip()}"
-    assert lines[1].startswith("finished jobs and epochs are kept. Continue with: python -m adlight.train --multirun ")
+    assert lines[1].startswith("finished jobs and epochs are kept. Continue with: adlight train --multirun ")
     assert lines[1].endswith("resume_sweep=true hydra.sweep.dir=runs/failing") and len(lines) == 2
     rows = results(sweep)
     assert [rows[name]["status"] for name in rows] == ["failed", "finished"]
@@ -262,30 +259,6 @@ def test_terminated_it_says_how_to_go_on(adlight):
     assert code == 130 and "Traceback" not in err, err
     assert err.splitlines()[-1].endswith("resume_sweep=true hydra.sweep.dir=runs/terminated")
     assert {name: row["status"] for name, row in results(sweep).items()} == {"seed-0": "unfinished"}
-
-
-HOLDER = (
-    "import fcntl, sys; file = open(sys.argv[1], 'a'); fcntl.lockf(file, fcntl.LOCK_EX); "
-    "print(flush=True); sys.stdin.read()"
-)
-
-
-def test_two_processes_wait_for_each_other(tmp_path, monkeypatch):
-    lock, said = tmp_path / ".lock", []
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLDER, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as holder:
-
-        def release(line, **_):
-            said.append(line)
-            holder.stdin.close()
-
-        monkeypatch.setattr(files, "print", release, raising=False)
-        holder.stdout.readline()  # it has the lock now
-        with files.hold_lock(lock, "waiting"):
-            assert said == ["waiting"]
-    with files.hold_lock(lock, "waiting"):
-        assert said == ["waiting"]
 
 
 def test_any_group_may_be_swept(adlight):

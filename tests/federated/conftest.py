@@ -22,7 +22,7 @@ class Federation:
         self.folder, self.names = FederationFolder(adlight.folder / "federations" / name), names
         self.stop_at, self.asked, self.replies = None, [], []
         self.compose(*words)
-        self.folder.begin({"command": "python -m adlight.federate"})
+        self.folder.begin({"command": "adlight federate"})
 
     def compose(self, *words):
         with initialize_config_dir(str(CONF), version_base="1.3"):

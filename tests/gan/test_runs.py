@@ -93,7 +93,7 @@ def test_ctrl_c_in_either_stage(adlight, gan_run, keyboard, stage):
     run, folder = gan_run[0], f"runs/stopped in {stage}"
     CtrlC.place = stage, 1
     outcome = adlight("train", *adlight.gan, STOPPABLE, "model.gan.ema=0.9", f"hydra.run.dir='{folder}'")
-    assert outcome.code == 130 and "python -m adlight.train" in outcome.err, outcome.err
+    assert outcome.code == 130 and "adlight train" in outcome.err, outcome.err
     stopped = adlight.folder / folder
     assert (stopped / "checkpoints" / "best.ckpt").exists() == (stage == "GANDetector")
     CtrlC.place = None

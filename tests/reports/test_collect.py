@@ -9,6 +9,7 @@ from makers import fake_run
 
 from adlight.reports.collect import collect, metric_columns
 from adlight.reports.grouping import average_runs
+from adlight.reports.monitoring import Monitoring
 from adlight.reports.page import render
 from adlight.reports.reference import compare
 from adlight.reports.rows import read_results, result_rows, setting_row
@@ -181,7 +182,7 @@ def test_a_damaged_run_is_a_row_and_not_the_end(tmp_path, damage, file):
     assert dict(found.headlines[["name", "status"]].to_numpy()) == {"broken": "damaged", "whole": "finished"}
     line = found.problems["broken"]
     assert line.startswith("damaged, because ") and "\n" not in line and f"{tmp_path}/broken" in line and file in line
-    page = render(found, average_runs(found.results), "title", 0.02, 8, 4)
+    page = render(found, average_runs(found.results), "title", 0.02, 8, 4, tmp_path, Monitoring())
     assert "whole" in page and "damaged" in page
     assert results_markdown(found, average_runs(found.results), "title") and results_csv(found)
 

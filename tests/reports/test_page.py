@@ -11,6 +11,7 @@ from makers import fake_run
 from adlight.reports import page
 from adlight.reports.collect import collect
 from adlight.reports.grouping import average_runs
+from adlight.reports.monitoring import Monitoring
 from adlight.reports.reference import compare
 from adlight.reports.tables import results_csv, results_markdown
 
@@ -31,7 +32,8 @@ class Reader(HTMLParser):
 
 def rendered(root, detailed=8, each=4, named=None):
     found = compare(collect([str(root)]), named, None)
-    return page.render(found, average_runs(found.results), "a <title>", 0.02, detailed, each, root / "report")
+    words = "a <title>", 0.02, detailed, each, root / "report"
+    return page.render(found, average_runs(found.results), *words, Monitoring())
 
 
 def viewer(text):

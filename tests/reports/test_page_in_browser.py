@@ -11,6 +11,7 @@ from makers import fake_run, fill_gallery
 from adlight.reports import page
 from adlight.reports.collect import collect
 from adlight.reports.grouping import average_runs
+from adlight.reports.monitoring import Monitoring
 from adlight.reports.reference import compare
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome", "chromium-headless-shell")
@@ -121,7 +122,8 @@ def html(tmp_path_factory):
     (folder / "paper.csv").write_text("category,x\nbottle,0.1\nscrew,0.1\n")
     found = compare(collect([str(folder / "runs")]), [str(folder / "paper.csv")], None)
     path = folder / "index.html"
-    path.write_text(page.render(found, average_runs(found.results), "Tried in a browser", 0.02, 3, 4, folder))
+    words = "Tried in a browser", 0.02, 3, 4, folder
+    path.write_text(page.render(found, average_runs(found.results), *words, Monitoring()))
     return path
 
 

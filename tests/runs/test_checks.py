@@ -4,9 +4,9 @@ import functools
 import math
 from copy import deepcopy
 
+import makers
 import pytest
 from hydra.utils import get_object
-from makers import composed
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Trainer
 
@@ -18,7 +18,11 @@ from adlight.runs.schema import is_optimizer
 from adlight.settings import is_checked
 from adlight.types import UserError
 
-composed = functools.cache(composed)
+
+@functools.cache
+def composed(*words):
+    """The config of a training, of mae_small unless the words name another model."""
+    return makers.composed(*words if "model=" in " ".join(words) else ("model=mae_small", *words))
 
 
 def change(config, key, value):

@@ -15,7 +15,7 @@ from adlight.serving.middleware import is_local, make_token
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "python -m adlight.serve run="),
+        ([], "adlight serve run="),
         (["run=nowhere"], "nowhere is not a run folder"),
         (["run=runs/tiyn"], "did you mean runs/tiny?"),
         (["run=nowhere.onnx"], "nowhere.onnx"),
