@@ -17,7 +17,7 @@ def test_the_log_holds_what_the_terminal_showed(tiny_run):
     run, out = tiny_run
     log = (run / "train.log").read_text()  # later tests try to resume the same run, in vain
     assert log.strip().startswith(out[out.index("run folder: ") :].strip())
-    assert out.splitlines()[-1].endswith(f"adlight predict run={run} images=<file or folder>")
+    assert out.splitlines()[-1].endswith(f"use it: adlight predict run={run} images=<file or folder>")
     assert "epoch 1/2" in out and "data: " in out and "AUROC" in out and not (run / "error.txt").exists()
 
 
