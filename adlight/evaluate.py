@@ -1,9 +1,12 @@
 """Score a finished run again, without training: `adlight evaluate run=<folder> [overrides]`."""
 
+from typing import TYPE_CHECKING
+
 from omegaconf import DictConfig, OmegaConf
 
 from adlight.cli import main as cli
 from adlight.cli.arguments import task_overrides
+from adlight.cli.resume import use_advice
 from adlight.cli.words import mark_overrides, require
 from adlight.runs import provenance
 from adlight.runs.config import CONF, drop_objective, require_nodes
@@ -12,6 +15,9 @@ from adlight.runs.overrides import changes_scores, choose_none
 from adlight.runs.trust import check_places
 from adlight.train import build, test
 from adlight.types import UserError
+
+if TYPE_CHECKING:  # torch takes seconds: not for --help
+    from adlight.detection.module import AnomalyModule
 
 OWN_SETTINGS = ("run", "ckpt")  # all others change the run's config
 
@@ -46,7 +52,18 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     metrics = test(results, path, trainer, module, data, metadata, calibrate=calibrate)
     if trainer.is_global_zero and module.results is not None:
         print_defects(module.results)
+        for image, pixel in _usable_thresholds(overrides, module):
+            print(use_advice(run, f"threshold={image!r}", f"pixel_threshold={pixel!r}"))
     return metrics
+
+
+def _usable_thresholds(overrides: list[str], module: "AnomalyModule") -> set[tuple[float, float]]:
+    """Return new thresholds that predict can be given: those of the run's scores, the same for all categories."""
+    keys = [word.lstrip("+~") for word in overrides]
+    thresholds = {module.calibration.of(name)[:2] for name in module.results.categories} if module.results else set()
+    is_new = any(key.startswith(("calibration.image", "calibration.pixel", "calibration.per")) for key in keys)
+    are_scores_new = any(key.startswith(("model", "dataset", "trainer")) for key in keys)
+    return thresholds if is_new and not are_scores_new and len(thresholds) == 1 else set()
 
 
 def arguments(argv: list[str]) -> list[str]:

@@ -57,6 +57,9 @@ def test_the_run_s_own_rule_gives_its_threshold_again(adlight, run):
 def test_one_threshold_for_all_categories(adlight, run):
     shared = adlight.evaluate(run, "calibration.per=all", "~callbacks.panels")
     own, found = content(run), content(shared)
+    advice = (shared / "evaluate.log").read_text().splitlines()[-1]
+    assert f"run={run} threshold={found['threshold']!r} pixel_threshold={found['pixel_threshold']!r} " in advice
+    assert "threshold=" not in (run / "train.log").read_text().splitlines()[-1]
     assert (own["threshold_per"], found["threshold_per"]) == ("category", "all")
     assert "validation" not in found and found["thresholds"] == own["thresholds"]  # the checkpoint holds both ways
     for category in ("bottle", "screw"):

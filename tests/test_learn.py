@@ -44,6 +44,9 @@ def test_a_table_and_folders_say_the_same(images):
     by_table, by_folder = read_labels(write_labels(images / "labels.csv", rows)), read_labels(images)
     assert by_table == by_folder and [one.label for one in by_table] == [0, 0, 1, 1]
     assert by_table[3].mask == str(images / "masks/d_mask.png") and by_table[2].mask is None
+    table = images / "labels.csv"
+    table.write_text(table.read_text().replace(",", ";"))
+    assert read_labels(table) == by_table
 
 
 def test_corrected_predictions_are_labels_where_something_is_written(images):

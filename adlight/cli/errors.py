@@ -67,7 +67,7 @@ def explain(error: BaseException) -> str | None:
         place = error.filename2 or error.filename or _folder()  # the target of a copy
         return f"{place}: {error.strerror}{', make room' * (error.errno in FULL)}{hint}"
     if type(error).__name__ == "MisconfigurationException":  # Lightning's, for a bad setting of the trainer
-        hint = ": trainer=cpu needs none" if "gpu backend" in str(error) else ""
+        hint = " Set trainer=cpu" if "gpu backend" in str(error) else ""
         return f"trainer: {first_line(error)}{hint}"
     if type(error).__name__ == "OutOfMemoryError":
         return f"the device's memory is full: try a smaller dataset.batch_size ({first_line(error)})"

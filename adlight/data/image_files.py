@@ -1,8 +1,10 @@
 """Image files: decode them, read their size from the header, and refuse files that cannot be used."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from adlight.types import UserError, first_line
@@ -56,6 +58,14 @@ def seems_truncated(path: str | Path) -> bool:
 
 def _unreadable(path: str | Path, error: Exception) -> UnreadableImage:
     return UnreadableImage(f"cannot read image {path}: {first_line(error)}{ADVICE}")
+
+
+def peak_of_16_bits(path: str | Path) -> int | None:
+    """Return the largest value of an image of 16 bits; None for other images and what cannot be read."""
+    with suppress(*READ_ERRORS), Image.open(path) as image:
+        if image.mode.startswith("I;16"):
+            return int(np.asarray(image).max())
+    return None
 
 
 def refuse_several(image: Image.Image) -> None:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from adlight.data.frames import MIN_SIDE, Frame
+from adlight.data.image_files import peak_of_16_bits
 from adlight.data.listing import describe_left_out, scan
 from adlight.data.roi import RegionOfInterest
 from adlight.data.source import Source
@@ -15,6 +16,7 @@ from adlight.data.tiling import Tiling, describe_tiles
 from adlight.types import Record, UserError
 
 SAMPLE = 2048  # bytes of a file, at three places
+PEAKS, DARK = 16, 2**14  # images of 16 bits that are read, and value that one of them should reach
 
 
 def check_before_training(
@@ -40,7 +42,8 @@ def check_before_training(
         others = f" ({len(problems) - 1} more: adlight doctor lists them)" if problems[1:] else ""
         raise UserError(problems[0] + others)
     tiles = describe_tiles(tiling, source.sizes()) if tiling else []
-    return [*find_unmasked(source, test), *find_copies(train, test), *list_left_out(source), *tiles]
+    notes = [*find_unmasked(source, test), *find_copies(train, test), *find_dark(train)]
+    return [*notes, *list_left_out(source), *tiles]
 
 
 def _find_unusable(source: Source, frame: Frame, records: list[Record]) -> list[str]:
@@ -111,6 +114,16 @@ def _sample(path: str) -> tuple[bytes, ...]:
             file.seek(length * quarter // 4)
             parts.append(file.read(SAMPLE))
     return (str(length).encode(), *parts)
+
+
+def find_dark(records: list[Record]) -> list[str]:
+    """Report images of 16 bits that use few of them, such as those of a camera of 12; some are read."""
+    sample = records[:: -(-len(records) // PEAKS) or 1]
+    peaks = [peak for record in sample if (peak := peak_of_16_bits(record.path)) is not None]
+    if not peaks or (brightest := max(peaks)) >= DARK:
+        return []
+    levels, factor = f"no more than {brightest >> 8} of 255 grey levels are left", 2**16 >> brightest.bit_length()
+    return [f"images of 16 bits reach {brightest} of 65535: {levels}; multiply all values by {factor}"]
 
 
 def find_unmasked(source: Source, test: list[Record]) -> list[str]:

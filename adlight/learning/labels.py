@@ -49,7 +49,10 @@ def _read_folders(folder: Path) -> list[Record]:
 def _read_csv(path: Path) -> list[Record]:
     try:
         with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            rows = list(csv.DictReader(file))
+            header = file.readline()
+            file.seek(0)
+            semicolons = header.count(";") > header.count(",")  # as spreadsheets write where 0,5 is a half
+            rows = list(csv.DictReader(file, delimiter=";" if semicolons else ","))
     except csv.Error as error:
         raise UserError(f"labels={path} cannot be read as CSV: {error}") from error
     columns = list(rows[0]) if rows else []

@@ -62,9 +62,9 @@ def by_decision(runs: Runs) -> pd.DataFrame:
     cells = {"found": called & label, "missed": ~called & label, "false alarms": called & ~label}
     cells |= {"passed": ~called & ~label, "called": called, "label": label}
     counts = pd.DataFrame(cells).groupby([rows["name"], rows["category"]], sort=False).sum().reset_index()
-    normal = counts["false alarms"] + counts["passed"]
-    shares = {"precision": counts["found"] / counts["called"], "recall": counts["found"] / counts["label"]}
-    shares["FPR"] = counts["false alarms"] / normal
+    found = counts["found"].where(counts["label"] > 0)  # without anomalous images no precision
+    shares = {"precision": found / counts["called"], "recall": found / counts["label"]}
+    shares["FPR"] = counts["false alarms"] / (counts["false alarms"] + counts["passed"])
     columns = {(name, COUNT): counts[name].astype(float) for name in list(cells)[:4]}
     columns |= {(name, VALUE): share for name, share in shares.items()}
     return pd.DataFrame(_texts(counts, "name", "category") | columns)

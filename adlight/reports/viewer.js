@@ -76,7 +76,7 @@
       root.querySelector(`[data-count=${name}]`).textContent = value;
     const share = (part, whole) => (whole ? (part / whole).toFixed(3) : "-");
     root.querySelector(".matrix tfoot td").textContent =
-      `precision ${share(found, found + alarms)}, recall ${share(found, found + missed)}, false alarm rate ${share(alarms, alarms + passed)}`;
+      `precision ${found + missed ? share(found, found + alarms) : "-"}, recall ${share(found, found + missed)}, false alarm rate ${share(alarms, alarms + passed)}`;
     const where = form.category.value === "" ? "all categories" : data.categories[form.category.value];
     root.querySelector(".matrix caption").textContent = `${run().name}: ${all.length} images, ${where}`;
     form.threshold.value = threshold();

@@ -8,7 +8,7 @@ from PIL import ExifTags, Image
 from adlight.data.folder import Folder, LabelledFolder
 from adlight.data.frames import Frame
 from adlight.data.mvtec import MVTecAD
-from adlight.data.preflight import check_before_training, find_copies
+from adlight.data.preflight import check_before_training, find_copies, find_dark
 from adlight.data.source import Source
 from adlight.types import Record, UserError
 
@@ -132,6 +132,16 @@ def test_images_that_were_trained_on_are_told(bottle):
     first, second = notes(bottle)
     assert first.startswith("2 test image") and f"{test}/copy.png and {train}/001.png" in first
     assert second.startswith("1 training image") and f"{train}/twice.png and {train}/001.png" in second
+
+
+@pytest.mark.parametrize(("bits", "told"), [(12, 1), (16, 0)])
+def test_images_of_12_bits_in_16_are_told(tmp_path, bits, told):
+    pixels = np.random.default_rng(0).integers(0, 2**bits, (32, 32)).astype(np.uint16)
+    for name in ("a.png", "b.tiff"):
+        Image.fromarray(pixels).save(tmp_path / name)
+    write_image(tmp_path / "c.png")
+    lines = find_dark([Record(str(tmp_path / name), "c") for name in ("c.png", "a.png", "b.tiff", "nowhere.png")])
+    assert len(lines) == told and all(f"{pixels.max()} of 65535" in line for line in lines)
 
 
 def test_other_files_of_the_same_length_are_no_copies(tmp_path):

@@ -56,6 +56,16 @@ def test_results_csv(found):
     assert {*COLUMNS} - {*rows[0]} == {"job", "overrides", "pixel_auroc", "aupro"}  # a sweep's table has the same names
 
 
+def test_no_precision_without_anomalous_images(tmp_path):
+    fake_run(tmp_path / "run")
+    path = tmp_path / "run" / "predictions.csv"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if "bottle,x,1," not in line))
+    table = tables.by_decision(collect([str(tmp_path)])).set_index(("category", TEXT))
+    assert table["precision", VALUE].isna().to_dict() == {"bottle": True, "screw": False}
+    assert table["recall", VALUE].isna().to_dict() == {"bottle": True, "screw": False}
+
+
 def test_results_md(found):
     text = tables.results_markdown(found, average_runs(found.results), "a title")
     row = found.headlines.iloc[0]
