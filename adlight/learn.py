@@ -74,9 +74,8 @@ def learn(config: DictConfig) -> Path:
     metadata = provenance.describe(saved.seed) | {"learned_from": str(run), "checkpoint": str(path), "said": lines}
     state = {**learned.state_dict(), **{f"detector.{name}": value for name, value in weights.items()}}
     write_learned(folder, run, made, state, metadata)
-    categories = list(learned.calibration.categories)
-    print(*lines, f"threshold: {learned.calibration.describe(categories)}", f"learned: {folder}", sep="\n")
-    print(use_advice(folder))
+    lines.append(f"threshold: {learned.calibration.describe(list(learned.calibration.categories))}")
+    print(*lines, f"learned: {folder}", use_advice(folder), sep="\n")
     return folder.path
 
 

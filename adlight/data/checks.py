@@ -13,7 +13,7 @@ from rich.table import Table
 from adlight.data.frames import Frame, describe_shapes
 from adlight.data.image_files import UnreadableImage
 from adlight.data.images import to_channels
-from adlight.data.preflight import find_dark, find_unmasked, list_left_out
+from adlight.data.preflight import find_dark_images, find_unmasked, list_left_out
 from adlight.data.source import Source
 from adlight.progress import track
 from adlight.types import Record, UserError
@@ -42,7 +42,7 @@ def check_source(source: Source, frame: Frame) -> tuple[list[str | Table], list[
             checked[split] = check_records(source, frame, list_records(), split)
     train, test = ([record for record, _ in part] for part in checked.values())
     problems += [check.problem for part in checked.values() for _, check in part if check.problem]
-    problems += find_duplicates(checked) + find_unmasked(source, test) + find_dark(train)
+    problems += find_duplicates(checked) + find_unmasked(source, test) + find_dark_images(train)
     findings: list[str | Table] = [source.protocol]
     if train or test:
         sizes = [check.size for _, check in checked["train"] if check.kind]

@@ -60,8 +60,8 @@ def _unreadable(path: str | Path, error: Exception) -> UnreadableImage:
     return UnreadableImage(f"cannot read image {path}: {first_line(error)}{ADVICE}")
 
 
-def peak_of_16_bits(path: str | Path) -> int | None:
-    """Return the largest value of an image of 16 bits; None for other images and what cannot be read."""
+def read_16_bit_peak(path: str | Path) -> int | None:
+    """Return the largest value of an image of 16 bits; None for other images and for files that cannot be read."""
     with suppress(*READ_ERRORS), Image.open(path) as image:
         if image.mode.startswith("I;16"):
             return int(np.asarray(image).max())

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from adlight.data.frames import MIN_SIDE, Frame
-from adlight.data.image_files import peak_of_16_bits
+from adlight.data.image_files import read_16_bit_peak
 from adlight.data.listing import describe_left_out, scan
 from adlight.data.roi import RegionOfInterest
 from adlight.data.source import Source
@@ -42,7 +42,7 @@ def check_before_training(
         others = f" ({len(problems) - 1} more: adlight doctor lists them)" if problems[1:] else ""
         raise UserError(problems[0] + others)
     tiles = describe_tiles(tiling, source.sizes()) if tiling else []
-    notes = [*find_unmasked(source, test), *find_copies(train, test), *find_dark(train)]
+    notes = [*find_unmasked(source, test), *find_copies(train, test), *find_dark_images(train)]
     return [*notes, *list_left_out(source), *tiles]
 
 
@@ -116,10 +116,10 @@ def _sample(path: str) -> tuple[bytes, ...]:
     return (str(length).encode(), *parts)
 
 
-def find_dark(records: list[Record]) -> list[str]:
+def find_dark_images(records: list[Record]) -> list[str]:
     """Report images of 16 bits that use few of them, such as those of a camera of 12; some are read."""
     sample = records[:: -(-len(records) // PEAKS) or 1]
-    peaks = [peak for record in sample if (peak := peak_of_16_bits(record.path)) is not None]
+    peaks = [peak for record in sample if (peak := read_16_bit_peak(record.path)) is not None]
     if not peaks or (brightest := max(peaks)) >= DARK:
         return []
     levels, factor = f"no more than {brightest >> 8} of 255 grey levels are left", 2**16 >> brightest.bit_length()

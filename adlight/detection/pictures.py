@@ -78,10 +78,11 @@ def draw_panel(
     reconstruction = (np.clip(prediction.reconstruction.transpose(1, 2, 0), 0, 1) * 255).astype(np.uint8)
     reconstruction = np.broadcast_to(reconstruction, (*reconstruction.shape[:2], 3))
     masks = [] if true_mask is None else [_draw_true_mask(true_mask, record)]
-    count, is_wide = 4 + len(masks), image.width > LONG * image.height
+    count = 4 + len(masks)
+    is_wide, is_tall = image.width > LONG * image.height, image.height > LONG * image.width
     whole = count * (side + GAP) - GAP
     cell = whole if is_wide else side
-    width, height = size = _fit(image, cell, side * (LONG if image.height > LONG * image.width else 1))
+    size = _fit(image, cell, side * LONG if is_tall else side)
     parts = [
         (title, image),
         ("reconstruction", Image.fromarray(reconstruction)),
@@ -89,11 +90,19 @@ def draw_panel(
         *masks,
         (f"{decision}: {prediction.score:.4g}, threshold {prediction.threshold:.4g}", _mark(image, prediction, size)),
     ]
-    panel = Image.new("RGB", (whole, (TITLE + height) * (count if is_wide else 1)), "white")
-    for i, (text, part) in enumerate(parts):
-        left, top = (0, i * (TITLE + height)) if is_wide else (i * (side + GAP), 0)
-        panel.paste(_write(text, cell, colour if i == count - 1 else "black"), (left, top))
-        panel.paste(part.resize(size, Image.Resampling.BILINEAR), (left + (cell - width) // 2, top + TITLE))
+    strips = [_write(text, cell, colour if i == count - 1 else "black") for i, (text, _) in enumerate(parts)]
+    return _arrange(strips, [part.resize(size, Image.Resampling.BILINEAR) for _, part in parts], is_wide)
+
+
+def _arrange(titles: list[Image.Image], parts: list[Image.Image], below: bool) -> Image.Image:
+    """Arrange titled parts of equal size side by side, or below each other."""
+    (cell, _), (width, height), count = titles[0].size, parts[0].size, len(parts)
+    columns, rows = (1, count) if below else (count, 1)
+    panel = Image.new("RGB", (columns * (cell + GAP) - GAP, rows * (TITLE + height)), "white")
+    for i, (title, part) in enumerate(zip(titles, parts, strict=True)):
+        left, top = (0, i * (TITLE + height)) if below else (i * (cell + GAP), 0)
+        panel.paste(title, (left, top))
+        panel.paste(part, (left + (cell - width) // 2, top + TITLE))
     return panel
 
 

@@ -15,7 +15,7 @@ from adlight.settings import checked
 from adlight.types import UserError
 
 SPARE = 8  # images searched beyond k: products lose digits, the distances to those found do not
-NARROW = 0.05  # smallest spread of distances, as a share of their median; it is 0.15 to 0.3 (CIFAR-10)
+MIN_SPREAD = 0.05  # smallest spread of distances, as a share of their median; it is 0.15 to 0.3 (CIFAR-10)
 
 
 class DeepNearestNeighbours(Predictor):
@@ -63,7 +63,7 @@ class DeepNearestNeighbours(Predictor):
         self._whiten(direction[::2])
         distance = torch.cat([self._nearest(part)[0].mean(1) for part in self.means[1::2].split(256)])  # (N / 2,)
         median = distance.median()
-        self.unit = (distance.quantile(0.9) - median).clamp(min=NARROW * median + 1e-12)
+        self.unit = (distance.quantile(0.9) - median).clamp(min=MIN_SPREAD * median + 1e-12)
         self._whiten(direction)
 
     def forward(self, cells: Tensor, own: Tensor | None = None) -> Tensor:
@@ -88,7 +88,7 @@ class DeepNearestNeighbours(Predictor):
         return F.normalize(mean * self.channel[1] + self.channel[0], dim=1)
 
     def _whiten(self, direction: Tensor) -> None:
-        """Keep the directions of images, and what makes them white. (N, C)."""
+        """Fit the whitening to the directions of images (N, C), and keep them, white."""
         center = direction.mean(0, keepdim=True)  # (1, C)
         moments = second_moments(direction, (direction - center)[:, None], center)
         self.basis = Whitening(direction.shape[1]).fit(center, moments).weight[0]

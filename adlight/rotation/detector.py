@@ -16,15 +16,15 @@ from adlight.rotation.network import RotationNetwork
 from adlight.settings import Built, checked
 from adlight.types import Batch, Scores
 
-SURE = 0.01  # losses far below it are alike: the network is sure of the image
+EPSILON = 0.01  # losses far below it count alike: the network is sure of the image
 
 
 class RotationDetector(AnomalyDetector):
     """Score images by DN2 and by the losses L of a network that tells rotations of normal images apart.
 
     The image score is that of DN2 plus weight * log(L + 0.01), averaged over four turns: losses of normal images are
-    near 0, and those of others spread over orders of magnitude. The map is the length of what sets a cell apart from
-    the nearest images' mean.
+    near 0, and those of others spread over orders of magnitude. The map is the distance of each cell
+    to the mean cell of the nearest images.
 
     Args:
         backbone: computes the features; frozen.
@@ -56,8 +56,10 @@ class RotationDetector(AnomalyDetector):
         image = batch["image"].float()  # (B, 1 or 3, H, W)
         with full_precision(image.device):
             cells = standardize(extract_features(self.backbone, batch), self.mean, self.std)  # (B, h, w, C)
-            apart = self.neighbours.residual(cells).square().mean(3).sqrt()  # (B, h, w)
-            surprise = (self.network.loss(image) + SURE).log().mean(1)  # (B,)
-            score = self.neighbours.image_score(cells, apart) + self.weight * surprise
-        pixel = F.interpolate(apart[:, None], image.shape[-2:], mode="bilinear", align_corners=False)[:, 0]  # (B, H, W)
+            distance = self.neighbours.residual(cells).square().mean(3).sqrt()  # (B, h, w)
+            surprise = (self.network.loss(image) + EPSILON).log().mean(1)  # (B,)
+            score = self.neighbours.image_score(cells, distance) + self.weight * surprise
+        pixel = F.interpolate(distance[:, None], image.shape[-2:], mode="bilinear", align_corners=False)[
+            :, 0
+        ]  # (B, H, W)
         return Scores(image=score, pixel=pixel, reconstruction=batch["image"])

@@ -8,7 +8,7 @@ from PIL import ExifTags, Image
 from adlight.data.folder import Folder, LabelledFolder
 from adlight.data.frames import Frame
 from adlight.data.mvtec import MVTecAD
-from adlight.data.preflight import check_before_training, find_copies, find_dark
+from adlight.data.preflight import check_before_training, find_copies, find_dark_images
 from adlight.data.source import Source
 from adlight.types import Record, UserError
 
@@ -140,7 +140,9 @@ def test_images_of_12_bits_in_16_are_told(tmp_path, bits, told):
     for name in ("a.png", "b.tiff"):
         Image.fromarray(pixels).save(tmp_path / name)
     write_image(tmp_path / "c.png")
-    lines = find_dark([Record(str(tmp_path / name), "c") for name in ("c.png", "a.png", "b.tiff", "nowhere.png")])
+    lines = find_dark_images(
+        [Record(str(tmp_path / name), "c") for name in ("c.png", "a.png", "b.tiff", "nowhere.png")]
+    )
     assert len(lines) == told and all(f"{pixels.max()} of 65535" in line for line in lines)
 
 
