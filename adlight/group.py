@@ -1,4 +1,4 @@
-"""Group the anomalies that a finished run finds: `adlight group run=<folder> [images=<folder>]`."""
+"""Group the anomalies that a finished run detects: `adlight group run=<folder> [images=<folder>]`."""
 
 import math
 from collections import Counter
@@ -33,7 +33,7 @@ def group(config: DictConfig) -> Path:
     """Find anomalous regions, group them, and write a table and a sheet of pictures per group. -> the folder.
 
     Raises:
-        UserError: no images, too few anomalous images, or scikit-learn is missing.
+        UserError: there are no images or too few anomalous ones, or scikit-learn is missing.
     """
     from adlight.detection.categories import CategoryRule
     from adlight.learning.grouping import agreement, find_regions_of, group_features
@@ -61,7 +61,7 @@ def group(config: DictConfig) -> Path:
     summary |= {"images": len({region.record.path for region in regions}), "silhouette": grouping.silhouette}
     if len(set(defects)) > 1:
         summary |= agreement(grouping.group, defects)
-    members = {label: [i for i, other in enumerate(labels) if other == label] for label in sorted(set(labels))}
+    members = {label: (grouping.group == label).nonzero()[0].tolist() for label in sorted(set(labels))}
     sheets = {label: draw_sheet([regions[i] for i in indices], data) for label, indices in members.items()}
     rows = [
         (*region.record[:3], ",".join(map(str, region.box)), label)
@@ -107,10 +107,10 @@ def print_summary(
 
 
 def arguments(argv: list[str]) -> list[str]:
-    """Check `run` and `images` before a folder is made, and quote values that Hydra's grammar would parse."""
+    """Check `run` and `images` before a folder is created, and quote values that Hydra would parse."""
     RunFolder(require(argv, "run", "group run=<run folder>")).config()
-    if (images := value_of(argv, "images")) not in (None, "null"):
-        ImageStream(str(images)).require()
+    if images := value_of(argv, "images"):
+        ImageStream(images).require()
     return quote_values(argv, "run", "images", "root")
 
 

@@ -1,4 +1,4 @@
-"""Let a finished run learn from labelled images: `adlight learn run=<folder> labels=<csv or folder>`."""
+"""Teach a finished run by labelled images: `adlight learn run=<folder> labels=<csv or folder>`."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -36,7 +36,7 @@ def learn(config: DictConfig) -> Path:
     """Store the labels, fit the head, find the thresholds, and write the learned detector. -> its folder.
 
     Raises:
-        UserError: There are no labels or too few for the target, or the run cannot be learned from.
+        UserError: there are no labels or too few for the target, or the run cannot learn from labels.
     """
     from adlight.learning.samples import CategoryNames, score_labelled, scores_unseen
     from adlight.learning.thresholds import describe_decisions, describe_labels, find_thresholds
@@ -53,7 +53,7 @@ def learn(config: DictConfig) -> Path:
         )
     data, module, trainer = build(saved)
     load_weights(module, path := run.checkpoint(config.ckpt or saved.ckpt))
-    weights = deepcopy(module.state_dict())  # a validation fits some buffers anew
+    weights = deepcopy(module.state_dict())  # a validation refits some buffers
     names = CategoryNames(module, config.category)
     records = store_labels(run, config.labels, names)
     labelled = score_labelled(module, records, data, str(saved.trainer.precision), names.of_image)
@@ -80,7 +80,7 @@ def learn(config: DictConfig) -> Path:
 
 
 def store_labels(run: RunFolder, place: str | None, names: "CategoryNames") -> list[Record]:
-    """Add labels to those stored with the run; raise a UserError if an image is unreadable. -> all of them."""
+    """Store labels with the run; raise a UserError if an image is unreadable. -> all labels of the run."""
     labels = LabelFolder(run.path)
     if place is not None:
         records = [record._replace(category=names.of_record(record)) for record in read_labels(place)]
@@ -111,7 +111,7 @@ def fit_learned(
 
 
 def warn_of_test(run: RunFolder, labels: LabelFolder) -> list[str]:
-    """Warn of labelled images that the run is tested with: the learned detector has seen them."""
+    """Warn of labelled images in the run's test split: the learned detector has seen them."""
     if (table := run.predictions()) is None:
         return []
     count = labels.count_among(table["path"])
@@ -119,12 +119,11 @@ def warn_of_test(run: RunFolder, labels: LabelFolder) -> list[str]:
 
 
 def arguments(argv: list[str]) -> list[str]:
-    """Check `run` and `labels` before a folder is made, and quote values that Hydra's grammar would parse."""
+    """Check `run` and `labels` before a folder is created, and quote values that Hydra would parse."""
     run = RunFolder(require(argv, "run", "learn run=<run folder> labels=<csv or folder>"))
-    run.config()  # raises if it is not a run
-    labels = value_of(argv, "labels")
-    if labels not in (None, "null"):
-        read_labels(str(labels))
+    run.config()  # raises if this is not a run
+    if labels := value_of(argv, "labels"):
+        read_labels(labels)
     elif not LabelFolder(run.path).read():
         raise UserError(f"no labels in {LabelFolder(run.path)} yet: add labels=<csv or folder>")
     return quote_values(argv, "run", "labels", "root")

@@ -177,8 +177,8 @@ class RunFolder(HydraFolder):
         return next(iter(sorted(self.path.glob("*.log"))), self.path / "train.log")
 
     def write_failure(self, line: str) -> None:
-        """Record in one line why the run failed."""
-        write_atomically(self.path / _ERROR, line + "\n")
+        """Record in one line why the run failed and, if it was not the first process, in which process."""
+        write_atomically(self.path / _ERROR, (f"process {rank()}: " if rank() else "") + line + "\n")
 
     def failure(self) -> str | None:
         """Read in one line why the run failed; None if it did not."""
