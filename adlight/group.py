@@ -9,8 +9,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from PIL import Image
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from adlight.cli import main as cli
 from adlight.cli.words import quote_values, require, value_of
@@ -97,13 +97,12 @@ def print_summary(
         counts = Counter(defects[i] for i in indices).most_common(3)
         frequent = ", ".join(f"{name} {count}" for name, count in counts)
         title = "none" if label < 0 else str(label)
-        table.add_row(title, str(len(indices)), escape(frequent), escape(folder.sheet(label).name))
-    console = Console()
-    console.print(table)
+        table.add_row(title, str(len(indices)), Text(frequent), folder.sheet(label).name)
+    Console().print(table)
     scores = {name.replace("_", " "): value for name, value in summary.items() if isinstance(value, float)}
     scores_text = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
-    for line in (f"{summary['regions']} regions of {summary['images']} images: {scores_text}", f"groups: {folder}"):
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    print(f"{summary['regions']} regions of {summary['images']} images: {scores_text}")
+    print(f"groups: {folder}")
 
 
 def arguments(argv: list[str]) -> list[str]:

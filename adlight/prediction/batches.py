@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from adlight.data.arrays import allocate
 from adlight.data.image_files import ADVICE, read_image
@@ -152,9 +152,8 @@ class Summary:
         thresholds = sorted({key[:3] for key in self.counts})
         for source, threshold, pixel_threshold in thresholds:
             counts = [self.counts[source, threshold, pixel_threshold, is_anomalous] for is_anomalous in (False, True)]
-            table.add_row(escape(source), f"{threshold:.6g}", str(sum(counts)), str(counts[1]))
-        console = Console()
-        console.print(table)
+            table.add_row(Text(source), f"{threshold:.6g}", str(sum(counts)), str(counts[1]))
+        Console().print(table)
         total = self.counts.total()
         lines = [f"the {HIGHEST} most anomalous of {total} images:"] if total > HIGHEST else []
         lines += [line for *_, line in sorted(self.highest, reverse=True)]
@@ -167,5 +166,4 @@ class Summary:
             scale = ", ".join(dict.fromkeys(f"{colour_ceiling(pixel):.3g}" for _, _, pixel in thresholds))
             colours = f"colours from 0 to twice the pixel threshold: {scale}"
             lines.append(f"pictures: {', '.join(pictures)} in {folder.path} ({colours})")
-        for line in lines:
-            console.print(line, highlight=False, soft_wrap=True, markup=False)
+        print(*lines, sep="\n")

@@ -1,4 +1,4 @@
-"""Figures of scores and trainings: histograms, ROC, precision-recall and learning curves."""
+"""Figures of scores and learning curves: histograms, ROC and precision-recall curves, metrics over epochs."""
 
 import math
 import textwrap
@@ -39,7 +39,7 @@ def plot_histograms(cells: Mapping[str, pd.DataFrame]) -> Figure:
                 axes.axvline(threshold, color="black", ls="--", lw=1, label="threshold")
             else:
                 note += ", threshold outside"
-        gap = " " if len(title) + len(note) < TITLE else "\n"  # neighbouring titles must not touch
+        gap = " " if len(title) + len(note) < TITLE else "\n"  # titles side by side must not touch
         axes.set_title(f"{textwrap.fill(title, TITLE)}:{gap}{note}", fontsize=9)
         axes.tick_params(labelsize=7)
         axes.locator_params(nbins=4)
@@ -112,7 +112,7 @@ def _make_grid(figure: Figure, rows: int, columns: int, used: int) -> list[Axes]
 
 
 def _collect_legend(grid: Sequence[Axes]) -> tuple[list[Any], list[str]]:
-    """Collect the handles and labels of a legend for all axes, each label once."""
+    """Collect handles and labels for the legend of a whole figure, each label once."""
     named = {name: handle for axes in grid for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
     return list(named.values()), list(named)
 
