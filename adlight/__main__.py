@@ -9,15 +9,15 @@ from adlight.types import unknown_name
 
 COMMANDS = {
     "train": "train and test a detector, or many with -m",
-    "evaluate": "score a finished run again: another threshold or score, no training",
-    "predict": "scores, boxes, masks and heat maps for new images",
-    "export": "a run as one ONNX graph, proved equal to it",
-    "federate": "one detector of several sites, whose images stay where they are",
+    "evaluate": "test a finished run again, with another threshold or score, without training",
+    "predict": "predict scores, boxes, masks and heat maps for new images",
+    "export": "export a run as one ONNX graph, and verify that it predicts the same",
+    "federate": "train one detector at several sites, which keep their images",
     "learn": "teach a finished run by a few labelled images",
-    "group": "which anomalies of a finished run are alike",
-    "serve": "a page to drop images on, and a JSON endpoint",
-    "report": "tables and one page over many runs",
-    "doctor": "what is wrong with this machine or a data set",
+    "group": "group similar anomalies that a finished run detects",
+    "serve": "serve a web page to drop images on, and a JSON endpoint",
+    "report": "compare many runs in tables and on a page",
+    "doctor": "find problems with this machine or a data set",
 }
 HELP = f"""\
 adlight {__version__}: industrial image anomaly detection
@@ -26,12 +26,12 @@ adlight {__version__}: industrial image anomaly detection
   adlight predict run=runs/<name> images=<file or folder>
 
 {"".join(f"  {name:10}{line}{chr(10)}" for name, line in COMMANDS.items())}
-adlight <command> --help lists its settings. Exit codes: 0 done; 1 an error of ours, or problems that doctor found;
-2 something you can fix, said in one line; 130 stopped."""
+adlight <command> --help lists its settings. Exit codes: 0 done; 1 a bug in adlight, or problems that doctor found;
+2 an error that you can fix, explained in one line; 130 stopped."""
 
 
 def main() -> None:
-    """Run a program by its name, as `python -m` does: its own processes start again by that name."""
+    """Run a program by name, as `python -m` does, so that the processes that it starts run the same program."""
     command = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if command in ("--help", "-h", "help"):
         print(HELP)
@@ -42,7 +42,7 @@ def main() -> None:
         sys.exit(2)
     else:
         if not sys.flags.safe_path and os.getcwd() not in sys.path and "" not in sys.path:
-            sys.path.insert(0, os.getcwd())  # models and data sets of one's own lie there
+            sys.path.insert(0, os.getcwd())  # for the user's own models and data sets
         sys.argv = [sys.argv[0], *sys.argv[2:]]
         runpy.run_module(f"adlight.{command}", run_name="__main__", alter_sys=True)
 
