@@ -57,7 +57,8 @@ class Run:
 
         `val/auroc` comes from held-out training images: choose models by it, not by the test's metrics.
         """
-        from adlight.reports.rows import OBJECTIVE, result_rows
+        from adlight.reports.rows import result_rows
+        from adlight.runs.tables import OBJECTIVE
 
         row = next(row for row in result_rows(self.results) if row["headline"])
         found = {name: value for name, value in row.items() if isinstance(value, float)}

@@ -148,7 +148,7 @@ def check_parity(parity: "Parity") -> None:
     """Print how graph and run differ; raise a UserError if they differ by more than rounding."""
     print(parity)
     if not parity.score <= TOLERANCE or parity.decisions:
-        raise UserError(f"graph and run differ, so the graph was deleted: {parity} (allowed: {TOLERANCE:g} and 0)")
+        raise UserError(f"graph and run differ, so the graph is not kept: {parity} (allowed: {TOLERANCE:g} and 0)")
 
 
 def arguments(argv: list[str]) -> list[str]:

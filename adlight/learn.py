@@ -17,6 +17,7 @@ from adlight.runs.config import instantiate_node
 from adlight.runs.folder import RunFolder
 from adlight.runs.labels import MODULE, LabelFolder, learned_config, write_learned
 from adlight.runs.restore import frozen_config
+from adlight.runs.tables import OBJECTIVE
 from adlight.runs.weights import load_weights
 from adlight.train import build
 from adlight.types import Record, UserError
@@ -65,8 +66,8 @@ def learn(config: DictConfig) -> Path:
     lines = [*describe_labels(labelled), *warn_of_test(run, LabelFolder(run.path))]
     if len(learned.weight):  # normal scores have changed
         validation = trainer.validate(learned, data, verbose=False)[0]
-        if "val/auroc" in validation:
-            lines.append(f"val/auroc of synthetic defects: {validation['val/auroc']:.4f}")
+        if OBJECTIVE in validation:
+            lines.append(f"{OBJECTIVE} of synthetic defects: {validation[OBJECTIVE]:.4f}")
     unseen = scores_unseen(learned, labelled, data.frame.size)
     lines += find_thresholds(learned, labelled, unseen, config.recall, config.precision)
     made.calibration.asked = learned.calibration.asked  # type: ignore[attr-defined]

@@ -62,7 +62,7 @@ def serve(config: DictConfig) -> None:
         print(f"from a shell: curl {header}--data-binary @<image> '{place}predict{query}'")
         if labels.most:
             print(f"labels: up to {labels.most} images are stored in {labels.folder}")
-        print("Ctrl-C ends it", flush=True)
+        print("press Ctrl-C to stop", flush=True)
         try:
             make_server(build_app(service, token)).run([listener])
         finally:

@@ -18,6 +18,7 @@ from adlight.cli.resume import add_advice, resume_advice, use_advice
 from adlight.runs import provenance, training
 from adlight.runs.config import instantiate_node, require_nodes
 from adlight.runs.folder import RunFolder
+from adlight.runs.tables import OBJECTIVE
 from adlight.runs.weights import load_weights
 from adlight.types import UserError
 
@@ -123,7 +124,7 @@ def fit(
         else:
             trainer.validate(stage.module, data, verbose=False)
         data.first_epoch, seconds = data.first_epoch + trainer.current_epoch, checkpoint.seconds
-    validation = {"val/auroc": checkpoint.best_value if math.isfinite(checkpoint.best_value) else None}
+    validation = {OBJECTIVE: checkpoint.best_value if math.isfinite(checkpoint.best_value) else None}
     return trainer, {"epochs": data.first_epoch, "seconds": round(seconds, 1), "validation": validation}
 
 

@@ -61,13 +61,13 @@ class FolderCallback(Callback):
         if run_dir != OUTPUT_DIR:
             raise UserError(f"run_dir={run_dir} follows from hydra.run.dir: set hydra.run.dir={run_dir} instead")
         if config.hydra.job.chdir:
-            raise UserError("hydra.job.chdir=true would look for all paths in the run's folder: leave it out")
+            raise UserError("hydra.job.chdir=true would make all paths relative to the run's folder: leave it out")
         run, has_own_folder = RunFolder(str(config.hydra.run.dir)), FOLDER_VARIABLE not in os.environ
         if not self.writes and run.path.resolve() == Path.cwd():  # as conf/report.yaml says
             return
         if not config.get("resume"):
             if self.writes and has_own_folder and config.hydra.output_subdir != SUBFOLDER:
-                raise UserError(f"hydra.output_subdir must be {SUBFOLDER}, by which a run is known: leave it out")
+                raise UserError(f"hydra.output_subdir must be {SUBFOLDER}, which marks a run: leave it out")
             if self.trains:
                 self._check_settings(config)
             if self.trains and run.has_results:

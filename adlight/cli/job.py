@@ -19,13 +19,13 @@ from adlight.cli.errors import describe, explain, is_interruption
 from adlight.cli.partial_settings import LIST, lacking_settings, remove_lacking_settings
 from adlight.cli.sweep import OWN_WORDS, write_table
 from adlight.cli.words import quote
-from adlight.reports.rows import OBJECTIVE
 from adlight.runs.config import difference
 from adlight.runs.files import append_traceback, rank, read_number
 from adlight.runs.find import SweepFolder
 from adlight.runs.folder import RunFolder
 from adlight.runs.log import copy_output
 from adlight.runs.overrides import search_path
+from adlight.runs.tables import OBJECTIVE
 from adlight.types import UserError
 
 FOLDER_VARIABLE = "ADLIGHT_JOB"  # environment variable that holds the run folder of a job with its own command

@@ -11,12 +11,12 @@ from omegaconf import DictConfig, OmegaConf
 from adlight.cli.errors import describe, explain
 from adlight.cli.resume import resume_sweep_command
 from adlight.cli.words import value_of
-from adlight.reports.rows import OBJECTIVE, read_results
+from adlight.reports.rows import read_results
 from adlight.runs.config import comparable, difference
 from adlight.runs.files import append_traceback
 from adlight.runs.find import SweepFolder
 from adlight.runs.folder import RunFolder
-from adlight.runs.tables import to_csv
+from adlight.runs.tables import OBJECTIVE, to_csv
 from adlight.types import UserError
 
 OWN_WORDS = ("resume_sweep=", "hydra.sweep.dir=", "hydra.output_subdir=", "hydra.job.config.override_dirname.")
@@ -59,8 +59,8 @@ def check_launcher(config: DictConfig) -> None:
     launcher = choices.get("hydra/launcher")
     if launcher == "slurm" and choices.get("trainer") == "slurm":  # it would ask the login node for its number of tasks
         raise UserError(
-            "trainer=slurm is for srun; hydra/launcher=slurm starts the processes itself: leave trainer=slurm out and "
-            "give trainer.devices=<a node's> trainer.num_nodes=<nodes> trainer.strategy=ddp"
+            "trainer=slurm is for srun; hydra/launcher=slurm starts the processes itself: leave out trainer=slurm and "
+            "set trainer.devices=<number per node> trainer.num_nodes=<number> trainer.strategy=ddp"
         )
     if launcher == "slurm" and not (isinstance(trainer.devices, int) and trainer.devices > 0):
         raise UserError(
@@ -68,7 +68,7 @@ def check_launcher(config: DictConfig) -> None:
             "many: trainer.devices=<number>"
         )
     if launcher == "cores" and config.hydra.launcher.n_jobs in (0, None):
-        raise UserError("hydra.launcher.n_jobs must be a number of jobs at once, or -1 for one per core, and not 0")
+        raise UserError("hydra.launcher.n_jobs must be the number of parallel jobs, or -1 for one per core")
     if launcher == "cores" and trainer.accelerator != "cpu" and _count_gpus():
         print(
             "hydra/launcher=cores is for CPUs: all its jobs share the first GPU. Choose trainer=cpu, or "

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from adlight.federated.weights import Weights, average
-from adlight.runs.federation import OBJECTIVE, Averaged, FederationFolder, site_names
+from adlight.runs.federation import Averaged, FederationFolder, site_names
+from adlight.runs.tables import OBJECTIVE
 from adlight.types import UserError
 
 Kind = Literal["begin", "train", "measure", "finish"]

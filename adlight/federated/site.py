@@ -20,10 +20,11 @@ from adlight.federated.rounds import Place, Reply, Request
 from adlight.federated.weights import Weights, check_model, set_shared_weights, shared_weights
 from adlight.runs import provenance
 from adlight.runs.checkpoints import BestAndLast, save, trained_epochs
-from adlight.runs.federation import OBJECTIVE, read_site_config, write_site_config
+from adlight.runs.federation import read_site_config, write_site_config
 from adlight.runs.files import append_traceback
 from adlight.runs.folder import RunFolder
 from adlight.runs.log import copy_output
+from adlight.runs.tables import OBJECTIVE
 from adlight.runs.training import check_data, check_trainer
 from adlight.runs.weights import load_weights
 from adlight.train import build, make_trainer, test

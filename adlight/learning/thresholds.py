@@ -63,7 +63,7 @@ def precision_threshold(score: Tensor, label: Tensor, precision: float) -> Suppo
     defects, normals = int(label.sum()), int((label == 0).sum())
     if not defects or not normals:
         raise UserError(
-            f"precision={precision} needs labelled defects and labelled normal images, there are {defects} and "
+            f"precision={precision} needs labelled defects and labelled normal images, but there are {defects} and "
             f"{normals}: label more, or leave precision out"
         )
     value, place = score.float().unique(return_inverse=True)  # rising
@@ -126,7 +126,7 @@ def find_thresholds(
     if not thresholds:
         raise errors[0]
     cast(LabelledCalibration, learned.calibration).take(thresholds, target)
-    return [*lines, *(f"not for a category: {error}" for error in errors)]
+    return [*lines, *(f"a category keeps its threshold: {error}" for error in errors)]
 
 
 def describe_labels(labelled: Sequence[Labelled]) -> list[str]:

@@ -14,12 +14,11 @@ from matplotlib.figure import Figure
 from adlight.reports import drift
 from adlight.reports.collect import READ_ERRORS, Runs
 from adlight.reports.figures import BLUE, GREY, STYLE, VERMILION
-from adlight.reports.rows import OBJECTIVE
 from adlight.reports.sections import Picture, embed_figure, link_picture
 from adlight.reports.terminal import COUNT, TEXT, VALUE
 from adlight.runs.find import find_studies
 from adlight.runs.subfolders import GroupFolder
-from adlight.runs.tables import read_calibration
+from adlight.runs.tables import OBJECTIVE, read_calibration
 from adlight.types import UserError, first_line
 
 EMPTY = pd.DataFrame()

@@ -20,11 +20,11 @@ from adlight.reports import curves, sections, tables
 from adlight.reports.collect import Runs
 from adlight.reports.grouping import group_scores, make_titles
 from adlight.reports.monitoring import Monitoring
-from adlight.reports.rows import OBJECTIVE
 from adlight.reports.terminal import DIFFERENCE, HIGH, LOW, PAPER, TEXT, VALUE
 from adlight.reports.viewer import viewer_data
 from adlight.runs.find import natural_key
 from adlight.runs.folder import RunFolder
+from adlight.runs.tables import OBJECTIVE
 
 OPEN, PAGED = 40, 200  # largest number of rows of a table that is expanded at first, and of a table's page
 LONG = 50  # largest number of characters in a column without line breaks

@@ -5,9 +5,9 @@ import math
 from typing import Any
 
 from adlight.runs.folder import RunFolder
+from adlight.runs.tables import OBJECTIVE
 from adlight.types import UserError
 
-OBJECTIVE = "val/auroc"  # the metric for choosing among runs, which must not come from the test split
 HEAD = ["name", "status", "model", "dataset", "level", "category", "headline", "normal_images", "anomalous_images"]
 METRICS = [  # in the order of columns; other metrics follow
     OBJECTIVE,

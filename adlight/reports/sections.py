@@ -19,8 +19,8 @@ from adlight.reports import curves, figures
 from adlight.reports.collect import READ_ERRORS, Runs
 from adlight.reports.grouping import CLASS_KEYS, SEED, average_series, group_by_config
 from adlight.reports.reference import CELL_KEYS, locate_cells
-from adlight.reports.rows import OBJECTIVE
 from adlight.runs.folder import RunFolder
+from adlight.runs.tables import OBJECTIVE
 
 WIDEST = 1100  # largest width of a picture, in pixels
 NOT_DRAWN = ("epoch", "step", "generator_steps")  # counters among a curve's columns

@@ -10,6 +10,7 @@ import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from pytorch_lightning.callbacks import Checkpoint
 
+from adlight.runs.tables import OBJECTIVE
 from adlight.runs.weights import put_in_place
 from adlight.settings import checked
 from adlight.types import UserError
@@ -61,7 +62,7 @@ class BestAndLast(Checkpoint):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the weights unless an earlier epoch was better; without a training, save the full state too."""
-        value = float(trainer.callback_metrics.get("val/auroc", self.best_value))  # without it, the latest is best
+        value = float(trainer.callback_metrics.get(OBJECTIVE, self.best_value))  # without it, the latest is best
         if self.best is not None and value >= self.best_value:
             self.best_value = value
             self._save(trainer, self.best, weights_only=True)

@@ -20,7 +20,7 @@ from adlight.runs.config import difference
 from adlight.runs.files import read_if_exists, write_atomically, write_json
 from adlight.runs.folder import RunFolder
 from adlight.runs.hydra_folder import HydraFolder
-from adlight.runs.tables import to_csv
+from adlight.runs.tables import OBJECTIVE, to_csv
 from adlight.runs.training import prepare_config
 from adlight.runs.trust import check_choices, check_config, check_places
 from adlight.runs.weights import verify, write_checkpoint
@@ -30,7 +30,6 @@ if TYPE_CHECKING:  # torch takes seconds: not for --help
     from torch import Tensor
 
 _NOTE, _ROUNDS, _SITES = "federation.json", "rounds.csv", "sites"
-OBJECTIVE = "val/auroc"
 SENT = Path("the federation's config")  # used as a file name in messages
 OWN_SETTINGS = ("sites", "rounds", "epochs_per_round", "test_rounds", "cpus", "gpus", "app")  # not of a training
 
@@ -111,7 +110,7 @@ def site_names(config: DictConfig) -> list[str]:
         is_short = len(name) <= 60 and name.replace("_", "").replace("-", "").isalnum()
         names.append(name if is_short else f"site-{number}")
     if repeated := [name for name in categories if categories.count(name) > 1]:
-        raise UserError(f"sites: {repeated[0]} is given twice, but the images of a category lie at one site")
+        raise UserError(f"sites: {repeated[0]} occurs twice, but the images of a category belong to one site")
     return names
 
 

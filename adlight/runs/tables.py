@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # they take seconds: not for --help
     from adlight.metrics.results import Results
     from adlight.metrics.thresholds import Calibration
 
+OBJECTIVE = "val/auroc"  # the metric for choosing among runs, which must not come from the test split
 _CALIBRATION = "calibration.csv"
 COLUMNS = ("score", "threshold", "anomalous", "threshold_source", "pixel_threshold", "area", "boxes")
 PREDICTIONS = ("path", "category", "defect", "label", *COLUMNS)

@@ -92,7 +92,7 @@ def check_trainer(config: DictConfig, trainer: "pl.Trainer") -> None:
 
     strategy, precision = str(config.trainer.strategy), str(config.trainer.precision)
     if config.ckpt not in ("best", "last"):
-        raise UserError(f"ckpt={config.ckpt}: a training tests its own best or last, adlight evaluate any other")
+        raise UserError(f"ckpt={config.ckpt}: a training tests its own best or last; adlight evaluate tests any other")
     if trainer.limit_val_batches == 0:
         raise UserError("the thresholds come from a validation: raise trainer.limit_val_batches (now 0)")
     if (least := trainer.min_epochs or 0) > (most := trainer.max_epochs or 0):
