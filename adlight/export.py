@@ -74,8 +74,8 @@ def check_exportable(detector: "Detector") -> None:
 
     pixels = make_example(detector.channels, detector.frame.size).numpy()
     exact = module.make_scorer("32-true", "cpu")(pixels, None)
-    are_set = detector.calibration.image.is_number and detector.calibration.pixel.is_number
-    if not are_set and not np.array_equal(exact.image, detector.scorer(pixels, None).image):
+    given = detector.calibration.image.is_number and detector.calibration.pixel.is_number
+    if not given and not np.array_equal(exact.image, detector.scorer(pixels, None).image):
         raise UserError(
             "a graph computes in 32 bits, and this run was calibrated in fewer: adlight evaluate run=<run> "
             "trainer.precision=32-true finds threshold= and pixel_threshold= for it"

@@ -39,10 +39,6 @@ class QuietProgress(ProgressBar):
         """Stop printing; Lightning calls this on all processes but the first."""
         self.silent = True
 
-    def enable(self) -> None:
-        """Print again."""
-        self.silent = False
-
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the epoch's line."""
         line = self.lines.line(trainer)

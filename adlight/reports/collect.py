@@ -64,13 +64,12 @@ class Runs:
     def problems(self) -> dict[str, str]:
         """Status, error and log of each run that is not finished or has an error, by name."""
         runs = self.headlines[(self.headlines["status"] != "finished") | self.headlines["error"].notna()]
-        runs = runs[["name", "status", "error", "log"]].fillna("")
-        has_log = (runs["log"] != "") & runs["status"].isin(("failed", "unfinished"))
-        logs = runs["log"].map(" (log: {})".format).where(has_log, "")
-        unfinished = (runs["status"] == "unfinished") & (runs["error"] == "")
-        runs["error"] = runs["error"].mask(unfinished, "It is running, or was stopped or killed")
-        joints = runs["status"].map({"damaged": ", because "}).fillna(". ")
-        return dict(zip(runs["name"], (runs["status"] + joints + runs["error"] + logs).str.strip(), strict=True))
+        problems = {}
+        for name, status, error, log in runs[["name", "status", "error", "log"]].fillna("").to_numpy():
+            reason = "It is running, or was stopped or killed" if status == "unfinished" and not error else error
+            place = f" (log: {log})" if log and status in ("failed", "unfinished") else ""
+            problems[name] = f"{status}{', because ' if status == 'damaged' else '. '}{reason}{place}".strip()
+        return problems
 
 
 def collect(places: Sequence[str]) -> Runs:
