@@ -96,8 +96,7 @@ def write(detector: "Detector", config: DictConfig, path: Path) -> None:
     checkpoint = run.checkpoint(str(config.ckpt or run.config().ckpt))
     frame = {"image_size": list(detector.frame.size), "resize": list(detector.frame.resize)}
     source = {"run": run.path.name, "checkpoint": checkpoint.name, HASH: hash_file(checkpoint)}
-    versions = {"adlight": __version__, "python": platform.python_version()}
-    versions |= {name: version(name) for name in VERSIONS}
+    versions = {"adlight": __version__, "python": platform.python_version()} | {one: version(one) for one in VERSIONS}
     settings = frame | describe_calibration(detector.calibration, detector.module.classifier) | source
     model.metadata_props[HASH] = source[HASH]
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -122,9 +122,10 @@ def warn_of_test(run: RunFolder, labels: LabelFolder) -> list[str]:
 def arguments(argv: list[str]) -> list[str]:
     """Check `run` and `labels` before a folder is created, and quote values that Hydra would parse."""
     run = RunFolder(require(argv, "run", "learn run=<run folder> labels=<csv or folder>"))
-    run.config()  # raises if this is not a run
-    if labels := value_of(argv, "labels"):
-        read_labels(labels)
+    run.config()  # raises if it is not a run
+    labels = value_of(argv, "labels")
+    if labels not in (None, "null"):
+        read_labels(str(labels))
     elif not LabelFolder(run.path).read():
         raise UserError(f"no labels in {LabelFolder(run.path)} yet: add labels=<csv or folder>")
     return quote_values(argv, "run", "labels", "root")

@@ -30,7 +30,7 @@ def resume_advice(run: RunFolder) -> str:
 
 
 def use_advice(run: RunFolder, *words: str) -> str:
-    """Describe how to use a trained detector; `words` are further arguments of the command."""
+    """Describe how to use a trained detector, with further words of the command."""
     command = [command_line([], "predict"), _shell_word("run", run.path), *words, "images=<file or folder>"]
     return f"use it: {' '.join(command)}"
 

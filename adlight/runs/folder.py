@@ -45,11 +45,9 @@ _CURVES = ("pretraining.csv", "metrics.csv")  # in the order of the training
 class RunFolder(HydraFolder):
     """The folder of a run, or of a run's evaluation.
 
-    None of the files and folders that the attributes name need exist.
-
     Attributes:
-        best_checkpoint: the weights of the best validation.
-        last_checkpoint, stage_checkpoint: the full state after the last epoch, and after pretraining.
+        best_checkpoint: the weights of the best validation; none of these files need exist.
+        last_checkpoint, stage_checkpoint: the full state of the last epoch, and of the stage before the detector.
         predictions_path: the table with one row per test image.
         panels, predictions_folder: the folders of the panels, and of predictions for new images.
         gallery: small pictures of test images.

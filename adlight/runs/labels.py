@@ -149,7 +149,7 @@ def write_learned(
 
 
 def source_run(run: RunFolder) -> RunFolder:
-    """Find the run that stores the labels: the run itself or, for a learned detector, the run whose folder it is in.
+    """Find the run whose labels a run learns from: the run itself or, for a learned detector, the run it lies in.
 
     Raises:
         UserError: this is not a run, or a learned detector outside the run that it was learned from.
