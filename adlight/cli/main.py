@@ -23,11 +23,11 @@ from adlight.cli.arguments import without_sweep
 from adlight.cli.errors import describe, explain, filter_warnings, is_interruption
 from adlight.cli.job import finish_wandb, record_failure
 from adlight.cli.words import (
+    HELP_FLAGS,
     check_flags,
     check_words,
     flags_first,
     quote_folders,
-    shows_help,
     shows_info,
     use_config_dir,
     value_of,
@@ -111,7 +111,7 @@ def _run(program: Callable[[], Any], prepare: Callable[[list[str]], list[str]], 
             check_flags(sys.argv[1:])
             check_words(sys.argv[1:])
             words = quote_folders(use_config_dir(sys.argv[1:]))
-            sys.argv[1:] = flags_first(without_sweep(words) if shows_help(words) else prepare(words))
+            sys.argv[1:] = flags_first(prepare(words) if HELP_FLAGS.isdisjoint(words) else without_sweep(words))
         with sigterm_as_keyboard_interrupt():
             program()
     except folders.Refusal as error:

@@ -32,11 +32,6 @@ def flags_first(argv: Sequence[str]) -> list[str]:
     return [word for word, _ in sorted(mark_overrides(argv), key=lambda pair: pair[1])]
 
 
-def shows_help(argv: Sequence[str]) -> bool:
-    """Return whether a command line only asks for help."""
-    return not HELP_FLAGS.isdisjoint(argv)
-
-
 def shows_info(argv: Sequence[str]) -> bool:
     """Return whether a command line only asks for help or for a config to be shown."""
     return any(word.partition("=")[0] in INFO_FLAGS for word in argv)

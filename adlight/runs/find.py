@@ -52,9 +52,8 @@ class SweepFolder(Folder):
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(path)
-        self.table_path, self.study_path, self.log = (
-            self.path / name for name in ("results.csv", "study.db", "sweep.log")
-        )
+        self.table_path, self.study_path = self.path / "results.csv", self.path / "study.db"
+        self.log = self.path / "sweep.log"
 
     @property
     def is_sweep(self) -> bool:
