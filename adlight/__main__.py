@@ -13,7 +13,7 @@ COMMANDS = {
     "predict": "predict scores, boxes, masks and heat maps for new images",
     "export": "export a run as one ONNX graph, and verify that it predicts the same",
     "federate": "train one detector at several sites, which keep their images",
-    "learn": "teach a finished run by a few labelled images",
+    "learn": "teach a finished run with a few labelled images",
     "group": "group similar anomalies that a finished run detects",
     "serve": "serve a web page to drop images on, and a JSON endpoint",
     "report": "compare many runs in tables and on a page",

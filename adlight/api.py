@@ -67,10 +67,11 @@ class Run:
 
     @cached_property
     def predictions(self) -> "DataFrame":
-        """One row per test image: path, category, defect, label, score, threshold, decision, area, boxes."""
+        """A row per test image: path, category, defect, label, score, threshold, decision, area, boxes."""
         table = self._folder.predictions()
         if table is None:
-            raise UserError(f"{self.path} has no predictions: {self.results and 'test it again with adlight evaluate'}")
+            _ = self.results  # raises if the run is not finished
+            raise UserError(f"{self.path} has no predictions: test it again with adlight evaluate")
         return table
 
     def detector(self, **settings: Any) -> "Detector":

@@ -1,4 +1,4 @@
-"""Teach a finished run by labelled images: `adlight learn run=<folder> labels=<csv or folder>`."""
+"""Teach a finished run with labelled images: `adlight learn run=<folder> labels=<csv or folder>`."""
 
 from copy import deepcopy
 from pathlib import Path

@@ -81,7 +81,7 @@ def _finish(axes: Axes, title: str, categories: Sequence[str], least: float) -> 
 def plot_heat_maps(ours: pd.DataFrame, paper: pd.DataFrame, tolerance: float, other_protocol: bool = False) -> Figure:
     """Plot AUROC by mask ratio (rows) and depth (columns): ours, the paper's unless it is empty, and the difference.
 
-    Absolute differences up to `tolerance` are white; none is drawn if the paper used another protocol.
+    Differences up to `tolerance` are white; they are not drawn if the paper used another protocol.
     """
     panels, columns = {"ours": ours}, list(dict.fromkeys([*paper, *ours]))
     if len(paper):
