@@ -62,10 +62,8 @@ def precision_threshold(score: Tensor, label: Tensor, precision: float) -> Suppo
     """
     defects, normals = int(label.sum()), int((label == 0).sum())
     if not defects or not normals:
-        raise UserError(
-            f"precision={precision} needs labelled defects and labelled normal images, but there are {defects} and "
-            f"{normals}: label more, or leave precision out"
-        )
+        counts = f"labelled defects ({defects}) and normal images ({normals})"
+        raise UserError(f"precision={precision} needs {counts}: label more, or leave precision out")
     value, place = score.float().unique(return_inverse=True)  # rising
     true, called = (
         torch.bincount(place, weights, len(value)).flip(0).cumsum(0).flip(0)

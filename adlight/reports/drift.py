@@ -32,9 +32,7 @@ def read_history(run: Path) -> pd.DataFrame:
             score, threshold = table["score"].astype(float), table["threshold"].astype(float)
             category = table["threshold_source"].astype(str)
         except (LookupError, ValueError) as error:
-            raise UserError(
-                f"{path} is damaged ({type(error).__name__}: {error}): remove it, or predict again"
-            ) from error
+            raise UserError(f"{path} is damaged ({type(error).__name__}: {error}): remove it") from error
         if len(table):
             parts.append(pd.DataFrame({"day": day, "category": category, "score": score, "above": score > threshold}))
     return pd.concat(parts[1:] or parts, ignore_index=True)

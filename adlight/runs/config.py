@@ -72,10 +72,7 @@ def check_same_split(config: DictConfig, other: DictConfig, name: str) -> None:
     for key in SPLIT_KEYS:
         ours, theirs = config.dataset.get(key), other.dataset.get(key)
         if ours != theirs:
-            raise UserError(
-                f"dataset.{key} is {ours}, but {theirs} in {name}, which may have been trained on images that are held "
-                "out here"
-            )
+            raise UserError(f"dataset.{key} is {ours}, but {theirs} in {name}, which may have seen held-out images")
 
 
 def require_nodes(config: DictConfig, *others: str) -> None:

@@ -111,9 +111,8 @@ def load_exported(path: str | Path, device: str) -> tuple["GraphDetector", dict[
         classifier.load_state_dict(settings["classifier"])
         frame, expected = {name: settings[name] for name in _FRAME}, settings[HASH]
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UserError(
-            f"{settings_path} is damaged ({type(error).__name__}: {error}): export the run again"
-        ) from error
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{settings_path} is damaged ({reason}): export the run again") from error
     graph = GraphDetector(path, calibration, classifier, device)
     if graph.metadata.get(HASH) != expected:
         raise UserError(f"{path} and {settings_path} come from different exports: export the run again")

@@ -29,13 +29,7 @@ from adlight.runs.predictions import PredictionFolder
 from adlight.types import UserError
 
 Resumable = TypeVar("Resumable", RunFolder, PredictionFolder)
-COLLECTIONS = {
-    "evaluations",
-    "predictions",
-    "learned",
-    "groups",
-    "sites",
-}  # in a run; they hold folders
+COLLECTIONS = {"evaluations", "predictions", "learned", "groups", "sites"}  # of a run, each with subfolders
 PARTS = {"checkpoints", "panels", "gallery", "samples", "wandb", "tensorboard", ".hydra", "labels", *COLLECTIONS}
 _NOTE, _LOCK = "sweep.json", ".lock"
 SWEEP_FILES = {_NOTE, "multirun.yaml"}  # ours and Hydra's

@@ -97,9 +97,7 @@ class HydraFolder:
             choices = OmegaConf.select(run._read_yaml("hydra"), "hydra.runtime.choices") if has_choices else None
             return flatten(comparable(config)), dict(choices or {})
         except OmegaConfBaseException as error:
-            raise UserError(
-                f"{self.config_path} is damaged ({first_line(error)}): train the run again, or remove it"
-            ) from error
+            raise UserError(f"{self.config_path} is damaged ({first_line(error)}): train again or remove it") from error
 
     def write_config(self, config: DictConfig) -> None:
         """Write the composed config, which makes this a run folder."""

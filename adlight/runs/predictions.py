@@ -98,9 +98,7 @@ class PredictionFolder(HydraFolder):
         """Skip the images that have an entry; raise a UserError if the images or their order have changed."""
         for entry in self.entries():
             if (path := str(next(paths, None))) != entry["path"]:
-                raise UserError(
-                    f"the images have changed: {path} comes where {entry['path']} did. Predict again, without resume"
-                )
+                raise UserError(f"the images have changed ({path}, not {entry['path']}): predict again, without resume")
         return paths
 
     def add(self, entries: Iterable[Entry]) -> None:
