@@ -26,7 +26,7 @@ adlight {__version__}: industrial image anomaly detection
   adlight predict run=runs/<name> images=<file or folder>
 
 {"".join(f"  {name:10}{line}{chr(10)}" for name, line in COMMANDS.items())}
-adlight <command> --help lists its settings. Exit codes: 0 done; 1 a bug, or problems that doctor found;
+adlight <command> --help lists its settings. Exit codes: 0 done; 1 an internal error, or problems that doctor found;
 2 an error that you can fix, in one line; 130 stopped."""
 
 
