@@ -7,9 +7,8 @@ import pandas as pd
 
 from adlight.reports import grouping
 from adlight.reports.collect import Runs, config_columns
-from adlight.reports.rows import CONFIG, PROTOCOL, REFERENCE, defect_rows, result_rows
+from adlight.reports.rows import CONFIG, OBJECTIVE, PROTOCOL, REFERENCE, defect_rows, result_rows
 from adlight.reports.terminal import COUNT, DIFFERENCE, HIGH, LOW, PAPER, TEXT, VALUE, Heading, print_table, to_markdown
-from adlight.runs.tables import OBJECTIVE
 
 if TYPE_CHECKING:
     from adlight.metrics.results import Results
