@@ -170,7 +170,7 @@ def read_site_config(run: RunFolder, federation: str) -> DictConfig:
     """Read the config of a site's run; raise a UserError if it does not belong to the federation with this id."""
     text = run.metadata_text()
     if text is not None and json.loads(text).get("federation") != federation:
-        raise UserError(f"{run} belongs to another federation or is a training: choose another folder")
+        raise UserError(f"{run} is of another federation, or a training: choose another folder")
     config = run.config()
     OmegaConf.set_struct(config, False)
     config.run_dir = str(run.path)  # in other programs an interpolation that Hydra resolves
