@@ -43,7 +43,7 @@ class Run:
         self.path = self._folder.path
         self.config: DictConfig = self._folder.read_config()
         if "model" not in self.config:
-            raise UserError(f"{path} is an evaluation or a prediction: name the run itself")
+            raise UserError(f"{path} is a prediction or unfinished evaluation: name the run")
 
     @cached_property
     def results(self) -> dict[str, Any]:

@@ -48,6 +48,7 @@ class RunFolder(HydraFolder):
     Attributes:
         best_checkpoint: the weights of the best validation; none of these files need exist.
         last_checkpoint, stage_checkpoint: the full state of the last epoch, and of the stage before the detector.
+        calibrated_checkpoint: what an evaluation fitted anew, see evaluations.py.
         predictions_path: the table with one row per test image.
         panels, predictions_folder: the folders of the panels, and of predictions for new images.
         gallery: small pictures of test images.
@@ -55,8 +56,8 @@ class RunFolder(HydraFolder):
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(path)
-        self.best_checkpoint, self.last_checkpoint, self.stage_checkpoint = (
-            self.path / _CHECKPOINTS / f"{name}.ckpt" for name in ("best", "last", "pretraining")
+        self.best_checkpoint, self.last_checkpoint, self.stage_checkpoint, self.calibrated_checkpoint = (
+            self.path / _CHECKPOINTS / f"{name}.ckpt" for name in ("best", "last", "pretraining", "calibrated")
         )
         self.predictions_path, self.predictions_folder = self.path / "predictions.csv", self.path / "predictions"
         self.panels, self.gallery = self.path / "panels", GalleryFolder(self.path / "gallery")

@@ -70,7 +70,7 @@ class HydraFolder:
         if "sites" in config:
             raise UserError(f"{self} is a federation: name the run of one of its sites, such as those in {self}/sites")
         if missing := [name for name in ("model", "dataset", "calibration", "trainer") if name not in config]:
-            reason = "belongs to an evaluation or prediction: name the run itself" if "run" in config else "is damaged"
+            reason = "is of a prediction or unfinished evaluation: name the run" if "run" in config else "is damaged"
             raise UserError(f"{self.config_path} {reason} (it has no {missing[0]})")
         return config
 
@@ -85,9 +85,8 @@ class HydraFolder:
         run: HydraFolder = self
         try:
             config = self.read_config()
-            if "run" in config and "images" not in config:
-                parents = map(HydraFolder, self.path.parents)
-                run = next((folder for folder in parents if folder.is_run), HydraFolder(str(config.run)))
+            if "run" in config and not {"model", "images"} & set(config):  # not finished
+                run = self.evaluated(config)
                 changes = {k: value for k, value in comparable(config).items() if k != "run" and value is not None}
                 config = DictConfig(OmegaConf.merge(run.read_config(), changes))
             if "model" not in config:
@@ -99,6 +98,11 @@ class HydraFolder:
             raise UserError(
                 f"{self.config_path} is damaged ({first_line(error)}): train the run again, or remove it"
             ) from error
+
+    def evaluated(self, config: DictConfig) -> "HydraFolder":
+        """Find the run of an evaluation with this config: the one that it lies in, or else the one that it names."""
+        parents = map(HydraFolder, self.path.absolute().parents)
+        return next((folder for folder in parents if folder.is_run), HydraFolder(str(config.run)))
 
     def write_config(self, config: DictConfig) -> None:
         """Write the composed config, which makes the folder a run folder."""
