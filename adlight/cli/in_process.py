@@ -67,6 +67,8 @@ def call(
         raise UserError(str(error)) from None
     except Exception as error:
         line = explain(error)
+        if line is not None:
+            folders.remove_unused()
         if line is None or isinstance(error, UserError):
             raise
         raise UserError(line) from error

@@ -20,6 +20,7 @@ runs/<name>/
 
 import json
 import os
+import shutil
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from adlight.locks import hold_lock
 from adlight.runs import tables
 from adlight.runs.files import is_numbered, rank, read_if_exists, write_atomically, write_json
-from adlight.runs.hydra_folder import HydraFolder
+from adlight.runs.hydra_folder import SUBFOLDER, HydraFolder
 from adlight.runs.subfolders import GalleryFolder
 from adlight.types import Record, UserError
 
@@ -176,6 +177,12 @@ class RunFolder(HydraFolder):
     def log(self) -> Path:
         """The run's log, which need not exist."""
         return next(iter(sorted(self.path.glob("*.log"))), self.path / "train.log")
+
+    def remove_unused(self) -> None:
+        """Remove the folder unless it holds more than a config, logs and locks."""
+        names = {path.name for path in self.path.glob("*") if path.suffix != ".log"}
+        if names <= {SUBFOLDER, _ERROR, _LOCK, _DATA_LOCK}:
+            shutil.rmtree(self.path, ignore_errors=True)
 
     def write_failure(self, line: str) -> None:
         """Record in one line why the run failed."""
