@@ -41,9 +41,7 @@ class Run:
             raise UserError(f"a run is named by its folder, got {path!r}")
         self._folder = RunFolder(path)
         self.path = self._folder.path
-        self.config: DictConfig = self._folder.read_config()
-        if "model" not in self.config:
-            raise UserError(f"{path} is a prediction or unfinished evaluation: name the run")
+        self.config: DictConfig = self._folder.read_training()
 
     @cached_property
     def results(self) -> dict[str, Any]:

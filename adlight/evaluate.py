@@ -10,7 +10,7 @@ from adlight.cli.resume import use_advice
 from adlight.cli.words import mark_overrides, require
 from adlight.runs import provenance
 from adlight.runs.config import CONF, drop_objective, require_nodes
-from adlight.runs.evaluations import refuse_evaluation, write_evaluation
+from adlight.runs.evaluations import require_run, write_evaluation
 from adlight.runs.folder import RunFolder
 from adlight.runs.overrides import changes_scores, choose_none
 from adlight.runs.trust import check_places
@@ -62,7 +62,8 @@ def arguments(argv: list[str]) -> list[str]:
     """Mark overrides of the run's config as additions, as the config that Hydra composes has only `OWN_SETTINGS`."""
     run = RunFolder(require(argv, "run", "evaluate run=<run folder>"))
     run.config()  # raises if it is not trusted
-    refuse_evaluation(run)
+    require_run(run)
+    run.read_training()
     words = []
     for word, is_override in mark_overrides(argv):
         if is_override and word.startswith("~"):  # Hydra's config has nothing to delete yet

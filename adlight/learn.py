@@ -14,7 +14,7 @@ from adlight.data.source import Source
 from adlight.learning.labels import read_labels
 from adlight.runs import provenance
 from adlight.runs.config import instantiate_node
-from adlight.runs.evaluations import refuse_evaluation
+from adlight.runs.evaluations import require_run
 from adlight.runs.folder import RunFolder
 from adlight.runs.labels import MODULE, LabelFolder, learned_config, write_learned
 from adlight.runs.restore import frozen_config
@@ -123,7 +123,7 @@ def arguments(argv: list[str]) -> list[str]:
     """Check `run` and `labels` before a folder is made, and quote values that Hydra's grammar would parse."""
     run = RunFolder(require(argv, "run", "learn run=<run folder> labels=<csv or folder>"))
     run.config()  # raises if it is not trusted
-    refuse_evaluation(run)
+    require_run(run)
     labels = value_of(argv, "labels")
     if labels not in (None, "null"):
         read_labels(str(labels))

@@ -62,8 +62,7 @@ def find_weights(folder: RunFolder, ckpt: str) -> tuple[Path, Path | None]:
     return run.checkpoint(ckpt), folder.calibrated_checkpoint
 
 
-def refuse_evaluation(folder: RunFolder) -> None:
-    """Raise a UserError if a folder is not a run but an evaluation of one, or no run at all."""
-    config = folder.read_training()
-    if "run" in config:
-        raise UserError(f"{folder} is an evaluation: name its run, {folder.evaluated(config)}")
+def require_run(folder: RunFolder) -> None:
+    """Raise a UserError if a folder is not a run but an evaluation or prediction of one, or no run at all."""
+    if "run" in (config := folder.read_config()):
+        raise UserError(f"{folder} is not a run but belongs to {folder.evaluated(config)}: name that")

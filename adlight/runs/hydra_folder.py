@@ -15,6 +15,7 @@ from adlight.runs.trust import check_choices, check_config, find_targets
 from adlight.types import UserError, first_line
 
 SUBFOLDER = ".hydra"  # value of hydra.output_subdir
+_NODES = {"model", "dataset", "calibration", "trainer"}  # of every run
 _ROOMS_OF_0_1 = tuple(f"adlight.{room}." for room in ("modules", "networks", "objectives", "scoring"))
 
 
@@ -69,7 +70,7 @@ class HydraFolder:
         config = self.read_config()
         if "sites" in config:
             raise UserError(f"{self} is a federation: name the run of one of its sites, such as those in {self}/sites")
-        if missing := [name for name in ("model", "dataset", "calibration", "trainer") if name not in config]:
+        if missing := [name for name in sorted(_NODES) if name not in config]:
             reason = "is of a prediction or unfinished evaluation: name the run" if "run" in config else "is damaged"
             raise UserError(f"{self.config_path} {reason} (it has no {missing[0]})")
         return config
@@ -85,7 +86,7 @@ class HydraFolder:
         run: HydraFolder = self
         try:
             config = self.read_config()
-            if "run" in config and not {"model", "images"} & set(config):  # not finished
+            if "run" in config and "images" not in config and not set(config) >= _NODES:  # not finished
                 run = self.evaluated(config)
                 changes = {k: value for k, value in comparable(config).items() if k != "run" and value is not None}
                 config = DictConfig(OmegaConf.merge(run.read_config(), changes))

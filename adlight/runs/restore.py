@@ -60,7 +60,8 @@ def restore(
 
     folder = RunFolder(run)
     module, settings = build_module(folder, overrides)
-    path, changes = find_weights(folder, str(ckpt or settings.pop("ckpt")))
+    tested = settings.pop("ckpt")
+    path, changes = find_weights(folder, str(ckpt or tested))
     load_weights(module, path, changes=changes)
     run_tiles = settings["tile"], settings["overlap"]
     settings |= {name: value for name, value in inputs.items() if value is not None}
