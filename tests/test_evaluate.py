@@ -86,7 +86,11 @@ def decisions(folder, place):
 @pytest.mark.parametrize(
     "words",
     [
-        ["calibration.image=quantile:0.3", "dataset.val_fraction=0.5"],  # covariances are fitted anew too
+        [
+            "calibration.image=quantile:0.3",
+            "dataset.val_fraction=0.5",
+            "model.training_residuals=1",
+        ],  # refits covariances
         ["calibration.image=0.1", "calibration.per=all", "ckpt=last"],
         ["model.scorer.score=mse", "model.scorer.reduce=max", "trainer=cpu"],
     ],
