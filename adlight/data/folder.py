@@ -7,12 +7,13 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from adlight.data.listing import describe_folder, list_folders, list_images, match_masks, means_normal
+from adlight.data.listing import IMAGE, describe_folder, list_folders, list_images, match_masks, means_normal, walk
 from adlight.data.source import Limit, Sampling, Source, require_images
 from adlight.settings import PathName, Seed, Text, checked
 from adlight.types import Record, UserError, unknown_name
 
 MASK_NAMES = {"mask", "masks", "ground_truth", "groundtruth", "ground truth", "gt", "annotations", "segmentation"}
+MOST_NAMED = 5  # unused folders in a line
 GENERIC_NAMES = {"good", "normal", "ok", "train", "images"}  # folder names that do not say what the images show
 
 
@@ -56,7 +57,7 @@ class Folder(Source):
         self.dirs = {key: Path(os.path.abspath(Path(root) / path)) for key, path in folders.items() if path is not None}
         if len(set(map(os.path.realpath, self.dirs.values()))) < len(self.dirs):
             raise ValueError(f"two of {', '.join(self.dirs)} are the same folder")
-        self.fraction, self.seed = normal_test_fraction, seed
+        self.root, self.fraction, self.seed = Path(os.path.abspath(root)), normal_test_fraction, seed
         names = reversed(self.dirs["normal_dir"].parts)
         self.category = next((name for name in names if name.lower() not in GENERIC_NAMES), "images")
         tested = [str(abnormal_dir)] if abnormal_dir else []
@@ -86,6 +87,19 @@ class Folder(Source):
             defect = inside[0] if len(inside) > 1 else folder.name
             records.append(Record(str(image), self.category, defect, 1, masks.get(image)))
         return records
+
+    def find_unused(self) -> list[str]:
+        """Name the folders of images beside `normal_dir` that no setting names, and the setting for each: a line."""
+        place, named = self.dirs["normal_dir"].parent, set(self.dirs.values())
+        used = named | {parent for path in named for parent in path.parents}
+        beside = [place / name for name in list_folders(place)] if place.is_relative_to(self.root) else []
+        found = [
+            f"{path.relative_to(self.root)} ({_setting_for(path.name)}={path.relative_to(self.root)})"
+            for path in beside
+            if path not in used and any(kind == IMAGE for kind, _ in walk(path))
+        ]
+        others = f" and {len(found) - MOST_NAMED} more" * (len(found) > MOST_NAMED)
+        return [f"no setting names these folders of images: {', '.join(found[:MOST_NAMED])}{others}"] if found else []
 
     def _split_normals(self) -> tuple[list[Record], list[Record]]:
         images = self._images("normal_dir")
@@ -123,6 +137,13 @@ class Folder(Source):
         if orphans := set(map(str, masks)) - set(matched.values()):
             raise UserError(f"mask {min(orphans)} has no image in {folder}: add it, rename the mask or remove it")
         return matched
+
+
+def _setting_for(name: str) -> str:
+    """Name the setting for a folder by its name."""
+    if name.lower() in MASK_NAMES:
+        return "mask_dir"
+    return "test_normal_dir" if means_normal(name) else "abnormal_dir"
 
 
 class LabelledFolder(Source):

@@ -64,7 +64,7 @@ def _find_unusable(source: Source, frame: Frame, records: list[Record]) -> list[
 
 
 def list_left_out(source: Source) -> list[str]:
-    """Count the files in the data set's folders that belong to neither split, ignoring limits: one line, or none."""
+    """Name folders that no setting names, and count the files in the others that belong to neither split, in lines."""
     whole = source.whole()
     found: dict[str, set[Path]] = defaultdict(set)
     used = {name for record in [*whole.train(), *whole.test()] for name in (record.path, record.mask)}
@@ -72,7 +72,7 @@ def list_left_out(source: Source) -> list[str]:
         for kind, paths in scan(folder).items():
             found[kind or "images of neither split"].update(path for path in paths if str(path) not in used)
     line = describe_left_out({kind: (len(paths), min(paths)) for kind, paths in found.items() if paths})
-    return [line] if line else []
+    return [*source.find_unused(), *([line] if line else [])]
 
 
 def find_copies(train: list[Record], test: list[Record]) -> list[str]:

@@ -58,6 +58,10 @@ class Source:
         """Describe each mask whose image is missing, unless `test` already refuses such masks."""
         return []
 
+    def find_unused(self) -> list[str]:
+        """Describe folders of the user's that no setting names, in at most one line."""
+        return []
+
     def whole(self) -> Self:
         """Return the data set without limits on the number of images."""
         whole = copy(self)

@@ -110,7 +110,8 @@ def parse_number(name: str, value: float | str) -> Method:
     if not method.is_number:
         setting = {"threshold": "calibration.image", "pixel_threshold": "calibration.pixel"}[name]
         raise UserError(
-            f"{name}={value} needs normal images: adlight evaluate run=<run> {setting}={value} gives a number"
+            f"{name}={value} needs normal images: adlight evaluate run=<run> {setting}={value} makes a folder, which "
+            "run= takes in place of the run"
         )
     return method
 
