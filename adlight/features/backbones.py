@@ -1,4 +1,4 @@
-"""Frozen timm networks as feature extractors: the features of several layers on one grid.
+"""Frozen timm networks as feature extractors: features of several layers, resampled to one grid.
 
 Letters: B images, C channels of all layers together, H x W pixels, h x w cells of the grid.
 """
@@ -20,7 +20,7 @@ from adlight.settings import PathName, Text, checked
 from adlight.types import UserError
 
 TRANSFORMERS = ("vit_", "deit", "beit", "eva", "flexivit")  # timm resizes their position embeddings on request
-AT_ONCE = 2**18  # pixels at a time on a CPU: glibc maps arrays above 32 MiB anew each time, which doubles the time
+AT_ONCE = 2**18  # pixels per pass on a CPU; glibc maps arrays above 32 MiB anew each time, which doubles the time
 
 
 class Backbone:
@@ -70,8 +70,11 @@ class Backbone:
         If images have heights and widths `size` (B, 2), the padding beyond is cut off first, and its cells are NaN.
         """
         self.to(image.device)
-        if 2 * (self.stride or 0) > (side := min(self._input_sides(*image.shape[-2:]))):
-            raise UserError(f"model.backbone.stride={self.stride} is over half of {side:g} pixels, a side: lower it")
+        side = min(self._input_sides(*image.shape[-2:]))
+        if self.stride is not None and 2 * self.stride > side:
+            raise UserError(
+                f"model.backbone.stride={self.stride} exceeds half the image's side of {side:g} pixels: lower it"
+            )
         if size is None:
             return self._extract(image, image.shape[-2:])
         if (frame := image.shape[-2:]) not in self.grids:
@@ -98,7 +101,8 @@ class Backbone:
     def to(self, device: torch.device) -> None:
         """Move the network to a device."""
         if self.mean.device != device:
-            self.network, self.mean, self.std = (one.to(device) for one in (self.network, self.mean, self.std))
+            self.network.to(device)
+            self.mean, self.std = self.mean.to(device), self.std.to(device)
 
     @cached_property
     @torch.no_grad()
@@ -120,12 +124,12 @@ class Backbone:
         """Check that a checkpoint was made with the same features.
 
         Raises:
-            UserError: the fingerprint in the checkpoint is not that of this backbone.
+            UserError: the checkpoint's fingerprint differs from this backbone's.
         """
         if expected != self.fingerprint:
             raise UserError(
                 f"the checkpoint was made with other features of {self.name} ({expected}, here {self.fingerprint}): "
-                "weights, layers, stride and input_size must be those of the training"
+                "set weights, layers, stride and input_size as in its training"
             )
 
     def prepare(self, image: Tensor, frame: torch.Size) -> Tensor:
@@ -139,7 +143,7 @@ class Backbone:
         return image.contiguous(memory_format=torch.channels_last)
 
     def _input_sides(self, height: float, width: float) -> tuple[float, float]:
-        """Compute the height and width to which an image is resized for the network."""
+        """Return the height and width to which an image is resized for the network."""
         if isinstance(self.input_size, int):
             scale = self.input_size / max(height, width)
             height, width = height * scale, width * scale
@@ -165,7 +169,7 @@ class Backbone:
         if isinstance(layer, int) and -len(known) <= layer < len(known):
             return known[layer]
         if isinstance(layer, int) or layer not in dict(self.network.named_modules()):
-            raise UserError(f"layers: the backbone has no {layer!r}; known are {', '.join(known)} and their parts")
+            raise UserError(f"layers: the backbone has no {layer!r}, only {', '.join(known)} and their submodules")
         return layer
 
     def _keep(self, layer: str) -> Callable[[nn.Module, Any, Tensor], None]:
