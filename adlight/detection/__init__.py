@@ -1,1 +1,1 @@
-"""What every detector shares."""
+"""What all detectors share: scoring, calibration and testing, regions, export."""
