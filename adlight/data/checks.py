@@ -1,4 +1,4 @@
-"""The doctor's checks of a data set: read every image and mask, on all cores."""
+"""The doctor's checks of a data set: every image and mask is read, on all cores."""
 
 import hashlib
 import os
@@ -32,7 +32,7 @@ Checked = dict[str, list[tuple[Record, ImageCheck]]]  # by split
 
 
 def check_source(source: Source, frame: Frame) -> tuple[list[str | Table], list[str]]:
-    """Read a whole data set, ignoring its limits. -> findings to be printed, and problems."""
+    """Read a whole data set, ignoring its limits. -> findings to print, and problems."""
     source = source.whole()
     problems: list[str] = []
     checked: Checked = {}
@@ -78,7 +78,7 @@ def check_image(source: Source, frame: Frame, record: Record) -> ImageCheck:
         digest = hashlib.blake2b(to_channels(image, 3).tobytes(), digest_size=16, key=str(image.size).encode()).digest()
     except UnreadableImage as error:
         return ImageCheck(problem=str(error))
-    except Exception as error:  # whatever a decoder raises, the user needs the file's name
+    except Exception as error:  # decoders raise many types of errors; the message names the file
         return ImageCheck(problem=f"cannot read image {record.path}: {error}")
     kind, problem = f"{image.size[0]}x{image.size[1]} {image.mode}", None
     try:

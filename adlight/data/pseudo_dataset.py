@@ -1,9 +1,9 @@
-"""Held-out normal images and their pseudo-anomalous copies, for validation: with a defect, or changed as a whole.
+"""Held-out normal images and their pseudo-anomalous copies for validation, with a defect or changed as a whole.
 
 Changes of the whole image are for data sets whose anomalies are other classes, not defects. One or two normal images
-become one that no longer shows the object: with parts in the wrong order or missing, two images in one, bent, or with
-unusual colours. Rotated, shifted or stretched images are not anomalous: an 8 stays an 8. Like `pseudo_anomalies.py`,
-this uses only held-out normal images, and ranks runs without predicting test results.
+become an image that no longer shows the object: parts are missing or in the wrong order, two images are combined, the
+image is bent, or its colours are unusual. Rotated, shifted or stretched images are not anomalous: an 8 stays an 8. Like
+`pseudo_anomalies.py`, this uses only held-out normal images, and ranks runs without predicting test results.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from adlight.data.splits import Split
 from adlight.rng import derive_seed
 from adlight.types import Batch
 
-MIN_CHANGE = 8.0  # grey levels, of 255: the smallest mean change of a whole image
+MIN_CHANGE = 8.0  # smallest mean change of a whole image, in grey levels of 255
 ATTEMPTS = 20
 
 
@@ -36,8 +36,8 @@ class PseudoAnomalyDataset(Dataset):
     """Each normal image, followed by its anomalous copies.
 
     Item (1 + copies) i is image i of `dataset`. A copy depends only on the seed, i and its number. It has a defect
-    (`pseudo_anomalies.py`) or, if `kind` is `classes`, is changed as a whole (`change_class`), in part with the help of
-    another image of `dataset`.
+    (`pseudo_anomalies.py`) or, if `kind` is `classes`, is changed as a whole (`change_class`), in some cases by means
+    of another image of `dataset`.
     """
 
     def __init__(self, dataset: Split, seed: int, copies: int = 1, kind: str = "defects") -> None:
@@ -84,10 +84,10 @@ class PseudoAnomalyDataset(Dataset):
 
 
 def change_class(image: Tensor, other: Tensor, rng: Generator) -> Tensor:
-    """Change an image (C, H, W) uint8, with sides of at least 4, so that it as a whole is anomalous.
+    """Change an image (C, H, W) uint8, with sides of at least 4, so that it is anomalous as a whole.
 
-    A result that is almost equal to the image, or to the `other` normal image (C, h, w) that some kinds use, is drawn
-    again; after `ATTEMPTS` failures, the image is inverted.
+    A result almost equal to the image, or to the `other` normal image (C, h, w) that some kinds use, is redrawn; after
+    `ATTEMPTS` failures, the image is inverted.
     """
     x = image.float()
     y = functional.interpolate(other.float()[None], x.shape[1:], mode="bilinear", antialias=True)[0]
@@ -99,7 +99,7 @@ def change_class(image: Tensor, other: Tensor, rng: Generator) -> Tensor:
 
 
 def shuffle(image: Tensor, other: Tensor, rng: Generator) -> Tensor:
-    """Put 2 x 2 to 4 x 4 parts into another order."""
+    """Rearrange 2 x 2 to 4 x 4 parts."""
     grid = 2 + randint(rng, 3)
     height, width = (side // grid for side in image.shape[1:])
     order, made = torch.randperm(grid * grid, generator=rng).tolist(), image.clone()
@@ -153,9 +153,9 @@ def recolor(image: Tensor, other: Tensor, rng: Generator) -> Tensor:
 def _sample(image: Tensor, offset: Tensor) -> Tensor:
     """Sample an image at an offset to the right and down, in half sides. (C, H, W), (2,) or (H, W, 2) -> (C, H, W)."""
     rows, columns = (torch.linspace(-1, 1, side) for side in image.shape[1:])
-    places = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1) + offset  # (H, W, 2)
-    return functional.grid_sample(image[None], places[None], padding_mode="border", align_corners=True)[0]
+    grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1) + offset  # (H, W, 2)
+    return functional.grid_sample(image[None], grid[None], padding_mode="border", align_corners=True)[0]
 
 
-Kind = Callable[[Tensor, Tensor, Generator], Tensor]  # two images (C, H, W) float in [0, 255] -> one
+Kind = Callable[[Tensor, Tensor, Generator], Tensor]  # two images (C, H, W) float in [0, 255] -> an image
 KINDS: tuple[Kind, ...] = (shuffle, splice, remove, overlay, warp, recolor)
