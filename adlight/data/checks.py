@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from typing import NamedTuple
 
 from rich.table import Table
 
-from adlight.data.frames import Frame, describe_shapes
+from adlight.data.frames import Frame, count_most_common, describe_shapes
 from adlight.data.image_files import UnreadableImage
 from adlight.data.images import to_channels
 from adlight.data.preflight import find_dark_images, find_unmasked, list_left_out
@@ -97,12 +96,11 @@ def summarize(checked: Checked) -> Table:
     for category in sorted({record.category for part in checked.values() for record, _ in part}):
         for split, part in checked.items():
             rows = [(record, check) for record, check in part if record.category == category]
-            kinds = Counter(check.kind for _, check in rows if check.kind).most_common()
-            shown = [f"{kind} ({count})" for kind, count in kinds[:3]] + [f"{len(kinds) - 3} more"] * (len(kinds) > 3)
             anomalous = sum(record.label for record, _ in rows)
             masked = sum(record.mask is not None for record, _ in rows)
             counts = [len(rows) - anomalous, anomalous, masked, sum(not check.kind for _, check in rows)]
-            table.add_row(category, split, *map(str, counts), ", ".join(shown))
+            kinds = count_most_common(check.kind for _, check in rows if check.kind)
+            table.add_row(category, split, *map(str, counts), kinds)
     return table
 
 

@@ -129,12 +129,14 @@ class AnomalyDataModule(pl.LightningDataModule):
 
     def protocol(self, num_tested: int) -> str:
         """Describe what counts as normal and what was tested, and the fraction of the test split that was used."""
-        whole, used = len(self.source.whole().test()), len(self.source.test())
-        limits = getattr(self.source, "sampling", None)
-        cut = [name for name in ("balanced_test", "test_limit") if getattr(limits, name, None)] if used < whole else []
-        cut += ["limit_test_batches"] if num_tested < len(self.records("test")) else []
-        share = f"; {num_tested:,} of {whole:,} test images were used ({', '.join(cut)})" if cut else ""
-        return self.source.protocol + share
+        whole, limits = len(self.source.whole().test()), list[str]()
+        if len(self.source.test()) < whole:
+            sampling = getattr(self.source, "sampling", None)
+            limits += [name for name in ("balanced_test", "test_limit") if getattr(sampling, name, None)]
+        if num_tested < len(self.records("test")):
+            limits.append("limit_test_batches")
+        used = f"; {num_tested:,} of {whole:,} test images were used ({', '.join(limits)})" if limits else ""
+        return self.source.protocol + used
 
     def describe(self, num_tested: int) -> list[str]:
         """Describe what was tested, with remarks about the images, in lines."""

@@ -5,7 +5,7 @@ Images that keep their shape lie in the top left corner of the frame; the rest i
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -163,11 +163,17 @@ def describe_shapes(sizes: Sequence[tuple[int, int]], side: int) -> str:
     """Describe the shapes of images, given as widths and heights, and the frame that `choose_frame` chooses."""
     if not sizes:
         return ""
-    found = Counter(f"{width / height:.2f}" for width, height in sizes).most_common()
-    shown = [f"{shape} ({count})" for shape, count in found[:3]] + [f"{len(found) - 3} more"] * (len(found) > 3)
+    shapes = count_most_common(f"{width / height:.2f}" for width, height in sizes)
     chosen = {name: value for name, value in choose_frame(sizes, side).items() if value}
     settings = " ".join(f"dataset.{name}={str(value).lower().replace(' ', '')}" for name, value in chosen.items())
-    return f"shapes, width / height: {', '.join(shown)}; dataset.keep_shape=auto chooses {settings}"
+    return f"shapes, width / height: {shapes}; dataset.keep_shape=auto chooses {settings}"
+
+
+def count_most_common(values: Iterable[str]) -> str:
+    """List the three most common values with their counts, and the number of other values."""
+    counts = Counter(values).most_common()
+    more = [f"{len(counts) - 3} more"] if counts[3:] else []
+    return ", ".join([f"{value} ({count})" for value, count in counts[:3]] + more)
 
 
 def scale_box(box: Box, shape: tuple[int, ...], size: tuple[int, int]) -> Box:

@@ -79,8 +79,8 @@ def to_pil(image: AnyImage, value_range: Range = None) -> Image.Image:
     dtype, shape = str(image.dtype).removeprefix("torch."), tuple(image.shape)
     is_float = "float" in dtype
     if dtype not in ("uint8", "uint16") and (not is_float or value_range is None):
-        advice = "convert them to uint8 (0 to 255) or uint16" + ", or state range=(black, white)" * is_float
-        raise UserError(f"{dtype} pixels have no known range: {advice}")
+        or_range = ", or state range=(black, white)" if is_float else ""
+        raise UserError(f"{dtype} pixels have no known range: convert them to uint8 (0 to 255) or uint16{or_range}")
     if isinstance(image, np.ndarray):
         array: np.ndarray[Any, Any] = image
     else:
@@ -98,9 +98,9 @@ def _scale_floats(array: np.ndarray, value_range: tuple[float, float]) -> np.nda
     try:
         black, white = map(float, value_range if not isinstance(value_range, str) else ())
     except (TypeError, ValueError) as error:
-        raise UserError(f"range={value_range!r} must be two numbers, the smaller one first") from error
+        raise UserError(f"range={value_range!r} must be two numbers in ascending order") from error
     if not -np.inf < black < white < np.inf:
-        raise UserError(f"range=({black:g}, {white:g}) must be two numbers, the smaller one first")
+        raise UserError(f"range=({black:g}, {white:g}) must be two numbers in ascending order")
     array = array.astype(np.float64)
     if array.size and not (black <= array.min() and array.max() <= white):  # also refuses NaN
         raise UserError(f"values from {array.min():g} to {array.max():g} lie outside range=({black:g}, {white:g})")

@@ -49,9 +49,9 @@ class MVTecAD(Source):
     ) -> None:
         names = [str(name) for name in ([category] if isinstance(category, str | int) else category)]
         self.root, self.download = Path(root), download
-        self.wanted = None if names == ["all"] else list(dict.fromkeys(names))  # None: all
+        self.selected = None if names == ["all"] else list(dict.fromkeys(names))  # None: all
         self.sampling = Sampling(train_limit, test_limit, seed=seed)
-        which = "all categories" if self.wanted is None else ", ".join(self.wanted)
+        which = "all categories" if self.selected is None else ", ".join(self.selected)
         limits = self.sampling.describe()
         self.protocol = f"{self.title}, {which}: train/good is normal, the labelled test folders are tested"
         self.protocol += f"{limits} (of each category)" if limits else ""
@@ -63,7 +63,7 @@ class MVTecAD(Source):
         from adlight.data import download  # keeps rich and urllib out of runs that download nothing
 
         found, official = self.found(), sorted(download.COUNTS)
-        missing = [name for name in self.wanted or official if name not in found]
+        missing = [name for name in self.selected or official if name not in found]
         if unknown := [name for name in missing if name not in official]:
             raise UserError(unknown_name("MVTec AD category", unknown[0], sorted({*official, *found})))
         if missing:
@@ -78,13 +78,13 @@ class MVTecAD(Source):
         found = self.found()
         if not found:
             raise UserError(self._explain_empty_root())
-        for name in self.wanted or []:
+        for name in self.selected or []:
             folder = self.root / name
             if name not in found and folder.is_dir():
                 raise UserError(f"{folder} has no folder train/good: expected {folder}/{LAYOUT}")
             if name not in found:
                 raise UserError(f"{unknown_name('category', name, found)} in {self.root}: {self.remedy}")
-        return self.wanted or found
+        return self.selected or found
 
     def folders(self) -> list[Path]:
         """List the folders of every category in use."""

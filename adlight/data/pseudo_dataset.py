@@ -61,11 +61,11 @@ class PseudoAnomalyDataset(Dataset):
     def _change_class(self, i: int, image: Tensor, content: Tensor | None, rng: Generator) -> tuple[Tensor, Tensor]:
         other = self.dataset.__getitems__([(i + 1 + randint(rng, max(1, len(self.dataset) - 1))) % len(self.dataset)])
         height, width = other["size"][0].tolist() if "size" in other else other["image"].shape[2:]
-        made = change_class(image, other["image"][0, :, :height, :width], rng)
+        changed = change_class(image, other["image"][0, :, :height, :width], rng)
         if content is not None:
-            made = made.where(content, image)
-            made = (255 - image).where(content, image) if torch.equal(made, image) else made
-        return made, (made != image).any(0)
+            changed = changed.where(content, image)
+            changed = (255 - image).where(content, image) if torch.equal(changed, image) else changed
+        return changed, (changed != image).any(0)
 
     def __len__(self) -> int:
         return (1 + self.copies) * len(self.dataset)
@@ -92,9 +92,9 @@ def change_class(image: Tensor, other: Tensor, rng: Generator) -> Tensor:
     x = image.float()
     y = functional.interpolate(other.float()[None], x.shape[1:], mode="bilinear", antialias=True)[0]
     for _ in range(ATTEMPTS):
-        made = KINDS[randint(rng, len(KINDS))](x, y, rng).round().clamp(0, 255)
-        if min(float((made - normal).abs().mean()) for normal in (x, y)) >= MIN_CHANGE:
-            return made.to(torch.uint8)
+        changed = KINDS[randint(rng, len(KINDS))](x, y, rng).round().clamp(0, 255)
+        if min(float((changed - normal).abs().mean()) for normal in (x, y)) >= MIN_CHANGE:
+            return changed.to(torch.uint8)
     return 255 - image
 
 
@@ -102,12 +102,12 @@ def shuffle(image: Tensor, other: Tensor, rng: Generator) -> Tensor:
     """Rearrange 2 x 2 to 4 x 4 parts."""
     grid = 2 + randint(rng, 3)
     height, width = (side // grid for side in image.shape[1:])
-    order, made = torch.randperm(grid * grid, generator=rng).tolist(), image.clone()
+    order, changed = torch.randperm(grid * grid, generator=rng).tolist(), image.clone()
     for target, origin in enumerate(order):
         (row, column), (top, left) = divmod(target, grid), divmod(origin, grid)
         part = image[:, top * height : (top + 1) * height, left * width : (left + 1) * width]
-        made[:, row * height : (row + 1) * height, column * width : (column + 1) * width] = part
-    return made
+        changed[:, row * height : (row + 1) * height, column * width : (column + 1) * width] = part
+    return changed
 
 
 def splice(image: Tensor, other: Tensor, rng: Generator) -> Tensor:
@@ -124,9 +124,9 @@ def remove(image: Tensor, other: Tensor, rng: Generator) -> Tensor:
     """Cover a box, 0.3 to 0.7 of the sides long, with its surroundings."""
     height, width = (max(3, round(side * uniform(rng, 0.3, 0.7))) for side in image.shape[1:])
     top, left = randint(rng, image.shape[1] - height + 1), randint(rng, image.shape[2] - width + 1)
-    box, made = (slice(None), slice(top, top + height), slice(left, left + width)), image.clone()
-    made[box] = fill_harmonically(image[box])
-    return made
+    box, changed = (slice(None), slice(top, top + height), slice(left, left + width)), image.clone()
+    changed[box] = fill_harmonically(image[box])
+    return changed
 
 
 def overlay(image: Tensor, other: Tensor, rng: Generator) -> Tensor:
@@ -145,9 +145,9 @@ def warp(image: Tensor, other: Tensor, rng: Generator) -> Tensor:
 def recolor(image: Tensor, other: Tensor, rng: Generator) -> Tensor:
     """Invert or flatten some or all channels."""
     mean = image.mean((1, 2), keepdim=True)
-    made = 255 - image if randint(rng, 2) else mean + uniform(rng, 0.1, 0.4) * (image - mean)
+    changed = 255 - image if randint(rng, 2) else mean + uniform(rng, 0.1, 0.4) * (image - mean)
     chosen = torch.rand(len(image), 1, 1, generator=rng) < 0.5
-    return made.where(chosen | ~chosen.any(), image)
+    return changed.where(chosen | ~chosen.any(), image)
 
 
 def _sample(image: Tensor, offset: Tensor) -> Tensor:

@@ -155,7 +155,7 @@ def step_rng(module: "pl.LightningModule", purpose: str, seed: int) -> Generator
 
 
 def log_terms(module: "pl.LightningModule", terms: dict[str, Tensor], images: int, prog_bar: str = "loss") -> None:
-    """Log epoch means of a step's loss terms as `train/<name>`; the progress bar shows the one named `prog_bar`."""
+    """Log epoch means of a step's loss terms as `train/<name>`; the progress bar shows `prog_bar`."""
     how = {"on_step": False, "on_epoch": True, "batch_size": images, "sync_dist": True}
     for name, term in terms.items():
         module.log(f"train/{name}", term.detach(), prog_bar=name == prog_bar, **how)  # type: ignore[arg-type]

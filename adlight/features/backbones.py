@@ -5,8 +5,8 @@ Letters: B images, C channels of all layers together, H x W pixels, h x w cells 
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections.abc import Sequence
+from functools import cached_property, partial
 from typing import Annotated, Any
 
 import torch
@@ -59,7 +59,7 @@ class Backbone:
         self.mean, self.std = (torch.tensor(self.network.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
         self.outputs, self.grids = dict[str, Tensor](), dict[torch.Size, torch.Size]()  # grids by size of padded frames
         for layer in self.layers:
-            self.network.get_submodule(layer).register_forward_hook(self._keep(layer))
+            self.network.get_submodule(layer).register_forward_hook(partial(self._store_output, layer))
         probe = torch.zeros(1, 3, *self._probe_size())
         drop_later_modules(self.network, lambda: self.maps(probe), lambda: len(self.outputs) == len(self.layers))
 
@@ -172,8 +172,8 @@ class Backbone:
             raise UserError(f"layers: the backbone has no {layer!r}, only {', '.join(known)} and their submodules")
         return layer
 
-    def _keep(self, layer: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        return lambda module, inputs, output: self.outputs.update({layer: output})
+    def _store_output(self, layer: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        self.outputs[layer] = output
 
     def _probe_size(self) -> tuple[int, int]:
         return (64, 64) if self.patch == (1, 1) else (4 * self.patch[0], 4 * self.patch[1])

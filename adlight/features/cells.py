@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from adlight.detection.whitening import k_means
 from adlight.types import Batch
 
+BATCH = 64  # images
 FEW = 4  # images per pass where more would not be faster: arrays above 32 MiB cost page faults each time
 
 
@@ -48,23 +49,23 @@ class TrainingCells:
         """(B,) -> (B, h, w, C) float32 on the device of `mean`."""
         return standardize(self.features[index].to(self.mean.device), self.mean, self.std)
 
-    def batches(self, size: int = 64) -> Iterator[Tensor]:
+    def batches(self, size: int = BATCH) -> Iterator[Tensor]:
         """Yield the cells of all images in order, (B, h, w, C) at a time."""
         for start in range(0, len(self), size):
             yield self[start : start + size]
 
-    def batches_with_copies(self, size: int = 64) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches_with_copies(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the cells (B, h, w, C) of all images, then of the copies, with the images' indices (B,)."""
-        yield from ((self[index], index) for index in torch.arange(len(self)).split(size))
+        yield from ((self[index], index) for index in torch.arange(len(self)).split(BATCH))
         if self.copies is not None:
-            for features, index in zip(self.copies.features.split(size), self.copies.source.split(size), strict=True):
+            for features, index in zip(self.copies.features.split(BATCH), self.copies.source.split(BATCH), strict=True):
                 yield standardize(features.to(self.mean.device), self.mean, self.std), index
 
-    def sample(self, count: int, size: int = 64) -> Iterator[tuple[Tensor, Tensor]]:
+    def sample(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the cells (n, h, w, C) and indices (n,) of at most `count` evenly spaced images."""
         if count:
             step = max(1, len(self) // count)
-            for index in torch.arange(0, len(self), step)[:count].split(size):
+            for index in torch.arange(0, len(self), step)[:count].split(BATCH):
                 yield self[index], index.to(self.mean.device)
 
 
@@ -113,14 +114,11 @@ def in_image(cells: Tensor) -> Tensor:
 
 def extract_features(backbone: Callable[[Tensor, Tensor | None], Tensor], batch: Batch) -> Tensor:
     """Extract the features of a batch in [0, 1]. -> (B, h, w, C), NaN in padding and outside the region of interest."""
-    return hide_cells(backbone(batch["image"], batch.get("size")), batch.get("content"))
-
-
-def hide_cells(cells: Tensor, content: Tensor | None) -> Tensor:
-    """Set cells without any pixel of `content` (B, H, W) to NaN; None keeps all. (B, h, w, C) -> (B, h, w, C)."""
-    if content is None:
+    cells = backbone(batch["image"], batch.get("size"))  # (B, h, w, C)
+    if "content" not in batch:
         return cells
-    inside = F.adaptive_max_pool2d(content.float()[:, None], cells.shape[1:3])[:, 0] > 0  # (B, h, w)
+    content = batch["content"].float()[:, None]  # (B, 1, H, W)
+    inside = F.adaptive_max_pool2d(content, cells.shape[1:3])[:, 0] > 0  # (B, h, w), cells with any pixel of the region
     return cells.where(inside[..., None], torch.nan)
 
 

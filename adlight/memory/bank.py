@@ -27,7 +27,7 @@ class PatchBank(Predictor):
             proportional to this number times the bank's size.
         projection: dimension of the random projection used in the selection, which roughly preserves distances
             (Johnson-Lindenstrauss); 0 for no projection.
-        neighbours: number of bank cells, around the nearest one, that measure the density; 1 for no re-weighting.
+        neighbours: number of bank cells around the nearest bank cell that measure the density; 1 for no re-weighting.
         pooled: whether cells are averaged over their 3 x 3 neighbourhoods.
         seed: seed of the random draws.
     """

@@ -150,7 +150,7 @@ class Calibration:
         for name, own in effective.items():
             images = [f"{own.num_normals}{'' if own.source == name else ' of ' + own.source}", *self._remarks(own)]
             groups.setdefault(", ".join(images), []).append(f"{name} {own.image:.6g}")
-        parts = [f"{', '.join(many)} ({'each ' * (len(many) > 1)}of {images})" for images, many in groups.items()]
+        parts = [f"{', '.join(same)} ({'each ' if same[1:] else ''}of {images})" for images, same in groups.items()]
         return f"{self.image.text} of each category's {held_out}normal images: {', '.join(parts)}"
 
     def _remarks(self, threshold: Threshold) -> Iterator[str]:
