@@ -167,9 +167,8 @@ class AnomalyDataModule(pl.LightningDataModule):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Convert uint8 to [0, 1] on the device; in training, augment with a seed for the batch and process."""
         if self.trainer and self.trainer.training and self.augmentation is not None:
-            batch_number = self.trainer.fit_loop.total_batch_idx + 1
-            seed = derive_seed("augmentation", self.seed, batch_number, self.trainer.global_rank)
-            augment(batch, self.augmentation, seed)
+            number, rank = self.trainer.fit_loop.total_batch_idx + 1, self.trainer.global_rank
+            augment(batch, self.augmentation, derive_seed("augmentation", self.seed, number, rank))
         else:
             batch["image"] = batch["image"].float().div_(255)
         return batch

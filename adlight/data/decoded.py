@@ -81,14 +81,16 @@ def name_file(
     if folder is None:
         return None
     settings = FORMAT, PIL.__version__, f"{type(source).__module__}.{type(source).__qualname__}", vars(frame), channels
-    found = hashlib.blake2b(repr(settings).encode(), digest_size=12)
+    digest = hashlib.blake2b(repr(settings).encode(), digest_size=12)
     try:
-        for path in (path for record in records for path in (record.path, record.mask) if path is not None):
-            stat = os.stat(path)
-            found.update(repr((os.path.abspath(path), stat.st_size, stat.st_mtime_ns)).encode(errors="surrogateescape"))
+        for record in records:
+            for path in [path for path in (record.path, record.mask) if path is not None]:
+                stat = os.stat(path)
+                identity = os.path.abspath(path), stat.st_size, stat.st_mtime_ns
+                digest.update(repr(identity).encode(errors="surrogateescape"))
     except OSError:
         return None
-    return Path(folder).expanduser() / f"images-{found.hexdigest()}.bin"
+    return Path(folder).expanduser() / f"images-{digest.hexdigest()}.bin"
 
 
 def open_or_write(

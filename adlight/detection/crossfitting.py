@@ -41,6 +41,29 @@ def split_folds(
         yield index[number % folds != fold], index[number % folds == fold]
 
 
+def assign_folds(images: Images, folds: int) -> tuple[Tensor, Tensor]:
+    """Assign held-out images to folds; a normal image and the defective copies that follow it share a fold.
+
+    Args:
+        images: N normal images and defective copies.
+        folds: largest number of folds.
+
+    Returns:
+        Indices of the normal images (n,), and the fold of each image (N,).
+    """
+    labels, tiled_images = list[Tensor](), list[Tensor]()
+    for i in range(len(images)):
+        batch = images.__getitems__([i])
+        labels.append(batch["label"])
+        if "tile" in batch:
+            tiled_images.append(batch["tile"][:, 0])
+    normal = (torch.cat(labels) == 0).nonzero()[:, 0]
+    number = torch.arange(len(images)) * len(normal) // len(images)
+    if tiled_images:
+        number = torch.cat(tiled_images)  # all tiles of an image share a fold
+    return normal, number % min(folds, len(number.unique()))
+
+
 def image_numbers_of(split: Split) -> Tensor:
     """Return the image number of each item of a split, whose items may be tiles. -> (N,)."""
     return split.places[:, 0] if isinstance(split, TileDataset) else torch.arange(len(split))

@@ -145,10 +145,7 @@ class AnomalyModule(AnomalyDetector, pl.LightningModule):
         if value is not None:
             self.log("val/auroc", value, prog_bar=True)
         elif self.trainer.is_global_zero:
-            print(
-                "no val/auroc: no category has both normal images and synthetic anomalies (limit_val_batches?)",
-                flush=True,
-            )
+            print("no val/auroc: no category has both normal and anomalous images (limit_val_batches?)", flush=True)
         for name, selected in (("normal", label == 0), ("pseudo_anomaly", label != 0)):
             if selected.any():
                 self.log(f"val/score_{name}", score[selected].mean())

@@ -143,26 +143,3 @@ def _from_first_process(value: Any) -> Any:
         dist.broadcast_object_list(values)
         return values[0]
     return value
-
-
-def assign_folds(images: Images, count: int) -> tuple[Tensor, Tensor]:
-    """Assign held-out images to folds; a normal image and the defective copies that follow it share a fold.
-
-    Args:
-        images: N normal images and defective copies.
-        count: largest number of folds.
-
-    Returns:
-        Indices of the normal images (n,), and the fold of each image (N,).
-    """
-    labels, tiled_images = list[Tensor](), list[Tensor]()
-    for i in range(len(images)):
-        batch = images.__getitems__([i])
-        labels.append(batch["label"])
-        if "tile" in batch:
-            tiled_images.append(batch["tile"][:, 0])
-    normal = (torch.cat(labels) == 0).nonzero()[:, 0]
-    number = torch.arange(len(images)) * len(normal) // len(images)
-    if tiled_images:
-        number = torch.cat(tiled_images)  # all tiles of an image share a fold
-    return normal, number % min(count, len(number.unique()))

@@ -9,12 +9,12 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from adlight.detection.crossfitting import fetch, image_numbers_of, split_folds
+from adlight.detection.crossfitting import assign_folds, fetch, image_numbers_of, split_folds
 from adlight.detection.inference import full_precision
 from adlight.detection.module import AnomalyModule
 from adlight.detection.optimization import log_terms, schedule_by_step, step_rng
 from adlight.features.backbones import Backbone
-from adlight.features.cache import FeatureCache, assign_folds, images_of
+from adlight.features.cache import FeatureCache, images_of
 from adlight.features.cells import Copies, TrainingCells, extract_features, prepare_cells, standardize
 from adlight.features.detector import FeatureDetector
 from adlight.features.optimizer import parameter_groups

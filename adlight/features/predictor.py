@@ -56,7 +56,7 @@ class Predictor(nn.Module):
         return mean_square(self(cells), cells)
 
     def image_score(self, cells: Tensor, score: Tensor) -> Tensor | None:
-        """Compute image scores (B,) from cells (B, h, w, C) and cell scores (B, h, w); None: the scorer does."""
+        """Compute image scores (B,) from cells (B, h, w, C) and cell scores (B, h, w); None leaves it to the scorer."""
         return None
 
     def matrices(self) -> list[nn.Parameter]:

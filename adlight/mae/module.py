@@ -11,11 +11,11 @@ from torch.optim import Optimizer
 from adlight.data.datamodule import AnomalyDataModule
 from adlight.data.frames import group_by_size
 from adlight.data.pseudo_dataset import Images
-from adlight.detection.crossfitting import fetch
+from adlight.detection.crossfitting import assign_folds, fetch
 from adlight.detection.maps import hide_outside
 from adlight.detection.module import AnomalyModule
 from adlight.detection.optimization import WarmupCosine, log_terms, step_rng
-from adlight.features.cache import assign_folds, images_of
+from adlight.features.cache import images_of
 from adlight.features.optimizer import parameter_groups
 from adlight.mae.masking import Ratio, Scheme, draw_masks
 from adlight.mae.network import MaskedAutoencoder

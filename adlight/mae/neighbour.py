@@ -1,6 +1,7 @@
 """Neighbour-masked attention: every token is predicted from all tokens outside its neighbourhood, in one pass.
 
-Letters: B images, h x w cells, L tokens after folding, C features of a cell, P = C fold^2 values of a token, D width.
+It is the limit n = L of the article's complementary masks. Letters: B images, h x w cells, L tokens after folding,
+C features of a cell, P = C fold^2 values of a token, D width.
 """
 
 from functools import lru_cache
@@ -24,8 +25,7 @@ class NeighbourMaskedNetwork(Predictor):
 
     Tokens are encoded separately: y_j = e_j + MLP(LN e_j), e_j = Linear(x_j) + p_j. Queries q_i = m + p_i attend to the
     y_j outside their neighbourhood and never to each other, so that the prediction at i depends on no token inside it.
-    (The receptive fields of the backbone's features still overlap.) With neighbourhoods of one token (`radius=0`), it
-    is the limit n = L of the article's complementary masks.
+    (The receptive fields of the backbone's features still overlap.)
 
     Args:
         channels: C.

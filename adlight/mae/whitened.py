@@ -67,7 +67,8 @@ class WhitenedResidual(nn.Module):
         settings = self.channels, self.window, self.stride, self.cluster_size
         self.folds = [WhitenedResidual(*settings).to(centers.device) for _ in own]
         fit_folds(self.whitening, [fold.whitening for fold in self.folds], centers, own, [more])
-        total, count = map(torch.stack, zip(*(self._lengths(part) for part in parts), strict=True))
+        sums = zip(*(self._lengths(part) for part in parts), strict=True)
+        total, count = (torch.stack(values) for values in sums)  # (F + 1, K, PLACES, PLACES), (F + 1, K) for F folds
         self._fit_scale(total.sum(0), count.sum(0))
         for k, fold in enumerate(self.folds):
             fold._fit_scale(total.sum(0) - total[k], count.sum(0) - count[k])
