@@ -57,7 +57,7 @@ class BaselineDetector(AnomalyDetector):
     def __init__(self, network: Built[NearestNeighbours | PCA], scorer: Built[ResidualScorer]) -> None:
         super().__init__()
         self.network, self.scorer = network, scorer
-        self.unused = nn.Parameter(torch.zeros(()))  # DDP refuses a module without parameters
+        self.unused = nn.Parameter(torch.zeros(()))  # DDP needs a module with parameters
 
     def score(self, batch: Batch) -> Scores:
         """Score a batch."""

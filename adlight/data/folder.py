@@ -13,7 +13,7 @@ from adlight.settings import PathName, Seed, Text, checked
 from adlight.types import Record, UserError, unknown_name
 
 MASK_NAMES = {"mask", "masks", "ground_truth", "groundtruth", "ground truth", "gt", "annotations", "segmentation"}
-GENERIC_NAMES = {"good", "normal", "ok", "train", "images"}  # folder names that do not say what the images show
+GENERIC_NAMES = {"good", "normal", "ok", "train", "images"}  # folder names that do not describe the images
 
 
 class Folder(Source):

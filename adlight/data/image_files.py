@@ -24,7 +24,7 @@ def read_image(path: str | Path) -> Image.Image:
     """Decode an image file completely and turn it upright; raise an `UnreadableImage` if this fails."""
     try:
         with Image.open(path) as image:
-            refuse_several(image)
+            check_single_image(image)
             image.load()
             return turn_upright(image)
     except (*READ_ERRORS, UserError) as error:
@@ -35,8 +35,8 @@ def read_size(path: str | Path) -> tuple[int, int]:
     """Read the width and height of the upright image from its header; raise an `UnreadableImage` if this fails."""
     try:
         with Image.open(path) as image:
-            refuse_several(image)
-            refuse_unknown_range(image)
+            check_single_image(image)
+            check_pixel_range(image)
             # Pillow turns TIFFs itself, and would decode a whole PNG to find EXIF data that is not at the beginning
             known = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
             turned = known and _orientation(image) in SIDEWAYS
@@ -68,13 +68,13 @@ def read_16_bit_peak(path: str | Path) -> int | None:
     return None
 
 
-def refuse_several(image: Image.Image) -> None:
+def check_single_image(image: Image.Image) -> None:
     """Raise a UserError if an opened file holds several images."""
     if getattr(image, "is_animated", False) and image.format != "MPO":  # a JPEG with a preview or a second view
         raise UserError("it holds several pictures (pages or an animation): save each as a separate image")
 
 
-def refuse_unknown_range(image: Image.Image) -> None:
+def check_pixel_range(image: Image.Image) -> None:
     """Raise a UserError if pixels are floating-point or 32-bit integer numbers, whose range is unknown."""
     kinds = {"F": "floating-point", "I": "32-bit integer"}
     if image.mode in kinds:

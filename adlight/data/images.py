@@ -17,7 +17,7 @@ from PIL import Image
 
 from adlight.data.arrays import allocate, bands
 from adlight.data.frames import Frame
-from adlight.data.image_files import READ_ERRORS, UnreadableImage, read_image, refuse_unknown_range, turn_upright
+from adlight.data.image_files import READ_ERRORS, UnreadableImage, check_pixel_range, read_image, turn_upright
 from adlight.types import UserError
 
 if TYPE_CHECKING:  # torch takes seconds to import: not for --help
@@ -102,7 +102,7 @@ def _scale_floats(array: np.ndarray, value_range: tuple[float, float]) -> np.nda
     if not -np.inf < black < white < np.inf:
         raise UserError(f"range=({black:g}, {white:g}) must be two numbers in ascending order")
     array = array.astype(np.float64)
-    if array.size and not (black <= array.min() and array.max() <= white):  # also refuses NaN
+    if array.size and not (black <= array.min() and array.max() <= white):  # also rejects NaN
         raise UserError(f"values from {array.min():g} to {array.max():g} lie outside range=({black:g}, {white:g})")
     return ((array - black) * (255 / (white - black))).round().astype(np.uint8)
 
@@ -115,7 +115,7 @@ def to_channels(image: Image.Image, channels: int) -> Image.Image:
     Raises:
         UserError: pixels are floating-point or 32-bit integer numbers, whose range is unknown.
     """
-    refuse_unknown_range(image)
+    check_pixel_range(image)
     if image.mode.startswith("I"):  # 16-bit grey
         image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:

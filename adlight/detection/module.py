@@ -25,7 +25,7 @@ from adlight.detection.gathering import (
 from adlight.detection.optimization import explain_divergence, stop_if_diverged
 from adlight.detection.regions import bounding_boxes, segment
 from adlight.metrics.pixel import PixelHistogram
-from adlight.metrics.results import Results, mean_auroc, refuse_non_finite, summarize
+from adlight.metrics.results import Results, check_finite_images, mean_auroc, summarize
 from adlight.types import Batch, Prediction, Scores, UserError
 
 
@@ -162,7 +162,7 @@ class AnomalyModule(AnomalyDetector, pl.LightningModule):
         """Collect predictions and pixel scores."""
         scores = self.score(batch)
         records, index = self.datamodule.records("test"), batch["tile"][:, 0] if "tile" in batch else batch["index"]
-        refuse_non_finite([records[i] for i in index.tolist()], all_finite(scores))
+        check_finite_images([records[i] for i in index.tolist()], all_finite(scores))
         empty = select_rows(batch, scores, slice(0))
         whole, scores = next(self.joiner(batch, scores), empty)  # all tiles of a batch belong to the same image
         replace_batch(batch, whole)  # callbacks receive the same dict, and show whole images

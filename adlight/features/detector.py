@@ -53,7 +53,7 @@ class FeatureDetector(AnomalyDetector):
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))
         self.register_buffer("centers", torch.empty(0, channels))
-        self.unused = nn.Parameter(torch.zeros(()))  # DDP refuses a module without parameters
+        self.unused = nn.Parameter(torch.zeros(()))  # DDP needs a module with parameters
 
     @property
     def members(self) -> dict[str, Predictor]:

@@ -77,7 +77,7 @@ class FeatureModule(FeatureDetector, AnomalyModule):
         self.split: str | None = None  # the split whose cached features are scored
 
     def describe(self) -> list[str]:
-        """Name the backbone, and describe what was fitted or trained."""
+        """Describe the backbone and the predictors."""
         parts = [predictor.summary() for predictor in self.members.values()]
         parts += [] if self.copies is None else [f"{len(self.copies.source.unique())} training images also rotated"]
         return [f"features: {self.backbone.name} ({', '.join(self.backbone.layers)}); {'; '.join(parts)}"]

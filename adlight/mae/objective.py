@@ -54,7 +54,7 @@ class ReconstructionLoss:
         contribute nothing.
         """
         y = hide_outside(y, x.to(y.dtype), content)
-        if size is not None:  # every image has the same weight, whatever its size
+        if size is not None:  # images have equal weight, regardless of their size
             parts = [(len(i) / len(x), self(x[i, :, :h, :w], y[i, :, :h, :w])) for i, h, w in group_by_size(size)]
             names = parts[0][1]
             return {name: torch.stack([share * terms[name] for share, terms in parts]).sum() for name in names}

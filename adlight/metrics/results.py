@@ -95,7 +95,7 @@ def summarize(
     Raises:
         UserError: a score is not finite; the message names the images.
     """
-    refuse_non_finite(records, torch.isfinite(score))
+    check_finite_images(records, torch.isfinite(score))
     groups = {name: group for group, name in enumerate(categories) if any(r.category == name for r in records)}
     category = torch.tensor([categories.index(record.category) for record in records])
     label, threshold = torch.tensor([record.label for record in records]), None
@@ -137,7 +137,7 @@ def compute_metrics(images: Images, histogram: Histogram, flagged: Tensor | None
     return metrics | images.count_labels(), reasons
 
 
-def refuse_non_finite(records: Sequence[Record], finite: Tensor) -> None:
+def check_finite_images(records: Sequence[Record], finite: Tensor) -> None:
     """Raise a UserError that names the images whose scores are not `finite` (N,)."""
     bad = [record.path for record, ok in zip(records, finite.tolist(), strict=True) if not ok]
     if bad:

@@ -92,7 +92,7 @@ class Calibration:
             cross_fitted: (N,) bool, whether images were scored by cross-fitting; None if no image was.
 
         Raises:
-            UserError, ValueError: there are no scores to calibrate on, or some are not finite.
+            UserError, ValueError: there are no scores, or some are not finite.
         """
         from adlight.metrics.image import check_finite
 
