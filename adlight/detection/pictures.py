@@ -82,7 +82,8 @@ def draw_panel(
     is_wide, is_tall = image.width > LONG * image.height, image.height > LONG * image.width
     whole = count * (side + GAP) - GAP
     cell = whole if is_wide else side
-    size = _fit(image, cell, side * LONG if is_tall else side)
+    scale = min(cell / image.width, (side * LONG if is_tall else side) / image.height)
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     parts = [
         (title, image),
         ("reconstruction", Image.fromarray(reconstruction)),
@@ -121,11 +122,6 @@ def stack_panels(panels: list[Image.Image], title: str) -> Image.Image:
         picture.paste(panel, (0, top))
         top += panel.height + GAP
     return picture
-
-
-def _fit(image: Image.Image, width: int, height: int) -> tuple[int, int]:
-    scale = min(width / image.width, height / image.height)
-    return max(1, round(image.width * scale)), max(1, round(image.height * scale))
 
 
 def _write(text: str, width: int, colour: str = "black") -> Image.Image:

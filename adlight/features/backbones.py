@@ -157,12 +157,13 @@ class Backbone:
         self.outputs.clear()
         self.network.forward_features(image)
         size = [side // patch for side, patch in zip(image.shape[-2:], self.patch, strict=True)]
-        outputs = [self.outputs.pop(layer) for layer in self.layers]
-        return [output if output.ndim == 4 else self._tokens_to_map(output, size) for output in outputs]
-
-    def _tokens_to_map(self, tokens: Tensor, size: list[int]) -> Tensor:
-        """Drop class and register tokens. (B, prefix + h w, C) -> (B, C, h, w)."""
-        return tokens[:, self.network.num_prefix_tokens :].transpose(1, 2).unflatten(2, size)
+        maps = []
+        for layer in self.layers:
+            output = self.outputs.pop(layer)  # (B, C_i, h_i, w_i), or tokens (B, prefix + h_i w_i, C_i)
+            if output.ndim == 3:  # drop class and register tokens
+                output = output[:, self.network.num_prefix_tokens :].transpose(1, 2).unflatten(2, size)
+            maps.append(output)
+        return maps
 
     def _layer_name(self, layer: str | int) -> str:
         known = [info["module"] for info in self.network.feature_info]

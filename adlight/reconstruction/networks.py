@@ -114,10 +114,7 @@ def halved_sizes(size: Sequence[int], depth: int) -> list[tuple[int, int]]:
 
 def _double_conv(before: int, after: int) -> nn.Sequential:
     layers: list[nn.Module] = []
+    groups = next(n for n in (8, 4, 2, 1) if after % n == 0)
     for channels in (before, after):
-        layers += [nn.Conv2d(channels, after, 3, padding=1), nn.GroupNorm(_groups(after), after), nn.ReLU()]
+        layers += [nn.Conv2d(channels, after, 3, padding=1), nn.GroupNorm(groups, after), nn.ReLU()]
     return nn.Sequential(*layers)
-
-
-def _groups(channels: int) -> int:
-    return next(n for n in (8, 4, 2, 1) if channels % n == 0)
