@@ -60,7 +60,7 @@ def paste_defect(image: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
 
 
 def paste_within(image: Tensor, content: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
-    """Draw a defect as `paste_defect` does, at least partly in the region of interest (H, W), and crop it to that.
+    """Draw a defect as `paste_defect` does, restricted to the region of interest `content` (H, W).
 
     After `ATTEMPTS` failures, the whole region is inverted.
     """
