@@ -1,1 +1,1 @@
-"""What all detectors share: scoring, calibration and testing, regions, export."""
+"""Shared parts of all detectors: scoring, calibration and testing, regions, export."""

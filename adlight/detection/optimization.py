@@ -37,7 +37,7 @@ class WarmupCosine(LambdaLR):
         super().__init__(optimizer, lambda step: warmup_cosine(step, warmup, total))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the step, and undo that Lightning has just restored the optimizer's old learning rates."""
+        """Restore the step, but replace the old learning rates, which Lightning has just restored."""
         super().load_state_dict(state_dict | {"base_lrs": self.base_lrs})
         for group, base, factor in zip(self.optimizer.param_groups, self.base_lrs, self.lr_lambdas, strict=True):
             group["lr"] = base * factor(self.last_epoch)

@@ -1,4 +1,4 @@
-"""Detection by GAN inversion: a trained GAN, the encoder that inverts it, and a score for the difference."""
+"""Detection by GAN inversion: a trained GAN, the encoder that inverts it, and how badly it can generate an image."""
 
 import math
 from typing import Any
