@@ -156,7 +156,7 @@ def _norm(x: Tensor, weight: Tensor | None) -> Tensor:
 def check_count(count: int, setting: str, least: int) -> None:
     """Raise a UserError if there are fewer training images than a setting requires."""
     if count < least:
-        raise UserError(f"{setting}={least} needs at least as many training images, got {count}: lower {setting}")
+        raise UserError(f"{setting}={least} needs as many images, got {count} training images: lower {setting}")
 
 
 def check_memory(needed: float, limit_gb: float) -> None:

@@ -81,7 +81,7 @@ class InversionScorer:
     ) -> None:
         weights = {"feature": 1.0} if weights is None else weights
         if not any(weights.values()):
-            raise ValueError(f"at least one weight of the score must not be 0, got {weights}")
+            raise ValueError(f"at least one of the weights must not be 0, got {weights}")
         self.method, self.score, self.lam = method, score, lam
         self.weights = [float(weights.get(term, 0.0)) for term in TERMS]
         self.feature = feature
