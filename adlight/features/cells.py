@@ -101,9 +101,13 @@ def channel_statistics(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def in_parts(cells: Tensor) -> tuple[Tensor, ...]:
-    """Split what is computed image by image into parts of few images; GPUs and exported graphs take all at once."""
-    whole = torch.compiler.is_exporting() or cells.device.type != "cpu"
-    return (cells,) if whole else cells.split(FEW)
+    """Split what is computed image by image into parts of few images, unless all are computed at once."""
+    return (cells,) if in_one_part(cells) else cells.split(FEW)
+
+
+def in_one_part(cells: Tensor) -> bool:
+    """Return whether cells are computed all at once, as by GPUs and exported graphs; only few fit a CPU's cache."""
+    return torch.compiler.is_exporting() or cells.device.type != "cpu"
 
 
 def in_image(cells: Tensor) -> Tensor:
