@@ -10,14 +10,14 @@ from adlight.types import unknown_name
 COMMANDS = {
     "train": "train and test a detector, or many with -m",
     "evaluate": "score a finished run again: another threshold or score, no training",
-    "predict": "scores, boxes, masks and heat maps for new images",
-    "export": "a run as one ONNX graph, proved equal to it",
-    "federate": "one detector of several sites, whose images stay where they are",
-    "learn": "teach a finished run by a few labelled images",
-    "group": "which anomalies of a finished run are alike",
-    "serve": "a page to drop images on, and a JSON endpoint",
-    "report": "tables and one page over many runs",
-    "doctor": "what is wrong with this machine or a data set",
+    "predict": "score new images: boxes, masks and heat maps",
+    "export": "export a run as one ONNX graph and compare the two",
+    "federate": "train one detector on images that stay at several sites",
+    "learn": "improve a finished run with a few labelled images",
+    "group": "group similar anomalies of a finished run",
+    "serve": "serve a finished run as a web page and a JSON endpoint",
+    "report": "tables and one page for many runs",
+    "doctor": "check this machine, and find problems in a data set",
 }
 HELP = f"""\
 adlight {__version__}: industrial image anomaly detection
@@ -26,8 +26,8 @@ adlight {__version__}: industrial image anomaly detection
   adlight predict run=runs/<name> images=<file or folder>
 
 {"".join(f"  {name:10}{line}{chr(10)}" for name, line in COMMANDS.items())}
-adlight <command> --help lists its settings. Exit codes: 0 done; 1 an error of ours, or problems that doctor found;
-2 something you can fix, said in one line; 130 stopped."""
+adlight <command> --help lists its settings. Exit codes: 0 done; 1 an internal error, or problems that doctor found;
+2 an error that you can fix, in one line; 130 stopped."""
 
 
 def main() -> None:
