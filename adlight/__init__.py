@@ -1,8 +1,8 @@
 """Industrial image anomaly detection with PyTorch Lightning and Hydra.
 
 `adlight.train("model=retrieval", "dataset=folder", root="parts", ...)` trains and tests a detector and returns a `Run`;
-`adlight.load("runs/<name>")` opens one. A run has `metrics`, `predictions` (a pandas DataFrame) and `detector()`, which
-judges new images.
+`adlight.load("runs/<name>")` opens a finished run. A run has `metrics`, `predictions` (a pandas DataFrame) and
+`detector()`, which predicts for new images.
 """
 
 import os
@@ -10,14 +10,14 @@ import sys
 
 
 def _stop(kind: type[BaseException], error: BaseException, trace: "TracebackType | None") -> None:
-    """End a program that Ctrl-C stops while it still imports as one that is stopped later."""
+    """Exit without a traceback if Ctrl-C stops a program during its imports."""
     if not issubclass(kind, KeyboardInterrupt):
         return sys.__excepthook__(kind, error, trace)
     print("stopped.", file=sys.stderr, flush=True)
     os._exit(130)
 
 
-if os.path.basename((getattr(sys, "argv", None) or [""])[0]) in ("-m", "adlight"):  # a program of ours begins
+if os.path.basename((getattr(sys, "argv", None) or [""])[0]) in ("-m", "adlight"):  # one of our programs is starting
     sys.excepthook = _stop
 
 from importlib import import_module  # noqa: E402  (`typing` takes longer than all before it)
@@ -48,7 +48,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for, as torch takes seconds."""
+    """Import public names on first use, as torch takes seconds."""
     if name == "train":
         return import_module("adlight.train")  # a module that can be called
     for module, names in _MODULES.items():

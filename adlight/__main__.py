@@ -31,7 +31,7 @@ adlight <command> --help lists its settings. Exit codes: 0 done; 1 an internal e
 
 
 def main() -> None:
-    """Run a program by its name, as `python -m` does: its own processes start again by that name."""
+    """Run a program by name, as `python -m` does, so that the processes that it starts run the same program."""
     command = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if command in ("--help", "-h", "help"):
         print(HELP)
@@ -42,7 +42,7 @@ def main() -> None:
         sys.exit(2)
     else:
         if not sys.flags.safe_path and os.getcwd() not in sys.path and "" not in sys.path:
-            sys.path.insert(0, os.getcwd())  # models and data sets of one's own lie there
+            sys.path.insert(0, os.getcwd())  # for the user's own models and data sets
         sys.argv = [sys.argv[0], *sys.argv[2:]]
         runpy.run_module(f"adlight.{command}", run_name="__main__", alter_sys=True)
 

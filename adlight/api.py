@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from adlight.cli.arguments import train_arguments
-from adlight.cli.in_process import call
+from adlight.cli.in_process import run_training
 from adlight.runs.folder import RunFolder
 from adlight.types import UserError
 
@@ -29,8 +28,8 @@ class Run:
         path: the run's folder.
 
     Attributes:
-        path: likewise.
-        config: what it was made of; `run.config.dataset.batch_size` and the like.
+        path: the run's folder.
+        config: the composed config, as in `run.config.dataset.batch_size`.
 
     Raises:
         UserError: the folder holds no run.
@@ -47,18 +46,19 @@ class Run:
 
     @cached_property
     def results(self) -> dict[str, Any]:
-        """Everything that was measured, as in `metrics.json`; raises a UserError if the run is not finished."""
+        """All results, as in `metrics.json`; raises a UserError if the run is not finished."""
         if (found := self._folder.read_results()) is None:
             raise UserError(f"{self.path} is not finished: continue with adlight.train(resume={str(self.path)!r})")
         return found
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The test's metrics by name (`auroc`, `pixel_auroc`, `aupro`, ...), means where there are several categories.
+        """The test's metrics by name (`auroc`, `pixel_auroc`, `aupro`, ...), averaged over categories.
 
-        `val/auroc` is from the held-out training images: choose models by it, not by the others.
+        `val/auroc` comes from held-out training images: choose models by it, not by the test's metrics.
         """
-        from adlight.reports.rows import OBJECTIVE, result_rows
+        from adlight.reports.rows import result_rows
+        from adlight.runs.tables import OBJECTIVE
 
         row = next(row for row in result_rows(self.results) if row["headline"])
         found = {name: value for name, value in row.items() if isinstance(value, float)}
@@ -67,14 +67,15 @@ class Run:
 
     @cached_property
     def predictions(self) -> "DataFrame":
-        """One row per test image: path, category, defect, label, score, threshold, decision, area, boxes."""
+        """A row per test image: path, category, defect, label, score, threshold, decision, area, boxes."""
         table = self._folder.predictions()
         if table is None:
-            raise UserError(f"{self.path} has no predictions: {self.results and 'test it again with adlight evaluate'}")
+            _ = self.results  # raises if the run is not finished
+            raise UserError(f"{self.path} has no predictions: test it again with adlight evaluate")
         return table
 
     def detector(self, **settings: Any) -> "Detector":
-        """Load the detector that the run tested; `settings` are those of `Detector.load`, such as `device`."""
+        """Load the detector that the run tested; `settings` are arguments of `Detector.load`, such as `device`."""
         from adlight.detector import Detector
 
         return Detector.load(self.path, **settings)
@@ -100,14 +101,14 @@ class Run:
 
 
 def load(path: str | Path) -> Run:
-    """Open the folder of a run; raise a UserError if it holds none."""
+    """Open the folder of a run; raise a UserError if it holds no run."""
     return Run(path)
 
 
 class TrainProgram(ModuleType):
-    """The module `adlight.train`, which can be called: `adlight.train(...)` is `adlight train ...`.
+    """The module `adlight.train`, which can be called: `adlight.train(...)` does what `adlight train ...` does.
 
-    A function of this name could not stand beside the module: whatever imports the module would replace it.
+    A function of the same name would be replaced by the module as soon as anything imports it.
     """
 
     def __call__(
@@ -117,26 +118,26 @@ class TrainProgram(ModuleType):
         config_dir: str | Path | None = None,
         **settings: Any,
     ) -> Run:
-        """Train and test a detector as `adlight train` does: same folder, checks, locks and numbers.
+        """Train and test a detector as `adlight train` does, with the same folder, checks, locks and numbers.
 
         Args:
             overrides: as on the command line: `"model=retrieval"`, `"trainer.max_epochs=20"`.
-            run_dir: folder to write; None = a new one in runs/.
-            config_dir: folder with configs of your own, `model/<name>.yaml` and the like.
-            settings: overrides by name, whose values need no quotes. `root="my parts"` stands for `dataset.root`, and
-                likewise for the trainer's and model's settings; any other as `**{"model.optimizer.lr": 1e-3}`.
-                `resume=<run folder>` continues a run.
+            run_dir: folder to write; None for a new one in runs/.
+            config_dir: folder with your own configs, such as `model/<name>.yaml`.
+            settings: overrides by name, whose values need no quotes. `root="my parts"` is short for `dataset.root`;
+                settings of the trainer and the model can be shortened in the same way. Write any other as
+                `**{"model.optimizer.lr": 1e-3}`. `resume=<run folder>` continues a run.
 
         Raises:
-            UserError: a setting, file or folder that the text names; it would be the command's one line.
-            KeyboardInterrupt: it was stopped; the text says how to continue.
+            UserError: a setting, file or folder is wrong; the message is the line that the command would print.
+            KeyboardInterrupt: the training was stopped; the text says how to continue.
         """
-        if wrong := [one for one in overrides if not isinstance(one, str)]:
+        if wrong := [override for override in overrides if not isinstance(override, str)]:
             raise UserError(f'overrides are texts such as "model=retrieval", got {wrong[0]!r}')
         words = [] if config_dir is None else ["--config-dir", str(config_dir)]
         if run_dir is not None:
             settings["hydra.run.dir"] = str(run_dir)
-        return Run(call(self.run_or_job, "train", train_arguments, [*words, *overrides], settings).path)
+        return Run(run_training(self.run_or_job, [*words, *overrides], settings).path)
 
 
 def _embed(path: Path) -> str:

@@ -37,7 +37,7 @@ class Detector:
         image_size: side, or height and width, to which images are resized, as in training.
         channels: 3, or 1 for grey images.
         precision: precision of the trainer, in which the thresholds were calibrated.
-        device: where to compute.
+        device: device to compute on.
         batch_size: number of images, or tiles, at a time.
         resize, keep_shape: as in training, see `Frame`.
         category: category of all images; `auto`: determined by the looks of each image; `pooled`: the thresholds of all
@@ -91,10 +91,10 @@ class Detector:
             run: the run folder, or the graph `detector.onnx`, which needs neither PyTorch nor the run.
             ckpt: `best`, `last` or a path; None for the checkpoint that the run tested.
             device: `cpu`, `cuda`, `cuda:1`, ...; `auto` prefers a GPU.
-            overrides: changes to the config (`model.scorer.reduce=max`), which invalidate its thresholds.
+            overrides: changes to the run's config (`model.scorer.reduce=max`); they invalidate its thresholds.
             batch_size: see `Detector`.
             category: see `Detector`.
-            inputs: `roi`, `tile` or `overlap` to replace those of the run; other tiles invalidate its thresholds.
+            inputs: `roi`, `tile` or `overlap` instead of the run's; other tiles invalidate its thresholds.
 
         Raises:
             UserError: the run, checkpoint, device or category does not exist, or the checkpoint does not fit the model.
@@ -113,11 +113,11 @@ class Detector:
         if not is_calibrated:
             CategoryRule(category, module.calibration, module.classifier)  # raises if the category is unknown
             module.calibration.reset()
-            category = None  # no category has thresholds any more
+            category = None  # no category has thresholds now
         return cls(module, **settings, device=find_device(device), batch_size=batch_size, category=category)
 
     def with_category(self, category: str | None) -> "Detector":
-        """Return a detector with another category's thresholds that shares all else; a UserError if it is unknown."""
+        """Return a copy with another category's thresholds, sharing all else; raise a UserError if it is unknown."""
         other = copy(self)
         other.category_rule = CategoryRule(category, self.calibration, self.category_rule.classifier)
         other.select = make_selection(self.roi, self.channels, self.frame, other.category_rule.guess)
@@ -125,7 +125,7 @@ class Detector:
 
     @property
     def threshold(self) -> float:
-        """Score above which an image is anomalous: that of `category`; a value that is set applies to every image."""
+        """Score above which an image of `category` is anomalous; a value that is set applies to every image."""
         return self.calibration.of(self.category_rule.of_path(None)).image
 
     @threshold.setter

@@ -14,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from adlight.cli import main as cli
 from adlight.cli.words import value_of
@@ -27,7 +28,7 @@ if TYPE_CHECKING:  # torch takes seconds: not for --help
 
 
 def doctor(config: DictConfig) -> list[str]:
-    """Print the facts and problems. -> the problems, each a line that says what to do."""
+    """Print facts and problems. -> the problems, each a line that says what to do."""
     from adlight.runs.programs import DoctorSettings, check_values
 
     check_values(DoctorSettings, config)
@@ -41,7 +42,7 @@ def doctor(config: DictConfig) -> list[str]:
     table = Table("", "", show_header=False, title="this machine", title_justify="left")
     table.columns[1].overflow = "fold"  # long paths are wrapped, not truncated
     for name, value in facts.items():
-        table.add_row(name, value)
+        table.add_row(name, Text(value))
     console.print(table)
     method, model = str(config.calibration.image), config.get("model")
     cross_fits = model is not None and not any("optimizer" in str(key) for key in model)
@@ -49,7 +50,7 @@ def doctor(config: DictConfig) -> list[str]:
     problems += data_problems
     lines += [*sizes, *(f"problem: {problem}" for problem in problems)]
     for line in (*lines, f"{len(problems)} problem(s)" if problems else "all fine"):
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+        console.print(line, highlight=False, soft_wrap=True, markup=False, emoji=False)
     return problems
 
 
@@ -117,7 +118,7 @@ def _alexnet() -> str:
 
 
 def make_dataset(dataset: DictConfig) -> "AnomalyDataModule":
-    """Make the data set without limits, in one frame for all shapes; raise a UserError for a bad setting."""
+    """Build the data set without limits, with one frame for all shapes; raise a UserError for a bad setting."""
     from adlight.runs.checks import check_node
 
     if dataset.get("keep_shape") == "auto":
@@ -133,7 +134,7 @@ def make_dataset(dataset: DictConfig) -> "AnomalyDataModule":
 
 
 def check_dataset(data: "AnomalyDataModule", image: str, cross_fits: bool) -> tuple[list[str | Table], list[str]]:
-    """Read and check a whole data set, for the calibration method `image`. -> findings, and problems."""
+    """Read and check a whole data set for the calibration method `image`. -> findings, and problems."""
     findings, problems = check_source(data.source, data.frame)
     try:
         findings += describe_guarantees(data, image, cross_fits)
@@ -166,7 +167,7 @@ def describe_guarantees(data: "AnomalyDataModule", image: str, cross_fits: bool)
 
 
 def describe_size(dataset: DictConfig) -> str:
-    """Describe the image size that training with the chosen model would use."""
+    """Describe the image size that a training with the chosen model would use."""
     model, size = HydraConfig.get().runtime.choices["model"], str(dataset.image_size).replace(" ", "")
     if model is None:
         return f"checked for dataset.image_size={size}; add model=<name> to see the size that a model would use"
@@ -176,7 +177,7 @@ def describe_size(dataset: DictConfig) -> str:
 
 
 def arguments(argv: list[str]) -> list[str]:
-    """Check that settings of a data set or model come with the name of a data set."""
+    """Raise a UserError if a data set's settings or a model are given without a data set."""
     settings = [word for word in argv if word.startswith(("dataset.", "model="))]
     if settings and value_of(argv, "dataset") is None:
         raise UserError(f"{settings[0]} needs a data set: add dataset=mvtec, dataset=folder or another")

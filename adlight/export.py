@@ -1,4 +1,4 @@
-"""Export a finished run as one ONNX graph, and prove it equal: `adlight export run=<folder> format=onnx`."""
+"""Export a finished run as one ONNX graph and verify it: `adlight export run=<folder> format=onnx`."""
 
 import platform
 from collections.abc import Iterator
@@ -26,10 +26,10 @@ VERSIONS = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
 def export(config: DictConfig) -> Path:
-    """Write `detector.onnx` and `detector.json`, and compare the graph's answers with the run's. -> the graph.
+    """Write `detector.onnx` and `detector.json`, and compare the graph's predictions with the run's. -> the graph.
 
     Raises:
-        UserError: the run cannot be exported, or graph and run differ; no graph is left then.
+        UserError: the run cannot be exported, or graph and run differ; the graph is then deleted.
     """
     from adlight.detection.session import measure_parity
     from adlight.detector import Detector
@@ -59,7 +59,7 @@ def export(config: DictConfig) -> Path:
 
 
 def check_exportable(detector: "Detector") -> None:
-    """Raise a UserError if a graph cannot do what the run does; it says what can be exported."""
+    """Raise a UserError if the run cannot be exported; the message says what can be."""
     if detector.frame.keep_shape or detector.tiling or detector.select:
         raise UserError(
             "runs with keep_shape=true, tile or roi cannot be exported, as a graph takes whole images of one size: "
@@ -83,7 +83,7 @@ def check_exportable(detector: "Detector") -> None:
 
 
 def write(detector: "Detector", config: DictConfig, path: Path) -> None:
-    """Write graph and settings."""
+    """Write the graph and its settings."""
     import onnx_ir
 
     from adlight.detection.graph import export_graph
@@ -120,15 +120,15 @@ def read_files(detector: "Detector", paths: list[Path]) -> "Iterator[Pixels]":
 
     for start in range(0, len(paths), detector.batch_size):
         pixels, used = [], paths[start : start + detector.batch_size]
-        for one in map(detector.prepare, used):
-            if isinstance(one, Unreadable):
-                raise UserError(f"{one.error}: fix or remove the file")
-            pixels.append(one.pixels)
+        for image in map(detector.prepare, used):
+            if isinstance(image, Unreadable):
+                raise UserError(f"{image.error}: fix or remove the file")
+            pixels.append(image.pixels)
         yield np.stack(pixels), detector.category_rule(used, np.stack(pixels), None)
 
 
 def read_test_split(config: DictConfig) -> "Iterator[Pixels]":
-    """Read the images that the run was tested on in batches; raise a UserError if they are not there any more."""
+    """Read the run's test images in batches; raise a UserError if they no longer exist."""
     from adlight.runs.config import instantiate_node
 
     data = instantiate_node(RunFolder(config.run).config().dataset)
@@ -144,17 +144,17 @@ def read_test_split(config: DictConfig) -> "Iterator[Pixels]":
 
 
 def check_parity(parity: "Parity") -> None:
-    """Print how graph and run differ; raise a UserError if by more than rounding."""
+    """Print how graph and run differ; raise a UserError if they differ by more than rounding."""
     print(parity)
     if not parity.score <= TOLERANCE or parity.decisions:
-        raise UserError(f"the graph is not the run's equal, and not kept: {parity} (allowed: {TOLERANCE:g} and 0)")
+        raise UserError(f"graph and run differ, so the graph is not kept: {parity} (allowed: {TOLERANCE:g} and 0)")
 
 
 def arguments(argv: list[str]) -> list[str]:
-    """Check `run` and `check` before a folder is made, and quote values that Hydra's grammar would parse."""
+    """Check `run` and `check` before a folder is created, and quote values that Hydra would parse."""
     RunFolder(require(argv, "run", "export run=<run folder>")).config()
-    if (check := value_of(argv, "check")) not in (None, "null", NOT_CHECKED):
-        ImageStream(str(check)).require()
+    if (check := value_of(argv, "check")) and check != NOT_CHECKED:
+        ImageStream(check).require()
     return quote_values(argv, "run", "check")
 
 

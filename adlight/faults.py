@@ -1,4 +1,4 @@
-"""One-line messages for settings that do not fit their types, from pydantic's errors."""
+"""Describe settings that do not fit their types in one line, from pydantic's errors."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -36,7 +36,7 @@ LIMITS = {
 
 
 def describe_faults(faults: Sequence[ErrorDetails], values: Mapping[str, Any], name: Callable[[str], str] = str) -> str:
-    """Describe in one line which settings do not fit, their values, and what is allowed.
+    """Describe in one line which settings do not fit, with their values and the allowed ones.
 
     Args:
         faults: errors of pydantic, whose locations begin with the name of an argument.
@@ -50,13 +50,13 @@ def describe_faults(faults: Sequence[ErrorDetails], values: Mapping[str, Any], n
 
 
 def _format_value(value: Any) -> str:
-    """Format a value as it is written in a config."""
+    # as it is written in a config
     text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _describe(faults: Sequence[ErrorDetails], values: Mapping[str, Any], name: str) -> str:
-    """Describe the faults of one argument; for a union, those of the type that the value has."""
+    """Describe the faults of an argument; for a union, only the faults of the type that the value has."""
     faults = [fault for fault in faults if fault["type"] not in WORDS] or faults
     (argument, *place), kinds = faults[0]["loc"], {fault["type"] for fault in faults}
     if kinds <= {"missing_argument", "missing_keyword_only_argument"}:

@@ -1,4 +1,4 @@
-"""Train one detector at sites that keep their images: `adlight federate 'sites=[[bottle],[screw]]'`."""
+"""Train one detector at several sites that keep their images: `adlight federate 'sites=[[bottle],[screw]]'`."""
 
 import logging
 import os
@@ -8,8 +8,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from adlight.cli import main as cli
+from adlight.cli.arguments import task_overrides
 from adlight.cli.resume import federation_advice
-from adlight.cli.words import MULTIRUN, continue_in, require, shows_info, value_of
+from adlight.cli.words import continue_in, is_multirun, require, shows_info, value_of
 from adlight.runs import provenance
 from adlight.runs.config import instantiate_node, require_nodes
 from adlight.runs.federation import FederationFolder, site_names
@@ -28,7 +29,7 @@ def federate(config: DictConfig) -> None:
     """
     folder = FederationFolder(HydraConfig.get().runtime.output_dir)
     if resumed := bool(config.resume):
-        config = _resumed(folder, config)
+        config = _resumed_config(folder, config)
     _check(config)
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
@@ -55,7 +56,7 @@ def federate(config: DictConfig) -> None:
 
 
 def _check(config: DictConfig) -> None:
-    """Check, before anything expensive, that the settings can be federated."""
+    """Check that the settings can be federated, before anything expensive."""
     import torch
 
     from adlight.federated.weights import check_model
@@ -77,13 +78,13 @@ def _check(config: DictConfig) -> None:
     check_model(instantiate_node(config.model))
 
 
-def _resumed(folder: FederationFolder, asked: DictConfig) -> DictConfig:
-    """Read the config of a resumed federation with the settings that may change; refuse all others."""
-    given = {word.lstrip("+").partition("=")[0] for word in HydraConfig.get().overrides.task} - {"resume", "sites"}
-    if other := sorted(given - set(MAY_CHANGE)):
-        raise UserError(f"{other[0]} cannot change on resume: only {', '.join(MAY_CHANGE)} can")
+def _resumed_config(folder: FederationFolder, new: DictConfig) -> DictConfig:
+    """Read the config of a resumed federation and change the settings that may change; refuse all others."""
+    changed = {word.partition("=")[0] for word in task_overrides("resume", "sites")}
+    if others := sorted(changed - set(MAY_CHANGE)):
+        raise UserError(f"{others[0]} cannot change on resume: only {', '.join(MAY_CHANGE)} can")
     config = folder.config()
-    config.update({name: asked[name] for name in MAY_CHANGE if name in given})
+    config.update({name: new[name] for name in changed})
     return config
 
 
@@ -92,13 +93,13 @@ def arguments(argv: list[str]) -> list[str]:
     argv = [choose_none(word) for word in argv]
     if shows_info(argv):
         return argv
-    if not set(MULTIRUN).isdisjoint(argv) or value_of(argv, "sweep") not in (None, "null"):
+    if is_multirun(argv):
         raise UserError("a federation is a single training: leave out -m and sweep=")
-    if (resume := value_of(argv, "resume")) not in (None, "null"):
-        FederationFolder(str(resume)).note()
+    if resume := value_of(argv, "resume"):
+        FederationFolder(resume).note()
         if value_of(argv, "sites") is not None:
             raise UserError(f"sites cannot change on resume: leave out sites=, {resume} has them")
-        return ["sites=[]", *continue_in(argv, str(resume))]
+        return ["sites=[]", *continue_in(argv, resume)]
     require(argv, "sites", "federate 'sites=[[bottle],[screw]]' ...")
     return argv
 

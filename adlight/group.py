@@ -1,4 +1,4 @@
-"""Group the anomalies that a finished run finds: `adlight group run=<folder> [images=<folder>]`."""
+"""Group the anomalies that a finished run detects: `adlight group run=<folder> [images=<folder>]`."""
 
 import math
 from collections import Counter
@@ -9,8 +9,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from PIL import Image
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from adlight.cli import main as cli
 from adlight.cli.words import quote_values, require, value_of
@@ -33,7 +33,7 @@ def group(config: DictConfig) -> Path:
     """Find anomalous regions, group them, and write a table and a sheet of pictures per group. -> the folder.
 
     Raises:
-        UserError: no images, too few anomalous images, or scikit-learn is missing.
+        UserError: there are no images or too few anomalous ones, or scikit-learn is missing.
     """
     from adlight.detection.categories import CategoryRule
     from adlight.learning.grouping import agreement, find_regions_of, group_features
@@ -61,7 +61,7 @@ def group(config: DictConfig) -> Path:
     summary |= {"images": len({region.record.path for region in regions}), "silhouette": grouping.silhouette}
     if len(set(defects)) > 1:
         summary |= agreement(grouping.group, defects)
-    members = {label: [i for i, other in enumerate(labels) if other == label] for label in sorted(set(labels))}
+    members = {label: (grouping.group == label).nonzero()[0].tolist() for label in sorted(set(labels))}
     sheets = {label: draw_sheet([regions[i] for i in indices], data) for label, indices in members.items()}
     rows = [
         (*region.record[:3], ",".join(map(str, region.box)), label)
@@ -97,20 +97,19 @@ def print_summary(
         counts = Counter(defects[i] for i in indices).most_common(3)
         frequent = ", ".join(f"{name} {count}" for name, count in counts)
         title = "none" if label < 0 else str(label)
-        table.add_row(title, str(len(indices)), escape(frequent), escape(folder.sheet(label).name))
-    console = Console()
-    console.print(table)
+        table.add_row(title, str(len(indices)), Text(frequent), folder.sheet(label).name)
+    Console().print(table)
     scores = {name.replace("_", " "): value for name, value in summary.items() if isinstance(value, float)}
     scores_text = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
-    for line in (f"{summary['regions']} regions of {summary['images']} images: {scores_text}", f"groups: {folder}"):
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    print(f"{summary['regions']} regions of {summary['images']} images: {scores_text}")
+    print(f"groups: {folder}")
 
 
 def arguments(argv: list[str]) -> list[str]:
-    """Check `run` and `images` before a folder is made, and quote values that Hydra's grammar would parse."""
+    """Check `run` and `images` before a folder is created, and quote values that Hydra would parse."""
     RunFolder(require(argv, "run", "group run=<run folder>")).config()
-    if (images := value_of(argv, "images")) not in (None, "null"):
-        ImageStream(str(images)).require()
+    if images := value_of(argv, "images"):
+        ImageStream(images).require()
     return quote_values(argv, "run", "images", "root")
 
 

@@ -1,4 +1,4 @@
-"""Let a finished run learn from labelled images: `adlight learn run=<folder> labels=<csv or folder>`."""
+"""Teach a finished run with labelled images: `adlight learn run=<folder> labels=<csv or folder>`."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -17,6 +17,7 @@ from adlight.runs.config import instantiate_node
 from adlight.runs.folder import RunFolder
 from adlight.runs.labels import MODULE, LabelFolder, learned_config, write_learned
 from adlight.runs.restore import frozen_config
+from adlight.runs.tables import OBJECTIVE
 from adlight.runs.weights import load_weights
 from adlight.train import build
 from adlight.types import Record, UserError
@@ -36,7 +37,7 @@ def learn(config: DictConfig) -> Path:
     """Store the labels, fit the head, find the thresholds, and write the learned detector. -> its folder.
 
     Raises:
-        UserError: There are no labels or too few for the target, or the run cannot be learned from.
+        UserError: there are no labels or too few for the target, or the run cannot learn from labels.
     """
     from adlight.learning.samples import CategoryNames, score_labelled, scores_unseen
     from adlight.learning.thresholds import describe_decisions, describe_labels, find_thresholds
@@ -53,7 +54,7 @@ def learn(config: DictConfig) -> Path:
         )
     data, module, trainer = build(saved)
     load_weights(module, path := run.checkpoint(config.ckpt or saved.ckpt))
-    weights = deepcopy(module.state_dict())  # a validation fits some buffers anew
+    weights = deepcopy(module.state_dict())  # a validation refits some buffers
     names = CategoryNames(module, config.category)
     records = store_labels(run, config.labels, names)
     labelled = score_labelled(module, records, data, str(saved.trainer.precision), names.of_image)
@@ -65,8 +66,8 @@ def learn(config: DictConfig) -> Path:
     lines = [*describe_labels(labelled), *warn_of_test(run, LabelFolder(run.path))]
     if len(learned.weight):  # normal scores have changed
         validation = trainer.validate(learned, data, verbose=False)[0]
-        if "val/auroc" in validation:
-            lines.append(f"val/auroc of synthetic defects: {validation['val/auroc']:.4f}")
+        if OBJECTIVE in validation:
+            lines.append(f"{OBJECTIVE} of synthetic defects: {validation[OBJECTIVE]:.4f}")
     unseen = scores_unseen(learned, labelled, data.frame.size)
     lines += find_thresholds(learned, labelled, unseen, config.recall, config.precision)
     made.calibration.asked = learned.calibration.asked  # type: ignore[attr-defined]
@@ -80,7 +81,7 @@ def learn(config: DictConfig) -> Path:
 
 
 def store_labels(run: RunFolder, place: str | None, names: "CategoryNames") -> list[Record]:
-    """Add labels to those stored with the run; raise a UserError if an image is unreadable. -> all of them."""
+    """Store labels with the run; raise a UserError if an image is unreadable. -> all labels of the run."""
     labels = LabelFolder(run.path)
     if place is not None:
         records = [record._replace(category=names.of_record(record)) for record in read_labels(place)]
@@ -111,7 +112,7 @@ def fit_learned(
 
 
 def warn_of_test(run: RunFolder, labels: LabelFolder) -> list[str]:
-    """Warn of labelled images that the run is tested with: the learned detector has seen them."""
+    """Warn of labelled images in the run's test split: the learned detector has seen them."""
     if (table := run.predictions()) is None:
         return []
     count = labels.count_among(table["path"])
@@ -119,7 +120,7 @@ def warn_of_test(run: RunFolder, labels: LabelFolder) -> list[str]:
 
 
 def arguments(argv: list[str]) -> list[str]:
-    """Check `run` and `labels` before a folder is made, and quote values that Hydra's grammar would parse."""
+    """Check `run` and `labels` before a folder is created, and quote values that Hydra would parse."""
     run = RunFolder(require(argv, "run", "learn run=<run folder> labels=<csv or folder>"))
     run.config()  # raises if it is not a run
     labels = value_of(argv, "labels")

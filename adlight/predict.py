@@ -1,4 +1,4 @@
-"""Predict for new images by a finished run: `adlight predict run=<folder> images=<file, folder or glob>`."""
+"""Predict for new images with a finished run: `adlight predict run=<folder> images=<file, folder or glob>`."""
 
 import time
 from typing import Any
@@ -21,11 +21,11 @@ PICTURES = ("masks", "maps", "panels")
 
 
 def predict(config: DictConfig) -> None:
-    """Write the tables and the pictures asked for, then print a summary.
+    """Write tables and the requested pictures, then print a summary.
 
     Raises:
-        UserError: no images, one that cannot be read (unless `on_bad_image=skip`) or whose category is unknown, or a
-            setting out of range.
+        UserError: there are no images, an image is unreadable (unless `on_bad_image=skip`) or of an unknown category,
+            or a setting is out of range.
     """
     from adlight.runs.programs import PredictSettings, check_values
 
@@ -34,7 +34,7 @@ def predict(config: DictConfig) -> None:
     if config.engine == "ray":
         check_ray(settings)
     elif unused := [name for name in ("actors", "ray_address") if settings[name] is not None]:
-        raise UserError(f"{unused[0]}={settings[unused[0]]} is of engine=ray: set that too, or leave it out")
+        raise UserError(f"{unused[0]}={settings[unused[0]]} needs engine=ray: set that too, or leave it out")
     stream, pictures = ImageStream(str(config.images)), parse_pictures(str(config.save))
     stream.require()
     folder = PredictionFolder(HydraConfig.get().runtime.output_dir)
@@ -63,18 +63,17 @@ def predict(config: DictConfig) -> None:
 
 
 def parse_pictures(text: str) -> list[str]:
-    """Read the kinds of pictures to write from `masks,maps` or `none`."""
+    """Parse the kinds of pictures to write, such as `masks,maps` or `none`."""
     kinds = [kind.strip("' \"") for kind in text.strip("[]").split(",")]
-    unknown = [kind for kind in kinds if kind not in (*PICTURES, "none", "null", "")]
-    if unknown:
+    if unknown := [kind for kind in kinds if kind not in (*PICTURES, "none", "null", "")]:
         raise UserError(unknown_name("save", unknown[0], (*PICTURES, "none")))
     return [kind for kind in PICTURES if kind in kinds]
 
 
 def arguments(argv: list[str]) -> list[str]:
-    """Check `run` and `images` before a folder is made, and quote values that Hydra's grammar would parse."""
+    """Check `run` and `images` before a folder is created, and quote values that Hydra would parse."""
     quoted = quote_values(argv, "run", "images", "save")
-    if value_of(argv, "resume") not in (None, "null"):
+    if value_of(argv, "resume"):
         return resume_prediction(quoted)
     example = "predict run=<run folder> images=<file, folder or glob>"
     run, images = (require(argv, key, example) for key in ("run", "images"))

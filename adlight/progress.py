@@ -10,9 +10,9 @@ T = TypeVar("T")
 
 
 def track(items: Iterable[T], title: str, total: int, least: int = 1) -> Iterator[T]:
-    """Iterate with a progress bar that vanishes at the end, if there are at least `least` items to watch.
+    """Iterate with a progress bar, which vanishes at the end, if there are at least `least` items.
 
-    Elsewhere than in a terminal or notebook there is none: Rich would leave an empty line.
+    Outside terminals and notebooks there is no bar, as Rich would leave an empty line.
     """
     console = Console(stderr=True)
     hidden = total < least or not (console.is_terminal or console.is_jupyter)

@@ -17,10 +17,9 @@ def report(config: DictConfig) -> Path:
     """Collect the runs, write `results.csv`, `results.md` and `index.html`, and print the table. -> path of the page.
 
     Raises:
-        UserError: no runs, a reference that cannot be used, or a setting out of range.
+        UserError: there are no runs, a reference cannot be used, or a setting is out of range.
     """
-    # imported here, as --help must be fast
-    from adlight.reports import collect, grouping, reference, tables
+    from adlight.reports import collect, grouping, reference, tables  # slow imports: not for --help
     from adlight.runs.programs import ReportSettings, check_values
 
     check_values(ReportSettings, config)
@@ -36,7 +35,7 @@ def report(config: DictConfig) -> Path:
     written = [_write(folder / "results.csv", tables.results_csv(runs))]
     written.append(_write(folder / "results.md", tables.results_markdown(runs, means, title)))
 
-    from adlight.reports import page
+    from adlight.reports import page  # slower still: with Matplotlib
     from adlight.reports.monitoring import monitor_runs
 
     monitoring = monitor_runs(runs, places, folder)
@@ -70,7 +69,7 @@ def _write(path: Path, text: str) -> Path:
 
 
 def arguments(argv: list[str]) -> list[str]:
-    """Quote values that Hydra's grammar would parse, but not lists in brackets."""
+    """Quote values that Hydra would parse, except lists in brackets."""
     require(argv, "runs", "report runs=<folder, or a glob in quotes>")
     return quote_values(argv, "runs", "out", "reference", "title", lists=True)
 

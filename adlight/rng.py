@@ -1,4 +1,4 @@
-"""Seeds derived from several numbers, such as a run's seed and a step, and moving drawn tensors to a device."""
+"""Derive seeds from several numbers, such as a run's seed and a step, and move drawn tensors to a device."""
 
 from zlib import crc32
 
@@ -11,7 +11,7 @@ def derive_seed(purpose: str, *numbers: int) -> int:
     """Derive a seed below 2**32 from numbers >= 0; torch's CPU generator ignores higher bits.
 
     Args:
-        purpose: what is drawn, so that different draws of one step do not use the same random bits.
+        purpose: name of the draw, so that different draws of a step do not use the same random bits.
         numbers: for example the run's seed, the step and the process.
     """
     return int(np.random.SeedSequence([crc32(purpose.encode(errors="surrogateescape")), *numbers]).generate_state(1)[0])

@@ -1,4 +1,4 @@
-"""Serve a finished run as a page and a JSON endpoint: `adlight serve run=<folder>`."""
+"""Serve a finished run as a web page and a JSON endpoint: `adlight serve run=<folder>`."""
 
 import logging
 import os
@@ -20,16 +20,16 @@ if TYPE_CHECKING:  # slow imports: not for --help
 
     from adlight.serving.labels import StoredLabels
 
-CONNECTIONS = 500  # at once; further ones are refused
-SHUTDOWN = 10  # seconds for images in the queue when the server stops
+CONNECTIONS = 500  # largest number at once
+SHUTDOWN = 10  # seconds for the images in the queue when the server stops
 
 
 def serve(config: DictConfig) -> None:
     """Load the run, print the page's address, and answer requests until the process is stopped.
 
     Raises:
-        UserError: There is no run, the address is not available, a package is missing, or a setting is out of range.
-        KeyboardInterrupt: The server was stopped.
+        UserError: there is no run, the address is not available, a package is missing, or a setting is out of range.
+        KeyboardInterrupt: the server was stopped.
     """
     from adlight.runs.programs import ServeSettings, check_values
 
@@ -62,7 +62,7 @@ def serve(config: DictConfig) -> None:
         print(f"from a shell: curl {header}--data-binary @<image> '{place}predict{query}'")
         if labels.most:
             print(f"labels: up to {labels.most} images are stored in {labels.folder}")
-        print("Ctrl-C ends it", flush=True)
+        print("press Ctrl-C to stop", flush=True)
         try:
             make_server(build_app(service, token)).run([listener])
         finally:
@@ -77,7 +77,7 @@ def check_packages() -> None:
 
 
 def open_labels(run: str, most: int) -> "StoredLabels":
-    """Open a run's labels, at most `most` of them; raise a UserError if none can be stored or learned from there."""
+    """Open a run's labels, to store up to `most` images; raise a UserError if labels cannot be stored there."""
     from adlight.serving.labels import StoredLabels
 
     if is_exported(run):
@@ -103,7 +103,7 @@ def open_labels(run: str, most: int) -> "StoredLabels":
 def bind(host: str, port: int) -> socket.socket:
     """Bind an address before the detector is loaded; raise a UserError if it is in use or not this machine's."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio turns off Nagle's algorithm, which costs 40 ms per answer, only if the protocol is named
+    # asyncio disables Nagle's algorithm, which costs 40 ms per answer, only if the protocol is given
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -116,7 +116,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def make_server(app: "FastAPI") -> "Server":
-    """Make a server that shuts down gracefully: it finishes the requests it is answering."""
+    """Make a server that finishes the requests in progress when it shuts down."""
     from uvicorn import Config, Server
 
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # the application reports its own errors
@@ -126,7 +126,7 @@ def make_server(app: "FastAPI") -> "Server":
 
 
 def arguments(argv: list[str]) -> list[str]:
-    """Check `run` before anything is loaded, and quote values that Hydra's grammar would parse."""
+    """Check `run` before anything is loaded, and quote values that Hydra would parse."""
     check_exists(require(argv, "run", "serve run=<run folder>"))
     return quote_values(argv, "run", "token")
 

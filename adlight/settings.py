@@ -1,8 +1,8 @@
-"""Checks the arguments of constructors against their annotations, before anything is built.
+"""Check the arguments of constructors against their annotations, before anything is built.
 
-An annotation is the whole rule: `k: PositiveInt`, `topk: PositiveShare`, `reduce: Literal["mean", "max"]`. The only
-conversion is from int to float: NaN and infinity are not accepted as numbers, a bool not as an int, a string not as a
-bool.
+The annotation is the complete rule: `k: PositiveInt`, `topk: PositiveShare`, `reduce: Literal["mean", "max"]`. Nothing
+is converted except integers to floats: NaN and infinity are not accepted as numbers, nor a bool as an integer, nor a
+string as a bool.
 """
 
 import functools
@@ -44,7 +44,7 @@ def _built(part: Any) -> Any:
 
 Built = Annotated[T, SkipValidation, AfterValidator(_built)]  # an object of any class with the interface of T
 Text = Annotated[str, AfterValidator(_filled)]
-PathName = Annotated[str | Path, AfterValidator(_filled)]  # not empty, as Path("") would be the working directory
+PathName = Annotated[str | Path, AfterValidator(_filled)]  # not empty, as Path("") is the working directory
 Share = Annotated[float, Field(ge=0, le=1)]
 PositiveShare = Annotated[float, Field(gt=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]  # fraction of a moving average that an update keeps

@@ -18,6 +18,7 @@ from adlight.cli.resume import add_advice, resume_advice, use_advice
 from adlight.runs import provenance, training
 from adlight.runs.config import instantiate_node, require_nodes
 from adlight.runs.folder import RunFolder
+from adlight.runs.tables import OBJECTIVE
 from adlight.runs.weights import load_weights
 from adlight.types import UserError
 
@@ -63,22 +64,22 @@ def train(config: DictConfig) -> dict[str, float]:
 
 
 def build(config: DictConfig) -> tuple["AnomalyDataModule", "AnomalyModule", "pl.Trainer"]:
-    """Build what a config describes, under its seed: its nodes are constructor calls."""
-    import pytorch_lightning as pl  # here and not above: --help must not wait for torch
+    """Build data, module and trainer from a config, whose nodes are constructor calls, under its seed."""
+    import pytorch_lightning as pl  # takes seconds: not for --help
     import torch
 
     from adlight.runs.checks import check_settings
 
     check_settings(config)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # after the import, which sets its own level
-    torch.set_float32_matmul_precision("high")  # GPUs may use TF32 where 32 bits are asked for; CPUs do not change
+    torch.set_float32_matmul_precision("high")  # lets GPUs use TF32 for 32 bits; no effect on CPUs
     pl.seed_everything(config.seed, workers=True, verbose=False)
     data = instantiate_node(config.dataset)
     module = instantiate_node(config.model)
     module.calibration = instantiate_node(config.calibration)
     if not module.takes_padding and (data.frame.keep_shape or data.roi):
         raise UserError(f"{type(module).__name__} scores whole images: set dataset.keep_shape=false dataset.roi=null")
-    unwanted = () if config.trainer.enable_progress_bar else ("progress",)  # Lightning refuses one beside that
+    unwanted = () if config.trainer.enable_progress_bar else ("progress",)  # Lightning refuses the callback then
     callbacks, loggers = (
         [instantiate_node(node) for name, node in (config.get(group) or {}).items() if node and name not in unwanted]
         for group in ("callbacks", "logger")
@@ -103,7 +104,7 @@ def fit(
     `begin` is called before the first checkpoint is written.
 
     Returns:
-        The last Trainer, and what the results say of the training.
+        The last Trainer, and metadata of the training for the results.
     """
     every, seconds = config.trainer.check_val_every_n_epoch or 1, 0.0
     for stage in stages:
@@ -113,7 +114,7 @@ def fit(
         trainer = make_trainer(
             config,
             [*observers.callbacks, checkpoint],  # type: ignore[attr-defined]
-            [one if is_detector else getattr(one, "pretraining", one) for one in observers.loggers],
+            [logger if is_detector else getattr(logger, "pretraining", logger) for logger in observers.loggers],
             max_epochs=stage.epochs,
             check_val_every_n_epoch=max(1, min(every, stage.epochs)),  # thresholds come from a validation
             limit_val_batches=config.trainer.limit_val_batches if is_detector else 0,
@@ -123,7 +124,7 @@ def fit(
         else:
             trainer.validate(stage.module, data, verbose=False)
         data.first_epoch, seconds = data.first_epoch + trainer.current_epoch, checkpoint.seconds
-    validation = {"val/auroc": checkpoint.best_value if math.isfinite(checkpoint.best_value) else None}
+    validation = {OBJECTIVE: checkpoint.best_value if math.isfinite(checkpoint.best_value) else None}
     return trainer, {"epochs": data.first_epoch, "seconds": round(seconds, 1), "validation": validation}
 
 
@@ -157,15 +158,15 @@ def test(
 
 
 def footnotes(run: RunFolder, module: "AnomalyModule", data: "AnomalyDataModule") -> list[str]:
-    """Say below the table what was trained and tested, and where the results lie."""
-    notes = [f"data: {told}" for told in data.describe(len(module.predictions))] + module.describe()
+    """Describe the data, the detector and the places of the results, in lines below the table."""
+    notes = [f"data: {line}" for line in data.describe(len(module.predictions))] + module.describe()
     pictures = [f"pictures: {run.panels}"] if run.panels.is_dir() else []
     numbers = f"numbers: {', '.join(path.name for path in run.result_paths)} in {run.path}"
     return [*notes, *module.classifier.describe(), *pictures, numbers]
 
 
 def run_or_job(config: DictConfig) -> Any:
-    """Do what Hydra runs: one training, or a job of a sweep."""
+    """Run a single training, or a job of a sweep."""
     return run_job(train, config) if is_job() else cli.run_recorded(train, config)
 
 

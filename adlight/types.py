@@ -1,4 +1,4 @@
-"""Types that all packages share: batches of a data set, scores and predictions of a detector, errors for the user.
+"""Types shared by all packages: batches of a data set, scores and predictions of a detector, errors for the user.
 
 Letters in shapes, everywhere: B images, C channels, H x W pixels, L patches, P values per patch, D width or features,
 h x w cells, n masks (views), Z latent size.
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, Protocol, TypedDict
 
-if TYPE_CHECKING:  # importing torch takes seconds, which --help need not wait for
+if TYPE_CHECKING:  # torch takes seconds: not for --help
     import numpy as np
     from torch import Tensor
 
@@ -61,8 +61,8 @@ class Scores(TypedDict):
 
     image: Tensor  # (B,)
     pixel: Tensor  # (B, H, W)
-    reconstruction: Tensor | Callable[[slice], Tensor]  # (B, C, H, W), or a function that makes those of some rows
-    cells: NotRequired[Tensor]  # (B, h, w), scores of the cells, of detectors on features; NaN in padding
+    reconstruction: Tensor | Callable[[slice], Tensor]  # (B, C, H, W), or a function that makes some rows of it
+    cells: NotRequired[Tensor]  # (B, h, w), scores of cells, from detectors on features; NaN in padding
     residual: NotRequired[Tensor]  # (B, h, w, D), prediction errors of the cells
 
 
@@ -146,7 +146,7 @@ class Unreadable:
     """Placeholder among predictions for an unreadable file; accessing a field of a prediction raises a UserError."""
 
     path: str
-    error: str  # one line about what is wrong with the file
+    error: str  # why it cannot be read, in one line
 
     def __getattr__(self, name: str) -> Any:
         if name == "anomalous" or name in Prediction.__dataclass_fields__:

@@ -1,1 +1,1 @@
-"""Callbacks that only observe: removing them all changes no number."""
+"""Callbacks that only observe: without them, all results are the same."""

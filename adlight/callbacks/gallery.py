@@ -1,4 +1,4 @@
-"""Small pictures of test images with their anomaly maps, for the image viewer of the report's page."""
+"""Small pictures of test images and their anomaly maps, for the image viewer of the report's page."""
 
 import io
 import math
@@ -26,18 +26,18 @@ class Candidate:
     """A test image that may enter the gallery."""
 
     index: int  # in the test split
-    is_sample: bool  # whether it belongs to the even sample of the test split
-    error: float  # distance of the score from the threshold, relative to it; 0 if the verdict is right
+    is_sample: bool  # whether it belongs to the even sample
+    error: float  # distance between score and threshold, relative to the threshold; 0 if the decision is right
     pictures: Pictures
 
 
 class Gallery(pl.Callback):
-    """Keep pictures of all test images; of a large test, half of them an even sample and half the worst errors.
+    """Keep pictures of all test images or, if there are too many, of an even sample and of the worst errors.
 
     Args:
         folder: folder for the pictures.
         images: largest number of images; 0 disables the gallery.
-        side: largest side of an image in pixels; smaller images keep their size. Maps have half of it.
+        side: longer side of an image in pixels, half as long for maps; smaller images keep their size.
     """
 
     @checked
@@ -52,7 +52,7 @@ class Gallery(pl.Callback):
     def on_test_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
-        """Encode those images of the batch that are in the sample or wrongly classified."""
+        """Encode the images of the batch that are in the sample or misclassified."""
         assert isinstance(pl_module, AnomalyModule)
         step = self._sample_step(len(pl_module.datamodule.records("test")))
         for i, row in enumerate(pl_module.last_predictions(len(batch["index"])) if self.images else ()):
@@ -68,7 +68,7 @@ class Gallery(pl.Callback):
         return ranked[: self.images]
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Gather the pictures of all processes and write them, on the first process."""
+        """Gather the pictures of all processes and write them in the first process."""
         assert isinstance(pl_module, AnomalyModule)
         kept = self.select(gather_rows(self.kept))
         if trainer.is_global_zero and kept:
@@ -76,7 +76,7 @@ class Gallery(pl.Callback):
             self.folder.write((row_of[candidate.index], candidate.pictures) for candidate in kept)
 
     def _sample_step(self, images: int) -> int:
-        """Return the n for which every n-th image is sampled: all of a small test, or enough for half the gallery."""
+        # every n-th image is sampled: all of a small test, otherwise enough to fill half the gallery
         return 1 if images <= self.images else math.ceil(2 * images / max(1, self.images))
 
     def _draw(self, prediction: Prediction, batch: Batch, scores: Scores, i: int) -> Pictures:
@@ -88,7 +88,7 @@ class Gallery(pl.Callback):
 
 
 def encode(image: Image.Image, side: int) -> bytes:
-    """Encode an image as WebP, first shrunk to fit into a square of `side` pixels."""
+    """Encode an image as WebP, after shrinking it to fit into a square of `side` pixels."""
     image.thumbnail((side, side))
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=QUALITY, method=EFFORT)

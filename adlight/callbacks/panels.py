@@ -1,4 +1,4 @@
-"""Panels of a test: the clearest cases and the mistakes of each category, on one colour scale per category."""
+"""Panels of a test: the clearest cases and the mistakes of each category, with one colour scale per category."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,15 +32,15 @@ class Example:
 class Panels(pl.Callback):
     """Write `<category>.png`: a row per image with input, reconstruction, error, true mask and decision.
 
-    Shows the images with the highest and the lowest scores of each label, that is, the clearest cases and the mistakes.
-    Only these are held in memory, whatever the size of the test.
+    The images are those with the highest and the lowest scores of each label: the clearest cases and the mistakes. Only
+    these are kept in memory during a test.
 
     Args:
         folder: folder for the pictures.
-        cases: number of highest and of lowest scores to show for each label.
+        cases: number of images with the highest scores, and with the lowest, to show for each label.
 
     Attributes:
-        shown: the examples in each category's picture; filled after a test, on the first process.
+        shown: the examples in each category's picture; set after a test, in the first process.
     """
 
     @checked
@@ -56,7 +56,7 @@ class Panels(pl.Callback):
     def on_test_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
-        """Keep images of the batch whose scores are among the highest or lowest of their category and label."""
+        """Keep the images of the batch whose scores are among the highest or lowest of their category and label."""
         assert isinstance(pl_module, AnomalyModule)
         for i, row in enumerate(pl_module.last_predictions(len(batch["index"]))):
             kept = self.kept.setdefault((row.category, row.label), [])
@@ -73,7 +73,7 @@ class Panels(pl.Callback):
         return examples if len(examples) <= 2 * self.cases else examples[: self.cases] + examples[-self.cases :]
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Gather the examples of all processes and draw them, on the first process."""
+        """Gather the examples of all processes and draw them in the first process."""
         assert isinstance(pl_module, AnomalyModule)
         examples = gather_rows([example for kept in self.kept.values() for example in kept])
         if not trainer.is_global_zero:
@@ -110,7 +110,7 @@ def copy_example(
 
 
 def copy_arrays(batch: Batch, scores: Scores, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Copy image (H, W, 3) uint8, map (H, W) and true mask (H, W) bool of image `i`, without padding, to the CPU."""
+    """Copy image (H, W, 3) uint8, map (H, W) and true mask (H, W) bool of a batch's image `i` to the CPU, unpadded."""
     height, width = batch["size"][i].tolist() if "size" in batch else batch["mask"].shape[1:]
     image = batch["image"][i, :, :height, :width].expand(3, -1, -1).permute(1, 2, 0).clamp(0, 1)
     anomaly_map = scores["pixel"][i, :height, :width].float().cpu().numpy()

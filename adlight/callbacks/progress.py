@@ -1,4 +1,4 @@
-"""The progress bar, and plain lines where there is no terminal; both count epochs from 1."""
+"""Progress bars, and plain lines where there is no terminal; both count epochs from 1."""
 
 import sys
 import time
@@ -11,15 +11,15 @@ from adlight.runs.log import log_line
 
 
 class EpochLines:
-    """Lines about a training: one after every tenth of the epochs, and at least one every ten minutes."""
+    """Lines about a training's progress: after every tenth of its epochs, and at least every ten minutes."""
 
     def __init__(self) -> None:
         self.written = 0.0
 
     def line(self, trainer: pl.Trainer) -> str | None:
-        """Write the epoch and the metrics of the progress bar; None if no line is due."""
+        """Format the epoch and the metrics of the progress bar; return None if no line is due."""
         epoch, last = trainer.current_epoch + 1, trainer.max_epochs or 0
-        metrics = trainer.progress_bar_metrics  # on every process, as computing them is a collective operation
+        metrics = trainer.progress_bar_metrics  # in every process: computing them is a collective operation
         if not (epoch == last or epoch % max(1, last // 10) == 0 or time.monotonic() - self.written > 600):
             return None
         self.written = time.monotonic()
@@ -27,7 +27,7 @@ class EpochLines:
 
 
 class QuietProgress(ProgressBar):
-    """Print plain lines, for output that is not a terminal."""
+    """Print plain lines, for output to anything but a terminal."""
 
     silent = False
 
@@ -38,10 +38,6 @@ class QuietProgress(ProgressBar):
     def disable(self) -> None:
         """Stop printing; Lightning calls this on all processes but the first."""
         self.silent = True
-
-    def enable(self) -> None:
-        """Print again."""
-        self.silent = False
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the epoch's line."""
@@ -70,5 +66,5 @@ class LoggedProgress(RichProgressBar):
 
 
 def progress_bar() -> Callback:
-    """Make Rich's progress bar on a terminal, plain lines elsewhere."""
+    """Make Rich's progress bar for a terminal, plain lines otherwise."""
     return LoggedProgress() if sys.stdout.isatty() else QuietProgress()

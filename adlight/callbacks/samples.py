@@ -16,7 +16,7 @@ class Samples(pl.Callback):
 
     Args:
         folder: folder for the pictures.
-        every: number of epochs between two pictures; there is always one of the last epoch.
+        every: number of epochs between two pictures; the last epoch always has a picture.
         count: number of images in a grid.
     """
 
@@ -25,10 +25,10 @@ class Samples(pl.Callback):
         self.folder, self.every, self.count = Path(folder), every, count
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw the grid if it is due, on the first process."""
+        """Draw the grid in the first process if it is due."""
         epoch = trainer.current_epoch + 1
-        due = epoch % self.every == 0 or epoch == trainer.max_epochs
-        if not isinstance(pl_module, AdversarialModule) or not trainer.is_global_zero or not due:
+        is_due = epoch % self.every == 0 or epoch == trainer.max_epochs
+        if not isinstance(pl_module, AdversarialModule) or not trainer.is_global_zero or not is_due:
             return
         grid = make_grid(pl_module.sample(self.count).cpu(), nrow=max(1, round(self.count**0.5)))
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Test results at W&B: score histograms, ROC curves, images with their masks, tables of metrics and predictions."""
+"""Test results for W&B: score histograms, ROC curves, images with masks, tables of metrics and predictions."""
 
 from typing import Any
 
@@ -19,9 +19,9 @@ BINS = 50
 
 
 class WandbMedia(pl.Callback):
-    """Send the results of a test to W&B, and its panels to W&B and TensorBoard; does nothing without these loggers.
+    """Send the results of a test to W&B, and its panels to W&B and TensorBoard, if the run has these loggers.
 
-    It reads the module and `Panels`, which must come before it among the callbacks, and sends:
+    `Panels` must come before it among the callbacks. It sends:
 
     * `scores/<category>/{normal,anomalous}`: histograms over the same bins;
     * `roc`: a curve per category;
@@ -45,31 +45,30 @@ class WandbMedia(pl.Callback):
                     logger.experiment.define_metric(name, step_metric=COUNTER)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Send everything, from the first process."""
+        """Send everything from the first process."""
         if not trainer.is_global_zero or not _loggers(trainer, (WandbLogger, TensorBoardLogger)):
             return
         assert isinstance(pl_module, AnomalyModule)
         records = pl_module.datamodule.records("test")
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         shown: dict[str, list[Example]] = {}
-        for callback in callbacks:
-            if isinstance(callback, Panels):
-                shown = callback.shown
-                for category in shown:
-                    with Image.open(callback.path(category)) as picture:
-                        log_picture(trainer, f"panels/{category}", np.asarray(picture.convert("RGB")))
+        for panels in (callback for callback in callbacks if isinstance(callback, Panels)):
+            shown = panels.shown
+            for category in shown:
+                with Image.open(panels.path(category)) as picture:
+                    log_picture(trainer, f"panels/{category}", np.asarray(picture.convert("RGB")))
         for logger in _loggers(trainer, WandbLogger):
             run = logger.experiment
             cases = {f"cases/{category}": [_case(e, records[e.index]) for e in shown[category]] for category in shown}
             run.log(_tables(pl_module, records) | _score_histograms(pl_module, records) | cases)
             if chart := _roc_chart(pl_module, records):
-                run.log(chart)  # after the masks, which rewrite wandb's config without the entries of charts
+                run.log(chart)  # after the masks, which remove the entries of charts from wandb's config
             pooled = pl_module.calibration.pooled
             run.summary.update({"threshold": pooled.image, "pixel_threshold": pooled.pixel})
 
 
 def log_picture(trainer: pl.Trainer, name: str, picture: np.ndarray) -> None:
-    """Send a picture (H, W, 3) uint8 to every W&B and TensorBoard logger, from the first process."""
+    """Send a picture (H, W, 3) uint8 to all W&B and TensorBoard loggers from the first process."""
     logger: Logger
     for logger in trainer.loggers if trainer.is_global_zero else ():
         if isinstance(logger, WandbLogger):
@@ -79,7 +78,7 @@ def log_picture(trainer: pl.Trainer, name: str, picture: np.ndarray) -> None:
 
 
 def roc_corners(score: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Find the corners of the ROC curve of scores (N,) with labels 0/1 (N,): W&B takes at most 10,000 points."""
+    """Return the corners of the ROC curve of scores (N,) with labels 0/1 (N,), as W&B accepts at most 10,000 points."""
     fpr, tpr = (rate.numpy() for rate in roc_curve(torch.from_numpy(score), torch.from_numpy(label)))
     bends = np.abs(np.diff([fpr, tpr], 2)).max(0) > 1e-9  # equal consecutive steps form a straight line
     kept = np.concatenate([[True], bends, [True]])

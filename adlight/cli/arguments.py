@@ -1,4 +1,4 @@
-"""What a resumed run, a sweep or Slurm adds to the words of `adlight.train` before Hydra reads them."""
+"""Prepare the command line of `adlight.train` for Hydra: resumed runs, sweeps, and steps of Slurm."""
 
 import os
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
 from adlight.cli.partial_settings import mark_partial_settings
-from adlight.cli.words import MULTIRUN, continue_in, mark_overrides, quote, shows_info, value_of
+from adlight.cli.words import MULTIRUN, continue_in, is_multirun, mark_overrides, quote, shows_info, value_of
 from adlight.runs.files import read_number
 from adlight.runs.find import SweepFolder, find_unfinished
 from adlight.runs.folder import RunFolder
@@ -18,31 +18,30 @@ from adlight.types import UserError
 
 
 def task_overrides(*excluded: str) -> list[str]:
-    """Return the overrides that Hydra has read, except those of some keys, and without the `+` of additions."""
+    """Return the overrides of the present command without leading `+`, except those of the `excluded` keys."""
     words = [word.lstrip("+") for word in HydraConfig.get().overrides.task]
     return [word for word in words if word.partition("=")[0] not in excluded]
 
 
 def train_arguments(argv: list[str]) -> list[str]:
-    """Add what a resumed run, a sweep or a step of srun needs; raise a UserError if words contradict each other."""
+    """Add the words that a resumed run, a sweep or a step of srun needs; raise a UserError for contradictory ones."""
     argv = [choose_none(word) for word in argv]
     if shows_info(argv):
         return without_sweep(argv)
     resume, folder = value_of(argv, "resume"), value_of(argv, "hydra.run.dir")
-    is_multirun = not set(MULTIRUN).isdisjoint(argv) or value_of(argv, "sweep") not in (None, "null")
-    if value_of(argv, "resume_sweep") == "true" and not is_multirun:
+    if value_of(argv, "resume_sweep") == "true" and not is_multirun(argv):
         raise UserError("resume_sweep=true continues a sweep: repeat its command, with -m or sweep=<name>")
-    if resume not in (None, "null"):
-        if is_multirun:
+    if resume:
+        if is_multirun(argv):
             raise UserError("resume= continues a single run; leave out -m, or continue a sweep with resume_sweep=true")
-        return _resume(argv, str(resume), folder)
-    if is_multirun:
+        return _resume(argv, resume, folder)
+    if is_multirun(argv):
         return multirun_argv(mark_partial_settings(argv))
     return argv if folder else _share_folder_of_step(argv)
 
 
 def without_sweep(argv: list[str]) -> list[str]:
-    """Leave out `-m` and what it would vary, which has no single value that `--cfg` could show."""
+    """Remove `-m` and the settings that it would vary, which have no single value for `--cfg` to show."""
     parse = OverridesParser.create().parse_overrides
     return [
         word
@@ -58,8 +57,8 @@ def _resume(argv: list[str], which: str, folder: str | None) -> list[str]:
         if folder and Path(folder).resolve() != run.path.resolve():
             raise UserError(f"resume={which} continues in that folder: leave out hydra.run.dir={folder}")
         if not run.can_resume:
-            run.read_config()  # raises if it is not a run
-            run.checkpoint("last")  # raises, and lists the checkpoints
+            run.read_config()  # raises if this is not a run
+            run.checkpoint("last")  # raises, and lists the existing checkpoints
         return continue_in([_mark_addition(word) for word in words], run.path)
     overrides = [word for word, is_override in mark_overrides(words) if is_override]
     places = [Path(folder)] if folder else sorted(Path("runs").glob("*"))
@@ -71,13 +70,13 @@ def _resume(argv: list[str], which: str, folder: str | None) -> list[str]:
 
 
 def _mark_addition(word: str) -> str:
-    # the run's config has the key, but that of the default model, which Hydra composes, may lack it
+    # Hydra composes the config of the default model, which may lack a key that the run's config has
     key = word.partition("=")[0]
     return f"++{word}" if "." in key and not word.startswith(("+", "~", "-", "hydra.")) else word
 
 
 def _share_folder_of_step(argv: list[str]) -> list[str]:
-    # all processes of an srun step share a run folder, which is resumed if the step was requeued
+    # all processes of an srun step share one run folder, and a requeued step resumes it
     if read_number("SLURM_STEP_NUM_TASKS") < 2:
         return argv
     if "SLURM_NTASKS_PER_NODE" not in os.environ:  # Lightning needs it
@@ -87,10 +86,10 @@ def _share_folder_of_step(argv: list[str]) -> list[str]:
 
 
 def multirun_argv(argv: Sequence[str]) -> list[str]:
-    """Add what a multirun needs to its words.
+    """Add the settings that a multirun needs.
 
-    Hydra must not write the config of a job, as it would overwrite that of an earlier job before the two are compared.
-    Keys with the same value in all jobs are left out of the names of folders.
+    Hydra must not write the config of a job: it would overwrite an earlier job's before the two are compared. Settings
+    with the same value in all jobs are left out of folder names.
     """
     sweep = SweepFolder(value_of(argv, "hydra.sweep.dir") or "")
     varied = sweep.note()["varied"] if sweep.is_sweep else []
@@ -98,7 +97,7 @@ def multirun_argv(argv: Sequence[str]) -> list[str]:
     for word, is_override in mark_overrides(argv):
         if is_override and not word.startswith("hydra."):
             (override,) = OverridesParser.create().parse_overrides([word])
-            last[override.key_or_group] = override, len(words)  # the last word for a setting counts
+            last[override.key_or_group] = override, len(words)  # of several words for a setting, the last counts
             if override.is_choice_sweep() or override.is_range_sweep():
                 _check_has_values(override)
         words += [word] if word not in MULTIRUN else []

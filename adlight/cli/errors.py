@@ -1,4 +1,4 @@
-"""One line for every error that the user can fix; other errors are bugs and keep their traceback."""
+"""Explain errors that the user can fix in one line; all others are bugs and keep their traceback."""
 
 import errno
 import traceback
@@ -17,7 +17,7 @@ from adlight.types import UserError, first_line
 
 UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EEXIST}
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-GROUPS = {  # by the module of Lightning that rejects a setting of the group only when it is used
+GROUPS = {  # config group by the package of Lightning that rejects its settings only when they are used
     "pytorch_lightning.callbacks": "callbacks",
     "pytorch_lightning.loggers": "logger",
     "lightning_fabric.loggers": "logger",
@@ -34,25 +34,25 @@ NOISE = [
     ".*in eval mode at the start of training.*",  # the GAN is frozen then
     "The parameter .pretrained. is deprecated.*",  # from lpips
     "Arguments other than a weight enum.*",
-    "Glyph .* missing from font.*",  # Matplotlib's own font measures the text, and the browser's shows it
+    "Glyph .* missing from font.*",  # Matplotlib's font only measures the text; the browser's displays it
 ]
 
 
 def filter_warnings() -> None:
-    """Silence warnings that are of no use to the user."""
+    """Silence warnings that do not concern the user."""
     for message in NOISE:
         warnings.filterwarnings("ignore", message)
 
 
 def is_interruption(error: BaseException) -> bool:
-    """Return whether an exception comes from Ctrl-C or SIGTERM, which Lightning turns into exits with code 1 or 0."""
+    """Return whether an exception is due to Ctrl-C or SIGTERM, which Lightning turns into exits with code 1 or 0."""
     terminated = type(error).__name__ == "SIGTERMException"
     return terminated or isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt)
 
 
 def explain(error: BaseException) -> str | None:
     """Explain an error that the user can fix in one line; return None for a bug."""
-    if isinstance(error, InstantiationException) and error.__cause__ is not None:  # of a launcher or sweeper
+    if isinstance(error, InstantiationException) and error.__cause__ is not None:  # from a launcher or sweeper
         key = str(error).rpartition("full_key: ")[2].strip()
         return explain(error.__cause__) or explain_refusal(error.__cause__, key)
     if isinstance(error, UserError):
@@ -79,14 +79,13 @@ def explain(error: BaseException) -> str | None:
 
 
 def _group_that_raised(error: BaseException) -> str | None:
-    """Name the config group of the part of Lightning that raised an error."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     module = str(frames[-1].f_globals.get("__name__")) if frames else ""
     return next((group for name, group in GROUPS.items() if module.startswith(f"{name}.")), None)
 
 
 def _folder() -> str:
-    """Return the folder of the present command, for errors that name no file, such as a full disk."""
+    # stands for the file in errors that name none, such as a full disk
     config: Any = HydraConfig.instance().cfg
     keys = ("hydra.runtime.output_dir", "hydra.run.dir") if config is not None else ()  # the first is set later
     return next((str(found) for key in keys if (found := OmegaConf.select(config, key))), "a file of the run")

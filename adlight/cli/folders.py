@@ -1,4 +1,4 @@
-"""The folder that a command writes to: checked before Hydra writes there, and locked as long as the command runs."""
+"""The folder that a command writes to: checked before Hydra writes there, and locked while the command runs."""
 
 import os
 from contextlib import ExitStack
@@ -22,14 +22,14 @@ held = ExitStack()  # the lock on this process's folder
 
 
 class Refusal(SystemExit):
-    """Ends a command whose folder may not be used; Hydra would only warn of an `Exception`."""
+    """Ends a command whose folder cannot be used; for an `Exception` Hydra would only print a warning."""
 
 
 class FolderCallback(Callback):
-    """Hydra calls this when the config is composed and nothing has been written yet.
+    """Hydra calls this after composing the config and before writing anything.
 
     Args:
-        trains: whether the command trains, and may use a folder in which an earlier training left nothing.
+        trains: whether the command trains; if so, it may reuse the folder of a training that has left no results.
         writes: whether the command writes to Hydra's output folder.
     """
 
@@ -37,7 +37,7 @@ class FolderCallback(Callback):
         self.trains, self.writes = trains, writes
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check and lock the folder of a single command; the first process of a run does so for all."""
+        """Check and lock the folder of a single command; the first process of a run does this for all of them."""
         if rank() != 0:
             return
         try:
@@ -47,7 +47,7 @@ class FolderCallback(Callback):
             raise Refusal(describe(error)) from error
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the folder of several jobs; the jobs of a sweep lock their own folders."""
+        """Check the folder of a sweep; its jobs lock their own folders."""
         try:
             if self.writes:
                 place = Path(str(config.hydra.sweep.dir))
@@ -61,13 +61,13 @@ class FolderCallback(Callback):
         if run_dir != OUTPUT_DIR:
             raise UserError(f"run_dir={run_dir} follows from hydra.run.dir: set hydra.run.dir={run_dir} instead")
         if config.hydra.job.chdir:
-            raise UserError("hydra.job.chdir=true would look for all paths in the run's folder: leave it out")
+            raise UserError("hydra.job.chdir=true would make all paths relative to the run's folder: leave it out")
         run, has_own_folder = RunFolder(str(config.hydra.run.dir)), FOLDER_VARIABLE not in os.environ
         if not self.writes and run.path.resolve() == Path.cwd():  # as conf/report.yaml says
             return
         if not config.get("resume"):
             if self.writes and has_own_folder and config.hydra.output_subdir != SUBFOLDER:
-                raise UserError(f"hydra.output_subdir must be {SUBFOLDER}, by which a run is known: leave it out")
+                raise UserError(f"hydra.output_subdir must be {SUBFOLDER}, which marks a run: leave it out")
             if self.trains:
                 self._check_settings(config)
             if self.trains and run.has_results:

@@ -1,4 +1,4 @@
-"""Programs called from Python: the same folders, checks, locks and errors as a command's; global state is restored."""
+"""Training from Python, with the folders, checks, locks and errors of the command; global state is restored."""
 
 import difflib
 import logging
@@ -19,6 +19,7 @@ from hydra.version import VersionBase
 from omegaconf import DictConfig
 
 from adlight.cli import folders
+from adlight.cli.arguments import train_arguments
 from adlight.cli.errors import explain, filter_warnings
 from adlight.cli.job import finish_wandb, needs_own_process, run_command
 from adlight.cli.words import check_words, mark_overrides, quote_value, use_config_dir
@@ -27,42 +28,34 @@ from adlight.runs.folder import RunFolder
 from adlight.runs.overrides import choose_none, compose_config
 from adlight.types import UserError, unknown_name
 
-UNQUOTED = re.compile(  # text that needs no quotes, and is not read as a number, bool or null
+UNQUOTED = re.compile(  # text that needs no quotes and does not look like a number, bool or null
     r"(?!(?:null|true|false|nan|inf)$)(?:[a-z_/]|\.\.?/)[\w/.-]*", re.ASCII | re.IGNORECASE
 )
 SHORTENED = ("dataset", "trainer", "model")  # nodes whose settings may be named without the node
 
 
-def call(
-    task: Callable[[DictConfig], Any],
-    program: str,
-    prepare: Callable[[list[str]], list[str]],
-    words: Sequence[str],
-    settings: Mapping[str, Any],
-) -> RunFolder:
-    """Run a task under Hydra in this process, or for several devices in one of its own. -> the folder that it wrote.
+def run_training(train: Callable[[DictConfig], Any], words: Sequence[str], settings: Mapping[str, Any]) -> RunFolder:
+    """Train under Hydra in this process or, for several devices, in a process of its own. -> the run folder.
 
     Args:
-        task: called with the composed config.
-        program: name of its config and its module.
-        prepare: rewrites the words before Hydra reads them, as for the command.
+        train: called with the composed config.
         words: overrides; the only flag is `--config-dir`.
         settings: more overrides by name, see `add_settings`.
 
     Raises:
-        UserError: the command would print this line.
-        KeyboardInterrupt: the task was stopped; the text says how to continue.
+        UserError: the message is the line that the command would print.
+        KeyboardInterrupt: the training was stopped; the text says how to continue.
     """
     if "LOCAL_RANK" in os.environ:
-        raise UserError(f"this is one of several processes of a run: start them by adlight {program}")
+        raise UserError("this is one of several processes of a run: start them by adlight train")
     try:
         with _keep_globals():
             check_words(words)
-            argv = prepare(add_settings(use_config_dir(words), settings))
+            argv = train_arguments(add_settings(use_config_dir(words), settings))
             if flags := [word for word, is_override in mark_overrides(argv) if not is_override]:
                 raise UserError(f"{flags[0]} is for the command line: give settings only, and one call for each run")
-            sys.argv = [f"adlight.{program}", *argv]  # the run's files name it as the command
-            return _run_hydra(task, program, argv)
+            sys.argv = ["adlight.train", *argv]  # recorded in the run's files as the command
+            return _run_hydra(train, argv)
     except folders.Refusal as error:
         raise UserError(str(error)) from None
     except Exception as error:
@@ -74,8 +67,8 @@ def call(
         folders.held.close()
 
 
-def _run_hydra(task: Callable[[DictConfig], Any], program: str, argv: list[str]) -> RunFolder:
-    """Compose a config and run a task with it, as `hydra.main` does. -> the folder that it wrote."""
+def _run_hydra(train: Callable[[DictConfig], Any], argv: list[str]) -> RunFolder:
+    """Compose a config and train with it, as `hydra.main` does. -> the run folder."""
     written, errors = list[RunFolder](), list[Exception]()
 
     def job(config: DictConfig) -> None:
@@ -85,24 +78,24 @@ def _run_hydra(task: Callable[[DictConfig], Any], program: str, argv: list[str])
                 run_command(written[0], relay=True)
             else:
                 with _keep_torch(), finish_wandb():
-                    task(config)
-        except Exception as error:  # Hydra would print lines of its own
+                    train(config)
+        except Exception as error:  # Hydra would print its own message
             errors.append(error)
 
-    with initialize_config_dir(str(CONF), version_base="1.3", job_name=program):
+    with initialize_config_dir(str(CONF), version_base="1.3", job_name="train"):
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
-        hydra.run(program, job, argv)
+        hydra.run("train", job, argv)
     if errors:
         raise errors[0]
     return written[0]
 
 
 def add_settings(words: Sequence[str], settings: Mapping[str, Any]) -> list[str]:
-    """Add settings by name to overrides of a training; `root` alone stands for `dataset.root`, for example.
+    """Add settings by name to overrides of a training; `root` is short for `dataset.root`, for example.
 
     Raises:
-        UserError: no node or several have a setting of this name, or no config can hold its value.
+        UserError: the name is unknown or ambiguous, or a config cannot hold the value.
     """
     exact = {key: value for key, value in settings.items() if re.search(r"\W", key) or (CONF / key).is_dir()}
     overrides = [*words, *(to_override(key, value) for key, value in exact.items())]
@@ -133,12 +126,12 @@ def _full_name(key: str, config: DictConfig) -> str:
 
 
 def to_override(key: str, value: Any) -> str:
-    """Make an override of a Python value, with quotes if needed; raise a UserError if no config can hold the value."""
+    """Format a Python value as an override, with quotes if needed; raise a UserError if a config cannot hold it."""
     return f"{key}={_format_value(key, value)}"
 
 
 def _format_value(key: str, value: Any) -> str:
-    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:  # a scalar of NumPy or torch
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:  # a NumPy or torch scalar
         value = value.item()
     if value is None:
         return "null"
@@ -158,7 +151,7 @@ def _format_value(key: str, value: Any) -> str:
 
 @contextmanager
 def _keep_globals() -> Iterator[None]:
-    """Restore what Hydra, its logging and a training change for the whole process."""
+    """Restore the global state that Hydra, its logging and a training change."""
     known, config, version = GlobalHydra.instance(), HydraConfig.instance(), VersionBase.instance()
     before = known.hydra, config.cfg, version.version_base, sys.argv
     environment, (handlers, level) = dict(os.environ), (logging.root.handlers[:], logging.root.level)
@@ -169,7 +162,7 @@ def _keep_globals() -> Iterator[None]:
             yield
     finally:
         known.hydra, config.cfg, version.version_base, sys.argv = before
-        GlobalHydra.set_instance(known)  # Hydra has replaced it by a copy
+        GlobalHydra.set_instance(known)  # Hydra has replaced it with a copy
         for handler in set(logging.root.handlers) - set(handlers):
             handler.close()
         logging.root.handlers[:], logging.root.level = handlers, level
@@ -180,7 +173,7 @@ def _keep_globals() -> Iterator[None]:
 
 @contextmanager
 def _keep_torch() -> Iterator[None]:
-    """Restore the states of random number generators and the precision of matrix products."""
+    """Restore the states of the random number generators and the precision of matrix products."""
     import torch
     from pytorch_lightning.utilities.seed import isolate_rng
 

@@ -1,4 +1,4 @@
-"""One job of a sweep: the name of its folder, how it is run, skipped or resumed, and what happens when it fails."""
+"""A job of a sweep: the name of its folder, how it is run, skipped or resumed, and what happens when it fails."""
 
 import hashlib
 import os
@@ -19,23 +19,24 @@ from adlight.cli.errors import describe, explain, is_interruption
 from adlight.cli.partial_settings import LIST, lacking_settings, remove_lacking_settings
 from adlight.cli.sweep import OWN_WORDS, write_table
 from adlight.cli.words import quote
-from adlight.reports.rows import OBJECTIVE
 from adlight.runs.config import difference
 from adlight.runs.files import append_traceback, rank, read_number
 from adlight.runs.find import SweepFolder
 from adlight.runs.folder import RunFolder
 from adlight.runs.log import copy_output
 from adlight.runs.overrides import search_path
+from adlight.runs.tables import OBJECTIVE
 from adlight.types import UserError
 
-FOLDER_VARIABLE = "ADLIGHT_JOB"  # environment variable by which a job's own command knows its run folder
-PATIENCE = 30  # seconds that a job's command may take to stop after Ctrl-C
+FOLDER_VARIABLE = "ADLIGHT_JOB"  # environment variable that holds the run folder of a job with its own command
+PATIENCE = 30  # seconds that this command may take to stop after Ctrl-C
 
 
 def job_name(overrides: Sequence[str], fixed: Sequence[str]) -> str:
     """Name a job's folder by its overrides except `fixed` keys: `depth-e2d4_mask_ratio-0.75`, in [A-Za-z0-9._-]."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
-    values = {one.key_or_group: one.get_value_element_as_str() for one in parsed if one.key_or_group not in fixed}
+    varied = [override for override in parsed if override.key_or_group not in fixed]
+    values = {override.key_or_group: override.get_value_element_as_str() for override in varied}
     short = {key: re.split(r"[./]", key)[-1] for key in values}
     if len(set(short.values())) < len(short):
         short = {key: key for key in values}
@@ -54,7 +55,7 @@ def is_job() -> bool:
 
 
 def job_words() -> list[str]:
-    """Return the words of the command that repeats this job as a single run."""
+    """Return the arguments of the command that repeats this job as a single run."""
     hydra = HydraConfig.get()
     chosen = [f"{group}={hydra.runtime.choices[group]}" for group in ("model", "dataset")]  # sweep=<name> may set them
     words = [word for word in hydra.overrides.task if not word.startswith(("sweep=", f"{LIST}=", *OWN_WORDS))]
@@ -63,7 +64,7 @@ def job_words() -> list[str]:
 
 
 def run_job(task: Callable[[DictConfig], Any], config: DictConfig) -> float | None:
-    """Run a job of a sweep unless it is finished; resume it if it has begun. -> `val/auroc`, or None if it failed.
+    """Run a job of a sweep unless it is finished, resuming it if possible. -> `val/auroc`, or None if it failed.
 
     `task` trains in `config.run_dir`, from its checkpoint if `config.resume` is set. If it fails, the error is written
     to the job's folder and the other jobs continue.
@@ -84,7 +85,7 @@ def run_job(task: Callable[[DictConfig], Any], config: DictConfig) -> float | No
                     task(config)
         return (run.read_results() or {}).get("validation", {}).get(OBJECTIVE)
     except KeyboardInterrupt as error:
-        raise KeyboardInterrupt() from error  # without the advice for a single run
+        raise KeyboardInterrupt() from error  # drops the advice, which is for a single run
     except Exception as error:
         append_traceback(run.log, error)
         if rank() == 0:
@@ -111,16 +112,16 @@ def _begin(run: RunFolder, config: DictConfig) -> None:
 
 
 def needs_own_process(trainer: DictConfig) -> bool:
-    """Return whether Lightning may have to start further processes, unless Slurm has started them."""
+    """Return whether Lightning may have to start more processes; under Slurm they exist already."""
     return not trainer.devices == trainer.num_nodes == 1 and read_number("SLURM_NTASKS") < 2
 
 
 def run_command(run: RunFolder, relay: bool = False) -> None:
-    """Run the present training by a command of its own, so that Lightning can start processes for its devices.
+    """Run the present training as a command in a subprocess, so that Lightning can start processes for its devices.
 
-    Lightning's ddp starts them by repeating the command line; here, each would start the whole sweep or the user's
-    script again. This process must hold the lock of the folder. With `relay`, the command's output is printed by
-    `print`, which a notebook shows.
+    Lightning's ddp starts them by repeating the command line; here that would start the whole sweep or the user's
+    script again. This process must hold the lock of the folder. With `relay`, the command's output goes through
+    `print`, so that a notebook shows it.
 
     Raises:
         UserError: the training failed; the message says why.
@@ -150,19 +151,19 @@ def run_command(run: RunFolder, relay: bool = False) -> None:
 
 
 def record_failure(error: BaseException) -> None:
-    """In a job's own command, write why it fails to the job's folder; the first failing process counts."""
+    """Record in the job's folder why its own command failed; only the first process to fail is recorded."""
     if FOLDER_VARIABLE not in os.environ:
         return
     run = RunFolder(os.environ[FOLDER_VARIABLE])
     if explain(error) is None:
         append_traceback(run.log, error)
     if run.failure() is None:
-        run.write_failure((f"process {rank()}: " if rank() else "") + describe(error))
+        run.write_failure(describe(error))
 
 
 @contextmanager
 def finish_wandb() -> Iterator[None]:
-    """Finish the run at W&B, if there is one, with an exit code: each job of a multirun has its own."""
+    """Finish the W&B run, if there is one, with an exit code: each job of a multirun has a W&B run of its own."""
     code = 1
     try:
         yield

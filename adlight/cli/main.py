@@ -1,4 +1,4 @@
-"""What the entry points share: Hydra around a task, one clear line for every error that the user can fix, exit codes.
+"""Shared by all programs: Hydra around a task, one line for each error that the user can fix, and exit codes.
 
 Exit codes: 0 done; 2 something the user can fix (one line on stderr); 130 stopped by Ctrl-C or SIGTERM; 1 a bug (with
 its traceback).
@@ -23,11 +23,11 @@ from adlight.cli.arguments import without_sweep
 from adlight.cli.errors import describe, explain, filter_warnings, is_interruption
 from adlight.cli.job import finish_wandb, record_failure
 from adlight.cli.words import (
+    HELP_FLAGS,
     check_flags,
     check_words,
     flags_first,
     quote_folders,
-    shows_help,
     shows_info,
     use_config_dir,
     value_of,
@@ -45,13 +45,13 @@ def run(task: Task, config_name: str, prepare: Callable[[list[str]], list[str]])
     """Run a task under Hydra, and exit with a code unless it succeeds.
 
     Args:
-        task: called with the composed config. If it is stopped by Ctrl-C it raises `KeyboardInterrupt(advice)`.
+        task: called with the composed config; when stopped by Ctrl-C it raises `KeyboardInterrupt(advice)`.
         config_name: file in conf/ to start from.
-        prepare: rewrites the command line's words before Hydra reads them.
+        prepare: rewrites the words of the command line before Hydra parses them.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them
     filter_warnings()
-    for stream in (sys.stdout, sys.stderr):  # file names may contain what a terminal cannot show
+    for stream in (sys.stdout, sys.stderr):  # file names may contain characters that the terminal cannot show
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     if not {"--help", "-h"}.isdisjoint(sys.argv[1:]):  # Hydra would search all groups first, for a second or more
@@ -66,7 +66,7 @@ def run(task: Task, config_name: str, prepare: Callable[[list[str]], list[str]])
     program = hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")(_collect(task, failures))
     code = _run(program, prepare, failures)
     for line in failures:
-        _print_error(line, f"(process {rank()}) " if rank() else "")  # each process of a run prints what stopped it
+        _print_error(line, f"(process {rank()}) " if rank() else "")
     if code := sweep.finish(2 if failures else code):
         sys.exit(code)
 
@@ -77,14 +77,14 @@ def _print_error(line: str, prefix: str = "") -> int:
 
 
 def _announce_imports(program: str) -> None:
-    """Print a line before imports that take seconds, unless the command only shows something."""
-    is_graph = (value_of(sys.argv[1:], "run") or "").endswith(".onnx")  # which needs no PyTorch
+    """Print a line before slow imports, unless the command only shows help or a config."""
+    is_graph = (value_of(sys.argv[1:], "run") or "").endswith(".onnx")  # needs no PyTorch
     if rank() == 0 and "torch" not in sys.modules and not shows_info(sys.argv[1:]) and not is_graph:
         print("reading runs ..." if program == "report" else "loading PyTorch ...", flush=True)
 
 
 def _collect(task: Task, failures: list[str]) -> Task:
-    """Wrap a task to collect the errors that a user can fix, so that other jobs of a multirun continue."""
+    """Wrap a task to collect errors that the user can fix, so that the other jobs of a multirun continue."""
 
     @functools.wraps(task)
     def job(config: DictConfig) -> Any:
@@ -107,11 +107,11 @@ def _run(program: Callable[[], Any], prepare: Callable[[list[str]], list[str]], 
     try:
         if "TORCHELASTIC_RUN_ID" in os.environ:
             raise UserError("start it without torchrun: trainer=ddp starts the other processes itself")
-        if "LOCAL_RANK" not in os.environ:  # further processes of a run get the words that were prepared here
+        if "LOCAL_RANK" not in os.environ:  # otherwise the words were prepared by the run's first process
             check_flags(sys.argv[1:])
             check_words(sys.argv[1:])
             words = quote_folders(use_config_dir(sys.argv[1:]))
-            sys.argv[1:] = flags_first(without_sweep(words) if shows_help(words) else prepare(words))
+            sys.argv[1:] = flags_first(prepare(words) if HELP_FLAGS.isdisjoint(words) else without_sweep(words))
         with sigterm_as_keyboard_interrupt():
             program()
     except folders.Refusal as error:
@@ -139,10 +139,10 @@ def _run(program: Callable[[], Any], prepare: Callable[[list[str]], list[str]], 
 
 @contextmanager
 def sigterm_as_keyboard_interrupt() -> Iterator[None]:
-    """Make SIGTERM (`kill`, `timeout`, a shutdown) stop this process as Ctrl-C does, and a second one kill it.
+    """Make SIGTERM (from `kill`, `timeout` or a shutdown) act as Ctrl-C does; a second SIGTERM kills this process.
 
-    Signals within a second count as one: `timeout` and Slurm send it to a process and to its group. Lightning calls
-    this handler after its own, which alone would wait for the next batch and exit with 0.
+    Signals within a second count as one, as `timeout` and Slurm signal both a process and its group. Lightning calls
+    this handler after its own, which alone would wait for the next batch and exit with code 0.
     """
     first: float | None = None
 
@@ -163,7 +163,7 @@ def sigterm_as_keyboard_interrupt() -> Iterator[None]:
 
 
 def run_logged(task: Task, config: DictConfig) -> Any:
-    """Run a task, copying what it prints, and why it fails, to the log of its folder."""
+    """Run a task and copy its output, and the reason if it fails, to the log of its folder."""
     log = RunFolder(HydraConfig.get().runtime.output_dir).log
     with copy_output(log):
         try:
@@ -177,9 +177,9 @@ def run_logged(task: Task, config: DictConfig) -> Any:
 
 
 def run_recorded(task: Task, config: DictConfig) -> Any:
-    """Run a task as `run_logged` does and record in its run folder why it fails.
+    """Run a task as `run_logged` does, and record in its run folder why it failed.
 
-    A resumed run that fails before anything new is saved stays as it was, except for the log.
+    A resumed run that fails before it has saved anything is left unchanged, except for the log.
     """
     run = RunFolder(HydraConfig.get().runtime.output_dir)
     before = run.metadata_text()
@@ -189,5 +189,5 @@ def run_recorded(task: Task, config: DictConfig) -> Any:
         with suppress(OSError):  # a full disk is reported on the terminal
             has_begun = not config.get("resume") or run.metadata_text() != before
             if has_begun and (rank() == 0 or run.failure() is None):  # the first failing process counts
-                run.write_failure((f"process {rank()}: " if rank() else "") + describe(error))
+                run.write_failure(describe(error))
         raise

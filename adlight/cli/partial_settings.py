@@ -1,4 +1,4 @@
-"""Settings of a sweep that only some of the swept models or data sets have, and that only those get."""
+"""Settings of a sweep that only some of the swept models or data sets have; jobs of the others run without them."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,15 +17,21 @@ LIST = "partial_settings"  # setting that lists them for the jobs
 
 
 def mark_partial_settings(words: Sequence[str]) -> list[str]:
-    """Make Hydra accept settings that only some swept choices have, and list them; refuse those that none has."""
+    """Make Hydra accept settings that only some of the swept choices have, and list them in the setting `LIST`.
+
+    Raises:
+        UserError: none of the choices has the setting, or a choice does not exist.
+    """
     overrides = [word for word in words if not word.startswith(("-", "hydra."))]
     parsed = dict(zip(overrides, OverridesParser.create().parse_overrides(overrides), strict=True))
-    swept = {one.key_or_group: list(map(str, one.sweep_string_iterator())) for one in parsed.values() if _sweeps(one)}
-    settings = {word: one.key_or_group for word, one in parsed.items() if word[0] not in "+~"}
-    settings = {word: key for word, key in settings.items() if "." in key and key.split(".")[0] in swept}
+    keys = {word: override.key_or_group for word, override in parsed.items()}
+    sweeps = [override for override in parsed.values() if _sweeps(override)]
+    swept = {override.key_or_group: list(map(str, override.sweep_string_iterator())) for override in sweeps}
+    nested = {word: key for word, key in keys.items() if "." in key and word[0] not in "+~"}
+    settings = {word: key for word, key in nested.items() if key.split(".")[0] in swept}
     if not settings:
         return list(words)
-    groups = [word for word, one in parsed.items() if (CONF / one.key_or_group).is_dir() and not _sweeps(one)]
+    groups = [word for word, key in keys.items() if (CONF / key).is_dir() and not _sweeps(parsed[word])]
     groups += [word for word in words if word.startswith("hydra.searchpath=")]
     configs: dict[str, dict[str, DictConfig]] = {}
     try:
@@ -35,13 +41,13 @@ def mark_partial_settings(words: Sequence[str]) -> list[str]:
     except HydraException as error:  # a choice does not exist
         raise UserError(explain_config(error)) from error
     partial = [key for key in settings.values() if not _all_have(configs[key.split(".")[0]], key)]
-    # marked as additions, as the command's config is of the default model, which may lack them too
+    # marked as additions, since Hydra composes the config of the default model, which may lack them too
     marked = [f"++{word}" if word in settings else word for word in words]
     return [*marked, f"{LIST}=[{','.join(dict.fromkeys(partial))}]"] if partial else marked
 
 
 def lacking_settings(overrides: Sequence[str]) -> dict[str, str]:
-    """Find the listed settings that a job's model or data set lacks. -> by setting, the choice that lacks it."""
+    """Find the listed settings that a job's model or data set lacks. -> the choice that lacks it, by setting."""
     words = [word.partition("=")[2] for word in overrides if word.startswith(f"{LIST}=")]
     listed = {key: key.split(".")[0] for key in words[-1].strip("[]").split(",")} if words else {}
     if not listed:
@@ -52,7 +58,7 @@ def lacking_settings(overrides: Sequence[str]) -> dict[str, str]:
 
 
 def remove_lacking_settings(config: DictConfig) -> None:
-    """Remove from a job's config the listed settings that its model or data set lacks, and print them."""
+    """Remove the listed settings that a job's model or data set lacks from its config, and print them."""
     for key, choice in lacking_settings(HydraConfig.get().overrides.task).items():
         parent, _, name = key.rpartition(".")
         if isinstance(OmegaConf.select(config, parent), DictConfig):
@@ -62,7 +68,7 @@ def remove_lacking_settings(config: DictConfig) -> None:
                 node.pop(name, None)
                 if node:
                     break
-                parent, _, name = parent.rpartition(".")  # the node existed only for the setting
+                parent, _, name = parent.rpartition(".")  # the node was created for the setting
 
 
 def _sweeps(override: Override) -> bool:

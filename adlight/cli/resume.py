@@ -1,4 +1,4 @@
-"""How to continue a run, sweep, prediction or federation: commands to paste into a shell."""
+"""Resume a run, sweep, prediction or federation: advice with commands to paste into a shell."""
 
 import re
 import shlex
@@ -39,7 +39,7 @@ def add_advice(error: UserError | OSError, run: RunFolder, is_trained: bool, is_
     """Raise an error again as a UserError with advice on how to continue; return if nothing was saved.
 
     Args:
-        error: an error that the user can fix, such as a full disk during the training or a damaged image.
+        error: an error during training or test, such as a full disk or a damaged image.
         run: the run.
         is_trained: whether the training is complete.
         is_job: whether the run is a job of a sweep.
@@ -74,8 +74,8 @@ def federation_advice(folder: FederationFolder) -> str:
 
 
 def resume_prediction(argv: list[str]) -> list[str]:
-    """Join the words of an interrupted prediction and new ones; raise a UserError if there is none to resume."""
-    which, words = str(value_of(argv, "resume")), [word for word in argv if not word.startswith("resume=")]
+    """Join the arguments of an interrupted prediction and new ones; raise a UserError if there is none to resume."""
+    which, words = value_of(argv, "resume") or "", [word for word in argv if not word.startswith("resume=")]
     if which == "auto":
         folder = _find_prediction(words)
         if folder is None:
@@ -94,14 +94,13 @@ def resume_prediction(argv: list[str]) -> list[str]:
 
 
 def _find_prediction(words: list[str]) -> PredictionFolder | None:
-    """Find the newest interrupted prediction with the same settings."""
     place, run = value_of(words, "hydra.run.dir"), value_of(words, "run")
     places = [Path(place)] if place else sorted(RunFolder(folder_of(run or "")).predictions_folder.glob("*"))
     return find_unfinished(list(map(PredictionFolder, places)), compose_config("predict", words), MAY_CHANGE)
 
 
 def check_same_prediction(folder: PredictionFolder, config: DictConfig) -> None:
-    """Raise a UserError if a setting of a resumed prediction has changed that affects the predictions."""
+    """Raise a UserError if a setting that affects the predictions has changed since they were begun."""
     if change := difference(folder.read_config(), config, MAY_CHANGE):
         raise UserError(f"resume={folder}: {change}: predict without resume")
 

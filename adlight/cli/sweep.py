@@ -1,4 +1,4 @@
-"""A sweep around its jobs: its launcher, which folder it may use, its table, what ended it, and how to resume it."""
+"""A sweep as a whole: checks of its launcher and folder, its table, its end, and how to resume it."""
 
 import shlex
 import sys
@@ -11,23 +11,23 @@ from omegaconf import DictConfig, OmegaConf
 from adlight.cli.errors import describe, explain
 from adlight.cli.resume import resume_sweep_command
 from adlight.cli.words import value_of
-from adlight.reports.rows import OBJECTIVE, read_results
+from adlight.reports.rows import read_results
 from adlight.runs.config import comparable, difference
 from adlight.runs.files import append_traceback
 from adlight.runs.find import SweepFolder
 from adlight.runs.folder import RunFolder
-from adlight.runs.tables import to_csv
+from adlight.runs.tables import OBJECTIVE, to_csv
 from adlight.types import UserError
 
 OWN_WORDS = ("resume_sweep=", "hydra.sweep.dir=", "hydra.output_subdir=", "hydra.job.config.override_dirname.")
 METRICS = ("auroc", "ap", "f1_max", "f1_calibrated", "pixel_auroc", "aupro")
 COLUMNS = ("job", "name", "status", OBJECTIVE, *METRICS, "epochs", "seconds", "error", "log", "overrides", "folder")
 
-current: SweepFolder | None = None  # this process's sweep, once Hydra has begun it
+current: SweepFolder | None = None  # the sweep that this process has started
 
 
 def gpus_per_node(accelerator: str, devices: int) -> int | None:
-    """Return how many GPUs a node gives to a Slurm job: one for each process, none for `trainer=cpu`."""
+    """Return how many GPUs a Slurm job needs on each node: one per process, none for `trainer=cpu`."""
     return devices if accelerator in ("auto", "cuda", "gpu") else None
 
 
@@ -54,13 +54,13 @@ class SweepCallback(Callback):
 
 
 def check_launcher(config: DictConfig) -> None:
-    """Raise a UserError if a launcher cannot run a training, before the first job; warn if it does so badly."""
+    """Raise a UserError if the launcher cannot run this training; warn if it would run it badly."""
     choices, trainer = config.hydra.runtime.choices, config.trainer
     launcher = choices.get("hydra/launcher")
     if launcher == "slurm" and choices.get("trainer") == "slurm":  # it would ask the login node for its number of tasks
         raise UserError(
-            "trainer=slurm is for srun; hydra/launcher=slurm starts the processes itself: leave trainer=slurm out and "
-            "give trainer.devices=<a node's> trainer.num_nodes=<nodes> trainer.strategy=ddp"
+            "trainer=slurm is for srun; hydra/launcher=slurm starts the processes itself: leave out trainer=slurm and "
+            "set trainer.devices=<number per node> trainer.num_nodes=<number> trainer.strategy=ddp"
         )
     if launcher == "slurm" and not (isinstance(trainer.devices, int) and trainer.devices > 0):
         raise UserError(
@@ -68,7 +68,7 @@ def check_launcher(config: DictConfig) -> None:
             "many: trainer.devices=<number>"
         )
     if launcher == "cores" and config.hydra.launcher.n_jobs in (0, None):
-        raise UserError("hydra.launcher.n_jobs must be a number of jobs at once, or -1 for one per core, and not 0")
+        raise UserError("hydra.launcher.n_jobs must be the number of parallel jobs, or -1 for one per core")
     if launcher == "cores" and trainer.accelerator != "cpu" and _count_gpus():
         print(
             "hydra/launcher=cores is for CPUs: all its jobs share the first GPU. Choose trainer=cpu, or "
@@ -84,7 +84,7 @@ def _count_gpus() -> int:
 
 
 def begin_sweep(sweep: SweepFolder, config: DictConfig) -> None:
-    """Record a sweep in its folder; raise a UserError if the folder holds another one, or none to resume."""
+    """Record a sweep in its folder; raise a UserError if the folder holds another sweep, or none to resume."""
     if sweep.is_sweep:
         if not config.resume_sweep:
             raise UserError(
@@ -105,14 +105,14 @@ def begin_sweep(sweep: SweepFolder, config: DictConfig) -> None:
 
 
 def requeue_trials(sweeper: DictConfig) -> None:
-    """Make a search begin with the trials in which it was killed, which Optuna believes to be running."""
+    """Make a resumed search begin with the trials that were running when it was killed."""
     if not isinstance(sweeper.get("storage"), str):
         return
     import optuna
 
     try:
         study = optuna.load_study(study_name=sweeper.study_name, storage=sweeper.storage)
-    except KeyError:  # killed before the study was created
+    except KeyError:  # killed before Optuna created the study
         return
     for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
@@ -120,7 +120,7 @@ def requeue_trials(sweeper: DictConfig) -> None:
 
 
 def read_job(run: RunFolder) -> dict[str, Any]:
-    """Read a job's row of the table, with names as in `reports.rows`; unknown values are missing."""
+    """Read a job's row of the table, with the names of `reports.rows`; unknown values are missing."""
     job = run.job() or {}
     rows, _ = read_results(run)
     row = next(row for row in rows if row["headline"])
@@ -128,7 +128,7 @@ def read_job(run: RunFolder) -> dict[str, Any]:
 
 
 def write_table(sweep: SweepFolder) -> list[dict[str, Any]]:
-    """Write the table of all jobs that have begun; any process of a sweep may call this. -> the rows."""
+    """Write the table of all jobs that have begun; several processes may do this at once. -> the rows."""
     with sweep.lock():
         rows = [read_job(run) for run in sweep.jobs()]
         sweep.write_table(to_csv(COLUMNS, ([row.get(name) for name in COLUMNS] for row in rows)))
@@ -136,7 +136,7 @@ def write_table(sweep: SweepFolder) -> list[dict[str, Any]]:
 
 
 def report_crash(error: Exception) -> bool:
-    """Report an error of the launcher or sweeper. -> whether this process has begun a sweep."""
+    """Report an error of the launcher or sweeper. -> whether this process has started a sweep."""
     if current is None:
         return False
     append_traceback(current.log, error)

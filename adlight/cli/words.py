@@ -1,4 +1,4 @@
-"""The words of a command line before Hydra reads them: flags, overrides and their quotes."""
+"""The words of a command line before Hydra parses them: flags, overrides and their quotes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,33 +18,32 @@ MULTIRUN = ("-m", "--multirun")
 KNOWN_FLAGS = {*FLAGS_WITH_VALUES, *INFO_FLAGS, *MULTIRUN, "--resolve", "--run", "-r"}
 KNOWN_FLAGS -= {"--config-name", "-cn", "--config-path", "-cp"}  # they would select the config of another program
 PLACES = ("run", "runs", "images", "labels", "resume", "out", "ckpt", "run_dir", "hydra.run.dir", "hydra.sweep.dir")
-
-FOLDERS = ("root", "normal_dir", "abnormal_dir", "mask_dir", "test_normal_dir", "roi", "check", *PLACES)  # or files
+PATHS = ("root", "normal_dir", "abnormal_dir", "mask_dir", "test_normal_dir", "roi", "check", *PLACES)
 
 
 def mark_overrides(argv: Sequence[str]) -> list[tuple[str, bool]]:
-    """Pair each word with whether it is an override: neither one of Hydra's flags nor the value of one."""
+    """Pair each word with whether it is an override: neither a flag of Hydra's nor a flag's value."""
     pairs = zip(["", *argv], argv, strict=False)
     return [(word, not word.startswith("-") and previous not in FLAGS_WITH_VALUES) for previous, word in pairs]
 
 
 def flags_first(argv: Sequence[str]) -> list[str]:
-    """Put flags before overrides, as argparse accepts no overrides on both sides of a flag."""
+    """Put flags before overrides: argparse does not accept overrides on both sides of a flag."""
     return [word for word, _ in sorted(mark_overrides(argv), key=lambda pair: pair[1])]
 
 
-def shows_help(argv: Sequence[str]) -> bool:
-    """Return whether a command line only asks for help."""
-    return not HELP_FLAGS.isdisjoint(argv)
-
-
 def shows_info(argv: Sequence[str]) -> bool:
-    """Return whether a command line only asks for help or to show a config."""
+    """Return whether a command line only asks for help or for a config to be shown."""
     return any(word.partition("=")[0] in INFO_FLAGS for word in argv)
 
 
+def is_multirun(argv: Sequence[str]) -> bool:
+    """Return whether a command line starts a sweep."""
+    return not set(MULTIRUN).isdisjoint(argv) or value_of(argv, "sweep") is not None
+
+
 def check_words(argv: Sequence[str]) -> None:
-    """Raise a UserError for a word without a name, an empty path (the working directory), or a path to a config."""
+    """Raise a UserError for a word without a name, an empty path, or a config chosen by its path."""
     for word in argv:
         key, equals, value = word.partition("=")
         if not key:
@@ -65,26 +64,28 @@ def check_flags(argv: Sequence[str]) -> None:
 
 
 def value_of(argv: Sequence[str], key: str) -> str | None:
-    """Return the value of the last `key=value` among the words, without quotes; None if there is none."""
-    value = next((word.partition("=")[2] for word in argv[::-1] if word.startswith(f"{key}=")), None)
-    return value[1:-1].replace("\\'", "'") if value and value[0] == value[-1] == "'" else value and value.strip("'\"")
+    """Return the value of the last `key=value` among the words, without quotes; None if there is none or it is null."""
+    value = next((word.partition("=")[2] for word in argv[::-1] if word.startswith(f"{key}=")), "null")
+    if value == "null":
+        return None
+    return value[1:-1].replace("\\'", "'") if value[:1] == value[-1:] == "'" else value.strip("'\"")
 
 
 def require(argv: Sequence[str], key: str, example: str) -> str:
-    """Return a setting's value; raise a UserError with an example of the command's words if it is missing."""
+    """Return a setting's value; if it is missing, raise a UserError that shows `example`, the command's words."""
     if (value := value_of(argv, key)) is None:
         raise UserError(f"{key} is missing: adlight {example}")
     return value
 
 
 def continue_in(argv: Sequence[str], folder: Path | str) -> list[str]:
-    """Make a command continue in the folder of an earlier one, whose config is kept there."""
+    """Make a command continue in the folder of an earlier one, and keep the config that is stored there."""
     words = [word for word in argv if not word.startswith(("resume=", "hydra.run.dir="))]
     return [*words, quote("resume", folder), quote("hydra.run.dir", folder), "hydra.output_subdir=null"]
 
 
 def quote(key: str, value: Path | str) -> str:
-    """Make an override that Hydra's grammar accepts, whatever characters are in the value."""
+    """Format an override whose value may contain any characters."""
     return f"{key}={quote_value(value)}"
 
 
@@ -104,11 +105,11 @@ def quote_values(argv: Sequence[str], *keys: str, lists: bool = False) -> list[s
 
 
 def quote_folders(argv: Sequence[str]) -> list[str]:
-    """Quote what Hydra's grammar cannot read or takes for a number where a path is meant: `dataset.root=Größe (1)`."""
+    """Quote paths that Hydra's grammar cannot parse or would parse as numbers, as in `dataset.root=Größe (1)`."""
     words = []
     for word, is_override in mark_overrides(argv):
         key, _, value = word.partition("=")
-        is_path = is_override and {key, key.rpartition(".")[2]} & set(FOLDERS) and value[:1] not in ("'", '"', "[", "")
+        is_path = is_override and {key, key.rpartition(".")[2]} & set(PATHS) and value[:1] not in ("'", '"', "[", "")
         words.append(quote(key, value) if is_path and not _reads_as_text(word) else word)
     return words
 
@@ -122,10 +123,10 @@ def _reads_as_text(word: str) -> bool:
 
 
 def use_config_dir(argv: Sequence[str]) -> list[str]:
-    """Replace `--config-dir <folder>` by an override, which is kept by all commands that follow from this one.
+    """Replace `--config-dir <folder>` by an override, which further commands for the same run will repeat.
 
     Raises:
-        UserError: the folder does not exist, or a config in it has the name of one of adlight's, which would win.
+        UserError: the folder does not exist, or one of its configs has the name of an adlight config, which would win.
     """
     words, rest = list[str](), list(argv)
     while rest:

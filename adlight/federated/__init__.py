@@ -1,1 +1,1 @@
-"""Federated training: each site trains on its own images, and a server averages the sites' weights."""
+"""Federated training: each site trains on its own images, and a server averages the weights."""

@@ -1,6 +1,6 @@
-"""Message transport by Flower: a simulation on one machine, or a SuperLink and one SuperNode per site.
+"""Message transport by Flower: a simulation on one machine, or a SuperLink with one SuperNode per site.
 
-`server` and `client` are the components named in the app that `write_app` writes and `flwr run` starts.
+`server` and `client` are components of the app that `write_app` writes and `flwr run` starts.
 """
 
 import json
@@ -34,7 +34,7 @@ class GridExchange:
     Args:
         grid: Flower's connection to the sites.
         sites: Number of sites.
-        stopped: Event that ends the waiting, as when the simulation was interrupted.
+        stopped: Event that ends the waiting, set when a simulation is interrupted.
     """
 
     def __init__(self, grid: Grid, sites: int, stopped: threading.Event | None = None) -> None:
@@ -94,9 +94,9 @@ def reply(message: Message, context: Context) -> Message:
 
 
 def simulate(folder: FederationFolder, cpus: int, gpus: float) -> None:
-    """Run all sites on this machine by Flower's simulation, as many at once as there are CPUs and GPUs for.
+    """Run all sites on this machine by Flower's simulation, as many at a time as its CPUs and GPUs allow.
 
-    Each site takes `cpus` CPUs and `gpus` GPUs; a fraction shares one. For errors see `Server.run`.
+    Each site takes `cpus` CPUs and `gpus` GPUs, which may be a fraction. For errors see `Server.run`.
     """
     from flwr.simulation import run_simulation
 
@@ -130,7 +130,7 @@ def write_app(path: Path, folder: FederationFolder) -> None:
 
 
 def _place(context: Context, request: Request) -> Place:
-    """Find the site's number and folder; a folder that the SuperNode does not set is below the federation's."""
+    """Read the site's settings from the SuperNode; by default its folder lies in the federation's folder."""
     node: Any = context.node_config
     if "partition-id" not in node:
         raise UserError("the SuperNode's site is not set: add --node-config 'partition-id=0 folder=\"bottle\"'")

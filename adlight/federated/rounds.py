@@ -1,4 +1,4 @@
-"""The server's part: rounds of training at the sites and averaging; how messages are sent is left to `Exchange`."""
+"""The server's part of a federation: rounds of training and averaging, whatever `Exchange` carries the messages."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -6,39 +6,40 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from adlight.federated.weights import Weights, average
-from adlight.runs.federation import OBJECTIVE, Averaged, FederationFolder, site_names
+from adlight.runs.federation import Averaged, FederationFolder, site_names
+from adlight.runs.tables import OBJECTIVE
 from adlight.types import UserError
 
 Kind = Literal["begin", "train", "measure", "finish"]
 
 
 class Request(NamedTuple):
-    """What the server asks of every site.
+    """A request of the server to every site.
 
-    To check its images and begin a run, to train a round, to measure averaged weights, or to finish with them:
-    calibrate and test.
+    By kind, a site checks its images and begins a run (`begin`), trains for a round (`train`), validates averaged
+    weights (`measure`), or calibrates and tests them (`finish`).
     """
 
     kind: Kind
-    settings: dict[str, Any]  # plain values that JSON can hold
-    weights: Weights  # averaged weights; empty in the beginning
+    settings: dict[str, Any]  # JSON values
+    weights: Weights  # averaged weights; empty for `begin`
 
 
 class Place(NamedTuple):
-    """What a site knows and the server does not decide."""
+    """The settings of a site that the server does not decide."""
 
-    number: int  # of the site
-    folder: Path  # of its run
-    root: str | None = None  # folder of its images; None for the folder in the federation's config
-    accelerator: str | None = None  # None for the accelerator in the federation's config
+    number: int
+    folder: Path  # of the site's run
+    root: str | None = None  # folder of the images; None for the federation's `dataset.root`
+    accelerator: str | None = None  # None for the federation's `trainer.accelerator`
 
 
 class Reply(NamedTuple):
-    """A site's answer."""
+    """A site's reply to a request."""
 
-    site: int  # its number
-    values: dict[str, Any]  # plain values: numbers, never images
-    weights: Weights  # trained weights; empty unless the site was asked to begin or to train
+    site: int  # number of the site
+    values: dict[str, Any]  # JSON values: numbers, never images
+    weights: Weights  # trained weights; empty except for `begin` and `train`
     error: str = ""  # why the site failed, in one line; empty if it did not
 
 
@@ -46,7 +47,7 @@ Exchange = Callable[[Request], list[Reply]]  # sends a request to all sites, and
 
 
 class Server:
-    """Leads a federation, whose folder exists, from its current round to its end."""
+    """Runs a federation, whose folder exists, from its current round to its end."""
 
     def __init__(self, folder: FederationFolder, exchange: Exchange) -> None:
         self.folder, self.exchange = folder, exchange
@@ -54,7 +55,7 @@ class Server:
         self.note, self.names = folder.note(), site_names(self.config)
 
     def run(self) -> None:
-        """Begin, train and average round by round, and let all sites finish with the averaged weights.
+        """Train and average round by round; at the end, all sites calibrate and test the averaged weights.
 
         Raises:
             UserError: a site has failed, or the sites do not fit together; completed rounds are kept.
@@ -89,7 +90,7 @@ class Server:
         return begun
 
     def _ask(self, kind: Kind, weights: Weights, **settings: Any) -> list[Reply]:
-        """Send a request to all sites. -> the replies in the order of the sites."""
+        """Send a request to all sites. -> the replies, in the order of the sites."""
         common = {"federation": self.note["id"], "command": self.note["command"]}
         common |= {"epochs": self.config.epochs_per_round}
         common |= {"folder": str(self.folder.path.absolute()), "names": self.names}  # for sites on this machine
@@ -105,10 +106,9 @@ class Server:
         return replies
 
     def _row(self, number: int, images: list[int], trained: list[Reply], measured: list[Reply]) -> dict[str, Any]:
-        """Make a round's row: the mean loss by images, and means over sites weighted by their numbers of categories."""
+        """Make a round's row: the loss averaged by images, and metrics averaged by numbers of categories."""
         row: dict[str, Any] = {"round": number, "train/loss": _mean(trained, "loss", images)}
-        counts = [reply.values["categories"] for reply in measured]
-        row[OBJECTIVE] = _mean(measured, OBJECTIVE, counts)
+        row[OBJECTIVE] = _mean(measured, OBJECTIVE, [reply.values["categories"] for reply in measured])
         row |= {f"{OBJECTIVE}/{self.names[reply.site]}": reply.values[OBJECTIVE] for reply in measured}
         by_category = (pair for reply in measured for pair in reply.values.get("auroc", {}).items())
         tested = {f"auroc/{name}": value for name, value in by_category}
@@ -122,7 +122,7 @@ class Server:
 
 
 def _mean(replies: list[Reply], name: str, by: list[int]) -> float | None:
-    """Average a value of the sites by weights, ignoring sites without it; None if no site has it."""
+    """Average a value over the sites that have it, with the weights `by`; None if no site has it."""
     values = zip((reply.values[name] for reply in replies), by, strict=True)
     known = [(value, weight) for value, weight in values if value is not None]
     return sum(value * weight for value, weight in known) / sum(weight for _, weight in known) if known else None

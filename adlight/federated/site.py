@@ -1,7 +1,7 @@
-"""A site's part in a federation: images stay here, only weights and numbers leave.
+"""A site's part of a federation: images stay here, only weights and numbers leave.
 
-Between rounds a site keeps the optimizer's state, and the learning rate schedule covers all rounds, so a federation of
-one site is identical to an ordinary training.
+A site keeps the optimizer's state between rounds, and the learning rate schedule covers all rounds, so a federation of
+a single site is identical to an ordinary training.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,10 +20,11 @@ from adlight.federated.rounds import Place, Reply, Request
 from adlight.federated.weights import Weights, check_model, set_shared_weights, shared_weights
 from adlight.runs import provenance
 from adlight.runs.checkpoints import BestAndLast, save, trained_epochs
-from adlight.runs.federation import OBJECTIVE, read_site_config, write_site_config
+from adlight.runs.federation import read_site_config, write_site_config
 from adlight.runs.files import append_traceback
 from adlight.runs.folder import RunFolder
 from adlight.runs.log import copy_output
+from adlight.runs.tables import OBJECTIVE
 from adlight.runs.training import check_data, check_trainer
 from adlight.runs.weights import load_weights
 from adlight.train import build, make_trainer, test
@@ -31,7 +32,7 @@ from adlight.types import UserError
 
 
 def handle_request(request: Request, place: Place) -> Reply:
-    """Handle a request of the server; the reply's `error` says in one line why it failed."""
+    """Handle a request of the server; if it fails, the reply's `error` describes why in one line."""
     site = Site(RunFolder(place.folder), request.settings)
     try:
         filter_warnings()
@@ -51,7 +52,7 @@ def handle_request(request: Request, place: Place) -> Reply:
 
 
 class Site:
-    """A site, built anew for every request with its settings; all state is in the site's run folder."""
+    """A site, created anew for every request with the request's settings; all state is in its run folder."""
 
     def __init__(self, run: RunFolder, settings: Mapping[str, Any]) -> None:
         self.run, self.settings = run, settings
@@ -63,7 +64,7 @@ class Site:
             yield
 
     def begin(self, place: Place) -> tuple[dict[str, Any], Weights]:
-        """Check settings and images, and begin or continue the run. -> numbers for the server, and initial weights."""
+        """Check settings and images, and begin or continue the run. -> values for the server, and initial weights."""
         config = self.config = write_site_config(self.run, self.settings, place.number, place.root, place.accelerator)
         data, module, trainer = build(config)
         check_trainer(config, trainer)
@@ -103,7 +104,7 @@ class Site:
         return {"loss": loss}, shared_weights(module)
 
     def measure(self, weights: Weights) -> dict[str, Any]:
-        """Validate averaged weights on held-out normals and synthetic anomalies; also test them if requested."""
+        """Validate averaged weights on held-out normals and synthetic anomalies, and test them if requested."""
         data, module, observers = self._open(weights)
         trainer = make_trainer(self.config, [], [])
         value = trainer.validate(module, data, verbose=False)[0].get(OBJECTIVE)
@@ -122,7 +123,7 @@ class Site:
     def finish(self, weights: Weights) -> dict[str, Any]:
         """Calibrate averaged weights on the site's normal images, save them as the run's best, and test them."""
         data, module, observers = self._open(weights)
-        trainer = make_trainer(self.config, [], [], inference_mode=False)  # the test loads buffers fitted here
+        trainer = make_trainer(self.config, [], [], inference_mode=False)  # the test loads the buffers fitted here
         validation = trainer.validate(module, data, verbose=False)[0]
         save(trainer, self.run.best_checkpoint, weights_only=True)
         metadata = provenance.describe(self.config.seed, self.settings["command"])
@@ -135,7 +136,7 @@ class Site:
         return {"metrics": shown, "folder": str(self.run)}
 
     def _open(self, weights: Weights | None = None) -> tuple[AnomalyDataModule, AnomalyModule, pl.Trainer]:
-        """Build the run from its config; with `weights`, load the trained detector and replace its shared weights."""
+        """Build the run from its config; with `weights`, load the last checkpoint and replace its shared weights."""
         self.config = read_site_config(self.run, self.settings["federation"])
         data, module, trainer = build(self.config)
         if weights is not None:
@@ -164,10 +165,7 @@ class LoadAveragedWeights(Callback):
 
 
 class StopAfterRound(Callback):
-    """Ends a training after the epochs of a round and all earlier ones.
-
-    `max_epochs`, which sets the learning rate schedule, covers all rounds.
-    """
+    """Ends a training after the round's last epoch; `max_epochs` covers all rounds, for the learning rate schedule."""
 
     def __init__(self, epochs: int) -> None:
         self.epochs = epochs

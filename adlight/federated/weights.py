@@ -28,14 +28,14 @@ def shared_weights(module: "AnomalyModule") -> Weights:
     """Copy the parameters that are averaged, as float32 whatever precision a site trains in.
 
     These are the trainable parameters and, if the detector scores with them, their moving averages. Statistics of a
-    site's own images, such as the mean and standard deviation of features, stay at the site, as batch statistics do
-    in FedBN (Li 2021).
+    site's images, such as the mean and standard deviation of features, stay at the site, like the batch statistics in
+    FedBN (Li 2021).
     """
     return {name: p.detach().to("cpu", torch.float32, copy=True) for name, p in _shared(module).items()}
 
 
 def set_shared_weights(module: "AnomalyModule", weights: Mapping[str, Tensor]) -> None:
-    """Load averaged weights into a detector; all its other parameters and buffers keep their values.
+    """Load averaged weights into a detector; all other parameters and buffers are kept.
 
     Raises:
         UserError: The weights belong to another architecture.

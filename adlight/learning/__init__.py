@@ -1,1 +1,1 @@
-"""Learning from labels on top of a finished detector (a head and thresholds), and clustering of its anomalies."""
+"""Learn a head and thresholds from labels on top of a finished detector, and cluster its anomalies."""

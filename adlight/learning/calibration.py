@@ -12,7 +12,7 @@ from adlight.metrics.thresholds import ALL, Calibration
 from adlight.settings import Closing, Share, checked
 from adlight.types import UserError
 
-LABELS = "labels of"  # and a category: source of a threshold
+LABELS = "labels of"  # source of a threshold, before the category
 Asked = Annotated[str, Field(pattern=r"^(recall|precision)=0\.\d*[1-9]\d*$")]
 
 
@@ -21,7 +21,7 @@ class LabelledCalibration(Calibration):
 
     Args:
         image, pixel, per, min_area, closing, folds: see `Calibration`.
-        asked: `recall=<r>` or `precision=<p>`, the target of the thresholds found from labels; None if there are none.
+        asked: Target of the thresholds found from labels, `recall=<r>` or `precision=<p>`; None if there are none.
     """
 
     @checked
@@ -47,7 +47,7 @@ class LabelledCalibration(Calibration):
         names: Sequence[str],
         cross_fitted: Tensor | None = None,
     ) -> None:
-        """Calibrate on normal images, as `Calibration` does; thresholds found from labels cannot be found anew here."""
+        """Calibrate on normal images as `Calibration` does; raise a UserError for thresholds found from labels."""
         if self.asked is not None:
             raise UserError(
                 f"the thresholds were found from labels ({self.asked}): add calibration.asked=null to use those of "
@@ -56,7 +56,7 @@ class LabelledCalibration(Calibration):
         super().fit(score, peak, category, pixels, names, cross_fitted)
 
     def take(self, found: Mapping[str | None, float], asked: Asked) -> None:
-        """Set image thresholds found from labels, by category; the key None is all categories together."""
+        """Set image thresholds found from labels by category; the key None stands for all categories together."""
         self.asked = asked
         for name, value in found.items():
             if name is None:
@@ -66,7 +66,7 @@ class LabelledCalibration(Calibration):
                 self.categories[name] = before._replace(image=value, source=f"{LABELS} {name}")
 
     def describe(self, names: Sequence[str]) -> str:
-        """Describe the image thresholds of some categories and their sources."""
+        """Describe the image thresholds of the named categories and their sources."""
         if self.asked is None:
             return super().describe(names)
         effective = {name: self.of(name) for name in names}
@@ -74,7 +74,7 @@ class LabelledCalibration(Calibration):
         return f"{self.asked} where there are labels: {', '.join(texts)}"
 
     def as_dict(self) -> dict[str, Any]:
-        """Return methods and thresholds for a result file; labels promise no false alarm rate."""
+        """Return methods and thresholds for a result file; thresholds from labels promise no false alarm rate."""
         values = super().as_dict()
         if self.asked is None:
             return values

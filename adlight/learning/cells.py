@@ -1,8 +1,8 @@
-"""Cells of an image as a frozen detector sees them, and a linear head on them, fitted to a few labelled defects.
+"""Cells of an image, scored by a frozen detector, and a linear head on them, fitted to a few labelled defects.
 
-A cell has an anomaly score, and features of its difference from what the detector expects; cells of padding are NaN.
-Letters: B images or tiles, C channels, H x W pixels, h x w cells, N cells, n labelled defects, D features of a cell,
-K folds.
+A cell has an anomaly score, and features that describe how it differs from the detector's expectation; cells of padding
+are NaN. Letters: B images or tiles, C channels, H x W pixels, h x w cells, N cells, n labelled defects, D features of a
+cell, K folds.
 """
 
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ from torch.nn import functional as F
 from adlight.data.frames import content_of
 from adlight.types import Batch, Scores, reconstruction_of
 
-CELL = 16  # pixels a side, for detectors without cells of their own
+CELL = 16  # side in pixels, for detectors without cells of their own
 COVERED = 0.25  # share of a cell that a mask must cover
 RIDGE = 0.1  # added to every variance, as a share of the mean variance
 PRIOR = 8.0  # weight of the detector's own map, in labelled defects
 
 
 class Cells(NamedTuple):
-    """Cells of images or tiles, or N cells without their places."""
+    """Cells of images or tiles, or N cells without their positions."""
 
     score: Tensor  # (B, h, w) or (N,)
     features: Tensor  # (B, h, w, D) or (N, D)
@@ -54,15 +54,15 @@ def measure_coverage(mask: Tensor, height: int, width: int) -> Tensor:
 
 
 def select_normal_cells(cells: Cells) -> Cells:
-    """Flatten the cells of normal images without padding. (B, h, w), (B, h, w, D) -> (N,), (N, D)."""
+    """Flatten the cells of normal images, without padding. (B, h, w), (B, h, w, D) -> (N,), (N, D)."""
     inside = ~cells.score.isnan()
     return Cells(cells.score[inside], cells.features[inside])
 
 
 def select_defect_cells(cells: Cells, covered: Tensor | None, high: float) -> Tensor:
-    """Select the cells of an image's defect: those that its mask covers or, without a mask, with scores above `high`.
+    """Select the defective cells of an image: covered by its mask or, without a mask, with scores above `high`.
 
-    `covered` is the share of each cell that the mask covers, (B, h, w). -> features (N, D), at least of one cell.
+    `covered` is the share of each cell that the mask covers, (B, h, w). -> features (N, D) of at least one cell.
     """
     level, least = (cells.score, high) if covered is None else (covered, COVERED)
     level = level.where(~cells.score.isnan(), -torch.inf)
@@ -83,12 +83,12 @@ class Head(NamedTuple):
 
 
 def fit_head(normal: Cells, defects: Sequence[Tensor]) -> Head:
-    """Fit Fisher's linear discriminant (1936) between normal cells and those of labelled defects, (n_i, D) each.
+    """Fit Fisher's linear discriminant (1936) between normal cells and the cells (n_i, D) of each labelled defect.
 
-    Its direction is v = (S + 0.1 mean(diag S) I)^-1 (m_1 - m_0), with the mean m_0 and covariance S of the normal cells
-    and the mean m_1 over images of their defects' cells. The head is scaled to mean 0 on normal cells and to the
-    standard deviation of their scores, and weighted by n / (n + 8), at least 0: without labels nothing changes, and no
-    number of labels silences the detector's own map, whose weight is 1. Without normal cells the head adds 0.
+    Its direction is v = (S + 0.1 mean(diag S) I)^-1 (m_1 - m_0), where m_0 and S are the mean and covariance of the
+    normal cells, and m_1 is the mean over defects of the mean of their cells. The head has mean 0 on normal cells and
+    the standard deviation of their scores, weighted by n / (n + 8): without labels nothing changes, and no number of
+    labels outweighs the detector's own map, whose weight is 1. Without normal cells the head adds 0.
     """
     features = normal.features.double()
     if not defects or not len(features):
@@ -108,7 +108,7 @@ def fit_head(normal: Cells, defects: Sequence[Tensor]) -> Head:
 def fit_folds(
     normal: Cells, normal_fold: Tensor, defects: Sequence[Tensor], folds: int
 ) -> tuple[Head, tuple[Head, ...]]:
-    """Fit a head to all cells, and for each fold of K a head to the cells of the other folds.
+    """Fit a head to all cells and, for each of K folds, a head to the cells of the other folds.
 
     `normal_fold` holds the fold of each normal cell, (N,); labelled defect i, with features (n_i, D), is in fold i % K.
     """

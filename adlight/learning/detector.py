@@ -12,9 +12,9 @@ from adlight.types import Batch, Scores
 
 
 class LearnedDetector(AnomalyDetector):
-    """Adds a linear head's output for each cell to a frozen detector's map and score.
+    """Adds the output of a linear head for each cell to a frozen detector's map and score.
 
-    The image score changes as much as the head changes the mean of the 1 % highest cells.
+    The image score changes by the same amount as the mean of the 1 % highest cells.
 
     Args:
         detector: The frozen detector.
@@ -23,7 +23,8 @@ class LearnedDetector(AnomalyDetector):
         folds: K, number of folds of held-out normal images and of labelled images.
 
     Attributes:
-        weight, bias: (1 + K, D) and (1 + K,), of the head and of the heads without each fold; empty before fitting.
+        weight, bias: (1 + K, D) and (1 + K,); row 0 is the head, the other rows are heads fitted without one fold each.
+            Empty before fitting.
     """
 
     weight: Tensor
@@ -46,13 +47,13 @@ class LearnedDetector(AnomalyDetector):
         self.register_buffer("bias", torch.empty(0))
 
     def set_heads(self, whole: Head, parts: tuple[Head, ...]) -> None:
-        """Set the head, and the heads without each fold."""
+        """Set the head fitted to all cells, and the heads fitted without one fold each."""
         self.weight = torch.stack([head.weight for head in (whole, *parts)]).to(self.weight)
         self.bias = torch.stack([head.bias for head in (whole, *parts)]).to(self.bias)
 
     @property
     def export_blocker(self) -> str | None:
-        """Return what keeps the frozen detector from being exported, or None."""
+        """Return the reason why the frozen detector cannot be exported, or None."""
         return self.detector.export_blocker
 
     def score(self, batch: Batch) -> Scores:
@@ -78,10 +79,10 @@ class LearnedDetector(AnomalyDetector):
         size: Tensor | None = None,
         content: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute the changes of cells (B, h, w), image scores (B,) and maps (B, H, W) by the head.
+        """Compute by how much the head changes cells (B, h, w), image scores (B,) and maps (B, H, W).
 
-        `rows` (B,) are the images' heads in `weight`, `frame` is the images' height and width; sizes and content as in
-        `Batch`.
+        `rows` (B,) holds each image's row of `weight`, `frame` the height and width of the images; `size` and `content`
+        are as in `Batch`.
         """
         rows = rows.to(self.weight.device)
         shift = torch.einsum("bhwd,bd->bhw", cells.features, self.weight[rows]) + self.bias[rows, None, None]

@@ -1,6 +1,6 @@
 """Regions of anomalous images, described by the residual features of their cells, and groups of similar regions.
 
-Letters: n regions, or tiles of an image (1 if it is not tiled), H x W pixels, h x w cells, D features, g groups.
+Letters: n regions, or n tiles of an image (1 if it is not tiled), H x W pixels, h x w cells, D features, g groups.
 """
 
 import math
@@ -23,10 +23,10 @@ from adlight.learning.cells import Cells, measure_coverage, select_defect_cells,
 from adlight.learning.scoring import score_images
 from adlight.types import Box, Record, UserError
 
-PER_IMAGE = 3  # regions, those with the highest peaks
-COMPONENTS, MOST = 20, 10  # principal components; largest number of groups to choose from
-MARGIN = 0.5  # around a region in its picture, as a fraction of its longer side
-OTHERS = -1  # label of what HDBSCAN calls noise
+PER_IMAGE = 3  # number of regions, chosen by the highest peaks
+COMPONENTS, MOST = 20, 10  # principal components; largest number of groups to try
+MARGIN = 0.5  # around a region in its picture, as a fraction of the region's longer side
+OTHERS = -1  # label of regions in no group, as in HDBSCAN
 Method = Literal["kmeans", "hdbscan"]
 
 
@@ -46,10 +46,10 @@ def find_regions_of(
     precision: str,
     rule: CategoryRule | None = None,
 ) -> list[Region]:
-    """Find and describe the regions of images that are labelled anomalous, or that a detector calls anomalous.
+    """Find and describe the regions of images that are labelled anomalous or that the detector calls anomalous.
 
-    Source, frame, tiles and region of interest are those of `data`; `rule` determines the category of an image, None
-    takes that of its record.
+    `data` provides source, frame, tiles and region of interest; `rule` determines the category of an image, None takes
+    the category of its record.
     """
     regions = list[Region]()
     for record, batch, scores, cells in score_images(module, records, data.source, data, precision):
@@ -58,7 +58,7 @@ def find_regions_of(
             name = rule([Path(record.path)], *to_arrays(whole))[0]
             record = record._replace(category=name or "")
         threshold = module.calibration.of(record.category or None)
-        if record.label:  # has a region whatever its score
+        if record.label:  # segmented whatever its score
             threshold = threshold._replace(image=-math.inf)
         maps, content = joined["pixel"].numpy(), content_of(whole).numpy()  # (1, H, W) each
         masks, _ = segment(maps, joined["image"].tolist(), [threshold], content, module.calibration)
@@ -90,7 +90,7 @@ def _describe(
 
 
 def crop(region: Region, data: AnomalyDataModule) -> np.ndarray:
-    """Cut a region and its surroundings out of its image, as (h, w, 3) uint8."""
+    """Cut a region with its surroundings out of its image. -> (h, w, 3) uint8."""
     image, frame = data.source.read(region.record), data.frame
     left, top, right, bottom = region.box
     if data.tiling is None:
@@ -117,13 +117,13 @@ def group_features(
 ) -> Grouping:
     """Cluster regions by the directions of their residual features (D,), reduced to principal components.
 
-    The length of the features is the degree of anomaly, their direction its kind.
+    The length of the feature vector measures how anomalous a region is, its direction in which way.
 
     Args:
         features: Features of each region.
-        method: `kmeans`, with the number of groups from 2 to 10 that has the best mean silhouette (Rousseeuw 1987); or
-            `hdbscan` (Campello 2013), which leaves outliers ungrouped.
-        groups: Number of groups for `kmeans`; None chooses it by silhouette.
+        method: `kmeans`, or `hdbscan` (Campello 2013), which leaves outliers ungrouped.
+        groups: Number of groups for `kmeans`; None for the number from 2 to 10 with the best mean silhouette
+            (Rousseeuw 1987).
         least: Smallest number of regions in a group for `hdbscan`.
 
     Raises:
@@ -160,8 +160,8 @@ def group_features(
 def agreement(group: np.ndarray, defect: Sequence[str]) -> dict[str, float]:
     """Compare groups with true types by the adjusted Rand index (Hubert & Arabie 1985) and purity.
 
-    Purity is the share of regions whose type is the most frequent one in their group. Ungrouped regions count as one
-    more group.
+    Purity is the share of regions that have the most frequent type of their group. Ungrouped regions count as another
+    group.
     """
     from sklearn.metrics import adjusted_rand_score
 

@@ -11,15 +11,15 @@ GOOD, BAD, MASKS = "good", "bad", "masks"  # folders
 
 
 def read_labels(place: str | Path) -> list[Record]:
-    """Read labelled images, in order; their category is empty if it is not given.
+    """Read labelled images, in order; the category is empty where none is given.
 
     Args:
         place: a CSV with the columns `path`, `label` (or `corrected`, which may have empty cells) and, optionally,
             `mask` and `category`; paths are relative to the working directory or to the CSV. Or a folder with good/,
-            bad/ or both and, optionally, masks/ with the masks of bad/, named after their images.
+            bad/ or both and, optionally, masks/ with masks named after the images in bad/.
 
     Raises:
-        UserError: there are no labels, one is unknown, a file is missing, or an image has two labels.
+        UserError: there are no labels, a label is unknown, a file is missing, or an image has two different labels.
     """
     path = Path(place).expanduser()
     if path.is_dir():
@@ -51,7 +51,7 @@ def _read_csv(path: Path) -> list[Record]:
         with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
             header = file.readline()
             file.seek(0)
-            semicolons = header.count(";") > header.count(",")  # as spreadsheets write where 0,5 is a half
+            semicolons = header.count(";") > header.count(",")  # from spreadsheets with decimal commas
             rows = list(csv.DictReader(file, delimiter=";" if semicolons else ","))
     except csv.Error as error:
         raise UserError(f"labels={path} cannot be read as CSV: {error}") from error

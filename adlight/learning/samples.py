@@ -31,8 +31,8 @@ from adlight.learning.module import image_numbers
 from adlight.learning.scoring import score_images
 from adlight.types import Batch, Record, Scores, UserError, unknown_name
 
-ITEMS = 500  # held-out normal images or tiles whose cells are kept, about
-HIGH = 0.995  # quantile of normal cells; in a defect without a mask, cells above it are taken as defective
+ITEMS = 500  # approximate number of held-out normal images or tiles whose cells are kept
+HIGH = 0.995  # quantile of normal cells above which a cell of a defect without a mask counts as defective
 
 
 class Normals(NamedTuple):
@@ -64,7 +64,7 @@ class _Collector(pl.Callback):
 
     def __init__(self, copies: int, folds: int, items: int) -> None:
         self.copies, self.folds, self.step = copies, folds, max(1, -(-items // ITEMS))
-        self.step += folds > 1 and self.step % folds == 0  # a multiple of K would leave folds empty
+        self.step += folds > 1 and self.step % folds == 0  # with a multiple of K, some folds would be empty
         self.parts: list[Normals] = []
 
     def on_validation_batch_end(
@@ -82,7 +82,7 @@ class _Collector(pl.Callback):
 
 
 class CategoryNames:
-    """Names the categories of labelled images; empty if the thresholds of all categories together apply.
+    """Names the category of labelled images; the name is empty if the thresholds of all categories together apply.
 
     Args:
         module: Detector with its thresholds.
@@ -93,20 +93,20 @@ class CategoryNames:
         self.rule = CategoryRule(asked, module.calibration, module.classifier)
 
     def of_record(self, record: Record) -> str:
-        """Name the category of a label by its table or path; empty also if the image's looks decide later."""
+        """Name a record's category by its label or path; empty also if the image's looks will decide."""
         if record.category and record.category not in self.rule.known:
             raise UserError(f"{record.path}: {unknown_name('category', record.category, self.rule.known)}")
         return record.category or ("" if self.rule.by_looks else self.rule.of_path(Path(record.path)) or "")
 
     def of_image(self, record: Record, batch: Batch) -> str:
-        """Name the category of a single image, read as `batch`."""
+        """Name a record's category, if need be by the looks of its image, which is read as `batch`."""
         if record.category or not self.rule.by_looks:
             return record.category
         return self.rule([Path(record.path)], *to_arrays(batch))[0] or ""
 
 
 def held_out_normals(module: AnomalyModule, data: AnomalyDataModule, trainer: pl.Trainer, folds: int) -> Normals:
-    """Validate a module, which fits its residuals anew, and collect the cells of about 500 normal images or tiles."""
+    """Validate a module, which refits its residuals, and collect the cells of about 500 normal images or tiles."""
     data.setup("validate")
     collector = _Collector(data.val_defects, folds, len(data.datasets["val"]))
     before, module.calibration.folds = module.calibration.folds, 0  # these thresholds are not used
@@ -131,13 +131,13 @@ def score_labelled(
     """Score labelled images by a frozen detector, with the frame, tiles and region of interest of `data`.
 
     Raises:
-        UserError: An image cannot be read, or its mask lies outside the frame and the region of interest.
+        UserError: An image cannot be read, or its mask lies outside the frame or the region of interest.
     """
     found = []
     for record, batch, scores, cells in score_images(module, records, Source(), data, precision):
         covered = measure_coverage(batch["mask"], *cells.score.shape[1:]) if record.mask else None
         if covered is not None and not covered.any():
-            raise UserError(f"{record.path}: its mask {record.mask} marks nothing of what the detector looks at")
+            raise UserError(f"{record.path}: its mask {record.mask} marks nothing inside the detector's field of view")
         size, content = batch.get("size"), batch.get("content")
         category = name_category(record, batch)
         found.append(Labelled(record.label, category, scores["image"], cells, covered, size, content))
@@ -145,9 +145,9 @@ def score_labelled(
 
 
 def fit_heads(normals: Normals, labelled: Sequence[Labelled], folds: int) -> tuple[Head, tuple[Head, ...]]:
-    """Fit a head to held-out normal images and labelled ones, and for each of K folds a head without it.
+    """Fit a head to held-out normal images and labelled images and, for each of K folds, a head without the fold.
 
-    Labelled defect i is in fold i % K, and so is labelled normal image i.
+    Labelled defect i and labelled normal image i are in fold i % K.
     """
     high = float(np.quantile(normals.cells.score.numpy(), HIGH))
     own = [select_normal_cells(image.cells) for image in labelled if not image.label]
@@ -158,7 +158,7 @@ def fit_heads(normals: Normals, labelled: Sequence[Labelled], folds: int) -> tup
 
 
 def score_learned(learned: LearnedDetector, image: Labelled, row: int, frame: tuple[int, int]) -> float:
-    """Score a labelled image by a row of `learned.weight`; `frame` is the height and width of images or tiles."""
+    """Score a labelled image by the head in a row of `learned.weight`; `frame` is the height and width of its tiles."""
     if not len(learned.weight):
         return image.score
     device, rows = learned.weight.device, torch.full((len(image.tile_scores),), row)
@@ -168,7 +168,7 @@ def score_learned(learned: LearnedDetector, image: Labelled, row: int, frame: tu
 
 
 def scores_unseen(learned: LearnedDetector, labelled: Sequence[Labelled], frame: tuple[int, int]) -> Tensor:
-    """Score each labelled image by the head of the folds that it is not in. -> (n,)."""
+    """Score each labelled image by the head fitted without the image's fold. -> (n,)."""
     counts, scores = [0, 0], []
     for image in labelled:
         row = 1 + counts[image.label] % learned.folds

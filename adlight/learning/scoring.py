@@ -1,4 +1,4 @@
-"""Images scored one by one by a frozen detector, whole or by their tiles.
+"""Score images one by one by a frozen detector, whole or in tiles.
 
 Letters: n tiles of an image (1 if it is not tiled), C channels, H x W pixels, h x w cells, D features of a cell.
 """
@@ -33,10 +33,7 @@ class ScoredImage(NamedTuple):
 def score_images(
     module: AnomalyModule, records: Sequence[Record], source: Source, data: AnomalyDataModule, precision: str
 ) -> Iterator[ScoredImage]:
-    """Score images by a frozen detector.
-
-    `source` reads the images; the frame, tiles and region of interest are those of `data`.
-    """
+    """Score images that `source` reads by a frozen detector, with the frame, tiles and region of interest of `data`."""
     settings = data.frame, data.channels, data.tiling, data.roi
     categories = sorted({record.category for record in records})
     loader = SplitLoader(*settings, cache="auto", cache_gb=0, cache_dir=None, skip=False)
@@ -57,13 +54,8 @@ def _score(module: AnomalyModule, images: Split, index: Tensor, precision: str) 
         batch = fetch(images, index, module.device)
         scores = module.score(batch)
         cells = extract_cells(batch, scores)
-    maps = {
-        "score": scores["image"],
-        "pixel": scores["pixel"].float(),
-        "cells": cells.score,
-        "features": cells.features,
-    }
-    values: Any = {**batch, **maps}
+    maps = {"score": scores["image"], "pixel": scores["pixel"].float()}
+    values: Any = {**batch, **maps, "cells": cells.score, "features": cells.features}
     return {name: value.cpu() for name, value in values.items()}
 
 

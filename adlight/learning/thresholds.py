@@ -1,4 +1,4 @@
-"""Thresholds found from labelled images for a target recall or precision, and how well the labels support them.
+"""Find thresholds from labelled images for a target recall or precision, and describe how well labels support them.
 
 If n labelled defects and a new one are exchangeable, the new score exceeds the k-th smallest of the n with a
 probability of at least 1 - k / (n + 1) (split conformal prediction, see `metrics.methods`), provided that no image is
@@ -32,7 +32,7 @@ class Support(NamedTuple):
 def recall_threshold(score: Tensor, recall: float) -> Support:
     """Find the highest threshold that a new defect exceeds with a probability of at least `recall`, in (0, 1).
 
-    If there are too few scores (n,) of labelled defects for this, the threshold is just below the lowest one.
+    With too few scores (n,) of labelled defects, the threshold is just below the lowest score.
 
     Raises:
         UserError: There is no labelled defect.
@@ -47,25 +47,23 @@ def recall_threshold(score: Tensor, recall: float) -> Support:
         return Support(ordered[rank - 1].item(), f"of {count} labelled defects: at least {promised:.3g} of new ones")
     lowest = torch.nextafter(ordered[0], ordered[0].new_tensor(-torch.inf)).item()
     needed = math.ceil(1 / (1 - asked)) - 1
-    said = f"of {count} labelled defects, which can promise no more than {promised:.3g}: below the lowest score; "
-    return Support(lowest, f"{said}{needed} are needed")
+    limit = f"of {count} labelled defects, which can promise no more than {promised:.3g}: below the lowest score"
+    return Support(lowest, f"{limit}; {needed} are needed")
 
 
 def precision_threshold(score: Tensor, label: Tensor, precision: float) -> Support:
-    """Find the lowest threshold at which a share `precision` of the labelled images above it are defects.
+    """Find the lowest threshold above which a share `precision` of the labelled images are defects.
 
-    Scores (n,) have labels 0 normal, 1 defect (n,). The share is measured on labelled images; new images have it only
-    if they contain as large a share of defects.
+    Scores (n,) have labels (n,): 0 normal, 1 defect. The precision on new images is the same only if they contain the
+    same share of defects as the labelled ones.
 
     Raises:
         UserError: There are no labelled defects or no labelled normal images, or no threshold reaches the target.
     """
     defects, normals = int(label.sum()), int((label == 0).sum())
     if not defects or not normals:
-        raise UserError(
-            f"precision={precision} needs labelled defects and labelled normal images, there are {defects} and "
-            f"{normals}: label more, or leave precision out"
-        )
+        counts = f"labelled defects ({defects}) and normal images ({normals})"
+        raise UserError(f"precision={precision} needs {counts}: label more, or leave precision out")
     value, place = score.float().unique(return_inverse=True)  # rising
     true, called = (
         torch.bincount(place, weights, len(value)).flip(0).cumsum(0).flip(0)
@@ -78,8 +76,8 @@ def precision_threshold(score: Tensor, label: Tensor, precision: float) -> Suppo
     at = int(reached[0])
     below = value[at - 1] if at else torch.nextafter(value[0], value.new_tensor(-torch.inf))
     hits, total = int(true[at]), int(called[at])
-    said = f"{hits} of {total} labelled images above it are defects: at least {lower_bound(hits, total):.3g}, with"
-    return Support(below.item(), f"{said} {CONFIDENCE:.0%} confidence")
+    found = f"{hits} of {total} labelled images above it are defects"
+    return Support(below.item(), f"{found}: at least {lower_bound(hits, total):.3g}, with {CONFIDENCE:.0%} confidence")
 
 
 def lower_bound(hits: int, total: int) -> float:
@@ -98,7 +96,7 @@ def find_thresholds(
 ) -> list[str]:
     """Set image thresholds for a target recall or precision in each category with enough labels. -> a description.
 
-    `unseen` (n,) are the scores of the labelled images by heads that have not seen them. At most one target is given.
+    `unseen` (n,) are the scores of the labelled images by heads that have not seen them. At most one target is set.
 
     Raises:
         UserError: No category has enough labels.
@@ -126,11 +124,11 @@ def find_thresholds(
     if not thresholds:
         raise errors[0]
     cast(LabelledCalibration, learned.calibration).take(thresholds, target)
-    return [*lines, *(f"not for a category: {error}" for error in errors)]
+    return [*lines, *(f"a category keeps its threshold: {error}" for error in errors)]
 
 
 def describe_labels(labelled: Sequence[Labelled]) -> list[str]:
-    """Count the labels by category, in lines."""
+    """Return lines with the numbers of labels by category."""
     lines = []
     for category in sorted({image.category for image in labelled}):
         mine = [image for image in labelled if image.category == category]
@@ -143,7 +141,7 @@ def describe_labels(labelled: Sequence[Labelled]) -> list[str]:
 def describe_decisions(
     module: AnomalyModule, learned: LearnedDetector, labelled: Sequence[Labelled], unseen: Tensor
 ) -> list[str]:
-    """Count the labelled images that are called anomalous before and after learning, in lines."""
+    """Return lines with the numbers of labelled images called anomalous before and after learning."""
     lines = []
     for label, name in ((1, "defects"), (0, "normal images")):
         rows = [(image, new) for image, new in zip(labelled, unseen.tolist(), strict=True) if image.label == label]

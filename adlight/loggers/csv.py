@@ -1,4 +1,4 @@
-"""Training curves as a CSV file: one row per epoch, one column per metric."""
+"""Training curves as a CSV file with a row per epoch and a column per metric."""
 
 import csv
 from argparse import Namespace
@@ -18,12 +18,12 @@ from adlight.types import UserError
 class CSVLogger(Logger):
     """Write a row per epoch; the file is always replaced as a whole.
 
-    Lightning's own CSVLogger deletes the file when a run is resumed. This one keeps the rows of earlier epochs, and
+    Lightning's CSVLogger deletes the file when a run is resumed. This logger keeps the rows of earlier epochs, and
     replaces the row of an epoch that is trained again.
 
     Args:
         path: the file.
-        pretraining: the file of the pretraining stage, if the run has one; the attribute is that stage's logger.
+        pretraining: the file for a pretraining stage; the attribute of this name is the logger of that stage.
     """
 
     name, version = "csv", ""
@@ -33,9 +33,7 @@ class CSVLogger(Logger):
         super().__init__()
         self.pretraining = CSVLogger(pretraining) if pretraining else self
         self.path = Path(path)
-        self.rows: dict[int, dict[str, Any]] = {}
-        if self.path.exists():
-            self.rows = self._read()
+        self.rows: dict[int, dict[str, Any]] = self._read() if self.path.exists() else {}
 
     def _read(self) -> dict[int, dict[str, Any]]:
         try:
@@ -58,7 +56,7 @@ class CSVLogger(Logger):
 
     @rank_zero_only
     def write_row(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Write an epoch's metrics before its checkpoint is kept."""
+        """Write an epoch's metrics before its checkpoint is saved."""
         self.log_metrics({"epoch": epoch, **metrics})
         self.save()
 

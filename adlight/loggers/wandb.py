@@ -24,13 +24,13 @@ Mode = Literal["online", "offline", "disabled"]
 class WandbLogger(loggers.WandbLogger):
     """Log to Weights & Biases, with or without an account; a resumed run keeps its id.
 
-    All files lie in the run's folder, so that `wandb sync` can upload an offline run later, from any machine. W&B's
-    network failures are shown as one line, and waiting for a server that does not respond has a time limit.
+    All files are written to the run's folder, so that `wandb sync` can upload an offline run later, from any machine.
+    Network failures are reported in one line, and there is a time limit for a server that does not respond.
 
     Args:
         save_dir: the run's folder.
         sweep_dir: folder of the current multirun; its name becomes the group of its runs.
-        mode: `online`, `offline` or `disabled`; None takes WANDB_MODE or, if that is not set, `online` if the user has
+        mode: `online`, `offline` or `disabled`; None takes WANDB_MODE or, if it is not set, `online` for users who have
             logged in and `offline` otherwise.
         group: group of the run; overrides the sweep's name.
         name: name of the run; None derives it from the folders.
@@ -68,7 +68,7 @@ class WandbLogger(loggers.WandbLogger):
             known = RunFolder(folder).wandb_identity({"id": secrets.token_hex(4), "group": group})
             group = group or known["group"]
             name = name or (f"{group}/{folder.name}" if group else folder.name)
-            # without offline artifacts, tables stay in the run's folder instead of the user's home
+            # with offline artifacts, tables would be written to the user's home
             quiet = Settings(quiet=True, init_timeout=30, finish_timeout=300, allow_offline_artifacts=False)
             settings |= {"id": known["id"], "settings": quiet}
             if chosen == "offline":
@@ -81,7 +81,7 @@ class WandbLogger(loggers.WandbLogger):
 
     @property
     def experiment(self) -> Any:
-        """The wandb run, started at first use in the first process; a dummy in all others."""
+        """The wandb run, started on first use in the first process; a dummy in all others."""
         if self._experiment is not None or not _is_first_process():
             return super().experiment
         from wandb.errors import Error
@@ -90,7 +90,7 @@ class WandbLogger(loggers.WandbLogger):
             run = super().experiment
         except Error as error:
             raise UserError(f"W&B cannot start: {first_line(error)} (mode=offline needs no network)") from error
-        if self.hint:  # printed only now, as a process may build a logger that it never uses
+        if self.hint:  # printed here, as a process may build a logger and never use it
             print(self.hint, flush=True)
         run.define_metric("epoch")
         for pattern in ("train/*", "val/*"):

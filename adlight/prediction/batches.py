@@ -1,4 +1,4 @@
-"""Predict for images batch by batch, decoding and writing pictures in threads while a batch is scored; a summary."""
+"""Predict for images batch by batch, with threads that decode images and write pictures, and print a summary."""
 
 import heapq
 import os
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from adlight.data.arrays import allocate
 from adlight.data.image_files import ADVICE, read_image
@@ -29,8 +29,8 @@ if TYPE_CHECKING:  # torch takes seconds: not for --help
     from adlight.data.images import PreparedImage
     from adlight.detector import Detector
 
-SHOWN = 5  # unreadable files that are named in the summary
-HIGHEST = 10  # images that it names, those with the highest scores
+SHOWN = 5  # largest number of unreadable files listed in the summary
+HIGHEST = 10  # number of images with the highest scores listed in the summary
 
 
 def load_detector(settings: Mapping[str, Any]) -> "Detector":
@@ -53,7 +53,7 @@ def override_attributes(target: Any, settings: Mapping[Any, Any], *names: str) -
 
 
 class ResultWriter:
-    """Writes an image's pictures, a folder per kind (`masks`, `maps`, `panels`), and makes its entry in the tables."""
+    """Writes an image's pictures to a folder per kind (`masks`, `maps`, `panels`), and makes its table entry."""
 
     def __init__(self, folder: Path, pictures: list[str], stream: ImageStream) -> None:
         self.folder, self.pictures, self.stream = folder, pictures, stream
@@ -84,15 +84,15 @@ def predict_batches(
     on_bad_image: str,
     threads: int | None = None,
 ) -> Iterator[list[Entry]]:
-    """Predict for images batch by batch and write their pictures. -> a list of entries per batch, in order.
+    """Predict for images batch by batch and write their pictures. Yield the entries of each batch, in order.
 
     Args:
         detector: the detector.
         paths: paths of the images.
         count: number of images, for the progress bar.
         writer: writes the pictures and makes the entries.
-        on_bad_image: `skip` gives an unreadable image an entry with the error; `error` raises it as a UserError, after
-            the entries of all images before it.
+        on_bad_image: `skip` makes an entry with the error for an unreadable image; `error` raises a UserError after
+            yielding the entries of all images before it.
         threads: number of threads that decode images and write pictures; None for one per core.
     """
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
@@ -112,7 +112,7 @@ def predict_batches(
 def read_ahead(
     detector: "Detector", paths: Iterator[Path], pool: ThreadPoolExecutor
 ) -> Iterator[list[tuple[Path, "PreparedImage | Unreadable"]]]:
-    """Decode images batch by batch in a thread pool, the next batch while this one is scored."""
+    """Decode images batch by batch in a thread pool, each batch while the one before it is scored."""
     waiting: list[tuple[Path, Future[PreparedImage | Unreadable]]] = []
     while True:
         coming = [(path, pool.submit(detector.prepare, path)) for path in islice(paths, detector.images_at_once)]
@@ -124,10 +124,10 @@ def read_ahead(
 
 
 class Summary:
-    """Counts of normal, anomalous and unreadable images; the entries are read once, one at a time."""
+    """Counts of normal, anomalous and unreadable images, from entries that are read one at a time."""
 
     def __init__(self, entries: Iterable[Entry]) -> None:
-        # keyed by source of the thresholds, image threshold, pixel threshold and verdict
+        # keyed by source of the thresholds, image threshold, pixel threshold and decision
         self.counts = Counter[tuple[str, float, float, bool]]()
         self.failed, self.num_failed = list[str](), 0
         self.highest: list[tuple[float, int, str]] = []  # a heap of scores minus thresholds, numbers and descriptions
@@ -138,8 +138,8 @@ class Summary:
             else:
                 key = entry["threshold_source"], entry["threshold"], entry["pixel_threshold"], entry["anomalous"]
                 self.counts[key] += 1
-                verdict = "anomalous" if entry["anomalous"] else "normal"
-                line = f"{verdict:9} {entry['score']:<8.4g} {entry['path']}"
+                decision = "anomalous" if entry["anomalous"] else "normal"
+                line = f"{decision:9} {entry['score']:<8.4g} {entry['path']}"
                 heapq.heappush(self.highest, (entry["score"] - entry["threshold"], -self.counts.total(), line))
                 if len(self.highest) > HIGHEST:
                     heapq.heappop(self.highest)
@@ -151,10 +151,9 @@ class Summary:
             table.add_column(name, justify="left" if name == "threshold of" else "right")
         thresholds = sorted({key[:3] for key in self.counts})
         for source, threshold, pixel_threshold in thresholds:
-            normal, anomalous = (self.counts[source, threshold, pixel_threshold, verdict] for verdict in (False, True))
-            table.add_row(escape(source), f"{threshold:.6g}", str(normal + anomalous), str(anomalous))
-        console = Console()
-        console.print(table)
+            counts = [self.counts[source, threshold, pixel_threshold, is_anomalous] for is_anomalous in (False, True)]
+            table.add_row(Text(source), f"{threshold:.6g}", str(sum(counts)), str(counts[1]))
+        Console().print(table)
         total = self.counts.total()
         lines = [f"the {HIGHEST} most anomalous of {total} images:"] if total > HIGHEST else []
         lines += [line for *_, line in sorted(self.highest, reverse=True)]
@@ -167,5 +166,4 @@ class Summary:
             scale = ", ".join(dict.fromkeys(f"{colour_ceiling(pixel):.3g}" for _, _, pixel in thresholds))
             colours = f"colours from 0 to twice the pixel threshold: {scale}"
             lines.append(f"pictures: {', '.join(pictures)} in {folder.path} ({colours})")
-        for line in lines:
-            console.print(line, highlight=False, soft_wrap=True, markup=False)
+        print(*lines, sep="\n")

@@ -1,6 +1,6 @@
-"""Predict with a pool of Ray actors on this machine or a cluster; each actor holds its own detector.
+"""Predict with a pool of Ray actors on this machine or a cluster; each actor has its own detector.
 
-The images are divided into parts. Ray Data hands parts to actors, which write the entries into the prediction folder.
+The images are divided into parts. Ray Data hands parts to actors, which write the entries to the prediction folder.
 """
 
 import logging
@@ -21,11 +21,11 @@ if TYPE_CHECKING:  # an extra
     import pyarrow
 
 DEVICES = ("auto", "cpu", "cuda")
-PARTS_AT_ONCE = 1000  # handed to Ray at a time, so that it need not hold the paths of all images
+PARTS_AT_ONCE = 1000  # handed to Ray at a time, so that the paths of all images need not be in memory
 
 
 class PartPredictor:
-    """An actor: predicts for parts of the images, and writes each part once it is complete.
+    """An actor that predicts for parts of the images, and writes each part when it is complete.
 
     Relative paths in the settings of `adlight.predict` are resolved against `working_dir`.
     """
@@ -39,7 +39,7 @@ class PartPredictor:
         self.writer = ResultWriter(folder, pictures, ImageStream(str(settings["images"])))
 
     def __call__(self, parts: "pyarrow.Table") -> dict[str, list[Any]]:
-        """Predict for parts with the columns `number` and `images`. -> each part's `error`, empty if there is none."""
+        """Predict for parts, given as `number` and `images`. -> each part's `error`, empty if there is none."""
         return {"error": [self._predict(part["number"], part["images"]) for part in parts.to_pylist()]}
 
     def _predict(self, number: int, images: list[str]) -> str:
@@ -53,7 +53,7 @@ class PartPredictor:
 
 
 def check_ray(settings: Mapping[str, Any]) -> None:
-    """Raise a UserError if Ray is missing, or `device` names a particular GPU: Ray assigns GPUs itself."""
+    """Raise a UserError if Ray is missing, or if `device` names a particular GPU: Ray assigns GPUs itself."""
     try:
         import pyarrow  # noqa: F401
         import ray.data  # noqa: F401
@@ -68,7 +68,7 @@ def check_ray(settings: Mapping[str, Any]) -> None:
 def predict_parts(
     folder: PredictionFolder, stream: ImageStream, count: int, settings: Mapping[str, Any], pictures: list[str]
 ) -> None:
-    """Predict for all images that are in no finished part; `count` is their number, for the progress bar.
+    """Predict for the `count` images that are not in a finished part.
 
     Raises:
         UserError: no cluster, more actors than CPUs, or an error of `predict_batches`; finished parts are kept.
@@ -95,7 +95,7 @@ def predict_parts(
 
 
 def _run(parts: Iterator[tuple[int, list[str]]], actors: int, pool: dict[str, Any]) -> Iterator[str]:
-    """Yield each part's error, or an empty text, as parts are finished."""
+    """Yield the error, or an empty text, of each part as it is finished."""
     import ray.data
 
     while items := [{"number": number, "images": images} for number, images in islice(parts, PARTS_AT_ONCE)]:
@@ -120,9 +120,10 @@ def _connect(address: str | None) -> None:
 
 
 def _size_pool(settings: Mapping[str, Any], resources: Mapping[str, float]) -> tuple[int, int, float]:
-    """Return the number of actors, and the number of threads and share of a GPU for each.
+    """Return the number of actors, and the number of threads and fraction of a GPU for each.
 
-    More actors than CPUs are a UserError, because Ray would wait for ever.
+    Raises:
+        UserError: there are more actors than CPUs, for which Ray would wait forever.
     """
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
     gpus = 0 if settings["device"] == "cpu" else gpus

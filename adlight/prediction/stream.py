@@ -1,4 +1,4 @@
-"""Images to predict for, found one after the other: a million of them in constant memory."""
+"""Find the images to predict for one after another, in constant memory for millions of them."""
 
 import glob
 import os
@@ -23,16 +23,16 @@ from adlight.types import UserError
 
 
 class Survey(NamedTuple):
-    """The number of images in a place, and a line about other files, empty if there are none."""
+    """The number of images in a place, and a line about other files there, empty if there are none."""
 
     images: int
     left_out: str
 
 
 class ImageStream:
-    """The images of a file, folder or glob, in sorted order; each iteration looks for them again.
+    """The images of a file, folder or glob, in sorted order; each iteration searches for them again.
 
-    The paths that a glob matches are kept in memory; of the names in a folder, no more than `sort_many` keeps.
+    The paths that match a glob are kept in memory; of a folder's names, only as many as `sort_many` keeps.
 
     Args:
         text: the file, folder or glob.
@@ -58,9 +58,9 @@ class ImageStream:
             yield from (path for path in sorted(self._matches) if path.is_file())
 
     def require(self) -> None:
-        """Raise a UserError if there are no images; the message says where and for what was searched."""
+        """Raise a UserError if there are no images; the message says what was searched for, and where."""
         if next(iter(self), None) is None:
-            folder = next(place for place in (self.place, *self.place.parents) if place.is_dir())  # what exists of it
+            folder = next(place for place in (self.place, *self.place.parents) if place.is_dir())
             problem = f"no images in {self.place.absolute()}: looked for files with {', '.join(sorted(IMAGE_SUFFIXES))}"
             if not os.path.lexists(self.place) and not glob.has_magic(str(self.place)):
                 problem = f"{self.place.absolute()} does not exist"
@@ -79,7 +79,7 @@ class ImageStream:
         return Survey(counts[IMAGE], describe_left_out(others))
 
     def name(self, path: Path) -> str:
-        """Name the pictures of an image by its path relative to the folder, or to the one around all images of a glob.
+        """Name the pictures of an image by its path relative to the folder, or to the common folder of a glob's images.
 
         The suffix is dropped unless another image in the same folder would then have the same name.
         """

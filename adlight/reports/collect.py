@@ -1,4 +1,4 @@
-"""Collect runs as pandas frames: settings, results and the predictions for test images."""
+"""Collect runs in pandas frames: settings, results, and predictions for test images."""
 
 import os
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ class Runs:
         results: one row per run and `category`, with the columns `rows.HEAD`, metrics as fractions (`auroc_lower` and
             `auroc_upper` are the ends of the 95 % interval), `rows.TAIL` and `config.<setting>` as text. `level` is
             `category`, `mean` (macro mean over the run's categories) or `pooled` (all images of the run). `headline`
-            marks the row that represents the run: the mean, its only category, or the only row of a run without
+            marks the row that stands for the whole run: the mean, the only category, or the only row of a run without
             results.
         predictions: one row per test image, with the columns of the runs' own tables.
         defects: one row per run, category and defect type, evaluated against all normal images of the category.
@@ -51,7 +51,7 @@ class Runs:
 
     @property
     def headlines(self) -> pd.DataFrame:
-        """The rows of `results` that represent a run each."""
+        """The rows of `results` that stand for a whole run."""
         return self.results[self.results["headline"]]
 
     @property
@@ -64,17 +64,20 @@ class Runs:
     def problems(self) -> dict[str, str]:
         """Status, error and log of each run that is not finished or has an error, by name."""
         runs = self.headlines[(self.headlines["status"] != "finished") | self.headlines["error"].notna()]
-        runs = runs[["name", "status", "error", "log"]].fillna("")
-        has_log = (runs["log"] != "") & runs["status"].isin(("failed", "unfinished"))
-        logs = runs["log"].map(" (log: {})".format).where(has_log, "")
-        unfinished = (runs["status"] == "unfinished") & (runs["error"] == "")
-        runs["error"] = runs["error"].mask(unfinished, "It is running, or was stopped or killed")
-        joints = runs["status"].map({"damaged": ", because "}).fillna(". ")
-        return dict(zip(runs["name"], (runs["status"] + joints + runs["error"] + logs).str.strip(), strict=True))
+        problems = {}
+        for name, status, error, log in runs[["name", "status", "error", "log"]].fillna("").to_numpy():
+            reason = "It is running, or was stopped or killed" if status == "unfinished" and not error else error
+            place = f" (log: {log})" if log and status in ("failed", "unfinished") else ""
+            problems[name] = f"{status}{', because ' if status == 'damaged' else '. '}{reason}{place}".strip()
+        return problems
 
 
 def collect(places: Sequence[str]) -> Runs:
-    """Read all runs at or below folders or globs, or raise a UserError; damaged runs get a row with their error."""
+    """Read all runs at or below folders or globs; a damaged run gets a row with its error.
+
+    Raises:
+        UserError: there are no runs.
+    """
     rows, tables, defects = list[dict[str, Any]](), [pd.DataFrame()], list[dict[str, Any]]()
     for run in find_runs(places):
         try:
@@ -96,7 +99,7 @@ def collect(places: Sequence[str]) -> Runs:
 
 
 def _read_run(run: RunFolder) -> tuple[list[dict[str, Any]], pd.DataFrame | None, list[dict[str, Any]]]:
-    """Read a run's rows, predictions and defects, or raise a UserError; nothing if a folder of Hydra's is not a run."""
+    """Read a run's rows, predictions and defects, or raise a UserError; empty for folders of Hydra that are no runs."""
     config = run.settings()
     if config is None:
         if run.has_results:
@@ -116,16 +119,16 @@ def config_columns(frame: pd.DataFrame) -> list[str]:
 
 
 def metric_columns(results: pd.DataFrame) -> list[str]:
-    """List the columns of metrics, except those for the ends of their intervals."""
+    """List the columns of metrics, without the ends of their intervals."""
     others = {*HEAD, *TAIL, *(name for name in results if name.startswith((CONFIG, REFERENCE)))}
     return [name for name in results if name not in others and not name.endswith(("_lower", "_upper"))]
 
 
 def _order_columns(frame: pd.DataFrame) -> pd.DataFrame:
-    """Order columns as HEAD, metrics, TAIL, settings; columns of HEAD and TAIL that are missing are added."""
+    """Order columns as HEAD, metrics, TAIL, settings, and add missing columns of HEAD and TAIL."""
     names = sorted(metric_columns(frame), key=[*METRICS, *metric_columns(frame)].index)
     metrics = [column for name in names for column in (name, f"{name}_lower", f"{name}_upper") if column in frame]
-    types = dict.fromkeys(_TEXT, object) | dict.fromkeys(_INTEGERS, "Int64")  # empty columns have these types too
+    types = dict.fromkeys(_TEXT, object) | dict.fromkeys(_INTEGERS, "Int64")  # for empty columns too
     return frame.reindex(columns=[*HEAD, *metrics, *TAIL, *config_columns(frame)]).astype(types)
 
 

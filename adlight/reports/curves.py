@@ -1,4 +1,4 @@
-"""Figures of scores and trainings: histograms, ROC, precision-recall and learning curves."""
+"""Figures of scores and learning curves: histograms, ROC and precision-recall curves, metrics over epochs."""
 
 import math
 import textwrap
@@ -21,10 +21,7 @@ CURVES = 9  # largest number of metrics in a figure of learning curves
 @rc_context(STYLE)
 def plot_histograms(cells: Mapping[str, pd.DataFrame]) -> Figure:
     """Plot histograms of the scores of normal and anomalous images, each of area 1, with overlap and threshold."""
-    columns = min(len(cells), 4)
-    rows = math.ceil(len(cells) / columns)
-    figure = Figure(figsize=(3.1 * columns, 2.1 * rows + 0.3), layout="constrained")
-    grid = _make_grid(figure, rows, columns, len(cells))
+    figure, grid = _make_grid(len(cells), 4, 3.1, (0, 0.3))
     for axes, (title, predictions) in zip(grid, cells.items(), strict=True):
         edges = np.histogram_bin_edges(predictions["score"], BINS)
         for label, name, colour in ((0, "normal", BLUE), (1, "anomalous", VERMILION)):
@@ -39,7 +36,7 @@ def plot_histograms(cells: Mapping[str, pd.DataFrame]) -> Figure:
                 axes.axvline(threshold, color="black", ls="--", lw=1, label="threshold")
             else:
                 note += ", threshold outside"
-        gap = " " if len(title) + len(note) < TITLE else "\n"  # neighbouring titles must not touch
+        gap = " " if len(title) + len(note) < TITLE else "\n"  # titles side by side must not touch
         axes.set_title(f"{textwrap.fill(title, TITLE)}:{gap}{note}", fontsize=9)
         axes.tick_params(labelsize=7)
         axes.locator_params(nbins=4)
@@ -88,10 +85,7 @@ def plot_ranking_curves(cells: Mapping[str, pd.DataFrame]) -> Figure | None:
 def plot_learning_curves(curves: Mapping[str, pd.DataFrame]) -> Figure:
     """Plot the metrics of runs over their epochs: a panel per metric, a line per run."""
     metrics = list(dict.fromkeys(name for table in curves.values() for name in table))[:CURVES]
-    columns = min(len(metrics), 3)
-    rows = math.ceil(len(metrics) / columns)
-    figure = Figure(figsize=(3.4 * columns + 1.2, 2.1 * rows + 0.4), layout="constrained")
-    grid = _make_grid(figure, rows, columns, len(metrics))
+    figure, grid = _make_grid(len(metrics), 3, 3.4, (1.2, 0.4))
     for axes, metric in zip(grid, metrics, strict=True):
         for i, (name, table) in enumerate(curves.items()):
             if metric in table and len(values := table[metric].dropna()):
@@ -104,15 +98,19 @@ def plot_learning_curves(curves: Mapping[str, pd.DataFrame]) -> Figure:
     return figure
 
 
-def _make_grid(figure: Figure, rows: int, columns: int, used: int) -> list[Axes]:
+def _make_grid(count: int, most: int, width: float, margin: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+    """Make a figure of `count` axes, up to `most` in a row, each `width` inches wide; `margin` is for the legend."""
+    columns = min(count, most)
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(width * columns + margin[0], 2.1 * rows + margin[1]), layout="constrained")
     grid = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axes in grid[used:]:
+    for axes in grid[count:]:
         axes.set_axis_off()
-    return grid[:used]
+    return figure, grid[:count]
 
 
 def _collect_legend(grid: Sequence[Axes]) -> tuple[list[Any], list[str]]:
-    """Collect the handles and labels of a legend for all axes, each label once."""
+    """Collect handles and labels for the legend of a whole figure, each label once."""
     named = {name: handle for axes in grid for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
     return list(named.values()), list(named)
 

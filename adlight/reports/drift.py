@@ -1,4 +1,4 @@
-"""Drift: each day's predictions against the scores that the thresholds were calibrated on."""
+"""Drift: compare each day's predictions with the scores on which the thresholds were calibrated."""
 
 import datetime
 from collections.abc import Mapping, Sequence
@@ -20,9 +20,10 @@ DAYS, BINS = 30, 30  # latest days shown in a figure, bins of a histogram
 
 
 def read_history(run: Path) -> pd.DataFrame:
-    """Read a run's predictions, or raise a UserError if a table is damaged.
+    """Read a run's predictions; raise a UserError if a table is damaged.
 
-    -> `day`, `category` (whose thresholds were used), `score`, `above` (whether the score is above the threshold).
+    Returns:
+        A row per image: `day`, `category` (whose threshold was used), `score` and `above` (the threshold).
     """
     parts = [pd.DataFrame(columns=["day", "category", "score", "above"])]
     for day, path in prediction_tables(run):
@@ -31,9 +32,7 @@ def read_history(run: Path) -> pd.DataFrame:
             score, threshold = table["score"].astype(float), table["threshold"].astype(float)
             category = table["threshold_source"].astype(str)
         except (LookupError, ValueError) as error:
-            raise UserError(
-                f"{path} is damaged ({type(error).__name__}: {error}): remove it, or predict again"
-            ) from error
+            raise UserError(f"{path} is damaged ({type(error).__name__}: {error}): remove it") from error
         if len(table):
             parts.append(pd.DataFrame({"day": day, "category": category, "score": score, "above": score > threshold}))
     return pd.concat(parts[1:] or parts, ignore_index=True)
@@ -42,14 +41,14 @@ def read_history(run: Path) -> pd.DataFrame:
 def compare_days(
     history: pd.DataFrame, calibration: Mapping[str, Sequence[float]], alpha: float = ALPHA
 ) -> pd.DataFrame:
-    """Compare each day's scores with those of calibration, separately for each category.
+    """Compare each day's scores with the calibration scores by Kolmogorov-Smirnov tests, separately for each category.
 
-    Uses the two-sample Kolmogorov-Smirnov test. P-values are corrected by Holm's method (1979) for all days and
-    categories, so that without drift the probability of reporting any is at most `alpha`.
+    P-values are corrected for all days and categories by Holm's method (1979), so that without drift the probability of
+    reporting any drift is at most `alpha`.
 
     Returns:
         A row per day and category: `images`, `above` (share above the threshold), `ks` (largest distance between the
-        distribution functions), `p` (corrected) and `drifts`. Without scores of calibration, `ks` and `p` are NaN.
+        distribution functions), `p` (corrected) and `drifts`. Without calibration scores, `ks` and `p` are NaN.
     """
     rows = []
     for (day, category), mine in history.groupby(["day", "category"], sort=True):
@@ -64,7 +63,7 @@ def compare_days(
 
 
 def select_calibration(category: str, calibration: Mapping[str, Sequence[float]]) -> np.ndarray:
-    """Return a category's calibration scores; those of all categories if its thresholds were pooled or set by hand."""
+    """Return a category's calibration scores, or those of all categories if its threshold was pooled or set by hand."""
     name = category.removeprefix("labels of ")
     chosen = [calibration[name]] if name in calibration else list(calibration.values())
     return np.concatenate([np.empty(0), *map(np.asarray, chosen)])
@@ -81,21 +80,21 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 
 def describe_drift(name: str, tested: pd.DataFrame) -> list[str]:
-    """Describe each day on which a run's scores have drifted, in a line."""
+    """Return a line for each day and category in which a run's scores have drifted."""
     tests = int(tested["p"].notna().sum())
     return [
-        f"drift: {name}, {row.day}: {row.images} scores of {row.category} differ from calibration "
-        f"(Kolmogorov-Smirnov {row.ks:.2f}, p {row.p:.2g} corrected for {tests} tests; {row.above:.1%} above the "
-        "threshold)"
+        f"drift: {name}, {row.day}: {row.images} scores of {row.category} differ from calibration (Kolmogorov-Smirnov "
+        f"{row.ks:.2f}, p {row.p:.2g} corrected for {tests} tests; {row.above:.1%} above the threshold)"
         for row in tested[tested["drifts"]].itertuples()
     ]
 
 
 @rc_context(STYLE)
 def plot_drift(history: pd.DataFrame, tested: pd.DataFrame, calibration: Mapping[str, Sequence[float]]) -> Figure:
-    """Plot, for each category, each day's histogram of scores below that of calibration, and the share above threshold.
+    """Plot histograms of the calibration scores and of each day's scores, and each day's share above the threshold.
 
-    `history` comes from `read_history`, `tested` from `compare_days`; `calibration` are scores by category.
+    `history` comes from `read_history`, `tested` from `compare_days`; `calibration` holds scores by category, each of
+    which has a row of its own in the figure.
     """
     categories = sorted(history["category"].unique())
     days: list[datetime.date] = sorted(history["day"].unique())[-DAYS:]
@@ -104,18 +103,18 @@ def plot_drift(history: pd.DataFrame, tested: pd.DataFrame, calibration: Mapping
     for (left, right), category in zip(grid, categories, strict=True):
         mine, known = history[history["category"] == category], select_calibration(category, calibration)
         edges = np.histogram_bin_edges(np.concatenate([mine["score"], known]), BINS)
-        of = tested[tested["category"] == category].set_index("day")
-        rows = [*([("calibration", known, GREY)] if len(known) else [])]
+        by_day = tested[tested["category"] == category].set_index("day")
+        rows = [("calibration", known, GREY)] if len(known) else []
         for day in days:
             if len(score := mine["score"][mine["day"] == day]):
-                rows.append((str(day), score.to_numpy(), VERMILION if of.loc[day, "drifts"] else BLUE))
+                rows.append((str(day), score.to_numpy(), VERMILION if by_day.loc[day, "drifts"] else BLUE))
         for place, (_, score, colour) in enumerate(rows):
             height = np.histogram(score, edges)[0]
             left.stairs(-place + 0.85 * height / max(height.max(), 1), edges, baseline=-place, fill=True, color=colour)
         left.set_yticks([-place for place in range(len(rows))], [name for name, *_ in rows], fontsize=8)
         left.set_title(f"scores, {category}", fontsize=9)
-        first = len(rows) - sum(day in of.index for day in days)
-        shares = [float(of.loc[day, "above"]) for day in days if day in of.index]
+        shares = [float(by_day.loc[day, "above"]) for day in days if day in by_day.index]
+        first = len(rows) - len(shares)
         right.barh([-first - i for i in range(len(shares))], shares, 0.6, align="edge", color=BLUE)
         right.set_title("share above", fontsize=9)
         right.set_xlim(0, max(0.1, *shares) if shares else 0.1)

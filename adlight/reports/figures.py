@@ -1,4 +1,4 @@
-"""Figures of metrics: bars and heat maps, and the style of all figures."""
+"""Figures of metrics as bars and heat maps, and the style of all figures."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -30,8 +30,8 @@ SERIES = len(COLOURS)
 def plot_bars(panels: Mapping[str, pd.DataFrame], as_bars: bool = False) -> Figure:
     """Plot grouped bars: a panel per metric, a group per category, a colour per series.
 
-    `panels` are tables of `grouping.average_series` by the title of their metric. Published numbers are lines or,
-    with `as_bars`, another series.
+    `panels` holds tables of `grouping.average_series` by the title of their metric. Published numbers are drawn as
+    lines or, with `as_bars`, as another series.
     """
     rows = pd.concat([table for table in panels.values() if len(table)])
     series, categories = list(rows["series"].unique()), list(rows["category"].unique())
@@ -67,7 +67,7 @@ def legible(name: str) -> str:
 
 
 def _finish(axes: Axes, title: str, categories: Sequence[str], least: float) -> None:
-    """Label the axes; if all bars are high, the y-axis starts above 0 and its label says so."""
+    """Label the axes; if all bars are high, the y-axis starts above 0, which its label mentions."""
     start = math.floor((least - 0.05) * 10) / 10 if least > 0.65 else 0.0
     axes.set(ylabel=f"{title}\n(from {start:.1f})" if start else title, ylim=(start, 1.01))
     slanted = max(map(len, categories)) > 4 and len(categories) > 4
@@ -81,7 +81,7 @@ def _finish(axes: Axes, title: str, categories: Sequence[str], least: float) -> 
 def plot_heat_maps(ours: pd.DataFrame, paper: pd.DataFrame, tolerance: float, other_protocol: bool = False) -> Figure:
     """Plot AUROC by mask ratio (rows) and depth (columns): ours, the paper's unless it is empty, and the difference.
 
-    Absolute differences up to `tolerance` are white; none is drawn if the paper used another protocol.
+    Differences up to `tolerance` are white; they are not drawn if the paper used another protocol.
     """
     panels, columns = {"ours": ours}, list(dict.fromkeys([*paper, *ours]))
     if len(paper):
@@ -108,7 +108,7 @@ def plot_heat_maps(ours: pd.DataFrame, paper: pd.DataFrame, tolerance: float, ot
 
 
 def _colour_cells(axes: Axes, colours: np.ndarray, values: np.ndarray, form: str) -> None:
-    """Draw values (rows, columns) in squares of the given RGBA colours (rows, columns, 4); NaN is drawn as a dash."""
+    """Write values (rows, columns) in squares with RGBA colours (rows, columns, 4); NaN becomes a dash."""
     colours[np.isnan(values)] = 1
     axes.pcolormesh(np.arange(values.shape[1] + 1) - 0.5, np.arange(values.shape[0] + 1) - 0.5, colours, edgecolor="w")
     for (y, x), value in np.ndenumerate(values):

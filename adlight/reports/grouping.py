@@ -1,4 +1,4 @@
-"""Group runs by their settings: settings that differ, runs that differ only in seed or category, and their means."""
+"""Group runs by settings: find settings that differ, and average runs that differ only in seed or category."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -16,13 +16,13 @@ HISTOGRAMS = 16  # largest number of histograms in a figure
 
 
 def find_differing(runs: pd.DataFrame) -> list[str]:
-    """List the columns of settings in which runs differ; runs without a readable config are ignored."""
+    """List the columns of settings in which runs differ, ignoring runs without a readable config."""
     config = runs[config_columns(runs)].dropna(how="all")
     return [name for name in config if config[name].nunique(dropna=False) > 1]
 
 
 def shorten_keys(columns: Sequence[str]) -> dict[str, str]:
-    """Shorten each setting's dotted key to its last part; keys that share their last part stay whole."""
+    """Shorten each setting's dotted key to its last part, unless several keys share it."""
     keys = [name.removeprefix(CONFIG) for name in columns]
     last = [key.rpartition(".")[2] for key in keys]
     return {name: word if last.count(word) == 1 else key for name, key, word in zip(columns, keys, last, strict=True)}
@@ -32,8 +32,8 @@ def select_differing(runs: pd.DataFrame) -> pd.DataFrame:
     """Select the settings in which runs of the same model and data set differ.
 
     Returns:
-        A column per setting, those in which finished runs differ first, with the names and index of `runs`; missing for
-        runs of other models and data sets.
+        A column per setting, with the column names and index of `runs`; settings in which finished runs differ come
+        first. Cells are missing for runs of other models and data sets.
     """
     groups = [group for _, group in runs.groupby(["model", "dataset"], dropna=False, sort=False)]
     settings = pd.concat([group[find_differing(group)].fillna(UNSET) for group in groups]).reindex(runs.index)
@@ -42,7 +42,7 @@ def select_differing(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def label_settings(settings: pd.DataFrame) -> pd.Series:
-    """Write each row's settings in one line, up to `LABEL_SETTINGS` of them."""
+    """Format each row's settings in one line, up to `LABEL_SETTINGS` of them."""
     names = shorten_keys(list(settings))
 
     def label(row: pd.Series) -> str:
@@ -54,16 +54,16 @@ def label_settings(settings: pd.DataFrame) -> pd.Series:
 
 
 def make_titles(runs: pd.DataFrame) -> dict[str, str]:
-    """Make each run's title: its name and the settings in which it differs from others of its model and data set."""
+    """Make a title for each run: its name, and settings in which runs of its model and data set differ."""
     labels = label_settings(select_differing(runs))
     return {name: f"{name} ({label})" if label else name for name, label in zip(runs["name"], labels, strict=True)}
 
 
 def group_by_config(runs: pd.DataFrame, *ignored: str) -> dict[str, pd.DataFrame]:
-    """Group finished runs whose settings agree except for the ignored columns. -> the groups by a distinctive label.
+    """Group finished runs whose settings agree except in the ignored columns. -> the groups by a distinctive label.
 
     Even if the settings that choose the images are ignored, a model for several categories is not grouped with models
-    for one category each, nor with one for other categories: it is another model, not another seed.
+    for single or other categories: it is another model, not another seed.
     """
     finished = runs[runs["status"] == "finished"]
     if finished.empty:
@@ -77,20 +77,20 @@ def group_by_config(runs: pd.DataFrame, *ignored: str) -> dict[str, pd.DataFrame
 
 
 def config_key(runs: pd.DataFrame, *ignored: str) -> pd.Series:
-    """Return a tuple per run of model, data set and all settings except the ignored ones."""
+    """Return a tuple per run: model, data set and all settings except the ignored ones."""
     columns = ["model", "dataset", *(name for name in config_columns(runs) if name not in ignored)]
     return runs[columns].fillna(UNSET).apply(tuple, axis=1)
 
 
 def average_runs(results: pd.DataFrame) -> pd.DataFrame:
-    """Average each category over seeds, and average over categories where each run has one category.
+    """Average each category over seeds, and runs of single categories over the categories.
 
-    A single run gets a row too if there is a group to compare it with, such as one model for all categories beside one
+    A single run also gets a row if there is a group to compare it with, such as a model for all categories beside one
     model per category.
 
     Returns:
-        `runs` (the label of the group), `seeds`, `category`, the `reference_` columns, and the metrics, with
-        `<metric>_lower` and `<metric>_upper` one sample standard deviation over several seeds below and above them.
+        `runs` (label of the group), `seeds`, `category`, the `reference_` columns, and the metrics; `<metric>_lower`
+        and `<metric>_upper` are one sample standard deviation over several seeds below and above.
     """
     ignored = (SEED, *CLASS_KEYS)
     groups = group_by_config(results[results["headline"]], *ignored)
@@ -108,7 +108,7 @@ def average_series(runs: Runs, series: Mapping[str, pd.DataFrame], metric: str) 
 
     Returns:
         `series`, `category`, `value`, `lower` and `upper` (one standard deviation below and above; for a single seed,
-        the ends of its interval), and `paper`, the number published for the same images.
+        the ends of its interval), and `paper`, the published number for the same images.
     """
     parts = [pd.DataFrame(columns=["series", "category", "value", "lower", "upper", "paper"])]
     results = runs.results.reindex(columns=[*runs.results, *({metric} - {*runs.results})])
@@ -128,12 +128,12 @@ def average_series(runs: Runs, series: Mapping[str, pd.DataFrame], metric: str) 
 
 
 def group_scores(runs: Runs) -> Iterator[tuple[str, dict[str, pd.DataFrame]]]:
-    """Yield the predictions to show in one figure, with its title: all categories of a run, or runs of one category."""
+    """Yield the title and predictions of each figure: all categories of a run, or several runs of single categories."""
     if runs.predictions.empty:
         return
     single = []
     for name, predictions in runs.predictions.groupby("name", sort=False):
-        parts = [(category, part) for category, part in predictions.groupby("category", sort=False)]
+        parts = list(predictions.groupby("category", sort=False))
         if len(parts) > 1:
             yield name, dict(parts)
         else:
@@ -148,7 +148,7 @@ def group_scores(runs: Runs) -> Iterator[tuple[str, dict[str, pd.DataFrame]]]:
 
 
 def _average_group(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """Average runs that differ only in seed and category; nothing if a seed and category occur twice."""
+    """Average runs that differ only in seed and category; empty if a seed and category occur twice."""
     seed = rows[SEED].fillna(UNSET) if SEED in rows else pd.Series(UNSET, index=rows.index)
     if pd.DataFrame({"seed": seed, "category": rows["category"]}).duplicated().any():
         return []
@@ -171,7 +171,7 @@ def _average_group(rows: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _label_groups(first: pd.DataFrame, ignored: Sequence[str]) -> list[str]:
-    """Label each group by its first run: model, whether it is for several categories, and settings that differ."""
+    """Label each group by its first run: the model, whether it covers several categories, and differing settings."""
     model = first["model"] + (" on " + first["dataset"] if first["dataset"].nunique() > 1 else "")
     several_scopes = first.groupby(["model", "dataset"])["scope"].transform("nunique") > 1
     scope = first.apply(_describe_scope, axis=1).where(several_scopes, "")

@@ -1,4 +1,4 @@
-"""Tables and pictures beyond a run's own results: drift of its predictions, groups of its anomalies, and searches."""
+"""Tables and pictures beyond the runs' own results: drift of predictions, groups of anomalies, and searches."""
 
 import logging
 from collections import Counter
@@ -14,12 +14,11 @@ from matplotlib.figure import Figure
 from adlight.reports import drift
 from adlight.reports.collect import READ_ERRORS, Runs
 from adlight.reports.figures import BLUE, GREY, STYLE, VERMILION
-from adlight.reports.rows import OBJECTIVE
 from adlight.reports.sections import Picture, embed_figure, link_picture
 from adlight.reports.terminal import COUNT, TEXT, VALUE
 from adlight.runs.find import find_studies
 from adlight.runs.subfolders import GroupFolder
-from adlight.runs.tables import read_calibration
+from adlight.runs.tables import OBJECTIVE, read_calibration
 from adlight.types import UserError, first_line
 
 EMPTY = pd.DataFrame()
@@ -32,18 +31,18 @@ class Monitoring(NamedTuple):
 
     drift: pd.DataFrame = EMPTY  # a row per run, day and category
     drift_figures: Sequence[Picture] = ()  # one per run
-    drift_lines: Sequence[str] = ()  # one per day, category and run that has drifted
+    drift_lines: Sequence[str] = ()  # one per run, day and category with drift
     groups: pd.DataFrame = EMPTY  # a row per run and group
-    sheets: Sequence[tuple[str, list[Picture]]] = ()  # names of runs with the pictures of their groups
+    sheets: Sequence[tuple[str, list[Picture]]] = ()  # runs' names with the pictures of their groups
     histories: Sequence[Picture] = ()  # one per search
     importances: pd.DataFrame = EMPTY  # a row per search and setting
-    problems: Sequence[str] = ()  # one line per file that cannot be read
+    problems: Sequence[str] = ()  # one line per unreadable file
 
 
 def monitor_runs(runs: Runs, places: Sequence[str], folder: Path) -> Monitoring:
     """Read the predictions of runs, the groups of their anomalies, and searches, for a page in `folder`.
 
-    Damaged files are reported as problems; everything else is shown.
+    Damaged files become problems; everything else is shown.
     """
     drifts, figures, lines, groups, sheets = [], list[Picture](), list[str](), [], []
     histories, importances, problems = read_searches(places)
@@ -107,11 +106,11 @@ def _read_groups(name: str, groups: GroupFolder, folder: Path) -> tuple[pd.DataF
 def read_searches(places: Sequence[str]) -> tuple[list[Picture], pd.DataFrame, list[str]]:
     """Plot the history of each search at or below `places`, and rank its settings by importance.
 
-    Importance is the share of the variance of `val/auroc` that a setting explains, as computed by Optuna (fANOVA,
-    Hutter 2014; without scikit-learn PED-ANOVA, Watanabe 2023).
+    The importance of a setting is the share of the variance of `val/auroc` that it explains, as computed by Optuna
+    (fANOVA, Hutter 2014; without scikit-learn PED-ANOVA, Watanabe 2023).
 
     Returns:
-        A picture per search, a table with a row per search and setting, and a line for each search that cannot be read.
+        A picture per search, a table with a row per search and setting, and a line for each unreadable search.
     """
     pictures, rows, problems = list[Picture](), list[tuple[str, str, float]](), list[str]()
     for sweep in find_studies(places):
@@ -140,7 +139,7 @@ def read_searches(places: Sequence[str]) -> tuple[list[Picture], pd.DataFrame, l
 
 
 def _compute_importances(study: Any) -> dict[str, float]:
-    """Compute the importances; empty if there are too few trials or all are equal."""
+    """Compute the importances of a search's settings; empty if there are too few trials or all are equal."""
     import optuna
 
     try:

@@ -1,6 +1,6 @@
-"""The report's page: one HTML file that contains its styles, scripts and figures, so that it needs no network.
+"""The report's page: a single HTML file with its styles, scripts and figures, which needs no network.
 
-Pictures of test images stay in the runs' folders; the page links to them.
+Pictures of test images stay in the runs' folders, to which the page links.
 """
 
 import json
@@ -20,14 +20,14 @@ from adlight.reports import curves, sections, tables
 from adlight.reports.collect import Runs
 from adlight.reports.grouping import group_scores, make_titles
 from adlight.reports.monitoring import Monitoring
-from adlight.reports.rows import OBJECTIVE
 from adlight.reports.terminal import DIFFERENCE, HIGH, LOW, PAPER, TEXT, VALUE
 from adlight.reports.viewer import viewer_data
 from adlight.runs.find import natural_key
 from adlight.runs.folder import RunFolder
+from adlight.runs.tables import OBJECTIVE
 
-OPEN, PAGED = 40, 200  # largest number of rows of a table that is open at first, and of one page of a table
-LONG = 50  # characters from which a column breaks its lines
+OPEN, PAGED = 40, 200  # largest number of rows of a table that is expanded at first, and of a table's page
+LONG = 50  # largest number of characters in a column without line breaks
 MEANINGS = {
     "AUROC": "area under the ROC curve of the image scores",
     "AP": "average precision of the image scores",
@@ -69,8 +69,8 @@ def render(
         runs: the collected runs.
         means: means over seeds and categories, see `grouping.average_runs`.
         title: title of the page.
-        tolerance: absolute differences from published numbers up to this count as equal.
-        detailed: number of runs with histograms, curves, a place in the viewer and pictures.
+        tolerance: largest difference from a published number that counts as equal.
+        detailed: largest number of runs with histograms, curves, a place in the viewer and pictures.
         pictures: largest number of pictures per run.
         folder: folder of the page, to which links are relative.
         monitoring: drift, groups of anomalies and searches.
@@ -129,7 +129,7 @@ def _make_tables(runs: Runs, means: pd.DataFrame, monitoring: Monitoring) -> dic
 
 
 def _to_json(content: Any) -> Markup:
-    """Write JSON that can be embedded in a script element, whatever text it contains."""
+    """Format JSON for a script element, whatever text it contains."""
     return Markup(json.dumps(content, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"))
 
 
@@ -181,6 +181,6 @@ def to_html(table: pd.DataFrame, name: str, tolerance: float) -> Markup:
 
 
 def _sort_naturally(column: pd.Series) -> pd.Series:
-    """Make a column of text sort by the numbers in it: 0.75 before 0.8, 9 before 10."""
+    """Make a text column sort by the numbers in it: 0.75 before 0.8, 9 before 10."""
     words = list(column.dropna().unique())
     return column.astype(pd.CategoricalDtype(sorted(words, key=lambda word: natural_key(Path(word))), ordered=True))

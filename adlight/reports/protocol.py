@@ -1,4 +1,4 @@
-"""The data behind published numbers: our results are compared with them only if the images are the same."""
+"""The data behind published numbers: our results can be compared with them only on the same images."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ import pandas as pd
 from adlight.reports.rows import CONFIG
 
 LIMITS = ("train_limit", "test_limit")
-TEST_IMAGES: dict[str, dict[str | None, int]] = {  # number of published test images by category; None is any category
+TEST_IMAGES: dict[str, dict[str | None, int]] = {  # number of test images by category; None stands for all categories
     "mvtec": {
         **{"bottle": 83, "cable": 150, "capsule": 132, "carpet": 117, "grid": 78, "hazelnut": 110, "leather": 124},
         **{"metal_nut": 115, "pill": 167, "screw": 160, "tile": 117, "toothbrush": 42, "transistor": 100, "wood": 79},
@@ -22,7 +22,7 @@ class Protocol(NamedTuple):
     """The data that an experiment's published numbers were measured on."""
 
     dataset: str
-    limits: tuple[str, str] = ("null", "null")  # the paper's values of the settings `LIMITS`, as text
+    limits: tuple[str, str] = ("null", "null")  # the paper's values of the settings in `LIMITS`, as text
     whole: bool = False  # whether the numbers are means over all categories of the data set
 
 
@@ -37,9 +37,9 @@ PROTOCOLS = {
 
 
 def find_mismatch(experiment: str, rows: pd.DataFrame) -> str:
-    """Describe the first known difference between a run's data and those of the published numbers; empty if none.
+    """Describe the first difference between a run's data and the data behind published numbers; empty if none is known.
 
-    `rows` are those of one run in `Runs.results`; nothing is known about tables of the user.
+    `rows` are the run's rows of `Runs.results`. Nothing is known about the data of the user's own tables.
     """
     if (expected := PROTOCOLS.get(experiment)) is None:
         return ""

@@ -1,4 +1,4 @@
-"""Published numbers to compare our results with, from CSV files in a few known layouts."""
+"""Compare our results with published numbers from CSV files in a few known layouts."""
 
 import re
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from adlight.types import UserError
 
 EXPERIMENTS = CONF.parent / "experiments"  # of a checkout; an installed package has none
 CLASS_COLUMNS = ("category", "normal", "normal_digit", "normal_class")
-METRICS = {  # name or ending of a column -> our metric
+METRICS = {  # a column's name or its ending -> our metric
     **{name: name for name in ("auroc", "ap", "f1_max", "precision_at_f1_max", "recall_at_f1_max", "f1_calibrated")},
     **{name: name for name in ("pixel_auroc", "pixel_ap", "aupro")},
     **{"f1": "f1_max", "precision": "precision_at_f1_max", "recall": "recall_at_f1_max"},  # papers report the oracle
@@ -40,18 +40,18 @@ _LAYOUTS = (
 def compare(runs: Runs, named: Sequence[str] | None, column: str | None) -> Runs:
     """Add published numbers to the results, as columns `reference_<metric>`.
 
-    For a mean, the reference is the mean over the categories of the run, if all of them were published. A number
-    published for a mask ratio and depth is added to the headline of the run.
+    The reference of a mean is the mean over the run's categories, if numbers for all of them were published. A number
+    published for a mask ratio and depth is added to the run's headline.
 
     Args:
         runs: the collected runs.
-        named: CSV files or names of experiments to use for all runs; None uses those of each run's own experiment.
-        column: the method to take from tables with a column per method; None takes that in `COLUMNS`, or the last one.
+        named: CSV files or names of experiments to use for all runs; None uses each run's own experiment.
+        column: column to use in tables with a column per method; None takes the column in `COLUMNS`, or the last.
 
     Returns:
         The runs. `published` has a row per run (`name`), `metric` and `category`, or `mask_ratio` and `depth`, with the
         `value`, its `source` and `protocol`: how the run's data differ from the publication's, empty if they do not.
-        The results have this text in the column `rows.PROTOCOL`.
+        The results have the protocol in the column `rows.PROTOCOL`.
 
     Raises:
         UserError: a file is missing or its layout is unknown.
@@ -93,7 +93,7 @@ def match_experiments(run: pd.Series) -> list[str]:
 
 
 def choose_column(experiment: str, run: pd.Series) -> str | None:
-    """Choose the column of an experiment's table for a run's model: empty if there is none, None if all apply."""
+    """Choose the column of an experiment's table for a run's model; empty if there is none, None if all apply."""
     if experiment not in COLUMNS:
         return None
     network = str(run.get(f"{CONFIG}model.network._target_", "UNet"))
@@ -102,15 +102,15 @@ def choose_column(experiment: str, run: pd.Series) -> str | None:
 
 
 def find_table(name: str) -> Path:
-    """Return the path of a CSV file, or of the published numbers of an experiment."""
+    """Return the path of a table, given as a path or as the name of an experiment."""
     path, expected = Path(name).expanduser(), EXPERIMENTS / name / "expected.csv"
     return expected if not path.is_file() and expected.is_file() else path
 
 
 def read_table(path: Path, column: str | None = None) -> pd.DataFrame:
-    """Read a published table, or a `column` of it; percentages become fractions.
+    """Read a published table, or one `column` of it; percentages become fractions.
 
-    By default all metrics are read or, in a table of methods, the last column, as it holds the paper's own method.
+    Without `column`, all metrics are read or, from a table of methods, the last column, which is the paper's method.
 
     Returns:
         One row per `metric` and `category`, or `mask_ratio` and `depth`, with its `value` and the file as `source`.
@@ -147,7 +147,7 @@ def read_table(path: Path, column: str | None = None) -> pd.DataFrame:
 
 
 def parse_metric(column: str) -> str:
-    """Return the metric that a column's name equals or ends in; AUROC for the name of a method."""
+    """Return the metric that a column's name equals or ends in; AUROC for names of methods."""
     endings = [name for name in METRICS if f"_{column}".endswith(f"_{name}")]
     return METRICS[max(endings, key=len)] if endings else "auroc"
 

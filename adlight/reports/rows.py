@@ -1,15 +1,15 @@
-"""Rows about one run: settings, status and results. Free of pandas, as sweeps write their tables with it."""
+"""Rows about a run: settings, status and results. No pandas here, so that the jobs of sweeps need not import it."""
 
 import json
 import math
 from typing import Any
 
 from adlight.runs.folder import RunFolder
+from adlight.runs.tables import OBJECTIVE
 from adlight.types import UserError
 
-OBJECTIVE = "val/auroc"  # the metric for choosing among runs; never one of the test split
 HEAD = ["name", "status", "model", "dataset", "level", "category", "headline", "normal_images", "anomalous_images"]
-METRICS = [  # in the order of the columns; other metrics follow
+METRICS = [  # in the order of columns; other metrics follow
     OBJECTIVE,
     *("auroc", "ap", "f1_max", "f1_max_threshold", "precision_at_f1_max", "recall_at_f1_max", "fpr_at_95_tpr"),
     *("precision_calibrated", "recall_calibrated", "f1_calibrated", "fpr_calibrated", "trivial_f1"),
@@ -21,13 +21,13 @@ TAIL += ["num_categories", "folder", "error", "log"]
 CONFIG = "config."  # prefix of the dotted keys of settings, as at W&B
 REFERENCE = "reference_"  # prefix of published metrics
 PROTOCOL = f"{REFERENCE}protocol"  # how the run's data differ from the publication's
-_PLACES = ("resume", "resume_sweep", "run_dir", "run")  # settings for the location of a run, not for its computation
+_PLACES = ("resume", "resume_sweep", "run_dir", "run")  # settings that locate a run and do not change it
 _COUNTS = {"normal": "normal_images", "anomalous": "anomalous_images"}
 _THRESHOLDS = ("threshold", "pixel_threshold")
 
 
 def read_results(run: RunFolder) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Read a run's status and, if it was tested, its results. -> rows, and the content of its results file."""
+    """Read a run's status and, if it was tested, its results. -> rows, and the content of the results file."""
     row = status_row(run)
     try:
         content = run.read_results()
@@ -80,7 +80,7 @@ def defect_rows(content: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _as_text(value: Any) -> str:
-    """Format a setting as in a config file; strings that would be parsed as another type keep their quotes."""
+    """Format a setting as in a config file, with quotes around strings that would be parsed as another type."""
     if isinstance(value, str):
         try:
             json.loads(value)

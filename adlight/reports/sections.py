@@ -1,4 +1,4 @@
-"""The page's pictures: choose the runs for each figure, embed figures as data URIs and link panels by their paths."""
+"""The page's pictures: choose the runs for each figure, embed figures as data URIs, and link panels."""
 
 import base64
 import io
@@ -19,25 +19,25 @@ from adlight.reports import curves, figures
 from adlight.reports.collect import READ_ERRORS, Runs
 from adlight.reports.grouping import CLASS_KEYS, SEED, average_series, group_by_config
 from adlight.reports.reference import CELL_KEYS, locate_cells
-from adlight.reports.rows import OBJECTIVE
 from adlight.runs.folder import RunFolder
+from adlight.runs.tables import OBJECTIVE
 
 WIDEST = 1100  # largest width of a picture, in pixels
-NOT_DRAWN = ("epoch", "step", "generator_steps")  # columns of a curve that are counters
+NOT_DRAWN = ("epoch", "step", "generator_steps")  # counters among a curve's columns
 CLASS_METRICS = {"precision_at_f1_max": "precision", "recall_at_f1_max": "recall", "f1_max": "F1"}
 
 
 class Picture(NamedTuple):
     """A picture of the page."""
 
-    source: str  # URL, relative to the page or with the data
+    source: str  # URL relative to the page, or data URI
     width: int  # in pixels
     title: str
-    note: str = ""  # below the picture
+    note: str = ""  # text below the picture
 
 
 def draw_ablations(runs: Runs, tolerance: float) -> list[Picture]:
-    """Draw AUROC by mask ratio and depth, in a figure for each group of runs that agree in all other settings."""
+    """Draw AUROC by mask ratio and depth: a figure for each group of runs that agree in all other settings."""
     cells = runs.headlines.join(locate_cells(runs.headlines)).dropna(subset="depth")
     pictures = []
     for title, group in group_by_config(cells, SEED, *CELL_KEYS).items():
@@ -57,7 +57,7 @@ def draw_ablations(runs: Runs, tolerance: float) -> list[Picture]:
 
 
 def _describe_choice(runs: pd.DataFrame) -> str:
-    """Describe the cell that the objective chooses."""
+    # names the cell with the best objective
     if OBJECTIVE not in runs or runs[OBJECTIVE].isna().all():
         return ""
     cells = runs.groupby(["mask_ratio", "depth"])[[OBJECTIVE, "auroc"]].mean()
@@ -74,7 +74,7 @@ def draw_learning(runs: Runs, detailed: int) -> list[Picture]:
             try:
                 table = pd.read_csv(path).set_index("epoch")
                 numbers = table.drop(columns=list(NOT_DRAWN), errors="ignore").astype(float)
-            except READ_ERRORS:  # a page without this curve is still useful
+            except READ_ERRORS:  # the page is useful without this curve
                 continue
             if len(numbers) and len(numbers.columns):
                 stages.setdefault(path.name, {})[name] = numbers
@@ -85,15 +85,14 @@ def draw_learning(runs: Runs, detailed: int) -> list[Picture]:
 def draw_bars(runs: Runs) -> list[Picture]:
     """Draw AUROC by category, and precision, recall and F1 by normal class (thesis, fig. 4-5).
 
-    Runs that differ only in seed and category form a series, which has one colour.
+    Runs that differ only in seed and category form a series with a colour of its own.
     """
     pictures = []
     series = group_by_config(runs.headlines, SEED, *CLASS_KEYS)
     if len(table := average_series(runs, _limit(series), "auroc")) > 1:
         note = "Error bars: 95 % bootstrap interval, or the standard deviation where there are several seeds."
-        pictures.append(
-            embed_figure(figures.plot_bars({"AUROC": table}), "AUROC by category", note + _describe_limit(series))
-        )
+        figure = figures.plot_bars({"AUROC": table})
+        pictures.append(embed_figure(figure, "AUROC by category", note + _describe_limit(series)))
     normal = CLASS_KEYS[1]
     series = {name: group for name, group in series.items() if normal in group and group[normal].nunique() > 1}
     panels = {title: average_series(runs, _limit(series), metric) for metric, title in CLASS_METRICS.items()}
@@ -133,10 +132,10 @@ def embed_figure(figure: Figure, title: str, note: str = "") -> Picture:
 
 
 def link_panels(runs: Runs, detailed: int, each: int, folder: Path) -> tuple[list[tuple[str, list[Picture]]], int]:
-    """Link up to `each` panels of up to `detailed` runs from a page in `folder`; unreadable panels are skipped.
+    """Link up to `each` panels of up to `detailed` runs from a page in `folder`, skipping unreadable panels.
 
     Returns:
-        The panels by name of the run, and the number of panels that are not linked.
+        Names of runs with their panels, and the number of panels that are not linked.
     """
     panels = {name: RunFolder(run).panel_paths() for name, run in runs.headlines[["name", "folder"]].to_numpy()}
     linked = []
@@ -158,7 +157,7 @@ def link_picture(path: Path, folder: Path, title: str) -> Picture:
 
 
 def link(path: str | Path, folder: Path) -> str:
-    """Write the URL of a file or folder, relative to a page in `folder`."""
+    """Return the URL of a file or folder, relative to a page in `folder`."""
     return quote(Path(os.path.relpath(path, folder)).as_posix())
 
 

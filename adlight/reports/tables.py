@@ -1,4 +1,4 @@
-"""The report's tables, as frames with headings in two rows (see `reports.terminal`)."""
+"""The report's tables, as frames with two rows of headings (see `reports.terminal`)."""
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -24,9 +24,9 @@ TITLES = {  # titles of the metrics in the order of the columns
     "pixel_auroc": "pixel AUROC",
     "aupro": "AUPRO",
 }
-SHORT = ("auroc", "f1_calibrated", "pixel_auroc", "aupro")  # these fit a terminal of 80 columns
+SHORT = ("auroc", "f1_calibrated", "pixel_auroc", "aupro")  # metrics that fit a terminal of 80 columns
 DEFECTS = {"auroc": "AUROC", "ap": "AP", "recall_calibrated": "recall at threshold"}
-SETTINGS = 6  # largest number of columns for settings that differ
+SETTINGS = 6  # largest number of columns for differing settings
 
 
 def by_result(content: Mapping[str, Any]) -> pd.DataFrame:
@@ -36,7 +36,7 @@ def by_result(content: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def by_run(runs: Runs, short: bool = False) -> pd.DataFrame:
-    """Tabulate the headline of each run: its mean or its only category; `short` keeps only the main columns."""
+    """Tabulate the headline of each run: its mean or its only category; `short` keeps the main columns only."""
     rows = runs.headlines
     names = ("category",) if (rows["status"] == "finished").all() else ("status", "category")
     columns = _run_columns(runs, rows) | _texts(rows, *names)
@@ -47,7 +47,7 @@ def by_run(runs: Runs, short: bool = False) -> pd.DataFrame:
 
 
 def by_category(runs: Runs) -> pd.DataFrame:
-    """Tabulate runs with several categories: a row per run and category, and one for the pooled images."""
+    """Tabulate runs with several categories: a row per run and category, and a row for the pooled images."""
     rows = runs.results[(runs.results["num_categories"] > 1) & ~runs.results["headline"]]
     metrics = _metrics(rows, [name for name in TITLES if name != OBJECTIVE]) | _protocol(rows)
     return pd.DataFrame(_run_columns(runs, rows) | _texts(rows, "category") | _images(rows) | metrics)
@@ -62,7 +62,7 @@ def by_decision(runs: Runs) -> pd.DataFrame:
     cells = {"found": called & label, "missed": ~called & label, "false alarms": called & ~label}
     cells |= {"passed": ~called & ~label, "called": called, "label": label}
     counts = pd.DataFrame(cells).groupby([rows["name"], rows["category"]], sort=False).sum().reset_index()
-    found = counts["found"].where(counts["label"] > 0)  # without anomalous images no precision
+    found = counts["found"].where(counts["label"] > 0)  # precision is undefined without anomalous images
     shares = {"precision": found / counts["called"], "recall": found / counts["label"]}
     shares["FPR"] = counts["false alarms"] / (counts["false alarms"] + counts["passed"])
     columns = {(name, COUNT): counts[name].astype(float) for name in list(cells)[:4]}
@@ -88,7 +88,7 @@ def by_job(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def by_setting(runs: Runs) -> pd.DataFrame:
-    """Tabulate the settings that differ between runs; runs or settings are rows, whichever are more."""
+    """Tabulate the settings that differ between runs; the rows are runs or settings, whichever are more."""
     rows = runs.headlines
     if not (columns := grouping.find_differing(rows)):
         return pd.DataFrame()
@@ -101,7 +101,7 @@ def by_setting(runs: Runs) -> pd.DataFrame:
 
 
 def by_origin(runs: Runs) -> pd.DataFrame:
-    """Tabulate where each run comes from and how it ended."""
+    """Tabulate the provenance and status of each run."""
     names = ("name", "status", "error", "log", "commit", "machine", "started", "command", "protocol", "folder")
     return pd.DataFrame(_texts(runs.headlines.dropna(axis=1, how="all"), *names))
 
@@ -124,7 +124,7 @@ def results_markdown(runs: Runs, means: pd.DataFrame, title: str) -> str:
 
 
 def print_results(results: "Results", threshold: str, footnotes: list[str]) -> None:
-    """Print a row per category, their mean and the pooled images; below, a description of the threshold and notes."""
+    """Print a row per category, their mean and the pooled images, followed by the threshold and notes."""
     notes = (*results.describe_left_out(), f"threshold: {threshold}", *footnotes)
     print_table(by_result(results.as_dict()), "test results", notes)
 
@@ -139,7 +139,7 @@ _HEADINGS = ("name", "model", "dataset", "status", "category", "images", "epochs
 
 
 def _run_columns(runs: Runs, rows: pd.DataFrame) -> dict[Heading, pd.Series]:
-    """Make columns for names, models and data sets if there are several, and the settings that differ within them."""
+    """Make columns for name, model and data set (if there are several), and settings in which runs of both differ."""
     headlines = runs.headlines
     columns = _texts(rows, "name", *(name for name in ("model", "dataset") if headlines[name].nunique() > 1))
     settings = grouping.select_differing(headlines).set_axis(headlines["name"])
@@ -155,7 +155,7 @@ def _texts(rows: pd.DataFrame, *names: str) -> dict[Heading, pd.Series]:
 
 
 def _drop_redundant(columns: dict[Heading, pd.Series], names: pd.Series) -> dict[Heading, pd.Series]:
-    """Drop columns that are equal in all rows or repeat what the names of runs already contain."""
+    """Drop columns that are the same in all rows, or repeat parts of the runs' names."""
 
     def is_redundant(column: pd.Series) -> bool:
         return column.nunique() <= 1 or all(str(value) in name for value, name in zip(column, names, strict=True))
@@ -178,7 +178,7 @@ def _counts(rows: pd.DataFrame) -> dict[Heading, pd.Series]:
 def _metrics(
     rows: pd.DataFrame, metrics: Iterable[str] = tuple(TITLES), titles: Mapping[str, str] = TITLES
 ) -> dict[Heading, pd.Series]:
-    """Make columns for the metrics that any row has: value, interval if known, published value and difference."""
+    """Make columns for all metrics that occur: value, interval if known, published value and difference."""
     columns = {}
     for name in metrics:
         if name in rows and rows[name].notna().any():
@@ -194,7 +194,7 @@ def _metrics(
 
 
 def _protocol(rows: pd.DataFrame) -> dict[Heading, pd.Series]:
-    """Make a column that says how a run's data differ from those of the published numbers, if any do."""
+    """Make a column that describes how a run's data differ from the publication's, if any run's data do."""
     if PROTOCOL not in rows or not rows[PROTOCOL].any():
         return {}
     return {("another protocol", TEXT): rows[PROTOCOL].fillna("")}

@@ -1,8 +1,8 @@
 """Tables as text, as Markdown and in the terminal.
 
-The tables are frames with two rows of headings: the title, and the kind of the column. Kinds are `TEXT`; `COUNT`;
-`VALUE`, a fraction, with the ends `LOW` and `HIGH` of its interval; `PAPER`, the published value; and `DIFFERENCE`, our
-value minus the published one.
+The tables are frames with two rows of headings: the title and the kind of a column. Kinds are `TEXT`; `COUNT`; `VALUE`,
+a fraction, with the ends `LOW` and `HIGH` of its interval; `PAPER`, the published value; and `DIFFERENCE`, our value
+minus the published one.
 """
 
 import os
@@ -15,7 +15,7 @@ from rich.text import Text
 
 Heading = tuple[str, str]
 TEXT, COUNT, VALUE, LOW, HIGH, PAPER, DIFFERENCE = "", "count", "ours", "low", "high", "paper", "ours - paper"
-IMPORTANT = (  # columns by priority in a narrow terminal; what describes a run comes after what was measured
+IMPORTANT = (  # columns by priority in a narrow terminal: measurements come before descriptions of the run
     *("val/auroc", "AUROC", "status", "category", "F1 at threshold", "FPR at threshold", "recall at threshold"),
     *("pixel AUROC", "AUPRO", "images", "AP", "model", "dataset", "differs in"),
 )
@@ -27,7 +27,7 @@ def to_text(table: pd.DataFrame) -> pd.DataFrame:
     for (title, kind), column in table.items():
         if kind == VALUE:
             low, high = (table.get((title, end), column * float("nan")) for end in (LOW, HIGH))
-            # 0 is no certainty: where few images are ranked perfectly, so is every draw of them
+            # an interval of width 0 is left out: few images, ranked perfectly, are perfect in every bootstrap sample
             half = [f" ± {half:.3f}" if half > 0 else "" for half in (high - low) / 2]
             text[title] = column.map("{:.3f}".format, na_action="ignore") + half
         elif kind == PAPER:
@@ -54,28 +54,28 @@ def make_console() -> Console:
     In a notebook the console writes to stdout like `print`, so that a run's log receives the output too.
     """
     console = Console(force_jupyter=False)
-    if console.is_terminal or "COLUMNS" in os.environ:
-        return console
-    return Console(width=110 if Console().is_jupyter else 160, force_jupyter=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 110 if Console().is_jupyter else 160
+    return console
 
 
 def print_table(table: pd.DataFrame, title: str, footnotes: Iterable[str] = ()) -> None:
-    """Print as many columns of a table as fit the terminal, the most important ones, and then the footnotes.
+    """Print the most important columns of a table, as many as fit the terminal, and the footnotes.
 
-    No value is truncated. Columns that do not fit are named in a footnote.
+    No value is truncated. A footnote lists the columns that do not fit.
     """
     console, text = make_console(), to_text(table)
     words = {name for name, kind in table if kind == TEXT}
     widths = {name: max(map(len, [*name.split(), *text[name]])) for name in text}
     first = min(widths[text.columns[0]], max(16, console.width // 3))
-    room, chosen = console.width - first - 4, set[str]()  # 4: two rules and the spaces beside them
+    room, chosen = console.width - first - 4, set[str]()  # two rules and the spaces beside them
     for name in sorted(text.columns[1:], key=lambda name: _rank(name, name in words)):
         widths[name] = min(widths[name], console.width - first - 7)
         if widths[name] + 3 <= room:
             room -= widths[name] + 3
             chosen.add(name)
     names = [name for name in text.columns[1:] if name in chosen]
-    block = Table(title=title, title_justify="left")
+    block = Table(title=Text(title, "table.title"), title_justify="left")
     block.add_column(text.columns[0], width=first, overflow="fold")
     for name in names:
         block.add_column(name, width=widths[name], justify="left" if name in words else "right", overflow="fold")
@@ -86,11 +86,11 @@ def print_table(table: pd.DataFrame, title: str, footnotes: Iterable[str] = ()) 
     if missing := [name for name in text.columns[1:] if name not in chosen]:
         footnotes = [f"no room in {console.width} columns for: {', '.join(missing)}", *footnotes]
     for line in footnotes:
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+        print(line)  # Rich would replace `:bug:` in a path by an emoji
 
 
 def _rank(name: str, is_text: bool) -> int:
-    """Rank columns: other text, which tells rows apart, then those of `IMPORTANT`, then other numbers."""
+    """Rank columns: other text, which identifies rows, before `IMPORTANT` columns, before other numbers."""
     if name in IMPORTANT:
         return IMPORTANT.index(name) + 1
     return 0 if is_text else len(IMPORTANT) + 1

@@ -1,4 +1,4 @@
-"""The data of the page's image viewer: all test images of some runs with their scores, and pictures of some images."""
+"""Data for the page's image viewer: scores of all test images of some runs, and pictures of some of the images."""
 
 import io
 from collections.abc import Iterable, Sequence
@@ -16,20 +16,21 @@ from adlight.runs.subfolders import GalleryFolder
 SIDE, QUALITY = 80, 40  # longer side of a thumbnail in pixels, and WebP's quality
 KILOBYTES = 500  # size of all thumbnails in the page; further pictures are loaded from the runs' galleries
 IMAGES = 20_000  # runs with more test images are not shown
-KEY = ["category", "path"]  # identifies an image in all runs
+KEY = ["category", "path"]  # identifies an image across runs
 
 
 def viewer_data(runs: Runs, folder: Path, detailed: int, first: str = "") -> dict[str, Any] | None:
     """Collect the data of the first `detailed` runs with predictions, for the viewer of a page in `folder`.
 
-    The run named `first` is shown first. -> None if there is nothing to show, or
+    Returns:
+        None if there is nothing to show; otherwise a dictionary with
 
-    * `images`: lists `path`, `label`, `thumb` (data URIs), `category` and `defect` (positions in the next two);
-    * `categories`, `defects`: their names;
-    * `runs`: a dictionary each with `name`, `image` (positions in `images`), `score`, `threshold` by category,
-      `gallery` (URL of its pictures), `pictures` and `masks` (rows that have one);
-    * `left`: names of runs that are not shown;
-    * `first`: position of the run to show first.
+        * `images`: lists `path`, `label`, `thumb` (data URIs), `category` and `defect` (positions in the next two);
+        * `categories`, `defects`: their names;
+        * `runs`: a dictionary per run with `name`, `image` (positions in `images`), `score`, `threshold` by category,
+          `gallery` (URL of its pictures), `pictures` and `masks` (rows that have one);
+        * `left`: names of runs that are not shown;
+        * `first`: position of the run named `first`, which the viewer shows first.
     """
     if runs.predictions.empty:
         return None
@@ -67,7 +68,7 @@ def viewer_data(runs: Runs, folder: Path, detailed: int, first: str = "") -> dic
 
 
 def _describe_scores(rows: pd.DataFrame, categories: Iterable[str]) -> dict[str, list[Any]]:
-    """List a run's thresholds by category, and its scores to six digits unless rounding would change the verdict."""
+    """List a run's thresholds by category, and its scores to six digits unless rounding would change a decision."""
     thresholds = rows.groupby("category")["threshold"].first()
     rounded = rows["score"].map(lambda score: float(f"{score:.6g}"))
     same = (rounded > rows["threshold"]) == (rows["score"] > rows["threshold"])
@@ -78,7 +79,7 @@ def _describe_scores(rows: pd.DataFrame, categories: Iterable[str]) -> dict[str,
 def _make_thumbnails(
     entries: Sequence[dict[str, Any]], galleries: Sequence[GalleryFolder], images: int
 ) -> list[str | None]:
-    """Make thumbnails of the images in the runs' galleries, until `KILOBYTES` are used. -> one, or None, per image."""
+    """Make thumbnails of images in the runs' galleries until `KILOBYTES` are used. -> a thumbnail or None per image."""
     thumbs, room = list[str | None]([None] * images), KILOBYTES * 1000
     for entry, gallery in zip(entries, galleries, strict=True):
         for row in entry["pictures"]:

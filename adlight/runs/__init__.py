@@ -1,1 +1,1 @@
-"""Run folders: the only room that knows a file name in one."""
+"""Run folders: this package alone knows the names of the files in them."""

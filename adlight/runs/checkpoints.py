@@ -10,6 +10,7 @@ import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from pytorch_lightning.callbacks import Checkpoint
 
+from adlight.runs.tables import OBJECTIVE
 from adlight.runs.weights import put_in_place
 from adlight.settings import checked
 from adlight.types import UserError
@@ -18,9 +19,9 @@ from adlight.types import UserError
 class BestAndLast(Checkpoint):
     """Keep the weights of the best validation, by `val/auroc`, and the full state of the last epoch.
 
-    Lightning's ModelCheckpoint keeps the first of several equally good epochs; this callback keeps the latest, which
-    was trained longest. ModelCheckpoint also writes to the system's temporary folder first; if that is on another
-    disk, the file is copied rather than renamed, and a crash would leave half a file.
+    Of several equally good epochs, Lightning's ModelCheckpoint keeps the first; this callback keeps the latest, which
+    was trained longest. ModelCheckpoint also writes to the system's temporary folder first: if that is on another disk,
+    the file is copied rather than renamed, and a crash would leave half a file.
 
     Args:
         last: file for the last epoch, to resume from.
@@ -52,16 +53,16 @@ class BestAndLast(Checkpoint):
         return self.earlier_seconds + time.perf_counter() - self.started
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state that a resumed run needs."""
+        """Return the state to save in a checkpoint."""
         return {"best": self.best_value, "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore that state."""
+        """Restore the state from a checkpoint."""
         self.best_value, self.earlier_seconds = state_dict["best"], state_dict["seconds"]
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save the weights unless an earlier epoch was better; the full state too if there is no training."""
-        value = float(trainer.callback_metrics.get("val/auroc", self.best_value))  # without it, the latest is the best
+        """Save the weights unless an earlier epoch was better; without a training, save the full state too."""
+        value = float(trainer.callback_metrics.get(OBJECTIVE, self.best_value))  # without it, the latest is best
         if self.best is not None and value >= self.best_value:
             self.best_value = value
             self._save(trainer, self.best, weights_only=True)
@@ -69,9 +70,9 @@ class BestAndLast(Checkpoint):
             self._save(trainer, self.last)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save the full state, after the epoch's row of the curves so that a kill in between loses no row.
+        """Write the epoch's row of the curves, then save the full state, so that a kill in between loses no row.
 
-        Lightning writes the row after all callbacks; if an epoch is trained again, its row is replaced.
+        Lightning itself writes the row only after all callbacks; if an epoch is trained again, its row is replaced.
         """
         epoch = trainer.current_epoch + 1
         if epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs:
@@ -82,7 +83,7 @@ class BestAndLast(Checkpoint):
             self._save(trainer, self.last)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Raise a UserError if no epoch was completed, as nothing has been calibrated."""
+        """Raise a UserError if no epoch was completed, as nothing is calibrated then."""
         if not trainer.current_epoch:
             raise UserError("the training ended before its first epoch was complete: leave out trainer.max_time")
 
@@ -92,7 +93,7 @@ class BestAndLast(Checkpoint):
 
 
 def save(trainer: pl.Trainer, path: Path, weights_only: bool = False) -> None:
-    """Write a checkpoint to a new file, then rename it; called in every process, written by one."""
+    """Write a checkpoint to a new file and rename it; every process must call this, the first one writes."""
     partial = path.with_suffix(".part")
     try:
         trainer.save_checkpoint(partial, weights_only)
@@ -100,7 +101,7 @@ def save(trainer: pl.Trainer, path: Path, weights_only: bool = False) -> None:
             put_in_place(partial, path)
     except OSError:
         if trainer.is_global_zero:
-            partial.unlink(missing_ok=True)  # half a file is of no use and the disk may be full
+            partial.unlink(missing_ok=True)  # the disk may be full
         raise
 
 

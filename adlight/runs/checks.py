@@ -1,4 +1,4 @@
-"""Check settings of a config against what its constructors take, before any of them is called or any image is read."""
+"""Check the settings of a config against the constructors that take them, before anything is built or read."""
 
 import inspect
 import re
@@ -16,7 +16,7 @@ from adlight.types import UserError, unknown_name
 
 INTERPOLATION = re.compile(r"\$\{(\w[\w.]*)\}")
 INSTANTIATION = {"_convert_": ("all", "none", "partial", "object"), "_recursive_": (True,)}  # keys of Hydra's own
-SUPPLIED = {"checkpoint": ("last",)}  # arguments that the program adds to those of a node
+SUPPLIED = {"checkpoint": ("last",)}  # arguments that the program adds to a node's own
 
 
 def check_settings(config: DictConfig) -> None:
@@ -38,7 +38,7 @@ def check_settings(config: DictConfig) -> None:
 
 
 def check_names(config: DictConfig) -> None:
-    """Raise a UserError for a top-level setting that nothing reads, such as that of `+max_epochs=3`."""
+    """Raise a UserError for a top-level setting that nothing reads, such as `+max_epochs=3`."""
     known, text = {*TrainSettings.__annotations__, *KINDS, "hydra"}, OmegaConf.to_yaml(config)
     known |= {*FederateSettings.__annotations__} if "sites" in config else set()
     for name in map(str, config):
@@ -58,13 +58,13 @@ def check_node(node: DictConfig, supplied: Collection[str] = ()) -> None:
     try:
         values = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     except InterpolationResolutionError:
-        _check(written, written, key, supplied)  # a bad setting may be the reason
+        _check(written, written, key, supplied)  # reports a bad setting that may be the reason
         raise
     _check(values, written, key, supplied)
 
 
 def _check(values: Any, written: Any, key: str, supplied: Collection[str]) -> None:
-    """Check all nodes in `values`; `written` is the same with interpolations as they are written."""
+    """Check all nodes in `values`; `written` is the same config with unresolved interpolations."""
     if isinstance(values, list):
         values, written = dict(enumerate(values)), dict(enumerate(written))
     if not isinstance(values, dict) or not isinstance(written, dict):
@@ -76,7 +76,7 @@ def _check(values: Any, written: Any, key: str, supplied: Collection[str]) -> No
 
 
 def _check_call(node: Mapping[str, Any], written: Mapping[str, Any], key: str, supplied: Collection[str]) -> None:
-    """Check the arguments of one node, and those that its constructor passes on to one of its parts."""
+    """Check a node's arguments, including those that its constructor passes on to one of its parts."""
     target = find_target(node, key)
     for name, allowed in INSTANTIATION.items():
         if (value := node.get(name, allowed[0])) not in allowed:
@@ -118,9 +118,9 @@ def _check_arguments(
     Args:
         target: a class or function.
         values: values of arguments, by name.
-        present: names of all arguments that it will get; None if unknown.
-        full_name: returns the full name of a setting for the name of an argument.
-        others: further names that are allowed in the same node.
+        present: names of all arguments that it will receive; None if unknown.
+        full_name: returns the full name of the setting for an argument.
+        others: further names that are allowed in the node.
     """
     names, required = _read_signature(target)
     types = schema.types_of(target)
@@ -133,7 +133,7 @@ def _check_arguments(
 
 
 def _read_signature(target: Any) -> tuple[list[str] | None, list[str]]:
-    """Return the names of a target's arguments, None if it takes any, and the names of those it requires."""
+    """Return the names of a target's arguments, or None if it takes any, and the names of the required ones."""
     parameters = inspect.signature(target).parameters.values()
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     takes_any = any(p.kind == p.VAR_KEYWORD for p in parameters) and not receiver_of(target)
@@ -141,7 +141,7 @@ def _read_signature(target: Any) -> tuple[list[str] | None, list[str]]:
 
 
 def _is_unresolved(value: Any) -> bool:
-    """Return whether a value contains a node or an interpolation, so that it is not known yet."""
+    # a node or an interpolation, whose value is not known yet
     if isinstance(value, dict):
         return "_target_" in value or any(map(_is_unresolved, value.values()))
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Configs of runs: where ours lie, how saved ones are read and compared, and how their nodes become objects."""
+"""Configs: the folder of adlight's own, reading and comparing saved ones, and building objects from their nodes."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -18,8 +18,8 @@ CONF = next(  # in a wheel, or in a checkout
 )
 NOT_COMPARED = {"resume", "resume_sweep", "run_dir", "requested_frame", "partial_settings", "hydra"}  # differ on resume
 FRAME_KEYS = ("image_size", "resize", "keep_shape")
-INPUT_KEYS = (*FRAME_KEYS, "channels", "roi", "tile", "overlap")  # settings of a data set that shape a network's input
-SPLIT_KEYS = (  # settings of a data set that choose its training images
+INPUT_KEYS = (*FRAME_KEYS, "channels", "roi", "tile", "overlap")  # data set settings that shape a network's input
+SPLIT_KEYS = (  # data set settings that choose the training images
     *("source", "category", "seed", "val_fraction", "train_limit"),
     *("normal", "normal_dir", "test_normal_dir", "normal_test_fraction"),
 )
@@ -38,7 +38,7 @@ def read_yaml(path: Path) -> DictConfig:
 
 
 def flatten(node: Any) -> dict[str, Any]:
-    """Return the values of nested dicts by dotted key, with interpolations as they are written."""
+    """Return the values of nested dicts by dotted key, with unresolved interpolations."""
     if isinstance(node, DictConfig):
         node = OmegaConf.to_container(node)
     if not isinstance(node, dict):
@@ -51,7 +51,7 @@ def flatten(node: Any) -> dict[str, Any]:
 
 
 def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings by which jobs and sweeps are compared, with interpolations as they are written."""
+    """Return the settings by which jobs and sweeps are compared, with unresolved interpolations."""
     plain: Any = OmegaConf.to_container(config) if isinstance(config, DictConfig) else dict(config)
     if plain.get("requested_frame"):
         plain["dataset"] = {**plain["dataset"], **plain["requested_frame"]}
@@ -59,7 +59,7 @@ def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str] = ()) -> str:
-    """Describe the first setting, except those `ignored`, in which two configs differ; empty if there is none."""
+    """Describe the first setting, other than `ignored` ones, in which two configs differ; empty if there is none."""
     old, new = flatten(comparable(before)), flatten(comparable(now))
     for key in sorted((old.keys() | new.keys()) - set(ignored)):
         if old.get(key) != new.get(key):
@@ -72,10 +72,7 @@ def check_same_split(config: DictConfig, other: DictConfig, name: str) -> None:
     for key in SPLIT_KEYS:
         ours, theirs = config.dataset.get(key), other.dataset.get(key)
         if ours != theirs:
-            raise UserError(
-                f"dataset.{key} is {ours}, but {theirs} in {name}, which may have been trained on images that are held "
-                "out here"
-            )
+            raise UserError(f"dataset.{key} is {ours}, but {theirs} in {name}, which may have seen held-out images")
 
 
 def require_nodes(config: DictConfig, *others: str) -> None:
@@ -86,13 +83,13 @@ def require_nodes(config: DictConfig, *others: str) -> None:
 
 
 def drop_objective(config: DictConfig) -> None:
-    """Remove the objective of one of adlight's models if nothing is trained, so that no LPIPS weights are needed."""
+    """Remove the objective of an adlight model that is not trained, so that no LPIPS weights are needed."""
     if "objective" in config.model and str(config.model.get("_target_")).startswith("adlight."):
         config.model.objective = None
 
 
 def instantiate_node(node: DictConfig, **supplied: Any) -> Any:
-    """Check a node and make its object; raise a UserError for a bad setting or an object of the wrong kind."""
+    """Check a node and build its object; raise a UserError for a bad setting or an object of the wrong kind."""
     from adlight.runs.checks import check_node  # with torch: not for --help
 
     check_node(node, supplied)

@@ -1,4 +1,4 @@
-"""Exported detectors: a graph and its settings, which stand in for a run in `run=`.
+"""Exported detectors: a graph and its settings, which can be used instead of a run in `run=`.
 
 detector.onnx     pixels in; score, map, mask and decision out
 detector.json     sizes, channels, categories, thresholds, versions, hash of the checkpoint
@@ -19,8 +19,8 @@ if TYPE_CHECKING:  # NumPy takes time to import: not for --help
 
 _GRAPH, _SETTINGS = "detector.onnx", ".json"
 _FRAME = ("image_size", "resize", "channels")
-INPUTS = ("roi", "tile", "overlap")  # arguments of `Detector.load` that replace settings of the run
-HASH = "checkpoint_sha256"  # stored in both files, so that files of different exports are not mixed
+INPUTS = ("roi", "tile", "overlap")  # arguments of `Detector.load` that replace the run's settings
+HASH = "checkpoint_sha256"  # stored in both files, to detect files of different exports
 
 
 def is_exported(path: str | Path) -> bool:
@@ -29,7 +29,7 @@ def is_exported(path: str | Path) -> bool:
 
 
 def check_exists(run: str | Path) -> None:
-    """Raise a UserError if there is no such run or exported graph, or if the run's detector is not trusted."""
+    """Raise a UserError if the run or exported graph does not exist, or if the run's detector is not trusted."""
     if is_exported(run):
         if not Path(run).is_file():
             raise UserError(f"run={run}: there is no such file")
@@ -41,7 +41,7 @@ def check_exists(run: str | Path) -> None:
 
 
 def folder_of(run: str | Path) -> Path:
-    """Return the folder for a detector's predictions: the run, or the folder of a graph."""
+    """Return the folder that predictions are written below: the run, or the folder of the graph."""
     return Path(run).parent if is_exported(run) else Path(run)
 
 
@@ -94,7 +94,7 @@ def describe_calibration(calibration: "Calibration", classifier: "CategoryClassi
 
 
 def load_exported(path: str | Path, device: str) -> tuple["GraphDetector", dict[str, Any]]:
-    """Load a graph; raise a UserError if a file is missing or damaged. -> its detector, and how to prepare an image."""
+    """Load a graph; raise a UserError if a file is missing or damaged. -> detector, and settings of its frame."""
     from adlight.detection.classifier import CategoryClassifier
     from adlight.detection.session import GraphDetector
     from adlight.metrics.thresholds import Calibration
@@ -112,10 +112,9 @@ def load_exported(path: str | Path, device: str) -> tuple["GraphDetector", dict[
         classifier.load_state_dict(settings["classifier"])
         frame, expected = {name: settings[name] for name in _FRAME}, settings[HASH]
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UserError(
-            f"{settings_path} is damaged ({type(error).__name__}: {error}): export the run again"
-        ) from error
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{settings_path} is damaged ({reason}): export the run again") from error
     graph = GraphDetector(path, calibration, classifier, device)
     if graph.metadata.get(HASH) != expected:
-        raise UserError(f"{path} and {settings_path} are of different exports: export the run again")
+        raise UserError(f"{path} and {settings_path} come from different exports: export the run again")
     return graph, frame

@@ -1,4 +1,4 @@
-"""Federations: the folder that the server writes, and the configs of the sites, whose folders are runs.
+"""Federations: the server's folder, and the configs of the sites, whose folders are runs.
 
 <federation>/
     .hydra/                              the composed config
@@ -20,7 +20,7 @@ from adlight.runs.config import difference
 from adlight.runs.files import read_if_exists, write_atomically, write_json
 from adlight.runs.folder import RunFolder
 from adlight.runs.hydra_folder import HydraFolder
-from adlight.runs.tables import to_csv
+from adlight.runs.tables import OBJECTIVE, to_csv
 from adlight.runs.training import prepare_config
 from adlight.runs.trust import check_choices, check_config, check_places
 from adlight.runs.weights import verify, write_checkpoint
@@ -30,16 +30,15 @@ if TYPE_CHECKING:  # torch takes seconds: not for --help
     from torch import Tensor
 
 _NOTE, _ROUNDS, _SITES = "federation.json", "rounds.csv", "sites"
-OBJECTIVE = "val/auroc"
-SENT = Path("the federation's config")  # stands for a file in messages
-OWN_SETTINGS = ("sites", "rounds", "epochs_per_round", "test_rounds", "cpus", "gpus", "app")  # no training has them
+SENT = Path("the federation's config")  # used as a file name in messages
+OWN_SETTINGS = ("sites", "rounds", "epochs_per_round", "test_rounds", "cpus", "gpus", "app")  # not of a training
 
 
 class Averaged(NamedTuple):
     """The state after a round."""
 
-    weights: "dict[str, Tensor]"  # by the parameter's name
-    rows: list[dict[str, Any]]  # one per round so far, by column
+    weights: "dict[str, Tensor]"  # averaged weights by parameter name
+    rows: list[dict[str, Any]]  # values by column, for each round so far
 
 
 class FederationFolder(HydraFolder):
@@ -51,7 +50,7 @@ class FederationFolder(HydraFolder):
         return (self.path / _NOTE).is_file()
 
     def begin(self, metadata: dict[str, Any]) -> None:
-        """Write what the federation is; its lasting id distinguishes its sites from those of others."""
+        """Write the federation's metadata, and an id by which its sites recognize it; a resumed federation keeps it."""
         identity = self.note()["id"] if self.is_federation else secrets.token_hex(8)
         write_json(self.path / _NOTE, {"id": identity, **metadata})
 
@@ -62,7 +61,7 @@ class FederationFolder(HydraFolder):
         return json.loads(text)
 
     def config_text(self) -> str:
-        """Return the composed config as YAML, to be sent to the sites."""
+        """Return the composed config as YAML, for the sites."""
         return OmegaConf.to_yaml(self.config())
 
     def site(self, name: str) -> Path:
@@ -70,7 +69,7 @@ class FederationFolder(HydraFolder):
         return self.path / _SITES / name
 
     def keep(self, averaged: Averaged) -> None:
-        """Keep a round: its averaged weights, as the best too if no round before was better, and the table."""
+        """Save a round: the averaged weights, also as the best if no earlier round was better, and the table."""
         run, (*before, row) = RunFolder(self.path), averaged.rows
         content = {"state_dict": averaged.weights, "rows": averaged.rows}
         if all((row[OBJECTIVE] or 0) >= (earlier[OBJECTIVE] or 0) for earlier in before):
@@ -81,7 +80,7 @@ class FederationFolder(HydraFolder):
         write_atomically(self.path / _ROUNDS, to_csv(columns, cells))
 
     def averaged(self, which: str = "last") -> Averaged | None:
-        """Load the `last` or `best` round; None if there is none yet. Raise a UserError if the file is damaged."""
+        """Load the `last` or `best` round; None if there is none. Raise a UserError if the file is damaged."""
         import torch
 
         run = RunFolder(self.path)
@@ -94,7 +93,7 @@ class FederationFolder(HydraFolder):
 
 
 def site_names(config: DictConfig) -> list[str]:
-    """Name the sites by their categories, or by number if they have other settings; raise a UserError for bad ones."""
+    """Name the sites by their categories, or by number if they have other settings; raise a UserError for bad sites."""
     sites: Any = OmegaConf.to_container(config).get("sites")  # type: ignore[union-attr]
     if not isinstance(sites, list) or not sites:
         raise UserError(f"sites must be a list, such as [[bottle],[screw]], got {sites!r}")
@@ -111,24 +110,24 @@ def site_names(config: DictConfig) -> list[str]:
         is_short = len(name) <= 60 and name.replace("_", "").replace("-", "").isalnum()
         names.append(name if is_short else f"site-{number}")
     if repeated := [name for name in categories if categories.count(name) > 1]:
-        raise UserError(f"sites: {repeated[0]} is given twice, but the images of a category lie at one site")
+        raise UserError(f"sites: {repeated[0]} occurs twice, but the images of a category belong to one site")
     return names
 
 
 def write_site_config(
     run: RunFolder, sent: Mapping[str, Any], number: int, root: str | None, accelerator: str | None
 ) -> DictConfig:
-    """Make the config of a site's run from that of the federation, or read that of a resumed run, and write it.
+    """Write the config of a site's run: the federation's adapted to the site, or that of a resumed run. -> the config.
 
     Args:
         run: folder of the site's run.
-        sent: `config` as YAML, `choices` and the id of the `federation`; they are not trusted.
+        sent: untrusted settings from the server: `config` as YAML, `choices` and the id of the `federation`.
         number: number of the site.
-        root: where the images lie; None for where the federation says.
+        root: folder of the site's images; None for the federation's `dataset.root`.
         accelerator: accelerator of the trainer; None for the federation's.
 
     Raises:
-        UserError: there is no such site, the config is not trusted, or the folder holds something else.
+        UserError: there is no such site, the config is not trusted, or the folder holds another run.
     """
     config = OmegaConf.create(sent["config"])
     assert isinstance(config, DictConfig)
@@ -155,24 +154,24 @@ def write_site_config(
 
 
 def _site_config(config: DictConfig, number: int) -> DictConfig:
-    """Give a site its own data, and the length of all rounds together."""
+    """Turn the federation's config into a site's: set the site's data and the number of epochs of all rounds."""
     site: Any = OmegaConf.to_container(config.sites)[number]  # type: ignore[index]
-    length = config.rounds * config.epochs_per_round
+    epochs = config.rounds * config.epochs_per_round
     OmegaConf.set_struct(config, False)
     config.dataset.update(site if isinstance(site, dict) else {"category": site})
-    config.trainer.update({"max_epochs": length, "enable_progress_bar": False})
-    config.ckpt, config.resume = "best", None  # the best are the averaged weights
+    config.trainer.update({"max_epochs": epochs, "enable_progress_bar": False})
+    config.ckpt, config.resume = "best", None  # the averaged weights
     for name in OWN_SETTINGS:
         del config[name]
     return config
 
 
 def read_site_config(run: RunFolder, federation: str) -> DictConfig:
-    """Read the config of a site's run; raise a UserError if it is of another federation than that with this id."""
+    """Read the config of a site's run; raise a UserError if it does not belong to the federation with this id."""
     text = run.metadata_text()
     if text is not None and json.loads(text).get("federation") != federation:
         raise UserError(f"{run} is of another federation, or a training: choose another folder")
     config = run.config()
     OmegaConf.set_struct(config, False)
-    config.run_dir = str(run.path)  # Hydra, which sets it elsewhere, did not start this process
+    config.run_dir = str(run.path)  # in other programs an interpolation that Hydra resolves
     return config

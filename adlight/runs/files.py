@@ -9,7 +9,7 @@ from typing import Any
 
 from adlight.types import UserError
 
-PROCESS_NUMBERS = ("LOCAL_RANK", "SLURM_PROCID")  # set by Lightning's ddp and by Slurm's srun
+PROCESS_NUMBERS = ("LOCAL_RANK", "SLURM_PROCID")  # environment variables of Lightning's ddp and of Slurm's srun
 
 
 class Folder:
@@ -23,12 +23,12 @@ class Folder:
 
 
 def rank() -> int:
-    """Return this process's number in a run, 0 for the one that writes; raise a UserError if it is not a number."""
+    """Return this process's number in a run; process 0 writes. Raise a UserError if the variable is not a number."""
     return next((read_number(name) for name in PROCESS_NUMBERS if os.environ.get(name)), 0)
 
 
 def is_numbered() -> bool:
-    """Return whether this process has a number; the process that starts the others has none."""
+    """Return whether this process has a number, which the process that started the others has not."""
     return any(os.environ.get(name) for name in PROCESS_NUMBERS)
 
 
@@ -50,7 +50,7 @@ def write_atomically(path: Path, content: str | bytes) -> Path:
         partial.write_bytes(content)
         os.replace(partial, path)
     except OSError as error:
-        error.filename = str(path)  # otherwise none if the disk is full, or the partial file
+        error.filename = str(path)  # instead of the partial file or, on a full disk, no name at all
         raise
     finally:
         partial.unlink(missing_ok=True)

@@ -1,11 +1,11 @@
-"""Find run folders and sweeps below a place, and refuse to write to a place where something is already.
+"""Find run folders and sweeps below a place, and refuse to write to a place that is in use.
 
 runs/<sweep>/
     sweep.json         the words of the command, the keys that it varies, the config that all jobs start from
     results.csv        one row per job, rewritten after each job
     study.db           Optuna's trials, if the sweep is a search
     sweep.log          why the launcher or the sweeper failed, if one did
-    <job>/             a run folder, named by what the sweep varies
+    <job>/             a run folder, named by the settings that the sweep varies
 """
 
 import glob
@@ -29,7 +29,7 @@ from adlight.runs.predictions import PredictionFolder
 from adlight.types import UserError
 
 Resumable = TypeVar("Resumable", RunFolder, PredictionFolder)
-COLLECTIONS = {"evaluations", "predictions", "learned", "groups", "sites"}  # in a run, each with folders of commands
+COLLECTIONS = {"evaluations", "predictions", "learned", "groups", "sites"}  # of a run, each with subfolders
 PARTS = {"checkpoints", "panels", "gallery", "samples", "wandb", "tensorboard", ".hydra", "labels", *COLLECTIONS}
 _NOTE, _LOCK = "sweep.json", ".lock"
 SWEEP_FILES = {_NOTE, "multirun.yaml"}  # ours and Hydra's
@@ -46,9 +46,8 @@ class SweepFolder(Folder):
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(path)
-        self.table_path, self.study_path, self.log = (
-            self.path / name for name in ("results.csv", "study.db", "sweep.log")
-        )
+        self.table_path, self.study_path = self.path / "results.csv", self.path / "study.db"
+        self.log = self.path / "sweep.log"
 
     @property
     def is_sweep(self) -> bool:
@@ -74,14 +73,14 @@ class SweepFolder(Folder):
         write_atomically(self.table_path, text)
 
     def lock(self) -> AbstractContextManager[None]:
-        """Lock the table, so that each process that writes it has seen the results of those before."""
+        """Lock the table, so that each process that writes it has read all results written before."""
         return hold_lock(self.path / _LOCK)
 
 
 def find_runs(places: Sequence[str]) -> list[RunFolder]:
     """Find run folders at or below `places`, in natural sort order.
 
-    Folders inside a run, such as evaluations and predictions, are only found if they are named.
+    Folders inside a run, such as evaluations and predictions, are found only if they are named.
 
     Raises:
         UserError: a place does not exist and, as a glob, matches nothing.
@@ -102,7 +101,7 @@ def find_runs(places: Sequence[str]) -> list[RunFolder]:
 
 
 def find_studies(places: Sequence[str]) -> list[SweepFolder]:
-    """Find searches by Optuna at `places` and around the runs below them, in natural sort order."""
+    """Find Optuna's searches at `places` and around the runs below them, in natural sort order."""
     folders = {Path(run.path).parent for run in find_runs(places)}
     folders |= {Path(place).expanduser() for place in places}
     return [sweep for path in sorted(folders, key=natural_key) if (sweep := SweepFolder(path)).study_path.is_file()]
@@ -115,7 +114,7 @@ def natural_key(path: Path) -> list[tuple[float, str]]:
 
 
 def find_unfinished(folders: Sequence[Resumable], config: DictConfig, ignored: Sequence[str] = ()) -> Resumable | None:
-    """Find the newest unfinished run or prediction that can be resumed and has the config, but for `ignored` keys."""
+    """Find the newest resumable run or prediction with the same config, except for `ignored` keys."""
     unfinished = [folder for folder in folders if folder.is_run and folder.can_resume and not folder.is_finished]
     matches = [folder for folder in unfinished if _has_config(folder, config, ignored)]
     return max(matches, key=lambda folder: folder.last_change, default=None)
@@ -130,19 +129,19 @@ def _has_config(folder: HydraFolder, config: DictConfig, ignored: Sequence[str])
 
 
 def is_training(run: RunFolder) -> bool:
-    """Return whether a folder is a training's; an evaluation or prediction may be overwritten."""
+    """Return whether a folder is a training, and not an evaluation or prediction, which may be overwritten."""
     if run.can_resume or run.best_checkpoint.exists():
         return True
     if not run.is_run:
         return run.is_finished
     try:
         return "run" not in run.read_config()
-    except UserError:  # of another version, or damaged; it should not be lost either
+    except UserError:  # of another version or damaged, but still worth keeping
         return True
 
 
 def check_free(setting: str, folder: Path, *, below: bool = True) -> None:
-    """Raise a UserError if a folder is a run, is part of one or, with `below`, contains one.
+    """Raise a UserError if a folder is a run, is part of a run or, with `below`, contains a run.
 
     `setting` is the name of the setting for the folder; the folder need not exist.
     """
@@ -152,7 +151,7 @@ def check_free(setting: str, folder: Path, *, below: bool = True) -> None:
     for parent in place.parents:
         part, *others = place.relative_to(parent).parts
         if part in PARTS and not (part in COLLECTIONS and others) and is_training(RunFolder(parent)):
-            raise UserError(f"{source} is a part of the run {parent}: choose another folder")
+            raise UserError(f"{source} is part of the run {parent}: choose another folder")
     for path, names, _ in os.walk(place) if below else ():
         names[:] = [name for name in names if not name.startswith(".")]
         for name in names:
@@ -161,9 +160,9 @@ def check_free(setting: str, folder: Path, *, below: bool = True) -> None:
 
 
 def check_no_foreign_files(setting: str, folder: Path) -> None:
-    """Raise a UserError if a folder contains files of the user, such as images, but no run, sweep or result.
+    """Raise a UserError if a folder contains other files than a run, sweep or result, such as the user's images.
 
-    `setting` is the name of the setting for the folder; the folder need not exist. Hidden files do not count.
+    `setting` is the name of the setting for the folder; the folder need not exist. Hidden files are ignored.
     """
     place = folder.expanduser()
     if RunFolder(place).is_run or not place.is_dir():

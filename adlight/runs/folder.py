@@ -1,19 +1,19 @@
-"""Run folders: what is written into them, and how it is read.
+"""Run folders: the files in them, and how they are written and read.
 
 runs/<name>/
     .hydra/                              the composed config, see hydra_folder.py
     run.json                             command, seed, commit, versions, machine
     checkpoints/best.ckpt, last.ckpt     tensors only
-    checkpoints/pretraining.ckpt         the last epoch of the stage before the detector, if there is one
+    checkpoints/pretraining.ckpt         the last epoch of the pretraining stage, if there is one
     checkpoints.sha256                   hashes of the checkpoints, see weights.py
-    metrics.csv, pretraining.csv         curves of the detector and of the stage before it
-    metrics.json                         final numbers, whose presence marks a finished run
+    metrics.csv, pretraining.csv         curves of the detector and of its pretraining
+    metrics.json                         final numbers; their presence marks a finished run
     predictions.csv, defects.csv         one row per test image; one row per defect type
     calibration.csv                      scores that the thresholds were calibrated on, see tables.py
     panels/*.png, samples/*.png          test images; images that a GAN generates during training
     gallery/*.webp                       small pictures of test images, see subfolders.py
     wandb.json                           id and group at W&B
-    train.log, error.txt                 what the terminal showed; why the run failed, if it did
+    train.log, error.txt                 the terminal's output; why the run failed, if it did
     job.json                             number and overrides of a sweep's job
     .lock                                held by the process that works in the folder
 """
@@ -43,7 +43,7 @@ _CURVES = ("pretraining.csv", "metrics.csv")  # in the order of the training
 
 
 class RunFolder(HydraFolder):
-    """The folder of a run, or of an evaluation of one.
+    """The folder of a run, or of a run's evaluation.
 
     Attributes:
         best_checkpoint: the weights of the best validation; none of these files need exist.
@@ -68,12 +68,12 @@ class RunFolder(HydraFolder):
 
     @property
     def can_resume(self) -> bool:
-        """Whether there is a checkpoint to resume from."""
+        """Whether there is a checkpoint to resume the training from."""
         return self.last_checkpoint.exists() or self.stage_checkpoint.exists()
 
     @property
     def last_change(self) -> float:
-        """Time at which the newest checkpoint to resume from was written, in seconds; 0 if there is none."""
+        """Time in seconds at which the newest checkpoint for resuming was written; 0 if there is none."""
         paths = self.last_checkpoint, self.stage_checkpoint
         return max((path.stat().st_mtime for path in paths if path.exists()), default=0.0)
 
@@ -83,7 +83,7 @@ class RunFolder(HydraFolder):
         return self.is_finished or (self.path / _CHECKPOINTS).exists()
 
     def checkpoint(self, which: str) -> Path:
-        """Find a checkpoint by `best`, `last` or its path; raise a UserError that lists the others if it is missing."""
+        """Find a checkpoint: `best`, `last` or a path. If it is missing, raise a UserError that lists the others."""
         folder = self.path / _CHECKPOINTS
         path = folder / f"{which}.ckpt" if which in ("best", "last") else Path(which)
         if not path.is_file():
@@ -92,14 +92,14 @@ class RunFolder(HydraFolder):
         return path
 
     def begin(self, metadata: dict[str, Any]) -> None:
-        """Write `run.json`, and set earlier results aside: a run that is resumed is unfinished again."""
+        """Write `run.json`, and rename earlier results, as a resumed run is unfinished again."""
         (self.path / _ERROR).unlink(missing_ok=True)
         if self.is_finished:
             os.replace(self.path / _METRICS, self.path / _PREVIOUS)
         write_json(self.path / _RUN, metadata)
 
     def metadata_text(self) -> str | None:
-        """Read `run.json`, which changes whenever the run is begun or resumed; None before the run has begun."""
+        """Read `run.json`, which changes each time the run is begun or resumed; None before it has begun."""
         return read_if_exists(self.path / _RUN)
 
     def write_results(self, module: "AnomalyModule", records: list[Record], metadata: dict[str, Any]) -> None:
@@ -125,7 +125,7 @@ class RunFolder(HydraFolder):
         return content
 
     def predictions(self) -> "DataFrame | None":
-        """Read the table of the test images; None if there is none. Raise a UserError if it is damaged."""
+        """Read the table of test images, if there is one; raise a UserError if it is damaged."""
         return tables.read_predictions(self.predictions_path) if self.predictions_path.exists() else None
 
     @property
@@ -143,27 +143,27 @@ class RunFolder(HydraFolder):
         return sorted(self.panels.glob("*.png"))
 
     def wandb_identity(self, new: dict[str, Any]) -> dict[str, Any]:
-        """Return the run's identity at W&B: `new` the first time, and the same whenever the run is resumed."""
+        """Return the run's identity at W&B: `new` the first time, and from then on the stored one."""
         if not (self.path / _WANDB).exists():
             write_json(self.path / _WANDB, new)
         return json.loads((self.path / _WANDB).read_text())
 
     def lock(self, wait: bool = True) -> AbstractContextManager[None]:
-        """Lock the folder against other commands; the first process of a run holds the lock for all of them.
+        """Lock the folder against other commands; the first process of a run holds the lock for all its processes.
 
-        With `wait`, a job of a sweep waits its turn: the sweep was started twice, or a search repeats a job. Otherwise
-        a UserError is raised.
+        If the folder is locked already, wait, as for a job of a sweep that was started twice, or of a search that
+        repeats a job; without `wait`, raise a UserError.
         """
         reason = f"another process works in {self}"
         refusal = "" if wait else f"{reason}: wait for it to end, or choose another hydra.run.dir"
         return hold_lock(self.path / _LOCK, f"{reason}: waiting for it", refusal) if rank() == 0 else nullcontext()
 
     def data_lock(self) -> AbstractContextManager[None]:
-        """Lock the preparation of the data, so that the processes of a run do it one at a time."""
+        """Lock the preparation of the data, so that the processes of a run do it one after another."""
         return hold_lock(self.path / _DATA_LOCK) if is_numbered() else nullcontext()
 
     def write_job(self, number: int, overrides: list[str]) -> None:
-        """Record the number and overrides of a sweep's job that is about to begin, and remove an earlier failure."""
+        """Record number and overrides of a sweep's job before it begins, and remove its earlier failure."""
         (self.path / _ERROR).unlink(missing_ok=True)
         write_json(self.path / _JOB, {"job": number, "overrides": overrides})
 
@@ -177,8 +177,8 @@ class RunFolder(HydraFolder):
         return next(iter(sorted(self.path.glob("*.log"))), self.path / "train.log")
 
     def write_failure(self, line: str) -> None:
-        """Record in one line why the run failed."""
-        write_atomically(self.path / _ERROR, line + "\n")
+        """Record in one line why the run failed and, if it was not the first process, in which process."""
+        write_atomically(self.path / _ERROR, (f"process {rank()}: " if rank() else "") + line + "\n")
 
     def failure(self) -> str | None:
         """Read in one line why the run failed; None if it did not."""

@@ -1,4 +1,4 @@
-"""What Hydra leaves in every folder that it runs in: `.hydra/config.yaml`, `hydra.yaml` and `overrides.yaml`."""
+"""The files that Hydra writes in every run's folder: `.hydra/config.yaml`, `hydra.yaml` and `overrides.yaml`."""
 
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -19,14 +19,20 @@ _ROOMS_OF_0_1 = tuple(f"adlight.{room}." for room in ("modules", "networks", "ob
 
 
 class OlderRun(UserError):
-    """A run of a version whose runs can no longer be read."""
+    """A run of a version of adlight whose runs can no longer be read."""
 
 
 class HydraFolder:
-    """A folder with a composed config, which need not exist yet; it prints as its path."""
+    """A folder with a composed config, which need not exist yet; it prints as its path.
+
+    Attributes:
+        path: the folder.
+        config_path: the file with the composed config.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.config_path = self._hydra_file("config")
 
     def __str__(self) -> str:
         return str(self.path)
@@ -36,13 +42,8 @@ class HydraFolder:
         """Whether this is a run folder, finished or not."""
         return self.config_path.is_file()
 
-    @property
-    def config_path(self) -> Path:
-        """The file of the composed config."""
-        return self._hydra_file("config")
-
     def config(self, overrides: Sequence[str] = ()) -> DictConfig:
-        """Read the composed config to instantiate it: check that it can be trusted, and apply overrides.
+        """Read the composed config, check that it can be trusted, and apply overrides.
 
         Raises:
             UserError: this is not a run folder, the run is one of adlight 0.1, or its config is not trusted.
@@ -58,14 +59,14 @@ class HydraFolder:
         return choices
 
     def read_config(self) -> DictConfig:
-        """Read the composed config unchecked; raise a UserError if there is none, or the run is one of adlight 0.1."""
+        """Read the composed config unchecked; raise a UserError if there is none, or if adlight 0.1 wrote it."""
         config = self._read_yaml("config")
         if any(str(target).startswith(_ROOMS_OF_0_1) for target in find_targets(config).values()):
             raise OlderRun(f"{self} is a run of adlight 0.1: evaluate it with that version (0.1.0), or train it again")
         return config
 
     def read_training(self) -> DictConfig:
-        """Read the composed config unchecked; raise a UserError if it is not that of a training."""
+        """Read the composed config of a training unchecked; raise a UserError for any other command's."""
         config = self.read_config()
         if "sites" in config:
             raise UserError(f"{self} is a federation: name the run of one of its sites, such as those in {self}/sites")
@@ -75,9 +76,9 @@ class HydraFolder:
         return config
 
     def settings(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """Read all settings by dotted key, with interpolations as they are written, and the choices of config groups.
+        """Read all settings by dotted key, with unresolved interpolations, and the choices of config groups.
 
-        For an evaluation these are its run's settings with its changes; None if there is no model in the config.
+        The settings of an evaluation are those of its run with its own changes. -> None if the config has no model.
 
         Raises:
             UserError: this is not a run folder, or a file is damaged.
@@ -96,16 +97,14 @@ class HydraFolder:
             choices = OmegaConf.select(run._read_yaml("hydra"), "hydra.runtime.choices") if has_choices else None
             return flatten(comparable(config)), dict(choices or {})
         except OmegaConfBaseException as error:
-            raise UserError(
-                f"{self.config_path} is damaged ({first_line(error)}): train the run again, or remove it"
-            ) from error
+            raise UserError(f"{self.config_path} is damaged ({first_line(error)}): train again or remove it") from error
 
     def write_config(self, config: DictConfig) -> None:
-        """Write the composed config, which makes the folder a run folder."""
+        """Write the composed config, which makes this a run folder."""
         write_atomically(self.config_path, OmegaConf.to_yaml(config))
 
     def write_like(self, source: "HydraFolder", config: DictConfig) -> None:
-        """Write the config of a run that was derived from another, and copy that run's choices."""
+        """Write the config of a run that is derived from `source`, and copy the choices of `source`."""
         write_atomically(self._hydra_file("hydra"), source._hydra_file("hydra").read_bytes())
         self.write_config(config)
 
@@ -115,7 +114,7 @@ class HydraFolder:
         self.write_config(config)
 
     def write_hydra_files(self, config: DictConfig) -> None:
-        """Write all files that Hydra would leave in the folder of the present run."""
+        """Write all files that Hydra would write in the folder of the present run."""
         from hydra.core.hydra_config import HydraConfig
 
         write_atomically(self._hydra_file("hydra"), OmegaConf.to_yaml(HydraConfig.instance().cfg))

@@ -1,4 +1,4 @@
-"""Labels kept beside a run, which grow with every correction, and detectors that have learned from them.
+"""Labels stored in a run's folder, and detectors that have learned from them.
 
 <run>/labels/
     labels.csv               one row per image: path, label, mask, category, source, added
@@ -42,7 +42,7 @@ class LabelFolder(Folder):
         super().__init__(Path(run) / _FOLDER)
 
     def add(self, records: Iterable[Record], sources: Sequence[str] | None = None) -> tuple[int, int]:
-        """Copy labelled images and their masks into the folder; the last label of an image counts.
+        """Copy labelled images and their masks into the folder; an image's last label replaces earlier ones.
 
         Args:
             records: `path`, `label` (0 normal, 1 anomalous), `mask` or None, `category` or an empty text.
@@ -72,12 +72,12 @@ class LabelFolder(Folder):
         return [self._record(row) for row in self._rows()]
 
     def find(self, image: str | Path) -> Record | None:
-        """Find the label of an image by the content of its file; None if it has none."""
+        """Find the label of an image by the content of its file; None if the image has no label."""
         key = _hash(image)
         return next((self._record(row) for row in self._rows() if _key(row) == key), None)
 
     def count_among(self, paths: Iterable[str]) -> int:
-        """Count the labelled images that are among some files, by their source or by content."""
+        """Count the labelled images that are among the given files, by source or by content."""
         rows, files, hashes = self._rows(), [Path(path).absolute() for path in paths], set[str]()
         sizes = {(self.path / row["path"]).stat().st_size for row in rows}
         for file in files if rows else ():
@@ -127,11 +127,11 @@ def _hash(path: str | Path) -> str:
 
 
 def learned_config(config: DictConfig, **settings: Any) -> DictConfig:
-    """Make the config of a learned detector from that of its run; `settings` are those of `LearnedModule`."""
+    """Turn a run's config into the config of a learned detector; `settings` are arguments of `LearnedModule`."""
     config = config.copy()
     OmegaConf.set_struct(config, False)
     drop_objective(config)
-    detector = OmegaConf.to_container(config.model, resolve=True)  # interpolations refer to its present place
+    detector = OmegaConf.to_container(config.model, resolve=True)  # relative interpolations would break when moved
     config.model = {"_target_": MODULE, "detector": detector, **settings}
     config.calibration._target_ = CALIBRATION
     config.calibration.asked = None
@@ -142,7 +142,7 @@ def learned_config(config: DictConfig, **settings: Any) -> DictConfig:
 def write_learned(
     folder: RunFolder, run: RunFolder, config: DictConfig, state: dict[str, Any], metadata: dict[str, Any]
 ) -> None:
-    """Write a detector that was learned from a run; its config comes last and makes the folder a run."""
+    """Write a detector that was learned from a run; the config, which makes the folder a run, is written last."""
     write_checkpoint(folder.best_checkpoint, {"state_dict": state})
     folder.begin(metadata)
     folder.write_like(run, config)
@@ -158,5 +158,5 @@ def source_run(run: RunFolder) -> RunFolder:
         return run
     source = RunFolder(run.path.resolve().parents[1])
     if not source.is_run:
-        raise UserError(f"{run} has learned from labels of another run, which it does not lie in: name that run")
+        raise UserError(f"{run} has learned from another run's labels but is not in that run's folder: name that run")
     return source

@@ -1,4 +1,4 @@
-"""The log of a run: what the terminal shows, without colours and without redrawn progress bars."""
+"""The log of a run: the terminal's output without colours and without redrawn progress bars."""
 
 import re
 import sys
@@ -16,13 +16,13 @@ _open_logs: list[TextIO] = []  # innermost last
 
 
 class _Screen:
-    """The last lines of a terminal, which may still be overwritten; a hidden cursor indicates a progress bar."""
+    """The last lines of a terminal, which may still be overwritten; progress bars hide the cursor."""
 
     def __init__(self) -> None:
         self._lines, self._moved_back, self._hidden = [""], False, False
 
     def show(self, text: str) -> str:
-        """Process what is written to the terminal. -> the lines that can no longer be overwritten."""
+        """Process output to the terminal. -> the lines that can no longer be overwritten."""
         final = list[str]()
         for part in _CURSOR.split(_STYLES.sub("", text)):
             if part.endswith("\n"):
@@ -40,7 +40,7 @@ class _Screen:
         return _join(final if self._hidden else final + self._pop_lines())
 
     def end(self) -> str:
-        """Return the lines that are left at the end."""
+        """Return the remaining lines."""
         return _join(line for line in [*self._pop_lines(), *self._lines] if line)
 
     def _pop_lines(self) -> list[str]:
@@ -54,7 +54,7 @@ def _join(lines: Iterable[str]) -> str:
 
 
 class _Copy:
-    """A stream that also writes to a log; otherwise it behaves as the original stream."""
+    """A stream that also writes to a log; in all other respects it behaves like the original."""
 
     def __init__(self, stream: TextIO, log: TextIO) -> None:
         self._stream, self._log, self._screen = stream, log, _Screen()
@@ -79,7 +79,7 @@ class _Copy:
 
 @contextmanager
 def copy_output(path: Path) -> Iterator[None]:
-    """Append what this process prints to a log, if it is the run's first process."""
+    """Append the output of this process to a log, if it is the run's first process."""
     with ExitStack() as stack:
         if rank() == 0:
             log = path.open("a", encoding="utf-8", errors="backslashreplace")
@@ -94,7 +94,7 @@ def copy_output(path: Path) -> Iterator[None]:
 
 
 def log_line(line: str) -> None:
-    """Write a line only to the log, where the terminal shows it in a progress bar."""
+    """Write a line to the log only, as the terminal shows a progress bar instead."""
     with suppress(OSError):
         for log in _open_logs[-1:]:
             log.write(line + "\n")

@@ -1,4 +1,4 @@
-"""Overrides of a run's config: how they are applied, and what a bad one means. Hydra is imported where it is needed."""
+"""Apply overrides to a run's config, and explain bad ones. Hydra is imported in functions: not all programs need it."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -23,7 +23,7 @@ def changes_scores(overrides: Iterable[str]) -> bool:
 
 
 def search_path() -> list[str]:
-    """Return the override that adds the user's own configs to the present command, if there is one."""
+    """Return the override by which the present command finds the user's own configs, if there is one."""
     from hydra.core.hydra_config import HydraConfig
 
     words = HydraConfig.get().overrides.hydra if HydraConfig.initialized() else []
@@ -31,7 +31,7 @@ def search_path() -> list[str]:
 
 
 def compose_config(program: str, words: Iterable[str]) -> DictConfig:
-    """Compose a program's config from words of its command line; flags and Hydra's own settings do not count."""
+    """Compose a program's config from the words of its command line, without flags and Hydra's own settings."""
     from hydra import compose, initialize_config_dir
 
     used = [word for word in words if not word.startswith(("hydra.", "-")) or word.startswith(SEARCH_PATH)]
@@ -40,7 +40,7 @@ def compose_config(program: str, words: Iterable[str]) -> DictConfig:
 
 
 def choose_none(override: str) -> str:
-    """Replace `callbacks=null`, which Hydra rejects, by the group's empty choice; raise a UserError if it has none."""
+    """Replace `callbacks=null`, which Hydra rejects, by the group's choice `none`; raise a UserError without one."""
     key, _, value = override.partition("=")
     if value != "null" or not (CONF / key).is_dir() or not key:
         return override
@@ -50,11 +50,11 @@ def choose_none(override: str) -> str:
 
 
 def apply_overrides(config: DictConfig, choices: Mapping[str, Any], overrides: Sequence[str]) -> DictConfig:
-    """Apply overrides to a copy of a run's config. Hydra must have been initialized with our conf/.
+    """Apply overrides to a copy of a run's config. Hydra must be initialized with our conf/.
 
-    A value replaces that of an existing key. A group (`trainer=gpu`, `dataset=mvtec`) is composed again with the other
-    `choices` of the run, and keeps the values that the run had set explicitly; a data set keeps only `INPUT_KEYS`, for
-    which the run's network was made.
+    A value replaces the value of an existing key. A group (`trainer=gpu`, `dataset=mvtec`) is composed again with the
+    run's other `choices`, and keeps the values that the run has set explicitly; a data set keeps only `INPUT_KEYS`, for
+    which the run's network was built.
 
     Raises:
         omegaconf.errors.OmegaConfBaseException: a key does not exist.
@@ -115,7 +115,7 @@ def explain_config(error: BaseException) -> str:
     if isinstance(cause, OmegaConfBaseException) and isinstance(node, DictConfig) and cause.key is not None:
         return _explain_key(cause, node)
     line = first_line(error)
-    if isinstance(error, ConfigCompositionException) and cause is not None:  # its own text only names the override
+    if isinstance(error, ConfigCompositionException) and cause is not None:  # its text only names the override
         line = f"{line}: {first_line(cause)}"
     if "An item is already at" in line:
         line += " Leave out the + in front"

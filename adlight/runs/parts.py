@@ -1,4 +1,4 @@
-"""Predictions as Parquet files, each for a part of the images, which several processes write at once.
+"""Predictions as Parquet files, one for each part of the images, which several processes write at once.
 
 <run>/predictions/<time>/parts/
     000000.parquet        one row per image: the columns of `predictions.csv`, its size, its regions, or an error
@@ -48,7 +48,7 @@ class PartFolder:
         return sum(self._open(number).metadata.num_rows for number in self._numbers())
 
     def remaining(self, paths: Iterator[Path], size: int) -> Iterator[tuple[int, list[str]]]:
-        """Yield number and images of parts of `size` that are not written; raise a UserError if images have changed."""
+        """Yield number and images of each missing part of `size` images; raise a UserError if images have changed."""
         for number in count():
             images = [str(path) for path in islice(paths, size)]
             written = self._open(number).read(["path"])["path"].to_pylist() if self._file(number).exists() else None

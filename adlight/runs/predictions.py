@@ -1,12 +1,12 @@
-"""Folders of predictions for new images, written image by image, so that an interrupted command can be resumed.
+"""Folders of predictions for new images, which are written one by one, so that an interrupted command can resume.
 
 <run>/predictions/<time>/
     predictions.csv       one row per image; its presence marks a finished command
     predictions.jsonl     the same as JSON, one line per image
     regions.json          images and their regions in COCO's detection format
     unreadable.csv        files that could not be read, if there are any
-    predictions.part      while the command runs: all of the above, one line of JSON per image
-    parts/                with engine=ray, the same in Parquet files, which stay
+    predictions.part      while the command runs: all of the above as a line of JSON per image
+    parts/                with engine=ray: the same in Parquet files, which are kept
 """
 
 import csv
@@ -32,11 +32,11 @@ _ENCODING: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape", "
 _DATE = re.compile(r"(\d{4})(\d\d)(\d\d)-\d{6}")  # the beginning of a folder's name
 CATEGORY = {"id": 1, "name": "anomaly"}  # COCO's
 
-Entry = dict[str, Any]  # of one image: `path`, and either `error` or its prediction
+Entry = dict[str, Any]  # for an image: `path`, and either `error` or its prediction
 
 
 class PredictionFolder(HydraFolder):
-    """A folder of predictions; an image's entry is kept as soon as it is made.
+    """A folder of predictions; entries are written as soon as they are made.
 
     Attributes:
         table: the finished table.
@@ -66,7 +66,7 @@ class PredictionFolder(HydraFolder):
         return max(place.stat().st_mtime for place in places if place.exists())
 
     def begin(self, weights: Path, *, resume: bool) -> int:
-        """Begin, or `resume` unless the weights have changed (a UserError). -> the number of entries that are kept."""
+        """Begin, or `resume`; raise a UserError if the weights have changed. -> the number of existing entries."""
         header = json.dumps({"weights": hash_file(weights)}).encode() + b"\n"
         if not resume:
             self.table.unlink(missing_ok=True)
@@ -95,12 +95,10 @@ class PredictionFolder(HydraFolder):
         yield from self.parts.entries()
 
     def remaining(self, paths: Iterator[Path]) -> Iterator[Path]:
-        """Skip the images that have an entry; raise a UserError if they do not come in the same order again."""
+        """Skip the images that have an entry; raise a UserError if the images or their order have changed."""
         for entry in self.entries():
             if (path := str(next(paths, None))) != entry["path"]:
-                raise UserError(
-                    f"the images have changed: {path} comes where {entry['path']} did. Predict again, without resume"
-                )
+                raise UserError(f"the images have changed ({path}, not {entry['path']}): predict again, without resume")
         return paths
 
     def add(self, entries: Iterable[Entry]) -> None:
@@ -109,7 +107,7 @@ class PredictionFolder(HydraFolder):
             file.write("".join(json.dumps(entry) + "\n" for entry in entries))
 
     def finish(self) -> None:
-        """Write the tables from the entries; the table whose presence marks a finished command comes last."""
+        """Write the tables from the entries; the last one, by its presence, marks a finished command."""
         with _open_whole(self.path / _LINES) as file:
             for entry in self._predicted():
                 print(json.dumps({name: entry[name] for name in ("path", *COLUMNS)}), file=file)
@@ -151,7 +149,7 @@ def _write_list(file: IO[str], items: Iterable[Entry]) -> None:
 
 @contextmanager
 def _open_whole(path: Path) -> Iterator[IO[str]]:
-    """Open a file that gets its name only when it is complete."""
+    """Open a file that gets its name when it is complete."""
     partial = path.with_name(f".{path.name}.part")
     with partial.open("w", **_ENCODING) as file:
         yield file
@@ -159,7 +157,7 @@ def _open_whole(path: Path) -> Iterator[IO[str]]:
 
 
 def prediction_tables(run: Path) -> list[tuple[datetime.date, Path]]:
-    """List the finished tables of a run's predictions with the day of each: its folder's name, or else the file's."""
+    """List the finished tables of a run's predictions with their dates, from the folder's name or else the file."""
     tables = []
     for path in sorted((run / _FOLDER).glob(f"*/{_TABLE}")):
         if match := _DATE.match(path.parent.name):

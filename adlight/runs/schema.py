@@ -1,4 +1,4 @@
-"""Types of settings that no constructor of ours declares: those of the trainer and of optimizers."""
+"""Types of settings that belong to constructors of libraries: the trainer's and the optimizers'."""
 
 import functools
 import inspect
@@ -57,7 +57,7 @@ SetByGroups = Annotated[Any, AfterValidator(_set_by_groups)]
 
 
 class TrainerSettings(TypedDict, total=False):
-    """Settings of Lightning's Trainer that it misinterprets, or rejects only after the data has been read."""
+    """Settings that Lightning's Trainer misinterprets, or rejects only after the data has been read."""
 
     accelerator: Annotated[str, _known("accelerator", "auto", "gpu", *AcceleratorRegistry.available_accelerators())]
     devices: Devices
@@ -112,7 +112,7 @@ def is_optimizer(target: Any) -> bool:
 
 
 def try_optimizer(target: Any, arguments: Mapping[str, Any], path: str) -> None:
-    """Raise a UserError if an optimizer rejects its settings in a step on dummy parameters, before the data is read."""
+    """Take a step on dummy parameters; raise a UserError if the optimizer rejects its settings."""
     parameters = [torch.nn.Parameter(torch.zeros(2, 2)) for _ in range(2)]
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
@@ -124,7 +124,7 @@ def try_optimizer(target: Any, arguments: Mapping[str, Any], path: str) -> None:
 
 @functools.cache
 def types_of(target: Any) -> dict[str, TypeAdapter]:
-    """Return the types of a target's arguments by name; empty for a constructor that does not check its arguments."""
+    """Return the types of a target's arguments by name; empty if they are not to be checked."""
     if is_optimizer(target):
         return settings.types_of(OptimizerSettings)
     if settings.is_checked(target):

@@ -1,4 +1,4 @@
-"""Folders inside a run: its gallery, which the report shows, and groups of its anomalies.
+"""Folders inside a run: the gallery, which the report shows, and groups of anomalies.
 
 gallery/<row>.webp, <row>.map.webp, <row>.mask.webp: image, coloured map and true mask of a row of the predictions.
 
@@ -39,7 +39,7 @@ class GalleryFolder(Folder):
     """The gallery of a run."""
 
     def write(self, pictures: Iterable[tuple[int, Pictures]]) -> None:
-        """Write pictures by their row in the table of predictions, and delete those of an earlier test."""
+        """Write pictures, each with its row in the table of predictions, and delete the pictures of earlier tests."""
         for path in self.path.glob(f"*{_IMAGE}"):
             path.unlink()
         for row, contents in pictures:
@@ -48,7 +48,7 @@ class GalleryFolder(Folder):
                     write_atomically(self.path / f"{row}{suffix}", content)
 
     def rows(self) -> dict[int, bool]:
-        """List the rows that have pictures, in order, with whether there is a mask."""
+        """List the rows that have pictures, in order, and whether they have a mask."""
         matches = (re.fullmatch(r"(\d+)\.webp", path.name) for path in self.path.glob(f"*{_IMAGE}"))
         rows = sorted(int(match[1]) for match in matches if match)
         return {row: (self.path / f"{row}{_MASK}").exists() for row in rows}
@@ -68,14 +68,14 @@ class GroupFolder(Folder):
         return cls(folders[-1]) if folders else None
 
     def write(self, rows: Iterable[Sequence[Any]], sheets: dict[int, "Image.Image"], summary: dict[str, Any]) -> None:
-        """Write the rows (`COLUMNS`), the sheets of pictures by group, and the summary."""
+        """Write the rows, with the columns `COLUMNS`, a sheet of pictures per group, and the summary."""
         write_atomically(self.path / _TABLE, to_csv(COLUMNS, rows))
         for group, sheet in sheets.items():
             sheet.save(self.sheet(group))
         write_json(self.path / _SUMMARY, summary)
 
     def sheet(self, group: int) -> Path:
-        """Return the path of a group's pictures; a negative number stands for the regions in no group."""
+        """Return the path of a group's pictures; a negative number stands for regions in no group."""
         return self.path / f"group-{'others' if group < 0 else group}.png"
 
     def read(self) -> tuple[list[dict[str, str]], dict[str, Any]]:

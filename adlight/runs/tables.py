@@ -1,4 +1,4 @@
-"""The tables of a run's results: one row per test image, per defect type, or per image of the calibration."""
+"""The tables of a run's results, with a row per test image, per defect type, or per calibration image."""
 
 import csv
 import io
@@ -19,11 +19,12 @@ if TYPE_CHECKING:  # they take seconds: not for --help
     from adlight.metrics.results import Results
     from adlight.metrics.thresholds import Calibration
 
+OBJECTIVE = "val/auroc"  # the metric for choosing among runs, which must not come from the test split
 _CALIBRATION = "calibration.csv"
 COLUMNS = ("score", "threshold", "anomalous", "threshold_source", "pixel_threshold", "area", "boxes")
 PREDICTIONS = ("path", "category", "defect", "label", *COLUMNS)
 DEFECTS = ("category", "defect", "normal", "anomalous", "auroc", "ap", "recall_calibrated")
-NUMBERS = ("epochs", "generator_steps", "seconds", "threshold", "pixel_threshold")  # of a run, beside its metrics
+NUMBERS = ("epochs", "generator_steps", "seconds", "threshold", "pixel_threshold")  # numbers that are not metrics
 _FRACTION = re.compile(r"(val/|pixel_)?(auroc|ap|aupro|f1_(?!\w*threshold)\w+|precision|recall)(_lower|_upper)?")
 
 
@@ -43,7 +44,7 @@ def prediction_rows(records: list[Record], predictions: list["TestedImage"]) -> 
 
 
 def prediction_cells(values: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return the cells of the columns `COLUMNS` for the values of a prediction; a box is `left,top,right,bottom`."""
+    """Return a prediction's cells in the columns `COLUMNS`; a box is `left,top,right,bottom`."""
     boxes = " ".join(",".join(map(str, box)) for box in values["boxes"])
     cells = {**values, "anomalous": int(values["anomalous"]), "boxes": boxes}
     return tuple(cells[name] for name in COLUMNS)
@@ -55,7 +56,7 @@ def parse_boxes(text: str) -> list[Box]:
     return [(left, top, right, bottom) for left, top, right, bottom in numbers]
 
 
-_PARSERS: dict[str, Callable[[str], Any]] = {  # of columns that tables of version 0.1 may lack
+_PARSERS: dict[str, Callable[[str], Any]] = {  # for columns that may be missing in tables of version 0.1
     "anomalous": lambda text: bool(int(text)),
     "pixel_threshold": float,
     "area": float,
@@ -64,7 +65,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {  # of columns that tables of versi
 
 
 def read_predictions(path: Path) -> "DataFrame":
-    """Read the table of the test images, with parsed numbers and boxes; raise a UserError if it is damaged."""
+    """Read the table of test images, with parsed numbers and boxes; raise a UserError if it is damaged."""
     import pandas
 
     types = {"category": str, "label": int, "score": float, "threshold": float}
@@ -90,13 +91,13 @@ def defect_rows(results: "Results") -> Iterator[tuple[Any, ...]]:
 
 
 def write_calibration(run: Path, calibration: "Calibration") -> None:
-    """Write the scores of the normal images that thresholds were calibrated on, a row per image."""
+    """Write the scores of the normal images on which the thresholds were calibrated, a row per image."""
     rows = ((category, score) for category, scores in calibration.scores.items() for score in scores)
     write_atomically(run / _CALIBRATION, to_csv(("category", "score"), rows))
 
 
 def read_calibration(run: Path) -> dict[str, list[float]]:
-    """Read the scores of a run's calibration by category, if any; raise a UserError if the file is damaged."""
+    """Read the calibration scores of a run by category, if any; raise a UserError if the file is damaged."""
     path, scores = run / _CALIBRATION, defaultdict[str, list[float]](list)
     try:
         for row in csv.DictReader(io.StringIO(read_if_exists(path) or "", newline="")):

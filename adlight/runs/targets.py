@@ -1,4 +1,4 @@
-"""Targets of config nodes: found by name, checked to make the kind of object that is needed there, and called."""
+"""Targets of config nodes: find them by name, check that they make the required kind of object, and call them."""
 
 import inspect
 import re
@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from adlight.types import UserError, first_line
 
-KINDS = {  # classes that the nodes of a training must make
+KINDS = {  # required class of the objects that a training's nodes make
     "dataset": "adlight.data.datamodule.AnomalyDataModule",
     "model": "adlight.detection.module.AnomalyModule",
     "calibration": "adlight.metrics.thresholds.Calibration",
@@ -38,23 +38,23 @@ def find_target(node: Any, key: str) -> Any:
 
 
 def check_kind(node: DictConfig) -> None:
-    """Raise a UserError if the target of a node of a training will not make the kind of object that is needed there."""
+    """Raise a UserError if a training's node will not make the required kind of object."""
     if (kind := _required_kind(node)) is not None and "_target_" in node:
         key = str(node._get_full_key(None))
         target = find_target(node, key)
         _check_result(target, resolve_name(kind), node, key)
-        if inspect.isbuiltin(target):  # no builtin makes any of these
+        if inspect.isbuiltin(target):  # has no annotations, and no builtin makes these kinds
             raise UserError(f"{key}._target_={node['_target_']} makes no {kind}, which is needed there")
         if node.get("_partial_"):
             raise UserError(f"{key}._partial_=true makes no {kind}: leave it out")
 
 
 def check_factories(values: dict[str, Any], constructor: Any, key: str) -> None:
-    """Check the arguments that a constructor will call to make something, such as an optimizer.
+    """Check the arguments that a constructor calls to make objects, such as an optimizer.
 
     Args:
         values: all arguments of the constructor; nodes are dicts.
-        constructor: annotates such an argument as `Callable[..., Optimizer]`.
+        constructor: class or function that annotates these arguments as `Callable[..., Optimizer]`, for example.
         key: key of the constructor's node.
 
     Raises:
@@ -77,7 +77,7 @@ def check_factories(values: dict[str, Any], constructor: Any, key: str) -> None:
 
 
 def check_made(node: DictConfig, made: Any) -> Any:
-    """Return the object that a node of a training has made; raise a UserError if it is not of the kind needed there."""
+    """Return the object that a training's node has made; raise a UserError if it is not of the required kind."""
     kind = _required_kind(node)
     if kind is not None and not isinstance(made, resolve_name(kind)):
         source = f"{node._get_full_key('_target_')}={node._target_}"
@@ -86,12 +86,12 @@ def check_made(node: DictConfig, made: Any) -> Any:
 
 
 def build(node: Any, key: str, **supplied: Any) -> Any:
-    """Make the object that a trusted node of plain dicts and lists describes, as Hydra's `instantiate` does.
+    """Build the object that a trusted node of plain dicts and lists describes, as Hydra's `instantiate` does.
 
     Args:
         node: the node, with all interpolations resolved.
         key: its key in the config, for the UserError if a constructor rejects its arguments.
-        supplied: further arguments.
+        supplied: further arguments for the node's target.
     """
     if isinstance(node, list):
         return [build(item, f"{key}.{i}") for i, item in enumerate(node)]
@@ -150,6 +150,6 @@ def _factory_result(annotation: Any) -> type | None:
 
 
 def _required_kind(node: DictConfig) -> str | None:
-    """Return what a node must make, by its place in the config; None if it is part of another node."""
+    """Return the class that a node must make, by its place in the config; None if it is part of another node."""
     name, *below = str(node._get_full_key(None)).split(".")
     return KINDS.get(name) if len(below) == (name in GROUPS) else None

@@ -1,4 +1,4 @@
-"""The steps of a training between its config and its first epoch, in their order."""
+"""The steps of a training between its config and its first epoch, in order."""
 
 import functools
 import math
@@ -16,7 +16,7 @@ from adlight.runs.trust import check_places
 from adlight.runs.weights import load_weights
 from adlight.types import UserError
 
-MAX_DEVICES = 16  # devices of a machine, or processes on its CPU if it has fewer cores
+MAX_DEVICES = 16  # limit of devices per machine, unless it has more cores
 
 if TYPE_CHECKING:  # torch takes seconds: not for --help
     import pytorch_lightning as pl
@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # torch takes seconds: not for --help
 
 
 def resume_config(run: RunFolder, overrides: Sequence[str]) -> DictConfig:
-    """Read the config of a run and apply overrides; raise a UserError if they change the split or a seed."""
+    """Read a run's config and apply overrides; raise a UserError if they change the split or the seed."""
     config, saved = run.config(overrides), run.read_config()
     check_places(config, run.config_path, overrides)
     for key in ("seed", *(f"dataset.{name}" for name in SPLIT_KEYS)):
@@ -41,7 +41,7 @@ def resume_config(run: RunFolder, overrides: Sequence[str]) -> DictConfig:
 
 
 def prepare_config(config: DictConfig, run: RunFolder) -> None:
-    """Check the config of a new run and, if `keep_shape` is `auto`, choose its frame by the training images' shapes."""
+    """Check a new run's config and, if `keep_shape` is `auto`, choose the frame by the shapes of training images."""
     from adlight.data.frames import choose_frame  # takes time to import: not for --help
     from adlight.runs.checks import check_settings
 
@@ -66,10 +66,10 @@ def prepare_config(config: DictConfig, run: RunFolder) -> None:
 
 
 def check_data(data: "AnomalyDataModule", calibration: "Calibration", run: RunFolder) -> None:
-    """Prepare and check all images of a run, and print what the user should know about them.
+    """Prepare and check all images of a run, and print notes about them.
 
     Raises:
-        UserError: a file is faulty, there is nothing to test, or a category would have no thresholds.
+        UserError: a file is damaged, there is nothing to test, or a category would have no thresholds.
     """
     from adlight.metrics.thresholds import GIVEN  # takes time to import: not for --help
 
@@ -79,20 +79,20 @@ def check_data(data: "AnomalyDataModule", calibration: "Calibration", run: RunFo
     trained, tested = ({record.category for record in split} for split in (data.source.train(), data.source.test()))
     if calibration.per == "category" and calibration.of(None).source != GIVEN and tested - trained:
         raise UserError(
-            f"{', '.join(sorted(tested - trained))}: tested, but there are no normal training images of it, from which "
-            "its thresholds would come: add some, or use one threshold for all categories by calibration.per=all"
+            f"{', '.join(sorted(tested - trained))}: tested, but without normal training images there are no "
+            "thresholds: add some, or use the same thresholds for all categories by calibration.per=all"
         )
     for note in data.notes if rank() == 0 else ():
         print(f"data: {note}", flush=True)
 
 
 def check_trainer(config: DictConfig, trainer: "pl.Trainer") -> None:
-    """Raise a UserError for settings that would waste the training, or with which no process can start here."""
+    """Raise a UserError for settings that would waste the training, or with which it cannot start here."""
     from adlight.detection.inference import SHORT, autocast_dtype
 
     strategy, precision = str(config.trainer.strategy), str(config.trainer.precision)
     if config.ckpt not in ("best", "last"):
-        raise UserError(f"ckpt={config.ckpt}: a training tests its own best or last, adlight evaluate any other")
+        raise UserError(f"ckpt={config.ckpt}: a training tests its own best or last; adlight evaluate tests any other")
     if trainer.limit_val_batches == 0:
         raise UserError("the thresholds come from a validation: raise trainer.limit_val_batches (now 0)")
     if (least := trainer.min_epochs or 0) > (most := trainer.max_epochs or 0):
@@ -104,16 +104,16 @@ def check_trainer(config: DictConfig, trainer: "pl.Trainer") -> None:
     environment = getattr(trainer.strategy, "cluster_environment", None)
     if trainer.num_nodes > 1 and not (environment and environment.creates_processes_externally):
         raise UserError(f"trainer.num_nodes={trainer.num_nodes} needs Slurm: trainer=slurm or hydra/launcher=slurm")
-    autocast_dtype(precision)  # another one cannot be scored in
+    autocast_dtype(precision)  # raises for a precision in which detectors cannot score
     if trainer.precision != SHORT.get(precision, precision):
         raise UserError(f"trainer.precision={precision} is not available here: set it to {trainer.precision}")
 
 
 class Stage(NamedTuple):
-    """A part of a training with its own Trainer, curve and checkpoint; the last stage is the detector's."""
+    """A stage of a training with its own Trainer, curve and checkpoint; the last stage trains the detector."""
 
     module: "pl.LightningModule"
-    epochs: int  # 0 if it is only validated, which calibrates it
+    epochs: int  # 0 if the module is only validated, which calibrates it
     last: Path  # checkpoint of the last epoch
     best: Path | None  # checkpoint of the best validation; None if nothing is validated
     resumed: bool  # whether the stage continues from `last`
@@ -127,10 +127,10 @@ def plan_stages(
     trainer: "pl.Trainer",
     resumed: bool,
 ) -> list[Stage]:
-    """Determine the stages of a training and their lengths, and load the weights that exist already.
+    """Determine the stages of a training and their lengths, and load the existing weights.
 
     Raises:
-        UserError: a checkpoint does not fit, or a stage has had more epochs than it should have.
+        UserError: a checkpoint does not fit, or a stage has been trained for too many epochs.
     """
     from adlight.runs.checkpoints import trained_epochs
 
@@ -152,10 +152,10 @@ def plan_stages(
         if epochs != config.trainer.max_epochs and trainer.is_global_zero:
             print(f"{name}: {epochs} epochs (trainer.max_epochs does not apply)", flush=True)
         if stages[i].resumed:
-            load_weights(stage.module, stage.last)  # Lightning's message for a damaged file fills a screen
+            load_weights(stage.module, stage.last)  # has a shorter message for a damaged file than Lightning
             done, is_over = trained_epochs(stage.last), any(later.last.exists() for later in stages[i + 1 :])
             if done > epochs or (is_over and done < epochs):
-                raise UserError(f"{done} epochs of {name} are done: it cannot have {epochs}")
+                raise UserError(f"{name} has been trained for {done} epochs: it cannot have {epochs}")
     return stages
 
 
@@ -172,10 +172,10 @@ def _count_batches(run: RunFolder, data: "AnomalyDataModule", trainer: "pl.Train
 def begin_once(run: RunFolder, metadata: dict[str, Any], config: DictConfig | None = None) -> Callable[[], None]:
     """Return a function whose first call writes `run.json` and, for a resumed run, its config with the overrides.
 
-    A resumed run calls it before its first new checkpoint or, if no epoch is left, before its results: whatever fails
-    earlier, such as a mistyped setting or missing data, leaves the folder unchanged.
+    A resumed run calls it before its first new checkpoint or, if no epoch is left, before its results. Earlier
+    failures, such as a mistyped setting or missing data, therefore leave the folder unchanged.
     """
-    metadata = dict(metadata)  # the caller adds to it
+    metadata = dict(metadata)  # the caller adds entries later
     if rank() == 0:
         print(f"run folder: {run}", flush=True)
 

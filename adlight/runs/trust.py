@@ -1,8 +1,8 @@
-"""What a saved config may say: a run folder from a stranger runs no code of its own and chooses no place to write to.
+"""Checks of saved configs: a run folder from a stranger must not run its own code or choose where files are written.
 
 Only adlight's own classes, torch's optimizers and schedules, and Lightning's trainer with its loggers, strategies,
 callbacks, profilers and plugins are instantiated from a saved config. Users name packages of their own in the
-environment variable ADLIGHT_TRUST=my_package,other. Words of the command line are the user's own and are not checked.
+environment variable ADLIGHT_TRUST=my_package,other. The command line is the user's own and is not checked.
 """
 
 import os
@@ -20,8 +20,8 @@ from adlight.types import UserError
 
 VARIABLE = "ADLIGHT_TRUST"
 OWN = re.compile(  # harmless whatever their arguments; other functions of ours write files
-    r"adlight\.(baselines|callbacks|data|distillation|features|gan|learning|loggers|mae|memory|metrics)\.\w+\.[A-Z]\w*"
-    r"|adlight\.(reconstruction|rotation)\.\w+\.[A-Z]\w*"
+    r"adlight\.(baselines|callbacks|data|distillation|features|gan|learning|loggers|mae|memory|metrics|reconstruction"
+    r"|rotation)\.\w+\.[A-Z]\w*"
     r"|adlight\.detection\.maps\.ReconstructionError"
     r"|adlight\.callbacks\.progress\.progress_bar|adlight\.runs\.checkpoints\.BestAndLast"
 )
@@ -33,12 +33,12 @@ LIBRARIES = {
         *("pytorch_lightning.plugins.ClusterEnvironment", "pytorch_lightning.plugins.Precision"),
     ),
 }
-RESOLVERS = {"hydra", "oc.env", "oc.select", "now"}  # they cannot make a node out of a text
-DECODED = re.compile(r"\$\{oc\.decode:\$\{oc\.env:\w+,\d*\}\}")  # a number that Slurm sets
+RESOLVERS = {"hydra", "oc.env", "oc.select", "now"}  # they cannot turn text into a node
+DECODED = re.compile(r"\$\{oc\.decode:\$\{oc\.env:\w+,\d*\}\}")  # a number set by Slurm
 INTERPOLATION = re.compile(r"\$\{\s*([\w.\[\]]+)\s*([:}])")
 WRITERS = ("adlight.callbacks.", "adlight.loggers.", "adlight.runs.", "pytorch_lightning.")
 WRITING = ("callbacks.", "checkpoint.", "logger.", "trainer.")  # the only nodes in which writers are allowed
-WRITTEN = {  # arguments of writers that name what is written
+WRITTEN = {  # arguments of writers that name files or folders
     *("folder", "path", "pretraining", "last", "best", "save_dir", "dirpath", "output_dir", "log_dir", "_args_"),
     *("default_root_dir", "root_dir", "dir", "filename"),
 }
@@ -48,13 +48,13 @@ OUTPUT_DIR = "${hydra:runtime.output_dir}"  # the folder of the present command
 
 
 def check_config(config: DictConfig, file: Path) -> None:
-    """Raise a UserError for an untrusted target or interpolation; `run_dir` becomes that of the present command."""
+    """Raise a UserError for an untrusted target or interpolation; set `run_dir` to the present command's folder."""
     check_interpolations(config, file)
     check_targets(find_targets(config), file)
 
 
 def check_interpolations(config: DictConfig, file: Path) -> None:
-    """Raise a UserError for an interpolation that could make a target; `run_dir` becomes that of this command."""
+    """Raise a UserError for an interpolation that could hide a target; set `run_dir` to this command's folder."""
     if "run_dir" in config:
         config.run_dir = OUTPUT_DIR
     for key, value in _walk(OmegaConf.to_container(config), ""):
@@ -68,7 +68,7 @@ def check_interpolations(config: DictConfig, file: Path) -> None:
 
 
 def find_targets(config: DictConfig | dict[str, Any]) -> dict[str, Any]:
-    """Return all `_target_` values of a config, as they are written, by dotted key."""
+    """Return all `_target_` values of a config by dotted key, unresolved."""
     values = _walk(OmegaConf.to_container(config) if isinstance(config, DictConfig) else config, "")
     return {key: value for key, value in values if key.rpartition(".")[2] == "_target_"}
 
@@ -78,13 +78,13 @@ def check_targets(targets: Mapping[str, Any], file: Path) -> None:
     for key, value in targets.items():
         if not is_trusted(value) or (value.startswith(WRITERS) and not key.startswith(WRITING)):
             raise UserError(
-                f"{key}={value} in {file} is not run, as it is neither adlight's nor of a package that you trust: name "
-                f"your own in the environment variable {VARIABLE}=<package>,<package>, or leave this run alone"
+                f"{key}={value} in {file} is not run, as it is neither adlight's nor from a package that you trust: "
+                f"name your own in the environment variable {VARIABLE}=<package>,<package>, or do not use this run"
             )
 
 
 def is_trusted(target: Any) -> bool:
-    """Return whether a saved `_target_` may be called; a name imported from elsewhere may not."""
+    """Return whether a saved `_target_` may be called; a name that its module imports from elsewhere may not."""
     packages = [name.strip() for name in os.environ.get(VARIABLE, "").split(",") if name.strip()]
     library = next((name for name in LIBRARIES if str(target).startswith(f"{name}.")), None)
     is_own = isinstance(target, str) and OWN.fullmatch(target)
@@ -107,7 +107,7 @@ def check_places(config: DictConfig, file: Path, changed: Sequence[str] = ()) ->
     Args:
         config: the saved config, checked by `check_config`, with the overrides applied.
         file: where it was saved, for messages.
-        changed: overrides of the command line, which may name any place.
+        changed: overrides from the command line, which may name any place.
 
     Raises:
         UserError: a path lies outside the run folder.
@@ -139,7 +139,7 @@ def check_choices(choices: Any, file: Path) -> None:
 
 
 def refuse_aliases(text: str) -> None:
-    """Raise a ValueError for YAML with aliases, a few lines of which can expand to a config that fits in no memory."""
+    """Raise a ValueError for YAML with aliases: a few lines of them can expand to a config that fills the memory."""
     if ALIAS.search(text):
         raise ValueError("aliases")
 
@@ -149,7 +149,7 @@ def _lies_in(name: str, packages: Sequence[str]) -> bool:
 
 
 def _walk(node: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Yield all values of nested dicts and lists by dotted key; a `_target_` is yielded whatever its type."""
+    """Yield all values of nested dicts and lists by dotted key, and every `_target_` whatever its type."""
     if isinstance(node, list):
         node = dict(enumerate(node))
     for name, value in node.items() if isinstance(node, dict) else ():

@@ -57,11 +57,11 @@ class Service:
         """Predict the images of a request, in order.
 
         Returns:
-            One JSON object per image. If only some images cannot be read, theirs hold an `error`.
+            One JSON object per image. If some but not all images cannot be read, their objects hold an `error`.
 
         Raises:
             HTTPException: The request or all of its images cannot be read.
-            UserError: The images' category is unknown.
+            UserError: The category is unknown.
             QueueFull: There is no room for the images.
         """
         self._check_category(category)
@@ -80,7 +80,7 @@ class Service:
         ]
 
     async def label(self, request: Request, category: str | None, word: str) -> dict[str, Any]:
-        """Store the image of a request, with its mask, under the label `word`; see `StoredLabels.add` and `predict`."""
+        """Store a request's image and mask under the label `word`; see `StoredLabels.add`, and `predict` for errors."""
         self.labels.check(word)
         self._check_category(category)
         self.queue.check_room()
@@ -93,7 +93,7 @@ class Service:
             return await anyio.to_thread.run_sync(self.labels.add, image, picture, word, name, drawn)
 
     def _examine(self, upload: Upload, category: str | None) -> tuple[Image.Image, str]:
-        """Check an image as a prediction would. -> the image, and the name of its category, or an empty one."""
+        """Check an image as for a prediction. -> the image, and its category, empty if it has none."""
         prepared, image = self._prepare(upload, category, keep=True)
         assert image is not None
         detector = self.detectors[category]
@@ -103,7 +103,7 @@ class Service:
 
     def _check_category(self, category: str | None) -> None:
         if category not in self.detectors:
-            self.detectors[None].with_category(category)  # raises and lists the known ones
+            self.detectors[None].with_category(category)  # raises an error that lists the known ones
         rule = self.detectors[category].category_rule
         if not rule.by_looks:
             rule.of_path(None)
@@ -120,7 +120,7 @@ class Service:
     def _prepare(self, upload: Upload, category: str | None, keep: bool) -> tuple[PreparedImage, Image.Image | None]:
         image = decode(upload, self.limits.max_pixels)
         try:
-            prepared = self.detectors[category].prepare(image)  # a region of interest may be a category's
+            prepared = self.detectors[category].prepare(image)  # the region of interest may depend on the category
         except UserError as error:
             raise HTTPException(422, f"{upload.name}: {error}") from error
         assert isinstance(prepared, PreparedImage)
@@ -129,7 +129,7 @@ class Service:
 
 def build_app(service: Service, token: str | None) -> FastAPI:
     """Build the application of a service; see `Guard` for the token."""
-    app = FastAPI(title="adlight", docs_url=None, redoc_url=None, openapi_url=None)  # its pages would need a CDN
+    app = FastAPI(title="adlight", docs_url=None, redoc_url=None, openapi_url=None)  # these pages need a CDN
     page = HTMLResponse(responses.render_page(), headers=responses.SECURITY)
 
     @app.get("/")
@@ -152,8 +152,8 @@ def build_app(service: Service, token: str | None) -> FastAPI:
     @app.post("/predict")
     async def predict(request: Request, category: str | None = None, include: str = "") -> Response:
         answers = await service.predict(request, category or None, responses.parse_parts(include))
-        several = request.headers.get("content-type", "").lower().startswith("multipart/")
-        return JSONResponse(answers if several else answers[0])
+        is_multipart = request.headers.get("content-type", "").lower().startswith("multipart/")
+        return JSONResponse(answers if is_multipart else answers[0])
 
     @app.get("/labels")
     async def labels() -> Response:
@@ -176,7 +176,7 @@ def _explain(error: BaseException) -> str:
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
-    """Answer an error in one line; the traceback of an unexpected one is printed to stderr."""
+    """Answer with an error in one line; print the traceback of an unexpected error to stderr."""
     headers = None
     if isinstance(error, HTTPException):
         code, line, headers = error.status_code, _explain(error), error.headers

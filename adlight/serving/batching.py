@@ -1,7 +1,7 @@
 """A bounded queue of images, predicted in batches by a single thread.
 
-Whenever the detector is free, it takes all waiting images up to its batch size: a single image never waits for others,
-and under load the batches grow by themselves.
+Whenever the detector is free, it takes all waiting images up to its batch size, so a single image never waits for
+others, and batches grow with the load.
 """
 
 import math
@@ -66,13 +66,13 @@ class BatchQueue:
         return self._thread.is_alive()
 
     def check_room(self, count: int = 1) -> None:
-        """Raise `QueueFull` unless there is room for some images."""
+        """Raise `QueueFull` unless there is room for `count` images."""
         if self.held + count > self.capacity:
             raise QueueFull(max(1, math.ceil(self.held * self.pace)))
 
     @contextmanager
     def reserve(self, count: int) -> Iterator[None]:
-        """Reserve room for some images until they are answered, or raise `QueueFull`."""
+        """Reserve room for `count` images within the context, or raise `QueueFull`."""
         with self._changed:
             self.check_room(count)
             self.held += count
@@ -83,7 +83,7 @@ class BatchQueue:
                 self.held -= count
 
     def submit(self, image: "PreparedImage", category: str | None) -> "Future[Prediction]":
-        """Queue an image, for which room is reserved, for the next batch."""
+        """Queue an image for the next batch; its room must be reserved."""
         job = Job(image, category, Future())
         with self._changed:
             self._waiting.append(job)
@@ -91,7 +91,7 @@ class BatchQueue:
         return job.future
 
     def close(self, seconds: float = 10) -> None:
-        """Predict the waiting images and end the thread; return after at most `seconds`."""
+        """Predict the waiting images and end the thread, waiting at most `seconds` for it."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -106,7 +106,7 @@ class BatchQueue:
             self.watch(len(batch), seconds)
 
     def _take(self) -> list[Job]:
-        """Wait for images, and take the oldest and others of its category; an empty batch ends the thread."""
+        """Wait for images, and take the oldest with others of its category; an empty batch ends the thread."""
         with self._changed:
             while True:
                 self._changed.wait_for(lambda: self._waiting or self._closed)

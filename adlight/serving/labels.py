@@ -1,4 +1,4 @@
-"""Labels from the page, stored with their images beside the run, where `adlight.learn` reads them."""
+"""Labels given on the page, stored with their images in the run's folder, from which `adlight.learn` reads them."""
 
 import errno
 import shutil
@@ -26,11 +26,11 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class StoredLabels:
-    """The labels of a served run, which concurrent requests add to.
+    """The labels of a served run; concurrent requests may add to them.
 
     Args:
         folder: Folder of the labels; None for an exported graph, which has no run folder.
-        most: Largest number of labelled images; 0 stores none.
+        most: Largest number of labelled images; 0 to store none.
     """
 
     def __init__(self, folder: LabelFolder | None = None, most: int = 0) -> None:
@@ -48,7 +48,7 @@ class StoredLabels:
         """Check a request before reading its body.
 
         Raises:
-            HTTPException: 403 labels are not stored.
+            HTTPException: 403 labels are not stored here.
             UserError: `word` is neither normal nor anomalous.
         """
         if self.refusal:
@@ -75,16 +75,16 @@ class StoredLabels:
             image: The uploaded file, stored unchanged.
             picture: The decoded image.
             word: normal or anomalous.
-            category: Empty if the thresholds of all categories together apply.
-            mask: (H, W) bool, the drawn defect; None without one.
+            category: Category; empty if the thresholds of all categories together apply.
+            mask: (H, W) bool, the drawn defect; None if no defect was drawn.
 
         Returns:
-            The JSON of `POST /labels`: what was stored, and the label that it replaces, if any.
+            The JSON of `POST /labels`: the stored label, and the label that it replaces, if any.
 
         Raises:
             HTTPException: 500 the label cannot be stored, 507 there is no room.
         """
-        suffix = SUFFIXES.get(str(picture.format), ".jpg")  # a JPEG with a second view has a format of its own
+        suffix = SUFFIXES.get(str(picture.format), ".jpg")  # Pillow's MPO is a JPEG with a second view
         try:
             with TemporaryDirectory() as scratch:
                 path, drawn = Path(scratch) / f"image{suffix}", Path(scratch) / "mask.png"
@@ -113,7 +113,7 @@ class StoredLabels:
 
 
 def select_files(uploads: Sequence[Upload], word: str) -> tuple[Upload, Upload | None]:
-    """Select the image and its mask, if there is one, by their form fields; refuse any others (400, 422)."""
+    """Select the image and its mask, if any, by their form fields; raise an HTTPException (400, 422) for others."""
     files = {upload.field: upload for upload in uploads}
     if len(files) < len(uploads) or IMAGE not in files or files.keys() - {IMAGE, MASK}:
         raise HTTPException(400, f"send one file {IMAGE} and, if the defect was drawn, one file {MASK}")
@@ -123,10 +123,11 @@ def select_files(uploads: Sequence[Upload], word: str) -> tuple[Upload, Upload |
 
 
 def decode_mask(upload: Upload | None, size: tuple[int, int], max_pixels: int) -> np.ndarray | None:
-    """Decode a mask, which must have the image's (width, height). -> (H, W) bool, or None without a mask.
+    """Decode a mask. -> (H, W) bool, or None without a mask.
 
     Raises:
-        HTTPException: see `decode`; 422 the mask has another size, or marks nothing or everything.
+        HTTPException: see `decode`; 422 the mask has not the image's `size` (width, height), or marks nothing or
+            everything.
     """
     if upload is None:
         return None

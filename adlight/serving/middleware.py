@@ -1,8 +1,8 @@
-"""What stands between clients and the application: access control, and counters for `GET /metrics`.
+"""Middleware between clients and the application: access control, and counters for `GET /metrics`.
 
-Requests need a token or, without one, must come from this server's page under a local name: any page open in a browser
-on this machine could send images here from another origin and, if its domain name is pointed at 127.0.0.1 (DNS
-rebinding), even read the answers. Both show in the headers Host and Origin, which no page can change.
+Requests need a token; if none is set, they must come from this server's own page under a local name. Otherwise any page
+open in a browser on this machine could send images here and, if its domain name resolves to 127.0.0.1 (DNS rebinding),
+read the answers. The headers Host and Origin, which a page cannot forge, reveal both.
 """
 
 import ipaddress
@@ -23,7 +23,7 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
 def is_local(host: str) -> bool:
-    """Return whether an address or name is a loopback one, which no other machine can reach."""
+    """Return whether a host is a loopback address or name, which no other machine can reach."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -47,7 +47,7 @@ class Guard:
         self.app, self.token = app, token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or refuse it."""
+        """Pass a request on or refuse it."""
         refusal = self.refuse(Headers(scope=scope), scope["path"]) if scope["type"] == "http" else None
         await (refusal or self.app)(scope, receive, send)
 
@@ -103,14 +103,14 @@ class CountRequests:
     Args:
         app: Application that answers the requests.
         telemetry: Counters.
-        paths: Paths counted by name; all others are counted as `other`, since scanners invent any number of paths.
+        paths: Paths counted by name; all others are counted as `other`, as scanners invent any number of paths.
     """
 
     def __init__(self, app: ASGIApp, telemetry: Telemetry, paths: frozenset[str]) -> None:
         self.app, self.telemetry, self.paths = app, telemetry, paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, and count its answer."""
+        """Pass a request on and count its answer."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         started, code = time.perf_counter(), 500

@@ -1,4 +1,4 @@
-"""Responses: the page, one HTML file that loads nothing else, and JSON, with pictures on request."""
+"""Responses: the page, a single HTML file that loads nothing else, and JSON, with pictures on request."""
 
 import base64
 import hashlib
@@ -35,7 +35,7 @@ def _hash(text: str) -> str:
 
 
 SECURITY = {
-    # only the page's own style and script run, whatever an uploaded file is named, and nothing is loaded
+    # allows only the page's own style and script, whatever the names of uploaded files contain, and no other resource
     "content-security-policy": f"default-src 'none'; script-src {_hash(SCRIPT)}; style-src {_hash(STYLE)}; "
     "img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
@@ -77,11 +77,11 @@ def describe_prediction(
         prediction: Prediction with its arrays.
         name: Name of the uploaded file.
         parts: `heat_map`: the anomaly map in colours up to twice the pixel threshold, in the map's size; `mask`: 0 or
-            255, in the image's size; `picture`: the image itself, upright and at most 1,600 pixels wide and high (all
-            three PNG in base64); `map`: the map's values, and the settings by which regions follow from them.
+            255, in the image's size; `picture`: the upright image, at most 1,600 pixels wide and high (all three as
+            PNG in base64); `map`: the map's values, and the settings that turn them into regions.
         detector: Detector that made the prediction.
-        content: (H, W) bool region of interest; None without one.
-        image: Decoded image; needed for `picture`.
+        content: (H, W) bool region of interest; None for the whole image.
+        image: Decoded image, needed for `picture`.
     """
     assert prediction.anomaly_map is not None and prediction.mask is not None
     found = {**prediction.as_dict(), "path": name}
@@ -127,7 +127,7 @@ def _png(image: Image.Image) -> str:
 
 
 def categories_of(detector: "Detector") -> list[str]:
-    """List the values of `category`: the known ones, `auto` if looks tell them apart, and `pooled`."""
+    """List the allowed values of `category`: the categories, `auto` if looks can tell them apart, and `pooled`."""
     rule = detector.category_rule
     return [*rule.known, *([AUTO] if rule.classifier.names else []), POOLED] if len(rule.known) > 1 else rule.known
 

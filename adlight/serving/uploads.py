@@ -15,7 +15,7 @@ from adlight.data.image_files import READ_ERRORS, refuse_several, turn_upright
 from adlight.types import UserError, first_line
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
-FIELDS = 16  # form fields without a file, which are ignored
+FIELDS = 16  # largest number of form fields without a file; they are ignored
 IN_MEMORY, NAME = 1 << 20, 200  # bytes of a body kept in memory; characters of a file name
 
 

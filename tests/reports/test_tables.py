@@ -179,6 +179,13 @@ def test_defects_have_a_row_each(capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_names_and_paths_are_printed_as_they_are(capsys):
+    table = pd.DataFrame({("run", TEXT): ["[red]:bug:"], ("AUROC", VALUE): [0.5]})
+    tables.print_table(table, "runs/[bold]:bug:", ["numbers: runs/[bold]:bug:"])
+    out = capsys.readouterr().out
+    assert out.count("runs/[bold]:bug:") == 2 and "[red]:bug:" in out
+
+
 def test_a_sweep_before_its_first_job(capsys):
     tables.print_table(tables.by_job([]), "sweep x", ["table: x"])
     assert "table: x" in capsys.readouterr().out
