@@ -418,6 +418,7 @@ def test_nothing_of_a_training_is_imported(run, rows):
     program = (
         "import sys; from adlight import Detector\n"
         "heavy = {'torch', 'pandas', 'matplotlib', 'kornia'} & {*sys.modules}\n"
+        "from adlight.runs.exported import check_exists; check_exists(sys.argv[1])\n"  # as `predict` does
         "found = Detector.load(sys.argv[1], device='cpu')(sys.argv[2])[0]\n"
         "print(repr(found.score), *heavy, *({'pytorch_lightning', 'hydra', 'torchmetrics', 'wandb'} & {*sys.modules}))"
     )

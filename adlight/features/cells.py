@@ -103,8 +103,12 @@ def channel_statistics(features: Tensor) -> tuple[Tensor, Tensor]:
 
 def in_parts(cells: Tensor) -> tuple[Tensor, ...]:
     """Split cells (B, h, w, C) into parts of a few images on CPUs; GPUs and exported graphs take all at once."""
-    whole = torch.compiler.is_exporting() or cells.device.type != "cpu"
-    return (cells,) if whole else cells.split(FEW)
+    return (cells,) if in_one_part(cells) else cells.split(FEW)
+
+
+def in_one_part(cells: Tensor) -> bool:
+    """Return whether to compute all cells at once, as on GPUs and in exported graphs; a CPU's cache holds only a few."""
+    return torch.compiler.is_exporting() or cells.device.type != "cpu"
 
 
 def in_image(cells: Tensor) -> Tensor:

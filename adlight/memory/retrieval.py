@@ -4,10 +4,13 @@ import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from adlight.features.cells import TrainingCells, in_image, is_padded
+from adlight.features.cells import TrainingCells, in_image, in_one_part, is_padded
 from adlight.features.predictor import Predictor
 from adlight.settings import checked
 from adlight.types import UserError
+
+CELLS = 40  # cells of an image blended at a time, whose neighbours then stay in a CPU's cache
+VALUES = 2**14  # values of each image compared at a time, likewise
 
 
 class Retrieval(Predictor):
@@ -57,9 +60,16 @@ class Retrieval(Predictor):
         distance = self._distances(cells, bank, own)  # (B, N)
         others = len(bank) if own is None else int(distance.isfinite().sum(1).min())
         nearest = distance.topk(min(self.neighbours, others), largest=False).indices  # (B, k)
+        known, flat = bank.flatten(1, 2), cells.flatten(1, 2)  # (N, h w, C), (B, h w, C)
         if torch.compiler.is_exporting():  # otherwise one image after the other: less memory
-            return self._blend(cells, bank[nearest].float())
-        return torch.stack([self._blend(x, bank[i].float()) for x, i in zip(cells, nearest, strict=True)])
+            return self._blend(flat, known[nearest].float()).view_as(cells)
+        step = flat.shape[1] if in_one_part(cells) else CELLS
+        found = [
+            self._blend(x, y[i].float())
+            for image, i in zip(flat, nearest, strict=True)
+            for x, y in zip(image.split(step), known.split(step, 1), strict=True)
+        ]
+        return torch.cat(found).view_as(cells)
 
     def residual(self, cells: Tensor, own: Tensor | None = None) -> Tensor:
         """Compute what the other images' cells miss. (B, h, w, C) -> (B, h, w, C)."""
@@ -72,19 +82,26 @@ class Retrieval(Predictor):
     def _distances(self, cells: Tensor, bank: Tensor, own: Tensor | None) -> Tensor:
         """Compute squared distances but for |x|^2, which changes no order. (B, h, w, C), (N, h, w, C) -> (B, N)."""
         inside = in_image(cells)[..., None].expand_as(cells)  # padding is no part of a distance
-        query, parts = cells.where(inside, 0).flatten(1), bank.flatten(1).split(64)
-        found = torch.cat([-2 * query @ y.float().T for y in parts], 1)  # (B, N)
+        query, known = cells.where(inside, 0).flatten(1), bank.flatten(1)  # (B, h w C), (N, h w C)
+        found = -2 * _multiply(query, known)  # (B, N)
         if not is_padded(cells):
             found += self.norm
         else:
-            weight = inside.flatten(1).float()  # (B, h w C)
-            found += torch.cat([weight @ y.float().square().T for y in parts], 1)
+            found += _multiply(inside.flatten(1).float(), known, squared=True)
         if own is not None:
             found[self.index == own[:, None]] = torch.inf
         return found
 
     def _blend(self, x: Tensor, candidates: Tensor) -> Tensor:
-        """(..., h, w, C), (..., k, h, w, C) -> (..., h, w, C)."""
-        distance = (candidates - x.unsqueeze(-4)).square().mean(-1)  # (..., k, h, w)
-        weight = (-self.temperature * distance).softmax(-3)[..., None]  # (..., k, h, w, 1)
-        return (weight * candidates).sum(-4)
+        """(..., n, C), (..., k, n, C) -> (..., n, C)."""
+        distance = (candidates - x.unsqueeze(-3)).square().mean(-1)  # (..., k, n)
+        weight = (-self.temperature * distance).softmax(-2)[..., None]  # (..., k, n, 1)
+        return (weight * candidates).sum(-3)
+
+
+def _multiply(query: Tensor, known: Tensor, squared: bool = False) -> Tensor:
+    """Multiply values with those of known images, or with their squares. (B, L), (N, L) -> (B, N)."""
+    step = query.shape[1] if in_one_part(query) else VALUES
+    read = (lambda y: y.float().square()) if squared else Tensor.float
+    images = (zip(query.split(step, 1), y.split(step, 1), strict=True) for y in known.split(64))
+    return torch.cat([sum(x @ read(y).T for x, y in pairs) for pairs in images], 1)

@@ -29,14 +29,15 @@ def is_exported(path: str | Path) -> bool:
 
 
 def check_exists(run: str | Path) -> None:
-    """Raise a UserError if the run or exported graph does not exist."""
+    """Raise a UserError if the run or exported graph does not exist, or if the run's detector is not trusted."""
     if is_exported(run):
         if not Path(run).is_file():
             raise UserError(f"run={run}: there is no such file")
         return
     from adlight.runs.folder import RunFolder  # imports OmegaConf, which graphs do not need
+    from adlight.runs.restore import read_detector
 
-    RunFolder(run).config()
+    read_detector(RunFolder(run))  # not the whole config, whose check imports Lightning
 
 
 def folder_of(run: str | Path) -> Path:

@@ -85,6 +85,17 @@ def build_module(run: RunFolder, overrides: Sequence[str] = ()) -> tuple["Anomal
     Raises:
         UserError: this is not a run folder, or an override does not fit.
     """
+    nodes, settings = read_detector(run, overrides)
+    module = build(nodes["model"], "model")
+    module.calibration = build(nodes["calibration"], "calibration")
+    return module, settings
+
+
+def read_detector(run: RunFolder, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read the nodes of a run's detector, which are checked, and the settings for preparing an image.
+
+    See `build_module`.
+    """
     config = _read_config(run, overrides)
     drop_objective(config)
     inputs = {name: config.dataset.get(name) for name in INPUT_KEYS}  # resolved here, as they refer to other settings
@@ -93,9 +104,7 @@ def build_module(run: RunFolder, overrides: Sequence[str] = ()) -> tuple["Anomal
     nodes = {name: OmegaConf.to_container(config[name], resolve=True) for name in ("model", "calibration")}
     nodes = without_training(nodes)
     check_targets(find_targets(nodes), run.config_path)
-    module = build(nodes["model"], "model")
-    module.calibration = build(nodes["calibration"], "calibration")
-    return module, settings
+    return nodes, settings
 
 
 def _read_config(run: RunFolder, overrides: Sequence[str]) -> DictConfig:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from adlight.features.cells import TrainingCells
+from adlight.memory import retrieval
 from adlight.memory.retrieval import Retrieval
 from adlight.types import UserError
 
@@ -37,6 +38,18 @@ def test_a_training_image_is_predicted_from_the_others():
     assert torch.equal(made.residual(x), torch.zeros_like(x))
     left = made.residual(x, own)
     assert (left.flatten(1).norm(dim=1) > 1).all()
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_cells_are_computed_in_parts(monkeypatch, padded):
+    query = torch.randn(2, 3, 4, 5, generator=torch.manual_seed(1))
+    if padded:
+        query[0, 2:], query[1, :, 3:] = torch.nan, torch.nan
+    whole = fitted()(query)
+    monkeypatch.setattr(retrieval, "CELLS", 5)  # of 12
+    monkeypatch.setattr(retrieval, "VALUES", 7)  # of 60
+    assert torch.allclose(fitted()(query), whole, atol=1e-6, equal_nan=True)
+    assert torch.equal(whole.isnan(), query.isnan())
 
 
 def test_temperature():
