@@ -1,4 +1,4 @@
-"""Whole images remembered: every cell is predicted from the same place of the nearest training images."""
+"""Retrieval: each cell is predicted from the cells at the same place in the nearest training images."""
 
 import torch
 from pydantic import NonNegativeFloat, PositiveInt
@@ -9,20 +9,20 @@ from adlight.features.predictor import Predictor
 from adlight.settings import checked
 from adlight.types import UserError
 
-CELLS = 40  # cells of an image blended at a time, whose neighbours then stay in a CPU's cache
-VALUES = 2**14  # values of each image compared at a time, likewise
+CELLS = 40  # cells of an image per pass, so that their candidates stay in a CPU's cache
+VALUES = 2**14  # values of each image per pass when images are compared, for the same reason
 
 
 class Retrieval(Predictor):
-    """Predicts cells as a softmax-weighted mean of the cells at their place in the nearest training images.
+    """Predicts each cell as a softmax-weighted mean of the cells at the same place in the nearest training images.
 
-    The nearest images are those of the least squared distance over all cells, of whatever category, rotated copies
-    among them; a cell's weights are softmax(-temperature * mean_c (x - y)^2) over them.
+    The nearest images have the smallest squared distance over all cells. They can be of any category, and rotated
+    copies are included. The weights of a cell x are softmax(-temperature * mean_c (x - y)^2) over the nearest images.
 
     Args:
         channels: C.
-        neighbours: how many images, at most: fewer if there are no more.
-        temperature: 0 is the plain mean; large, the most similar cell alone.
+        neighbours: largest number of nearest images.
+        temperature: 0 gives the plain mean; a large value, the most similar cell alone.
     """
 
     takes_copies = True
@@ -46,7 +46,7 @@ class Retrieval(Predictor):
             raise UserError(f"retrieval compares training images with each other, and there is {count}: 2 are needed")
 
     def fit(self, cells: TrainingCells) -> None:
-        """Keep the cells of all training images and their copies; padding is as the mean cell."""
+        """Store the cells of all training images and their copies; padding is stored as the mean cell."""
         self.check(len(cells))
         batches = [(part.half().nan_to_num(0), index) for part, index in cells.batches_with_copies()]
         parts, indices = zip(*batches, strict=True)
@@ -55,7 +55,7 @@ class Retrieval(Predictor):
         self.index = torch.cat(indices).to(self.bank.device)
 
     def forward(self, cells: Tensor, own: Tensor | None = None) -> Tensor:
-        """Predict from the nearest images, `own` not being among them. (B, h, w, C) -> (B, h, w, C)."""
+        """Predict cells from the nearest images, excluding `own`. (B, h, w, C) -> (B, h, w, C)."""
         bank = self.bank.view(-1, *cells.shape[1:])  # (N, h, w, C)
         distance = self._distances(cells, bank, own)  # (B, N)
         others = len(bank) if own is None else int(distance.isfinite().sum(1).min())
@@ -72,16 +72,16 @@ class Retrieval(Predictor):
         return torch.cat(found).view_as(cells)
 
     def residual(self, cells: Tensor, own: Tensor | None = None) -> Tensor:
-        """Compute what the other images' cells miss. (B, h, w, C) -> (B, h, w, C)."""
+        """Subtract the prediction from other images. (B, h, w, C) -> (B, h, w, C)."""
         return cells - self(cells, own)
 
     def summary(self) -> str:
-        """Say what was fitted."""
+        """Describe the prediction."""
         return f"mean of the {min(self.neighbours, len(self.norm))} nearest training images' cells"
 
     def _distances(self, cells: Tensor, bank: Tensor, own: Tensor | None) -> Tensor:
-        """Compute squared distances but for |x|^2, which changes no order. (B, h, w, C), (N, h, w, C) -> (B, N)."""
-        inside = in_image(cells)[..., None].expand_as(cells)  # padding is no part of a distance
+        """Compute squared distances less |x|^2, which leaves their order. (B, h, w, C), (N, h, w, C) -> (B, N)."""
+        inside = in_image(cells)[..., None].expand_as(cells)  # distances ignore padding
         query, known = cells.where(inside, 0).flatten(1), bank.flatten(1)  # (B, h w C), (N, h w C)
         found = -2 * _multiply(query, known)  # (B, N)
         if not is_padded(cells):
@@ -100,7 +100,7 @@ class Retrieval(Predictor):
 
 
 def _multiply(query: Tensor, known: Tensor, squared: bool = False) -> Tensor:
-    """Multiply values with those of known images, or with their squares. (B, L), (N, L) -> (B, N)."""
+    """Compute the products of queries and stored images, or of their squares. (B, L), (N, L) -> (B, N)."""
     step = query.shape[1] if in_one_part(query) else VALUES
     read = (lambda y: y.float().square()) if squared else Tensor.float
     images = (zip(query.split(step, 1), y.split(step, 1), strict=True) for y in known.split(64))
