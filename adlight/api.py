@@ -40,9 +40,7 @@ class Run:
             raise UserError(f"a run is named by its folder, got {path!r}")
         self._folder = RunFolder(path)
         self.path = self._folder.path
-        self.config: DictConfig = self._folder.read_config()
-        if "model" not in self.config:
-            raise UserError(f"{path} is an evaluation or a prediction: name the run itself")
+        self.config: DictConfig = self._folder.read_training()
 
     @cached_property
     def results(self) -> dict[str, Any]:

@@ -88,7 +88,7 @@ class Detector:
         """Load a finished run, or a graph that `adlight.export` wrote.
 
         Args:
-            run: the run folder, or the graph `detector.onnx`, which needs neither PyTorch nor the run.
+            run: the folder of a run or evaluation, or a graph `detector.onnx`, which needs neither it nor PyTorch.
             ckpt: `best`, `last` or a path; None for the checkpoint that the run tested.
             device: `cpu`, `cuda`, `cuda:1`, ...; `auto` prefers a GPU.
             overrides: changes to the run's config (`model.scorer.reduce=max`); they invalidate its thresholds.

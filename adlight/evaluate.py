@@ -1,6 +1,6 @@
 """Score a finished run again, without training: `adlight evaluate run=<folder> [overrides]`."""
 
-from typing import TYPE_CHECKING
+from functools import partial
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -10,20 +10,18 @@ from adlight.cli.resume import use_advice
 from adlight.cli.words import mark_overrides, require
 from adlight.runs import provenance
 from adlight.runs.config import CONF, drop_objective, require_nodes
+from adlight.runs.evaluations import require_run, write_evaluation
 from adlight.runs.folder import RunFolder
 from adlight.runs.overrides import changes_scores, choose_none
 from adlight.runs.trust import check_places
 from adlight.train import build, test
 from adlight.types import UserError
 
-if TYPE_CHECKING:  # torch takes seconds: not for --help
-    from adlight.detection.module import AnomalyModule
-
 OWN_SETTINGS = ("run", "ckpt")  # all others change the run's config
 
 
 def evaluate(config: DictConfig) -> dict[str, float]:
-    """Test a run's checkpoint and write the results into a folder of their own. -> every metric, by name.
+    """Test a run's checkpoint and write the results into a folder of their own, which is a detector too. -> metrics.
 
     Without overrides the stored threshold is used and the run's numbers come out again. Overrides of the model, the
     data or a threshold may change what a normal score is, so the thresholds are then calibrated anew, on the held-out
@@ -35,9 +33,12 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     check_values(EvaluateSettings, config)
     run = RunFolder(config.run)
     overrides = task_overrides(*OWN_SETTINGS)
-    saved = run.config(overrides)
+    saved, choices = run.config(overrides), run.choices()
     OmegaConf.set_struct(saved, False)
     require_nodes(saved)
+    path = run.checkpoint(which := config.ckpt or saved.ckpt)
+    tested = saved.copy()
+    tested.ckpt = which if which in ("best", "last") else str(path.absolute())
     drop_objective(saved)
     if not any(word.startswith("logger=") for word in overrides):  # a run at W&B for each evaluation is asked for
         saved.logger = None
@@ -45,31 +46,23 @@ def evaluate(config: DictConfig) -> dict[str, float]:
         saved.logger.pop("csv", None)
     check_places(saved, run.config_path, overrides)
     data, module, trainer = build(saved)
-    path = run.checkpoint(config.ckpt or saved.ckpt)
     metadata = provenance.describe(saved.seed) | {"run": str(run)}
     provenance.log_config(trainer, saved)
     results, calibrate = RunFolder(saved.run_dir), changes_scores(overrides)
-    metrics = test(results, path, trainer, module, data, metadata, calibrate=calibrate)
+    write = partial(write_evaluation, results, run, tested, choices, module, path)
+    metrics = test(results, path, trainer, module, data, metadata, write, calibrate)
     if trainer.is_global_zero and module.results is not None:
         print_defects(module.results)
-        for image, pixel in _usable_thresholds(overrides, module):
-            print(use_advice(run, f"threshold={image!r}", f"pixel_threshold={pixel!r}"))
+        if calibrate or config.ckpt or any(word.startswith("calibration") for word in overrides):
+            print(use_advice(results))
     return metrics
-
-
-def _usable_thresholds(overrides: list[str], module: "AnomalyModule") -> set[tuple[float, float]]:
-    """Return new thresholds that predict can be given: those of the run's scores, the same for all categories."""
-    keys = [word.lstrip("+~") for word in overrides]
-    thresholds = {module.calibration.of(name)[:2] for name in module.results.categories} if module.results else set()
-    is_new = any(key.startswith(("calibration.image", "calibration.pixel", "calibration.per")) for key in keys)
-    are_scores_new = any(key.startswith(("model", "dataset", "trainer")) for key in keys)
-    return thresholds if is_new and not are_scores_new and len(thresholds) == 1 else set()
 
 
 def arguments(argv: list[str]) -> list[str]:
     """Mark overrides of the run's config as additions, as the config that Hydra composes has only `OWN_SETTINGS`."""
     run = RunFolder(require(argv, "run", "evaluate run=<run folder>"))
     run.config()  # raises if it is not trusted
+    require_run(run)
     run.read_training()
     words = []
     for word, is_override in mark_overrides(argv):

@@ -78,7 +78,7 @@ def check_exportable(detector: "Detector") -> None:
     if not given and not np.array_equal(exact.image, detector.scorer(pixels, None).image):
         raise UserError(
             "a graph computes in 32 bits, and this run was calibrated in fewer: adlight evaluate run=<run> "
-            "trainer.precision=32-true finds threshold= and pixel_threshold= for it"
+            "trainer.precision=32-true makes a folder that can be exported"
         )
 
 
@@ -87,15 +87,14 @@ def write(detector: "Detector", config: DictConfig, path: Path) -> None:
     import onnx_ir
 
     from adlight.detection.graph import export_graph
-    from adlight.runs.exported import HASH, describe_calibration, write_export_settings
+    from adlight.runs.exported import HASH, describe_calibration, weights_of, write_export_settings
     from adlight.runs.weights import hash_file
 
     thresholds = [detector.calibration.of(name) for name in (*detector.calibration.categories, None)]
     model = export_graph(cast(Any, detector.module), detector.channels, detector.frame.size, thresholds)
-    run = RunFolder(config.run)
-    checkpoint = run.checkpoint(str(config.ckpt or run.config().ckpt))
+    weights = weights_of(config.run, config.ckpt)
     frame = {"image_size": list(detector.frame.size), "resize": list(detector.frame.resize)}
-    source = {"run": run.path.name, "checkpoint": checkpoint.name, HASH: hash_file(checkpoint)}
+    source = {"run": Path(config.run).name, "checkpoint": weights.name, HASH: hash_file(weights)}
     versions = {"adlight": __version__, "python": platform.python_version()} | {one: version(one) for one in VERSIONS}
     settings = frame | describe_calibration(detector.calibration, detector.module.classifier) | source
     model.metadata_props[HASH] = source[HASH]

@@ -15,6 +15,7 @@ from rich.text import Text
 from adlight.cli import main as cli
 from adlight.cli.words import quote_values, require, value_of
 from adlight.prediction.stream import ImageStream
+from adlight.runs.evaluations import find_weights
 from adlight.runs.folder import RunFolder
 from adlight.runs.restore import frozen_config
 from adlight.runs.subfolders import GroupFolder
@@ -43,7 +44,8 @@ def group(config: DictConfig) -> Path:
     run, folder = RunFolder(config.run), GroupFolder(HydraConfig.get().runtime.output_dir)
     saved = frozen_config(run, config.device, config.root)
     data, module, _ = build(saved)
-    load_weights(module, run.checkpoint(config.ckpt or saved.ckpt))
+    path, changes = find_weights(run, str(config.ckpt or saved.ckpt))
+    load_weights(module, path, changes=changes)
     if config.images is None:
         data.prepare_data()
         records, rule = data.source.test(), None

@@ -14,6 +14,7 @@ from adlight.data.source import Source
 from adlight.learning.labels import read_labels
 from adlight.runs import provenance
 from adlight.runs.config import instantiate_node
+from adlight.runs.evaluations import require_run
 from adlight.runs.folder import RunFolder
 from adlight.runs.labels import MODULE, LabelFolder, learned_config, write_learned
 from adlight.runs.restore import frozen_config
@@ -122,7 +123,8 @@ def warn_of_test(run: RunFolder, labels: LabelFolder) -> list[str]:
 def arguments(argv: list[str]) -> list[str]:
     """Check `run` and `labels` before a folder is created, and quote values that Hydra would parse."""
     run = RunFolder(require(argv, "run", "learn run=<run folder> labels=<csv or folder>"))
-    run.config()  # raises if it is not a run
+    run.config()  # raises if it is not trusted
+    require_run(run)
     labels = value_of(argv, "labels")
     if labels not in (None, "null"):
         read_labels(str(labels))

@@ -133,6 +133,11 @@ def test_own_folder(ask, tmp_path):
         write_image(tmp_path / "mine" / "good" / f"{i}.png", i)
     shutil.copytree(tmp_path / "mine" / "good", tmp_path / "mine" / "bad")
     words = ("dataset=folder", "dataset.root=mine", "dataset.normal_dir=good")
-    assert ask(*words)[0] == 0
-    code, problems, _ = ask(*words, "dataset.abnormal_dir=bad")
+    write_image(tmp_path / "mine" / "masks" / "0.png")
+    (tmp_path / "mine" / "notes").mkdir()
+    code, _, printed = ask(*words)
+    (line,) = (line for line in printed.splitlines() if "abnormal_dir=bad" in line)
+    assert code == 0 and "mask_dir=masks" in line and "notes" not in line and "good" not in line
+    code, problems, printed = ask(*words, "dataset.abnormal_dir=bad")
+    assert "abnormal_dir=bad" not in printed and "mask_dir=masks" in printed
     assert code == 1 and len(problems) == 8  # the normal images that are trained on, all but the two held out

@@ -1,10 +1,15 @@
 """Scoring a finished run again through the command line."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 from makers import fake_mvtec
-from readers import content, scores
+from processes import check_refused
+from readers import content, scores, table
+
+from adlight import load
+from adlight.detector import Detector
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +62,7 @@ def test_the_run_s_own_rule_gives_its_threshold_again(adlight, run):
 def test_one_threshold_for_all_categories(adlight, run):
     shared = adlight.evaluate(run, "calibration.per=all", "~callbacks.panels")
     own, found = content(run), content(shared)
-    advice = (shared / "evaluate.log").read_text().splitlines()[-1]
-    assert f"run={run} threshold={found['threshold']!r} pixel_threshold={found['pixel_threshold']!r} " in advice
-    assert "threshold=" not in (run / "train.log").read_text().splitlines()[-1]
+    assert f"run={shared} " in (shared / "evaluate.log").read_text().splitlines()[-1]
     assert (own["threshold_per"], found["threshold_per"]) == ("category", "all")
     assert "validation" not in found and found["thresholds"] == own["thresholds"]  # the checkpoint holds both ways
     for category in ("bottle", "screw"):
@@ -68,6 +71,61 @@ def test_one_threshold_for_all_categories(adlight, run):
     assert found["threshold"] == max(one["image"] for one in own["thresholds"].values())  # of one image each
     assert len({one["image"] for one in own["thresholds"].values()}) == 2
     assert scores(shared) == scores(run)
+
+
+COLUMNS = ("anomalous", "threshold", "pixel_threshold")
+
+
+def decisions(folder, place):
+    """Path, decision and thresholds of each image, sorted by path, and their scores."""
+    rows = {str(Path(place, row["path"]).relative_to(place)): row for row in table(folder / "predictions.csv")}
+    decided = [(path, *(rows[path][name] for name in COLUMNS)) for path in sorted(rows)]
+    return decided, [float(rows[path]["score"]) for path in sorted(rows)]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [
+            "calibration.image=quantile:0.3",
+            "dataset.val_fraction=0.5",
+            "model.training_residuals=1",
+        ],  # refits covariances
+        ["calibration.image=0.1", "calibration.per=all", "ckpt=last"],
+        ["model.scorer.score=mse", "model.scorer.reduce=max", "trainer=cpu"],
+    ],
+)
+def test_an_evaluation_predicts_with_its_thresholds(adlight, run, tmp_path, words):
+    evaluation = adlight.evaluate(run, *words, "~callbacks.panels", "~callbacks.gallery")
+    assert f"run={evaluation} " in (evaluation / "evaluate.log").read_text().splitlines()[-1]
+    words = [f"run={evaluation}", "images=data/*/test/*/*.png", "save=none", f"hydra.run.dir={tmp_path}"]
+    assert adlight("predict", *words, "device=cpu").code == 0
+    found, scored = decisions(tmp_path, adlight.folder)
+    expected, tested = decisions(evaluation, adlight.folder)
+    own, _ = decisions(run, adlight.folder)
+    assert len(found) == 18 and found == expected
+    assert scored == pytest.approx(tested, rel=1e-5)
+    assert [row[1] for row in found] != [row[1] for row in own] and {row[2] for row in found} != {row[2] for row in own}
+
+
+def test_an_evaluation_is_a_detector_wherever_it_lies(adlight, run, tmp_path):
+    copy, moved = tmp_path / "run", tmp_path / "moved"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("evaluations", "predictions"))
+    evaluation = adlight.evaluate(copy, "calibration.image=quantile:0.3", "~callbacks.panels")
+    place = load(evaluation).detector(device="cpu").calibration
+    shutil.copytree(evaluation, moved)
+    assert Detector.load(moved, device="cpu").calibration.state_dict() == place.state_dict()
+    assert place.of("screw").image == content(evaluation)["thresholds"]["screw"]["image"]
+    for name, words in (("evaluate", ()), ("learn", ["labels=data/bottle"])):
+        check_refused(adlight(name, f"run={moved}", *words), str(moved), str(copy))
+    check_refused(adlight("predict", f"run={moved}", "images=data", "ckpt=last"), "ckpt=last", "ckpt=best")
+    (copy / "checkpoints.sha256").unlink()
+    shutil.copy(copy / "checkpoints" / "last.ckpt", copy / "checkpoints" / "best.ckpt")
+    check_refused(adlight("predict", f"run={evaluation}", "images=data"), "best.ckpt", "calibrated.ckpt")
+    shutil.rmtree(copy)
+    check_refused(adlight("predict", f"run={moved}", "images=data"), str(moved), str(copy))
+    (moved / "checkpoints" / "calibrated.ckpt").unlink()
+    check_refused(adlight("predict", f"run={moved}", "images=data"), "calibrated.ckpt")
 
 
 def test_a_category_that_validation_never_saw(adlight, run):

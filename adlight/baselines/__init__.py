@@ -1,1 +1,1 @@
-"""What any detector has to beat: nearest neighbours and principal components."""
+"""Baselines that any detector has to beat: nearest neighbours and principal components of pixels."""

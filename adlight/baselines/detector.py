@@ -1,4 +1,4 @@
-"""The detector: distances to the closest image that a baseline can make."""
+"""Detection by the distance to the closest image that a baseline can produce."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -16,11 +16,11 @@ from adlight.types import Batch, Scores
 
 
 class ResidualScorer:
-    """Score images by their distance, and pixels by their difference, to the closest image that a baseline can make.
+    """Scores images by their distance, and pixels by their difference, to the closest image of a baseline.
 
     Args:
         score: error of a pixel, see `ReconstructionError`.
-        reduce: image score: `distance`, as the network measures it; or `mean`, `max` or `topk` of the map.
+        reduce: image score: the baseline's `distance`, or `mean`, `max` or `topk` of the map.
         smoothing, topk: see `ReconstructionError`.
     """
 
@@ -46,7 +46,7 @@ class ResidualScorer:
 
 
 class BaselineDetector(AnomalyDetector):
-    """Detects images that are far from the closest image that a baseline can make.
+    """Detects images that are far from the closest image that a baseline can produce.
 
     Args:
         network: the baseline.
@@ -57,7 +57,7 @@ class BaselineDetector(AnomalyDetector):
     def __init__(self, network: Built[NearestNeighbours | PCA], scorer: Built[ResidualScorer]) -> None:
         super().__init__()
         self.network, self.scorer = network, scorer
-        self.unused = nn.Parameter(torch.zeros(()))  # DDP refuses a module without parameters
+        self.unused = nn.Parameter(torch.zeros(()))  # DDP needs a module with parameters
 
     def score(self, batch: Batch) -> Scores:
         """Score a batch."""
@@ -65,5 +65,5 @@ class BaselineDetector(AnomalyDetector):
 
 
 def counted(batch: Batch) -> Tensor | None:
-    """Return which pixels of a batch count, (B, H, W) bool; None if all do."""
+    """Return the pixels of a batch that count, (B, H, W) bool; None for all."""
     return content_of(batch) if "size" in batch or "content" in batch else None

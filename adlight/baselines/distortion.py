@@ -1,6 +1,7 @@
-"""Nearest training images if edges may move a little: the image distortion model (Keysers et al. 2007).
+"""The image distortion model (Keysers et al. 2007): nearest training images, with edges allowed to move slightly.
 
-For small images that differ as a whole, such as handwritten digits: a stroke that is moved by a pixel is no anomaly.
+Meant for small images that are anomalous as a whole, such as handwritten digits, where a stroke moved by a pixel is
+normal.
 """
 
 import math
@@ -16,22 +17,22 @@ from adlight.data.frames import Size, parse_size
 from adlight.settings import checked
 
 ORIENTATIONS = 8
-AT_ONCE = 2**18  # values of pairs of images compared at a time: they stay in a CPU's cache
+AT_ONCE = 2**18  # number of values compared at a time, which fit into a CPU's cache
 
 
 class ImageDistortionModel(NearestNeighbours):
-    """Mean distance to the k nearest training images, whose cells may lie `warp` cells away from the query's.
+    """Mean distance to the k nearest training images, whose cells may be displaced by `warp` cells.
 
-    A cell holds the strengths of its edges by orientation. They are scaled to length 1 over the image, because an image
-    with few edges would otherwise be near to all others. Cells are compared together with their 3 x 3 surroundings. The
+    A cell holds the strengths of its edges by orientation, scaled to length 1 over the image, because an image with few
+    edges would otherwise be near to all others. Cells are compared together with their 3 x 3 neighbourhoods. The
     squared distance is the mean of two: from the query's cells to their best matches in the training image, and from
-    the training image's cells to theirs in the query, so that both additional and missing strokes count. Keysers et al.
-    (2007, section 4) compare every pixel, and only in the first direction.
+    the training image's cells to their best matches in the query, so that both additional and missing strokes count.
+    Keysers et al. (2007, section 4) compare every pixel, and only in the first direction.
 
     Args:
         image_size, channels, k, memory_gb: see `NearestNeighbours`.
         warp: largest displacement in cells.
-        candidates: number of training images that are compared, the nearest ones without displacement; at least k.
+        candidates: number of training images to compare, the nearest without displacement; at least k.
         grid: number of cells along the shorter side.
     """
 
@@ -61,13 +62,13 @@ class ImageDistortionModel(NearestNeighbours):
         return super().bytes_per_image + 4 * self.edges.shape[1:].numel()
 
     def fit(self, image: Tensor, content: Tensor | None = None) -> None:
-        """Keep the training images (N, C, H, W), uint8, and their edges."""
+        """Store the training images (N, C, H, W), uint8, and their edges."""
         super().fit(image, content)
         parts = zip(image.split(256), repeat(None) if content is None else content.split(256), strict=False)
         self.edges = torch.cat([self._edges(to_unit(images), inside).half() for images, inside in parts])
 
     def describe(self) -> str:
-        """Describe what was fitted."""
+        """Describe the fitted model."""
         return f"{super().describe()}, edges moved up to {self.warp}"
 
     @torch.no_grad()
@@ -76,7 +77,7 @@ class ImageDistortionModel(NearestNeighbours):
         query = self._edges(image, content)  # (B, O, h, w)
         flat, size = query.flatten(1), max(1, CHUNK // query[0].numel())
         order = torch.cat([flat @ part.flatten(1).float().T for part in self.edges.split(size)], 1)  # (B, N)
-        found = order.topk(min(self.candidates, len(self.bank))).indices  # (B, n), as all have length 1
+        found = order.topk(min(self.candidates, len(self.bank))).indices  # (B, n), the nearest, as all have length 1
         return self.nearest(found, self._compare_all(query, found))
 
     def _edges(self, image: Tensor, content: Tensor | None = None) -> Tensor:
@@ -106,15 +107,13 @@ class ImageDistortionModel(NearestNeighbours):
         reach, (height, width) = self.warp, query.shape[-2:]
         x = F.pad(query, (reach,) * 4)[:, None]  # (B, 1, O, h', w'), padded by the displacement
         y = F.pad(bank, (2 * reach,) * 4)  # (B, n, O, h'', w'')
-        there = back = query.new_full(
-            (1, 1, 1, 1), torch.inf
-        )  # least errors of the query's cells, and of the training images'
+        # smallest errors of the query's cells, and of the training images' cells
+        least_query = least_bank = query.new_full((1, 1, 1, 1), torch.inf)
         for down in range(2 * reach + 1):
             for right in range(2 * reach + 1):
                 moved = y[..., down : down + x.shape[-2], right : right + x.shape[-1]]
                 error = F.avg_pool2d((x - moved).square().sum(2), 3, 1, 1)  # (B, n, h', w')
-                own = error[..., reach : reach + height, reach : reach + width]
+                least_query = torch.minimum(least_query, error[..., reach : reach + height, reach : reach + width])
                 top, left = 2 * reach - down, 2 * reach - right  # first cell of the training image
-                its = error[..., top : top + height, left : left + width]
-                there, back = torch.minimum(there, own), torch.minimum(back, its)
-        return ((there + back).sum((2, 3)) / 2).sqrt()
+                least_bank = torch.minimum(least_bank, error[..., top : top + height, left : left + width])
+        return ((least_query + least_bank).sum((2, 3)) / 2).sqrt()

@@ -1,4 +1,4 @@
-"""Fitting of baselines: an epoch collects the training images, and at its end they are fitted."""
+"""Fitting of baselines: an epoch collects the training images, and its end fits the baseline to them."""
 
 from collections.abc import Iterator
 from copy import deepcopy
@@ -18,17 +18,17 @@ from adlight.types import Batch, Scores
 
 
 class BaselineModule(BaselineDetector, AnomalyModule):
-    """Fits a baseline to the training images, without gradients; all processes fit the same images in one order."""
+    """Fits a baseline to the training images, without gradients; all processes fit to the same images in one order."""
 
     automatic_optimization = False
     seen: list[tuple[Tensor, ...]]  # images, their indices, and the pixels that count
 
     def describe(self) -> list[str]:
-        """Describe what was fitted."""
+        """Describe the fitted baseline."""
         return [f"baseline: {self.network.describe()}"]
 
     def on_train_start(self) -> None:
-        """Check the number of training images, before any is collected."""
+        """Check the number of training images before collecting them."""
         count, folds = len(self.datamodule.datasets["train"]), self.calibration.folds
         self.network.check(count)
         if folds > 1 and self.datamodule.augmentation is None:
@@ -36,7 +36,7 @@ class BaselineModule(BaselineDetector, AnomalyModule):
                 self.network.check(count_smallest_fit(count, folds))
 
     def on_train_epoch_start(self) -> None:
-        """Forget the images of the last epoch, as each epoch fits anew."""
+        """Discard the images of the previous epoch; each epoch fits from scratch."""
         self.seen = []
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
@@ -46,7 +46,7 @@ class BaselineModule(BaselineDetector, AnomalyModule):
         self.seen.append(((batch["image"] * 255).round().to(torch.uint8), batch["index"], *known))
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """After the last batch, before the validation, fit the images of all processes in order, each once."""
+        """After the last batch, and before validation, fit to the images of all processes, each once and in order."""
         if not self.trainer.is_last_batch:
             return
         gathered: Any = [self.all_gather(torch.cat(parts)) for parts in zip(*self.seen, strict=True)]
@@ -57,12 +57,12 @@ class BaselineModule(BaselineDetector, AnomalyModule):
         self.seen = []
 
     def cross_fit(self, folds: int) -> Iterator[tuple[Batch, Scores]]:
-        """Score each fold of the training images by a network fitted to the others; nothing if images are augmented."""
+        """Score each fold of the training images by a network fitted to the others, unless images are augmented."""
         data, trainer = self.datamodule, self.trainer
         if data.augmentation is not None:
             return
-        with torch.inference_mode(False):  # an evaluation has not loaded them
-            data.setup("fit")
+        with torch.inference_mode(False):
+            data.setup("fit")  # evaluation has not loaded the training images
         dataset = data.datasets["train"]
         with advise_folds(folds):
             self.network.check(count_smallest_fit(len(dataset), folds))

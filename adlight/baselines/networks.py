@@ -1,8 +1,8 @@
 """Baselines: nearest neighbours and principal components of pixels, which any detector has to beat.
 
 They are fitted to all training images at once, without gradients. For images (B, C, H, W) in [0, 1] they return the
-closest image that they can make, (B, C, H, W), and its distance, (B,). If only some pixels count (`content`, (B, H, W)
-bool), the distance is that of these pixels, scaled to the number of pixels in an image.
+closest image that they can produce, (B, C, H, W), and its distance, (B,). If only some pixels count (`content`,
+(B, H, W) bool), the distance is measured on these pixels and scaled to the number of pixels in an image.
 """
 
 import math
@@ -15,12 +15,12 @@ from adlight.data.frames import Size, parse_size
 from adlight.settings import checked
 from adlight.types import UserError
 
-CHUNK = 2**26  # values of the bank converted to floats at a time: 256 MiB
-SPARE = 8  # further neighbours, as the search may round (TF32); their distances are computed exactly
+CHUNK = 2**26  # number of values of the bank converted to floats at a time: 256 MiB
+SPARE = 8  # candidates beyond k, whose distances are then computed exactly: the search may round (TF32)
 
 
 class NearestNeighbours(nn.Module):
-    """Mean Euclidean distance to the k nearest training images; the closest image is the nearest of them.
+    """Mean Euclidean distance to the k nearest training images; the closest image is the nearest training image.
 
     A training image is black outside its content.
 
@@ -28,7 +28,7 @@ class NearestNeighbours(nn.Module):
         image_size: side of the images in pixels, or height and width.
         channels: C.
         k: number of neighbours.
-        memory_gb: largest memory for the training images.
+        memory_gb: largest memory for the training images, in GB.
     """
 
     bank: Tensor
@@ -39,7 +39,6 @@ class NearestNeighbours(nn.Module):
     ) -> None:
         super().__init__()
         self.k, self.memory_gb = k, memory_gb
-        # no rows before fitting; images have 8 bits
         self.register_buffer("bank", torch.empty(0, channels, *parse_size(image_size), dtype=torch.uint8))
 
     def check(self, count: int) -> None:
@@ -49,16 +48,16 @@ class NearestNeighbours(nn.Module):
 
     @property
     def bytes_per_image(self) -> int:
-        """Largest number of bytes of a training image: collected, joined and sorted."""
+        """Largest number of bytes of a training image, which is collected, joined and sorted."""
         return 3 * self.bank.shape[1:].numel()
 
     def fit(self, image: Tensor, content: Tensor | None = None) -> None:
-        """Keep the training images (N, C, H, W), uint8."""
+        """Store the training images (N, C, H, W), uint8."""
         self.check(len(image))
         self.bank = image if content is None else image * content[:, None]
 
     def describe(self) -> str:
-        """Describe what was fitted."""
+        """Describe the fitted model."""
         return f"mean distance to the {self.k} nearest of {len(self.bank)} training images"
 
     @torch.no_grad()
@@ -67,7 +66,7 @@ class NearestNeighbours(nn.Module):
         weight = None if content is None else _content_weight(content, image)  # (B, D)
         query = image.flatten(1) if weight is None else image.flatten(1) * weight  # (B, D)
         parts = self.bank.flatten(1).split(max(1, CHUNK // query.shape[1]))
-        # |q - b|^2 without |q|^2, which changes no order; products of matrices are fast but lose digits
+        # |q - b|^2 without |q|^2, which does not change the order; matrix products are fast but lose digits
         order = torch.cat([_norm(y, weight) - 2 * query @ y.T for y in map(to_unit, parts)], 1)  # (B, N)
         found = order.topk(min(self.k + SPARE, len(self.bank)), largest=False).indices  # (B, k + SPARE)
         differences = (image.flatten(1) - to_unit(self.bank[i]).flatten(1) for i in found.T)  # (B, D) each
@@ -76,7 +75,7 @@ class NearestNeighbours(nn.Module):
         return self.nearest(found, distance)
 
     def nearest(self, found: Tensor, distance: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the nearest of the training images found (B, n) by distance (B, n), and the mean distance to k."""
+        """Return the nearest of n found training images by distance, (B, n) each, and the mean distance to k."""
         nearest = found.gather(1, distance.argmin(1, keepdim=True))[:, 0]  # (B,)
         return to_unit(self.bank[nearest]), distance.topk(self.k, largest=False).values.mean(1)
 
@@ -86,8 +85,8 @@ class PCA(nn.Module):
 
     Args:
         image_size, channels: see `NearestNeighbours`.
-        components: number of components, at most that of an image's values.
-        memory_gb: largest memory for the decomposition of the training images.
+        components: number of components, at most the number of values of an image.
+        memory_gb: largest memory for the decomposition of the training images, in GB.
     """
 
     mean: Tensor
@@ -109,10 +108,10 @@ class PCA(nn.Module):
     def check(self, count: int) -> None:
         """Raise a UserError if there are fewer training images than components, or too many for the memory."""
         check_count(count, "components", len(self.components))
-        check_memory(16 * count * self.mean.numel(), self.memory_gb)  # LAPACK copies, and its result is as large
+        check_memory(16 * count * self.mean.numel(), self.memory_gb)  # LAPACK copies its input; the result is as large
 
     def fit(self, image: Tensor, content: Tensor | None = None) -> None:
-        """Find mean and components of the training images (N, C, H, W), uint8; other pixels are set to the mean."""
+        """Compute mean and components of the training images (N, C, H, W), uint8; pixels outside get the mean."""
         self.check(len(image))
         x = to_unit(image)
         if content is None:
@@ -125,12 +124,12 @@ class PCA(nn.Module):
         self.components = torch.linalg.svd(x, full_matrices=False).Vh[: len(self.components)].contiguous()
 
     def describe(self) -> str:
-        """Describe what was fitted."""
+        """Describe the fitted model."""
         return f"distance to the span of {len(self.components)} principal components"
 
     @torch.no_grad()
     def forward(self, image: Tensor, content: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Project on the components, and measure the distance to the projection, in units of one pixel's range."""
+        """Project onto the components, and measure the distance to the projection, in units of one pixel's range."""
         x = (image - self.mean).flatten(1)  # (B, D)
         weight = None if content is None else _content_weight(content, image).sqrt()  # (B, D)
         x = x if weight is None else x * (weight > 0)
@@ -145,7 +144,7 @@ def to_unit(image: Tensor) -> Tensor:
 
 
 def _content_weight(content: Tensor, image: Tensor) -> Tensor:
-    """Weight the values of an image: 0 for those that do not count; the mean weight is 1. (B, H, W) -> (B, D)."""
+    """Weight the values of images: 0 for pixels that do not count, and 1 on average. (B, H, W) -> (B, D)."""
     weight = content[:, None].expand_as(image).flatten(1)  # (B, D)
     return weight * (weight.shape[1] / weight.sum(1, keepdim=True))
 
@@ -155,11 +154,9 @@ def _norm(x: Tensor, weight: Tensor | None) -> Tensor:
 
 
 def check_count(count: int, setting: str, least: int) -> None:
-    """Raise a UserError if the number of training images is below that of a setting."""
+    """Raise a UserError if there are fewer training images than a setting requires."""
     if count < least:
-        raise UserError(
-            f"{setting}={least} needs as many images, but there are {count} training images: lower {setting}"
-        )
+        raise UserError(f"{setting}={least} needs as many images, got {count} training images: lower {setting}")
 
 
 def check_memory(needed: float, limit_gb: float) -> None:

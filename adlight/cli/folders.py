@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from adlight.cli.errors import describe
 from adlight.cli.job import FOLDER_VARIABLE
-from adlight.runs.files import rank
+from adlight.runs.files import is_numbered, rank
 from adlight.runs.find import check_free, check_no_foreign_files
 from adlight.runs.folder import RunFolder
 from adlight.runs.hydra_folder import SUBFOLDER
@@ -19,6 +19,13 @@ from adlight.runs.trust import OUTPUT_DIR
 from adlight.types import UserError
 
 held = ExitStack()  # the lock on this process's folder
+new: list[RunFolder] = []  # this process's folder, if it did not exist before
+
+
+def remove_unused() -> None:
+    """Remove the folder of a command that failed before it made anything, so that no report shows it."""
+    for run in new:
+        run.remove_unused()
 
 
 class Refusal(SystemExit):
@@ -77,6 +84,9 @@ class FolderCallback(Callback):
                 if self.writes:
                     check_no_foreign_files("hydra.run.dir", run.path)
         if self.writes and has_own_folder:  # otherwise the sweep has locked its job's folder
+            held.callback(new.clear)
+            if not run.path.exists() and not is_numbered():  # other processes may still write there
+                new.append(run)
             held.enter_context(run.lock(wait=False))
 
     @staticmethod

@@ -60,6 +60,8 @@ def run_training(train: Callable[[DictConfig], Any], words: Sequence[str], setti
         raise UserError(str(error)) from None
     except Exception as error:
         line = explain(error)
+        if line is not None:
+            folders.remove_unused()
         if line is None or isinstance(error, UserError):
             raise
         raise UserError(line) from error

@@ -133,6 +133,8 @@ def _run(program: Callable[[], Any], prepare: Callable[[list[str]], list[str]], 
             raise
         return 2
     finally:
+        if failures:
+            folders.remove_unused()
         folders.held.close()
     return 0
 

@@ -29,10 +29,9 @@ def resume_advice(run: RunFolder) -> str:
     return f"The state of the last finished epoch is saved. Continue with: {_resume_command('train', run.path)}"
 
 
-def use_advice(run: RunFolder, *words: str) -> str:
-    """Describe how to use a trained detector, with further words of the command."""
-    command = [command_line([], "predict"), _shell_word("run", run.path), *words, "images=<file or folder>"]
-    return f"use it: {' '.join(command)}"
+def use_advice(run: RunFolder) -> str:
+    """Describe how to use a trained detector."""
+    return f"use it: {command_line([], 'predict')} {_shell_word('run', run.path)} images=<file or folder>"
 
 
 def add_advice(error: UserError | OSError, run: RunFolder, is_trained: bool, is_job: bool) -> None:

@@ -1,1 +1,1 @@
-"""Data sets, their data module, and pseudo-anomalies for validation."""
+"""Data sets, their data module, and synthetic anomalies for validation."""

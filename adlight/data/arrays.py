@@ -1,4 +1,4 @@
-"""Arrays as large as an image: in memory or, if large, in temporary files; and the bands in which they are read."""
+"""Arrays of the size of an image, in memory or, if large, in temporary files, and the bands in which they are read."""
 
 import math
 import os
@@ -10,14 +10,14 @@ from numpy.typing import DTypeLike
 
 from adlight.types import UserError
 
-LARGEST = 2**24  # bytes of an array that is kept in memory
-BAND = 2**18  # pixels of a band
+LARGEST = 2**24  # largest number of bytes of an array in memory
+BAND = 2**18  # number of pixels of a band
 
 
 def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
-    """Make an array of zeros; a large one lies in a temporary file, so that the OS can write its pages back.
+    """Allocate an array of zeros; a large array is mapped to a temporary file, so that the OS can write its pages back.
 
-    The file has no name and is removed with the array.
+    The file has no name, and is removed with the array.
 
     Raises:
         UserError: the folder of temporary files is full.
@@ -28,7 +28,7 @@ def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
     try:
         with tempfile.TemporaryFile() as file:
             if hasattr(os, "posix_fallocate"):  # not on macOS and Windows
-                os.posix_fallocate(file.fileno(), 0, nbytes)  # a full disk would end the process later
+                os.posix_fallocate(file.fileno(), 0, nbytes)  # a full disk would kill the process later
             return np.asarray(np.memmap(file, dtype, "r+", shape=shape))
     except OSError as error:
         raise UserError(

@@ -1,4 +1,4 @@
-"""A data set in a bucket or on a server: its images are copied once, and every run reads the copy."""
+"""Data sets in a bucket or on a server: images are copied once, and every run reads the copy."""
 
 import json
 import logging
@@ -17,7 +17,7 @@ from adlight.types import UserError, first_line
 
 URL = re.compile(r"[a-z][a-z0-9+]*://[^:]+")  # without fsspec's chains, such as zip://...::s3://...
 VERSION = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "created")
-THREADS = 16  # copies at a time
+THREADS = 16  # number of simultaneous copies
 
 
 def is_url(place: Any) -> bool:
@@ -36,7 +36,7 @@ class Bucket:
         folder: the copy.
 
     Raises:
-        ValueError: the URL is malformed, or there is no place for the copy.
+        ValueError: the URL is malformed, or there is no folder for the copy.
     """
 
     def __init__(self, url: str, cache_dir: str | Path | None) -> None:
@@ -48,10 +48,10 @@ class Bucket:
         self.folder = Path(cache_dir).expanduser() / "buckets" / re.sub(r"[^\w.-]+", "-", self.url)
 
     def copy(self) -> None:
-        """Copy images that are new or changed, and remove copies whose originals are gone; a stop loses nothing.
+        """Copy new and changed images, and remove copies whose originals are gone; interrupted copying can resume.
 
         Raises:
-            UserError: the URL cannot be read, or holds no images; or the copy cannot be written.
+            UserError: the URL cannot be read or holds no images, or the copy cannot be written.
         """
         found = self._find()
         try:
@@ -64,15 +64,15 @@ class Bucket:
             ) from error
 
     def _find(self) -> dict[str, tuple[str, str]]:
-        """List the images. -> for each path in the copy, the path of the original and what tells its version."""
+        """List the images. -> for each path in the copy, the path and the version of the original."""
         for name in ("botocore", "aiobotocore"):
-            logging.getLogger(name).setLevel(logging.WARNING)  # they tell where they found credentials
+            logging.getLogger(name).setLevel(logging.WARNING)  # they log where they found credentials
         try:
             self.files, base = fsspec.url_to_fs(self.url)
             found = self.files.find(base, detail=True)
         except (ImportError, ValueError) as error:  # no such protocol, or its package is not installed
             raise UserError(f"root={self.url} cannot be read: {first_line(error)}") from error
-        except Exception as error:  # each file system has its own
+        except Exception as error:  # each file system raises its own types
             raise UserError(f"root={self.url} cannot be read: {type(error).__name__}: {first_line(error)}") from error
         images = {}
         for path, details in found.items():
@@ -84,19 +84,19 @@ class Bucket:
         return images
 
     def _update(self, found: dict[str, tuple[str, str]]) -> None:
-        journal = self.folder.with_suffix(".jsonl")  # path and version of each copy, a line each; the last one counts
+        journal = self.folder.with_suffix(".jsonl")  # a line per copy, with path and version; the last line counts
         lines = journal.read_text().splitlines() if journal.exists() else []
-        copied = dict(json.loads(line) for line in lines if line.endswith("]"))  # a stop may leave part of a line
+        copied = dict(json.loads(line) for line in lines if line.endswith("]"))  # an interruption may truncate a line
         for name in copied.keys() - found.keys():
             (self.folder / name).unlink(missing_ok=True)
-        wanted = [
+        outdated = [
             name for name, (_, version) in found.items()
             if copied.get(name) != version or not (self.folder / name).is_file()
         ]  # fmt: skip
         with journal.open("a") as file, ThreadPoolExecutor(THREADS) as pool:
-            done = pool.map(lambda name: self._fetch(found[name][0], self.folder / name), wanted)
-            copies = zip(wanted, done, strict=True)
-            for name, _ in track(copies, f"copying {self.url}", len(wanted)):
+            done = pool.map(lambda name: self._fetch(found[name][0], self.folder / name), outdated)
+            copies = zip(outdated, done, strict=True)
+            for name, _ in track(copies, f"copying {self.url}", len(outdated)):
                 file.write("\n" + json.dumps([name, found[name][1]]))
                 file.flush()
 

@@ -1,8 +1,7 @@
-"""The doctor's checks of a data set: read every image and mask, on all cores."""
+"""The doctor's checks of a data set: every image and mask is read, on all cores."""
 
 import hashlib
 import os
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from typing import NamedTuple
 
 from rich.table import Table
 
-from adlight.data.frames import Frame, describe_shapes
+from adlight.data.frames import Frame, count_most_common, describe_shapes
 from adlight.data.image_files import UnreadableImage
 from adlight.data.images import to_channels
 from adlight.data.preflight import find_dark_images, find_unmasked, list_left_out
@@ -32,7 +31,7 @@ Checked = dict[str, list[tuple[Record, ImageCheck]]]  # by split
 
 
 def check_source(source: Source, frame: Frame) -> tuple[list[str | Table], list[str]]:
-    """Read a whole data set, ignoring its limits. -> findings to be printed, and problems."""
+    """Read a whole data set, ignoring its limits. -> findings to print, and problems."""
     source = source.whole()
     problems: list[str] = []
     checked: Checked = {}
@@ -78,7 +77,7 @@ def check_image(source: Source, frame: Frame, record: Record) -> ImageCheck:
         digest = hashlib.blake2b(to_channels(image, 3).tobytes(), digest_size=16, key=str(image.size).encode()).digest()
     except UnreadableImage as error:
         return ImageCheck(problem=str(error))
-    except Exception as error:  # whatever a decoder raises, the user needs the file's name
+    except Exception as error:  # decoders raise many types of errors; the message names the file
         return ImageCheck(problem=f"cannot read image {record.path}: {error}")
     kind, problem = f"{image.size[0]}x{image.size[1]} {image.mode}", None
     try:
@@ -97,12 +96,11 @@ def summarize(checked: Checked) -> Table:
     for category in sorted({record.category for part in checked.values() for record, _ in part}):
         for split, part in checked.items():
             rows = [(record, check) for record, check in part if record.category == category]
-            kinds = Counter(check.kind for _, check in rows if check.kind).most_common()
-            shown = [f"{kind} ({count})" for kind, count in kinds[:3]] + [f"{len(kinds) - 3} more"] * (len(kinds) > 3)
             anomalous = sum(record.label for record, _ in rows)
             masked = sum(record.mask is not None for record, _ in rows)
             counts = [len(rows) - anomalous, anomalous, masked, sum(not check.kind for _, check in rows)]
-            table.add_row(category, split, *map(str, counts), ", ".join(shown))
+            kinds = count_most_common(check.kind for _, check in rows if check.kind)
+            table.add_row(category, split, *map(str, counts), kinds)
     return table
 
 

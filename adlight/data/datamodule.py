@@ -1,4 +1,4 @@
-"""The data module of every data set: normal images for training, some held out for validation, and a labelled test."""
+"""The data module of all data sets: normal images for training and validation, labelled images for the test."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
@@ -22,27 +22,27 @@ from adlight.types import Batch, Record, UserError
 
 
 class AnomalyDataModule(pl.LightningDataModule):
-    """Data loaders of a `Source`; those for training and validation do not read the test split.
+    """Data loaders for a `Source`; training and validation do not read the test split.
 
-    The validation split holds normal training images, as they are (label 0) and with pseudo-anomalies (label 1).
+    The validation split holds held-out normal images, unchanged (label 0) and with pseudo-anomalies (label 1).
 
     Args:
-        source: makes the `Source` from `source_settings`.
+        source: constructor of the `Source`, which takes `source_settings`.
         image_size: side in pixels, or height and width, to which images are resized.
         resize: size to which images are resized before the central `image_size` is cropped; None for no crop.
         keep_shape: scale images to fit into `image_size` and pad them; padding is ignored in training and scoring.
         channels: 3, or 1 for grey images.
         batch_size, eval_batch_size: images per process and step in training, and in validation or test.
         val_fraction: fraction of each category's normal training images that is held out.
-        val_defects: copies of each held-out image, with one pseudo-anomaly each.
-        val_anomalies: pseudo-anomalies are local `defects`, or whole images like those of other `classes`.
+        val_defects: number of copies of each held-out image, with one pseudo-anomaly each.
+        val_anomalies: pseudo-anomalies are local `defects`, or whole images as if of other `classes`.
         seed: seed of the split, the shuffling, the augmentation and the pseudo-anomalies.
         augmentation: applied to training batches on their device; None for none.
         cache: where decoded images are kept: in the `memory` of each process, on `disk` in a shared file, or by size
             (`auto`).
-        cache_gb: with `auto`, GB of a split that all processes together keep in memory.
-        cache_dir: folder of the files; None to decode splits that do not fit into memory each time they are used.
-        num_workers: loader processes; used only for images that are not cached.
+        cache_gb: with `auto`, largest size in GB of a split that all processes together keep in memory.
+        cache_dir: folder of the files; None decodes splits that do not fit into memory whenever they are used.
+        num_workers: number of loader processes, used only for images that are not cached.
         on_bad_image: `error`, or `skip` to leave out unreadable images.
         roi: mask of the pixels that count in all images, or a folder of masks, see `RegionOfInterest`; None for all.
         tile: side of tiles in pixels of the original images; each tile is resized to `image_size`, and maps are joined.
@@ -90,7 +90,7 @@ class AnomalyDataModule(pl.LightningDataModule):
         self.seed, self.augmentation, self.num_workers = seed, augmentation, num_workers
         skip = on_bad_image == "skip"
         self.loader = SplitLoader(self.frame, channels, self.tiling, self.roi, cache, cache_gb, cache_dir, skip)
-        self.first_epoch = 0  # epochs of earlier training stages, so that the order of images does not start again
+        self.first_epoch = 0  # number of epochs of earlier training stages, so that the order of images continues
         self.categories: list[str] = []
         self.datasets: dict[str, Split] = {}  # by split
         self.train_records: list[Record] = []
@@ -128,16 +128,18 @@ class AnomalyDataModule(pl.LightningDataModule):
         return self.datasets[split].records
 
     def protocol(self, num_tested: int) -> str:
-        """Describe what counts as normal and what was tested, and the share of the whole test split."""
-        whole, used = len(self.source.whole().test()), len(self.source.test())
-        limits = getattr(self.source, "sampling", None)
-        cut = [name for name in ("balanced_test", "test_limit") if getattr(limits, name, None)] if used < whole else []
-        cut += ["limit_test_batches"] if num_tested < len(self.records("test")) else []
-        share = f"; {num_tested:,} of {whole:,} test images were used ({', '.join(cut)})" if cut else ""
-        return self.source.protocol + share
+        """Describe what counts as normal and what was tested, and the fraction of the test split that was used."""
+        whole, limits = len(self.source.whole().test()), list[str]()
+        if len(self.source.test()) < whole:
+            sampling = getattr(self.source, "sampling", None)
+            limits += [name for name in ("balanced_test", "test_limit") if getattr(sampling, name, None)]
+        if num_tested < len(self.records("test")):
+            limits.append("limit_test_batches")
+        used = f"; {num_tested:,} of {whole:,} test images were used ({', '.join(limits)})" if limits else ""
+        return self.source.protocol + used
 
     def describe(self, num_tested: int) -> list[str]:
-        """Describe what was tested and what a user should know about the images, in lines."""
+        """Describe what was tested, with remarks about the images, in lines."""
         lines, skipped = [self.protocol(num_tested), *self.notes], self.skipped()
         return [*lines, f"skipped {len(skipped)} unreadable image(s): {skipped[0]}"] if skipped else lines
 
@@ -154,7 +156,7 @@ class AnomalyDataModule(pl.LightningDataModule):
         return self._loader(dataset, dataset.cache, batch_size=self.batch_size, sampler=sampler)
 
     def val_dataloader(self) -> DataLoader:
-        """Load held-out normal images, as they are and with pseudo-anomalies."""
+        """Load held-out normal images, unchanged and with pseudo-anomalies."""
         copies = PseudoAnomalyDataset(self.datasets["val"], self.seed, self.val_defects, self.val_anomalies)
         return self._exact_loader(copies, self.datasets["val"], 1 + self.val_defects)
 
@@ -163,11 +165,10 @@ class AnomalyDataModule(pl.LightningDataModule):
         return self._exact_loader(self.datasets["test"], self.datasets["test"])
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Convert uint8 to [0, 1] on the device; in training, augment with a seed of the batch and process."""
+        """Convert uint8 to [0, 1] on the device; in training, augment with a seed for the batch and process."""
         if self.trainer and self.trainer.training and self.augmentation is not None:
-            batch_number = self.trainer.fit_loop.total_batch_idx + 1
-            seed = derive_seed("augmentation", self.seed, batch_number, self.trainer.global_rank)
-            augment(batch, self.augmentation, seed)
+            number, rank = self.trainer.fit_loop.total_batch_idx + 1, self.trainer.global_rank
+            augment(batch, self.augmentation, derive_seed("augmentation", self.seed, number, rank))
         else:
             batch["image"] = batch["image"].float().div_(255)
         return batch
@@ -179,7 +180,7 @@ class AnomalyDataModule(pl.LightningDataModule):
         rank, world_size = self._process()
         count = len(split.records) * (1 if isinstance(split, TileDataset) else copies)
         if count < world_size:
-            raise UserError(f"{count} images cannot be shared by {world_size} processes: use fewer devices")
+            raise UserError(f"{count} images are too few for {world_size} processes: use fewer devices")
         if isinstance(split, TileDataset):
             owners = split.places[:, 0].repeat_interleave(copies)
             batches = batch_tiles(owners, self.eval_batch_size, rank, world_size)

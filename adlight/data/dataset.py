@@ -23,14 +23,14 @@ from adlight.types import Batch, Record, UserError
 
 R = TypeVar("R")
 T = TypeVar("T")
-PROGRESS_FROM = 500  # images; a progress bar for fewer would vanish at once
+PROGRESS_FROM = 500  # smallest number of images for a progress bar
 
 
 class CachedImageDataset(Dataset):
     """The images of a split at one size, fetched as whole batches.
 
-    With `cache`, all images are decoded once, on all cores, into (N, C, H, W) uint8. Without it, they are decoded each
-    time they are fetched.
+    With `cache`, all images are decoded once, on all cores, into (N, C, H, W) uint8. Without it, they are decoded
+    whenever they are fetched.
 
     Args:
         source: reads the records.
@@ -39,7 +39,7 @@ class CachedImageDataset(Dataset):
         frame: frame into which images and masks are brought.
         channels: 1 or 3.
         cache: whether to keep the decoded images.
-        file: file that keeps them, see `name_file`; None to keep them in memory.
+        file: file for the decoded images, see `name_file`; None keeps them in memory.
         skip: whether to leave out unreadable images and keep their messages in `skipped`.
         roi: the region of interest; None for whole images.
 
@@ -65,7 +65,7 @@ class CachedImageDataset(Dataset):
         self.masked = any(record.mask for record in records)
         self.skip, self.skipped = skip, list[str]()
         self.decoded: Decoded | None = None
-        self.rows: Tensor | None = None  # position of each record in `decoded`, if some are left out
+        self.rows: Tensor | None = None  # index of each record into `decoded`, if some are left out
         if cache or skip:
             self._decode_all()
         position = {name: i for i, name in enumerate(categories)}
@@ -81,7 +81,7 @@ class CachedImageDataset(Dataset):
             pixels = to_input_array(image, self.channels, self.frame, content)
         except UnreadableImage:
             raise
-        except Exception as error:  # whatever a decoder raises, the user needs the file's name
+        except Exception as error:  # decoders raise many types of errors; the message names the file
             raise UserError(f"cannot read image {record.path}: {error}") from error
         drawn, (height, width) = self.source.read_mask(record, image.size), self.frame.fit(*image.size)
         mask = None
@@ -129,7 +129,7 @@ class CachedImageDataset(Dataset):
         return Decoded(count, (self.channels, *self.frame.size), self.masked, selected=self.roi is not None)
 
     def _decode_all(self) -> None:
-        """Read all records: fill the cache and, with `skip`, drop the records that cannot be read."""
+        """Read all records: fill the cache and, with `skip`, drop unreadable records."""
         if self.cache and self.file is not None:
             shape = (self.channels, *self.frame.size)
             self.decoded, messages = open_or_write(self.file, len(self.records), shape, self.masked, self._fill)
@@ -144,7 +144,7 @@ class CachedImageDataset(Dataset):
             self.records = [self.records[i] for i in self.rows.tolist()]
 
     def _fill(self, decoded: Decoded | None) -> list[str | None]:
-        """Decode all records. -> for each record, why it could not be read, or None."""
+        """Decode all records. -> for each record, the reason why it is unreadable, or None."""
 
         def read(i: int) -> str | None:
             try:

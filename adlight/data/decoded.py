@@ -1,4 +1,4 @@
-"""Decoded images of a split: in memory, or in one memory-mapped file that all processes and later runs share."""
+"""Decoded images of a split, in memory or in a memory-mapped file that all processes and later runs share."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from adlight.data.frames import Frame
 from adlight.locks import hold_lock
 from adlight.types import Record, UserError
 
-FORMAT = 1  # of the file: sizes, checksums, images and masks, one after the other, then messages as JSON
+FORMAT = 1  # version of the file, which holds sizes, checksums, images, masks and messages (JSON), in this order
 
 Shape = tuple[int, int, int]  # (C, H, W)
 
@@ -34,7 +34,8 @@ class DecodedImage(NamedTuple):
 class Decoded:
     """N images of one shape with their sizes, checksums and, if `masked`, masks.
 
-    They lie in `store`, or in new memory if it is None. Regions of interest, if `selected`, are only kept in memory.
+    They are views of `store`, or of new memory if it is None. Regions of interest, if `selected`, are kept in memory
+    only.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class Decoded:
 def name_file(
     folder: str | Path | None, source: object, records: Sequence[Record], frame: Frame, channels: int
 ) -> Path | None:
-    """Name the file of decoded images after their paths, sizes and modification times, and their settings.
+    """Name the file of decoded images by a hash of their paths, sizes, modification times and settings.
 
     Returns:
         The path in `folder`; None if there is no folder, or images are not separate files.
@@ -80,14 +81,16 @@ def name_file(
     if folder is None:
         return None
     settings = FORMAT, PIL.__version__, f"{type(source).__module__}.{type(source).__qualname__}", vars(frame), channels
-    found = hashlib.blake2b(repr(settings).encode(), digest_size=12)
+    digest = hashlib.blake2b(repr(settings).encode(), digest_size=12)
     try:
-        for path in (path for record in records for path in (record.path, record.mask) if path is not None):
-            stat = os.stat(path)
-            found.update(repr((os.path.abspath(path), stat.st_size, stat.st_mtime_ns)).encode(errors="surrogateescape"))
+        for record in records:
+            for path in [path for path in (record.path, record.mask) if path is not None]:
+                stat = os.stat(path)
+                identity = os.path.abspath(path), stat.st_size, stat.st_mtime_ns
+                digest.update(repr(identity).encode(errors="surrogateescape"))
     except OSError:
         return None
-    return Path(folder).expanduser() / f"images-{found.hexdigest()}.bin"
+    return Path(folder).expanduser() / f"images-{digest.hexdigest()}.bin"
 
 
 def open_or_write(
@@ -95,10 +98,10 @@ def open_or_write(
 ) -> tuple[Decoded, list[str | None]]:
     """Map a file of decoded images, see `Decoded`; the first process writes it while the others wait.
 
-    `fill` decodes all images into the file and returns, for each image, why it could not be read, or None.
+    `fill` decodes all images into the file and returns, for each image, the reason why it is unreadable, or None.
 
     Returns:
-        The images, and what `fill` returned.
+        The images, and the result of `fill`.
 
     Raises:
         UserError: the folder cannot be written to, the disk is full, or the file is damaged.
@@ -110,8 +113,8 @@ def open_or_write(
         store = np.memmap(path, np.uint8, "c")  # copy-on-write, and nothing is written to it
     except OSError as error:
         raise UserError(
-            f"decoded images cannot be kept in {path.parent} ({error}): name another folder as cache_dir, or set "
-            "cache to memory"
+            f"decoded images cannot be kept in {path.parent} ({error}): set cache_dir to another folder, or cache to "
+            "memory"
         ) from error
     try:
         decoded = Decoded(count, shape, masked, store)
@@ -122,14 +125,14 @@ def open_or_write(
 
 def damage(path: Path) -> UserError:
     """Return the error for a file whose checksums are wrong."""
-    return UserError(f"the decoded images in {path} are damaged: remove the file, and they are decoded anew")
+    return UserError(f"the decoded images in {path} are damaged: remove the file to decode them again")
 
 
 def _write(path: Path, count: int, shape: Shape, masked: bool, fill: Callable[[Decoded], list[str | None]]) -> None:
     part, length = path.with_suffix(f".{os.getpid()}.part"), count * (24 + math.prod(shape[1:]) * (shape[0] + masked))
     try:
         with part.open("w+b") as file:
-            os.posix_fallocate(file.fileno(), 0, max(1, length))  # a full disk would crash the process later
+            os.posix_fallocate(file.fileno(), 0, max(1, length))  # a full disk would kill the process later
         decoded = Decoded(count, shape, masked, np.memmap(part, np.uint8, "r+"))
         messages = fill(decoded)
         for i in range(count):

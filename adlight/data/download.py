@@ -1,10 +1,10 @@
 """Download MVTec AD: resume broken downloads, verify archives before use, show the licence.
 
-The addresses of single categories are the share links of MVTec's download page (`PAGE`), as public scripts of 2026
-repeat them; MVTec renews them now and then, and old links answer 404. The SHA-256 of the whole archive is anomalib's
+The URLs of single categories are the share links of MVTec's download page (`PAGE`), as quoted by public scripts in
+2026; MVTec renews them occasionally, and old links answer 404. The SHA-256 of the whole archive is anomalib's
 (open-edge-platform/anomalib, src/anomalib/data/datamodules/image/mvtecad.py). No hashes are published for single
-categories: their archives must pass the checksums of xz and hold as many images as the paper counts (Bergmann et al.,
-CVPR 2019, table 1). Nothing is put in place before that.
+categories: their archives must pass the checksums of xz and contain the numbers of images in the paper (Bergmann et
+al., CVPR 2019, table 1). Nothing is installed before that.
 """
 
 import hashlib
@@ -85,7 +85,7 @@ def download(root: Path, categories: list[str]) -> None:
     """
     for category in categories:
         if (root / category).exists():
-            raise UserError(f"{root / category} has no folder train/good: move it away to download the category again")
+            raise UserError(f"{root / category} has no folder train/good: move it to download the category again")
     Console(stderr=True).print(LICENCE, soft_wrap=True)
     if len(categories) == len(COUNTS) or (root / WHOLE.name).exists():
         install(WHOLE, root, categories)
@@ -95,7 +95,7 @@ def download(root: Path, categories: list[str]) -> None:
 
 
 def install(archive: Archive, root: Path, categories: list[str]) -> None:
-    """Download, verify and unpack an archive; a category's folder appears in `root` only when it is complete."""
+    """Download, verify and unpack an archive; a category's folder appears in `root` only once it is complete."""
     path = root / archive.name
     by_hand = path.exists()
     try:
@@ -106,7 +106,7 @@ def install(archive: Archive, root: Path, categories: list[str]) -> None:
             with path.open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
             if found != archive.sha256:
-                raise ValueError(f"refused, its SHA-256 is {found}, expected {archive.sha256}")
+                raise ValueError(f"rejected, its SHA-256 is {found}, expected {archive.sha256}")
         unpack(path, root, categories)
     except (OSError, HTTPException, lzma.LZMAError, tarfile.TarError, EOFError, ValueError) as error:
         reason = first_line(error)
@@ -150,7 +150,7 @@ def _fetch_rest(url: str, part: Path, progress: Progress, task: TaskID) -> bool:
             raise
         if error.headers.get("Content-Range") == f"bytes */{have}":  # already complete
             return True
-        part.unlink()  # longer than the file: it belongs to another one
+        part.unlink()  # longer than the file, so it belongs to another file
         return False
     if not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
         have = 0  # the server ignores Range and sends the whole file
@@ -165,7 +165,7 @@ def _fetch_rest(url: str, part: Path, progress: Progress, task: TaskID) -> bool:
 
 
 def unpack(path: Path, root: Path, categories: list[str]) -> None:
-    """Unpack categories into `root`; each is put in place only when the number of its images is correct.
+    """Unpack categories into `root`; each is moved there only if its number of images is correct.
 
     Raises:
         ValueError: a category is missing, or the number of its images differs from the paper's.
@@ -179,11 +179,11 @@ def unpack(path: Path, root: Path, categories: list[str]) -> None:
         for category in categories:
             folder = next(iter([*Path(staging).glob(category), *Path(staging).glob(f"*/{category}")]), None)
             if folder is None:
-                raise ValueError(f"refused, it holds no folder {category}")
+                raise ValueError(f"rejected, it holds no folder {category}")
             test = list_images(folder / "test")
             good = sum(path.parent.name == "good" for path in test)
             found = len(list_images(folder / "train" / "good")), good, len(test) - good
             if found != COUNTS[category]:
                 counts = f"{found} images in train/good, test/good and defects, expected {COUNTS[category]}"
-                raise ValueError(f"refused, {category} has {counts}")
+                raise ValueError(f"rejected, {category} has {counts}")
             folder.rename(root / category)

@@ -7,31 +7,32 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from adlight.data.listing import describe_folder, list_folders, list_images, match_masks, means_normal
+from adlight.data.listing import IMAGE, describe_folder, list_folders, list_images, match_masks, means_normal, walk
 from adlight.data.source import Limit, Sampling, Source, require_images
 from adlight.settings import PathName, Seed, Text, checked
 from adlight.types import Record, UserError, unknown_name
 
 MASK_NAMES = {"mask", "masks", "ground_truth", "groundtruth", "ground truth", "gt", "annotations", "segmentation"}
-GENERIC_NAMES = {"good", "normal", "ok", "train", "images"}  # folder names that do not say what the images show
+MOST_NAMED = 5  # unused folders in a line
+GENERIC_NAMES = {"good", "normal", "ok", "train", "images"}  # folder names that do not describe the images
 
 
 class Folder(Source):
     """Normal images in one folder; optionally abnormal images and their masks in others.
 
-    The test uses the images of `abnormal_dir` and normal images that are not trained on: those of `test_normal_dir`, or
-    a random part of `normal_dir`. A folder inside another one is not part of it: `abnormal_dir` may hold the masks. The
-    category is named after `normal_dir`, or after the folder around it if its name is generic, such as `good`.
+    The test uses the images in `abnormal_dir` and normal images that are not trained on, from `test_normal_dir` or a
+    random part of `normal_dir`. A folder nested in another is not part of it: `abnormal_dir` may hold the masks. The
+    category is named after `normal_dir`, or after its parent folder if its name is generic, such as `good`.
 
     Args:
-        root: folder that relative paths of the other folders start from.
+        root: folder to which the other folders are relative.
         normal_dir: normal images, also in sub-folders.
-        abnormal_dir: abnormal images; a sub-folder is a kind of defect.
+        abnormal_dir: abnormal images; each sub-folder is a kind of defect.
         mask_dir: masks of abnormal images, called `<stem>` or `<stem>_mask`, in the same sub-folders as the images or
             all in one folder; images may lack masks.
-        test_normal_dir: normal images that are used only in the test.
+        test_normal_dir: normal images used only for the test.
         normal_test_fraction: fraction of `normal_dir`, in [0, 1), that is tested if there is no `test_normal_dir`.
-        seed: seed of that draw.
+        seed: seed for drawing this fraction.
 
     Raises:
         ValueError: a fraction is out of range, there are masks but no abnormal images, or one folder has two roles.
@@ -56,7 +57,7 @@ class Folder(Source):
         self.dirs = {key: Path(os.path.abspath(Path(root) / path)) for key, path in folders.items() if path is not None}
         if len(set(map(os.path.realpath, self.dirs.values()))) < len(self.dirs):
             raise ValueError(f"two of {', '.join(self.dirs)} are the same folder")
-        self.fraction, self.seed = normal_test_fraction, seed
+        self.root, self.fraction, self.seed = Path(os.path.abspath(root)), normal_test_fraction, seed
         names = reversed(self.dirs["normal_dir"].parts)
         self.category = next((name for name in names if name.lower() not in GENERIC_NAMES), "images")
         tested = [str(abnormal_dir)] if abnormal_dir else []
@@ -64,7 +65,7 @@ class Folder(Source):
         self.protocol = f"own images, {normal_dir} is normal; tested: {', '.join(tested)}"
 
     def folders(self) -> list[Path]:
-        """List the folders of the settings."""
+        """List the folders named by the settings."""
         return list(self.dirs.values())
 
     def train(self) -> list[Record]:
@@ -79,13 +80,26 @@ class Folder(Source):
         folder, images = self.dirs["abnormal_dir"], self._images("abnormal_dir")
         for name in sorted({image.relative_to(folder).parts[0] for image in images if image.parent != folder}):
             if means_normal(name):
-                raise UserError(f"{folder} has a sub-folder {name}: name it as test_normal_dir={folder / name}")
+                raise UserError(f"{folder} has a sub-folder {name}: set test_normal_dir={folder / name}")
         masks = self._match_masks(images)
         for image in images:
             inside = image.relative_to(folder).parts
             defect = inside[0] if len(inside) > 1 else folder.name
             records.append(Record(str(image), self.category, defect, 1, masks.get(image)))
         return records
+
+    def find_unused(self) -> list[str]:
+        """Name the folders of images beside `normal_dir` that no setting names, and the setting for each: a line."""
+        place, named = self.dirs["normal_dir"].parent, set(self.dirs.values())
+        used = named | {parent for path in named for parent in path.parents}
+        beside = [place / name for name in list_folders(place)] if place.is_relative_to(self.root) else []
+        found = [
+            f"{path.relative_to(self.root)} ({_setting_for(path.name)}={path.relative_to(self.root)})"
+            for path in beside
+            if path not in used and any(kind == IMAGE for kind, _ in walk(path))
+        ]
+        others = f" and {len(found) - MOST_NAMED} more" * (len(found) > MOST_NAMED)
+        return [f"no setting names these folders of images: {', '.join(found[:MOST_NAMED])}{others}"] if found else []
 
     def _split_normals(self) -> tuple[list[Record], list[Record]]:
         images = self._images("normal_dir")
@@ -100,7 +114,7 @@ class Folder(Source):
         return train, test
 
     def _images(self, key: str) -> list[Path]:
-        """List the images of a folder, without those of the other folders inside it."""
+        """List the images of a folder, without the images of other folders nested in it."""
         folder = self.dirs[key]
         others = [path for other, path in self.dirs.items() if other != key and folder in path.parents]
         images = require_images(folder, key, others)
@@ -110,8 +124,8 @@ class Folder(Source):
             parts = folder.name, *image.relative_to(folder).parts[:-1]
             if masks := [part for part in parts if part.strip().lower() in MASK_NAMES]:
                 raise UserError(
-                    f"{key}: {image} lies in a folder {masks[0]} and would be taken for a picture of a part: name the "
-                    "folder as mask_dir, move it elsewhere, or call it otherwise"
+                    f"{key}: {image} lies in a folder {masks[0]} and would be taken for a picture of a part: set "
+                    "mask_dir to the folder, or move or rename it"
                 )
         return images
 
@@ -123,6 +137,13 @@ class Folder(Source):
         if orphans := set(map(str, masks)) - set(matched.values()):
             raise UserError(f"mask {min(orphans)} has no image in {folder}: add it, rename the mask or remove it")
         return matched
+
+
+def _setting_for(name: str) -> str:
+    """Name the setting for a folder by its name."""
+    if name.lower() in MASK_NAMES:
+        return "mask_dir"
+    return "test_normal_dir" if means_normal(name) else "abnormal_dir"
 
 
 class LabelledFolder(Source):

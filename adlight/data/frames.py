@@ -1,11 +1,11 @@
-"""Frames: the H x W pixels into which every image of a run is brought, and the way back.
+"""Frames: the H x W pixels to which every image of a run is resized, cropped or padded, and the way back.
 
 Images that keep their shape lie in the top left corner of the frame; the rest is padding, which is ignored.
 """
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:  # torch takes seconds to import: not for --help
 
 Side = Annotated[int, Field(ge=1, le=2**14)]  # a larger square would take more than 0.8 GB
 Size = Side | Annotated[Sequence[Side], Field(min_length=2, max_length=2)]  # a side, or height and width
-MAX_DISTORTION = 1.1  # acceptable factor by which resizing changes an aspect ratio
-MAX_ASPECT = 2.5  # longer side over shorter side, from which an image is scaled down further
-MIN_SIDE = 8  # pixels: the windows of scores would not fit into less
+MAX_DISTORTION = 1.1  # largest factor by which resizing may change an aspect ratio
+MAX_ASPECT = 2.5  # ratio of the longer side to the shorter above which an image is scaled down further
+MIN_SIDE = 8  # pixels; the windows of scores do not fit into less
 
 
 def parse_size(size: Size) -> tuple[int, int]:
@@ -38,7 +38,7 @@ class Frame:
         image_size: side, or height and width.
         resize: side, or height and width, to which images are resized before the central `image_size` is cropped. With
             `keep_shape`: length of the shorter side, if the image then fits into the frame.
-        keep_shape: scale images to fit into the frame and pad them, instead of resizing them to exactly its shape.
+        keep_shape: scale images to fit into the frame and pad them, instead of resizing them to the frame's shape.
 
     Raises:
         ValueError: a setting is out of range, or two exclude each other.
@@ -51,7 +51,7 @@ class Frame:
         self.resize = self.size if resize is None else parse_size(resize)
         if keep_shape:
             if self.resize[0] != self.resize[1] and resize is not None:
-                raise ValueError(f"resize must be one side, the shorter one, where keep_shape is set, got {resize}")
+                raise ValueError(f"resize must be the length of the shorter side if keep_shape is set, got {resize}")
             self.shorter = max(self.size) if resize is None else self.resize[0]
         elif any(before < after for before, after in zip(self.resize, self.size, strict=True)):
             raise ValueError(f"resize={resize} is smaller than image_size={image_size}, which is cropped from it")
@@ -60,7 +60,7 @@ class Frame:
         """Compute the height and width to which an image is resized.
 
         Raises:
-            ValueError: the image has too few pixels, or would be too thin in its own shape.
+            ValueError: the image has too few pixels, or would become too thin.
         """
         if min(width, height) < MIN_SIDE:
             raise ValueError(f"its {width}x{height} pixels are too few: at least {MIN_SIDE}x{MIN_SIDE} are needed")
@@ -83,7 +83,7 @@ class Frame:
         return array[top : top + self.size[0], left : left + self.size[1]]
 
     def restore(self, maps: np.ndarray, width: int, height: int) -> np.ndarray:
-        """Undo `cut` for maps of a width x height image, zero where it was cropped. (..., H, W) -> (..., h, w)."""
+        """Undo `cut` for maps of a width x height image; cropped parts are zero. (..., H, W) -> (..., h, w)."""
         if self.keep_shape:
             h, w = self.fit(width, height)
             return maps[..., :h, :w]
@@ -120,12 +120,12 @@ def is_content(size: "Tensor | None", pixel: "Tensor") -> "Tensor":
 
 
 def content_of(batch: Batch) -> "Tensor":
-    """Find a batch's pixels that are neither padding nor outside a region of interest. -> (B, H, W) bool."""
+    """Find the pixels of a batch that are neither padding nor outside a region of interest. -> (B, H, W) bool."""
     return batch["content"] if "content" in batch else is_content(batch.get("size"), batch["mask"])
 
 
 def find_content(size: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
-    """Find the pixels that are not padding, as `is_content` does, for arrays. (B, 2) -> `shape` (B, H, W) bool."""
+    """Find the pixels that are not padding; `is_content` for arrays. (B, 2) -> `shape` (B, H, W) bool."""
     if size is None:
         return np.broadcast_to(np.True_, shape)
     row, column = np.indices(shape[1:])
@@ -142,7 +142,7 @@ def group_by_size(size: "Tensor") -> "Iterator[tuple[Tensor, int, int]]":
 def choose_frame(sizes: Sequence[tuple[int, int]], side: int) -> dict[str, Any]:
     """Choose the arguments of a `Frame` that hardly distorts images: a square, their median shape, or `keep_shape`.
 
-    The shorter side of the images, given as widths and heights, gets `side` pixels. The sides of the frame are
+    Images, given by widths and heights, are resized to `side` pixels along the shorter side. The sides of the frame are
     multiples of gcd(`side`, 16), because models have patches and strides.
     """
     unit = math.gcd(side, 16)
@@ -163,15 +163,21 @@ def describe_shapes(sizes: Sequence[tuple[int, int]], side: int) -> str:
     """Describe the shapes of images, given as widths and heights, and the frame that `choose_frame` chooses."""
     if not sizes:
         return ""
-    found = Counter(f"{width / height:.2f}" for width, height in sizes).most_common()
-    shown = [f"{shape} ({count})" for shape, count in found[:3]] + [f"{len(found) - 3} more"] * (len(found) > 3)
+    shapes = count_most_common(f"{width / height:.2f}" for width, height in sizes)
     chosen = {name: value for name, value in choose_frame(sizes, side).items() if value}
     settings = " ".join(f"dataset.{name}={str(value).lower().replace(' ', '')}" for name, value in chosen.items())
-    return f"shapes, width / height: {', '.join(shown)}; dataset.keep_shape=auto chooses {settings}"
+    return f"shapes, width / height: {shapes}; dataset.keep_shape=auto chooses {settings}"
+
+
+def count_most_common(values: Iterable[str]) -> str:
+    """List the three most common values with their counts, and the number of other values."""
+    counts = Counter(values).most_common()
+    more = [f"{len(counts) - 3} more"] if counts[3:] else []
+    return ", ".join([f"{value} ({count})" for value, count in counts[:3]] + more)
 
 
 def scale_box(box: Box, shape: tuple[int, ...], size: tuple[int, int]) -> Box:
-    """Scale a box from a map of `shape` (H, W) to an image of `size` (width, height), rounded outwards."""
+    """Scale a box from a map of `shape` (H, W) to an image of `size` (width, height), rounding outwards."""
     left, top, right, bottom = box
     (height, width), (w, h) = shape, size
     return left * w // width, top * h // height, -(-right * w // width), -(-bottom * h // height)

@@ -1,4 +1,4 @@
-"""Image files: decode them, read their size from the header, and refuse files that cannot be used."""
+"""Image files: decode them, read their sizes from their headers, and reject unusable files."""
 
 import os
 from contextlib import suppress
@@ -9,10 +9,10 @@ from PIL import ExifTags, Image, ImageOps
 
 from adlight.types import UserError, first_line
 
-# everything that Pillow raises for damaged files (tried with 20,000 truncated or altered files of these formats)
+# all errors that Pillow raises for damaged files (tested with 20,000 truncated or altered files of these formats)
 READ_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 END_MARKS = {".png": b"IEND", ".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9"}
-ADVICE = " (fix or remove the file, or set on_bad_image=skip)"  # at the end of the message of an unreadable image
+ADVICE = " (fix or remove the file, or set on_bad_image=skip)"  # end of an `UnreadableImage`'s message
 SIDEWAYS = {5, 6, 7, 8}  # EXIF orientations that swap width and height
 
 
@@ -21,10 +21,10 @@ class UnreadableImage(UserError):
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """Decode an image file completely and turn it upright; raise an `UnreadableImage` if that is impossible."""
+    """Decode an image file completely and turn it upright; raise an `UnreadableImage` if this fails."""
     try:
         with Image.open(path) as image:
-            refuse_several(image)
+            check_single_image(image)
             image.load()
             return turn_upright(image)
     except (*READ_ERRORS, UserError) as error:
@@ -32,12 +32,12 @@ def read_image(path: str | Path) -> Image.Image:
 
 
 def read_size(path: str | Path) -> tuple[int, int]:
-    """Read the width and height of the upright image from its header; raise an `UnreadableImage` if impossible."""
+    """Read the width and height of the upright image from its header; raise an `UnreadableImage` if this fails."""
     try:
         with Image.open(path) as image:
-            refuse_several(image)
-            refuse_unknown_range(image)
-            # Pillow turns TIFFs itself, and would decode a whole PNG to find EXIF data that is not at its beginning
+            check_single_image(image)
+            check_pixel_range(image)
+            # Pillow turns TIFFs itself, and would decode a whole PNG to find EXIF data that is not at the beginning
             known = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
             turned = known and _orientation(image) in SIDEWAYS
             return (image.height, image.width) if turned else image.size
@@ -46,7 +46,7 @@ def read_size(path: str | Path) -> tuple[int, int]:
 
 
 def seems_truncated(path: str | Path) -> bool:
-    """Return whether the last kilobyte of a PNG or JPEG lacks its end mark; only decoding tells for sure."""
+    """Return whether the last kilobyte of a PNG or JPEG lacks the end mark; only decoding is conclusive."""
     mark = END_MARKS.get(os.path.splitext(path)[1].lower(), b"")
     try:
         with open(path, "rb") as file:
@@ -61,20 +61,20 @@ def _unreadable(path: str | Path, error: Exception) -> UnreadableImage:
 
 
 def read_16_bit_peak(path: str | Path) -> int | None:
-    """Return the largest value of an image of 16 bits; None for other images and for files that cannot be read."""
+    """Return the largest value of a 16-bit image; None for other images and unreadable files."""
     with suppress(*READ_ERRORS), Image.open(path) as image:
         if image.mode.startswith("I;16"):
             return int(np.asarray(image).max())
     return None
 
 
-def refuse_several(image: Image.Image) -> None:
+def check_single_image(image: Image.Image) -> None:
     """Raise a UserError if an opened file holds several images."""
     if getattr(image, "is_animated", False) and image.format != "MPO":  # a JPEG with a preview or a second view
-        raise UserError("it holds several pictures (pages or an animation): save each as an image of its own")
+        raise UserError("it holds several pictures (pages or an animation): save each as a separate image")
 
 
-def refuse_unknown_range(image: Image.Image) -> None:
+def check_pixel_range(image: Image.Image) -> None:
     """Raise a UserError if pixels are floating-point or 32-bit integer numbers, whose range is unknown."""
     kinds = {"F": "floating-point", "I": "32-bit integer"}
     if image.mode in kinds:
@@ -82,7 +82,7 @@ def refuse_unknown_range(image: Image.Image) -> None:
 
 
 def turn_upright(image: Image.Image) -> Image.Image:
-    """Turn or mirror an image according to its EXIF data; returns the same object if it is upright."""
+    """Rotate or mirror an image according to its EXIF data; an upright image is returned itself."""
     if _orientation(image) == 1:
         return image
     turned = ImageOps.exif_transpose(image)
@@ -93,6 +93,6 @@ def turn_upright(image: Image.Image) -> Image.Image:
 def _orientation(image: Image.Image) -> int:
     try:
         value = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # damaged EXIF data can raise anything; viewers ignore such data
+    except Exception:  # damaged EXIF data, which viewers ignore, raises errors of many types
         value = None
     return value if isinstance(value, int) and 2 <= value <= 8 else 1

@@ -1,8 +1,8 @@
-"""Conversion of images: any mode or array to 8 bits and 1 or 3 channels, resized into the frame of a model.
+"""Conversion of images of any mode, and of arrays, to 8 bits and 1 or 3 channels, in the frame of a model.
 
-All common modes (grey, RGB, RGBA, palette, CMYK, 16-bit) are converted by one rule: the image is turned upright
-according to its EXIF data, alpha is dropped, and 16-bit values are divided by 256. Files with several images and pixels
-without a known range of values are refused.
+All common modes (grey, RGB, RGBA, palette, CMYK, 16-bit) are converted alike: the image is turned upright according to
+its EXIF data, alpha is dropped, and 16-bit values are divided by 256. Files with several images and pixels without a
+known range of values are rejected.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from PIL import Image
 
 from adlight.data.arrays import allocate, bands
 from adlight.data.frames import Frame
-from adlight.data.image_files import READ_ERRORS, UnreadableImage, read_image, refuse_unknown_range, turn_upright
+from adlight.data.image_files import READ_ERRORS, UnreadableImage, check_pixel_range, read_image, turn_upright
 from adlight.types import UserError
 
 if TYPE_CHECKING:  # torch takes seconds to import: not for --help
@@ -31,7 +31,7 @@ Range: TypeAlias = tuple[float, float] | None  # float values of black and white
 
 @dataclass(frozen=True)
 class PreparedImage:
-    """An image that is ready for a model."""
+    """An image converted for a model."""
 
     pixels: np.ndarray  # (C, H, W) uint8
     size: tuple[int, int]  # width and height of the original
@@ -42,10 +42,10 @@ class PreparedImage:
 def prepare_image(
     image: AnyImage, channels: int, frame: Frame, value_range: Range = None, select: Selection | None = None
 ) -> PreparedImage:
-    """Decode an image, apply a region of interest (`select`) and bring the image into the frame, as in training.
+    """Decode an image, apply a region of interest (`select`), and fit the image into the frame, as in training.
 
     Raises:
-        UserError: it cannot be read; the message names the file, or the problem with the array.
+        UserError: the image cannot be read; the message names the file, or the problem with the array.
     """
     path = Path(image) if isinstance(image, str | Path) else None
     try:
@@ -79,8 +79,8 @@ def to_pil(image: AnyImage, value_range: Range = None) -> Image.Image:
     dtype, shape = str(image.dtype).removeprefix("torch."), tuple(image.shape)
     is_float = "float" in dtype
     if dtype not in ("uint8", "uint16") and (not is_float or value_range is None):
-        advice = "convert them to uint8 (0 to 255) or uint16" + ", or state range=(black, white)" * is_float
-        raise UserError(f"{dtype} pixels have no known range: {advice}")
+        or_range = ", or state range=(black, white)" if is_float else ""
+        raise UserError(f"{dtype} pixels have no known range: convert them to uint8 (0 to 255) or uint16{or_range}")
     if isinstance(image, np.ndarray):
         array: np.ndarray[Any, Any] = image
     else:
@@ -98,25 +98,24 @@ def _scale_floats(array: np.ndarray, value_range: tuple[float, float]) -> np.nda
     try:
         black, white = map(float, value_range if not isinstance(value_range, str) else ())
     except (TypeError, ValueError) as error:
-        raise UserError(f"range={value_range!r} must be two numbers, the smaller one first") from error
+        raise UserError(f"range={value_range!r} must be two numbers in ascending order") from error
     if not -np.inf < black < white < np.inf:
-        raise UserError(f"range=({black:g}, {white:g}) must be two numbers, the smaller one first")
+        raise UserError(f"range=({black:g}, {white:g}) must be two numbers in ascending order")
     array = array.astype(np.float64)
-    if array.size and not (black <= array.min() and array.max() <= white):  # also refuses NaN
+    if array.size and not (black <= array.min() and array.max() <= white):  # also rejects NaN
         raise UserError(f"values from {array.min():g} to {array.max():g} lie outside range=({black:g}, {white:g})")
     return ((array - black) * (255 / (white - black))).round().astype(np.uint8)
 
 
 def to_channels(image: Image.Image, channels: int) -> Image.Image:
-    """Convert an image of any mode to 8 bits and 1 or 3 channels, by the rule at the top of this file.
+    """Convert an image of any mode to 8 bits and 1 or 3 channels, as described at the top of this file.
 
-    Returns:
-        The same object if the image is in this form already.
+    An image that is in this form already is returned itself.
 
     Raises:
         UserError: pixels are floating-point or 32-bit integer numbers, whose range is unknown.
     """
-    refuse_unknown_range(image)
+    check_pixel_range(image)
     if image.mode.startswith("I"):  # 16-bit grey
         image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
@@ -126,9 +125,9 @@ def to_channels(image: Image.Image, channels: int) -> Image.Image:
 
 
 def to_input_array(image: Image.Image, channels: int, frame: Frame, content: np.ndarray | None = None) -> np.ndarray:
-    """Convert an image to (C, H, W) uint8 in a frame, resized with antialiasing; a large one lies in a file.
+    """Convert an image to (C, H, W) uint8 in a frame, resized with antialiasing; see `allocate` for large images.
 
-    Pixels outside the region of interest `content` (H, W) become grey: resizing mixes pixels on both sides.
+    Pixels outside the region of interest `content` (H, W) become grey, as resizing mixes pixels across its border.
     """
     height, width = frame.fit(*image.size)
     if image.size != (width, height):
@@ -148,17 +147,17 @@ def to_input_array(image: Image.Image, channels: int, frame: Frame, content: np.
 def to_mask(image: Image.Image) -> np.ndarray:
     """Convert a mask image to (H, W) bool, True where it is not black; in a JPEG, where it is brighter than 127.
 
-    The threshold of JPEGs ignores the grey pixels that compression leaves beside edges. Values of 16-bit masks are not
+    The threshold for JPEGs ignores the grey pixels that compression leaves beside edges. Values of 16-bit masks are not
     divided by 256, because many tools write 1 or 255.
 
     Raises:
-        UserError: the opacity varies, which makes the mask ambiguous; or it marks no pixel, or every pixel.
+        UserError: the opacity varies, which makes the mask ambiguous, or the mask marks no pixel, or every pixel.
     """
     grey = image.mode != "LA" and image.mode[0] in "L1I"
     if image.has_transparency_data and image.mode[0] != "I":
         darkest, brightest = image.convert("RGBA").getchannel("A").getextrema()
         if darkest != brightest:
-            raise UserError("its alpha channel varies: save it without one, black where the part is good, else white")
+            raise UserError("its alpha channel varies: save it without alpha, black where the part is good, else white")
     mask = np.asarray(image if grey else to_channels(image, 1)) > (127 if image.format == "JPEG" else 0)
     if not mask.any():
         raise UserError("it marks nothing, but its image is anomalous: draw the defect, or remove the mask")

@@ -1,6 +1,6 @@
 """Find the images in folders, count the files that are left out, and match masks to images by name.
 
-All functions raise a UserError that names a folder that cannot be read.
+All functions raise a UserError that names the folder if a folder cannot be read.
 """
 
 import heapq
@@ -20,7 +20,7 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
 NORMAL_NAMES = {"good", "normal", "ok"}
 IMAGE, BROKEN, LOOP, EMPTY = "", "broken link", "link to a folder around it", "empty folder"
 _FOLDER, _LINK = "folder", "link to a folder"
-MOST_NAMES = 2**16  # of a folder that are sorted in memory
+MOST_NAMES = 2**16  # largest number of names in a folder that are sorted in memory
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -29,7 +29,7 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def means_normal(folder: str) -> bool:
-    """Return whether the name of a folder says that its images are normal."""
+    """Return whether a folder's name means that its images are normal."""
     return folder.strip().lower() in NORMAL_NAMES
 
 
@@ -46,8 +46,8 @@ def walk(folder: Path | str, around: tuple[tuple[int, int], ...] = ()) -> Iterat
     """Yield the kind and path of each file in a folder and its sub-folders, sorted by path.
 
     The kind is `IMAGE`, a suffix such as `.webp`, or a description. Links are followed, hidden files are ignored. Only
-    some names in the current folder and in those around it are kept in memory, see `sort_many`. `around` holds the
-    device and inode of the latter, so that no link is followed in circles.
+    some names in the current folder and its parents are kept in memory, see `sort_many`. `around` holds the devices and
+    inodes of the parents, so that no link is followed in circles.
     """
     with ExitStack() as files:
         try:
@@ -72,7 +72,7 @@ def walk(folder: Path | str, around: tuple[tuple[int, int], ...] = ()) -> Iterat
 
 
 def sort_many(entries: Iterable[tuple[str, str]], files: ExitStack) -> Iterator[tuple[str, str]]:
-    """Sort names and their kinds in bounded memory: every `MOST_NAMES` in a temporary file, all of which are merged.
+    """Sort names and their kinds in bounded memory by merging sorted temporary files of `MOST_NAMES` names.
 
     Args:
         entries: names and kinds; all are read before this returns.
@@ -102,7 +102,7 @@ def _kind(entry: os.DirEntry[str]) -> str:
 
 
 def describe_left_out(found: Mapping[str, tuple[int, Path]]) -> str:
-    """Describe the number of files of each kind and the first file, in one line; empty if there are none."""
+    """Describe the number of files of each kind and the first file, in one line; empty without files."""
     if not found:
         return ""
     counts = Counter({kind: count for kind, (count, _) in found.items()}).most_common()
@@ -111,7 +111,7 @@ def describe_left_out(found: Mapping[str, tuple[int, Path]]) -> str:
 
 
 def is_folder(path: Path) -> bool:
-    """Return whether a folder exists; raise a UserError if a folder around it cannot be read."""
+    """Return whether a folder exists; raise a UserError if a parent folder cannot be read."""
     try:
         return stat.S_ISDIR(os.stat(path).st_mode)
     except PermissionError as error:
@@ -123,7 +123,7 @@ def is_folder(path: Path) -> bool:
 def list_folders(folder: Path) -> list[str]:
     """List the names of the visible sub-folders, sorted; empty if `folder` does not exist.
 
-    Names that begin or end with a space are refused, because messages would not show it.
+    Names that begin or end with a space are rejected, because messages would not show the space.
     """
     if not is_folder(folder):
         return []
@@ -140,11 +140,11 @@ def list_folders(folder: Path) -> list[str]:
 
 def _unreadable(path: str | Path, error: OSError) -> UserError:
     place = error.filename or path
-    return UserError(f"cannot read folder {place}: {error.strerror}: change its permissions, or move it elsewhere")
+    return UserError(f"cannot read folder {place}: {error.strerror}: change its permissions, or move it")
 
 
 def describe_folder(folder: Path) -> str:
-    """Describe what a folder holds, for error messages."""
+    """Describe the contents of a folder, for error messages."""
     if not folder.is_dir():
         return "a file" if folder.exists() else "no such folder"
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
@@ -156,7 +156,7 @@ def match_masks(images: Sequence[Path], folder: Path, masks: Sequence[Path], mas
 
     Args:
         images: files below `folder`.
-        folder: folder whose sub-folders `mask_folder` may repeat.
+        folder: folder of all images, whose sub-folders `mask_folder` may repeat.
         masks: files below `mask_folder`.
         mask_folder: folder of all masks.
 
@@ -164,7 +164,7 @@ def match_masks(images: Sequence[Path], folder: Path, masks: Sequence[Path], mas
         The mask of each image that has one.
 
     Raises:
-        UserError: there are two masks for one image, or two images for one mask.
+        UserError: two masks match one image, or two images match one mask.
     """
     by_name = defaultdict(list)
     for mask in masks:

@@ -1,4 +1,4 @@
-"""MVTec AD and other data sets in its layout, among them the synthetic one.
+"""MVTec AD and other data sets in its layout, including the synthetic data set.
 
     <root>/<category>/train/good/*.png
     <root>/<category>/test/{good,<defect>}/*.png
@@ -27,7 +27,7 @@ class MVTecAD(Source):
 
     Args:
         root: folder that holds one folder per category.
-        category: a name, several names, or `all` for every category found (with `download`: the official 15).
+        category: a name, several names, or `all` for every category found (with `download`, the official 15).
         download: whether to fetch missing categories (CC BY-NC-SA 4.0; see `adlight.data.download`).
         train_limit, test_limit, seed: see `Sampling`; the limits hold for each category.
     """
@@ -49,9 +49,9 @@ class MVTecAD(Source):
     ) -> None:
         names = [str(name) for name in ([category] if isinstance(category, str | int) else category)]
         self.root, self.download = Path(root), download
-        self.wanted = None if names == ["all"] else list(dict.fromkeys(names))  # None: all
+        self.selected = None if names == ["all"] else list(dict.fromkeys(names))  # None: all
         self.sampling = Sampling(train_limit, test_limit, seed=seed)
-        which = "all categories" if self.wanted is None else ", ".join(self.wanted)
+        which = "all categories" if self.selected is None else ", ".join(self.selected)
         limits = self.sampling.describe()
         self.protocol = f"{self.title}, {which}: train/good is normal, the labelled test folders are tested"
         self.protocol += f"{limits} (of each category)" if limits else ""
@@ -63,31 +63,31 @@ class MVTecAD(Source):
         from adlight.data import download  # keeps rich and urllib out of runs that download nothing
 
         found, official = self.found(), sorted(download.COUNTS)
-        missing = [name for name in self.wanted or official if name not in found]
+        missing = [name for name in self.selected or official if name not in found]
         if unknown := [name for name in missing if name not in official]:
             raise UserError(unknown_name("MVTec AD category", unknown[0], sorted({*official, *found})))
         if missing:
             download.download(self.root, missing)
 
     def found(self) -> list[str]:
-        """List the names of the category folders, which have a folder train/good, sorted."""
+        """List the names of the category folders, which contain train/good, sorted."""
         return [name for name in list_folders(self.root) if is_folder(self.root / name / "train" / "good")]
 
     def categories(self) -> list[str]:
-        """List the categories in use, in the order of the setting; raise a UserError if one, or all, are missing."""
+        """List the categories in use, in the order of the setting; raise a UserError if any is missing."""
         found = self.found()
         if not found:
             raise UserError(self._explain_empty_root())
-        for name in self.wanted or []:
+        for name in self.selected or []:
             folder = self.root / name
             if name not in found and folder.is_dir():
                 raise UserError(f"{folder} has no folder train/good: expected {folder}/{LAYOUT}")
             if name not in found:
                 raise UserError(f"{unknown_name('category', name, found)} in {self.root}: {self.remedy}")
-        return self.wanted or found
+        return self.selected or found
 
     def folders(self) -> list[Path]:
-        """List the three folders of every category in use."""
+        """List the folders of every category in use."""
         return [self.root / name / part for name in self.categories() for part in ("train", "test", "ground_truth")]
 
     def train(self) -> list[Record]:
@@ -99,7 +99,7 @@ class MVTecAD(Source):
         return records
 
     def test(self) -> list[Record]:
-        """List the test images; their mask is None if there is no file."""
+        """List the test images; images without a mask file have no mask."""
         return [record for name in self.categories() for record in self.sampling.test(self._test_records(name))]
 
     def _test_records(self, category: str) -> list[Record]:
@@ -115,7 +115,7 @@ class MVTecAD(Source):
         return records
 
     def find_orphan_masks(self) -> list[str]:
-        """Describe each mask whose image is missing."""
+        """Report each mask whose image is missing."""
         problems = []
         for category in self.categories():
             for defect in list_folders(self.root / category / "ground_truth"):
@@ -140,12 +140,12 @@ class Synthetic(MVTecAD):
     """Procedural textures and objects with defects and exact masks, written on first use.
 
     Args:
-        root: folder to which all categories are written, whichever are used.
+        root: folder to which all categories are written, even unused ones.
         category, train_limit, test_limit: see `MVTecAD`.
         size: height and width in pixels; below 32, threads and parts would be thinner than a pixel.
         train: number of normal training images per category.
-        test: number of test images per category; two in seven are normal, the others cover all kinds of defect evenly.
-        seed: seed of the images, and of the draws that the limits need.
+        test: number of test images per category; two in seven are normal, the rest covers all kinds of defects evenly.
+        seed: seed of the images, and of `Sampling`.
     """
 
     title = "synthetic images"
@@ -168,7 +168,7 @@ class Synthetic(MVTecAD):
         self.settings = {"size": size, "train": train, "test": test, "seed": seed}
 
     def prepare(self) -> None:
-        """Write the images unless they exist; refuse a folder that holds something else."""
+        """Write the images unless they exist; raise a UserError if the folder holds anything else."""
         if self._is_complete():
             return
         try:
@@ -179,11 +179,11 @@ class Synthetic(MVTecAD):
                 raise UserError(f"cannot write the synthetic set to {self.root}: {error}") from error
 
     def _is_complete(self) -> bool:
-        remedy, marker = "set root to another folder or remove that one", self.root / synthetic.MARKER
+        remedy, marker = "set root to another folder, or remove this one", self.root / synthetic.MARKER
         if marker.exists():
-            found, wanted = json.loads(marker.read_text()), self.settings | {"version": synthetic.VERSION}
-            if other := [key for key in wanted if found.get(key) != wanted[key]]:
-                differences = ", ".join(f"{key} {found.get(key)} instead of {wanted[key]}" for key in other)
+            found, expected = json.loads(marker.read_text()), self.settings | {"version": synthetic.VERSION}
+            if other := [key for key in expected if found.get(key) != expected[key]]:
+                differences = ", ".join(f"{key} {found.get(key)} instead of {expected[key]}" for key in other)
                 raise UserError(f"{self.root} holds a synthetic set with {differences}: {remedy}")
             return True
         if self.root.exists() and not (self.root.is_dir() and not any(self.root.iterdir())):

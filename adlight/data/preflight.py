@@ -15,19 +15,19 @@ from adlight.data.source import Source
 from adlight.data.tiling import Tiling, describe_tiles
 from adlight.types import Record, UserError
 
-SAMPLE = 2048  # bytes of a file, at three places
-PEAKS, DARK = 16, 2**14  # images of 16 bits that are read, and value that one of them should reach
+SAMPLE = 2048  # number of bytes read at each of three positions of a file
+PEAKS, DARK = 16, 2**14  # number of 16-bit images that are read, and the value that some pixel should reach
 
 
 def check_before_training(
     source: Source, frame: Frame, skip: bool = False, roi: RegionOfInterest | None = None, tiling: Tiling | None = None
 ) -> list[str]:
-    """List both splits, and read the header of every image and every mask. -> remarks for the user, in lines.
+    """List both splits, and read every mask and the header of every image. -> remarks for the user, in lines.
 
-    With `skip`, unreadable images are left out and reported later.
+    With `skip`, unreadable images are left out, and reported later.
 
     Raises:
-        UserError: there is nothing to test, or a file is unusable; the message says how many other problems there are.
+        UserError: there is nothing to test, or a file is unusable; the message counts the other problems.
     """
     if min(frame.size) < MIN_SIDE:
         raise UserError(f"image_size={min(frame.size)} is too small for the windows of scores: raise it to {MIN_SIDE}")
@@ -64,7 +64,7 @@ def _find_unusable(source: Source, frame: Frame, records: list[Record]) -> list[
 
 
 def list_left_out(source: Source) -> list[str]:
-    """Count the files in the data set's folders that belong to neither split, ignoring limits: one line, or none."""
+    """Report folders that no setting names, and the files elsewhere in the data set that belong to neither split."""
     whole = source.whole()
     found: dict[str, set[Path]] = defaultdict(set)
     used = {name for record in [*whole.train(), *whole.test()] for name in (record.path, record.mask)}
@@ -72,11 +72,11 @@ def list_left_out(source: Source) -> list[str]:
         for kind, paths in scan(folder).items():
             found[kind or "images of neither split"].update(path for path in paths if str(path) not in used)
     line = describe_left_out({kind: (len(paths), min(paths)) for kind, paths in found.items() if paths})
-    return [line] if line else []
+    return [*source.find_unused(), *([line] if line else [])]
 
 
 def find_copies(train: list[Record], test: list[Record]) -> list[str]:
-    """Report images whose file equals that of a training image.
+    """Report images whose files equal those of training images.
 
     Files are compared completely only if their lengths and samples of their bytes are equal.
     """
@@ -117,17 +117,17 @@ def _sample(path: str) -> tuple[bytes, ...]:
 
 
 def find_dark_images(records: list[Record]) -> list[str]:
-    """Report images of 16 bits that use few of them, such as those of a camera of 12; some are read."""
+    """Report 16-bit images that use only a few bits, such as images of 12-bit cameras; only a sample is read."""
     sample = records[:: -(-len(records) // PEAKS) or 1]
     peaks = [peak for record in sample if (peak := read_16_bit_peak(record.path)) is not None]
     if not peaks or (brightest := max(peaks)) >= DARK:
         return []
     levels, factor = f"no more than {brightest >> 8} of 255 grey levels are left", 2**16 >> brightest.bit_length()
-    return [f"images of 16 bits reach {brightest} of 65535: {levels}; multiply all values by {factor}"]
+    return [f"16-bit images reach only {brightest} of 65535: {levels}; multiply all values by {factor}"]
 
 
 def find_unmasked(source: Source, test: list[Record]) -> list[str]:
-    """Report categories in which anomalous images lack masks, if the data set should have masks or has some."""
+    """Report categories in which anomalous images lack masks, if the data set should have masks or has any."""
     if not source.needs_masks and not any(record.mask for record in test):
         return []
     problems = []
@@ -135,7 +135,7 @@ def find_unmasked(source: Source, test: list[Record]) -> list[str]:
         anomalous = [record for record in test if record.category == category and record.label]
         if without := [record.path for record in anomalous if record.mask is None]:
             problems.append(
-                f"{len(without)} of {len(anomalous)} anomalous images of {category} have no mask, the first: "
-                f"{without[0]}: the pixel metrics of {category} are left out, unless each gets a mask"
+                f"{len(without)} of {len(anomalous)} anomalous images of {category} have no mask, such as "
+                f"{without[0]}: the pixel metrics of {category} are left out unless all have masks"
             )
     return problems

@@ -1,12 +1,12 @@
 """Pseudo-anomalies: synthetic defects on normal images, so that validation needs no real anomalies.
 
 In a region, other content is blended over the image: x + alpha (content - x). Structural defects displace, duplicate or
-erase a part. Defects of texture clone a patch from elsewhere without a seam (Poisson blending; Perez 2003, and
-Schlueter 2022 for defects), paste it with hard edges (CutPaste; Li 2021), or stain it. Marks are scratches and spots.
-All sizes are log-uniform, so that small and weak defects are as likely as large and strong ones, and most defects lie
-where the image has structure: `val/auroc` then leaves room above good detectors.
+erase a part. Texture defects clone a patch from elsewhere without a seam (Poisson blending; Perez 2003, and Schlueter
+2022 for defects), paste it with hard edges (CutPaste; Li 2021), or stain a region. Marks are scratches and spots.
+All sizes are log-uniform, so that small and weak defects are as likely as large and strong defects, and most defects
+lie where the image has structure: `val/auroc` then leaves room above good detectors.
 
-Real defects are different: the scores rank runs, but do not predict results on the test set.
+Real defects differ: the scores rank runs, but do not predict results on the test set.
 """
 
 import math
@@ -30,8 +30,8 @@ from adlight.data.regions import (
     uniform,
 )
 
-MIN_CHANGE = 6  # grey levels, of 255: the smallest change of a changed pixel
-MIN_VISIBLE_CHANGE = 8.0  # grey levels: the smallest mean change of a defect, after smoothing
+MIN_CHANGE = 6  # smallest change of a changed pixel, in grey levels of 255
+MIN_VISIBLE_CHANGE = 8.0  # smallest mean change of a defect after smoothing, in grey levels
 MIN_AREA, MAX_AREA = 0.0005, 0.2  # fractions of the image that a defect may cover
 MIN_PIXELS = 6
 ATTEMPTS = 20
@@ -40,10 +40,10 @@ ATTEMPTS = 20
 def paste_defect(image: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
     """Draw one defect of a random kind on a copy of an image (C, H, W) uint8, with sides of at least 28.
 
-    An invisible, tiny or huge defect is drawn again; after `ATTEMPTS` failures, a rectangle is made brighter or darker.
+    An invisible, tiny or huge defect is redrawn; after `ATTEMPTS` failures, a rectangle is made brighter or darker.
 
     Returns:
-        The changed copy, and the mask of exactly the pixels that differ, (H, W) bool.
+        The changed copy, and the mask (H, W) bool of exactly the changed pixels.
     """
     assert image.dtype == torch.uint8 and image.ndim == 3, f"{tuple(image.shape)} {image.dtype}"
     for _ in range(ATTEMPTS):
@@ -60,7 +60,7 @@ def paste_defect(image: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
 
 
 def paste_within(image: Tensor, content: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
-    """Draw a defect as `paste_defect` does, at least partly in the region of interest (H, W), and cut off the rest.
+    """Draw a defect as `paste_defect` does, restricted to the region of interest `content` (H, W).
 
     After `ATTEMPTS` failures, the whole region is inverted.
     """
@@ -78,9 +78,9 @@ def paste_within(image: Tensor, content: Tensor, rng: Generator) -> tuple[Tensor
     return result, mask
 
 
-def _span(places: Tensor, size: int) -> slice:
-    """Return the range of ascending places, extended to at least 32 pixels if the side is as long."""
-    first, last = int(places[0]), int(places[-1]) + 1
+def _span(positions: Tensor, size: int) -> slice:
+    """Return the range of ascending positions, extended to at least 32 pixels if the side is that long."""
+    first, last = int(positions[0]), int(positions[-1]) + 1
     first = max(0, min(first, last - 32))
     return slice(first, max(last, min(size, first + 32)))
 
@@ -88,7 +88,7 @@ def _span(places: Tensor, size: int) -> slice:
 def visible_change(image: Tensor, pasted: Tensor) -> Tensor | None:
     """Find the changed pixels, (H, W) bool; None if they are too few, too many or too weak.
 
-    The strength is measured on 3 x 3 means, because noise that moves onto noise changes every pixel invisibly.
+    The strength is measured on 3 x 3 means, because noise that replaces noise changes every pixel invisibly.
     """
     change = pasted - image
     mask = change.abs().amax(dim=0) >= MIN_CHANGE

@@ -1,9 +1,9 @@
-"""Held-out normal images and their pseudo-anomalous copies, for validation: with a defect, or changed as a whole.
+"""Held-out normal images and their pseudo-anomalous copies for validation, with a defect or changed as a whole.
 
 Changes of the whole image are for data sets whose anomalies are other classes, not defects. One or two normal images
-become one that no longer shows the object: with parts in the wrong order or missing, two images in one, bent, or with
-unusual colours. Rotated, shifted or stretched images are not anomalous: an 8 stays an 8. Like `pseudo_anomalies.py`,
-this uses only held-out normal images, and ranks runs without predicting test results.
+become an image that no longer shows the object: parts are missing or in the wrong order, two images are combined, the
+image is bent, or its colours are unusual. Rotated, shifted or stretched images are not anomalous: an 8 stays an 8. Like
+`pseudo_anomalies.py`, this uses only held-out normal images, and ranks runs without predicting test results.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from adlight.data.splits import Split
 from adlight.rng import derive_seed
 from adlight.types import Batch
 
-MIN_CHANGE = 8.0  # grey levels, of 255: the smallest mean change of a whole image
+MIN_CHANGE = 8.0  # smallest mean change of a whole image, in grey levels of 255
 ATTEMPTS = 20
 
 
@@ -36,8 +36,8 @@ class PseudoAnomalyDataset(Dataset):
     """Each normal image, followed by its anomalous copies.
 
     Item (1 + copies) i is image i of `dataset`. A copy depends only on the seed, i and its number. It has a defect
-    (`pseudo_anomalies.py`) or, if `kind` is `classes`, is changed as a whole (`change_class`), in part with the help of
-    another image of `dataset`.
+    (`pseudo_anomalies.py`) or, if `kind` is `classes`, is changed as a whole (`change_class`), in some cases by means
+    of another image of `dataset`.
     """
 
     def __init__(self, dataset: Split, seed: int, copies: int = 1, kind: str = "defects") -> None:
@@ -61,11 +61,11 @@ class PseudoAnomalyDataset(Dataset):
     def _change_class(self, i: int, image: Tensor, content: Tensor | None, rng: Generator) -> tuple[Tensor, Tensor]:
         other = self.dataset.__getitems__([(i + 1 + randint(rng, max(1, len(self.dataset) - 1))) % len(self.dataset)])
         height, width = other["size"][0].tolist() if "size" in other else other["image"].shape[2:]
-        made = change_class(image, other["image"][0, :, :height, :width], rng)
+        changed = change_class(image, other["image"][0, :, :height, :width], rng)
         if content is not None:
-            made = made.where(content, image)
-            made = (255 - image).where(content, image) if torch.equal(made, image) else made
-        return made, (made != image).any(0)
+            changed = changed.where(content, image)
+            changed = (255 - image).where(content, image) if torch.equal(changed, image) else changed
+        return changed, (changed != image).any(0)
 
     def __len__(self) -> int:
         return (1 + self.copies) * len(self.dataset)
@@ -84,30 +84,30 @@ class PseudoAnomalyDataset(Dataset):
 
 
 def change_class(image: Tensor, other: Tensor, rng: Generator) -> Tensor:
-    """Change an image (C, H, W) uint8, with sides of at least 4, so that it as a whole is anomalous.
+    """Change an image (C, H, W) uint8, with sides of at least 4, so that it is anomalous as a whole.
 
-    A result that is almost equal to the image, or to the `other` normal image (C, h, w) that some kinds use, is drawn
-    again; after `ATTEMPTS` failures, the image is inverted.
+    A result almost equal to the image, or to the `other` normal image (C, h, w) that some kinds use, is redrawn; after
+    `ATTEMPTS` failures, the image is inverted.
     """
     x = image.float()
     y = functional.interpolate(other.float()[None], x.shape[1:], mode="bilinear", antialias=True)[0]
     for _ in range(ATTEMPTS):
-        made = KINDS[randint(rng, len(KINDS))](x, y, rng).round().clamp(0, 255)
-        if min(float((made - normal).abs().mean()) for normal in (x, y)) >= MIN_CHANGE:
-            return made.to(torch.uint8)
+        changed = KINDS[randint(rng, len(KINDS))](x, y, rng).round().clamp(0, 255)
+        if min(float((changed - normal).abs().mean()) for normal in (x, y)) >= MIN_CHANGE:
+            return changed.to(torch.uint8)
     return 255 - image
 
 
 def shuffle(image: Tensor, other: Tensor, rng: Generator) -> Tensor:
-    """Put 2 x 2 to 4 x 4 parts into another order."""
+    """Rearrange 2 x 2 to 4 x 4 parts."""
     grid = 2 + randint(rng, 3)
     height, width = (side // grid for side in image.shape[1:])
-    order, made = torch.randperm(grid * grid, generator=rng).tolist(), image.clone()
+    order, changed = torch.randperm(grid * grid, generator=rng).tolist(), image.clone()
     for target, origin in enumerate(order):
         (row, column), (top, left) = divmod(target, grid), divmod(origin, grid)
         part = image[:, top * height : (top + 1) * height, left * width : (left + 1) * width]
-        made[:, row * height : (row + 1) * height, column * width : (column + 1) * width] = part
-    return made
+        changed[:, row * height : (row + 1) * height, column * width : (column + 1) * width] = part
+    return changed
 
 
 def splice(image: Tensor, other: Tensor, rng: Generator) -> Tensor:
@@ -124,9 +124,9 @@ def remove(image: Tensor, other: Tensor, rng: Generator) -> Tensor:
     """Cover a box, 0.3 to 0.7 of the sides long, with its surroundings."""
     height, width = (max(3, round(side * uniform(rng, 0.3, 0.7))) for side in image.shape[1:])
     top, left = randint(rng, image.shape[1] - height + 1), randint(rng, image.shape[2] - width + 1)
-    box, made = (slice(None), slice(top, top + height), slice(left, left + width)), image.clone()
-    made[box] = fill_harmonically(image[box])
-    return made
+    box, changed = (slice(None), slice(top, top + height), slice(left, left + width)), image.clone()
+    changed[box] = fill_harmonically(image[box])
+    return changed
 
 
 def overlay(image: Tensor, other: Tensor, rng: Generator) -> Tensor:
@@ -145,17 +145,17 @@ def warp(image: Tensor, other: Tensor, rng: Generator) -> Tensor:
 def recolor(image: Tensor, other: Tensor, rng: Generator) -> Tensor:
     """Invert or flatten some or all channels."""
     mean = image.mean((1, 2), keepdim=True)
-    made = 255 - image if randint(rng, 2) else mean + uniform(rng, 0.1, 0.4) * (image - mean)
+    changed = 255 - image if randint(rng, 2) else mean + uniform(rng, 0.1, 0.4) * (image - mean)
     chosen = torch.rand(len(image), 1, 1, generator=rng) < 0.5
-    return made.where(chosen | ~chosen.any(), image)
+    return changed.where(chosen | ~chosen.any(), image)
 
 
 def _sample(image: Tensor, offset: Tensor) -> Tensor:
     """Sample an image at an offset to the right and down, in half sides. (C, H, W), (2,) or (H, W, 2) -> (C, H, W)."""
     rows, columns = (torch.linspace(-1, 1, side) for side in image.shape[1:])
-    places = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1) + offset  # (H, W, 2)
-    return functional.grid_sample(image[None], places[None], padding_mode="border", align_corners=True)[0]
+    grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1) + offset  # (H, W, 2)
+    return functional.grid_sample(image[None], grid[None], padding_mode="border", align_corners=True)[0]
 
 
-Kind = Callable[[Tensor, Tensor, Generator], Tensor]  # two images (C, H, W) float in [0, 255] -> one
+Kind = Callable[[Tensor, Tensor, Generator], Tensor]  # two images (C, H, W) float in [0, 255] -> an image
 KINDS: tuple[Kind, ...] = (shuffle, splice, remove, overlay, warp, recolor)

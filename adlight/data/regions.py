@@ -1,4 +1,4 @@
-"""Building blocks of pseudo-anomalies: random places and regions on an image, and the content that fills them."""
+"""Building blocks of pseudo-anomalies: random regions of an image, and the content that fills them."""
 
 import math
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from torch.nn import functional
 
 
 class Region(NamedTuple):
-    """The place of a defect: its opacity, its center and its radius in pixels."""
+    """The region of a defect: its opacity, its center and its radius in pixels."""
 
     alpha: Tensor  # (H, W) in [0, 1]
     row: float
@@ -45,7 +45,7 @@ def take(image: Tensor, region: Region, step: tuple[float, float], turn: float =
 def blend_seamlessly(image: Tensor, content: Tensor, alpha: Tensor) -> Tensor:
     """Blend content into the bounding box of a region without a seam (Perez 2003). Images are (C, H, W).
 
-    The gradients of the content are kept, and its values on the border of the box become those of the image.
+    The content keeps its gradients, and gets the image's values on the border of the box.
     """
     inside = alpha > 0
     if not inside.any():
@@ -79,14 +79,14 @@ def blend(image: Tensor, content: Tensor, alpha: Tensor) -> Tensor:
 
 
 def measure_offsets(image: Tensor, row: float, column: float) -> tuple[Tensor, Tensor]:
-    """Measure how far each pixel lies below and to the right of a point. -> (H, W), (H, W)."""
+    """Measure the offsets of each pixel from a point, downwards and to the right. -> (H, W), (H, W)."""
     _, height, width = image.shape
     down, right = torch.arange(height) - row, torch.arange(width) - column
     return down[:, None].expand(height, width), right.expand(height, width)
 
 
 def draw_place(image: Tensor, rng: Generator) -> tuple[float, float]:
-    """Draw a point, in three of four cases with a probability that grows with local detail. -> row, column."""
+    """Draw a point, in three of four cases with a probability proportional to local detail. -> row, column."""
     _, height, width = image.shape
     grid = min(16, height), min(16, width)
     detail = (image - functional.avg_pool2d(image, 5, 1, 2, count_include_pad=False)).abs().mean(0, keepdim=True)
@@ -106,7 +106,7 @@ def draw_step(rng: Generator, length: float) -> tuple[float, float]:
 
 
 def draw_tint(image: Tensor, rng: Generator, low: float, high: float) -> Tensor:
-    """Draw a positive or negative change of all grey levels, which differs slightly by channel. -> (C, 1, 1)."""
+    """Draw a positive or negative change of grey levels that varies slightly between channels. -> (C, 1, 1)."""
     size = log_uniform(rng, low, high) * (1 - 2 * randint(rng, 2))
     return size * (1 + 0.25 * torch.randn(len(image), 1, 1, generator=rng))
 

@@ -1,4 +1,4 @@
-"""Regions of interest: masks of the pixels that count; all other pixels are made grey for every detector."""
+"""Regions of interest: masks of the pixels that count; all other pixels become grey for every detector."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
@@ -18,16 +18,16 @@ from adlight.types import Record, UserError
 class RegionOfInterest:
     """One mask for all images, or a folder of masks for images or categories.
 
-    In a folder, the mask of `.../bottle/test/hole/000.png` is the first file that is called `bottle/test/hole/000`,
-    `test/hole/000`, `hole/000`, `000` or, by the image's category, `bottle`, with the suffix of an image. Pixels that
-    are not black count. A mask has the shape of its images, and is scaled to their size.
+    In a folder, the mask of `.../bottle/test/hole/000.png` is the first existing file among `bottle/test/hole/000`,
+    `test/hole/000`, `hole/000`, `000` and, by the image's category, `bottle`, with the suffix of an image. Pixels that
+    are not black count. A mask has the aspect ratio of its images, and is scaled to their size.
     """
 
     def __init__(self, place: str | Path) -> None:
         self.place = Path(place).expanduser()
         self.is_folder = is_folder(self.place)
         if not self.is_folder and not self.place.is_file():
-            raise UserError(f"roi={place}: there is no such mask, and no such folder of masks")
+            raise UserError(f"roi={place} is neither a mask nor a folder of masks")
 
     def find(self, path: str | Path | None, category: str | None = None) -> Path:
         """Find the mask of an image; raise a UserError if there is none."""
@@ -40,8 +40,8 @@ class RegionOfInterest:
                 if (mask := self.place / f"{name}{suffix}").is_file():
                     return mask
         raise UserError(
-            f"no region of interest of {path or 'an image without a path'} in {self.place}: add a mask with its name"
-            f"{f' or that of its category, {category}' if category else ''}"
+            f"no region of interest of {path or 'an image without a path'} in {self.place}: add a mask named like the "
+            f"image{f' or its category, {category}' if category else ''}"
         )
 
     def check(self, records: Iterable[Record]) -> None:
@@ -52,7 +52,7 @@ class RegionOfInterest:
     def apply(
         self, image: Image.Image, channels: int, frame: Frame, path: str | Path | None, category: str | None
     ) -> tuple[Image.Image, np.ndarray]:
-        """Make pixels of an upright image outside the region grey, before resizing mixes them with those inside.
+        """Make the pixels of an upright image outside the region grey, before resizing mixes them with the inside.
 
         Returns:
             The image, in 8 bits and 1 or 3 channels (unchanged if it is not resized), and the region of interest in the
@@ -66,7 +66,7 @@ class RegionOfInterest:
         if abs(mask.width * image.height - mask.height * image.width) > max(*image.size, *mask.size):
             raise UserError(
                 f"region of interest {place} is {mask.width}x{mask.height}, its image is {image.width}x{image.height}: "
-                "give both the same shape"
+                "both must have the same shape"
             )
         height, width = frame.fit(*image.size)
         scaled, content = mask, allocate((height, width), bool)
@@ -78,7 +78,7 @@ class RegionOfInterest:
         if not content.any():
             raise UserError(f"region of interest {place} leaves nothing of {path}: too few of its pixels are not black")
         if image.size == (width, height):
-            return image, content  # nothing is mixed: `to_input_array` makes the rest grey
+            return image, content  # resizing mixes nothing; `to_input_array` makes the outside grey
         image = to_channels(image, channels)
         grey = Image.new(image.mode, image.size, FILL if channels == 1 else (FILL,) * 3)
         return Image.composite(image, grey, mask.resize(image.size, Image.Resampling.NEAREST)), content
@@ -89,7 +89,7 @@ def _read_mask(path: Path, modified: int) -> Image.Image:
     image = read_image(path)
     grey = np.asarray(to_channels(image, 1)) > (127 if image.format == "JPEG" else 0)
     if not grey.any():
-        raise UserError(f"region of interest {path} is black: paint white what counts")
+        raise UserError(f"region of interest {path} is black: paint the pixels that count white")
     return Image.fromarray(grey.astype(np.uint8) * 255)
 
 
@@ -123,4 +123,4 @@ def stack_pixels(images: Sequence[PreparedImage]) -> np.ndarray:
 
 
 def _stack(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    return np.stack(arrays) if len(arrays) > 1 else arrays[0][None]  # a single, perhaps large one is not copied
+    return np.stack(arrays) if len(arrays) > 1 else arrays[0][None]  # a single array, perhaps large, is not copied

@@ -1,4 +1,4 @@
-"""The interface of a data set: normal images to train on, labelled images to test on, and how to read an image."""
+"""The interface of data sets: normal images for training, labelled images for the test, and reading of images."""
 
 import math
 from collections.abc import Sequence
@@ -19,15 +19,15 @@ from adlight.settings import STRICT, Seed, Text
 from adlight.types import Record, UserError
 
 Limit = PositiveInt | None  # largest number of images; None for all
-Names = Text | int | Annotated[Sequence[Text | int], Field(min_length=1)]  # of folders, which may be numbers
+Names = Text | int | Annotated[Sequence[Text | int], Field(min_length=1)]  # names of folders, which may be numbers
 
 
 class Source:
-    """Base of the data sets: `train()` and `test()` list records, `read` and `read_mask` read the files of one record.
+    """Base class of data sets: `train` and `test` list records, `read` and `read_mask` read the files of a record.
 
     Attributes:
-        protocol: one line about what counts as normal and what is tested; every result shows it.
-        sampling: the records of each split that are used, where their number can be limited.
+        protocol: one line about what counts as normal and what is tested, shown with every result.
+        sampling: selects the records of each split, if their number can be limited.
         needs_masks: whether every anomalous test image should have a mask.
     """
 
@@ -39,15 +39,15 @@ class Source:
         """Download or generate missing files; called in one process per machine before anything is read.
 
         Raises:
-            UserError: this failed; the message says which files to put where by hand, or which folder to choose.
+            UserError: this failed; the message tells which files to put where by hand, or which folder to choose.
         """
 
     def train(self) -> list[Record]:
-        """List the normal training images; raise a UserError that says what was expected if there are none."""
+        """List the normal training images; raise a UserError with the expected layout if there are none."""
         raise NotImplementedError
 
     def test(self) -> list[Record]:
-        """List the labelled test images; empty if the user has none."""
+        """List the labelled test images; empty if there are none."""
         raise NotImplementedError
 
     def folders(self) -> list[Path]:
@@ -55,7 +55,11 @@ class Source:
         return []
 
     def find_orphan_masks(self) -> list[str]:
-        """Describe each mask whose image is missing, unless `test` already refuses such masks."""
+        """Report each mask whose image is missing, unless `test` already rejects such masks."""
+        return []
+
+    def find_unused(self) -> list[str]:
+        """Describe folders of the user's that no setting names, in at most one line."""
         return []
 
     def whole(self) -> Self:
@@ -65,9 +69,9 @@ class Source:
         return whole
 
     def sizes(self) -> list[tuple[int, int]]:
-        """Read the widths and heights of up to 500 training images; empty if all have the same size by definition.
+        """Read the widths and heights of at most 500 training images; empty if the data set has one fixed size.
 
-        Unreadable images are skipped here and reported when they are read.
+        Unreadable images are skipped here, and reported when they are read.
         """
         records, sizes = self.train(), []
         for record in records[:: math.ceil(len(records) / 500)]:
@@ -91,24 +95,24 @@ class Source:
         return size
 
     def read(self, record: Record) -> Image.Image:
-        """Read an image, in any mode; raise a UserError that names the file if it is unreadable."""
+        """Read an image in any mode; raise a UserError that names the file if it is unreadable."""
         return read_image(record.path)
 
     def read_mask(self, record: Record, size: tuple[int, int]) -> Image.Image | None:
         """Read a record's mask (mode L, 0 or 255); None if it has none.
 
         Raises:
-            UserError: the mask cannot be read, or has another size than its image, `size` (width, height).
+            UserError: the mask cannot be read, or its size is not its image's `size` (width, height).
         """
         if record.mask is None:
             return None
         mask = read_image(record.mask)
         if mask.size != size:
             sizes = "x".join(map(str, mask.size)), "x".join(map(str, size))
-            turned = " (images are turned upright as their EXIF data say)" if mask.size == size[::-1] else ""
+            turned = " (images are turned upright by their EXIF data)" if mask.size == size[::-1] else ""
             raise UserError(
-                f"mask {record.mask} is {sizes[0]}, its image {record.path} is {sizes[1]}{turned}: give both the same "
-                "size"
+                f"mask {record.mask} is {sizes[0]}, its image {record.path} is {sizes[1]}{turned}: both must have the "
+                "same size"
             )
         try:
             return Image.fromarray(to_mask(mask).astype(np.uint8) * 255)
@@ -118,12 +122,12 @@ class Source:
 
 @dataclass(frozen=True, config=STRICT)
 class Sampling:
-    """The records of a split that are used: drawn by the seed alone, and kept in order.
+    """Selects the records of a split to use; the selection depends only on the seed, and keeps the order.
 
     Args:
         train_limit: largest number of training images; None for all.
         test_limit: largest number of test images, with the whole split's ratio of labels; None for all.
-        balanced_test: whether to test only as many anomalous images as normal ones.
+        balanced_test: whether to test only as many anomalous as normal images.
         seed: seed of the draws.
     """
 
@@ -142,14 +146,14 @@ class Sampling:
         return subsample(kept, self.test_limit, self.seed)
 
     def describe(self) -> str:
-        """Describe the limits for a protocol; empty if there are none."""
+        """Describe the limits for a protocol; empty without limits."""
         limits = {"training images": self.train_limit, "mixed test images": self.test_limit}
         notes = [f"at most {limit:,} {images}" for images, limit in limits.items() if limit is not None]
         return f"; drawn with seed {self.seed}: {', '.join(notes)}" if notes else ""
 
 
 def subsample(records: Sequence[Record], limit: int | None, seed: int) -> list[Record]:
-    """Draw at most `limit` records with the whole list's ratio of labels; from 2 on, each label occurs."""
+    """Draw at most `limit` records with the whole list's ratio of labels; with 2 or more, both labels occur."""
     if limit is None or limit >= len(records):
         return list(records)
     order = np.random.default_rng(seed).permutation(len(records))
@@ -162,7 +166,7 @@ def subsample(records: Sequence[Record], limit: int | None, seed: int) -> list[R
 
 
 def balance_labels(records: Sequence[Record], seed: int) -> list[Record]:
-    """Keep all normal records and draw as many anomalous ones."""
+    """Keep all normal records, and draw as many anomalous records."""
     anomalous = [i for i, record in enumerate(records) if record.label == 1]
     normal = [i for i, record in enumerate(records) if record.label == 0]
     drawn = np.random.default_rng(seed).permutation(anomalous)[: len(normal)]
@@ -173,7 +177,7 @@ def require_images(folder: Path, setting: str, without: Sequence[Path] = ()) -> 
     """List the images of a folder, except those in the folders `without`.
 
     Raises:
-        UserError: there are none; the message names the setting that led to the folder, and what the folder holds.
+        UserError: there are none; the message names the setting of the folder, and what the folder holds.
     """
     if not folder.is_dir():
         place = next(parent for parent in folder.absolute().parents if parent.is_dir())

@@ -24,7 +24,7 @@ ReadImage = tuple[Corner, list[Corner], Tiles]  # height and width, corners of t
 
 
 def split_normals(records: list[Record], fraction: float, seed: int) -> tuple[list[Record], list[Record]]:
-    """Split each category's normal records into training and validation; raise a UserError if too few."""
+    """Split each category's normal records into training and validation; raise a UserError if there are too few."""
     train: list[Record] = []
     held_out: list[Record] = []
     for category in sorted({record.category for record in records}):
@@ -44,13 +44,13 @@ def split_normals(records: list[Record], fraction: float, seed: int) -> tuple[li
 class TileDataset(Dataset):
     """The tiles of a split's images, fetched as whole batches; `Batch["index"]` numbers tiles.
 
-    Tiles outside the region of interest are left out. Every image is decoded once at the beginning, to find its size.
+    Tiles outside the region of interest are left out. Every image is decoded at the beginning to find its size.
 
     Args:
         images: reads the records at their own size, without a cache.
         categories: names in the order of `Batch["category"]`.
         tiling: cuts the images.
-        cache_bytes: largest size of all tiles up to which they are kept in memory.
+        cache_bytes: largest total size of the tiles for which they are kept in memory.
         skip: whether to leave out unreadable images and keep their messages in `skipped`.
 
     Raises:
@@ -135,7 +135,7 @@ Split = CachedImageDataset | TileDataset
 
 
 class SplitLoader(NamedTuple):
-    """How the images of all splits are read; the fields are explained at `AnomalyDataModule`."""
+    """Reads the images of splits; for the fields see `AnomalyDataModule`."""
 
     frame: Frame
     channels: int
@@ -144,13 +144,13 @@ class SplitLoader(NamedTuple):
     cache: Literal["auto", "memory", "disk"]
     cache_gb: float
     cache_dir: str | Path | None
-    skip: bool  # leave out unreadable images
+    skip: bool  # whether to leave out unreadable images
 
     def load(self, source: Source, records: Sequence[Record], categories: Sequence[str], processes: int = 1) -> Split:
-        """Read records into memory or a shared file, or prepare to read them when they are used.
+        """Read records into memory or a shared file, or prepare to read them on demand.
 
         Raises:
-            UserError: an image is unreadable, no readable one of a category is left, or cache=disk is impossible.
+            UserError: an image is unreadable, a category has no readable image, or cache=disk is impossible.
         """
         num_bytes = len(records) * math.prod(self.frame.size) * (self.channels + 1 + bool(self.roi))
         fits = self.cache != "disk" and num_bytes * processes <= self.cache_gb * 1e9
@@ -160,7 +160,7 @@ class SplitLoader(NamedTuple):
             file = name_file(self.cache_dir, source, records, self.frame, self.channels)
         if self.cache == "disk" and file is None:
             raise UserError(
-                "cache=disk needs cache_dir, images that lie in files of their own, and neither tile nor roi: set "
+                "cache=disk needs cache_dir and images in separate files, and supports neither tile nor roi: set "
                 "cache=memory"
             )
         images = CachedImageDataset(
@@ -177,12 +177,12 @@ class SplitLoader(NamedTuple):
             max_bytes = math.inf if self.cache == "memory" else self.cache_gb * 1e9 / processes
             split = TileDataset(images, categories, self.tiling, max_bytes, self.skip)
         if lost := {record.category for record in records} - {record.category for record in split.records}:
-            raise UserError(f"no readable image of {min(lost)} is left, the first: {split.skipped[0]}")
+            raise UserError(f"category {min(lost)} has no readable image, the first: {split.skipped[0]}")
         return split
 
 
 def batch_tiles(images: Tensor, batch_size: int, rank: int = 0, world_size: int = 1) -> list[list[int]]:
-    """List batches of tile indices, given the image of each tile (N,); a batch has tiles of one image only.
+    """List batches of tile indices, given the image of each tile (N,); a batch contains tiles of a single image.
 
     Each process gets all tiles of its images.
     """

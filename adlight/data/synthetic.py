@@ -1,8 +1,8 @@
-"""A procedural data set in MVTec AD's layout: two textures, two objects, five kinds of defect, exact masks.
+"""A procedural data set in MVTec AD's layout: two textures, two objects, five kinds of defects, exact masks.
 
 Scenes are drawn from signed distances (negative inside) and smooth noise over z = x + iy in [-1, 1]^2, y downwards.
 A defective image is drawn twice from the same random stream, with and without its defect. The mask marks the pixels
-that differ by more than `TOLERANCE` grey levels; all other pixels equal those of the defect-free twin exactly.
+that differ by more than `TOLERANCE` grey levels; all other pixels equal the defect-free twin's exactly.
 """
 
 import json
@@ -18,12 +18,12 @@ from PIL import Image
 MARKS = ("scratch", "blob", "colour")
 KINDS = (*MARKS, "missing", "misplaced")
 MARKER = "synthetic.json"
-VERSION = 2  # increase it when the same parameters produce other pixels
-TOLERANCE = 4  # grey levels, of 255: larger changes belong to a defect
+VERSION = 2  # to be increased whenever the same parameters produce other pixels
+TOLERANCE = 4  # in grey levels of 255; larger changes belong to a defect
 
 
 def generate(root: Path, *, seed: int, size: int, train: int, test: int) -> None:
-    """Write the data set to `root`, which appears only when it is complete; two in seven test images are normal.
+    """Write the data set to `root`, which appears only once it is complete; two in seven test images are normal.
 
     Raises:
         OSError: `root` cannot be written, or is not empty.
@@ -48,7 +48,7 @@ def generate(root: Path, *, seed: int, size: int, train: int, test: int) -> None
 
 
 def draw(category: str, split: str, index: int, seed: int, size: int) -> tuple[Array, Array]:
-    """Draw an image (size, size, 3) uint8 and its exact mask (size, size) bool; unclear defects are drawn again."""
+    """Draw an image (size, size, 3) uint8 and its exact mask (size, size) bool; unclear defects are redrawn."""
     key, kind = f"{seed}/{category}/{split}/{index}", split.split("/")[1]
     clean = render(category, size, key)
     if kind == "good":
@@ -95,7 +95,7 @@ def _paint(colour: Array, tone: Array | tuple, distance: Array, soft: float = 0,
 
 
 def _lay(colour: Array, distance: Array, tone: Array | tuple) -> Array:
-    """Draw a body with a bevel and a shadow over an image; the light comes from the upper left."""
+    """Draw a body with a bevel and a shadow over an image, lit from the upper left."""
     step = max(1, len(distance) // 50)
     colour = _paint(colour, 0.5 * colour, np.roll(distance, (step, step), (0, 1)), 8 * step / len(distance))
     down, right = np.gradient(distance, 2 / len(distance))

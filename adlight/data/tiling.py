@@ -1,4 +1,4 @@
-"""Tiles: an image at its own resolution as overlapping windows, and their maps blended into one again.
+"""Tiles: overlapping windows of an image at its own resolution, whose maps are blended into one map.
 
 Letters: T side of a tile in pixels of the image, h x w pixels to which a tile is resized, K channels.
 """
@@ -19,13 +19,13 @@ from adlight.types import UserError
 Tile = Annotated[int, Field(ge=MIN_SIDE)]
 Overlap = Annotated[float, Field(ge=0, le=0.9)]  # with more, each pixel would lie in hundreds of tiles
 QUARTER = 0.25  # default overlap
-MAX_MAGNIFICATION = 4  # smaller tiles would show a network nothing more
+MAX_MAGNIFICATION = 4  # smaller tiles would not show a network more detail
 
 
 class Tiling:
     """Cuts images into evenly spaced tiles of side T, which are resized to `size` (h, w).
 
-    Each covers at least the fraction `overlap` of its neighbour.
+    Each tile covers at least the fraction `overlap` of its neighbour.
     """
 
     def __init__(self, tile: int, overlap: float, size: tuple[int, int]) -> None:
@@ -34,7 +34,7 @@ class Tiling:
         self.window = (0.5 - 0.5 * np.cos(2 * np.pi * place) + 1e-3).astype(np.float32)  # (T,), nowhere 0
 
     def starts(self, length: int) -> list[int]:
-        """Place tiles along one side of an image, from end to end. -> the first pixel of each."""
+        """Space tiles evenly along one side of an image, from end to end. -> the first pixel of each tile."""
         if length <= self.tile:
             return [0]
         stride = max(1, round(self.tile * (1 - self.overlap)))
@@ -46,7 +46,7 @@ class Tiling:
         return product(self.starts(height), self.starts(width))
 
     def cut(self, array: np.ndarray, place: tuple[int, int]) -> np.ndarray:
-        """Cut a tile out of an image, mirrored beyond the end of a short side. (..., H, W) -> (..., h, w).
+        """Cut a tile out of an image, mirrored beyond the end of a shorter side. (..., H, W) -> (..., h, w).
 
         Images (uint8) are resized with antialiasing, masks (bool) to the nearest pixel.
         """
@@ -70,19 +70,19 @@ def make_tiling(tile: Tile | None, overlap: Overlap | None, size: Size) -> Tilin
     """
     if tile is None:
         if overlap not in (None, QUARTER):
-            raise ValueError(f"overlap={overlap:g} is of tiles: set tile too, or leave overlap out")
+            raise ValueError(f"overlap={overlap:g} applies only to tiles: set tile too, or leave overlap out")
         return None
     tiling = Tiling(tile, QUARTER if overlap is None else overlap, parse_size(size))
     if MAX_MAGNIFICATION * tile < max(tiling.size):
         raise ValueError(
             f"tile={tile} would be enlarged to image_size={max(tiling.size)}, {len(tiling.starts(1000)) ** 2:,} tiles "
-            f"of a megapixel: raise tile to {-(-max(tiling.size) // MAX_MAGNIFICATION)} or more, or lower image_size"
+            f"per megapixel: raise tile to {-(-max(tiling.size) // MAX_MAGNIFICATION)} or more, or lower image_size"
         )
     return tiling
 
 
 def describe_tiles(tiling: Tiling, sizes: Sequence[tuple[int, int]]) -> list[str]:
-    """Count the tiles of images, given (width, height), in a line; raise a UserError if all are smaller than a tile."""
+    """Report the number of tiles for images of `sizes` (width, height); a UserError if all are smaller than a tile."""
     if sizes and tiling.tile > (longest := max(map(max, sizes))):
         raise UserError(f"tile={tiling.tile} is larger than every image ({longest} pixels): lower it, or leave it out")
     counts = [len(tiling.starts(width)) * len(tiling.starts(height)) for width, height in sizes]
@@ -92,7 +92,8 @@ def describe_tiles(tiling: Tiling, sizes: Sequence[tuple[int, int]]) -> list[str
 class Canvas:
     """Blends the maps (K, h, w) of tiles: a mean weighted by raised cosines, which fade towards the borders of a tile.
 
-    Memory does not depend on the number of tiles: the weights of a pixel are a product of those along both sides.
+    Memory does not depend on the number of tiles, because the weight of a pixel is a product of a row and a column
+    weight.
     """
 
     def __init__(self, tiling: Tiling, height: int, width: int, channels: int) -> None:

@@ -1,4 +1,4 @@
-"""MNIST and CIFAR-10 with one normal class; all other classes are anomalous. Torchvision reads and downloads them."""
+"""MNIST and CIFAR-10 with one normal class, read and downloaded by torchvision; all other classes are anomalous."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from adlight.types import Record, UserError, unknown_name
 
 
 class OneVsRest(Source):
-    """A torchvision data set of labelled classes; the path of a record is its position, such as `test/00012`.
+    """A torchvision data set of labelled classes; the path of a record is its index, such as `test/00012`.
 
     Args:
         root: folder of torchvision's data sets.
@@ -75,7 +75,7 @@ class OneVsRest(Source):
         return self.sampling.test(self._records("test"))
 
     def sizes(self) -> list[tuple[int, int]]:
-        """Return no sizes, because all images have the same one."""
+        """Return no sizes, because all images have the same size."""
         return []
 
     def read(self, record: Record) -> Image.Image:
@@ -143,11 +143,11 @@ def _check_idx(images: Path, labels: Path) -> None:
         size, magic = path.stat().st_size, bytes((0, 0, 8, 1 + len(item)))
         count, *shape = np.frombuffer(header[4:], ">i4").tolist() if len(header) == 8 + 4 * len(item) else (0, None)
         if not header.startswith(magic) or tuple(shape) != item:
-            raise UserError(f"{path} is no idx file of {'images of 28x28' if item else 'labels'}: {remedy}")
+            raise UserError(f"{path} is not an idx file of {'28x28 images' if item else 'labels'}: {remedy}")
         if size != len(header) + count * math.prod(item):
             raise UserError(f"{path} has {size:,} bytes, which are not the {count:,} items of its header: {remedy}")
         counts.append(count)
     if counts[0] != counts[1]:
         raise UserError(f"{images} holds {counts[0]:,} images, but {labels} {counts[1]:,} labels: get both again")
     if (largest := np.fromfile(labels, np.uint8, offset=8).max(initial=0)) > 9:
-        raise UserError(f"{labels} holds the label {largest}, which is no digit: {remedy}")
+        raise UserError(f"{labels} holds the label {largest}, which is not a digit: {remedy}")

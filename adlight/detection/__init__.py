@@ -1,1 +1,1 @@
-"""What every detector shares."""
+"""Shared parts of all detectors: scoring, calibration and testing, regions, export."""

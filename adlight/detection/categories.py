@@ -1,4 +1,4 @@
-"""Category of an image, which determines its thresholds."""
+"""The category of an image, which determines its thresholds."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -17,16 +17,16 @@ class CategoryRule:
     """Determines the category whose thresholds apply to an image; an unknown category is a UserError.
 
     Args:
-        asked: a category for all images; `auto`: `classifier`, which must have been fitted, decides for each image;
-            `pooled`: the thresholds of all categories together; None: the only category, or the innermost folder in an
-            image's path that is named after a category.
+        asked: a category for all images; `auto`: the category that `classifier`, which must have been fitted, finds for
+            each image; `pooled`: the thresholds of all categories together; None: the only category, or the innermost
+            folder in an image's path that is named after a category.
         calibration: the thresholds.
-        classifier: tells the categories apart.
+        classifier: finds the category of an image.
     """
 
     def __init__(self, asked: str | None, calibration: Calibration, classifier: CategoryClassifier) -> None:
         if asked is not None and not isinstance(asked, str):
-            raise UserError(f"category must be a text, got {asked!r}")
+            raise UserError(f"category must be a string, got {asked!r}")
         self.known, self.calibration, self.classifier = list(calibration.categories), calibration, classifier
         alone = len(self.known) == 1 and not classifier.names
         if asked is not None and asked not in (*self.known, AUTO, POOLED):
@@ -34,7 +34,7 @@ class CategoryRule:
         self.asked = self.known[0] if alone and asked in (None, AUTO) else asked
         self.by_looks = self.asked == AUTO and AUTO not in self.known
         if self.by_looks and not classifier.names:
-            raise UserError(f"category={AUTO}: this model has not learned to tell categories apart: train it anew")
+            raise UserError(f"category={AUTO}: this model has no category classifier: train it again")
 
     @property
     def is_decisive(self) -> bool:
@@ -72,9 +72,12 @@ class CategoryRule:
         )
 
     def __call__(self, paths: Sequence[Path | None], pixels: np.ndarray, size: np.ndarray | None) -> list[str | None]:
-        """Determine the categories of images (B, C, H, W) uint8 and their files, if any, or raise a UserError.
+        """Determine the categories of images, or raise a UserError.
 
-        Padded images have heights and widths (B, 2).
+        Args:
+            paths: their files, if any.
+            pixels: (B, C, H, W) uint8.
+            size: (B, 2), heights and widths of padded images.
         """
         if not self.by_looks or not self.is_decisive:
             return [self.of_path(path) for path in paths]
@@ -85,6 +88,7 @@ class CategoryRule:
         for path, name in zip(paths, names, strict=True):
             if name not in self.known:
                 raise UserError(
-                    f"{path or 'an image'} looks like {name}, which has no thresholds: no normal image was validated"
+                    f"{path or 'an image'} looks like {name}, which has no thresholds: none of its normal images was "
+                    "held out for validation"
                 )
         return list(names)

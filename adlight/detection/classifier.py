@@ -1,4 +1,4 @@
-"""Tells the categories of a data set apart by thumbnails. Letters: K categories, D values of a descriptor."""
+"""Classification of images by category, on thumbnails. Letters: K categories, D values of a descriptor."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,21 +11,21 @@ if TYPE_CHECKING:  # importing torch takes seconds, and exported detectors do no
     from adlight.data.datamodule import AnomalyDataModule
     from adlight.data.splits import Split
 
-AUTO = "auto"  # a category for all images, which are then classified
+AUTO = "auto"  # the value of `category` by which images are classified
 SHRINKAGE = 0.01  # added to the covariance's diagonal, as a fraction of its mean
 GRID = 32  # side of a thumbnail, in pixels
-IMAGES = 200  # images described per category, evenly spaced
+IMAGES = 200  # largest number of images per category that are described, evenly spaced
 
 
 class CategoryClassifier:
-    """Tells the categories of a data set apart by the colours and edges of thumbnails.
+    """Classifies images by category from the colours and edges of thumbnails.
 
-    A linear discriminant (Fisher 1936) on descriptors: it chooses the category with the nearest mean under the
-    covariance within categories. It needs no network, so it is the same for every detector.
+    A linear discriminant (Fisher 1936) on descriptors: it selects the category with the nearest mean under the
+    within-category covariance. It needs no network, so it is the same for every detector.
 
     Attributes:
-        names: the K categories; empty before fitting, or if there is only one.
-        accuracy: fraction of the held-out normal images whose category it finds.
+        names: the K categories; empty before fitting, or if there is only one category.
+        accuracy: fraction of the held-out normal images classified correctly.
         num_normals: number of held-out normal images.
     """
 
@@ -36,9 +36,9 @@ class CategoryClassifier:
         self.fitted_to: AnomalyDataModule | None = None
 
     def fit(self, data: "AnomalyDataModule") -> None:
-        """Learn the categories of a data module's training images, and measure the accuracy on held-out ones.
+        """Fit to the training images of a data module, and measure the accuracy on its held-out normal images.
 
-        Done once per data module; a single category needs no learning.
+        Done only once per data module, and only if it has several categories.
         """
         if self.fitted_to is data:
             return
@@ -50,27 +50,26 @@ class CategoryClassifier:
         import torch
 
         with torch.inference_mode(False), torch.no_grad():
-            data.setup("fit")  # an evaluation has not loaded the training images
-            (x, label), (other, truth) = (
-                describe_split(data.datasets[split], self.names) for split in ("train", "val")
-            )
+            data.setup("fit")  # evaluation has not loaded the training images
+            x, label = describe_split(data.datasets["train"], self.names)  # (N, D), (N,)
             mean = torch.stack([x[label == k].mean(0) for k in range(len(self.names))])  # (K, D)
             covariance = (x - mean[label]).T.cov(correction=0)  # (D, D)
-            ridge = SHRINKAGE * covariance.diagonal().mean() + 1e-12  # all images may be equal
+            ridge = SHRINKAGE * covariance.diagonal().mean() + 1e-12  # not 0, even if all images are equal
             weight = torch.linalg.solve(covariance + ridge * torch.eye(x.shape[1], dtype=x.dtype), mean.T).T
             self.weight, self.bias = weight.numpy(), (-(weight * mean).sum(1) / 2).numpy()
-            self.accuracy = float((self._choose(other) == truth.numpy()).mean())
+            held_out, truth = describe_split(data.datasets["val"], self.names)
+            self.accuracy = float((self._classify(held_out) == truth.numpy()).mean())
             self.num_normals = len(truth)
 
     def __call__(self, image: "Tensor", size: "Tensor | None" = None) -> list[str]:
-        """Classify images (B, C, H, W) in [0, 1]; `size` (B, 2) holds heights and widths of padded ones."""
-        return [self.names[k] for k in self._choose(describe_images(image, size)).tolist()]
+        """Classify images (B, C, H, W) in [0, 1]; `size` (B, 2) holds the heights and widths of padded images."""
+        return [self.names[k] for k in self._classify(describe_images(image, size)).tolist()]
 
-    def _choose(self, x: "Tensor") -> np.ndarray:
+    def _classify(self, x: "Tensor") -> np.ndarray:
         return (x.numpy() @ self.weight.T + self.bias).argmax(1)  # (B, D) -> (B,)
 
     def describe(self) -> list[str]:
-        """Report the accuracy in one line, or nothing if it has not learned anything."""
+        """Report the accuracy in one line, or nothing before fitting."""
         correct = f"the category of {self.accuracy:.1%} of {self.num_normals} held-out normal images"
         return [f"category={AUTO}, by the looks of an image, finds {correct}"] if self.names else []
 
@@ -85,16 +84,16 @@ class CategoryClassifier:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the state from `state_dict`."""
+        """Restore a state from `state_dict`."""
         self.weight, self.bias = (np.array(state[name], dtype=np.float64) for name in ("weight", "bias"))
         self.names = list(state["names"])
         self.accuracy, self.num_normals = state["accuracy"], state["num_normals"]
 
 
 def describe_images(image: "Tensor", size: "Tensor | None" = None) -> "Tensor":
-    """Describe images by coarse maps and by quantiles of their colours and edges.
+    """Describe images by coarse maps and quantiles of their colours and edges.
 
-    Images are (B, C, H, W) in [0, 1]; padded ones have heights and widths (B, 2). -> (B, D) float64 on the CPU.
+    (B, C, H, W) in [0, 1], heights and widths (B, 2) of padded images -> (B, D) float64 on the CPU.
     """
     import torch
     from torch.nn import functional as F
@@ -114,7 +113,7 @@ def describe_images(image: "Tensor", size: "Tensor | None" = None) -> "Tensor":
 
 
 def describe_split(dataset: "Split", names: Sequence[str]) -> "tuple[Tensor, Tensor]":
-    """Describe up to `IMAGES` images of each category. -> descriptors (N, D) and positions in `names` (N,)."""
+    """Describe at most `IMAGES` images of each category. -> descriptors (N, D) and indices into `names` (N,)."""
     import torch
 
     rows = []

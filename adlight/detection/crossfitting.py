@@ -1,12 +1,12 @@
-"""Cross-fitting: models that have not seen a training image score it, so that it can be used for calibration.
+"""Cross-fitting: training images are scored by models that have not seen them, so that they can serve for calibration.
 
 Each of k folds is scored by a model fitted to the other folds; the detector itself is fitted to all images. This takes
 k additional fits to 1 - 1 / k of the images, and each image is scored once. The fold models have seen fewer images, so
 their scores, and therefore the thresholds, tend to be higher and false alarms rarer. The guarantee is weaker than with
 held-out images, because the detector's scores are compared with scores of other models. If a new image is compared with
 the fold models themselves, cross-conformal prediction (Vovk 2015) and CV+ (Barber, Candes, Ramdas & Tibshirani 2021)
-bound the false alarm rate by 2 alpha plus a term that vanishes with n, and observe alpha in practice. For a model that
-is fitted to all images, such a bound holds only if leaving out a fold hardly changes its scores (ibid., section 7).
+bound the false alarm rate by 2 alpha plus a term that vanishes with n, and observe alpha in practice. For a model
+fitted to all images, such a bound holds only if leaving out a fold hardly changes its scores (ibid., section 7).
 """
 
 from collections.abc import Iterator
@@ -26,15 +26,42 @@ def split_folds(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Split images into folds; a fold takes every `folds`-th image, because images are sorted by category.
 
-    `images` is their number or, for tiles, the image of each tile (N,). Processes take folds in turn.
+    Args:
+        images: number of images or, for tiles, the image of each tile (N,).
+        folds: largest number of folds.
+        rank: number of this process; processes take folds in turn.
+        world_size: number of processes.
 
     Yields:
-        Indices to fit to and to score, for each fold of this process; the first fold has the fewest images to fit to.
+        Indices to fit to and indices to score, per fold; the first fold has the fewest images to fit to.
     """
     number = torch.arange(images) if isinstance(images, int) else images
     index = torch.arange(len(number))
     for fold in range(rank, min(folds, len(number.unique())), world_size):
         yield index[number % folds != fold], index[number % folds == fold]
+
+
+def assign_folds(images: Images, folds: int) -> tuple[Tensor, Tensor]:
+    """Assign held-out images to folds; a normal image and the defective copies that follow it share a fold.
+
+    Args:
+        images: N normal images and defective copies.
+        folds: largest number of folds.
+
+    Returns:
+        Indices of the normal images (n,), and the fold of each image (N,).
+    """
+    labels, tiled_images = list[Tensor](), list[Tensor]()
+    for i in range(len(images)):
+        batch = images.__getitems__([i])
+        labels.append(batch["label"])
+        if "tile" in batch:
+            tiled_images.append(batch["tile"][:, 0])
+    normal = (torch.cat(labels) == 0).nonzero()[:, 0]
+    number = torch.arange(len(images)) * len(normal) // len(images)
+    if tiled_images:
+        number = torch.cat(tiled_images)  # all tiles of an image share a fold
+    return normal, number % min(folds, len(number.unique()))
 
 
 def image_numbers_of(split: Split) -> Tensor:
@@ -49,15 +76,15 @@ def count_smallest_fit(count: int, folds: int) -> int:
 
 @contextmanager
 def advise_folds(folds: int) -> Iterator[None]:
-    """Extend the message of a UserError about too few images to fit to by the setting that turns cross-fitting off."""
+    """Add to a UserError about too few training images the setting that turns cross-fitting off."""
     try:
         yield
     except UserError as error:
-        raise UserError(f"a model of {folds - 1} of {folds} folds: {error}, or set calibration.folds=0") from error
+        raise UserError(f"a model for {folds - 1} of {folds} folds: {error}, or set calibration.folds=0") from error
 
 
 def fetch(dataset: Images, index: Tensor, device: torch.device) -> Batch:
-    """Fetch a batch as a trainer would pass it to a module: in [0, 1], on its device."""
+    """Fetch a batch as a trainer passes it to a module: in [0, 1], on the module's device."""
     batch: Any = dict(dataset.__getitems__(index.tolist()))
     batch = {name: value.to(device) for name, value in batch.items()}
     batch["image"] = batch["image"].float().div_(255)

@@ -1,4 +1,4 @@
-"""Detectors without their training: the interface, and scoring with a detector outside a trainer."""
+"""The interface of detectors, and scoring with a detector outside a trainer."""
 
 from threading import Lock
 from typing import Any
@@ -18,11 +18,11 @@ class AnomalyDetector(nn.Module):
 
     Attributes:
         calibration: calibration methods and the thresholds found; saved in checkpoints.
-        classifier: tells the training categories apart; saved in checkpoints.
+        classifier: classifies images by training category; saved in checkpoints.
     """
 
     backbone: Any = None  # a frozen network; checkpoints store its fingerprint instead of its weights
-    takes_padding = True  # understands `Batch["size"]` (padded images) and `Batch["content"]` (region of interest)
+    takes_padding = True  # supports `Batch["size"]` (padded images) and `Batch["content"]` (region of interest)
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class AnomalyDetector(nn.Module):
 
     @property
     def export_blocker(self) -> str | None:
-        """Why the score cannot be exported as a graph, and what can be; None if nothing prevents it."""
+        """The reason why the score cannot be exported as a graph, and what can be exported; None if it can be."""
         return None
 
     def score(self, batch: Batch) -> Scores:
@@ -39,7 +39,7 @@ class AnomalyDetector(nn.Module):
         raise NotImplementedError
 
     def make_scorer(self, precision: str, device: str | torch.device) -> Scorer:
-        """Make a `Scorer` that runs this detector in a trainer's precision; raise a UserError if that is unknown."""
+        """Make a `Scorer` that runs this detector in a trainer's precision; an unknown precision is a UserError."""
         return ModuleScorer(self, precision, device)
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -56,10 +56,7 @@ class AnomalyDetector(nn.Module):
 
 
 class ModuleScorer:
-    """Scores arrays of pixels with a detector in a trainer's precision; an unknown precision is a UserError.
-
-    Threads may share a scorer; their calls run one after another.
-    """
+    """Scores arrays of pixels with a detector in a trainer's precision; threads may share it and take turns."""
 
     def __init__(self, module: AnomalyDetector, precision: str, device: str | torch.device) -> None:
         self.device, self.autocast = torch.device(device), autocast_dtype(precision)

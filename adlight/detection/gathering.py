@@ -1,4 +1,4 @@
-"""From scored batches to images: joining the tiles of an image, and collecting the images of all processes."""
+"""Scores of whole images from scored batches: tiles are joined, and the images of all processes collected."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ class TileJoiner:
     """Joins consecutive tiles to images; without a tiling, batches pass unchanged.
 
     Args:
-        tiling: how the images were cut; None if they are whole.
-        reconstruct: join the reconstructions too; otherwise the image stands in for its reconstruction.
+        tiling: how the images were cut; None for whole images.
+        reconstruct: whether reconstructions are joined too; otherwise images stand in for them.
     """
 
     def __init__(self, tiling: Tiling | None, reconstruct: bool = False) -> None:
@@ -27,7 +27,7 @@ class TileJoiner:
         self.canvas: Canvas | None = None
 
     def __call__(self, batch: Batch, scores: Scores) -> Iterator[tuple[Batch, Scores]]:
-        """Add a batch of tiles. Yields each image that this completes, as a batch of one, with its scores."""
+        """Add a batch of tiles, and yield each image that it completes, as a batch of one, with its scores."""
         if self.tiling is None:
             if len(batch["index"]):
                 yield batch, scores
@@ -71,7 +71,7 @@ def select_rows(batch: Batch, scores: Scores, rows: Tensor | slice) -> tuple[Bat
 
 
 def replace_batch(batch: Batch, other: Batch) -> None:
-    """Replace the contents of a batch in place, for everyone who holds it."""
+    """Replace the contents of a batch in place, for all its holders."""
     replaced: Any = batch
     contents = dict(other)  # `other` may be `batch` itself
     replaced.clear()
@@ -83,7 +83,7 @@ class ScoredImage:
     """The score of a validation image, with its ground truth."""
 
     index: int  # of the image in its split
-    category: int  # position in the data module's categories
+    category: int  # index into the data module's categories
     label: int
     score: float
     peak: float  # largest value of the anomaly map
@@ -95,7 +95,7 @@ class TestedImage:
 
     __test__ = False  # pytest: not a test case
     index: int  # of the image in its split
-    category: int  # position in the data module's categories
+    category: int  # index into the data module's categories
     label: int
     prediction: Prediction
 
@@ -112,7 +112,7 @@ def scored_images(batch: Batch, scores: Scores) -> list[ScoredImage]:
 
 
 def all_finite(scores: Scores) -> Tensor:
-    """Return which images of a batch have only finite scores (B,); maps are checked in float32, as they are counted."""
+    """Return which images of a batch have only finite scores (B,); maps are checked in float32, as in histograms."""
     return scores["image"].isfinite() & scores["pixel"].float().isfinite().flatten(1).all(1)
 
 

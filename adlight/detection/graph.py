@@ -1,4 +1,4 @@
-"""Detectors as ONNX graphs: from the pixels of images to scores, maps, masks and decisions."""
+"""Export of detectors as ONNX graphs from pixels to scores, maps, masks and decisions."""
 
 import io
 import logging
@@ -17,15 +17,11 @@ from adlight.detection.session import INPUTS, OUTPUTS
 from adlight.metrics.thresholds import Threshold
 from adlight.types import UserError, first_line
 
-EXAMPLE = 3  # images to trace with; a batch of 0 or 1 would become a constant
+EXAMPLE = 3  # number of images to trace with; a batch of 0 or 1 would become a constant
 
 
 class DetectorGraph(nn.Module):
-    """Everything between an image of the model's size and a decision, as one module.
-
-    Args:
-        detector: the detector, with its weights.
-    """
+    """Everything from an image of the model's size to a decision, as one module."""
 
     def __init__(self, detector: AnomalyDetector) -> None:
         super().__init__()
@@ -38,13 +34,13 @@ class DetectorGraph(nn.Module):
 
         Args:
             image: the images.
-            category: (B,) int64, positions in the thresholds.
+            category: (B,) int64, indices into the thresholds.
             image_thresholds: (K,) float64.
             pixel_thresholds: (K,) float32.
 
         Returns:
             Scores (B,), maps (B, H, W), masks (B, H, W) bool and decisions (B,) bool. The mask of an anomalous image
-            contains the pixels above the threshold or, if there are none, the largest one.
+            contains the pixels above the threshold or, if there are none, the highest pixel.
         """
         scores = self.detector.score(make_batch(image))
         score, pixel = scores["image"], scores["pixel"].float()  # (B,), (B, H, W)
@@ -77,9 +73,9 @@ def _quietly() -> Iterator[None]:
 def export_graph(
     detector: AnomalyDetector, channels: int, size: tuple[int, int], thresholds: Sequence[Threshold]
 ) -> Any:
-    """Export a detector on the CPU to ONNX for images of C channels and size (H, W). -> a model of onnx_ir.
+    """Export a detector on the CPU to ONNX for images of C channels and size (H, W). -> an onnx_ir model.
 
-    The thresholds are inputs with defaults; their order numbers the categories.
+    The thresholds, one per category in order, become inputs with defaults.
 
     Raises:
         UserError: a package is missing, or the detector cannot be traced.

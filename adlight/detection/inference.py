@@ -1,4 +1,4 @@
-"""Scoring outside a trainer: device, and the precision in which the thresholds were calibrated."""
+"""Scoring outside a trainer, on a device and in the precision in which the thresholds were calibrated."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,12 +17,12 @@ def autocast_dtype(precision: str) -> torch.dtype | None:
     """Return the autocast type of a trainer's precision, None for no autocast; raise a UserError if it is unknown."""
     precision = SHORT.get(precision, precision)
     if precision not in AUTOCAST:
-        raise UserError(f"precision={precision}: scores are computed in {', '.join(AUTOCAST)}")
+        raise UserError(f"precision={precision} is unknown: choose {', '.join(AUTOCAST)}")
     return AUTOCAST[precision]
 
 
 class _TensorFloat32:
-    """Allows TF32 on GPUs, as `train.build` does, until the last thread that asked for it is done."""
+    """Allows TF32 on GPUs, as `train.build` does, until the last thread that uses it is done."""
 
     def __init__(self) -> None:
         self.lock, self.users, self.before = Lock(), 0, "highest"

@@ -1,4 +1,4 @@
-"""Anomaly maps: from an image and its reconstruction to a map, and from a map to a score."""
+"""Anomaly maps from images and their reconstructions, and image scores from maps."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -32,8 +32,8 @@ def ssim_distance_map(x: Tensor, y: Tensor) -> Tensor:
 def msgms_map(x: Tensor, y: Tensor, scales: int = 4, c: float = 0.0026) -> Tensor:
     """Compute 1 - multi-scale gradient similarity (Zavrtanik 2021, RIAD eq. 4 to 7). Two (B, C, H, W) -> (B, H, W).
 
-    1 - GMS with Prewitt filters at each of `scales` halvings, interpolated to full size and averaged. There are fewer
-    scales if an image would become smaller than 8 pixels.
+    1 - GMS with Prewitt filters at each of `scales` successively halved sizes, interpolated to full size and averaged.
+    Sizes below 8 pixels are left out.
     """
     size = x.shape[-2:]
     total = x.new_zeros(x.shape[0], *size)
@@ -67,20 +67,24 @@ MAPS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def smooth(pixel: Tensor, sigma: float) -> Tensor:
-    """Blur with a Gaussian of `sigma` pixels that reflects at the borders; 0 means no blur. (B, H, W) -> (B, H, W)."""
+    """Blur with a Gaussian of `sigma` pixels, reflected at the borders; 0 for no blur. (B, H, W) -> (B, H, W)."""
     if sigma == 0:
         return pixel
     if sigma > max(pixel.shape[-2:]):
         size = " x ".join(map(str, pixel.shape[-2:]))
-        raise UserError(f"smoothing: a sigma of {sigma:g} leaves nothing of a map of {size}, lower it")
+        raise UserError(f"smoothing: sigma {sigma:g} exceeds the size of the map, {size}: lower it")
     radius = min(int(4 * sigma + 0.5), min(pixel.shape[-2:]) - 1)
     return gaussian_blur(pixel, sigma, radius)
 
 
 def reduce_map(pixel: Tensor, how: str, topk: float = 0.01, content: Tensor | None = None) -> Tensor:
-    """Reduce each map to its `mean`, `max`, or `topk`, the mean of a fraction `topk` of its values. (B, H, W) -> (B,).
+    """Reduce each map to its `mean`, `max`, or `topk`, the mean of its highest values. (B, H, W) -> (B,).
 
-    Only the values in `content` (B, H, W) bool count, if it is given.
+    Args:
+        pixel: the maps.
+        how: the reduction.
+        topk: fraction of the values that `topk` averages.
+        content: (B, H, W) bool, the values that count; None for all.
     """
     flat = pixel.flatten(1)
     if content is not None:
@@ -96,7 +100,7 @@ def reduce_map(pixel: Tensor, how: str, topk: float = 0.01, content: Tensor | No
 
 
 def hide_outside(reconstruction: Tensor, image: Tensor, content: Tensor | None) -> Tensor:
-    """Replace the reconstruction outside `content` (B, H, W) by the image: no error there, and no gradient."""
+    """Replace the reconstruction outside `content` (B, H, W) by the image, which leaves no error or gradient there."""
     return reconstruction if content is None else reconstruction.where(content[:, None], image)
 
 
@@ -109,11 +113,11 @@ class ReconstructionError:
 
     Args:
         score: error of a pixel: `mse` (article eq. 1), `l1`, `ssim`, `msgms` or `lpips`.
-        reduce: image score: `mean` of the unsmoothed error (also eq. 1; a blur that reflects at the borders would
-            change it), or `max` or `topk` of the smoothed map.
+        reduce: image score: `mean` of the unsmoothed error (also eq. 1; a blur reflected at the borders would change
+            it), or `max` or `topk` of the smoothed map.
         smoothing: sigma of the Gaussian, in pixels; 0 for none.
         topk: fraction of the pixels that `topk` averages.
-        error: makes a map (B, H, W) of two images, in place of `score`.
+        error: computes an error map (B, H, W) from two images, instead of `score`.
 
     Raises:
         UserError: AlexNet's weights, which `lpips` needs, are missing.
@@ -136,8 +140,8 @@ class ReconstructionError:
     ) -> tuple[Tensor, Tensor]:
         """Compare images (B, C, H, W) in [0, 1] with their reconstructions. -> scores (B,) and anomaly maps (B, H, W).
 
-        Padding (images have a size (B, 2)) and pixels outside `content`, the region of interest (B, H, W) bool, have no
-        error, and maps are 0 there.
+        Padding beyond the images' `size` (B, 2) and pixels outside `content`, the region of interest (B, H, W) bool,
+        have no error, and maps are 0 there.
         """
         if size is not None:
             score, pixel = image.new_zeros(len(image)), torch.zeros_like(image[:, 0])
@@ -145,7 +149,7 @@ class ReconstructionError:
                 crops = image[rows, :, :h, :w].float(), reconstruction[rows, :, :h, :w].float()
                 score[rows], pixel[rows, :h, :w] = self(*crops)
             return score, pixel
-        with torch.autocast(image.device.type, enabled=False):  # many scores would tie in bf16
+        with torch.autocast(image.device.type, enabled=False):  # in bf16, many scores would tie
             reconstruction = hide_outside(reconstruction, image, content)
             error = self.error(image, reconstruction)  # (B, H, W)
             pixel = smooth(error, self.smoothing)  # (B, H, W)

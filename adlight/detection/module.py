@@ -1,4 +1,4 @@
-"""What every detector does after training: score, calibrate thresholds on normal validation images, test."""
+"""Validation and test of every detector: thresholds are calibrated on held-out normal images."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, cast
@@ -25,7 +25,7 @@ from adlight.detection.gathering import (
 from adlight.detection.optimization import explain_divergence, stop_if_diverged
 from adlight.detection.regions import bounding_boxes, segment
 from adlight.metrics.pixel import PixelHistogram
-from adlight.metrics.results import Results, mean_auroc, refuse_non_finite, summarize
+from adlight.metrics.results import Results, check_finite_images, mean_auroc, summarize
 from adlight.types import Batch, Prediction, Scores, UserError
 
 
@@ -33,7 +33,7 @@ class Pretrained(NamedTuple):
     """The part of a module whose weights come from a finished run."""
 
     run: str  # folder
-    prefix: str  # of the tensors' names
+    prefix: str  # prefix of the names of its tensors
 
 
 class AnomalyModule(AnomalyDetector, pl.LightningModule):
@@ -41,13 +41,13 @@ class AnomalyModule(AnomalyDetector, pl.LightningModule):
 
     Validation calibrates the thresholds on the scores and pixels of held-out normal images; checkpoints store them with
     the category names. `val/auroc`, which checkpoints and searches maximize, compares these images with copies that
-    are synthetic anomalies, averaged over categories. The test split influences nothing.
+    contain synthetic anomalies, averaged over categories. The test split influences nothing.
 
     Attributes:
-        validation_scores: scores of this process's images, or tiles, in a validation.
-        normal_scores: scores of this process's whole normal images in a validation.
+        validation_scores: scores of this process's validation images or tiles.
+        normal_scores: scores of this process's whole normal validation images.
         joiner: joins tiles to images.
-        predictions: predictions for the test images; after a test, those of all processes in the order of the split.
+        predictions: predictions for the test images; after a test, of all processes, in the order of the split.
         pixels: histogram of the pixel scores of normal validation images or of test images, one group per category.
         results: metrics of the last test.
     """
@@ -62,14 +62,18 @@ class AnomalyModule(AnomalyDetector, pl.LightningModule):
         self.results: Results | None = None
 
     def cross_fit(self, folds: int) -> Iterator[tuple[Batch, Scores]]:
-        """Score each fold of the training images with a model fitted to the others; nothing if fitting takes epochs.
+        """Score each fold of the training images with a model fitted to the others, unless fitting takes epochs.
 
-        Yields batches of this process's images and their scores; raises a UserError if there are too few to fit to.
+        Yields:
+            Batches of this process's images, and their scores.
+
+        Raises:
+            UserError: there are too few images to fit to.
         """
         return iter(())
 
     def describe(self) -> list[str]:
-        """Describe what was trained, in lines for the result table."""
+        """Describe the trained detector, in lines for the result table."""
         return []
 
     def metadata(self) -> dict[str, Any]:
@@ -79,12 +83,12 @@ class AnomalyModule(AnomalyDetector, pl.LightningModule):
 
     @property
     def pretraining(self) -> pl.LightningModule | None:
-        """The stage that is trained before this module, if any."""
+        """The stage to train before this module, if any."""
         return None
 
     @property
     def pretrained(self) -> Pretrained | None:
-        """The part that comes from another run instead, if any."""
+        """The part to load from another run instead, if any."""
         return None
 
     def num_epochs(self, default: int, batches_per_epoch: Callable[[], int]) -> int:
@@ -97,7 +101,7 @@ class AnomalyModule(AnomalyDetector, pl.LightningModule):
         return cast(Any, self.trainer).datamodule
 
     def on_validation_epoch_start(self) -> None:
-        """Reset what a validation collects."""
+        """Reset the collected scores and pixels."""
         self.validation_scores, self.normal_scores = [], []
         self.joiner = TileJoiner(self.datamodule.tiling)
         self.pixels = PixelHistogram(len(self.datamodule.categories)).to(self.device)
@@ -107,16 +111,16 @@ class AnomalyModule(AnomalyDetector, pl.LightningModule):
         stop_if_diverged(self)
 
     def leave_split(self) -> None:
-        """Forget the images of a validation or test, after it; the images that follow are unseen ones."""
+        """Forget the images of a validation or test after it; all further images are unseen images."""
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Scores:
-        """Collect the scores of normal images and of synthetic anomalies, and the pixels of the normal ones."""
+        """Collect the scores of normal images and synthetic anomalies, and the pixels of normal images."""
         scores = self.score(batch)
         self._collect(batch, scores)
         return scores
 
     def _collect(self, batch: Batch, scores: Scores) -> None:
-        if not all_finite(scores).all():  # checked before the histogram, which would refuse them without advice
+        if not all_finite(scores).all():  # the histogram would reject them too, but without advice
             where = f"in epoch {self.current_epoch}: {explain_divergence()}"
             raise UserError(f"scores of validation images are not finite {where}")
         self.validation_scores += scored_images(batch, scores)
@@ -126,7 +130,7 @@ class AnomalyModule(AnomalyDetector, pl.LightningModule):
             self.pixels.update(joined["pixel"], torch.zeros_like(content), whole["category"], content)
 
     def on_validation_epoch_end(self) -> None:
-        """Add cross-fitted scores, calibrate, and log `val/auroc`; scores are gathered, so nothing needs syncing."""
+        """Add cross-fitted scores, calibrate, and log `val/auroc`; all processes compute it from all scores."""
         folds, self.joiner = self.calibration.folds, TileJoiner(self.datamodule.tiling)
         for batch, scores in self.cross_fit(folds) if folds > 1 else ():
             index = -1 - batch["index"]  # distinguishes training images from held-out ones
@@ -141,16 +145,16 @@ class AnomalyModule(AnomalyDetector, pl.LightningModule):
         if value is not None:
             self.log("val/auroc", value, prog_bar=True)
         elif self.trainer.is_global_zero:
-            print("no val/auroc: no category had both normals and pseudo-anomalies (limit_val_batches?)", flush=True)
+            print("no val/auroc: no category has both normal and anomalous images (limit_val_batches?)", flush=True)
         for name, selected in (("normal", label == 0), ("pseudo_anomaly", label != 0)):
             if selected.any():
                 self.log(f"val/score_{name}", score[selected].mean())
         self.leave_split()
 
     def on_test_epoch_start(self) -> None:
-        """Reset what a test collects."""
+        """Reset the collected predictions and pixels."""
         if not self.calibration.is_fitted:
-            raise UserError("no threshold was calibrated: train anew, or set calibration.image and calibration.pixel")
+            raise UserError("no threshold was calibrated: train again, or set calibration.image and calibration.pixel")
         self.predictions, self.joiner = [], TileJoiner(self.datamodule.tiling, reconstruct=True)
         self.pixels = PixelHistogram(len(self.datamodule.categories)).to(self.device)
 
@@ -158,9 +162,9 @@ class AnomalyModule(AnomalyDetector, pl.LightningModule):
         """Collect predictions and pixel scores."""
         scores = self.score(batch)
         records, index = self.datamodule.records("test"), batch["tile"][:, 0] if "tile" in batch else batch["index"]
-        refuse_non_finite([records[i] for i in index.tolist()], all_finite(scores))
-        nothing = select_rows(batch, scores, slice(0))
-        whole, scores = next(self.joiner(batch, scores), nothing)  # the tiles of a batch belong to one image
+        check_finite_images([records[i] for i in index.tolist()], all_finite(scores))
+        empty = select_rows(batch, scores, slice(0))
+        whole, scores = next(self.joiner(batch, scores), empty)  # all tiles of a batch belong to the same image
         replace_batch(batch, whole)  # callbacks receive the same dict, and show whole images
         if not len(batch["index"]):
             return scores
@@ -174,7 +178,7 @@ class AnomalyModule(AnomalyDetector, pl.LightningModule):
         return self.predictions[len(self.predictions) - count :]
 
     def on_test_epoch_end(self) -> None:
-        """Compute all results from the predictions of all processes; callbacks or the entry point write them."""
+        """Compute the results from the predictions of all processes; callbacks or the entry point write them."""
         records = self.datamodule.records("test")
         self.predictions = gather_rows(self.predictions)
         scored = [records[row.index] for row in self.predictions]

@@ -1,4 +1,4 @@
-"""Parts that trainings share: learning rates, manual steps, averaged weights, logging, divergence."""
+"""Shared parts of training: learning rates, manual optimizer steps, averaged weights, logging, divergence."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from adlight.rng import derive_seed
 from adlight.settings import checked
 from adlight.types import UserError
 
-if TYPE_CHECKING:  # a detector, which may have averaged weights, runs without Lightning
+if TYPE_CHECKING:  # detectors, which may have averaged weights, run without Lightning
     import pytorch_lightning as pl
 
 OptimizerFactory = Callable[..., Optimizer]
@@ -25,10 +25,10 @@ OptimizerFactory = Callable[..., Optimizer]
 class WarmupCosine(LambdaLR):
     """Linear warmup followed by half a cosine, per step (He 2021).
 
-    A resumed run uses the learning rates of its config, which may have changed, not those of the checkpoint.
+    A resumed run uses the learning rates of its config, which may have changed, not the checkpoint's.
 
     Args:
-        optimizer: the rates of its groups are the peak rates.
+        optimizer: its groups' learning rates are the peak rates.
         warmup: number of warmup steps.
         total: number of training steps.
     """
@@ -37,14 +37,14 @@ class WarmupCosine(LambdaLR):
         super().__init__(optimizer, lambda step: warmup_cosine(step, warmup, total))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the step, but not the old learning rates, with which Lightning has just restored the optimizer."""
+        """Restore the step, but replace the old learning rates, which Lightning has just restored."""
         super().load_state_dict(state_dict | {"base_lrs": self.base_lrs})
         for group, base, factor in zip(self.optimizer.param_groups, self.base_lrs, self.lr_lambdas, strict=True):
             group["lr"] = base * factor(self.last_epoch)
 
 
 def warmup_cosine(step: int, warmup: float, total: int) -> float:
-    """Compute the factor of the learning rate: linear to 1 over `warmup` steps, then half a cosine to 0 at `total`."""
+    """Compute the learning rate's factor: linear to 1 over `warmup` steps, then half a cosine to 0 at `total`."""
     if step < warmup:
         return (step + 1) / (warmup + 1)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1.0, total - warmup))))
@@ -58,7 +58,7 @@ def schedule_by_step(module: "pl.LightningModule", optimizer: Optimizer, warmup:
 
 
 def set_rates(optimizers: Sequence[Optimizer], rates: Sequence[Sequence[float]]) -> None:
-    """Set the learning rates of all groups, so that a resumed run uses those of its config, not the checkpoint's."""
+    """Set the learning rates of all groups, so that a resumed run uses its config's rates, not the checkpoint's."""
     for optimizer, group_rates in zip(optimizers, rates, strict=True):
         for group, rate in zip(optimizer.param_groups, group_rates, strict=True):
             group["lr"] = rate
@@ -102,7 +102,7 @@ def average_over_processes(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
 
 
 def make_optimizer(name: str, factory: OptimizerFactory, network: nn.Module) -> Optimizer:
-    """Make the optimizer of a network; errors contain `name`."""
+    """Build the optimizer of a network; errors contain `name`."""
     try:
         return factory(network.parameters())
     except ValueError as error:
@@ -110,9 +110,9 @@ def make_optimizer(name: str, factory: OptimizerFactory, network: nn.Module) -> 
 
 
 def check_precision(trainer: "pl.Trainer") -> None:
-    """Raise a UserError if the GAN does not train in the trainer's precision."""
+    """Raise a UserError if a GAN cannot be trained in the trainer's precision."""
     if trainer.precision not in ("32-true", "bf16-mixed"):
-        raise UserError(f"precision={trainer.precision}: the GAN trains in 32-true or bf16-mixed")
+        raise UserError(f"precision={trainer.precision}: the GAN can only be trained in 32-true or bf16-mixed")
 
 
 class EMA(nn.Module):
@@ -121,7 +121,7 @@ class EMA(nn.Module):
     The first update copies the weights.
 
     Args:
-        network: the network that is trained; the attribute is its average.
+        network: the network to be trained; the attribute `network` is its average.
         decay: fraction of the old average that an update keeps, such as 0.999.
     """
 
@@ -149,13 +149,13 @@ class EMA(nn.Module):
 
 
 def step_rng(module: "pl.LightningModule", purpose: str, seed: int) -> Generator:
-    """Make the generator for a batch and process; a resumed run draws what an uninterrupted one would have drawn."""
+    """Make a random generator for this batch and process; a resumed run draws as an uninterrupted run would."""
     batch = module.trainer.fit_loop.total_batch_idx  # the global step does not advance while gradients accumulate
     return Generator().manual_seed(derive_seed(purpose, seed, batch, module.global_rank))
 
 
 def log_terms(module: "pl.LightningModule", terms: dict[str, Tensor], images: int, prog_bar: str = "loss") -> None:
-    """Log epoch means of a step's loss terms as `train/<name>`; the progress bar shows the one named `prog_bar`."""
+    """Log epoch means of a step's loss terms as `train/<name>`; the progress bar shows `prog_bar`."""
     how = {"on_step": False, "on_epoch": True, "batch_size": images, "sync_dist": True}
     for name, term in terms.items():
         module.log(f"train/{name}", term.detach(), prog_bar=name == prog_bar, **how)  # type: ignore[arg-type]
@@ -169,5 +169,5 @@ def stop_if_diverged(module: "pl.LightningModule", rate: str = "lr") -> None:
 
 
 def explain_divergence(rate: str = "lr") -> str:
-    """Explain non-finite numbers in a training; `rate` names the setting of the learning rate."""
+    """Explain non-finite numbers in training; `rate` names the setting of the learning rate."""
     return f"the training has diverged; try a smaller {rate} or precision=32-true"

@@ -1,4 +1,4 @@
-"""Pictures of single predictions: overlays, heat maps and panels; all pictures of a model share one colour scale."""
+"""Pictures of single predictions: overlays, heat maps and panels; all pictures of a model share a colour scale."""
 
 from pathlib import Path
 
@@ -9,18 +9,18 @@ from adlight.data.arrays import bands
 from adlight.types import Prediction, Record
 
 GAP, TITLE = 5, 18  # pixels between the parts of a panel, and height of their titles
-LONG = 3  # ratio of sides from which an image is long: the parts of wide ones lie below each other
+LONG = 3  # ratio of sides above which an image is wide or tall; the parts of wide images are stacked
 
 
 def colour_ceiling(pixel_threshold: float) -> float:
-    """Return the value at which the colours end, so that the pixel threshold lies in the middle of the scale."""
+    """Return the upper end of the colour scale, which has the pixel threshold in the middle."""
     return max(2 * pixel_threshold, 1e-12)
 
 
 def draw_overlay(image: Image.Image, prediction: Prediction) -> Image.Image:
     """Blend a coloured anomaly map over an RGB image in dark grey, in the image's size; high values are more opaque.
 
-    The image is changed in place if the map has its size, as there may be little memory for another.
+    An image of the map's size is changed in place, as a copy may take too much memory.
     """
     assert prediction.anomaly_map is not None
     height, width = prediction.anomaly_map.shape
@@ -55,16 +55,16 @@ def draw_panel(
     true_mask: np.ndarray | None = None,
     side: int = 256,
 ) -> Image.Image:
-    """Draw image, reconstruction, error, true mask (if given) and decision with boxes.
+    """Draw image, reconstruction, error, true mask (if given) and decision with boxes, side by side.
 
-    The parts are side by side, or below each other if the image is wide.
+    The parts of a wide image are stacked.
 
     Args:
         image: RGB, in the size to which the prediction's boxes and mask refer.
         prediction: the prediction, with its arrays.
         record: the ground truth, in a test; the decision is then labelled right or WRONG.
         true_mask: (H, W) bool.
-        side: width of the parts, in pixels; wide images have that of the panel, and only tall ones are higher.
+        side: side of the parts, in pixels; wide images fill the width of the panel, and tall images are higher.
     """
     assert prediction.reconstruction is not None and prediction.mask is not None
     assert prediction.anomaly_map is not None
@@ -82,7 +82,8 @@ def draw_panel(
     is_wide, is_tall = image.width > LONG * image.height, image.height > LONG * image.width
     whole = count * (side + GAP) - GAP
     cell = whole if is_wide else side
-    size = _fit(image, cell, side * LONG if is_tall else side)
+    scale = min(cell / image.width, (side * LONG if is_tall else side) / image.height)
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     parts = [
         (title, image),
         ("reconstruction", Image.fromarray(reconstruction)),
@@ -95,7 +96,7 @@ def draw_panel(
 
 
 def _arrange(titles: list[Image.Image], parts: list[Image.Image], below: bool) -> Image.Image:
-    """Arrange titled parts of equal size side by side, or below each other."""
+    """Arrange titled parts of equal size side by side, or stack them."""
     (cell, _), (width, height), count = titles[0].size, parts[0].size, len(parts)
     columns, rows = (1, count) if below else (count, 1)
     panel = Image.new("RGB", (columns * (cell + GAP) - GAP, rows * (TITLE + height)), "white")
@@ -107,7 +108,7 @@ def _arrange(titles: list[Image.Image], parts: list[Image.Image], below: bool) -
 
 
 def _draw_true_mask(mask: np.ndarray, record: Record | None) -> tuple[str, Image.Image]:
-    if record is not None and record.label and record.mask is None:  # black would say that nothing is defective
+    if record is not None and record.label and record.mask is None:  # black would mean that nothing is defective
         return "no true mask", Image.new("RGB", (1, 1), "lightgrey")
     return "true mask", Image.fromarray(mask).convert("RGB")
 
@@ -121,11 +122,6 @@ def stack_panels(panels: list[Image.Image], title: str) -> Image.Image:
         picture.paste(panel, (0, top))
         top += panel.height + GAP
     return picture
-
-
-def _fit(image: Image.Image, width: int, height: int) -> tuple[int, int]:
-    scale = min(width / image.width, height / image.height)
-    return max(1, round(image.width * scale)), max(1, round(image.height * scale))
 
 
 def _write(text: str, width: int, colour: str = "black") -> Image.Image:

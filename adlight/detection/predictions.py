@@ -1,4 +1,4 @@
-"""Predictions for prepared images: scoring by tiles, and predictions from scores and anomaly maps."""
+"""Predictions for prepared images: scoring tile by tile, and predictions from scores and anomaly maps."""
 
 from collections.abc import Sequence
 from itertools import islice
@@ -19,9 +19,9 @@ from adlight.types import Prediction, ScoredImages, Scorer
 def score_by_tiles(
     scorer: Scorer, tiling: Tiling, image: PreparedImage, batch_size: int, reconstruct: bool = False
 ) -> ScoredImages:
-    """Score an image in its own size by `batch_size` tiles at a time. -> the largest score, and the blended maps.
+    """Score an image in its own size, `batch_size` tiles at a time. -> the largest score, and the blended maps.
 
-    Memory beyond the image and its maps depends only on the number of tiles at a time.
+    Beyond the image and its maps, memory depends only on `batch_size`.
     """
     (height, width), content, best = image.pixels.shape[-2:], image.content, -np.inf
     corners = tiling.places(height, width)
@@ -56,7 +56,13 @@ def make_predictions(
 ) -> list[Prediction]:
     """Find the regions of B images, which were fitted into a frame, and make a prediction for each.
 
-    There is a threshold for each image; padded images have heights and widths (B, 2).
+    Args:
+        images: the images.
+        thresholds: one per image.
+        scores: scores and maps of the images.
+        size: (B, 2), heights and widths of padded images.
+        frame: the frame, from which maps are restored.
+        calibration: defines what counts as a region, see `segment`.
     """
     content = stack_contents(images)
     content = find_content(size, scores.pixel.shape) if content is None else content  # (B, H, W)
@@ -83,7 +89,7 @@ def make_predictions(
 
 
 def scale_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Scale a mask (H, W) bool to an image of `size` (width, height), rounded outwards: no region is lost."""
+    """Scale a mask (H, W) bool to an image of `size` (width, height), rounded up so that no region is lost."""
     if mask.shape == size[::-1]:
         return mask
     picture = Image.fromarray(mask)

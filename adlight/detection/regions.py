@@ -1,4 +1,4 @@
-"""Regions of an anomaly map: where an anomalous image is defective, as masks, boxes and in COCO's format."""
+"""Regions of an anomaly map: where an anomalous image is defective, as masks, as boxes and in COCO's format."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -27,11 +27,11 @@ def segment(
         pixel: anomaly maps (B, H, W) float32.
         score: image scores (B,).
         thresholds: one per image.
-        content: (B, H, W) bool, the pixels that count: neither padding nor outside the region of interest.
+        content: (B, H, W) bool, the pixels that are neither padding nor outside the region of interest.
         calibration: its `min_area`, a fraction of the content, and `closing` define what counts as a region.
 
     Returns:
-        Masks (B, H, W) bool and the fractions of the content that they cover (B,).
+        Masks (B, H, W) bool, and the fractions of the content that they cover (B,).
     """
     maps, content = np.asarray(pixel, np.float32), np.asarray(content)
     masks, num_pixels = allocate(maps.shape, bool), content.sum((1, 2)).tolist()
@@ -46,10 +46,10 @@ def segment(
 
 
 def find_regions(pixel: np.ndarray, threshold: Threshold, min_pixels: float = 0.0, closing: float = 0.0) -> np.ndarray:
-    """Find the regions of a map (H, W) whose peaks exceed the region threshold, and always the strongest one.
+    """Find the regions of a map (H, W) whose peaks exceed the region threshold, and always the strongest region.
 
-    Regions are above the pixel threshold; if no pixel is, the only region is the peak. Smaller regions than
-    `min_pixels` are dropped, except the strongest, after `closing` (see `close_gaps`). Pixels of -inf are never masked.
+    Regions are above the pixel threshold; if no pixel is, the only region is the peak. After `closing` (see
+    `close_gaps`), regions smaller than `min_pixels` are dropped, except the strongest. Pixels of -inf are never masked.
     -> (H, W) bool.
     """
     mask = np.greater(pixel, np.float32(threshold.pixel), out=allocate(pixel.shape, bool))
@@ -72,13 +72,13 @@ def find_regions(pixel: np.ndarray, threshold: Threshold, min_pixels: float = 0.
 
 
 def label_regions(mask: np.ndarray) -> tuple[np.ndarray, int]:
-    """Label the 8-connected regions of a mask (H, W). -> (H, W) int32, from 1, 0 outside; and how many there are."""
+    """Label the 8-connected regions of a mask (H, W) from 1. -> (H, W) int32, 0 outside; and their number."""
     labelled = allocate(mask.shape, np.int32)
     return labelled, ndimage.label(mask, NEIGHBOURS, output=labelled)
 
 
 def measure_regions(labelled: np.ndarray, count: int, pixel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Measure regions of an anomaly map (H, W), as `label_regions` numbers them. -> areas and peaks, (count,) each."""
+    """Measure the labelled regions of an anomaly map (H, W). -> areas in pixels and peaks, (count,) each."""
     areas, peaks = np.zeros(count, np.int64), np.full(count, -np.inf, dtype=pixel.dtype)
     for rows in bands(labelled.shape):
         inside = labelled[rows] > 0
@@ -89,16 +89,16 @@ def measure_regions(labelled: np.ndarray, count: int, pixel: np.ndarray) -> tupl
 
 
 def close_gaps(mask: np.ndarray, radius: float) -> np.ndarray:
-    """Fill gaps in a mask into which no disk of a radius in pixels fits (a morphological closing).
+    """Fill gaps in a mask into which no disk of `radius` pixels fits (morphological closing). (H, W) bool -> the same.
 
-    (H, W) bool -> the same. Uses two distance transforms, so that the time does not depend on the radius.
+    Two distance transforms are used, so that the time does not depend on the radius.
     """
     margin, closed = int(np.ceil(radius)) + 1, allocate(mask.shape, bool)
     for rows in bands(mask.shape, least=4 * margin):
-        top = max(0, rows.start - 2 * margin)  # what lies further away changes nothing in these rows
+        top = max(0, rows.start - 2 * margin)  # pixels further away have no influence on these rows
         part = mask[top : rows.stop + 2 * margin]
         if part.any():
-            padded = np.pad(part, margin)  # nothing is masked beyond the image
+            padded = np.pad(part, margin)  # beyond the image, nothing is masked
             dilated = ndimage.distance_transform_edt(~padded) <= radius
             filled = ndimage.distance_transform_edt(dilated) > radius
             filled = filled[margin:-margin, margin:-margin] | part
@@ -117,8 +117,8 @@ def annotate(mask: np.ndarray, anomaly_map: np.ndarray) -> list[dict[str, Any]]:
     """Describe the regions of a mask (H, W) bool from top to bottom in COCO's detection format (Lin 2014).
 
     Returns:
-        One dict per 8-connected region: `bbox` [left, top, width, height], `area` in pixels, `score` (the largest value
-        in the anomaly map (h, w)) and `segmentation`, an uncompressed RLE with `size` [H, W] and `counts`.
+        One dict per 8-connected region: `bbox` [left, top, width, height], `area` in pixels, `score` (its peak in the
+        anomaly map (h, w)) and `segmentation`, an uncompressed RLE with `size` [H, W] and `counts`.
     """
     if not mask.any():
         return []
@@ -142,9 +142,9 @@ def annotate(mask: np.ndarray, anomaly_map: np.ndarray) -> list[dict[str, Any]]:
 
 
 def encode_rle(labelled: np.ndarray, corner: tuple[int, int], height: int, width: int, number: int = 1) -> list[int]:
-    """Encode a region as run lengths of alternating zeros and ones, column by column, in a mask of height x width.
+    """Encode region `number` as run lengths of alternating zeros and ones, column by column.
 
-    The region has a number in `labelled` (h, w), a part of the mask whose top row and left column are `corner`.
+    `labelled` (h, w) is a part of the mask of `height` x `width`, with its top row and left column at `corner`.
     """
     edges, last = list[np.ndarray](), -2
     for columns in bands(labelled.shape[::-1]):

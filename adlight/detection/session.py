@@ -1,4 +1,4 @@
-"""Exported detectors in ONNX Runtime, without PyTorch, and how far their answers differ from the original's."""
+"""Exported detectors in ONNX Runtime, without PyTorch, and their deviation from the original detector."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +13,8 @@ from adlight.types import ScoredImages, Scorer, UserError
 INPUTS = ("image", "category", "image_thresholds", "pixel_thresholds")
 OUTPUTS = ("score", "map", "mask", "decision")
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-POOLED = -1  # position of the thresholds of all categories together: the last ones
-ERRORS_ONLY = 3  # log level; ONNX Runtime would warn about every threshold, as each is an input with a default
+POOLED = -1  # index of the thresholds of all categories together, which come last
+ERRORS_ONLY = 3  # log level; ONNX Runtime warns about the thresholds, which are inputs with defaults
 
 Pixels = tuple[np.ndarray, list[str | None]]  # images (B, C, H, W) uint8, and their categories
 
@@ -25,12 +25,12 @@ class GraphDetector:
     Args:
         path: file of the graph.
         calibration: its thresholds.
-        classifier: tells its categories apart.
+        classifier: classifies images by category.
         device: `cpu`, `cuda`, `cuda:1`, ...; `auto` prefers a GPU if ONNX Runtime supports it.
 
     Attributes:
         session: the session of ONNX Runtime.
-        metadata: the texts stored in the graph.
+        metadata: the strings stored in the graph.
 
     Raises:
         UserError: onnxruntime or the device is missing, or the file is not an exported detector.
@@ -60,7 +60,7 @@ class GraphDetector:
             raise UserError(f"{path} is not a graph that adlight export wrote")
 
     def make_scorer(self, precision: str, device: Any) -> Scorer:
-        """Return this detector itself: precision and device of a graph are fixed."""
+        """Return this detector itself; a graph's precision and device are fixed."""
         return self
 
     def __call__(
@@ -70,7 +70,7 @@ class GraphDetector:
         reconstruct: bool = False,
         content: np.ndarray | None = None,
     ) -> ScoredImages:
-        """Score images (B, C, H, W) uint8; graphs make no reconstructions and ignore regions of interest."""
+        """Score images (B, C, H, W) uint8; graphs return no reconstructions and ignore regions of interest."""
         feed = {"image": pixels, "category": np.full(len(pixels), POOLED)}
         score, pixel = self.session.run(list(OUTPUTS[:2]), feed)
         return ScoredImages(score.astype(np.float64), pixel)
@@ -81,16 +81,16 @@ def _find_providers(device: str, available: list[str]) -> list[Any]:
     if kind == "auto":
         return [provider for provider in (PROVIDERS["cuda"], PROVIDERS["cpu"]) if provider in available]
     if PROVIDERS.get(kind) not in available:
-        raise UserError(f"device={device} cannot be used by this onnxruntime, which has {', '.join(available)}")
+        raise UserError(f"device={device} is not supported by this onnxruntime, only {', '.join(available)}")
     return [(PROVIDERS[kind], {"device_id": int(number)}) if number.isdecimal() else PROVIDERS[kind]]
 
 
 class Parity(NamedTuple):
-    """How far the answers of a graph differ from those of the detector it was exported from."""
+    """Differences between a graph and the detector it was exported from."""
 
     images: int
     score: float  # largest difference, relative to the score or to the median score, whichever is larger
-    decisions: int  # images with different decisions
+    decisions: int  # number of images with different decisions
     pixels: float  # fraction of different mask pixels
 
     def __str__(self) -> str:
@@ -101,7 +101,7 @@ class Parity(NamedTuple):
 
 
 def measure_parity(scorer: Scorer, graph: GraphDetector, calibration: Calibration, batches: Iterator[Pixels]) -> Parity:
-    """Compare a graph with the detector it was exported from, by the detector's scorer and calibration."""
+    """Compare a graph with the detector's scorer and calibration."""
     names = list(calibration.categories)
     expected, actual, mask_errors, decisions = list[np.ndarray](), list[np.ndarray](), list[float](), 0
     for image, categories in batches:
@@ -121,6 +121,6 @@ def measure_parity(scorer: Scorer, graph: GraphDetector, calibration: Calibratio
 
 
 def _mask_pixels(pixel: np.ndarray, threshold: np.ndarray) -> np.ndarray:
-    """Mask pixels above each image's threshold (B,), or else the largest. (B, H, W) float32 -> (B, H, W) bool."""
+    """Mask pixels above each image's threshold (B,), or else the peak. (B, H, W) float32 -> (B, H, W) bool."""
     limit, peak = threshold.astype(np.float32)[:, None, None], pixel.max((1, 2), keepdims=True)
     return (pixel > limit) | ((pixel >= peak) & (peak <= limit))

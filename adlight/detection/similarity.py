@@ -1,4 +1,4 @@
-"""Similarity of two images: structural (SSIM, Wang 2004), and perceptual on AlexNet's features (LPIPS, Zhang 2018)."""
+"""Similarity of images: structural (SSIM, Wang 2004), and perceptual by AlexNet's features (LPIPS, Zhang 2018)."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -11,31 +11,32 @@ from torch import Tensor, nn
 from adlight.settings import checked
 from adlight.types import UserError
 
-SIGMA, RADIUS = 1.5, 5  # pixels, of SSIM's Gaussian window: the usual 11 x 11
+SIGMA, RADIUS = 1.5, 5  # SSIM's usual Gaussian window of 11 x 11 pixels
 C1, C2 = 0.01**2, 0.03**2  # for values in [0, 1]
 Layers = Literal["calibrated", "raw"]
 
 
 @lru_cache(maxsize=32)
 def gaussian_matrix(size: int, sigma: float, radius: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Return the matrix of a Gaussian filter along one axis that reflects at the borders. -> (size, size).
+    """Return the matrix of a Gaussian filter along an axis that is reflected at the borders. -> (size, size).
 
     Its rows sum to 1. Multiplying by it is several times faster, forwards and backwards, than a depthwise convolution.
     """
-    with torch.inference_mode(False):  # cached while scoring, it may be needed for gradients later
+    with torch.inference_mode(False):  # the result is cached, and training may use it later
         offset = torch.arange(-radius, radius + 1, dtype=torch.float64)
         weight = torch.exp(-0.5 * (offset / sigma) ** 2)
-        place = torch.arange(size)[:, None] + offset.long()  # (size, 2 radius + 1)
-        place = (place.abs() - (place - size + 1).clamp(min=0) * 2).abs()  # reflected
+        index = torch.arange(size)[:, None] + offset.long()  # (size, 2 radius + 1)
+        index = (index.abs() - (index - size + 1).clamp(min=0) * 2).abs()  # reflected
         matrix = torch.zeros(size, size, dtype=torch.float64)
-        matrix.scatter_add_(1, place, (weight / weight.sum()).expand(size, -1))
+        matrix.scatter_add_(1, index, (weight / weight.sum()).expand(size, -1))
         return matrix.to(device, dtype)
 
 
 def gaussian_blur(x: Tensor, sigma: float, radius: int) -> Tensor:
-    """Blur the last two axes with a window of 2 radius + 1 pixels per side. (..., H, W) -> (..., H, W).
+    """Blur images, reflected at the borders, with a window of 2 radius + 1 pixels. (..., H, W) -> (..., H, W).
 
-    The image is reflected at its borders; a ValueError is raised if it is too small for that.
+    Raises:
+        ValueError: the images are too small to be reflected.
     """
     if min(x.shape[-2:]) <= radius:
         raise ValueError(f"an image of {x.shape[-2]}x{x.shape[-1]} pixels is too small for a window of radius {radius}")
@@ -61,9 +62,9 @@ def alexnet_path() -> Path:
 
 
 class PerceptualDistance:
-    """LPIPS per pixel, frozen.
+    """LPIPS per pixel, with frozen weights.
 
-    Not an `nn.Module`, so that its weights stay out of the optimizer, EMA, DDP and checkpoints of its owner.
+    Not an `nn.Module`, so that its weights stay out of its owner's optimizer, EMA, DDP and checkpoints.
 
     Args:
         layers: `calibrated` uses the learned weights of the lpips package; `raw` is the plain mean over layers: the
@@ -78,18 +79,16 @@ class PerceptualDistance:
         import lpips  # imports torchvision, which takes a second
 
         try:
-            with torch.random.fork_rng(devices=[]):  # it draws weights before loading them: not from the run's stream
-                self.network: nn.Module = lpips.LPIPS(
-                    net="alex", lpips=layers == "calibrated", spatial=True, verbose=False
-                )
-        except (OSError, RuntimeError, EOFError, UnpicklingError) as error:  # from urllib, and from damaged files
+            with torch.random.fork_rng(devices=[]):  # it draws random weights before loading the trained weights
+                network = lpips.LPIPS(net="alex", lpips=layers == "calibrated", spatial=True, verbose=False)
+        except (OSError, RuntimeError, EOFError, UnpicklingError) as error:  # from urllib, or a damaged file
             path, reason = alexnet_path(), " ".join(str(error).split())
             raise UserError(
                 f"LPIPS needs AlexNet's weights, which cannot be fetched or read ({reason}): put {path.name} "
                 f"(torchvision's AlexNet_Weights.IMAGENET1K_V1) into {path.parent}, or turn LPIPS off (objective: "
                 "lpips=0; scorer: another score)"
             ) from error
-        self.network.eval().requires_grad_(False)
+        self.network: nn.Module = network.eval().requires_grad_(False)
         self.divisor = 1 if layers == "calibrated" else len(self.network.chns)  # the package sums over layers
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
@@ -99,6 +98,6 @@ class PerceptualDistance:
                 f"LPIPS needs images of at least 32x32 pixels, got {x.shape[-2]}x{x.shape[-1]}: turn it off "
                 "(objective: lpips=0; scorer: another score)"
             )
-        self.network.to(x.device)  # costs nothing after the first call
+        self.network.to(x.device)  # moves only in the first call
         x, y = (2 * image.expand(-1, 3, -1, -1).float() - 1 for image in (x, y))  # AlexNet expects colour images
         return self.network(x, y)[:, 0] / self.divisor

@@ -1,6 +1,5 @@
-"""From residuals to anomaly scores: Mahalanobis distances under the covariance of normal residuals.
+"""Anomaly scores of residuals: Mahalanobis distances under the covariance of normal residuals, per cluster of images.
 
-There is one covariance per cluster of images.
 Letters: B, N images, L cells per image, C features per cell, K clusters.
 """
 
@@ -11,14 +10,14 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
-RESTARTS, ITERATIONS = 10, 50  # of k-means
+RESTARTS, ITERATIONS = 10, 50  # k-means
 RIDGE = 0.1  # added to every variance, as a fraction of the mean variance
 
 
 class Moments(NamedTuple):
     """Second moments of normal residuals, per cluster of images."""
 
-    total: Tensor  # (K, C, C) float64, sum over images of the mean outer product of an image's residuals
+    total: Tensor  # (K, C, C) float64, sum over images of the mean outer product of residuals
     images: Tensor  # (K,), number of images
 
     def plus(self, other: "Moments", sign: int = 1) -> "Moments":
@@ -29,7 +28,7 @@ class Moments(NamedTuple):
 def second_moments(mean: Tensor, residual: Tensor, centers: Tensor) -> Moments:
     """Sum residuals by cluster. Mean cells (N, C), residuals (N, L, C), cluster centers (K, C) -> moments.
 
-    Residuals are NaN where a cell does not count.
+    Residuals are NaN for cells in padding or outside the region of interest.
     """
     cluster, channels = nearest_center(mean, centers), residual.shape[-1]
     known = ~residual[..., :1].isnan()  # (N, L, 1)
@@ -42,7 +41,7 @@ def second_moments(mean: Tensor, residual: Tensor, centers: Tensor) -> Moments:
 
 
 class Whitening(nn.Module):
-    """Scores residuals relative to those of normal images.
+    """Scores residuals relative to the residuals of normal images.
 
     Images are clustered by their mean features, without labels. Cluster k, with n_k normal images, has the covariance
     S'_k = w_k S_k + (1 - w_k) S of its own residuals (S_k) and of all residuals (S), with w_k = n_k / (n_k + prior).
@@ -51,10 +50,10 @@ class Whitening(nn.Module):
     Args:
         channels: C.
         prior: weight of the pooled covariance, as a number of images.
-        descriptors: length of what assigns images to clusters; None for C, the mean features.
+        descriptors: length of the descriptors by which images are clustered; None for C, the mean features.
 
     Attributes:
-        centers: (K, descriptors), cluster centers; without rows before fitting.
+        centers: (K, descriptors), cluster centers; empty before fitting.
         weight: (K, C, C); r @ weight[k] is white.
     """
 
@@ -68,7 +67,7 @@ class Whitening(nn.Module):
         self.register_buffer("weight", torch.empty(0, channels, channels))
 
     def fit(self, centers: Tensor, moments: Moments) -> "Whitening":
-        """Estimate the covariances of the clusters with the given centers (K, C)."""
+        """Estimate the covariances of the clusters with centers (K, C)."""
         total, count = moments
         pooled = total.sum(0) / count.sum()  # (C, C)
         own = total / count.clamp(min=1)[:, None, None]  # (K, C, C)
@@ -80,7 +79,7 @@ class Whitening(nn.Module):
         return self
 
     def forward(self, mean: Tensor, residual: Tensor) -> Tensor:
-        """Score cells by an image's mean cell and its residuals. (B, C), (B, L, C) -> (B, L)."""
+        """Score cells by the images' mean cells and residuals. (B, C), (B, L, C) -> (B, L)."""
         white = residual @ self.weight[nearest_center(mean, self.centers)]  # (B, L, C)
         return white.square().mean(-1).sqrt()
 
@@ -90,12 +89,12 @@ def fit_folds(
 ) -> None:
     """Fit `whole` to all normal images, and each fold's whitening to all but the fold's own images.
 
-    `own` are the moments of the folds, `more` those of images in no fold, and `centers` (K, C) the cluster centers.
+    `own` are the moments of the folds, `more` of images in no fold, and `centers` (K, C) the cluster centers.
     """
     total = reduce(Moments.plus, (*own, *more))
     whole.fit(centers, total)
-    for fold, mine in zip(folds, own, strict=True):
-        fold.fit(centers, total.plus(mine, -1))
+    for fold, moments in zip(folds, own, strict=True):
+        fold.fit(centers, total.plus(moments, -1))
 
 
 def nearest_center(mean: Tensor, centers: Tensor) -> Tensor:
@@ -104,14 +103,13 @@ def nearest_center(mean: Tensor, centers: Tensor) -> Tensor:
 
 
 def k_means(points: Tensor, count: int) -> Tensor:
-    """Find cluster centers (Lloyd 1982), the tightest of several k-means++ starts. (N, C) -> (K, C) with K <= count."""
+    """Find cluster centers (Lloyd 1982), the tightest from several k-means++ starts. (N, C) -> (K, C), K <= count."""
     rng, best, tightest = Generator().manual_seed(0), points[:1], float("inf")
     for _ in range(RESTARTS if count > 1 else 1):
         centers = _initial_centers(points, count, rng)
         for _ in range(ITERATIONS):
             cluster = torch.cdist(points, centers).argmin(1)
-            kept = [points[cluster == k].mean(0) for k in range(len(centers)) if (cluster == k).any()]
-            moved = torch.stack(kept)
+            moved = torch.stack([points[cluster == k].mean(0) for k in cluster.unique().tolist()])
             if moved.shape == centers.shape and torch.allclose(moved, centers):
                 break
             centers = moved
@@ -126,7 +124,7 @@ def _initial_centers(points: Tensor, count: int, rng: Generator) -> Tensor:
     chosen = [int(torch.randint(len(points), (), generator=rng))]
     while len(chosen) < min(count, len(points)):
         distance = torch.cdist(points, points[chosen]).amin(1).square().cpu()
-        if not distance.sum() > 0:  # no other points are left
+        if not distance.sum() > 0:  # all points coincide with a center
             break
         chosen.append(int(torch.multinomial(distance, 1, generator=rng)))
     return points[chosen]

@@ -1,1 +1,1 @@
-"""Detectors by distillation: a small network learns to mimic a frozen one on normal images, and fails on anomalies."""
+"""Detection by distillation: a network that learned to mimic a frozen network on normal images fails on anomalies."""

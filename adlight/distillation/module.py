@@ -17,7 +17,7 @@ from adlight.types import Batch
 
 
 class MKDModule(MKDDetector, AnomalyModule):
-    """Train a cloner to match the layers of a frozen network in direction and value; it fails on anomalies.
+    """Trains a cloner to match the layers of a frozen network in direction and value; it fails on anomalies.
 
     Differences from the original: any `Backbone` can be the frozen network (VGG-16 in the original), the cloner has
     group norms, the learning rate has a warm-up and a decay, and the default map compares the layers cell by cell (the
@@ -25,8 +25,8 @@ class MKDModule(MKDDetector, AnomalyModule):
 
     Args:
         backbone, network, scorer, value: see `MKDDetector`.
-        optimizer: makes the optimizer from the cloner's parameters.
-        warmup: fraction of the steps for a linear warm-up of the learning rate; a half-cosine decay to 0 follows.
+        optimizer: constructor of the cloner's optimizer.
+        warmup: fraction of the steps in which the learning rate rises linearly; half a cosine to 0 follows.
     """
 
     @checked
@@ -58,5 +58,5 @@ class MKDModule(MKDDetector, AnomalyModule):
         return terms["loss"]
 
     def configure_optimizers(self) -> Any:
-        """Make the optimizer with a warm-up and a half-cosine decay, by step."""
+        """Build the optimizer, with linear warmup and half a cosine."""
         return schedule_by_step(self, self.optimizer(self.network.parameters()), self.warmup)

@@ -1,4 +1,4 @@
-"""The cloner, a small network that learns to mimic a frozen one, and the differences between the two (Salehi 2021).
+"""The cloner, a small network that learns to mimic a frozen network, and the differences between them (Salehi 2021).
 
 Letters: B images, C_l channels and h_l x w_l cells of layer l.
 """
@@ -14,10 +14,10 @@ from adlight.settings import checked
 
 
 class Cloner(nn.Module):
-    """Convolutional network whose maps have the same shapes as layers of another network.
+    """Convolutional network whose maps have the shapes of another network's layers.
 
     Between two layers the grid is halved as often as in the other network, by 3 x 3 convolutions of stride 2, each
-    followed by one of stride 1; a 1 x 1 convolution makes the map. The cloner of Salehi 2021 is a narrower VGG-16.
+    followed by a convolution of stride 1; a 1 x 1 convolution produces the map. Salehi's cloner is a narrower VGG-16.
 
     Args:
         shapes: channels C_l and stride of each layer, from fine to coarse; strides are growing powers of two.
@@ -54,7 +54,7 @@ def distillation_loss(frozen: Sequence[Tensor], cloned: Sequence[Tensor]) -> tup
     """Compare each layer by direction and value (Salehi 2021, eq. 1 and 2). -> L_dir and L_val, (B,) each.
 
     L_dir = sum_l (1 - a_l b_l / (|a_l| |b_l|)),  L_val = sum_l mean_j (a_l(j) - b_l(j))^2, where a_l and b_l are all
-    values of layer l of the frozen network and the cloner, (B, C_l, h_l, w_l), as one vector.
+    values of layer l of the frozen network and of the cloner, (B, C_l, h_l, w_l), as a vector.
     """
     pairs = [(a.float().flatten(1), b.float().flatten(1)) for a, b in zip(frozen, cloned, strict=True)]
     direction = torch.stack([1 - F.cosine_similarity(a, b) for a, b in pairs]).sum(0)

@@ -1,4 +1,4 @@
-"""Detector by distillation: scores images by the differences between frozen network and cloner (Salehi 2021)."""
+"""Detection by distillation: images are scored by the differences of cloner and frozen network (Salehi 2021)."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -14,18 +14,18 @@ from adlight.features.backbones import Backbone
 from adlight.settings import Built, PositiveShare, checked
 from adlight.types import Batch, Scores
 
-PROBE = 64  # side in pixels of the image that probes the shapes of the layers
+PROBE = 64  # side, in pixels, of the image that determines the shapes of the layers
 Mimic = Callable[[Tensor], tuple[list[Tensor], list[Tensor]]]  # images -> maps of the frozen network and of the cloner
 
 
 class DistillationScorer:
-    """Score an image by the distillation loss, and its pixels by their contribution to it.
+    """Scores images by the distillation loss, and pixels by their contributions to it.
 
     Args:
-        localization: pixel score: `cells`, the loss of each cell of the layers; or `gradient`, |dL/dx| averaged over
+        localization: pixel score: `cells`, the loss of each cell of the layers, or `gradient`, |dL/dx| averaged over
             channels, as in the original, which needs autograd.
-        reduce: image score: `loss`, as in the original; or `mean`, `max` or `topk` of the smoothed map.
-        smoothing: standard deviation of the Gaussian that smooths the map, in pixels; 0 disables it.
+        reduce: image score: `loss`, as in the original, or `mean`, `max` or `topk` of the smoothed map.
+        smoothing: sigma of the Gaussian over the map, in pixels; 0 for none.
         topk: fraction of the pixels that `topk` averages.
     """
 
@@ -40,10 +40,7 @@ class DistillationScorer:
         self.localization, self.reduce, self.smoothing, self.topk = localization, reduce, smoothing, topk
 
     def __call__(self, mimic: Mimic, weight: Tensor, image: Tensor) -> Scores:
-        """Score images (B, C, H, W) in [0, 1] by L_dir + weight L_val.
-
-        Nothing is reconstructed: `reconstruction` is the image itself.
-        """
+        """Score images (B, C, H, W) in [0, 1] by L_dir + weight L_val; nothing is reconstructed."""
         if self.localization == "gradient":
             loss, pixel = differentiate(mimic, weight, image)  # (B,), (B, H, W)
         else:
@@ -68,12 +65,12 @@ def differentiate(mimic: Mimic, weight: Tensor, image: Tensor) -> tuple[Tensor, 
 
 
 class MKDDetector(AnomalyDetector):
-    """Detect images on which a cloner trained on normal images fails to mimic a frozen network (Salehi 2021).
+    """Detects images on which a cloner trained on normal images fails to mimic a frozen network (Salehi 2021).
 
     Args:
-        backbone: the frozen network with the layers to mimic, from fine to coarse.
-        network: makes the cloner from the `shapes` of these layers.
-        scorer: scores images by the differences between frozen network and cloner.
+        backbone: the frozen network, with the layers to mimic from fine to coarse.
+        network: constructor of the cloner, which takes the `shapes` of these layers.
+        scorer: scores images by the differences of cloner and frozen network.
         value: weight of L_val, see `distillation_loss`; None takes L_dir / L_val of the first training batch, so that
             both terms start equal, as in the paper. The authors' code uses 0.5 for VGG-16 and MVTec AD.
     """
@@ -103,13 +100,13 @@ class MKDDetector(AnomalyDetector):
 
     @property
     def export_blocker(self) -> str | None:
-        """The reason why the scorer cannot be exported: a graph cannot differentiate."""
+        """The reason why the scorer cannot be exported, if any: a graph cannot differentiate."""
         if self.scorer.localization != "gradient":
             return None
         return "localization=gradient differentiates; localization=cells can be exported"
 
     def mimic(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the maps of frozen network and cloner. (B, C, H, W) in [0, 1] -> lists of (B, C_l, h_l, w_l)."""
+        """Return the maps of the frozen network and the cloner. (B, C, H, W) in [0, 1] -> (B, C_l, h_l, w_l) each."""
         self.backbone.to(image.device)
         pixels = self.backbone.prepare(image.float(), image.shape[-2:])  # (B, 3, H', W')
         with torch.autocast(image.device.type, enabled=False):

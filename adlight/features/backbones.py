@@ -1,12 +1,12 @@
-"""Frozen timm networks as feature extractors: the features of several layers on one grid.
+"""Frozen timm networks as feature extractors: features of several layers, resampled to one grid.
 
 Letters: B images, C channels of all layers together, H x W pixels, h x w cells of the grid.
 """
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections.abc import Sequence
+from functools import cached_property, partial
 from typing import Annotated, Any
 
 import torch
@@ -20,7 +20,7 @@ from adlight.settings import PathName, Text, checked
 from adlight.types import UserError
 
 TRANSFORMERS = ("vit_", "deit", "beit", "eva", "flexivit")  # timm resizes their position embeddings on request
-AT_ONCE = 2**18  # pixels at a time on a CPU: glibc maps arrays above 32 MiB anew each time, which doubles the time
+AT_ONCE = 2**18  # pixels per pass on a CPU; glibc maps arrays above 32 MiB anew each time, which doubles the time
 
 
 class Backbone:
@@ -59,7 +59,7 @@ class Backbone:
         self.mean, self.std = (torch.tensor(self.network.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
         self.outputs, self.grids = dict[str, Tensor](), dict[torch.Size, torch.Size]()  # grids by size of padded frames
         for layer in self.layers:
-            self.network.get_submodule(layer).register_forward_hook(self._keep(layer))
+            self.network.get_submodule(layer).register_forward_hook(partial(self._store_output, layer))
         probe = torch.zeros(1, 3, *self._probe_size())
         drop_later_modules(self.network, lambda: self.maps(probe), lambda: len(self.outputs) == len(self.layers))
 
@@ -70,8 +70,11 @@ class Backbone:
         If images have heights and widths `size` (B, 2), the padding beyond is cut off first, and its cells are NaN.
         """
         self.to(image.device)
-        if 2 * (self.stride or 0) > (side := min(self._input_sides(*image.shape[-2:]))):
-            raise UserError(f"model.backbone.stride={self.stride} is over half of {side:g} pixels, a side: lower it")
+        side = min(self._input_sides(*image.shape[-2:]))
+        if self.stride is not None and 2 * self.stride > side:
+            raise UserError(
+                f"model.backbone.stride={self.stride} exceeds half the image's side of {side:g} pixels: lower it"
+            )
         if size is None:
             return self._extract(image, image.shape[-2:])
         if (frame := image.shape[-2:]) not in self.grids:
@@ -98,7 +101,8 @@ class Backbone:
     def to(self, device: torch.device) -> None:
         """Move the network to a device."""
         if self.mean.device != device:
-            self.network, self.mean, self.std = (one.to(device) for one in (self.network, self.mean, self.std))
+            self.network.to(device)
+            self.mean, self.std = self.mean.to(device), self.std.to(device)
 
     @cached_property
     @torch.no_grad()
@@ -120,12 +124,12 @@ class Backbone:
         """Check that a checkpoint was made with the same features.
 
         Raises:
-            UserError: the fingerprint in the checkpoint is not that of this backbone.
+            UserError: the checkpoint's fingerprint differs from this backbone's.
         """
         if expected != self.fingerprint:
             raise UserError(
                 f"the checkpoint was made with other features of {self.name} ({expected}, here {self.fingerprint}): "
-                "weights, layers, stride and input_size must be those of the training"
+                "set weights, layers, stride and input_size as in its training"
             )
 
     def prepare(self, image: Tensor, frame: torch.Size) -> Tensor:
@@ -139,7 +143,7 @@ class Backbone:
         return image.contiguous(memory_format=torch.channels_last)
 
     def _input_sides(self, height: float, width: float) -> tuple[float, float]:
-        """Compute the height and width to which an image is resized for the network."""
+        """Return the height and width to which an image is resized for the network."""
         if isinstance(self.input_size, int):
             scale = self.input_size / max(height, width)
             height, width = height * scale, width * scale
@@ -153,23 +157,24 @@ class Backbone:
         self.outputs.clear()
         self.network.forward_features(image)
         size = [side // patch for side, patch in zip(image.shape[-2:], self.patch, strict=True)]
-        outputs = [self.outputs.pop(layer) for layer in self.layers]
-        return [output if output.ndim == 4 else self._tokens_to_map(output, size) for output in outputs]
-
-    def _tokens_to_map(self, tokens: Tensor, size: list[int]) -> Tensor:
-        """Drop class and register tokens. (B, prefix + h w, C) -> (B, C, h, w)."""
-        return tokens[:, self.network.num_prefix_tokens :].transpose(1, 2).unflatten(2, size)
+        maps = []
+        for layer in self.layers:
+            output = self.outputs.pop(layer)  # (B, C_i, h_i, w_i), or tokens (B, prefix + h_i w_i, C_i)
+            if output.ndim == 3:  # drop class and register tokens
+                output = output[:, self.network.num_prefix_tokens :].transpose(1, 2).unflatten(2, size)
+            maps.append(output)
+        return maps
 
     def _layer_name(self, layer: str | int) -> str:
         known = [info["module"] for info in self.network.feature_info]
         if isinstance(layer, int) and -len(known) <= layer < len(known):
             return known[layer]
         if isinstance(layer, int) or layer not in dict(self.network.named_modules()):
-            raise UserError(f"layers: the backbone has no {layer!r}; known are {', '.join(known)} and their parts")
+            raise UserError(f"layers: the backbone has no {layer!r}, only {', '.join(known)} and their submodules")
         return layer
 
-    def _keep(self, layer: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        return lambda module, inputs, output: self.outputs.update({layer: output})
+    def _store_output(self, layer: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        self.outputs[layer] = output
 
     def _probe_size(self) -> tuple[int, int]:
         return (64, 64) if self.patch == (1, 1) else (4 * self.patch[0], 4 * self.patch[1])

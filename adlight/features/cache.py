@@ -26,8 +26,8 @@ STAGES = {"train": "fit", "val": "validate", "test": "test"}
 class FeatureCache:
     """Computes the features of data sets in 16 bits, and keeps them in memory-mapped files.
 
-    The name of a file is a hash of the images' pixels and of the backbone's fingerprint, so that whatever changes an
-    image (size, crop, seed of pasted defects) or a feature (weights, layers, grid) leads to another file.
+    A file is named by a hash of the images' pixels and the backbone's fingerprint, so that any change of an image
+    (size, crop, seed of synthetic anomalies) or of the features (weights, layers, grid) leads to another file.
 
     Args:
         backbone: computes the features.
@@ -45,14 +45,14 @@ class FeatureCache:
         return self.splits[split][1]
 
     def forget(self, *splits: str) -> None:
-        """Release the memory of splits; when asked for, their features are loaded or computed again."""
+        """Release the memory of splits; their features are loaded or recomputed on demand."""
         for split in splits:
             self.splits.pop(split, None)
 
     def __call__(self, images: Images, device: torch.device) -> Tensor:
         """Load or compute the features of all images, in order. -> (N, h, w, C) float16 on the CPU.
 
-        With a folder, the processes of a distributed run share the work; without one, each process does all of it.
+        With a folder, the processes of a distributed run share the work; without, each computes all features.
 
         Raises:
             UserError: the folder cannot be written to, or the disk is full.
@@ -65,10 +65,10 @@ class FeatureCache:
                 self._write(images, path, device)
             except OSError as error:
                 raise UserError(
-                    f"features cannot be kept in {self.folder} ({error.strerror}): name a folder with room for them as "
-                    "model.cache=<folder> or ADLIGHT_CACHE, or set model.cache=null"
+                    f"features cannot be written to {self.folder} ({error.strerror}): set model.cache=<folder> or "
+                    "ADLIGHT_CACHE to a folder with enough space, or set model.cache=null"
                 ) from error
-        return torch.from_numpy(np.load(path, mmap_mode="c"))  # torch refuses read-only arrays; nothing writes to it
+        return torch.from_numpy(np.load(path, mmap_mode="c"))  # copy-on-write, as torch warns of read-only arrays
 
     def _key(self, images: Images) -> str:
         key = hashlib.blake2b(self.backbone.fingerprint.encode(), digest_size=12)
@@ -81,7 +81,7 @@ class FeatureCache:
         return key.hexdigest()
 
     def _write(self, images: Images, path: Path, device: torch.device) -> None:
-        """Write a temporary file, in which every process fills its own rows, and rename it when it is complete."""
+        """Write a temporary file, each process its own rows, and rename it when it is complete."""
         rank, world = _rank_and_world()
         part = _from_first_process(path.with_suffix(f".{os.getpid()}.part"))
         rows, barrier = range(rank, len(images), world), dist.barrier if world > 1 else lambda: None
@@ -89,7 +89,7 @@ class FeatureCache:
         if rank == 0:
             part.parent.mkdir(parents=True, exist_ok=True)
             np.lib.format.open_memmap(part, "w+", np.float16, shape)
-            with part.open("r+b") as file:  # running out of disk while writing to the map would kill the process
+            with part.open("r+b") as file:  # running out of disk while writing to a memory map kills the process
                 _reserve(file.fileno(), part)
         barrier()
         self._compute(images, rows, device, np.load(part, mmap_mode="r+"))
@@ -116,7 +116,7 @@ class FeatureCache:
 
 def images_of(data: AnomalyDataModule, split: str) -> Images:
     """Return a split's images without augmentation: `train`, `val` (with synthetic anomalies) or `test`."""
-    with torch.inference_mode(False):  # a validation may ask first, and loader threads write to the tensors made here
+    with torch.inference_mode(False):  # even if a validation calls first: loader threads write to these tensors
         data.setup(STAGES[split])  # does nothing the second time
     loader: Any = getattr(data, f"{split}_dataloader")()
     return loader.dataset
@@ -143,26 +143,3 @@ def _from_first_process(value: Any) -> Any:
         dist.broadcast_object_list(values)
         return values[0]
     return value
-
-
-def assign_folds(images: Images, count: int) -> tuple[Tensor, Tensor]:
-    """Assign held-out images to folds; a normal image and the defective copies that follow it share a fold.
-
-    Args:
-        images: N normal images and defective copies.
-        count: number of folds, at most.
-
-    Returns:
-        The indices of the normal images (n,), and the fold of each image (N,).
-    """
-    labels, tiled_images = list[Tensor](), list[Tensor]()
-    for i in range(len(images)):
-        batch = images.__getitems__([i])
-        labels.append(batch["label"])
-        if "tile" in batch:
-            tiled_images.append(batch["tile"][:, 0])
-    normal = (torch.cat(labels) == 0).nonzero()[:, 0]
-    number = torch.arange(len(images)) * len(normal) // len(images)
-    if tiled_images:
-        number = torch.cat(tiled_images)  # all tiles of an image share a fold
-    return normal, number % min(count, len(number.unique()))

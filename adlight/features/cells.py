@@ -1,4 +1,4 @@
-"""Cells of feature maps: standardized, those of the training images with rotated copies, and which of them count.
+"""Cells of feature maps: the standardized cells of the training images, and masks of the cells inside an image.
 
 Cells in padding or outside the region of interest are NaN, and so is everything computed from them.
 """
@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from adlight.detection.whitening import k_means
 from adlight.types import Batch
 
-FEW = 4  # images at a time where more would only take memory: arrays above 32 MiB also cost page faults each time
+BATCH = 64  # images
+FEW = 4  # images per pass where more would not be faster: arrays above 32 MiB cost page faults each time
 
 
 class Copies(NamedTuple):
@@ -23,7 +24,7 @@ class Copies(NamedTuple):
     source: Tensor  # (M,), indices of the training images
 
     def of_images(self, rows: Tensor) -> "Copies":
-        """Select the copies of the images in `rows` (n,), ascending, whose indices then refer to `rows`."""
+        """Select the copies of the images `rows` (n,), ascending; their `source` then indexes `rows`."""
         kept = torch.isin(self.source, rows)
         return Copies(self.features[kept], torch.searchsorted(rows, self.source[kept]))
 
@@ -35,7 +36,7 @@ class TrainingCells:
         features: (N, h, w, C) float16, as cached.
         mean: (C,), channel means.
         std: (C,), channel standard deviations.
-        copies: rotated copies of some images; not counted or indexed.
+        copies: rotated copies of some images; not included in the length or in indexing.
     """
 
     def __init__(self, features: Tensor, mean: Tensor, std: Tensor, copies: Copies | None = None) -> None:
@@ -48,23 +49,23 @@ class TrainingCells:
         """(B,) -> (B, h, w, C) float32 on the device of `mean`."""
         return standardize(self.features[index].to(self.mean.device), self.mean, self.std)
 
-    def batches(self, size: int = 64) -> Iterator[Tensor]:
+    def batches(self, size: int = BATCH) -> Iterator[Tensor]:
         """Yield the cells of all images in order, (B, h, w, C) at a time."""
         for start in range(0, len(self), size):
             yield self[start : start + size]
 
-    def batches_with_copies(self, size: int = 64) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the cells (B, h, w, C) of all images, then of their copies, with the images' indices (B,)."""
-        yield from ((self[index], index) for index in torch.arange(len(self)).split(size))
+    def batches_with_copies(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the cells (B, h, w, C) of all images, then of the copies, with the images' indices (B,)."""
+        yield from ((self[index], index) for index in torch.arange(len(self)).split(BATCH))
         if self.copies is not None:
-            for features, index in zip(self.copies.features.split(size), self.copies.source.split(size), strict=True):
+            for features, index in zip(self.copies.features.split(BATCH), self.copies.source.split(BATCH), strict=True):
                 yield standardize(features.to(self.mean.device), self.mean, self.std), index
 
-    def sample(self, count: int, size: int = 64) -> Iterator[tuple[Tensor, Tensor]]:
+    def sample(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the cells (n, h, w, C) and indices (n,) of at most `count` evenly spaced images."""
         if count:
             step = max(1, len(self) // count)
-            for index in torch.arange(0, len(self), step)[:count].split(size):
+            for index in torch.arange(0, len(self), step)[:count].split(BATCH):
                 yield self[index], index.to(self.mean.device)
 
 
@@ -73,11 +74,11 @@ def prepare_cells(features: Tensor, clusters: int, device: torch.device) -> tupl
 
     Args:
         features: (N, h, w, C) float16, features of the training images.
-        clusters: number of image clusters, at most.
+        clusters: largest number of image clusters.
         device: where to compute.
 
     Returns:
-        The cells, and the centers of the clusters (K, C).
+        The cells, and the cluster centers (K, C).
     """
     mean, std = (statistic.to(device) for statistic in channel_statistics(features))
     cells = TrainingCells(features, mean, std)
@@ -101,35 +102,32 @@ def channel_statistics(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def in_parts(cells: Tensor) -> tuple[Tensor, ...]:
-    """Split what is computed image by image into parts of few images, unless all are computed at once."""
+    """Split cells (B, h, w, C) into parts of a few images on CPUs; GPUs and exported graphs take all at once."""
     return (cells,) if in_one_part(cells) else cells.split(FEW)
 
 
 def in_one_part(cells: Tensor) -> bool:
-    """Return whether cells are computed all at once, as by GPUs and exported graphs; only few fit a CPU's cache."""
+    """Return whether cells are computed all at once, as on GPUs and in exported graphs; a CPU's cache holds few."""
     return torch.compiler.is_exporting() or cells.device.type != "cpu"
 
 
 def in_image(cells: Tensor) -> Tensor:
-    """Return which cells are neither padding nor outside the region of interest. (..., C) -> (...) bool."""
+    """Mask the cells that are neither padding nor outside the region of interest. (..., C) -> (...) bool."""
     return ~cells[..., 0].isnan()
 
 
 def extract_features(backbone: Callable[[Tensor, Tensor | None], Tensor], batch: Batch) -> Tensor:
     """Extract the features of a batch in [0, 1]. -> (B, h, w, C), NaN in padding and outside the region of interest."""
-    return hide_cells(backbone(batch["image"], batch.get("size")), batch.get("content"))
-
-
-def hide_cells(cells: Tensor, content: Tensor | None) -> Tensor:
-    """Set cells without any pixel of `content` (B, H, W) to NaN; None keeps all. (B, h, w, C) -> (B, h, w, C)."""
-    if content is None:
+    cells = backbone(batch["image"], batch.get("size"))  # (B, h, w, C)
+    if "content" not in batch:
         return cells
-    inside = F.adaptive_max_pool2d(content.float()[:, None], cells.shape[1:3])[:, 0] > 0  # (B, h, w)
+    content = batch["content"].float()[:, None]  # (B, 1, H, W)
+    inside = F.adaptive_max_pool2d(content, cells.shape[1:3])[:, 0] > 0  # (B, h, w), cells with any pixel of the region
     return cells.where(inside[..., None], torch.nan)
 
 
 def is_padded(cells: Tensor) -> bool:
-    """Return whether some cells (B, h, w, C) are padding; the images of an exported graph never have any."""
+    """Return whether any cell (B, h, w, C) is padding; images in an exported graph never have padding."""
     return not torch.compiler.is_exporting() and not bool(in_image(cells).all())
 
 

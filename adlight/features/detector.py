@@ -1,4 +1,4 @@
-"""Detectors in feature space: predictors of a frozen backbone's features, scored by what they mispredict."""
+"""Detectors in feature space: images are scored by how badly predictors predict a frozen backbone's features."""
 
 from collections.abc import Callable, Sequence
 from typing import Annotated, cast
@@ -21,7 +21,7 @@ from adlight.types import Batch, Scores
 
 
 class FeatureDetector(AnomalyDetector):
-    """Scores images by how much their features differ from what was predicted.
+    """Scores images by how much their features differ from the predicted features.
 
     Args:
         backbone: computes the features; frozen.
@@ -53,7 +53,7 @@ class FeatureDetector(AnomalyDetector):
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))
         self.register_buffer("centers", torch.empty(0, channels))
-        self.unused = nn.Parameter(torch.zeros(()))  # DDP refuses a module without parameters
+        self.unused = nn.Parameter(torch.zeros(()))  # DDP needs a module with parameters
 
     @property
     def members(self) -> dict[str, Predictor]:
@@ -74,10 +74,10 @@ class FeatureDetector(AnomalyDetector):
             fold: (B,), folds of held-out images, see `ResidualMap.forward`.
         """
         image, size, content = batch["image"], batch.get("size"), batch.get("content")
-        cells = features = standardize(features, self.mean, self.std)  # those of the backbone are needed no more
+        cells = features = standardize(features, self.mean, self.std)  # releases the backbone's features
         score, pixel, maps, residual = score_cells(cells, self.members, self.residual_map, self.scorer, batch, fold)
 
-        def reconstruct(rows: slice) -> Tensor:  # takes a fifth of the time, and few reconstructions are looked at
+        def reconstruct(rows: slice) -> Tensor:  # on demand: it takes a fifth of the time, and few are viewed
             predicted = cells[rows] - residual[rows]  # (b, h, w, C)
             pictures = self.pictures(predicted, image[rows], None if size is None else size[rows])
             return hide_outside(pictures, image[rows], None if content is None else content[rows])

@@ -1,4 +1,4 @@
-"""Training of detectors in feature space: they predict the cells of normal images; mispredicted cells are anomalous."""
+"""Training of detectors in feature space."""
 
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
@@ -9,16 +9,16 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from adlight.detection.crossfitting import fetch, image_numbers_of, split_folds
+from adlight.detection.crossfitting import assign_folds, fetch, image_numbers_of, split_folds
 from adlight.detection.inference import full_precision
 from adlight.detection.module import AnomalyModule
 from adlight.detection.optimization import log_terms, schedule_by_step, step_rng
 from adlight.features.backbones import Backbone
-from adlight.features.cache import FeatureCache, assign_folds, images_of
+from adlight.features.cache import FeatureCache, images_of
 from adlight.features.cells import Copies, TrainingCells, extract_features, prepare_cells, standardize
 from adlight.features.detector import FeatureDetector
 from adlight.features.optimizer import parameter_groups
-from adlight.features.predictor import Predictor, check_predictors, fit_predictors
+from adlight.features.predictor import Predictor, check_predictors
 from adlight.features.rotation import make_copies
 from adlight.features.scorer import CellScorer, score_cells
 from adlight.settings import Built, PathName, Share, checked
@@ -28,22 +28,19 @@ from adlight.types import Batch, Scores
 class FeatureModule(FeatureDetector, AnomalyModule):
     """Predicts the feature map of a frozen backbone, cell by cell, with one or several predictors.
 
-    What is not trained is fitted before the first epoch. A validation measures the residuals of the held-out normal
-    images, whose covariances the detector keeps; a held-out image is scored without those of its fold.
+    Predictors that are not trained by gradient are fitted before the first epoch. Validation estimates the covariances
+    of the residuals of held-out normal images; each held-out image is scored without the residuals of its own fold.
 
     Args:
-        backbone: computes the features; frozen.
-        predictors: constructors of the predictors, by name; each takes the number of channels.
-        scorer: computes image and pixel scores from cell scores.
+        backbone, predictors, scorer, members: see `FeatureDetector`.
         optimizer: constructor of the optimizer; None if nothing is trained.
-        warmup: fraction of the steps in which the learning rate rises; half a cosine to 0 follows.
+        warmup: fraction of the steps in which the learning rate rises linearly; half a cosine to 0 follows.
         cache: folder that keeps features between runs; None keeps them in memory.
         clusters: number of image clusters; each has its own residual covariance.
         folds: number of folds of the held-out images.
         training_residuals: number of training images added to the held-out ones when estimating covariances.
         clip: largest norm of the gradient.
-        members: names of the predictors to use; None uses all.
-        rotations: whether rotated copies of training images are added where such are normal, see `make_copies`.
+        rotations: whether to add rotated copies of training images where rotations are normal, see `make_copies`.
 
     Raises:
         ValueError: a number is out of range, or a trained predictor has no optimizer.
@@ -80,7 +77,7 @@ class FeatureModule(FeatureDetector, AnomalyModule):
         self.split: str | None = None  # the split whose cached features are scored
 
     def describe(self) -> list[str]:
-        """Name the backbone, and describe what was fitted or trained."""
+        """Describe the backbone and the predictors."""
         parts = [predictor.summary() for predictor in self.members.values()]
         parts += [] if self.copies is None else [f"{len(self.copies.source.unique())} training images also rotated"]
         return [f"features: {self.backbone.name} ({', '.join(self.backbone.layers)}); {'; '.join(parts)}"]
@@ -93,12 +90,13 @@ class FeatureModule(FeatureDetector, AnomalyModule):
         self.mean, self.std = cells.mean, cells.std
         if self.rotations:
             self.copies = cells.copies = make_copies(cells, self.centers, images, self.cache)
-        fit_predictors(self.members.values(), cells)
+        for predictor in self.members.values():
+            predictor.fit(cells)
         self.pictures.fit(cells, images)
         self.residual_map.folds = []
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
-        """Compute the sum of the predictors' losses; only augmented images need to pass the backbone."""
+        """Sum the predictors' losses; only augmented images pass through the backbone, others are cached."""
         if not self.trained:
             return None
         rng = step_rng(self, "features", self.datamodule.seed)
@@ -137,13 +135,13 @@ class FeatureModule(FeatureDetector, AnomalyModule):
         self.split = "test"
 
     def leave_split(self) -> None:
-        """Score images as unseen ones from now on."""
+        """Score all further images as unseen images."""
         self.split = None
         if self.trainer.state.fn != "fit":
             self.residual_map.folds = []
 
     def score(self, batch: Batch) -> Scores:
-        """Score a batch; in a validation or test, its features come from the cache."""
+        """Score a batch; validation and test take its features from the cache."""
         if self.split is None:
             return super().score(batch)
         index, device = batch["index"].cpu(), batch["image"].device
@@ -152,7 +150,7 @@ class FeatureModule(FeatureDetector, AnomalyModule):
             return self.score_features(self.features(self.split)[index].to(device), batch, fold)
 
     def cross_fit(self, folds: int) -> Iterator[tuple[Batch, Scores]]:
-        """Score each fold of the training images with predictors fitted to the others; nothing if one is trained."""
+        """Score each fold of the training images with predictors fitted to the others, unless one is trained."""
         if self.trained:
             return
         dataset, features = self.datamodule.datasets["train"], self.features("train")
@@ -166,7 +164,8 @@ class FeatureModule(FeatureDetector, AnomalyModule):
             with full_precision(self.device):
                 cells, centers = prepare_cells(features[rest], self.clusters, self.device)
                 cells.copies = None if self.copies is None else self.copies.of_images(rest)
-                fit_predictors(members.values(), cells)
+                for predictor in members.values():
+                    predictor.fit(cells)
                 held_out, residual_map.folds = self._held_out_cells(cells.mean, cells.std), []
                 residual_map.fit(members, centers, held_out, cells.sample(self.training_residuals))
             for part in fold.split(self.datamodule.eval_batch_size):

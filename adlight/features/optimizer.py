@@ -1,4 +1,4 @@
-"""Muon for matrices and AdamW for all other parameters, as one optimizer."""
+"""An optimizer that updates matrices with Muon and all other parameters with AdamW."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
@@ -11,23 +11,23 @@ QUINTIC, ITERATIONS = (3.4445, -4.7750, 2.0315), 5  # coefficients and number of
 
 
 class Matrices(Protocol):
-    """A network that says which of its parameters an optimizer of matrices takes."""
+    """A network that lists the weight matrices to be updated by Muon."""
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """List all of them."""
+        """Iterate over all parameters."""
 
     def matrices(self) -> list[nn.Parameter]:
-        """List those that it takes."""
+        """List the parameters for Muon."""
 
 
 class MuonAdamW(Optimizer):
     """Updates groups marked `muon=True` with Muon (Jordan 2024) and all other groups with AdamW.
 
-    `torch.optim.Muon` always orthogonalizes in bfloat16, which is 20 times slower on CPUs without such units. Here,
-    only GPUs use bfloat16; CPUs use float32.
+    `torch.optim.Muon` always orthogonalizes in bfloat16, which is 20 times slower on CPUs without bfloat16 units.
+    Here, only GPUs use bfloat16; CPUs use float32.
 
     Args:
-        groups: parameter groups; those of Muon contain only matrices.
+        groups: parameter groups; groups for Muon contain only matrices.
         lr: learning rate of AdamW.
         muon_lr: learning rate of Muon: the spectral norm of an update to a matrix that is not taller than wide.
         momentum: Nesterov momentum of Muon.

@@ -1,6 +1,6 @@
 """Pictures of predicted features: each cell is shown as the image patch of the nearest training cell.
 
-A patch extends half a cell beyond its own cell on each side and fades out there, so that neighbouring patches blend.
+A patch extends half a cell beyond its cell on each side and fades out there, so that neighbouring patches blend.
 """
 
 from typing import TYPE_CHECKING
@@ -20,11 +20,7 @@ SIDE = 16  # side of a cell, in pixels
 
 
 class PatchPictures(nn.Module):
-    """A random sample of training cells with the image patches that they cover.
-
-    Args:
-        channels: C.
-    """
+    """A random sample of training cells (..., C) with the image patches that they cover."""
 
     cells: Tensor
     patches: Tensor
@@ -35,7 +31,7 @@ class PatchPictures(nn.Module):
         self.register_buffer("patches", torch.empty(0, 3, 2 * SIDE, 2 * SIDE, dtype=torch.uint8))
 
     def fit(self, cells: TrainingCells, images: "Images") -> None:
-        """Sample cells and cut out their patches."""
+        """Sample cells, and cut out their patches."""
         n, height, width = cells.features.shape[:3]
         drawn = torch.randperm(n * height * width, generator=Generator().manual_seed(0))[:COUNT].sort().values
         number, position = drawn // (height * width), drawn % (height * width)
@@ -78,7 +74,7 @@ class PatchPictures(nn.Module):
 
 
 def blend(patches: Tensor) -> Tensor:
-    """Blend patches of side 2 s that are s apart, weighted by tents. (h, w, 3, 2s, 2s) -> (3, h s, w s)."""
+    """Blend patches of side 2 s at a distance of s, weighted by tent functions. (h, w, 3, 2s, 2s) -> (3, h s, w s)."""
     side = patches.shape[-1] // 2
     ramp = (torch.arange(2 * side, device=patches.device) + 0.5) / side
     tent = torch.minimum(ramp, 2 - ramp)  # (2s,)

@@ -1,4 +1,4 @@
-"""Predictors of a normal image's cells, whose residuals show defects."""
+"""Predictors of the cells of normal images, whose residuals reveal defects."""
 
 from collections.abc import Iterable, Sequence
 
@@ -14,9 +14,9 @@ class Predictor(nn.Module):
     """Predicts the cells of normal images.
 
     Attributes:
-        trained: whether the predictor is trained by gradient, on `loss`; otherwise `fit` is all of its training.
+        trained: whether the predictor is trained on `loss` by gradient; otherwise it is only fitted.
         whitened: whether residuals are measured relative to their covariance on normal images, not by their length.
-        takes_copies: whether rotated copies of training images are used.
+        takes_copies: whether the predictor uses rotated copies of training images.
     """
 
     trained = False
@@ -42,8 +42,7 @@ class Predictor(nn.Module):
 
         Args:
             cells: cells of B images.
-            own: (B,), indices of the images if they are training images; what was memorized from an image is not used
-                to predict it.
+            own: (B,), indices of the images if they are training images: no image is predicted from itself.
         """
         return cells - self(cells)
 
@@ -65,7 +64,7 @@ class Predictor(nn.Module):
         return []
 
     def summary(self) -> str:
-        """Describe what was trained or fitted."""
+        """Describe the trained or fitted predictor in a few words."""
         return type(self).__name__
 
 
@@ -73,7 +72,7 @@ def choose(predictors: Iterable[str], members: Sequence[str] | None) -> list[str
     """Return the names of the predictors to use: `members`, or all if `members` is None.
 
     Raises:
-        UserError: a name is unknown, or there is none.
+        UserError: a name is unknown, or no name is given.
     """
     known = list(predictors)
     for name in (known if members is None else members) or [""]:
@@ -83,7 +82,12 @@ def choose(predictors: Iterable[str], members: Sequence[str] | None) -> list[str
 
 
 def check_predictors(predictors: Iterable[Predictor], count: int, folds: int) -> None:
-    """Check that there are enough training images for predictors, and for those of each fold (`folds` < 2: no folds).
+    """Check that there are enough training images to fit predictors, also without the images of any one fold.
+
+    Args:
+        predictors: the predictors.
+        count: number of training images.
+        folds: number of folds; less than 2 if they are not cross-fitted.
 
     Raises:
         UserError: there are too few.
@@ -95,20 +99,14 @@ def check_predictors(predictors: Iterable[Predictor], count: int, folds: int) ->
                 predictor.check(count_smallest_fit(count, folds))
 
 
-def fit_predictors(predictors: Iterable[Predictor], cells: TrainingCells) -> None:
-    """Fit predictors to the training images."""
-    for predictor in predictors:
-        predictor.fit(cells)
-
-
 def mean_square(predicted: Tensor, cells: Tensor, hard: float = 0.0) -> Tensor:
     """Compute the mean squared error, ignoring padding. -> scalar.
 
     Args:
         predicted: (B, h, w, C).
         cells: (B, h, w, C), the targets.
-        hard: fraction of the cells, those with the smallest errors, whose gradients are scaled by 0.1 (hard mining,
-            Dinomaly).
+        hard: fraction of the cells, those with the smallest errors, whose gradients are scaled by 0.1 (Dinomaly's hard
+            mining).
     """
     inside = in_image(cells)
     error = (cells - predicted).where(inside[..., None], 0).square().mean(-1)  # (B, h, w)

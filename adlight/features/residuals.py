@@ -1,4 +1,4 @@
-"""Combines the residuals of several predictors to one map; each is scaled by the residuals of normal images.
+"""Combination of several predictors' residuals into one map, each scaled by its residuals on normal images.
 
 Letters: B, N images, h x w cells, C features per cell, K clusters.
 """
@@ -22,7 +22,7 @@ class ResidualMap(nn.Module):
         channels: C.
 
     Attributes:
-        folds: one map per fold of the held-out images, fitted without it, to score the fold; not saved in checkpoints.
+        folds: per fold of the held-out images, a map fitted without it that scores it; not saved in checkpoints.
     """
 
     scale: Tensor
@@ -31,7 +31,8 @@ class ResidualMap(nn.Module):
     def __init__(self, predictors: Mapping[str, Predictor], channels: int) -> None:
         super().__init__()
         self.channels = channels
-        self.whitening = nn.ModuleDict({name: Whitening(channels) for name, one in predictors.items() if one.whitened})
+        whitened = [name for name, predictor in predictors.items() if predictor.whitened]
+        self.whitening = nn.ModuleDict({name: Whitening(channels) for name in whitened})
         self.register_buffer("scale", torch.ones(len(predictors)))
         self.folds: list[ResidualMap] = []
 
@@ -44,36 +45,35 @@ class ResidualMap(nn.Module):
     ) -> None:
         """Measure the residuals of normal images.
 
-        Those of predictors that are not trained stay the same, and are measured only if `folds` is empty.
+        Predictors that are not trained always have the same residuals; they are measured only if `folds` is empty.
 
         Args:
-            predictors: the constructor's predictors.
+            predictors: the predictors passed to the constructor.
             centers: (K, C), centers of the image clusters.
             held_out: standardized cells (n, h, w, C) of the held-out normal images of each fold.
             training: standardized cells (n, h, w, C) and indices (n,) of additional training images.
         """
         parts = list(training) if len(self.whitening) else []
-        known = {name for name, one in predictors.items() if self.folds and not one.trained}
-        self.folds = self.folds or [ResidualMap(predictors, self.channels).to(centers.device) for _ in held_out]
+        means = [image_means(cells) for cells in held_out]  # (n, C) each
+        refit = bool(self.folds)
+        if not refit:
+            self.folds = [ResidualMap(predictors, self.channels).to(centers.device) for _ in held_out]
         for number, (name, predictor) in enumerate(predictors.items()):
-            if name in known:
+            if refit and not predictor.trained:
                 continue
-            residuals = [_residual(predictor, cells) for cells in held_out]
-            means = [image_means(cells) for cells in held_out]
+            residuals = [_residual(predictor, cells) for cells in held_out]  # (n, h w, C) each
             if predictor.whitened:
                 own = [second_moments(*pair, centers) for pair in zip(means, residuals, strict=True)]
                 more = [second_moments(image_means(x), _residual(predictor, x, i), centers) for x, i in parts]
                 folds = [fold.whitening[name] for fold in self.folds]
                 fit_folds(self.whitening[name], folds, centers, own, more)
-            lengths = [
-                fold.length(name, *pair).flatten() for fold, *pair in zip(self.folds, means, residuals, strict=True)
-            ]
-            every = torch.cat(lengths)
-            for one in (self, *self.folds):
-                one.scale[number] = every[~every.isnan()].mean().clamp(min=1e-12)
+            folds_and_residuals = zip(self.folds, means, residuals, strict=True)
+            lengths = torch.cat([fold.length(name, *pair).flatten() for fold, *pair in folds_and_residuals])
+            for residual_map in (self, *self.folds):
+                residual_map.scale[number] = lengths[~lengths.isnan()].mean().clamp(min=1e-12)
 
     def length(self, name: str, mean: Tensor, residual: Tensor) -> Tensor:
-        """Measure the length of a predictor's residuals, given the images' mean cells. (B, C), (B, L, C) -> (B, L)."""
+        """Measure the lengths of a predictor's residuals, given the image means. (B, C), (B, L, C) -> (B, L)."""
         if name in self.whitening:
             return self.whitening[name](mean, residual)
         return torch.cat([part.square().mean(-1) for part in in_parts(residual)]).sqrt()
@@ -90,16 +90,16 @@ class ResidualMap(nn.Module):
             maps = cells.new_empty(cells.shape[:3])
             for k in fold.unique().tolist():
                 rows = (fold == k).to(cells.device)
-                maps[rows] = self.folds[k](cells[rows], {name: one[rows] for name, one in residuals.items()})
+                maps[rows] = self.folds[k](cells[rows], {name: x[rows] for name, x in residuals.items()})
             return maps
         mean = image_means(cells) if len(self.whitening) else cells.new_empty(0)  # (B, C)
-        lengths = [self.length(name, mean, one.flatten(1, 2)) for name, one in residuals.items()]  # (B, h w) each
-        total = sum(one / scale for one, scale in zip(lengths, self.scale, strict=True))
+        lengths = [self.length(name, mean, x.flatten(1, 2)) for name, x in residuals.items()]  # (B, h w) each
+        total = sum(length / scale for length, scale in zip(lengths, self.scale, strict=True))
         return torch.as_tensor(total).view(cells.shape[:3])
 
 
 def _residual(predictor: Predictor, cells: Tensor, own: Tensor | None = None) -> Tensor:
     """Compute residuals in batches. (n, h, w, C) -> (n, h w, C)."""
-    places = [None] * len(cells.split(64)) if own is None else own.split(64)
-    parts = [predictor.residual(x, i) for x, i in zip(cells.split(64), places, strict=True)]
+    indices = [None] * len(cells.split(64)) if own is None else own.split(64)
+    parts = [predictor.residual(x, i) for x, i in zip(cells.split(64), indices, strict=True)]
     return torch.cat(parts).flatten(1, 2)

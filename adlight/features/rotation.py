@@ -1,8 +1,8 @@
-"""Rotated copies of training images, for parts that may lie at any angle.
+"""Rotated copies of training images, for objects that may lie at any angle.
 
-Of such parts no training set shows every angle, and a copy turned by 90, 180 or 270 degrees, without interpolation, is
-one more normal image. Elsewhere a rotated image is a defect. The training images decide, cluster by cluster: rotations
-are normal where a rotated image is about as near to the other images as the image itself.
+No training set shows such objects at every angle, and a copy rotated by 90, 180 or 270 degrees, without interpolation,
+is another normal image. For other objects, a rotated image is anomalous. The training images decide, cluster by
+cluster: rotations are normal where a rotated image is about as near to the other images as the image itself.
 """
 
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ from adlight.features.cache import FeatureCache
 from adlight.features.cells import Copies, TrainingCells, image_means, in_image
 from adlight.types import Batch
 
-SAMPLE = 16  # images of a cluster that are rotated to decide
-NEIGHBOURS = 8  # training images whose mean distance says how normal an image is
-MAX_RATIO = 1.35  # of that distance after and before the rotation, in the median of a cluster (experiments/features)
+SAMPLE = 16  # number of images per cluster that are rotated to decide
+NEIGHBOURS = 8  # number of nearest training images whose mean distance measures how normal an image is
+MAX_RATIO = 1.35  # largest ratio of distances after and before rotation, median of a cluster (experiments/features)
 
 
 class RotatedImages:
@@ -37,7 +37,7 @@ class RotatedImages:
         return len(self.rows)
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """Return the images' pixels, with their sizes where they are padded."""
+        """Return the images' pixels, and their sizes if they are padded."""
         batch = self.images.__getitems__([self.rows[i] for i in indices])
         size = batch.get("size")
         rotated: Any = {"image": rotate(batch["image"], self.turns, size)}
@@ -45,7 +45,7 @@ class RotatedImages:
 
 
 def rotate(image: Tensor, turns: int, size: Tensor | None = None) -> Tensor:
-    """Rotate images (B, C, H, W) by quarter turns; of padded images their content, (B, 2) heights and widths."""
+    """Rotate images (B, C, H, W) by quarter turns; padded images only within their heights and widths `size` (B, 2)."""
     if size is None:
         return image.rot90(turns, (2, 3)).contiguous()
     rotated = torch.zeros_like(image)
@@ -55,18 +55,18 @@ def rotate(image: Tensor, turns: int, size: Tensor | None = None) -> Tensor:
 
 
 def make_copies(cells: TrainingCells, centers: Tensor, images: Images, cache: FeatureCache) -> Copies | None:
-    """Rotate the training images of those clusters in which rotated images are normal.
+    """Rotate the training images of the clusters in which rotated images are normal.
 
-    Quarter turns are tried first, where frames are square and not padded, then half a turn.
+    A quarter turn is tried first if frames are square and not padded, then half a turn.
 
     Args:
-        cells: of the training images.
-        centers: (K, C) of clusters of their mean cells.
-        images: the training images, before augmentation.
+        cells: cells of the training images.
+        centers: (K, C), centers of the clusters of mean cells.
+        images: the training images, without augmentation.
         cache: computes features.
 
     Returns:
-        The copies; None if there are none, or a region of interest fixes how images lie.
+        The copies; None if rotations are normal in no cluster, or a region of interest fixes the orientation.
     """
     first = images.__getitems__([0])
     if "content" in first or len(cells) < 2:
@@ -78,27 +78,30 @@ def make_copies(cells: TrainingCells, centers: Tensor, images: Images, cache: Fe
     def is_normal(turns: int) -> Tensor:  # (N,) bool
         features = cache(RotatedImages(images, sample, turns), cells.mean.device)
         ratio = _nearness(TrainingCells(features, cells.mean, cells.std)[:], cells, sample) / before
-        kept = [k for k in cluster.unique().tolist() if ratio[cluster[sample] == k].median() <= MAX_RATIO]
-        return torch.isin(cluster, torch.tensor(kept, dtype=cluster.dtype))
+        normal = [k for k in cluster.unique().tolist() if ratio[cluster[sample] == k].median() <= MAX_RATIO]
+        return torch.isin(cluster, torch.tensor(normal, dtype=cluster.dtype))
 
     is_square = "size" not in first and first["image"].shape[2] == first["image"].shape[3]
     quarter = is_normal(1) if is_square else torch.zeros(len(cells), dtype=torch.bool)
     half = quarter if quarter.all() else quarter | is_normal(2)
-    rows = {1: quarter.nonzero()[:, 0], 2: half.nonzero()[:, 0], 3: quarter.nonzero()[:, 0]}
     if not half.any():
         return None
-    made = [cache(RotatedImages(images, mine, turns), cells.mean.device) for turns, mine in rows.items() if len(mine)]
-    return Copies(torch.cat(made), torch.cat(list(rows.values())))
+    features, source = [], []
+    for turns, is_rotated in ((1, quarter), (2, half), (3, quarter)):
+        if is_rotated.any():
+            source.append(is_rotated.nonzero()[:, 0])
+            features.append(cache(RotatedImages(images, source[-1], turns), cells.mean.device))
+    return Copies(torch.cat(features), torch.cat(source))
 
 
 def _spread(rows: Tensor) -> Tensor:
-    """Take `SAMPLE` evenly spaced of them, or all."""
+    """Select at most `SAMPLE` evenly spaced rows."""
     return rows[torch.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).round().long()]
 
 
 def _nearness(query: Tensor, cells: TrainingCells, own: Tensor) -> Tensor:
-    """Compute mean squared distances to the nearest training images but the image's own. (B, h, w, C) -> (B,)."""
-    inside = in_image(query)[..., None].expand_as(query).flatten(1)  # (B, h w C); padding is no part of a distance
+    """Average the squared distances to the nearest training images other than `own`. (B, h, w, C), (B,) -> (B,)."""
+    inside = in_image(query)[..., None].expand_as(query).flatten(1)  # (B, h w C), distances ignore padding
     x = query.flatten(1).where(inside, 0)
     weight, distances = inside.float(), []
     for part in cells.batches():

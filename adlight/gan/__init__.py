@@ -1,1 +1,1 @@
-"""The GAN detector. Read networks, residual, objectives, module, terms, inversion, scorer, detector, encoder."""
+"""The GAN detector. Reading order: networks, objectives, module, terms, inversion, scorer, detector, encoder."""

@@ -1,4 +1,4 @@
-"""Boundary equilibrium GAN (Berthelot 2017): the critic is an autoencoder, held in balance by a feedback control."""
+"""Boundary equilibrium GAN (Berthelot 2017): the critic is an autoencoder; feedback control balances its losses."""
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
@@ -11,22 +11,19 @@ from adlight.settings import PositiveShare, checked
 
 
 class AutoencoderCritic(Backbone):
-    """An autoencoder that learns to reconstruct real images well and generated ones badly.
+    """An autoencoder that learns to reconstruct real images well and generated images badly.
 
-    Its score is -L(x), L(x) = |x - D(x)|_1 / N (eq. 1), so that larger is more real, as for every critic. The decoder
+    Its score is -L(x), L(x) = |x - D(x)|_1 / N (eq. 1), so that higher is more real, as for every critic. The decoder
     has the generator's layers.
 
     Args:
         image_size: side in pixels, see `resolution_schedule`.
         channels: 1 or 3.
-        ndf: number of channels after the first layer and before the decoder's last.
+        ndf: number of channels after the first layer and before the last layer of the decoder.
         hidden: size of the code between encoder and decoder.
 
     Attributes:
         balance: k_t, the weight of generated images; updated by the objective.
-
-    Raises:
-        ValueError: an unsupported image size, or a number out of range.
     """
 
     balance: Tensor
@@ -51,15 +48,15 @@ class AutoencoderCritic(Backbone):
 
 
 class BEGAN(AdversarialObjective):
-    """Keep the autoencoder's losses L on generated and real images in a constant ratio (Berthelot 2017).
+    """Keeps the autoencoder's losses L on generated and real images in a constant ratio (Berthelot 2017).
 
     L_D = L(x) - k_t L(G(z)),  L_G = L(G(z)),  k_{t+1} = k_t + rate (gamma L(x) - L(G(z))) in [0, 1]   (section 3.4)
-    M = L(x) + |gamma L(x) - L(G(z))| measures convergence (eq. 6). k_t and M use the generated images of the critic's
-    step, whereas the original uses those of the generator's.
+    M = L(x) + |gamma L(x) - L(G(z))| measures convergence (eq. 6). k_t and M are computed from the images generated for
+    the critic's step; the original takes the generator's step.
 
     Args:
         gamma: L(G(z)) / L(x) in equilibrium; lower values give better but less diverse images.
-        rate: lambda_k, the gain of the control of k_t; the critic stores k_t as `balance`.
+        rate: lambda_k, the gain of the feedback control of k_t; the critic stores k_t as `balance`.
     """
 
     @checked

@@ -1,4 +1,4 @@
-"""Detector by GAN inversion: a trained GAN, the encoder that inverts it, and the score of what it cannot generate."""
+"""Detection by GAN inversion: a trained GAN, the encoder that inverts it, and how badly it can generate an image."""
 
 import math
 from typing import Any
@@ -20,7 +20,8 @@ class GAN(nn.Module):
 
     Args:
         generator, critic: the networks.
-        ema: decay of the generator's weight average, used everywhere except in its own training; 0 disables it.
+        ema: decay of the moving average of the generator's weights, which is used except in the generator's own
+            training; 0 for none.
 
     Raises:
         ValueError: networks for different sizes of images or latents.
@@ -38,12 +39,12 @@ class GAN(nn.Module):
 
     @property
     def trained_generator(self) -> Generator:
-        """The generator to use except in its own training: the weight average if there is one."""
+        """The generator to use except in its own training, with averaged weights if `ema` is set."""
         return self.generator if self.ema is None else self.ema.network  # type: ignore[return-value]
 
 
 class InversionDetector(AnomalyDetector):
-    """Detect images that a GAN trained on normal images cannot generate.
+    """Detects images that a GAN trained on normal images cannot generate.
 
     Args:
         gan: generator and critic.
@@ -68,27 +69,27 @@ class InversionDetector(AnomalyDetector):
 
     @property
     def networks(self) -> Networks:
-        """The networks to score with, including the averaged generator if there is one."""
+        """The networks used for scoring."""
         return Networks(self.gan.trained_generator, self.gan.critic, self.encoder)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Return the calibration results and what the scorer knows of training images."""
+        """Return the calibration results and the scorer's fitted tensors."""
         return super().get_extra_state() | {"scorer": self.scorer.fitted}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore both."""
+        """Restore the calibration results and the scorer's fitted tensors."""
         super().set_extra_state(state)
         self.scorer.fitted = dict(state.get("scorer", {}))
 
     @property
     def export_blocker(self) -> str | None:
-        """The reason why the method cannot be exported: a graph cannot search by gradients."""
+        """The reason why the method cannot be exported, if any: a graph cannot search by gradients."""
         if self.scorer.method == "encoder":
             return None
         return f"method={self.scorer.method} searches by gradients; method=encoder, one forward pass, can be exported"
 
     def score(self, batch: Batch) -> Scores:
-        """Score a batch: the thesis's equation, or the standardized mixture."""
+        """Score a batch by the thesis's equation or the standardized mixture."""
         return self.score_terms(batch["image"])[1]
 
     def score_terms(self, image: Tensor) -> tuple[Tensor, Scores]:
@@ -102,7 +103,9 @@ class InversionDetector(AnomalyDetector):
         """Compute each term's mean and standard deviation over normal validation images. (N, T) float64."""
         mean = normal.mean(0)  # (T,)
         deviation = normal.std(0, unbiased=False) if len(normal) > 1 else torch.ones_like(mean)
-        constant = deviation <= 1e-6 * mean.abs()  # a constant term is uninformative: divided by infinity, it vanishes
+        constant = (
+            deviation <= 1e-6 * mean.abs()
+        )  # a constant term carries no information; dividing by infinity drops it
         self.term_mean.copy_(mean)
         self.term_deviation.copy_(deviation.masked_fill(constant, math.inf))
 
@@ -115,6 +118,6 @@ def check_same_sizes(generator: Generator, **others: nn.Module | None) -> None:
     """Raise a ValueError unless all networks have the generator's sizes of images and latents."""
     for name, network in others.items():
         for size in ("image_size", "channels", "latent"):
-            wanted = getattr(generator, size)
-            if (found := getattr(network, size, wanted)) != wanted:
-                raise ValueError(f"{name}.{size}={found} does not fit generator.{size}={wanted}")
+            expected = getattr(generator, size)
+            if (found := getattr(network, size, expected)) != expected:
+                raise ValueError(f"{name}.{size}={found} does not match generator.{size}={expected}")

@@ -43,26 +43,25 @@ class ScoredTerms:
 
 
 class GANDetector(InversionDetector, AnomalyModule):
-    """Detect images that a GAN trained on normal images cannot generate.
+    """Trains the encoder of an `InversionDetector`.
 
     The GAN is trained first, as `pretraining`. This module freezes it and trains the encoder to invert it. Without an
-    encoder there is nothing left to train: the GAN is inverted by gradients, and validation only calibrates.
+    encoder nothing more is trained: the GAN is inverted by gradients, and validation only calibrates.
 
     Args:
         gan: the adversarial training, which holds generator and critic.
-        encoder: maps an image to its latent; None if the scorer searches by gradients alone.
-        scorer: inverts the generator and scores images.
-        encoder_optimizer: makes the encoder's optimizer from its parameters; the learning rate decays to 0.
-        encoder_epochs: number of epochs of the encoder's training.
-        encoder_images: images to train the encoder on: `real` training images (Schlegl 2019, izi_f) or `generated` ones
-            (Berg 2019).
+        encoder, scorer: see `InversionDetector`.
+        encoder_optimizer: constructor of the encoder's optimizer; the learning rate decays to 0.
+        encoder_epochs: number of epochs for the encoder.
+        encoder_images: images to train the encoder on: `real` training images (Schlegl 2019, izi_f) or `generated`
+            images (Berg 2019).
         kappa: weight of the feature distance in the encoder's loss.
         clip: largest norm of the encoder's gradient; 0 disables clipping.
         pretrained_gan: a finished run to take the GAN from instead of training one; the entry point loads it.
         seed: seed of the latents of generated images.
 
     Raises:
-        ValueError: networks, scorer and lengths that do not fit each other, or a number out of range.
+        ValueError: networks, scorer and epochs do not match, or a number is out of range.
     """
 
     gan: AdversarialModule
@@ -101,15 +100,15 @@ class GANDetector(InversionDetector, AnomalyModule):
         return Pretrained(self.pretrained_gan, "gan.") if self.pretrained_gan else None
 
     def describe(self) -> list[str]:
-        """Describe how long the GAN was trained and how it is inverted."""
+        """Describe the length of the GAN's training, and how it is inverted."""
         return [f"GAN: {int(self.gan.generator_steps)} generator steps; inversion: {self.scorer.method}"]
 
     def metadata(self) -> dict[str, Any]:
-        """Return what is stored with the metrics of a result."""
+        """Return what the result file records besides the metrics."""
         return super().metadata() | {"generator_steps": int(self.gan.generator_steps)}
 
     def num_epochs(self, default: int, batches_per_epoch: Callable[[], int]) -> int:
-        """Return the encoder's number of epochs; `default` belongs to the GAN."""
+        """Return the number of epochs for the encoder; `default` is the GAN's."""
         return self.encoder_epochs
 
     def setup(self, stage: str) -> None:
@@ -118,11 +117,11 @@ class GANDetector(InversionDetector, AnomalyModule):
             self.gan.eval().requires_grad_(False)
 
     def on_fit_start(self) -> None:
-        """Reject precisions in which the GAN does not train."""
+        """Check the trainer's precision."""
         check_precision(self.trainer)
 
     def configure_optimizers(self) -> Optimizer:
-        """Make the encoder's optimizer."""
+        """Build the encoder's optimizer."""
         assert self.encoder is not None
         optimizer = make_optimizer("encoder_optimizer", self.encoder_optimizer, self.encoder)
         self.rates = [group["lr"] for group in optimizer.param_groups]
@@ -145,7 +144,7 @@ class GANDetector(InversionDetector, AnomalyModule):
         log_terms(self, terms, len(image), prog_bar="encoder")
 
     def decay_rate(self, batch_idx: int) -> Optimizer:
-        """Set the learning rates by a half-cosine decay over all epochs, starting at those of the current config."""
+        """Decay the learning rates by half a cosine over all epochs, starting at the rates of the current config."""
         optimizer: Any = self.optimizers()
         done = (self.current_epoch + batch_idx / self.trainer.num_training_batches) / (self.trainer.max_epochs or 1)
         for group, rate in zip(optimizer.param_groups, self.rates, strict=True):
@@ -153,15 +152,15 @@ class GANDetector(InversionDetector, AnomalyModule):
         return optimizer
 
     def score(self, batch: Batch) -> Scores:
-        """Score a batch, and keep its terms for validation."""
+        """Score a batch, and store its terms for validation."""
         self.last_terms, scores = self.score_terms(batch["image"])
         return scores
 
     def on_validation_epoch_start(self) -> None:
-        """Clear the terms of the previous validation, and fit what the scorer needs."""
+        """Clear the terms of the previous validation, and fit the scorer to the training images."""
         super().on_validation_epoch_start()
         self.terms = []
-        with torch.inference_mode(False):  # what is fitted outlives the validation
+        with torch.inference_mode(False):  # the fitted tensors outlive the validation
             self.scorer.fit(self.networks, self.read_training_images)
 
     def read_training_images(self) -> Iterator[Tensor]:
@@ -175,7 +174,7 @@ class GANDetector(InversionDetector, AnomalyModule):
         stop_if_diverged(self, "encoder_optimizer.lr")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Scores:
-        """Score the batch and keep its terms: they can be standardized only once all are known."""
+        """Score the batch and collect its terms, which are standardized once all are known."""
         scores = super().validation_step(batch, batch_idx)
         index = batch["index"]
         image = batch["tile"][:, 0] if "tile" in batch else index
@@ -184,7 +183,7 @@ class GANDetector(InversionDetector, AnomalyModule):
         return scores
 
     def on_validation_epoch_end(self) -> None:
-        """Standardize the terms by the normal images of all processes, then calibrate like every detector."""
+        """Standardize the terms by the normal images of all processes, then calibrate as every detector does."""
         if self.scorer.score == "mixture":
             normal = [row.values for row in gather_rows(self.terms) if row.label == 0]
             self.standardize(torch.tensor(normal, dtype=torch.float64))

@@ -1,4 +1,4 @@
-"""Latent inversion: find the latent whose image is nearest to the query, in image space (Schlegl 2017).
+"""Latent inversion: search for the latent whose image is nearest to the query in image space (Schlegl 2017).
 
 Letters: Z latent size, F critic features, R restarts.
 """

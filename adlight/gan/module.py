@@ -1,4 +1,4 @@
-"""Adversarial training of generator and critic (thesis, sections 3.3 and 3.4; Gulrajani 2017, algorithm 1)."""
+"""Adversarial training of the generator and the critic (thesis, sections 3.3 and 3.4; Gulrajani 2017, algorithm 1)."""
 
 import math
 from collections.abc import Callable
@@ -28,21 +28,17 @@ from adlight.types import Batch, UserError
 
 
 class AdversarialModule(GAN, pl.LightningModule):
-    """Train a GAN on normal images: a critic step on each batch, and a generator step on every n_critic-th batch.
+    """Trains a GAN on normal images: a critic step on each batch, and a generator step on every n_critic-th batch.
 
     Args:
-        generator, critic: the networks.
+        generator, critic, ema: see `GAN`.
         objective: the losses of both networks.
-        critic_optimizer, generator_optimizer: make each network's optimizer from its parameters.
+        critic_optimizer, generator_optimizer: constructors of the optimizers.
         n_critic: number of critic steps per generator step, counted over the whole run.
-        generator_steps: number of generator steps to train for, instead of a number of epochs; rounded up to whole
+        generator_steps: number of generator steps to train for, rounded up to whole epochs, instead of a number of
             epochs.
-        ema: decay of the generator's weight average, used everywhere except in its own training; 0 disables it.
         clip: largest norm of a network's gradient; 0 disables clipping.
-        seed: seed of latents and penalties, which depend on nothing else but the step and the process.
-
-    Raises:
-        ValueError: networks for different sizes of images or latents, or a number out of range.
+        seed: seed of latents and penalties, which otherwise depend only on the step and the process.
     """
 
     @checked
@@ -66,7 +62,7 @@ class AdversarialModule(GAN, pl.LightningModule):
         self.n_critic, self.max_generator_steps, self.clip, self.seed = n_critic, generator_steps, clip, seed
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """Update the critic and, every n_critic-th time, the generator (thesis, section 3.4)."""
+        """Update the critic and, on every n_critic-th batch, the generator (thesis, section 3.4)."""
         step = self.trainer.fit_loop.total_batch_idx  # over the whole run
         rng = torch.Generator().manual_seed(derive_seed("gan", self.seed, step, self.global_rank))
         real = batch["image"]  # (B, C, H, W)
@@ -96,27 +92,27 @@ class AdversarialModule(GAN, pl.LightningModule):
 
     @torch.no_grad()
     def sample(self, count: int) -> Tensor:
-        """Generate images from latents that are the same at each call. -> (B, C, H, W)."""
+        """Generate images from latents that are the same in every call. -> (B, C, H, W)."""
         return self.trained_generator(self.draw_latents(count, torch.Generator().manual_seed(self.seed)))
 
     def num_epochs(self, default: int, batches_per_epoch: Callable[[], int]) -> int:
-        """Return the number of epochs that `generator_steps` take; `default` if that is not set."""
+        """Return the number of epochs that `generator_steps` takes, or `default` if that is not set."""
         if self.max_generator_steps is None:
             return default
         return math.ceil(self.max_generator_steps * self.n_critic / batches_per_epoch())
 
     def on_fit_start(self) -> None:
-        """Reject precisions in which the gradient penalty is unstable, and too few images for the settings."""
+        """Check the trainer's precision, and that there are enough images for the settings."""
         check_precision(self.trainer)
         data = cast(Any, self.trainer).datamodule
         images = len(data.records("train")) // self.trainer.world_size
         if data.batch_size > images:
             raise UserError(f"batch_size={data.batch_size} is larger than the {images} training images")
         if self.n_critic > (batches := math.ceil(images / data.batch_size) * (self.trainer.max_epochs or 0)):
-            raise UserError(f"n_critic={self.n_critic} of {batches} batches never trains the generator: lower it")
+            raise UserError(f"n_critic={self.n_critic} in {batches} batches never trains the generator: lower it")
 
     def configure_optimizers(self) -> list[Optimizer]:
-        """Make the optimizers of critic and generator."""
+        """Build the optimizers of critic and generator."""
         optimizers = [
             make_optimizer(f"{name}_optimizer", factory, getattr(self, name))
             for name, factory in self.optimizer_factories.items()

@@ -1,7 +1,7 @@
 """Generator, critic and encoder of the GAN (thesis, section 3.3.1 and figure 3-2).
 
-Images of 28 and 30 pixels get the layers of the thesis; other sizes, 4 or 7 times a power of two, get as many stride-2
-stages as they need. Letters: Z latent size, F critic features, S side of the smallest feature map.
+Images of 28 and 30 pixels get the layers of the thesis; other sizes, 4 or 7 times a power of two, as many stride-2
+stages as needed. Letters: Z latent size, F critic features, S side of the smallest feature map.
 """
 
 import math
@@ -30,7 +30,7 @@ def resolution_schedule(image_size: int) -> tuple[int, int]:
     if image_size not in SIZES:
         nearest = sorted(sorted({*SIZES, *THESIS_PADDING}, key=lambda size: abs(size - image_size))[:3])
         raise ValueError(
-            f"the GAN has no layers for image_size={image_size}: it takes 28, 30 or 4 or 7 times a power of two "
+            f"the GAN cannot generate image_size={image_size}: use 28, 30, or 4 or 7 times a power of two "
             f"(nearest: {', '.join(map(str, nearest))})"
         )
     return SIZES[image_size]
@@ -50,16 +50,13 @@ def stage_widths(base: int, stages: int) -> list[int]:
 
 
 class Generator(nn.Module):
-    """Generate images in [0, 1] from latents.
+    """Generates images in [0, 1] from latents.
 
     Args:
         image_size: side in pixels, see `resolution_schedule`.
         channels: 1 or 3.
         latent: Z.
         ngf: number of channels before the last layer.
-
-    Raises:
-        ValueError: an unsupported image size, or a number out of range.
     """
 
     @checked
@@ -110,15 +107,12 @@ class Backbone(nn.Module):
 
 
 class Critic(Backbone):
-    """Score how real images look; higher is more real.
+    """Scores how real images look; higher is more real.
 
     Args:
         image_size: side in pixels, see `resolution_schedule`.
         channels: 1 or 3.
         ndf: number of channels after the first layer.
-
-    Raises:
-        ValueError: an unsupported image size, or a number out of range.
     """
 
     @checked
@@ -155,18 +149,13 @@ class Critic(Backbone):
 
 
 class Encoder(Backbone):
-    """Estimate the latent whose image is nearest, by the critic's layers with Z outputs (Schlegl 2019, f-AnoGAN).
+    """Estimates the latent whose image is nearest, by the critic's layers with Z outputs (Schlegl 2019, f-AnoGAN).
 
     Args:
-        image_size: side in pixels, see `resolution_schedule`.
-        channels: 1 or 3.
+        image_size, channels, ndf: see `Critic`.
         latent: Z.
-        ndf: number of channels after the first layer.
-        normalize_latent: scale every latent to norm sqrt(Z), around which the prior is concentrated, so that the
-            generator only sees latents like those it was trained on.
-
-    Raises:
-        ValueError: an unsupported image size, or a number out of range.
+        normalize_latent: whether latents are scaled to norm sqrt(Z), around which the prior is concentrated, so that
+            the generator only sees latents like those in its training.
     """
 
     @checked

@@ -1,4 +1,4 @@
-"""Losses of critic and generator: WGAN-GP (thesis eq. 3-5) and the other objectives that the thesis discusses.
+"""Losses of critic and generator: WGAN-GP (thesis eq. 3-5) and the other objectives discussed in the thesis.
 
 Shapes: real, fake (B, C, H, W); scores (B, 1); losses are scalars.
 """

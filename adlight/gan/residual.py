@@ -1,6 +1,6 @@
 """Generator, critic and encoder of residual blocks (Gulrajani 2017, appendix: CIFAR-10), an option for larger images.
 
-All blocks of a network have the same number of channels. Images have 4 or 7 times a power of two pixels per side.
+All blocks of a network have the same number of channels. Images have sides of 4 or 7 times a power of two pixels.
 Letters: Z latent size, S side of a feature map.
 """
 
@@ -18,13 +18,13 @@ SMALLEST = 8  # the critic halves its maps until they have at most this many pix
 
 
 def count_stages(image_size: int) -> tuple[int, int]:
-    """Return the side, 4 or 7, and the number of doublings from it to the image.
+    """Return the smallest side, 4 or 7, and the number of doublings from it to the image's side.
 
     Raises:
-        ValueError: 30 pixels, which only the thesis's layers make.
+        ValueError: 30 pixels, which only the thesis's layers can generate.
     """
     if image_size not in SIZES:
-        raise ValueError(f"residual blocks cannot make image_size={image_size}: take 28 or 32")
+        raise ValueError(f"residual blocks cannot generate image_size={image_size}: use 28 or 32")
     return SIZES[image_size]
 
 
@@ -32,10 +32,10 @@ class ResidualBlock(nn.Module):
     """x + conv(relu(conv(relu(x)))), with 3 x 3 convolutions.
 
     Args:
-        inputs, outputs: number of channels; if they differ, a 1 x 1 convolution is on the shortcut.
+        inputs, outputs: number of channels; if they differ, the shortcut is a 1 x 1 convolution.
         scale: 2 doubles the sides before the second convolution, 0.5 halves them after it, 1 keeps them.
-        normalize: normalize each image's maps before every ReLU, as a whole (`GroupNorm` of one group).
-        activated: begin with a ReLU; false for the block that receives images.
+        normalize: whether each image's maps are normalized together before every ReLU (`GroupNorm` of one group).
+        activated: whether the block begins with a ReLU; false for the block that receives images.
     """
 
     def __init__(
@@ -59,19 +59,16 @@ class ResidualBlock(nn.Module):
 
 
 class ResidualGenerator(nn.Module):
-    """Generate images in [0, 1] from latents: a linear layer, blocks that double the sides, a convolution.
+    """Generates images in [0, 1] from latents: a linear layer, blocks that double the sides, a convolution.
 
-    The maps are normalized per image. Gulrajani normalizes them per batch, but then an image would depend on those
-    beside it, and the weight average would need statistics of its own.
+    Maps are normalized per image. Gulrajani normalizes them per batch, but then an image would depend on the rest of
+    its batch, and the averaged weights would need batch statistics of their own.
 
     Args:
         image_size: side in pixels, 4 or 7 times a power of two.
         channels: 1 or 3.
         latent: Z.
         ngf: number of channels of all blocks; 128 in the paper.
-
-    Raises:
-        ValueError: an unsupported image size, or a number out of range.
     """
 
     @checked
@@ -94,7 +91,7 @@ class ResidualGenerator(nn.Module):
 
 
 class ResidualBackbone(nn.Module):
-    """Blocks that halve the sides down to 7 or 8, two more, ReLU; no normalization, as the penalty is per image."""
+    """Blocks that halve the sides down to 7 or 8, two more blocks, ReLU; without normalization (per-image penalty)."""
 
     def __init__(self, image_size: int, channels: int, ndf: int) -> None:
         super().__init__()
@@ -120,17 +117,14 @@ class ResidualBackbone(nn.Module):
 
 
 class ResidualCritic(ResidualBackbone):
-    """Score how real images look; higher is more real.
+    """Scores how real images look; higher is more real.
 
-    The head sees the features of every place; Gulrajani's sees their mean over all places.
+    The head sees the features at every position; Gulrajani's sees their mean over all positions.
 
     Args:
         image_size: side in pixels, 4 or 7 times a power of two.
         channels: 1 or 3.
         ndf: number of channels of all blocks; 128 in the paper.
-
-    Raises:
-        ValueError: an unsupported image size, or a number out of range.
     """
 
     @checked
@@ -150,15 +144,11 @@ class ResidualCritic(ResidualBackbone):
 
 
 class ResidualEncoder(ResidualBackbone):
-    """Estimate the latent whose image is nearest, by the critic's blocks with Z outputs.
+    """Estimates the latent whose image is nearest, by the critic's blocks with Z outputs.
 
     Args:
         image_size, channels, ndf: see `ResidualCritic`.
-        latent: Z.
-        normalize_latent: see `Encoder`.
-
-    Raises:
-        ValueError: an unsupported image size, or a number out of range.
+        latent, normalize_latent: see `Encoder`.
     """
 
     @checked

@@ -27,7 +27,7 @@ TERMS: tuple[Term, ...] = get_args(Term)
 
 
 class InversionScorer:
-    """Score an image by its distance to the nearest image the GAN can generate, independently of its batch.
+    """Scores an image by its distance to the nearest image the GAN can generate, independently of its batch.
 
     Args:
         method: `encoder` (one forward pass), `gradient` (search from random latents) or `encoder+gradient` (search
@@ -37,28 +37,25 @@ class InversionScorer:
         weights: weights of the mixture's terms: `residual`, `latent_norm` (-|z| / sqrt(Z), eq. 3-8) and `feature`, the
             distance of the critic's features; a negative weight reverses a term.
         lam: the thesis's lambda, the weight of the residual in `thesis`.
-        feature: feature distance: `mse` of the critic's last features (Schlegl 2019), `cosine` of the features of all
-            its layers, which is relative to the features' magnitude, or `whitened`: the length of the last features'
-            differences relative to their covariance on training images (Mahalanobis distance).
+        feature: feature distance: `mse` of the critic's last features (Schlegl 2019), `cosine` distance of the features
+            of all layers, which does not depend on their magnitude, or `whitened`, the Mahalanobis distance of the last
+            features under the covariance of their differences on training images.
         distance: error for the map and the mixture's residual: `l1` (the thesis's |Q - G(z)|), `mse`, `ssim`, `msgms`
             or `lpips`.
         reduce, smoothing, topk: reduction of the map to the residual, see `ReconstructionError`.
         steps, lr: number of steps and learning rate of the search by Adam.
         latent_penalty: weight of |z|^2 / Z in the search: an unconstrained latent reconstructs anomalies too.
         kappa: weight of the feature distance in the search.
-        reach: share of the training images' latents in the ball around their mean that the encoder's latents are pulled
-            into: from beyond, the generator shows anomalies too; null leaves them.
+        reach: fraction of the training images' latents in the ball around their mean into which the encoder's latents
+            are pulled: outside it, the generator reproduces anomalies too; None leaves latents unchanged.
         restarts: number of random latents that `gradient` starts from, the same for all images; the best is kept.
         patience: number of steps without an improvement of 1 % after which the search for an image ends; 0 takes all
             steps.
         seed: seed of the random latents.
 
     Attributes:
-        fitted: what the settings need to know of training images, empty until fitted. For `reach`: `center` (Z,) and
-            `radius` of the ball; for `feature=whitened`: `whitening` (D, D), see `fit_whitening`.
-
-    Raises:
-        ValueError: an unknown name, or a number out of range.
+        fitted: tensors fitted to training images. For `reach`: `center` (Z,) and `radius` of the ball; for
+            `feature=whitened`: `whitening` (D, D), see `fit_whitening`.
     """
 
     @checked
@@ -84,7 +81,7 @@ class InversionScorer:
     ) -> None:
         weights = {"feature": 1.0} if weights is None else weights
         if not any(weights.values()):
-            raise ValueError(f"weights {weights} leave nothing to score by")
+            raise ValueError(f"at least one of the weights must not be 0, got {weights}")
         self.method, self.score, self.lam = method, score, lam
         self.weights = [float(weights.get(term, 0.0)) for term in TERMS]
         self.feature = feature
@@ -95,7 +92,7 @@ class InversionScorer:
 
     @torch.no_grad()
     def fit(self, networks: Networks, read: Callable[[], Iterable[Tensor]]) -> None:
-        """Estimate what `reach` and `feature=whitened` need from training images, if they are set.
+        """Fit the ball of `reach` and the whitening of `feature=whitened` to training images, if they are set.
 
         Args:
             networks: the trained networks.
@@ -110,9 +107,9 @@ class InversionScorer:
             self.fitted["whitening"] = fit_whitening(unit_differences(networks.critic, *pair) for pair in pairs)
 
     def look_up(self, name: str, setting: str, device: torch.device) -> Tensor:
-        """Return something fitted, on a device; raise a UserError that names the setting if it is missing."""
+        """Return a fitted tensor on a device; raise a UserError that names the setting if it is missing."""
         if name not in self.fitted:
-            raise UserError(f"{setting}: not fitted to training images: train anew, or evaluate with this setting")
+            raise UserError(f"{setting}: not fitted to training images: train again, or evaluate with this setting")
         return self.fitted[name].to(device)
 
     def find_latents(self, networks: Networks, image: Tensor) -> Tensor:
@@ -122,7 +119,7 @@ class InversionScorer:
             UserError: `reach` is set but not fitted.
         """
         if self.method == "gradient":
-            # the same starts for every image, so that scores do not depend on batch, process or position in the data
+            # every image has the same starts, so that scores do not depend on batch, process or position in the data
             rng = torch.Generator().manual_seed(self.seed)
             starts = torch.randn(self.restarts, 1, networks.generator.latent, generator=rng).to(image.device)
             start = starts.expand(-1, len(image), -1)  # (R, B, Z)

@@ -50,7 +50,7 @@ def cosine_distance(critic: Critic, x: Tensor, y: Tensor) -> Tensor:
 
 
 def unit_differences(critic: Critic, x: Tensor, y: Tensor) -> Tensor:
-    """Return the differences of the critic's last features, scaled to length 1, at each place.
+    """Return the differences of the critic's last features, scaled to length 1, at each position.
 
     (B, C, H, W) twice -> (B, S * S, D).
     """
@@ -67,12 +67,12 @@ def whitened_distance(critic: Critic, x: Tensor, y: Tensor, whitening: Tensor) -
 
 
 def fit_whitening(parts: Iterable[Tensor]) -> Tensor:
-    """Estimate what whitens `unit_differences`, passed in parts (B, S * S, D), over all places. -> (D, D)."""
+    """Estimate the matrix that whitens `unit_differences`, passed in parts (B, S * S, D). -> (D, D)."""
     total: Moments | None = None
     for part in parts:
-        one_cluster = part.new_zeros(1, part.shape[2])
-        moments = second_moments(part.mean(1), part, one_cluster)
+        center = part.new_zeros(1, part.shape[2])  # a single cluster
+        moments = second_moments(part.mean(1), part, center)
         total = moments if total is None else total.plus(moments)
     if total is None:
-        raise ValueError("no differences to estimate a covariance of")
-    return Whitening(part.shape[2]).fit(one_cluster, total).weight[0]
+        raise ValueError("no differences to estimate a covariance from")
+    return Whitening(part.shape[2]).fit(center, total).weight[0]

@@ -1,1 +1,1 @@
-"""The article, in reading order: masking, tokens, network, objective, scorer, module."""
+"""The article's masked autoencoder; reading order: masking, tokens, network, objective, scorer, module."""

@@ -1,4 +1,4 @@
-"""Complementary masks on features (article, section 2, eq. 2 and 3): n views, each cell visible in exactly one.
+"""Complementary masks on features (article, section 2, eq. 2 and 3): n views; each token is visible in exactly one.
 
 Letters: B images, h x w cells, L tokens after folding, C features of a cell, P = C fold^2 values of a token, n views.
 """
@@ -21,16 +21,16 @@ from adlight.types import UserError
 
 
 class ComplementaryMaskedNetwork(Predictor):
-    """Predicts each cell of a feature map as the mean of the n - 1 views that hide it, by the autoencoder for pixels.
+    """Predicts each cell of a feature map by the mean over the n - 1 views that hide it, with a `MaskedAutoencoder`.
 
     Args:
         channels: C.
         views: n; a view shows one token in n.
         width: width of the encoder and the decoder.
         heads: number of attention heads.
-        encoder_depth, decoder_depth: numbers of blocks.
+        encoder_depth, decoder_depth: number of blocks.
         fold: side, in cells, of the square that becomes a token.
-        seed: seed of the masks, which are the same for all images of a shape; training draws masks at every step.
+        seed: seed of the masks, which are the same for all images of a shape; training draws new masks at every step.
     """
 
     trained = True
@@ -53,15 +53,15 @@ class ComplementaryMaskedNetwork(Predictor):
         self.network = MaskedAutoencoder((1, 1), channels * fold**2, 0.0, *sizes)
 
     def forward(self, cells: Tensor, rng: Generator | None = None) -> Tensor:
-        """Predict every cell, for each size of padded images separately. (B, h, w, C) -> (B, h, w, C).
+        """Predict every cell; padded images are grouped by size. (B, h, w, C) -> (B, h, w, C).
 
-        In a training `rng` draws the masks; None uses those of the seed.
+        `rng` draws the masks for training; None uses the masks drawn with the seed.
         """
         if not is_padded(cells):
             return self._predict(cells, rng)
         inside = in_image(cells)  # (B, h, w)
         size = torch.stack([_extent(inside.any(2)), _extent(inside.any(1))], 1)  # (B, 2)
-        cells = cells.where(inside[..., None], 0)  # cells outside a region of interest are NaN too
+        cells = cells.where(inside[..., None], 0)  # within its size, an image has NaN outside the region of interest
         predicted = torch.full_like(cells, torch.nan)
         for rows, h, w in group_by_size(size):
             predicted[rows, :h, :w] = self._predict(cells[rows, :h, :w], rng)
@@ -72,8 +72,8 @@ class ComplementaryMaskedNetwork(Predictor):
         tokens, grid = fold_cells(x, self.fold)  # (B, L, P)
         if self.views > tokens.shape[1]:
             raise UserError(
-                f"{self.views} views need as many tokens, but an image has {tokens.shape[1]}: lower views or fold, or "
-                "raise the input size"
+                f"{self.views} views need at least as many tokens, but an image has {tokens.shape[1]}: lower views or "
+                "fold, or raise the input size"
             )
         if rng is None:
             mask, visible = fixed_masks("complementary", 1 - 1 / self.views, tokens.shape[1], self.seed)  # (n, L)
@@ -83,16 +83,16 @@ class ComplementaryMaskedNetwork(Predictor):
         return unfold_cells(aggregate(views, mask, tokens), self.fold, grid, x.shape)  # (B, h, w, C)
 
     def loss(self, cells: Tensor, rng: Generator) -> Tensor:
-        """Compute the mean squared residual under masks of this step. (B, h, w, C) -> scalar."""
+        """Compute the mean squared residual under masks drawn by `rng`. (B, h, w, C) -> scalar."""
         return mean_square(self(cells, rng), cells)
 
     def summary(self) -> str:
-        """Describe what was trained."""
+        """Describe the trained network."""
         size = sum(p.numel() for p in self.parameters()) / 1e6
         return f"{self.views} complementary masks, a network of {size:.1f} M parameters"
 
     def matrices(self) -> list[nn.Parameter]:
-        """List the blocks' weight matrices for an optimizer of matrices (Muon)."""
+        """List the blocks' weight matrices, for Muon."""
         return self.network.matrices()
 
 

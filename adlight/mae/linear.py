@@ -1,7 +1,7 @@
 """A linear prediction of hidden tokens, which the autoencoder corrects.
 
 Training images are modelled by probabilistic principal components (Tipping & Bishop 1999), x = mean + c W + noise. The
-visible tokens v of a view determine the coefficients c = (x_v - mean_v) W_v^T (W_v W_v^T + s I)^-1, and these the
+visible tokens v of a view determine the coefficients c = (x_v - mean_v) W_v^T (W_v W_v^T + s I)^-1, which predict the
 hidden tokens: ridge regression of hidden on visible tokens within the components' span, in closed form for any mask.
 
 Letters: N images, B images of a batch, L tokens of P values, n views, K components.
@@ -15,17 +15,17 @@ from adlight.settings import checked
 
 
 class LinearStart(nn.Module):
-    """Predicts tokens from other tokens by principal components of the training images; fitted once, never trained.
+    """Predicts hidden tokens by principal components of the training images; fitted once, not trained by gradient.
 
     Args:
         num_patches: L.
         token_dim: P.
-        components: K; at most a fifth of the training images are used, as more would fit their noise. 0 predicts the
-            mean of each place.
+        components: K; only as many are used as a fifth of the number of training images, as more would fit noise.
+            0 predicts the mean at each position.
 
     Attributes:
         mean: (L, P), mean of the training images.
-        components: (L, K, P), each as long as the standard deviation of its coefficient; unused ones are 0.
+        components: (L, K, P), each scaled to the standard deviation of its coefficient; unused components are 0.
         noise: s, mean variance outside the components' span.
     """
 
@@ -40,7 +40,7 @@ class LinearStart(nn.Module):
         self.register_buffer("components", torch.zeros(num_patches, components, token_dim))
         self.register_buffer("noise", torch.ones(()))
         self.gram: Tensor | None = None
-        self.solved: tuple[Tensor, Tensor] | None = None  # the last scoring's mask, and its inverses
+        self.solved: tuple[Tensor, Tensor] | None = None  # the mask last used for scoring, and its inverses
         self.register_load_state_dict_post_hook(lambda module, _: module.forget())
 
     def forget(self) -> None:
@@ -49,7 +49,7 @@ class LinearStart(nn.Module):
 
     @torch.no_grad()
     def fit(self, tokens: Tensor) -> None:
-        """Find the mean and the largest components of training images (N, L, P)."""
+        """Compute the mean and the largest principal components of training images (N, L, P)."""
         self.mean.copy_(tokens.mean(0))
         x = (tokens - self.mean).flatten(1)  # (N, L P)
         gram = (x @ x.T).double() / len(x)  # (N, N): there are fewer images than values
@@ -64,23 +64,23 @@ class LinearStart(nn.Module):
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Average the predictions of each token over the views that hide it. (B, L, P), (n, L) bool -> (B, L, P).
 
-        A token that no view hides gets the mean of its place. Computed in float64, because rounding depends on the
-        batch size, and an image's score must not.
+        A token that no view hides gets the mean at its position. Computed in float64, because rounding errors depend
+        on the batch size, and an image's score must not.
         """
         with torch.autocast(tokens.device.type, enabled=False):
             x, hidden = (tokens - self.mean).double(), mask.to(tokens.device, torch.float64)  # (B, L, P), (n, L)
             components = self.components.double()  # (L, K, P)
-            seen = torch.einsum("blp,lkp->blk", x, components)  # (B, L, K)
-            known = torch.einsum("nl,blk->nbk", 1 - hidden, seen)  # (n, B, K)
+            products = torch.einsum("blp,lkp->blk", x, components)  # (B, L, K)
+            visible = torch.einsum("nl,blk->nbk", 1 - hidden, products)  # (n, B, K), (x_v - mean_v) W_v^T
             weight = hidden / hidden.sum(0).clamp(min=1)  # (n, L)
-            coefficients = torch.einsum("nl,nbk->blk", weight, known @ self.inverses(mask))  # (B, L, K)
+            coefficients = torch.einsum("nl,nbk->blk", weight, visible @ self.inverses(mask))  # (B, L, K)
             return self.mean + torch.einsum("blk,lkp->blp", coefficients, components).float()  # (B, L, P)
 
     @torch.no_grad()
     def inverses(self, mask: Tensor) -> Tensor:
         """Invert W_v W_v^T + s I of each view. (n, L) -> (n, K, K).
 
-        The inverses for scoring, whose masks are fixed, are kept: an exported graph cannot invert.
+        Scoring uses fixed masks, whose inverses are cached, because an exported graph cannot invert matrices.
         """
         if self.solved is not None and self.solved[0] is mask and self.solved[1].device == self.mean.device:
             return self.solved[1]

@@ -1,4 +1,4 @@
-"""Neighbour-masked attention: every token is predicted from all tokens outside its own neighbourhood, in one pass.
+"""Neighbour-masked attention: every token is predicted from all tokens outside its neighbourhood, in one pass.
 
 It is the limit n = L of the article's complementary masks. Letters: B images, h x w cells, L tokens after folding,
 C features of a cell, P = C fold^2 values of a token, D width.
@@ -21,10 +21,10 @@ CPU = torch.device("cpu")
 
 
 class NeighbourMaskedNetwork(Predictor):
-    """Predicts each cell of a feature map from the cells that are not near it.
+    """Predicts each cell of a feature map from the cells outside its neighbourhood.
 
     Tokens are encoded separately: y_j = e_j + MLP(LN e_j), e_j = Linear(x_j) + p_j. Queries q_i = m + p_i attend to the
-    y_j outside their neighbourhood and never to each other, so that the prediction at i depends on nothing inside it.
+    y_j outside their neighbourhood and never to each other, so that the prediction at i depends on no token inside it.
     (The receptive fields of the backbone's features still overlap.)
 
     Args:
@@ -33,8 +33,8 @@ class NeighbourMaskedNetwork(Predictor):
         heads: number of attention heads.
         depth: number of blocks.
         fold: side, in cells, of the square that becomes a token.
-        radius: tokens up to this many rows and columns away are hidden; 1 hides 3 x 3.
-        hard: fraction of a batch's cells, the best predicted ones, whose gradients are scaled by 0.1.
+        radius: tokens up to this many rows and columns away are hidden; 1 hides 3 x 3 tokens.
+        hard: fraction of a batch's cells, those predicted best, whose gradients are scaled by 0.1.
     """
 
     trained = True
@@ -85,12 +85,12 @@ class NeighbourMaskedNetwork(Predictor):
         return mean_square(self(cells), cells, self.hard)
 
     def summary(self) -> str:
-        """Describe what was trained."""
+        """Describe the trained network."""
         size = sum(p.numel() for p in self.parameters()) / 1e6
         return f"neighbour-masked attention of {size:.1f} M parameters"
 
     def matrices(self) -> list[nn.Parameter]:
-        """List the weight matrices for an optimizer of matrices (Muon)."""
+        """List the weight matrices, for Muon."""
         return [p for part in (self.mlp, self.blocks) for p in part.parameters() if p.ndim == 2]
 
 
@@ -115,11 +115,12 @@ class CrossBlock(nn.Module):
 
 
 @lru_cache(maxsize=32)
-@torch.inference_mode(False)  # the result is cached, and a training may use it later
+@torch.inference_mode(False)  # the result is cached, and training may use it later
 def outside_neighbourhood(height: int, width: int, radius: int, device: torch.device = CPU) -> Tensor:
-    """Find the tokens that each query may see, more than `radius` rows or columns away. -> (L, L) bool.
+    """Find the tokens visible to each query, more than `radius` rows or columns away. -> (L, L) bool.
 
-    A grid that is too small, so that a query would see nothing, is a UserError.
+    Raises:
+        UserError: the grid is so small that some query would see no token.
     """
     row, column = torch.arange(height, device=device), torch.arange(width, device=device)
     far_row = (row[:, None] - row).abs() > radius  # (h, h)
@@ -134,7 +135,7 @@ def outside_neighbourhood(height: int, width: int, radius: int, device: torch.de
 
 
 def hide_padding(visible: Tensor, known: Tensor) -> Tensor:
-    """Hide tokens of padding, except from queries that see no others. (L, L), (B, L) -> (B, 1, L, L) bool."""
+    """Hide padding tokens, except from queries that see no others. (L, L), (B, L) -> (B, 1, L, L) bool."""
     both = visible & known[:, None, None]
     return both | (visible & ~both.any(-1, keepdim=True))
 

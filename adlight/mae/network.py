@@ -1,7 +1,7 @@
-"""The multi-mask masked autoencoder (article, section 2; the plain one: He 2021), in MAE's and timm's names.
+"""The multi-mask masked autoencoder (article, section 2; the plain MAE: He 2021), with the names of MAE and timm.
 
-Letters: B images, L tokens of an image, V visible ones of a view, P values of a token, n views, g views of equal size,
-D width (De of the encoder, Dd of the decoder).
+Letters: B images, L tokens of an image, V visible tokens of a view, P values of a token, n views, g views of equal
+size, D width (De of the encoder, Dd of the decoder).
 """
 
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ class Block(nn.Module):
 
 
 class MaskedAutoencoder(nn.Module):
-    """Predict every token of an image from the visible tokens of each of n views.
+    """Predicts every token of an image from the visible tokens of each of n views.
 
     Args:
         grid: rows and columns of the tokens; L is their product.
@@ -50,9 +50,9 @@ class MaskedAutoencoder(nn.Module):
         encoder_depth, encoder_width, encoder_heads: size of the encoder; the article has 2 blocks with ViT-B's widths.
         decoder_depth, decoder_width, decoder_heads: size of the decoder; the article has 4 blocks.
             Widths are multiples of 4 and of the number of heads.
-        encoder: `separate`: the encoder sees each view's visible tokens only. `joint`: the article's text read
-            literally: all tokens pass the encoder as one sequence, and are split into views before the decoder, so
-            that visible tokens contain information about hidden ones (a leak, kept for comparison).
+        encoder: `separate`: the encoder sees only the visible tokens of each view. `joint`, the article's text read
+            literally: all tokens pass through the encoder as one sequence and are split into views before the decoder,
+            so that visible tokens contain information about hidden tokens (a leak, kept for comparison).
     """
 
     encoder_positions: Tensor
@@ -91,7 +91,7 @@ class MaskedAutoencoder(nn.Module):
         self.initialize_weights()
 
     def initialize_weights(self) -> None:
-        """Draw matrices by Xavier, zero biases (He 2021); predictions start at the tokens' mean."""
+        """Draw matrices by Xavier's method and zero biases (He 2021); predictions start at the tokens' mean."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -112,7 +112,7 @@ class MaskedAutoencoder(nn.Module):
             tokens: all tokens of the images.
             mask: bool, True = hidden, the same for all images; on the CPU, so that no step waits for the device.
             grid: rows and columns of the tokens; None for the constructor's.
-            visible: `split_by_size(~mask)` if it is known; the trace of an exported graph cannot compute it.
+            visible: `split_by_size(~mask)` if precomputed; the trace of an exported graph cannot compute it.
         """
         encoder_positions, decoder_positions = self.positions(grid)  # (L, De), (L, Dd)
         x = self.patch_embed(tokens - self.token_mean) + encoder_positions  # (B, L, De)
@@ -120,17 +120,17 @@ class MaskedAutoencoder(nn.Module):
             x = self.forward_encoder(x)  # (B, L, De)
         views = []
         for group in split_by_size(~mask) if visible is None else visible:  # views of equal size share one pass
-            places = group.to(x.device, non_blocking=True)  # (g, V)
-            z = x.index_select(1, places.flatten()).unflatten(1, places.shape)  # (B, g, V, De)
+            index = group.to(x.device, non_blocking=True)  # (g, V)
+            z = x.index_select(1, index.flatten()).unflatten(1, index.shape)  # (B, g, V, De)
             z = z.transpose(0, 1).flatten(0, 1)  # (gB, V, De)
             if not self.joint:
                 z = self.forward_encoder(z)  # (gB, V, De)
-            z = self.decoder_embed(z).unflatten(0, (len(places), -1))  # (g, B, V, Dd)
-            views.append(self.unshuffle(z, places, mask.shape[1]))  # (g, B, L, Dd)
+            z = self.decoder_embed(z).unflatten(0, (len(index), -1))  # (g, B, V, Dd)
+            views.append(self.unshuffle(z, index, mask.shape[1]))  # (g, B, L, Dd)
         return self.forward_decoder(torch.cat(views) + decoder_positions)  # (n, B, L, P)
 
     def positions(self, grid: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
-        """Return the positions of a grid, by default the constructor's. -> (L, De), (L, Dd)."""
+        """Return the position embeddings of a grid, by default the constructor's. -> (L, De), (L, Dd)."""
         if grid is None:
             return self.encoder_positions, self.decoder_positions
         device = self.mask_token.device
@@ -138,7 +138,7 @@ class MaskedAutoencoder(nn.Module):
         return sincos_positions(grid, widths[0], device), sincos_positions(grid, widths[1], device)
 
     def matrices(self) -> list[nn.Parameter]:
-        """List the blocks' weight matrices for an optimizer of matrices (Muon)."""
+        """List the blocks' weight matrices, for Muon."""
         return [p for block in (*self.encoder_blocks, *self.decoder_blocks) for p in block.parameters() if p.ndim == 2]
 
     def forward_encoder(self, x: Tensor) -> Tensor:
@@ -148,11 +148,11 @@ class MaskedAutoencoder(nn.Module):
         return self.encoder_norm(x)
 
     def unshuffle(self, z: Tensor, visible: Tensor, length: int) -> Tensor:
-        """Put visible tokens in their places, mask tokens in all others. (g, B, V, Dd), (g, V) -> (g, B, L, Dd)."""
+        """Put visible tokens at their positions, mask tokens elsewhere. (g, B, V, Dd), (g, V) -> (g, B, L, Dd)."""
         g = len(z)
         x = self.mask_token.expand(g * length, z.shape[1], -1)  # (gL, B, Dd)
-        places = visible + length * torch.arange(g, device=z.device)[:, None]  # (g, V)
-        x = x.index_copy(0, places.flatten(), z.transpose(1, 2).flatten(0, 1).to(x.dtype))  # (gL, B, Dd)
+        index = visible + length * torch.arange(g, device=z.device)[:, None]  # (g, V)
+        x = x.index_copy(0, index.flatten(), z.transpose(1, 2).flatten(0, 1).to(x.dtype))  # (gL, B, Dd)
         return x.unflatten(0, (g, length)).transpose(1, 2)  # (g, B, L, Dd)
 
     def forward_decoder(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The article's reconstruction objective: structure, pixels and perception (eq. 4 to 13)."""
+"""The article's reconstruction objective: structural, pixel-wise and perceptual loss (eq. 4 to 13)."""
 
 import torch
 from pydantic import NonNegativeFloat
@@ -21,14 +21,14 @@ def l1_loss(x: Tensor, y: Tensor) -> Tensor:
 
 
 class ReconstructionLoss:
-    """loss = ssim (1 - SSIM) + l1 |x - y| + lpips LPIPS (eq. 4); a term of weight 0 is never built.
+    """loss = ssim (1 - SSIM) + l1 |x - y| + lpips LPIPS (eq. 4); terms of weight 0 are not computed.
 
     Args:
-        ssim, l1, lpips: weights gamma_1, gamma_2, gamma_3, not all 0, which the article does not state.
+        ssim, l1, lpips: weights gamma_1, gamma_2, gamma_3, not all 0; the article does not state them.
         lpips_layers: `calibrated` or `raw`, see `PerceptualDistance`.
 
     Raises:
-        UserError: LPIPS is on and AlexNet's weights are missing.
+        UserError: `lpips` is not 0, and AlexNet's weights are missing.
     """
 
     @checked
@@ -41,7 +41,7 @@ class ReconstructionLoss:
     ) -> None:
         weights = {"ssim": ssim, "l1": l1, "lpips": lpips}
         if not any(weights.values()):
-            raise ValueError(f"all weights are 0, which leaves nothing to train by: {weights}")
+            raise ValueError(f"all weights are 0, but at least one must be positive: {weights}")
         self.weights = {name: weight for name, weight in weights.items() if weight > 0}
         self.perceptual = PerceptualDistance(lpips_layers) if lpips > 0 else None
 
@@ -50,15 +50,15 @@ class ReconstructionLoss:
     ) -> dict[str, Tensor]:
         """Compare images (B, C, H, W) in [0, 1] with their reconstructions. -> scalar terms by name, and `loss`.
 
-        Padding (images have a size (B, 2)) and pixels outside `content`, the region of interest (B, H, W) bool, add
-        nothing.
+        Padding beyond the images' `size` (B, 2) and pixels outside `content`, the region of interest (B, H, W) bool,
+        contribute nothing.
         """
         y = hide_outside(y, x.to(y.dtype), content)
-        if size is not None:  # every image has the same weight, whatever its size
+        if size is not None:  # images have equal weight, regardless of their size
             parts = [(len(i) / len(x), self(x[i, :, :h, :w], y[i, :, :h, :w])) for i, h, w in group_by_size(size)]
             names = parts[0][1]
             return {name: torch.stack([share * terms[name] for share, terms in parts]).sum() for name in names}
-        x, y = x.float(), y.float()  # sums over an image in bf16 would lose small differences
+        x, y = x.float(), y.float()  # in bf16, sums over an image would lose small differences
         terms: dict[str, Tensor] = {}
         if "ssim" in self.weights:
             terms["ssim"] = ssim_loss(x, y)

@@ -1,4 +1,4 @@
-"""The multi-mask score of the article: reconstruct what each view hides, average, compare (eq. 3 and eq. 1)."""
+"""The article's multi-mask score: predict the hidden tokens of each view, average, compare (eq. 3 and eq. 1)."""
 
 from collections.abc import Callable, Sequence
 from copy import copy
@@ -21,12 +21,12 @@ from adlight.types import Batch, Scores
 
 
 def aggregate(views: Tensor, mask: Tensor, tokens: Tensor) -> Tensor:
-    """Average the predictions of each token over the views that hid it (eq. 3). (n, B, L, P), (n, L) -> (B, L, P).
+    """Average the predictions of each token over the views that hide it (eq. 3). (n, B, L, P), (n, L) -> (B, L, P).
 
-    With complementary masks this is 1/(n-1) sum_i M_i * y_i. A token that no view hid (plain MAE) keeps its own value,
-    that in `tokens` (B, L, P).
+    With complementary masks this is 1/(n-1) sum_i M_i * y_i. A token that no view hides (plain MAE) keeps its value in
+    `tokens` (B, L, P).
     """
-    views = views.to(torch.promote_types(views.dtype, torch.float32))  # a sum over views in bf16 would lose digits
+    views = views.to(torch.promote_types(views.dtype, torch.float32))  # in bf16, sums over views would lose digits
     hidden = mask.to(views.device, non_blocking=True)[:, None, :, None]  # (n, 1, L, 1)
     count = hidden.sum(0)  # (1, L, 1)
     total = torch.where(hidden, views, 0).sum(0)  # (B, L, P)
@@ -42,9 +42,9 @@ def reconstruct(
     visible: Sequence[Tensor] | None = None,
     linear: LinearStart | None = None,
 ) -> Tensor:
-    """Reconstruct every token from views that hide it. (B, C, H, W), (n, L), sizes (B, 2) or None -> (B, C, H, W).
+    """Reconstruct every token from the views that hide it. (B, C, H, W), (n, L), sizes (B, 2) -> (B, C, H, W).
 
-    For `visible` see `MaskedAutoencoder.forward`. With `linear`, the network predicts only what `linear` cannot.
+    For `visible` see `MaskedAutoencoder.forward`. With `linear`, the network predicts the residual of `linear`.
     """
     tokens = tokenizer.tokenize(image, size)  # (B, L, P)
     views = network(tokens, mask, visible=visible)  # (n, B, L, P)
@@ -58,13 +58,12 @@ class MultiMaskScorer(nn.Module):
     """Scores images by how badly their hidden parts are predicted; an image's score does not depend on its batch.
 
     Args:
-        mask_ratio: r, as in training.
-        masks: `complementary` or `single`, as in training.
+        mask_ratio, masks: as in training, see `MAEModule`.
         score, reduce, smoothing, topk: see `ReconstructionError`; `score` may also be `mahalanobis`, the residual
             whitened by `whitening`, which is then required.
-        rounds: number of draws of masks whose predictions are averaged.
+        rounds: number of draws of the masks; their predictions are averaged.
         seed: seed of the masks, which are the same for all images.
-        whitening: measures residuals relative to those of normal images.
+        whitening: measures residuals relative to the residuals of normal images.
     """
 
     @checked
@@ -91,7 +90,7 @@ class MultiMaskScorer(nn.Module):
         self.mask_ratio, self.masks, self.rounds, self.seed = mask_ratio, masks, rounds, seed
 
     def drawn_masks(self, num_patches: int) -> tuple[Tensor, list[Tensor]]:
-        """Return the masks of all rounds (n rounds, L) bool, and what they leave visible, see `fixed_masks`."""
+        """Return the masks of all rounds (n rounds, L) bool, and their visible patches, see `fixed_masks`."""
         return fixed_masks(self.masks, self.mask_ratio, num_patches, self.seed, self.rounds)
 
     @torch.no_grad()
@@ -109,11 +108,11 @@ class MultiMaskScorer(nn.Module):
 
         Args:
             network: predicts hidden tokens.
-            tokenizer: makes the network's tokens.
+            tokenizer: cuts images into tokens.
             image: (B, C, H, W) in [0, 1].
             size: (B, 2), heights and widths of padded images.
             content: (B, H, W) bool, the region of interest.
-            linear: predicts hidden tokens first; the network corrects it.
+            linear: predicts hidden tokens; the network then predicts its residual.
             fold: (B,), folds of held-out images, which are whitened without their own fold; None for other images.
         """
         mask, visible = self.drawn_masks(network.num_patches)  # (n rounds, L)
@@ -135,12 +134,12 @@ class MAEDetector(AnomalyDetector):
     """Detects images whose hidden parts are badly predicted.
 
     Args:
-        tokenizer: makes tokens of images, and images of tokens.
-        network: makes the autoencoder for the tokenizer's `grid`, `token_dim` and `token_mean`.
+        tokenizer: converts images to tokens and back.
+        network: constructor of the autoencoder, which takes the tokenizer's `grid`, `token_dim` and `token_mean`.
         scorer: scores images with the trained network.
-        ema: decay of the moving average of the weights, which is used for scoring; 0 for none.
+        ema: decay of the exponential moving average of the weights, which is used for scoring; 0 for none.
         linear_start: number of principal components of a `LinearStart`, whose prediction the network corrects; 0 uses
-            the mean of each place; None uses no `LinearStart`.
+            the mean at each position; None uses no `LinearStart`.
     """
 
     @checked
@@ -163,15 +162,15 @@ class MAEDetector(AnomalyDetector):
         self.ema = EMA(self.network, ema) if ema else None
 
     def score(self, batch: Batch) -> Scores:
-        """Score a batch, with the averaged weights if there are any."""
+        """Score a batch."""
         return self.score_by_fold(batch, None)
 
     def score_by_fold(self, batch: Batch, fold: Tensor | None) -> Scores:
-        """Score a batch; images of held-out folds (B,) are compared with the normal residuals of the other folds."""
+        """Score a batch; with `fold` (B,), residuals are compared with the normal residuals of the other folds."""
         image, size, content = batch["image"], batch.get("size"), batch.get("content")
         return self.scorer(self.averaged, self.tokenizer, image, size, content, self.linear, fold)
 
     @property
     def averaged(self) -> MaskedAutoencoder:
-        """The network that scores."""
+        """The network used for scoring, with averaged weights if `ema` is set."""
         return self.network if self.ema is None else self.ema.network  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""The input and output of the autoencoders: a grid of L tokens with P values each, from pixels or features."""
+"""Conversion of pixels or features to a grid of L tokens with P values each, and back."""
 
 from functools import lru_cache
 from typing import Annotated
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from adlight.data.frames import Size, is_content, parse_size
 from adlight.settings import checked
 
-Fold = Annotated[int, Field(ge=1, le=16)]  # side of a token in cells; the number of its values grows with the square
+Fold = Annotated[int, Field(ge=1, le=16)]  # side of a token in cells; the number of values grows with its square
 
 
 class PixelTokenizer:
@@ -20,7 +20,7 @@ class PixelTokenizer:
     Args:
         image_size: side of the images in pixels, or their (height, width).
         channels: C.
-        patch_size: side of a patch in pixels, which divides those of the images.
+        patch_size: side of a patch in pixels, a divisor of the images' height and width.
 
     Attributes:
         grid: rows and columns of the patches.
@@ -39,7 +39,7 @@ class PixelTokenizer:
         self.dim = channels * patch_size**2
 
     def tokenize(self, image: Tensor, size: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) -> (B, L, P); padding, if images have a size (B, 2), is set to `mean`."""
+        """(B, C, H, W) -> (B, L, P); padding beyond the images' `size` (B, 2) is set to `mean`."""
         if size is not None:
             image = image.where(is_content(size, image[:, 0])[:, None], self.mean)
         return patchify(image, self.patch_size)
@@ -50,7 +50,7 @@ class PixelTokenizer:
 
 
 def patchify(image: Tensor, patch_size: int) -> Tensor:
-    """Cut images into patches, row by row. (B, C, H, W) -> (B, L, P) with P = C patch_size^2."""
+    """Cut images into patches, in row-major order. (B, C, H, W) -> (B, L, P) with P = C patch_size^2."""
     b, c, h, w = image.shape
     rows, columns = h // patch_size, w // patch_size
     patches = image.reshape(b, c, rows, patch_size, columns, patch_size)
@@ -58,7 +58,7 @@ def patchify(image: Tensor, patch_size: int) -> Tensor:
 
 
 def unpatchify(tokens: Tensor, patch_size: int, grid: tuple[int, int]) -> Tensor:
-    """Join patches to images, the inverse of `patchify`. (B, L, P) -> (B, C, H, W)."""
+    """Assemble images from patches, the inverse of `patchify`. (B, L, P) -> (B, C, H, W)."""
     b, (rows, columns) = tokens.shape[0], grid
     patches = tokens.reshape(b, rows, columns, -1, patch_size, patch_size)
     return patches.permute(0, 3, 1, 4, 2, 5).reshape(b, -1, rows * patch_size, columns * patch_size)
@@ -83,18 +83,17 @@ def unfold_cells(tokens: Tensor, fold: int, grid: tuple[int, int], shape: torch.
 
 
 def sincos_positions(grid: tuple[int, int], width: int, device: torch.device | None = None) -> Tensor:
-    """Compute fixed 2-D sine-cosine positions of a grid, for a width 4 n (Vaswani 2017; He 2021). -> (L, D)."""
+    """Compute 2-D sine-cosine position embeddings of a grid (Vaswani 2017; He 2021). -> (L, D)."""
     if width % 4:
         raise ValueError(f"width {width} is not a multiple of 4, which 2-D positions need")
-    with torch.inference_mode(False):  # cached, as a training may use them later
+    with torch.inference_mode(False):  # the result is cached, and training may use it later
         return _sincos(tuple(grid), width, device or torch.get_default_device())
 
 
 @lru_cache(maxsize=32)
 def _sincos(grid: tuple[int, int], width: int, device: torch.device) -> Tensor:
     frequency = 10000.0 ** (-torch.arange(width // 4, dtype=torch.float64, device=device) / (width // 4))  # (D/4,)
-    places = (torch.arange(side, dtype=torch.float64, device=device)[:, None] for side in grid)  # (side, 1)
-    angles = (place * frequency for place in places)  # (side, D/4)
+    angles = [torch.arange(side, dtype=torch.float64, device=device)[:, None] * frequency for side in grid]
     rows, columns = (torch.cat([angle.sin(), angle.cos()], dim=1) for angle in angles)  # (side, D/2)
     both = [rows[:, None].expand(-1, grid[1], -1), columns.expand(grid[0], -1, -1)]  # (h, w, D/2) each
     return torch.cat(both, dim=-1).flatten(0, 1).float()

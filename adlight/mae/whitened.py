@@ -1,6 +1,6 @@
-"""The whitened residual: prediction errors in units of those of normal images.
+"""The whitened residual: prediction errors relative to the errors on normal images.
 
-Letters: B, N images, p pixels a side of a window, h x w windows, D = C p^2 values of a window, K clusters.
+Letters: B, N images, windows of p x p pixels, h x w windows, D = C p^2 values of a window, K clusters.
 """
 
 from collections.abc import Sequence
@@ -16,27 +16,27 @@ from adlight.settings import Channels, checked
 from adlight.types import UserError
 
 Pair = tuple[Tensor, Tensor]
-THUMBNAIL = 8  # side of a thumbnail in pixels; thumbnails tell image clusters apart
-PLACES = 32  # an image has 32 x 32 places, each with a usual length
+THUMBNAIL = 8  # side, in pixels, of the thumbnails by which images are clustered
+PLACES = 32  # usual lengths are stored on a grid of 32 x 32 positions
 
 
 class WhitenedResidual(nn.Module):
     """Measures residuals in overlapping windows by their covariance on normal images, separately per image cluster.
 
-    The length of a window's residual, see `Whitening`, is divided by the root mean square of the lengths at its place
-    in the cluster's normal images, because at edges every small shift makes residuals. After fitting, it can be called
-    like the other maps of `ReconstructionError`.
+    The length of a window's residual, see `Whitening`, is divided by the root mean square of the lengths at the same
+    position in the cluster's normal images, because at edges every small shift causes residuals. After fitting, it can
+    be called like the other error maps of `ReconstructionError`.
 
     Args:
         channels: C.
         window: p.
-        stride: distance of neighbouring windows, in pixels; the map is interpolated between them.
+        stride: distance between neighbouring windows, in pixels; the map is interpolated between them.
         cluster_size: mean number of images per cluster; images are clustered by their thumbnails.
 
     Attributes:
         whitening: whitens the windows.
-        scale: (K, PLACES, PLACES), squares of the usual lengths; no rows before fitting.
-        folds: one residual per fold of the held-out images, fitted without it, to score it; not saved in checkpoints.
+        scale: (K, PLACES, PLACES), squares of the usual lengths; empty before fitting.
+        folds: per fold of the held-out images, a residual fitted without it that scores it; not saved in checkpoints.
     """
 
     scale: Tensor
@@ -54,10 +54,11 @@ class WhitenedResidual(nn.Module):
         self.folds: list[WhitenedResidual] = []
 
     def fit(self, held_out: Sequence[Sequence[Pair]], training: Sequence[Pair]) -> None:
-        """Find the clusters, and the covariances and usual lengths of residuals.
+        """Cluster the images, and estimate the covariances and usual lengths of their residuals.
 
-        Pairs of images and reconstructions, (n, C, H, W) twice, come in parts of one size: for each fold of held-out
-        images, and for training images.
+        Args:
+            held_out: pairs of images and reconstructions (n, C, H, W) of equal size, for each fold of held-out images.
+            training: further pairs, of training images.
         """
         parts = (*held_out, training)
         small = torch.cat([thumbnails(image) for part in parts for image, _ in part])  # (N, C THUMBNAIL^2)
@@ -66,7 +67,8 @@ class WhitenedResidual(nn.Module):
         settings = self.channels, self.window, self.stride, self.cluster_size
         self.folds = [WhitenedResidual(*settings).to(centers.device) for _ in own]
         fit_folds(self.whitening, [fold.whitening for fold in self.folds], centers, own, [more])
-        total, count = map(torch.stack, zip(*(self._lengths(part) for part in parts), strict=True))
+        sums = zip(*(self._lengths(part) for part in parts), strict=True)
+        total, count = (torch.stack(values) for values in sums)  # (F + 1, K, PLACES, PLACES), (F + 1, K) for F folds
         self._fit_scale(total.sum(0), count.sum(0))
         for k, fold in enumerate(self.folds):
             fold._fit_scale(total.sum(0) - total[k], count.sum(0) - count[k])
@@ -74,7 +76,7 @@ class WhitenedResidual(nn.Module):
     def forward(self, image: Tensor, reconstruction: Tensor) -> Tensor:
         """Measure the windows around each pixel. (B, C, H, W) twice -> (B, H, W)."""
         if not len(self.scale):
-            raise UserError("score=mahalanobis has no covariances yet: train anew, or evaluate with this setting")
+            raise UserError("score=mahalanobis: no covariances were fitted: train again, or evaluate with this setting")
         length = self.lengths(image, reconstruction)  # (B, h, w)
         usual = self.scale[nearest_center(thumbnails(image), self.whitening.centers)]  # (B, PLACES, PLACES)
         length = length / _resize(usual, *length.shape[1:]).sqrt()
@@ -101,20 +103,21 @@ class WhitenedResidual(nn.Module):
         return Moments(*(torch.stack(sums).sum(0) for sums in zip(*parts, strict=True)))
 
     def _lengths(self, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
-        """Sum the squared lengths at each place by cluster. -> (K, PLACES, PLACES), and numbers of images (K,)."""
+        """Sum the squared lengths at each position by cluster. -> (K, PLACES, PLACES), and image counts (K,)."""
         square = torch.cat([F.adaptive_avg_pool2d(self.lengths(x, y).square(), PLACES) for x, y in pairs])
         cluster = nearest_center(torch.cat([thumbnails(x) for x, _ in pairs]), self.whitening.centers)
         member = F.one_hot(cluster, len(self.whitening.centers)).to(square)  # (N, K)
         return torch.einsum("nk,nhw->khw", member, square), member.sum(0)
 
     def _fit_scale(self, total: Tensor, count: Tensor) -> None:
-        """Average and smooth; with few images, shrink each place towards the mean of all, like the covariances."""
+        """Average and smooth the squared lengths; with few images, shrink them towards their overall mean.
+
+        The shrunk value is a geometric mean: an arithmetic mean is dominated by positions with large residuals.
+        """
         mean = smooth(total / count.clamp(min=1)[:, None, None], 0.7)  # (K, PLACES, PLACES)
         share = (count / (count + self.whitening.prior))[:, None, None]
         pooled = (total.sum() / (count.sum() * PLACES**2)).clamp(min=1e-12)
-        self.scale = (mean / pooled).clamp(
-            min=1e-6
-        ) ** share * pooled  # geometric mean: in an arithmetic one, places with large residuals dominate
+        self.scale = (mean / pooled).clamp(min=1e-6) ** share * pooled
 
 
 def _resize(maps: Tensor, height: int, width: int) -> Tensor:

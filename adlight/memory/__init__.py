@@ -1,1 +1,1 @@
-"""Detectors that remember training features: nothing is trained by gradient."""
+"""Predictors that memorize training features; nothing is trained by gradient."""

@@ -1,4 +1,4 @@
-"""Principal components of cells (as in SubspaceAD): normal cells lie near a subspace, what leaves it is a defect."""
+"""Principal components of cells, as in SubspaceAD: normal cells lie near a subspace, and defects leave it."""
 
 import torch
 from pydantic import PositiveInt
@@ -10,11 +10,11 @@ from adlight.settings import PositiveShare, checked
 
 
 class Subspace(Predictor):
-    """Projects cells on the principal components of all training cells, of all images and places.
+    """Projects cells onto the principal components of the training cells, pooled over all images and positions.
 
     Args:
         channels: C.
-        explained: share of the variance that the kept components explain.
+        explained: fraction of the variance that the components explain.
     """
 
     mean: Tensor
@@ -29,7 +29,7 @@ class Subspace(Predictor):
         self.register_buffer("components", torch.empty(0, channels))  # orthonormal rows
 
     def fit(self, cells: TrainingCells) -> None:
-        """Find mean and components from the cells' covariance, summed up part by part."""
+        """Compute the mean and the components from the covariance, accumulated batch by batch."""
         total, outer, count = torch.zeros(()), torch.zeros(()), 0
         for part in cells.batches():
             flat = content_of(part).double()  # (n, C)
@@ -41,9 +41,9 @@ class Subspace(Predictor):
         self.mean, self.components = mean.float(), basis.flip(1).T[:kept].float().contiguous()
 
     def forward(self, cells: Tensor) -> Tensor:
-        """Project. (B, h, w, C) -> (B, h, w, C)."""
+        """Project cells onto the subspace. (B, h, w, C) -> (B, h, w, C)."""
         return (cells - self.mean) @ self.components.T @ self.components + self.mean
 
     def summary(self) -> str:
-        """Say what was fitted."""
+        """Describe the subspace."""
         return f"distance to the span of {len(self.components)} principal components of cells"

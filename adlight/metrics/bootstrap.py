@@ -1,4 +1,4 @@
-"""Bootstrap intervals of the image metrics: how much they would vary with other test images."""
+"""Bootstrap intervals of the image metrics: how much the metrics would vary with other test images."""
 
 from collections.abc import Callable
 
@@ -20,7 +20,7 @@ def bootstrap(
 ) -> dict[str, Tensor]:
     """Compute metrics on resampled sets of images with scores (N,) and labels 0/1 (N,).
 
-    Each resample keeps the numbers of normal and of anomalous images in each stratum, such as a category, (N,) int64
+    Each resample keeps the numbers of normal and anomalous images in each stratum, such as a category, (N,) int64
     (Efron & Tibshirani 1993, chapter 8). The draws are the same on every machine.
 
     Returns:
@@ -33,7 +33,7 @@ def bootstrap(
     if missing := missing_class(int((~label).sum()), int(label.sum())):
         raise ValueError(f"an interval needs both classes: {missing}")
     stratum = torch.zeros(len(label), dtype=torch.long) if stratum is None else stratum
-    value, step = (-score).unique(return_inverse=True)  # descending distinct scores, and each image's position in them
+    value, step = (-score).unique(return_inverse=True)  # distinct scores, descending, and each image's index into them
     rng = torch.Generator().manual_seed(seed)
     classes = [[step[chosen & (stratum == s)] for s in stratum.unique()] for chosen in (label, ~label)]
     drawn: dict[str, list[Tensor]] = {name: [] for name in METRICS}
@@ -50,7 +50,7 @@ def interval(draws: dict[str, Tensor]) -> dict[str, float]:
     """Compute the 95 % percentile interval of each metric (Efron & Tibshirani 1993, chapter 13), by `<metric>_<end>`.
 
     The interval of a metric that is 1 in every resample has no width, although other images might be harder. The
-    threshold of the best F1 is chosen anew in each resample, as it is in the test.
+    threshold of the best F1 is chosen for each resample, as it is for the test.
     """
     ends = {"lower": 0.025, "upper": 0.975}
     return {f"{name}_{end}": values.quantile(q).item() for name, values in draws.items() for end, q in ends.items()}
@@ -59,9 +59,8 @@ def interval(draws: dict[str, Tensor]) -> dict[str, float]:
 def _resample(strata: list[Tensor], steps: int, rows: int, rng: torch.Generator) -> Tensor:
     """Draw a class's images with replacement within strata, and count them cumulatively. -> (rows, steps)."""
     count = torch.zeros(rows, steps, dtype=torch.float64)
-    one = torch.ones(1, dtype=torch.float64)
     for stratum in strata:  # (n,), steps of its images
         if len(stratum):
-            picks = stratum[torch.randint(len(stratum), (rows, len(stratum)), generator=rng)]
-            count.scatter_add_(1, picks, one.expand(picks.shape))
+            drawn = stratum[torch.randint(len(stratum), (rows, len(stratum)), generator=rng)]
+            count.scatter_add_(1, drawn, count.new_ones(()).expand(drawn.shape))
     return count.cumsum(1)

@@ -23,11 +23,11 @@ class Histogram(NamedTuple):
     def flagged(self, threshold: float) -> Tensor:
         """Count normal and defective pixels in the bins above a threshold, which must not be NaN. -> (2,) int64."""
         if math.isnan(threshold):
-            raise ValueError("the pixel threshold is NaN: nothing has calibrated it")
+            raise ValueError("the pixel threshold is NaN: it was not calibrated")
         return self.pixels[:, self.lower.double() > threshold].sum(1)
 
     def quantile(self, share: float) -> float:
-        """Find the smallest score that at least this fraction of the normal pixels does not exceed."""
+        """Find the smallest score that at least the fraction `share` of the normal pixels does not exceed."""
         cumulative = self._normal().cumsum(0)
         count = max(share * cumulative[-1].item() * (1 - 1e-12), 1)  # 0.07 * 100 is 7.000...01
         return self.upper[torch.searchsorted(cumulative.double(), count)].item()
@@ -48,7 +48,7 @@ class Histogram(NamedTuple):
 def pixel_metrics(histogram: Histogram, flagged: Tensor | None) -> tuple[dict[str, float], dict[str, str]]:
     """Compute all pixel metrics that are defined for the masks.
 
-    `flagged` are the numbers of normal and of defective pixels above the calibrated threshold, (2,); None without one.
+    `flagged` are the numbers of normal and defective pixels above the calibrated threshold, (2,); None without it.
 
     Returns:
         The metrics by name, and the reasons why others are left out, by name. No value is NaN.

@@ -1,6 +1,6 @@
 """Image metrics: how well scores rank anomalous above normal images, and the errors at a given threshold.
 
-Scores are any finite real numbers; larger is more anomalous. They are used as they are: torchmetrics' AUROC applies a
+Scores are any finite real numbers; higher is more anomalous. They are not transformed: torchmetrics' AUROC applies a
 sigmoid to scores outside [0, 1], which ties scores near 50 and 60 (torchmetrics #2337). Ties are treated as in
 scikit-learn. Anomalous always means `score > threshold`. Letters: N scores, K distinct scores.
 """
@@ -31,7 +31,7 @@ class ConfusionCounts(NamedTuple):
 
     def average_precision(self) -> Tensor:
         """Sum precision over the steps in recall, without interpolation. -> (...,)."""
-        precision = self.tp / (self.tp + self.fp).clamp(min=1)  # a resample may contain no image of the first steps
+        precision = self.tp / (self.tp + self.fp).clamp(min=1)  # a resample may have no image in the first steps
         return (pad(self.tp, (1, 0)).diff() * precision).sum(-1) / self.tp[..., -1]
 
     def f1(self) -> Tensor:
@@ -61,8 +61,7 @@ def count_confusion(score: Tensor, label: Tensor) -> tuple[Tensor, ConfusionCoun
     """Count true and false positives of scores (N,) with labels 0/1 (N,), at all distinct scores in descending order.
 
     Returns:
-        Thresholds (K,) for `ranking`, and the counts. A threshold is the next lower score, so that it is also valid in
-        float32.
+        Thresholds (K,) for `ranking`, and the counts. A threshold is the next lower score, which also works in float32.
 
     Raises:
         ValueError: a class is missing, a score is not finite, a label is neither 0 nor 1, or the shapes differ.
@@ -92,8 +91,8 @@ def image_metrics(
 ) -> tuple[dict[str, float], dict[str, str]]:
     """Compute all image metrics that are defined for scores (N,) with labels 0/1 (N,).
 
-    `trivial_f1` is the F1 of calling every image anomalous: it is high if most test images are anomalous, where F1
-    means little. The calibrated threshold is a number, or one per image (N,); None without a threshold.
+    `trivial_f1` is the F1 of calling every image anomalous; if most test images are anomalous, it is high, and F1 means
+    little. The calibrated threshold is a number, or one per image (N,); None without a threshold.
 
     Returns:
         The metrics by name, and the reasons why others are left out, by name. No value is NaN.
@@ -119,7 +118,7 @@ def image_metrics(
 
 def _at_threshold(score: Tensor, label: Tensor, threshold: float | Tensor) -> tuple[float | None, ...]:
     if torch.as_tensor(threshold).isnan().any():
-        raise ValueError("the threshold is NaN: nothing has calibrated it")
+        raise ValueError("the threshold is NaN: it was not calibrated")
     flagged = score > threshold
     tp, fp = (flagged & label).sum().item(), (flagged & ~label).sum().item()
     anomalous, normal = label.sum().item(), (~label).sum().item()
@@ -133,7 +132,7 @@ def _at_threshold(score: Tensor, label: Tensor, threshold: float | Tensor) -> tu
 
 
 def check_finite(score: Tensor) -> None:
-    """Raise a ValueError that names the positions of scores (N,) that are NaN or infinite, counted from 0."""
+    """Raise a ValueError that names the indices of scores (N,) that are NaN or infinite."""
     if not score.isfinite().all():
         raise ValueError(f"scores at positions {(~score.isfinite()).nonzero().flatten().tolist()} are not finite")
 

@@ -1,7 +1,7 @@
 """Methods that derive a threshold from normal scores, and the false alarm rates that they guarantee.
 
-Given n scores of held-out normal images and the score of a new one, all exchangeable, the new score exceeds the k-th
-smallest of the n with probability at most 1 - k / (n + 1) (exactly that without ties). Hence the threshold for a false
+Given n scores of held-out normal images and the score of a new image, all exchangeable, the new score exceeds the k-th
+smallest of the n with probability at most 1 - k / (n + 1) (exactly, without ties). Hence the threshold for a false
 alarm rate of at most alpha is the ceil((n + 1)(1 - alpha))-th smallest score (split conformal prediction: Papadopoulos
 2002; Vovk, Gammerman & Shafer 2005; Lei et al. 2018). The interpolated (1 - alpha)-quantile would have a rate of about
 (1 + alpha (n - 1)) / (n + 1): 0.18 for 6 scores and alpha = 0.05. With fewer than 1 / alpha - 1 scores there is no such
@@ -50,7 +50,7 @@ class Method(NamedTuple):
         known = name in ("quantile", "sigma", "fpr") or not colon
         out_of_range = (name in ("quantile", "fpr") and not 0 <= value <= 1) or (name == "sigma" and value < 0)
         if not known or not math.isfinite(value) or out_of_range:
-            raise ValueError(f"threshold {text!r} is not understood; write {METHODS} (shares in 0...1, sigma >= 0)")
+            raise ValueError(f"threshold {text!r} is not understood; use {METHODS} (fractions in 0...1, sigma >= 0)")
         return Method(name, value, str(text))
 
     @property
@@ -63,11 +63,11 @@ class Method(NamedTuple):
 
     @property
     def needed(self) -> int | None:
-        """Number of scores needed to guarantee the rate; None if nothing is guaranteed, or no number suffices."""
+        """Number of scores needed to guarantee the rate; None if nothing is guaranteed or no number suffices."""
         return math.ceil(1 / self.rate) - 1 if self.rate else None
 
     def rank(self, count: int) -> int | None:
-        """Compute the rank of the threshold among `count` scores (1 is the smallest); None if it is not one of them."""
+        """Compute the rank of the threshold among `count` scores (1 is the smallest); None if it is not a score."""
         if self.rate is None:
             return None
         return min(max(math.ceil((count + 1) * (1 - self.rate)), 1), count)
@@ -102,7 +102,7 @@ class Method(NamedTuple):
 
 
 def parse_number(name: str, value: float | str) -> Method:
-    """Parse a threshold that must be a number (else a UserError), as there are no normal scores to derive it from."""
+    """Parse a threshold that must be a number, as there are no normal scores to derive it from; else a UserError."""
     try:
         method = Method.parse(value)
     except ValueError as error:
@@ -110,7 +110,8 @@ def parse_number(name: str, value: float | str) -> Method:
     if not method.is_number:
         setting = {"threshold": "calibration.image", "pixel_threshold": "calibration.pixel"}[name]
         raise UserError(
-            f"{name}={value} needs normal images: adlight evaluate run=<run> {setting}={value} gives a number"
+            f"{name}={value} needs normal images: adlight evaluate run=<run> {setting}={value} makes a folder, which "
+            "run= takes in place of the run"
         )
     return method
 

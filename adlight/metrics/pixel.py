@@ -11,7 +11,7 @@ from adlight.metrics.image import check_finite
 
 BINS = 2**20  # largest number of occupied bins, over all groups
 CHUNK = 2**19  # pixels counted at a time, to limit the memory for large batches
-# The pixels of a region share this many units. Unlike doubles, integers have the same sum in any order and on any
+# The pixels of a region share this many units. Unlike floats, integers have the same sum in any order, and so with any
 # number of processes. The relative error is 5e-7 for a region of 2^20 pixels; int64 can hold 8 million regions.
 UNITS = 2**40
 EIGHT_CONNECTED = np.stack([np.zeros((3, 3)), np.ones((3, 3)), np.zeros((3, 3))])  # within images, not across
@@ -22,13 +22,13 @@ DEFECTIVE = 2**62  # added to the code of a defective pixel
 
 
 def to_key(score: Tensor) -> Tensor:
-    """Map float32 scores to int64 in (0, 2^32) with the same order: the bits of the float, mirrored below zero."""
+    """Map float32 scores to int64 in (0, 2^32) in the same order: the bits of the float, mirrored below zero."""
     bits = score.view(torch.int32)
     return torch.where(bits < 0, NEGATIVE_ZERO - bits, bits).long().add_(ZERO)
 
 
 def from_key(key: Tensor) -> Tensor:
-    """Map keys back to float32 scores; keys beyond the finite numbers become the nearest finite one."""
+    """Map keys back to float32 scores; keys beyond the finite numbers become the nearest finite number."""
     bits = (key - ZERO).clamp(-LARGEST, LARGEST).int()
     return torch.where(bits < 0, NEGATIVE_ZERO - bits, bits).view(torch.float32)
 
@@ -36,7 +36,7 @@ def from_key(key: Tensor) -> Tensor:
 def region_weights(mask: Tensor) -> Tensor:
     """Weight each defective pixel by 1 / size of its 8-connected region, in `UNITS`. (B, H, W) bool -> (D,) int64.
 
-    The mean overlap over regions is linear in these weights, so their histogram suffices for AUPRO. They have the order
+    The mean overlap over regions is linear in these weights, so their histogram suffices for AUPRO. The order is that
     of `mask.nonzero()`.
     """
     found = mask.cpu().numpy()
@@ -51,7 +51,7 @@ class PixelHistogram(Metric):
     A bin holds the normal or the defective pixels of one group whose scores agree in float32 except for the last
     `shift` bits. Each distinct score has its own bins (`shift` is 0) until more than 2^20 are occupied; then bits are
     dropped until they fit. The final bins depend only on the set of scores, not on their order, batches or processes,
-    so merging is exact. Fixed bins would fail on offsets: of 2^20 bins over all floats, 1e6 +- 0.5 fills only one.
+    so merging is exact. Fixed bins would fail on offsets: of 2^20 bins over all floats, 1e6 +- 0.5 fills a single bin.
 
     The largest error of AUROC, AP, best F1, AUPRO and IoU on 3.2 million pixels (log-normal, squared, tied, bimodal,
     normal, uniform, Cauchy, 100 +- 0.5, 1e6 +- 0.5 with and without zeros) is 8e-6; with 2^16 bins, the share of each
@@ -59,7 +59,7 @@ class PixelHistogram(Metric):
     other distinct scores, gets a single bin.
 
     Args:
-        groups: number of groups, which are numbered from 0.
+        groups: number of groups, numbered from 0.
         bins: largest number of occupied bins; up to twice as many rows are held between merges.
     """
 
@@ -75,7 +75,7 @@ class PixelHistogram(Metric):
         self.reset()
 
     def reset(self) -> None:
-        """Remove all pixels; an empty block remains, because a process without data must gather with the others."""
+        """Remove all pixels; an empty block remains, because processes without data must take part in gathering."""
         super().reset()
         self.rows = [torch.zeros(0, 3, dtype=torch.long, device=self.device)]
 
@@ -83,7 +83,7 @@ class PixelHistogram(Metric):
         """Add a batch.
 
         Args:
-            pixel: (B, H, W), any finite real numbers, larger is more anomalous; counted in float32.
+            pixel: (B, H, W), any finite real numbers, higher is more anomalous; counted in float32.
             mask: (B, H, W) bool, True = defective.
             group: (B,) int64 in 0...groups - 1.
             counted: (B, H, W) bool, the normal pixels to count, without padding; None counts all.
@@ -111,7 +111,7 @@ class PixelHistogram(Metric):
     def histogram(self, group: int | None = None) -> Histogram:
         """Return the histogram of one group, or of all pixels, on the CPU.
 
-        The first call after an update gathers under DDP, so every process must make it.
+        Under DDP, the first call after an update gathers all pixels, so every process must make it.
         """
         self._merge()
         rows, shift = (state.cpu() for state in self.compute())
@@ -168,7 +168,7 @@ def _sorted(code: Tensor) -> Tensor:
 
 
 def _search(distinct: Tensor, code: Tensor) -> Tensor:
-    """Find the position of each code among distinct codes in ascending order."""
+    """Find the index of each code among distinct codes in ascending order."""
     if code.device.type != "cpu":
         return torch.searchsorted(distinct, code)
     return torch.from_numpy(np.searchsorted(distinct.numpy(), code.numpy()))  # twice as fast if `code` is sorted

@@ -1,4 +1,4 @@
-"""All metrics of a test: per category, per defect type, averaged over categories, and pooled."""
+"""The metrics of a test: per category, per defect type, averaged over categories, and pooled."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -53,7 +53,7 @@ class Results:
         pooled: metrics over the images of all categories; each image is compared with its category's threshold.
         categories: metrics per category, with the counts `normal` and `anomalous` and the thresholds used.
         left_out: reasons why metrics are missing, by `<category>/<metric>`.
-        defects: metrics by category and defect type, for its images against all normal images of the category.
+        defects: metrics by category and defect type, computed with all normal images of the category.
     """
 
     mean: Metrics
@@ -68,9 +68,11 @@ class Results:
         return {**rest.pop("mean"), **rest}
 
     def describe_left_out(self) -> list[str]:
-        """Say which categories have no AUROC, and why, in a line per reason."""
-        reasons = {name: self.left_out.get(f"{name}/auroc") for name in self.categories}
-        named = {why: [name for name in reasons if reasons[name] == why] for why in reasons.values() if why}
+        """Report the categories without AUROC, one line per reason."""
+        named = dict[str, list[str]]()  # categories by reason
+        for name in self.categories:
+            if reason := self.left_out.get(f"{name}/auroc"):
+                named.setdefault(reason, []).append(name)
         return [f"left out: AUROC, AP and F1 of {', '.join(names)}, as there are {why}" for why, names in named.items()]
 
 
@@ -93,7 +95,7 @@ def summarize(
     Raises:
         UserError: a score is not finite; the message names the images.
     """
-    refuse_non_finite(records, torch.isfinite(score))
+    check_finite_images(records, torch.isfinite(score))
     groups = {name: group for group, name in enumerate(categories) if any(r.category == name for r in records)}
     category = torch.tensor([categories.index(record.category) for record in records])
     label, threshold = torch.tensor([record.label for record in records]), None
@@ -121,21 +123,21 @@ def summarize(
 
 
 def compute_metrics(images: Images, histogram: Histogram, flagged: Tensor | None) -> tuple[Metrics, dict[str, str]]:
-    """Compute the metrics of images, and the reasons for those that are left out, both by name.
+    """Compute the metrics of images, and the reasons why others are left out, both by name.
 
     `flagged` are the numbers of normal and defective pixels above the thresholds, (2,); None without thresholds.
     """
     metrics, reasons = image_metrics(images.score, images.label, images.threshold)
     if any(record.label and not record.mask for record in images.records):
-        # the pixels of an anomalous image without a mask are not known to be normal
+        # it is unknown which pixels of an anomalous image without a mask are normal
         reasons["pixel_auroc"] = "not every anomalous image has a mask"
     else:
-        of_pixels, pixel_reasons = pixel_metrics(histogram, flagged)
-        metrics, reasons = metrics | of_pixels, reasons | pixel_reasons
+        pixel, pixel_reasons = pixel_metrics(histogram, flagged)
+        metrics, reasons = metrics | pixel, reasons | pixel_reasons
     return metrics | images.count_labels(), reasons
 
 
-def refuse_non_finite(records: Sequence[Record], finite: Tensor) -> None:
+def check_finite_images(records: Sequence[Record], finite: Tensor) -> None:
     """Raise a UserError that names the images whose scores are not `finite` (N,)."""
     bad = [record.path for record, ok in zip(records, finite.tolist(), strict=True) if not ok]
     if bad:
@@ -143,16 +145,19 @@ def refuse_non_finite(records: Sequence[Record], finite: Tensor) -> None:
 
 
 def macro_mean(tables: Sequence[Metrics]) -> Metrics:
-    """Average each metric over the tables that have it, without counts and thresholds."""
-    names = dict.fromkeys(name for table in tables for name in table if name not in NOT_AVERAGED)
-    values = {name: [table[name] for table in tables if name in table] for name in names}
+    """Average each metric over the tables that have it, except counts and thresholds."""
+    values = dict[str, list[float]]()
+    for table in tables:
+        for name, value in table.items():
+            if name not in NOT_AVERAGED:
+                values.setdefault(name, []).append(value)
     return {name: sum(numbers) / len(numbers) for name, numbers in values.items()}
 
 
 def mean_auroc(score: Tensor, label: Tensor, category: Tensor) -> float | None:
     """Average the AUROC over the categories that have both labels, because scores may differ in scale.
 
-    (N,) each -> 0..1, or None if no category has both.
+    (N,) each -> 0..1, or None if no category has both labels.
     """
     members = [category == number for number in category.unique()]
     values = [auroc(score[rows], label[rows]) for rows in members if label[rows].unique().numel() == 2]
@@ -165,9 +170,9 @@ def by_defect(images: Images) -> dict[str, dict[str, Metrics]]:
     records = images.records
     for category, defect in sorted({(r.category, r.defect) for r in records if r.label}):
         chosen = torch.tensor([r.category == category and (not r.label or r.defect == defect) for r in records])
-        mine = images.select(chosen)
-        metrics, _ = image_metrics(mine.score, mine.label, mine.threshold)
-        metrics |= mine.count_labels()
+        selected = images.select(chosen)
+        metrics, _ = image_metrics(selected.score, selected.label, selected.threshold)
+        metrics |= selected.count_labels()
         tables.setdefault(category, {})[defect] = {key: metrics[key] for key in DEFECT_METRICS if key in metrics}
     return tables
 
@@ -176,9 +181,9 @@ def _add_intervals(results: Results, images: Images, category: Tensor, groups: d
     draws = {}
     for name, group in groups.items():
         if "auroc" in results.categories[name]:
-            mine = images.select(category == group)
-            # different seeds per category: equal draws would not average out in the mean
-            draws[name] = bootstrap(mine.score, mine.label, seed=derive_seed(f"bootstrap {name}"))
+            selected = images.select(category == group)
+            # a seed per category, because equal draws would not average out in the mean
+            draws[name] = bootstrap(selected.score, selected.label, seed=derive_seed(f"bootstrap {name}"))
             results.categories[name] |= interval(draws[name])
     if draws:
         means = {metric: torch.stack([drawn[metric] for drawn in draws.values()]).mean(0) for metric in METRICS}

@@ -24,10 +24,10 @@ class Threshold(NamedTuple):
 
     image: float = math.nan
     pixel: float = math.nan
-    num_normals: int = 0  # number of images that both were calibrated on
+    num_normals: int = 0  # number of normal images on which both were calibrated
     source: str = ALL  # category of these images, or ALL; GIVEN if the user set both thresholds
-    region: float | None = None  # a region counts if its peak is above; None if all regions count
-    cross_fitted: int = 0  # how many of these images are training images, scored by cross-fitting
+    region: float | None = None  # a region counts if its peak is higher; None if all regions count
+    cross_fitted: int = 0  # number of these images that are training images, scored by cross-fitting
 
 
 class Calibration:
@@ -39,18 +39,18 @@ class Calibration:
             `metrics.methods`); `quantile:q`, the same as `fpr:1-q`; `max`, the largest; `sigma:k`, mean + k deviations.
         pixel: method for the pixel thresholds, applied to the pixel scores of these images: `fpr:p` is the score that a
             fraction p of them exceeds. It guarantees nothing, because the pixels of an image are dependent.
-        per: `category` compares an image with its category's thresholds, `all` with those of all categories together.
+        per: `category` compares an image with its category's thresholds, `all` with the pooled thresholds.
         min_area: smallest area of a region, as a fraction of the image's pixels; the strongest region always counts.
-        closing: before that, gaps into which no disk of this radius fits are closed; in pixels of the anomaly map.
+        closing: before that, gaps too narrow for a disk of this radius, in pixels of the anomaly map, are closed.
         folds: number of folds in which training images are cross-fitted (see `detection.crossfitting`) to calibrate
             together with the held-out images; 0 or 1 uses the held-out images alone.
 
-    A region counts if its peak exceeds the threshold that `image` gives for the peaks of normal images.
+    A region counts if its peak exceeds the threshold that `image` yields for the peaks of normal images.
 
     Attributes:
         pooled: thresholds from the normal images of all categories together.
-        categories: thresholds from each category's normal images; categories without any are missing.
-        scores: scores of these images, by category; drift is measured against them.
+        categories: thresholds from each category's normal images; categories without normal images are missing.
+        scores: scores of these images by category, the reference for measuring drift.
     """
 
     @checked
@@ -68,7 +68,7 @@ class Calibration:
         self.reset()
 
     def reset(self) -> None:
-        """Forget the calibrated thresholds; those given as numbers remain valid."""
+        """Forget the calibrated thresholds; thresholds given as numbers remain valid."""
         self.pooled, self.scores = Threshold(), dict[str, list[float]]()
         self.categories: dict[str, Threshold] = {}
 
@@ -81,25 +81,25 @@ class Calibration:
         names: Sequence[str],
         cross_fitted: "Tensor | None" = None,
     ) -> None:
-        """Calibrate the thresholds of each category, and the pooled ones.
+        """Calibrate the thresholds of each category, and the pooled thresholds.
 
         Args:
             score: (N,), scores of normal images.
             peak: (N,), largest pixels of their maps.
-            category: (N,), positions in `names`.
+            category: (N,), indices into `names`.
             pixels: histogram of their pixel scores, one group per category.
             names: names of the categories.
-            cross_fitted: (N,) bool, whether an image was scored by cross-fitting; None if none was.
+            cross_fitted: (N,) bool, whether images were scored by cross-fitting; None if no image was.
 
         Raises:
-            UserError, ValueError: there are no scores to calibrate on, or some are not finite.
+            UserError, ValueError: there are no scores, or some are not finite.
         """
         from adlight.metrics.image import check_finite
 
         if not len(score) and not (self.image.is_number and self.pixel.is_number):
             raise UserError(
-                "no normal image was validated, so there is nothing to calibrate thresholds on: raise val_fraction or "
-                "limit_val_batches, or give both thresholds as numbers"
+                "no normal image was validated, so thresholds cannot be calibrated: raise val_fraction or "
+                "limit_val_batches, or set both thresholds to numbers"
             )
         check_finite(score)
 
@@ -121,13 +121,13 @@ class Calibration:
 
     @property
     def by_category(self) -> dict[str, Threshold]:
-        """The thresholds for images of known categories; empty if the pooled ones apply to all images."""
+        """The thresholds for images of known categories; empty if the pooled thresholds apply to all images."""
         return self.categories if self.per == "category" else {}
 
     def of(self, category: str | None) -> Threshold:
-        """Return a category's thresholds, or the pooled ones if it has none of its own or is unknown (None).
+        """Return a category's thresholds, or the pooled thresholds if it has none or is unknown (None).
 
-        Thresholds given as numbers override the calibrated ones.
+        Thresholds given as numbers override calibrated thresholds.
         """
         calibrated = self.pooled if category is None else self.by_category.get(category, self.pooled)
         image = self.image.value if self.image.is_number else calibrated.image
@@ -137,7 +137,7 @@ class Calibration:
         return calibrated._replace(image=image, pixel=pixel, source=source, region=region)
 
     def describe(self, names: Sequence[str]) -> str:
-        """Describe the image thresholds of categories, the images that they come from, and what they guarantee."""
+        """Describe the image thresholds of categories, the images they were calibrated on, and their guarantees."""
         if self.image.is_number:
             return f"{self.image.text} (as given)"
         effective = {name: self.of(name) for name in names}
@@ -146,15 +146,15 @@ class Calibration:
             shared = effective[names[0]]
             images = [f"{shared.num_normals} {held_out}normal images of {shared.source}", *self._remarks(shared)]
             return f"{shared.image:.6g} ({self.image.text} of {', '.join(images)})"
-        groups = dict[str, list[str]]()  # names and thresholds of which the same can be said
+        groups = dict[str, list[str]]()  # names and thresholds with the same description
         for name, own in effective.items():
             images = [f"{own.num_normals}{'' if own.source == name else ' of ' + own.source}", *self._remarks(own)]
             groups.setdefault(", ".join(images), []).append(f"{name} {own.image:.6g}")
-        parts = [f"{', '.join(many)} ({'each ' * (len(many) > 1)}of {images})" for images, many in groups.items()]
+        parts = [f"{', '.join(same)} ({'each ' if same[1:] else ''}of {images})" for images, same in groups.items()]
         return f"{self.image.text} of each category's {held_out}normal images: {', '.join(parts)}"
 
     def _remarks(self, threshold: Threshold) -> Iterator[str]:
-        """Describe how many images were cross-fitted, and which false alarm rate the threshold guarantees."""
+        """Describe the number of cross-fitted images, and the false alarm rate that the threshold guarantees."""
         if threshold.cross_fitted:
             yield f"{threshold.cross_fitted} cross-fitted"
         promised = self.image.promised(threshold.num_normals)

@@ -1,1 +1,1 @@
-"""Detectors by reconstruction through a bottleneck: the autoencoders that the papers compare with."""
+"""Detection by reconstruction through a bottleneck: the autoencoders with which the papers compare."""

@@ -1,4 +1,4 @@
-"""Dual autoencoder GAN (Tang 2020, DAGAN): two adversarial autoencoders, after Skip-GANomaly and BEGAN."""
+"""Dual autoencoder GAN (Tang 2020, DAGAN): two adversarial autoencoders, based on Skip-GANomaly and BEGAN."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ from adlight.types import Batch
 
 
 class DAGANModule(DAGANDetector, AnomalyModule):
-    """Train two autoencoders: G reconstructs the image x, and D tells x from G(x) by reconstructing them differently.
+    """Trains two autoencoders: G reconstructs the image x, and D tells x from G(x) by reconstructing them differently.
 
     L_adv = E|D(x) - D(G(x))|_2,  L_G = E|x - G(x)|_2,  L_D = E|x - D(x)|_2  (Tang 2020, section 3.2)
     G minimizes adversarial L_adv + generator_context L_G, and D minimizes discriminator_context L_D - adversarial
@@ -36,7 +36,7 @@ class DAGANModule(DAGANDetector, AnomalyModule):
 
     Args:
         generator, discriminator, scorer: see `DAGANDetector`.
-        optimizer: makes each network's optimizer from its parameters.
+        optimizer: constructor of each network's optimizer.
         adversarial, generator_context, discriminator_context: weights of the losses; 1, 40 and 1 in the original.
         clip: largest norm of a network's gradient; 0 disables clipping.
     """
@@ -90,14 +90,13 @@ class DAGANModule(DAGANDetector, AnomalyModule):
         return {"generator": loss, "adversarial": adversarial, "generator_context": context}
 
     def on_fit_start(self) -> None:
-        """Reject precisions in which adversarial training is unstable."""
+        """Check the trainer's precision."""
         check_precision(self.trainer)
 
     def configure_optimizers(self) -> list[Optimizer]:
-        """Make the optimizers of discriminator and generator."""
-        optimizers = [
-            make_optimizer("optimizer", self.optimizer, network) for network in (self.discriminator, self.generator)
-        ]
+        """Build the optimizers of discriminator and generator."""
+        networks = self.discriminator, self.generator
+        optimizers = [make_optimizer("optimizer", self.optimizer, network) for network in networks]
         self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
         return optimizers
 

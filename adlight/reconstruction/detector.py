@@ -1,4 +1,4 @@
-"""Detectors by reconstruction: trained autoencoders, and the score of what they cannot reconstruct."""
+"""Detectors by reconstruction: images are scored by how badly trained autoencoders reconstruct them."""
 
 from torch import nn
 
@@ -11,7 +11,7 @@ from adlight.types import Batch, Scores
 
 
 class AutoencoderDetector(AnomalyDetector):
-    """Detect images that an autoencoder trained on normal images cannot reconstruct.
+    """Detects images that an autoencoder trained on normal images cannot reconstruct.
 
     Args:
         network: the autoencoder.
@@ -31,7 +31,7 @@ class AutoencoderDetector(AnomalyDetector):
 
 
 class VAEDetector(AnomalyDetector):
-    """Detect images that a variational autoencoder trained on normal images reconstructs badly or finds unlikely.
+    """Detects images that a variational autoencoder trained on normal images reconstructs badly or finds unlikely.
 
     Args:
         network: the autoencoder.
@@ -47,7 +47,7 @@ class VAEDetector(AnomalyDetector):
 
     @property
     def export_blocker(self) -> str | None:
-        """The reason why the method cannot be exported: a graph cannot differentiate."""
+        """The reason why the method cannot be exported, if any: a graph cannot differentiate."""
         if self.scorer.method != "gradient":
             return None
         return "method=gradient differentiates; method=reconstruction and method=elbo can be exported"
@@ -58,11 +58,11 @@ class VAEDetector(AnomalyDetector):
 
 
 class DAGANDetector(AnomalyDetector):
-    """Detect images that DAGAN's generator cannot reconstruct.
+    """Detects images that DAGAN's generator cannot reconstruct.
 
     Args:
         generator: G, a U-Net with skips in the original.
-        discriminator: D, an autoencoder; G was trained against it.
+        discriminator: D, the autoencoder against which G is trained.
         scorer: compares images with G's reconstructions; `reduce=mean` of `mse` ranks images like |x - G(x)|_2.
     """
 

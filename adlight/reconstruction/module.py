@@ -1,4 +1,4 @@
-"""Training of autoencoders on normal images: plain ones by reconstruction error, variational ones by the ELBO."""
+"""Training of autoencoders on normal images: plain autoencoders by their reconstruction error, VAEs by the ELBO."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,15 +20,15 @@ from adlight.types import Batch
 
 
 class AutoencoderModule(AutoencoderDetector, AnomalyModule):
-    """Train y = f(x) to reconstruct normal images by ssim (1 - SSIM(x, y)) + l1 |x - y| (Bergmann 2018; article eq. 4).
+    """Trains y = f(x) on normal images with the loss ssim (1 - SSIM(x, y)) + l1 |x - y| (Bergmann 2018; article eq. 4).
 
     The score is the reconstruction error. The U-Net in the article's table is such a detector.
 
     Args:
         network, scorer: see `AutoencoderDetector`.
         objective: the reconstruction loss; None if the detector will not be trained.
-        optimizer: makes the optimizer from the network's parameters.
-        warmup: fraction of the steps for a linear warm-up of the learning rate; a half-cosine decay to 0 follows.
+        optimizer: constructor of the network's optimizer.
+        warmup: fraction of the steps in which the learning rate rises linearly; half a cosine to 0 follows.
     """
 
     @checked
@@ -61,13 +61,12 @@ class AutoencoderModule(AutoencoderDetector, AnomalyModule):
 
 
 class VAEModule(VAEDetector, AnomalyModule):
-    """Train a variational autoencoder on normal images by -ELBO / N, N being the values of an image (Kingma 2014).
+    """Trains a variational autoencoder on normal images by -ELBO / N, with N values per image (Kingma 2014).
 
     Args:
         network, scorer: see `VAEDetector`.
-        optimizer: makes the optimizer from the network's parameters.
-        warmup: fraction of the steps for a linear warm-up of the learning rate; a half-cosine decay to 0 follows.
-        seed: seed of the noise, which depends on nothing else but the step and the process.
+        optimizer, warmup: see `AutoencoderModule`.
+        seed: seed of the noise, which otherwise depends only on the step and the process.
     """
 
     @checked

@@ -1,4 +1,4 @@
-"""Autoencoders for any image size: a U-Net with or without its skips, and a plain convolutional one.
+"""Autoencoders for any image size: a U-Net with or without skips, and a plain convolutional autoencoder.
 
 Letters: D channels of a stage, h x w its grid.
 """
@@ -15,7 +15,7 @@ from adlight.settings import Depth, checked
 
 
 class UNet(nn.Module):
-    """U-Net (Ronneberger 2015): stages of two 3 x 3 convolutions, with the grid halved between them, and back again.
+    """U-Net (Ronneberger 2015): stages of two 3 x 3 convolutions, between which the grid is halved, and back again.
 
     With skips, each stage of the decoder also receives the encoder's map of the same grid, so that it can copy its
     input. Group norms (Wu 2018) are added; they keep the outputs of images independent of each other.
@@ -93,7 +93,7 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """The inverse of `ConvEncoder`: at each stage the grid is doubled, and a convolution follows."""
+    """The inverse of `ConvEncoder`: each stage doubles the grid and applies a convolution."""
 
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
@@ -108,16 +108,13 @@ class ConvDecoder(nn.Module):
 
 
 def halved_sizes(size: Sequence[int], depth: int) -> list[tuple[int, int]]:
-    """List the grids of an encoder, from the image's own size to one halved `depth` times, rounded up."""
+    """List the grids of an encoder: the image's size, halved up to `depth` times and rounded up."""
     return [(-(-size[0] // 2**i), -(-size[1] // 2**i)) for i in range(depth + 1)]
 
 
 def _double_conv(before: int, after: int) -> nn.Sequential:
     layers: list[nn.Module] = []
+    groups = next(n for n in (8, 4, 2, 1) if after % n == 0)
     for channels in (before, after):
-        layers += [nn.Conv2d(channels, after, 3, padding=1), nn.GroupNorm(_groups(after), after), nn.ReLU()]
+        layers += [nn.Conv2d(channels, after, 3, padding=1), nn.GroupNorm(groups, after), nn.ReLU()]
     return nn.Sequential(*layers)
-
-
-def _groups(channels: int) -> int:
-    return next(n for n in (8, 4, 2, 1) if channels % n == 0)

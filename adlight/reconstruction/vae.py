@@ -26,7 +26,7 @@ class VAE(nn.Module):
         width: number of channels of the first stage, see `ConvAutoencoder`.
         depth: number of times the grid is halved.
         latent: Z.
-        deviation: standard deviation of p(x|z), for pixels in [0, 1]; the smaller it is, the less the prior weighs.
+        deviation: standard deviation of p(x|z), for pixels in [0, 1]; lower values give the prior less weight.
     """
 
     @checked
@@ -77,7 +77,7 @@ class VAE(nn.Module):
 
 
 class VAEScorer:
-    """Score images with z at the mean of q(z|x), so that the scores are deterministic.
+    """Scores images with z at the mean of q(z|x), so that scores are deterministic.
 
     Args:
         method: image score: `reconstruction` (error of y), `elbo` (-ELBO / N), or `gradient`, the absolute gradient of

@@ -1,1 +1,1 @@
-"""Detectors by rotation: a network learns which way up normal images are, and is unsure of images of anything else."""
+"""Detection by rotation: a network that learned to tell rotations of normal images is unsure about other images."""

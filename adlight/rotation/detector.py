@@ -1,4 +1,4 @@
-"""Detector by rotation: the surprise at which way up an image is, added to a score of frozen features."""
+"""Detection by rotation: the loss in predicting an image's rotation, added to a score of frozen features."""
 
 from collections.abc import Callable
 
@@ -16,21 +16,21 @@ from adlight.rotation.network import RotationNetwork
 from adlight.settings import Built, checked
 from adlight.types import Batch, Scores
 
-EPSILON = 0.01  # losses far below it count alike: the network is sure of the image
+EPSILON = 0.01  # added to losses before the logarithm: the network is sure of images with much smaller losses
 
 
 class RotationDetector(AnomalyDetector):
-    """Score images by DN2 and by the losses L of a network that tells rotations of normal images apart.
+    """Scores images by DN2 and by the losses L of a network that classifies rotations of normal images.
 
-    The image score is that of DN2 plus weight * log(L + 0.01), averaged over four turns: losses of normal images are
-    near 0, and those of others spread over orders of magnitude. The map is the distance of each cell
-    to the mean cell of the nearest images.
+    The image score is DN2's plus weight * log(L + 0.01), averaged over four rotations: losses of normal images are near
+    0, and losses of anomalous images spread over orders of magnitude. The map is the distance of each cell to the mean
+    cell of the nearest images.
 
     Args:
         backbone: computes the features; frozen.
-        neighbours: makes DN2 from the number of channels.
-        network: tells rotations apart.
-        weight: of its log losses.
+        neighbours: constructor of DN2, which takes the number of channels.
+        network: classifies rotations.
+        weight: weight of the logarithm.
     """
 
     takes_padding = False
@@ -59,7 +59,5 @@ class RotationDetector(AnomalyDetector):
             distance = self.neighbours.residual(cells).square().mean(3).sqrt()  # (B, h, w)
             surprise = (self.network.loss(image) + EPSILON).log().mean(1)  # (B,)
             score = self.neighbours.image_score(cells, distance) + self.weight * surprise
-        pixel = F.interpolate(distance[:, None], image.shape[-2:], mode="bilinear", align_corners=False)[
-            :, 0
-        ]  # (B, H, W)
-        return Scores(image=score, pixel=pixel, reconstruction=batch["image"])
+        pixel = F.interpolate(distance[:, None], image.shape[-2:], mode="bilinear", align_corners=False)  # (B, 1, H, W)
+        return Scores(image=score, pixel=pixel[:, 0], reconstruction=batch["image"])

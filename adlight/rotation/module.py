@@ -1,4 +1,4 @@
-"""Training of a network that tells rotations of normal images apart, beside their nearest neighbours."""
+"""Training of a network that classifies rotations of normal images, combined with DN2."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,15 +22,15 @@ from adlight.types import Batch
 
 
 class RotationModule(RotationDetector, AnomalyModule):
-    """Train a network to tell by how many quarter turns a normal image was rotated (Gidaris 2018).
+    """Trains a network to predict by how many quarter turns a normal image was rotated (Gidaris 2018).
 
-    Trained on one class, it is unsure of the others (Golan and El-Yaniv 2018; Hendrycks 2019, whose networks start from
-    random weights). DN2 is fitted before the first epoch. Half of the images are mirrored first.
+    Trained on one class, it is unsure about other classes (Golan and El-Yaniv 2018; Hendrycks 2019; their networks
+    start from random weights). Half of the images are mirrored first. DN2 is fitted before the first epoch.
 
     Args:
         backbone, neighbours, network, weight: see `RotationDetector`.
-        optimizer: constructor of the optimizer of the network's weights.
-        warmup: fraction of the steps in which the learning rate rises; half a cosine to 0 follows.
+        optimizer: constructor of the network's optimizer.
+        warmup: fraction of the steps in which the learning rate rises linearly; half a cosine to 0 follows.
         cache: folder that keeps the training images' features between runs; None keeps them in memory.
     """
 
@@ -49,7 +49,7 @@ class RotationModule(RotationDetector, AnomalyModule):
         self.optimizer, self.warmup, self.cache = optimizer, warmup, FeatureCache(backbone, cache)
 
     def describe(self) -> list[str]:
-        """Name the networks, and describe what was fitted and trained."""
+        """Describe the networks and the fitted DN2."""
         backbone, network = self.backbone, self.network
         return [
             f"features: {backbone.name} ({', '.join(backbone.layers)}); {self.neighbours.summary()}",
@@ -72,5 +72,5 @@ class RotationModule(RotationDetector, AnomalyModule):
         return loss
 
     def configure_optimizers(self) -> Any:
-        """Make the network's optimizer, with linear warmup followed by half a cosine."""
+        """Build the optimizer, with linear warmup and half a cosine."""
         return schedule_by_step(self, self.optimizer(self.network.parameters()), self.warmup)

@@ -1,4 +1,4 @@
-"""A network that says by how many quarter turns an image was rotated (Gidaris 2018, RotNet)."""
+"""A network that predicts by how many quarter turns an image was rotated (Gidaris 2018, RotNet)."""
 
 import torch
 from pydantic import PositiveInt
@@ -12,15 +12,15 @@ TURNS = 4
 
 
 class RotationNetwork(nn.Module):
-    """Classify images by their rotation; the whole network is trained.
+    """Classifies images by their rotation; the whole network is trained.
 
-    A pretrained network needs a few epochs. Its batch norms are folded or keep their statistics, so that an image's
-    result does not depend on other images.
+    A pretrained network needs only a few epochs. Its batch norms are folded, or keep their statistics, so that results
+    do not depend on other images.
 
     Args:
         name: timm's name of the network.
         weights: `pretrained`, `random` or a file, see `build_network`.
-        side: side of the squares to which images are resized.
+        side: side, in pixels, of the squares to which images are resized.
 
     Raises:
         UserError: the network or its weights do not exist.
@@ -40,11 +40,11 @@ class RotationNetwork(nn.Module):
             features = body(probe).shape[1]
         self.body = body.requires_grad_(True).to(memory_format=torch.channels_last)
         self.head, self.name, self.side = nn.Linear(features, TURNS), name, side
-        nn.init.zeros_(self.head.weight)  # all turns are equally likely before the training
+        nn.init.zeros_(self.head.weight)  # before training, all rotations are equally likely
         nn.init.zeros_(self.head.bias)
 
     def train(self, mode: bool = True) -> "RotationNetwork":
-        """Set the mode, but leave batch norms as they are."""
+        """Set the mode, but keep the body, with its batch norms, in eval mode."""
         super().train(mode)
         self.body.eval()
         return self
@@ -55,15 +55,9 @@ class RotationNetwork(nn.Module):
         return self.head(self.body(pixels.contiguous(memory_format=torch.channels_last)))
 
     def loss(self, image: Tensor) -> Tensor:
-        """Rotate images by 0 to 3 quarter turns, and compute -log p of the right answers.
+        """Rotate images by 0 to 3 quarter turns, and compute -log p of each. (B, 1 or 3, H, W) in [0, 1] -> (B, 4).
 
-        Small for images that look like the training images (Golan and El-Yaniv 2018; Hendrycks 2019).
-
-        Args:
-            image: (B, 1 or 3, H, W) in [0, 1].
-
-        Returns:
-            (B, 4).
+        Small for images that resemble the training images (Golan and El-Yaniv 2018; Hendrycks 2019).
         """
         if image.shape[-2:] != (self.side, self.side):
             size = [self.side, self.side]

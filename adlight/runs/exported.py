@@ -46,13 +46,15 @@ def folder_of(run: str | Path) -> Path:
 
 
 def weights_of(run: str | Path, ckpt: str | Path | None) -> Path:
-    """Find the file with a detector's weights: a checkpoint of the run, or the graph itself."""
+    """Find the file that identifies a detector's weights: a run's checkpoint, an evaluation's changes, or the graph."""
     if is_exported(run):
         return Path(run)
-    from adlight.runs.folder import RunFolder  # imports OmegaConf, which graphs do not need
+    from adlight.runs.evaluations import find_weights  # imports OmegaConf, which graphs do not need
+    from adlight.runs.folder import RunFolder
 
     folder = RunFolder(run)
-    return folder.checkpoint(str(ckpt or folder.read_config().ckpt))
+    path, changes = find_weights(folder, str(ckpt or folder.read_config().ckpt))
+    return changes or path
 
 
 def check_arguments(run: Any, overrides: str | Iterable[str], inputs: Mapping[str, Any]) -> list[str]:

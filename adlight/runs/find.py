@@ -78,25 +78,30 @@ class SweepFolder(Folder):
 
 
 def find_runs(places: Sequence[str]) -> list[RunFolder]:
-    """Find run folders at or below `places`, in natural sort order.
+    """Find run folders at or below `places`, in natural sort order; links are followed, and no run is found twice.
 
     Folders inside a run, such as evaluations and predictions, are found only if they are named.
 
     Raises:
         UserError: a place does not exist and, as a glob, matches nothing.
     """
-    found = set[Path]()
+    found, seen = set[Path](), set[Path]()
     for place in places:
         path = Path(place).expanduser()
         matches = [path] if path.exists() else list(map(Path, glob.glob(str(path), recursive=True)))
         if not matches:
             raise UserError(f"runs={place}: there is no such folder, and as a glob it matches nothing")
         for match in matches:
-            for folder, below, _ in os.walk(match):
+            for folder, below, _ in os.walk(match, followlinks=True):
+                if (real := Path(folder).resolve()) in seen:
+                    below.clear()
+                    continue
+                seen.add(real)
                 if RunFolder(folder).is_run and not FederationFolder(folder).is_federation:  # its sites are runs
                     found.add(Path(folder))
                     below.clear()
                 below[:] = [name for name in below if not name.startswith(".")]
+                below.sort(key=lambda name: os.path.islink(os.path.join(folder, name)))  # links come last
     return [RunFolder(path) for path in sorted(found, key=natural_key)]
 
 

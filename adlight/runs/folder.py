@@ -20,6 +20,7 @@ runs/<name>/
 
 import json
 import os
+import shutil
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from adlight.locks import hold_lock
 from adlight.runs import tables
 from adlight.runs.files import is_numbered, rank, read_if_exists, write_atomically, write_json
-from adlight.runs.hydra_folder import HydraFolder
+from adlight.runs.hydra_folder import SUBFOLDER, HydraFolder
 from adlight.runs.subfolders import GalleryFolder
 from adlight.types import Record, UserError
 
@@ -48,6 +49,7 @@ class RunFolder(HydraFolder):
     Attributes:
         best_checkpoint: the weights of the best validation; none of these files need exist.
         last_checkpoint, stage_checkpoint: the full state of the last epoch, and of the stage before the detector.
+        calibrated_checkpoint: what an evaluation fitted anew, see evaluations.py.
         predictions_path: the table with one row per test image.
         panels, predictions_folder: the folders of the panels, and of predictions for new images.
         gallery: small pictures of test images.
@@ -55,8 +57,8 @@ class RunFolder(HydraFolder):
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(path)
-        self.best_checkpoint, self.last_checkpoint, self.stage_checkpoint = (
-            self.path / _CHECKPOINTS / f"{name}.ckpt" for name in ("best", "last", "pretraining")
+        self.best_checkpoint, self.last_checkpoint, self.stage_checkpoint, self.calibrated_checkpoint = (
+            self.path / _CHECKPOINTS / f"{name}.ckpt" for name in ("best", "last", "pretraining", "calibrated")
         )
         self.predictions_path, self.predictions_folder = self.path / "predictions.csv", self.path / "predictions"
         self.panels, self.gallery = self.path / "panels", GalleryFolder(self.path / "gallery")
@@ -175,6 +177,12 @@ class RunFolder(HydraFolder):
     def log(self) -> Path:
         """The run's log, which need not exist."""
         return next(iter(sorted(self.path.glob("*.log"))), self.path / "train.log")
+
+    def remove_unused(self) -> None:
+        """Remove the folder unless it holds more than a config, logs and locks."""
+        names = {path.name for path in self.path.glob("*") if path.suffix != ".log"}
+        if names <= {SUBFOLDER, _ERROR, _LOCK, _DATA_LOCK}:
+            shutil.rmtree(self.path, ignore_errors=True)
 
     def write_failure(self, line: str) -> None:
         """Record in one line why the run failed and, if it was not the first process, in which process."""

@@ -15,6 +15,7 @@ from adlight.runs.trust import check_choices, check_config, find_targets
 from adlight.types import UserError, first_line
 
 SUBFOLDER = ".hydra"  # value of hydra.output_subdir
+_NODES = {"model", "dataset", "calibration", "trainer"}  # of every run
 _ROOMS_OF_0_1 = tuple(f"adlight.{room}." for room in ("modules", "networks", "objectives", "scoring"))
 
 
@@ -70,8 +71,8 @@ class HydraFolder:
         config = self.read_config()
         if "sites" in config:
             raise UserError(f"{self} is a federation: name the run of one of its sites, such as those in {self}/sites")
-        if missing := [name for name in ("model", "dataset", "calibration", "trainer") if name not in config]:
-            reason = "belongs to an evaluation or prediction: name the run itself" if "run" in config else "is damaged"
+        if missing := [name for name in sorted(_NODES) if name not in config]:
+            reason = "is of a prediction or unfinished evaluation: name the run" if "run" in config else "is damaged"
             raise UserError(f"{self.config_path} {reason} (it has no {missing[0]})")
         return config
 
@@ -86,9 +87,8 @@ class HydraFolder:
         run: HydraFolder = self
         try:
             config = self.read_config()
-            if "run" in config and "images" not in config:
-                parents = map(HydraFolder, self.path.parents)
-                run = next((folder for folder in parents if folder.is_run), HydraFolder(str(config.run)))
+            if "run" in config and "images" not in config and not set(config) >= _NODES:  # not finished
+                run = self.evaluated(config)
                 changes = {k: value for k, value in comparable(config).items() if k != "run" and value is not None}
                 config = DictConfig(OmegaConf.merge(run.read_config(), changes))
             if "model" not in config:
@@ -98,6 +98,11 @@ class HydraFolder:
             return flatten(comparable(config)), dict(choices or {})
         except OmegaConfBaseException as error:
             raise UserError(f"{self.config_path} is damaged ({first_line(error)}): train again or remove it") from error
+
+    def evaluated(self, config: DictConfig) -> "HydraFolder":
+        """Find the run of an evaluation with this config: the one that it lies in, or else the one that it names."""
+        parents = map(HydraFolder, self.path.absolute().parents)
+        return next((folder for folder in parents if folder.is_run), HydraFolder(str(config.run)))
 
     def write_config(self, config: DictConfig) -> None:
         """Write the composed config, which makes this a run folder."""

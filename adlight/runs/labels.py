@@ -149,12 +149,14 @@ def write_learned(
 
 
 def source_run(run: RunFolder) -> RunFolder:
-    """Find the run whose labels a run learns from: the run itself or, for a learned detector, the run it lies in.
+    """Find the run whose labels a run learns from: itself, the run of an evaluation, or the run it was learned from.
 
     Raises:
         UserError: this is not a run, or a learned detector outside the run that it was learned from.
     """
-    if run.config().model.get("_target_") != MODULE:
+    if "run" in (config := run.config()):
+        run = RunFolder(run.evaluated(config).path)
+    if config.model.get("_target_") != MODULE:
         return run
     source = RunFolder(run.path.resolve().parents[1])
     if not source.is_run:

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from adlight.runs.config import CONF, INPUT_KEYS, drop_objective, require_nodes
+from adlight.runs.evaluations import find_weights
 from adlight.runs.folder import RunFolder
 from adlight.runs.overrides import changes_scores, explain_config
 from adlight.runs.targets import KEYWORDS, build
@@ -44,7 +45,7 @@ def restore(
     """Rebuild a run's detector and load its weights.
 
     Args:
-        run: the run folder.
+        run: the folder of a run or evaluation.
         ckpt: see `Detector.load`.
         overrides: overrides of the run's config.
         inputs: settings that replace the run's unless they are None.
@@ -60,7 +61,8 @@ def restore(
     folder = RunFolder(run)
     module, settings = build_module(folder, overrides)
     tested = settings.pop("ckpt")
-    load_weights(module, folder.checkpoint(str(ckpt or tested)))
+    path, changes = find_weights(folder, str(ckpt or tested))
+    load_weights(module, path, changes=changes)
     run_tiles = settings["tile"], settings["overlap"]
     settings |= {name: value for name, value in inputs.items() if value is not None}
     tiles = settings.pop("tile"), settings.pop("overlap")

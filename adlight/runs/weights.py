@@ -17,6 +17,7 @@ from adlight.types import UserError
 if TYPE_CHECKING:  # torch takes seconds: not for --help
     from torch import nn
 
+_ORIGIN = "checkpoint_sha256"
 _LINE = re.compile(r"^([0-9a-f]{64})  .*/([^/\n]+)$", re.MULTILINE)
 
 
@@ -58,19 +59,35 @@ def verify(path: Path) -> None:
         raise UserError(f"{path} is damaged (wrong checksum of {damaged}): train again or name another checkpoint")
 
 
-def load_weights(module: "nn.Module", path: Path, prefixes: tuple[str, ...] = ("",)) -> None:
-    """Load those tensors of a checkpoint whose names begin with one of `prefixes` into a module.
-
-    Raises:
-        UserError: the file is not a checkpoint, is damaged, or its architecture differs from the module's.
-    """
+def write_changes(path: Path, state: dict[str, Any], checkpoint: Path) -> None:
+    """Write those values of a state that differ from a checkpoint's, and the checkpoint's hash."""
     import torch
 
-    verify(path)
-    try:
-        state = dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
-    except Exception as error:  # errors of pickle, zip or lookup
-        raise _unreadable(path, error) from error
+    before = _read(checkpoint)["state_dict"]
+    changed = {
+        name: value.cpu().clone() if torch.is_tensor(value) else value  # a view would be saved with all that it views
+        for name, value in state.items()
+        if not (torch.is_tensor(value) and name in before and torch.equal(value.cpu(), before[name]))
+    }
+    write_checkpoint(path, {_ORIGIN: hash_file(checkpoint), "state_dict": changed})
+
+
+def load_weights(
+    module: "nn.Module", path: Path, prefixes: tuple[str, ...] = ("",), changes: Path | None = None
+) -> None:
+    """Load those tensors of a checkpoint whose names begin with one of `prefixes` into a module.
+
+    `changes` is a file of `write_changes`, whose values replace the checkpoint's.
+
+    Raises:
+        UserError: a file is not a checkpoint, is damaged or has changed, or its architecture differs from the module's.
+    """
+    state = _read(path)["state_dict"]
+    if changes is not None:
+        changed = _read(changes)
+        if changed.get(_ORIGIN) != hash_file(path):
+            raise UserError(f"{path} is not the checkpoint that {changes} was written for: evaluate its run again")
+        state |= changed["state_dict"]
     for name, buffer in module.named_buffers():
         if buffer.shape[:1] == (0,) and name in state and state[name].shape[1:] == buffer.shape[1:]:
             buffer.resize_(state[name].shape)  # empty until fitted; one row per training image, for example
@@ -94,6 +111,18 @@ def hash_file(path: Path) -> str:
     """Compute a file's SHA-256."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Verify and read a checkpoint; its `state_dict` is there. Raise a UserError if it cannot be read."""
+    import torch
+
+    verify(path)
+    try:
+        content = dict(torch.load(path, map_location="cpu", weights_only=True))
+        return {**content, "state_dict": dict(content["state_dict"])}
+    except Exception as error:  # errors of pickle, zip or lookup
+        raise _unreadable(path, error) from error
 
 
 def _describe(tensors: dict[str, Any], name: str) -> str:

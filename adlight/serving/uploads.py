@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Message, Receive
 
-from adlight.data.image_files import READ_ERRORS, refuse_several, turn_upright
+from adlight.data.image_files import READ_ERRORS, check_single_image, turn_upright
 from adlight.types import UserError, first_line
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
@@ -104,7 +104,7 @@ def decode(upload: Upload, max_pixels: int) -> Image.Image:
         with Image.open(upload.file, formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
                 raise Image.DecompressionBombError
-            refuse_several(image)
+            check_single_image(image)
             image.load()
             return turn_upright(image)
     except UnidentifiedImageError:

@@ -4,9 +4,12 @@ import os
 from pathlib import Path
 
 import pytest
+from processes import check_refused
 
+from adlight import train
 from adlight.reports.collect import collect
 from adlight.runs.log import copy_output, log_line
+from adlight.types import UserError
 
 
 def problem(run):
@@ -21,9 +24,15 @@ def test_the_log_holds_what_the_terminal_showed(tiny_run):
     assert "epoch 1/2" in out and "data: " in out and "AUROC" in out and not (run / "error.txt").exists()
 
 
-def test_a_mistake_is_told(adlight):
-    run = adlight.folder / "runs" / "mistake"
-    assert adlight("train", *adlight.quick, "dataset.category=botle", f"hydra.run.dir={run}").code == 2
+def test_a_mistake_is_told_and_leaves_no_folder_of_its_own(adlight, monkeypatch):
+    run, words = adlight.folder / "runs" / "mistake", [*adlight.quick, "dataset.category=botle"]
+    check_refused(adlight("train", *words, f"hydra.run.dir={run}"), "did you mean bottle?")
+    monkeypatch.chdir(adlight.folder)
+    with pytest.raises(UserError, match="bottle"):
+        train(*words, run_dir=run)
+    assert not run.exists()
+    run.mkdir()  # by the user
+    assert adlight("train", *words, f"hydra.run.dir={run}").code == 2
     assert problem(run).startswith("failed. ") and "did you mean bottle?" in problem(run)
     assert "did you mean bottle?" in (run / "train.log").read_text()
     adlight.train(*adlight.quick, "trainer.max_epochs=1", f"hydra.run.dir={run}")

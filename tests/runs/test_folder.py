@@ -223,6 +223,16 @@ def test_runs_are_found_at_any_depth_but_not_in_runs(tmp_path, composer):
         find_runs([str(tmp_path / "nowhere*")])
 
 
+def test_links_to_runs_are_followed_once(tmp_path, composer):
+    kept, elsewhere = tmp_path / "runs" / "z", tmp_path / "elsewhere"
+    for folder in (kept, elsewhere / "b"):
+        write_run(folder, composer())
+    for name, target in (("a", kept), ("c", elsewhere), ("around", tmp_path / "runs"), ("broken", tmp_path / "gone")):
+        (tmp_path / "runs" / name).symlink_to(target)
+    found = [str(run.path.relative_to(tmp_path / "runs")) for run in find_runs([str(tmp_path / "runs")])]
+    assert found == ["c/b", "z"]
+
+
 def test_a_run_of_0_1_is_refused(tmp_path):
     config = OmegaConf.create({"model": {"_target_": "adlight.modules.mae.MAEModule"}})
     run = RunFolder(write_run(tmp_path / "old", config))
