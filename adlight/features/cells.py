@@ -107,7 +107,7 @@ def in_parts(cells: Tensor) -> tuple[Tensor, ...]:
 
 
 def in_one_part(cells: Tensor) -> bool:
-    """Return whether to compute all cells at once: on GPUs and in exported graphs, but not in a CPU's cache."""
+    """Return whether to compute all cells at once, as on GPUs and in exported graphs; a CPU's cache holds few."""
     return torch.compiler.is_exporting() or cells.device.type != "cpu"
 
 
