@@ -144,7 +144,9 @@ def test_an_evaluation_changes_what_a_run_of_its_page_has(conf, page, line):
     "program, page, line", [(program, *one.values) for program in OTHERS for one in printed(program)]
 )
 def test_any_other_command_composes(adlight, tmp_path, program, page, line):
-    there = {"run": fake_run(tmp_path / "run", finished=False), "images": "data", "check": "data", "labels": tmp_path}
+    nodes = {"calibration__image": "fpr:0.05", "trainer__precision": "32-true", "ckpt": "best", "dataset__roi": None}
+    run = fake_run(tmp_path / "run", finished=False, **nodes)  # with all that `predict` and `serve` read
+    there = {"run": run, "images": "data", "check": "data", "labels": tmp_path}
     LabelFolder(there["run"]).add([Record(str(write_image(tmp_path / "good" / "a.png")), "bottle")])
     words = [f"{key}={there[key]}" if (key := word.split("=")[0]) in there else word for word in shlex.split(line)]
     outcome = adlight(program, *words, "--cfg", "job")
