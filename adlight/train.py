@@ -175,6 +175,6 @@ def main() -> None:
     cli.run(run_or_job, "train", train_arguments)
 
 
-sys.modules[__name__].__class__ = TrainProgram  # `adlight.train(...)`
+sys.modules[__name__].__class__ = TrainProgram  # makes the module callable: `adlight.train(...)`
 if __name__ == "__main__":
     main()

@@ -39,8 +39,8 @@ def msgms_map(x: Tensor, y: Tensor, scales: int = 4, c: float = 0.0026) -> Tenso
     total = x.new_zeros(x.shape[0], *size)
     count = 0
     for _ in range(scales):
-        gx, gy = gradient_magnitude(x), gradient_magnitude(y)  # (B, H', W')
-        similarity = (2 * gx * gy + c) / (gx.square() + gy.square() + c)
+        a, b = gradient_magnitude(x), gradient_magnitude(y)  # (B, H', W')
+        similarity = (2 * a * b + c) / (a.square() + b.square() + c)
         scale_map = F.interpolate((1 - similarity)[:, None], size, mode="bilinear", align_corners=False)
         total = total + scale_map[:, 0]
         count += 1

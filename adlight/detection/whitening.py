@@ -32,6 +32,7 @@ def second_moments(mean: Tensor, residual: Tensor, centers: Tensor) -> Moments:
     """
     cluster, channels = nearest_center(mean, centers), residual.shape[-1]
     known = ~residual[..., :1].isnan()  # (N, L, 1)
+    # scaled so that the division by L below averages over the known cells of an image
     residual = residual.where(known, 0) * (residual.shape[1] / known.sum(1, keepdim=True)).sqrt()
     total = residual.new_zeros(len(centers), channels, channels, dtype=torch.float64)
     for k in cluster.unique().tolist():
@@ -44,7 +45,8 @@ class Whitening(nn.Module):
     """Scores residuals relative to the residuals of normal images.
 
     Images are clustered by their mean features, without labels. Cluster k, with n_k normal images, has the covariance
-    S'_k = w_k S_k + (1 - w_k) S of its own residuals (S_k) and of all residuals (S), with w_k = n_k / (n_k + prior).
+    S'_k = a_k S_k + (1 - a_k) S of its own residuals (S_k) and of all residuals (S), with a_k = n_k / (n_k + prior).
+    S_k and S are second moments about 0: the mean residual is not subtracted.
     The score of a cell with residual r is sqrt(mean_c (U^T r)_c^2 / (l_c + 0.1 mean l)), where S'_k = U diag(l) U^T.
 
     Args:

@@ -1,6 +1,7 @@
 """Cells of feature maps: the standardized cells of the training images, and masks of the cells inside an image.
 
-Cells in padding or outside the region of interest are NaN, and so is everything computed from them.
+Cells in padding or outside the region of interest are NaN, and so are their residuals and scores. Averages over
+an image leave them out.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -127,7 +128,7 @@ def extract_features(backbone: Callable[[Tensor, Tensor | None], Tensor], batch:
 
 
 def is_padded(cells: Tensor) -> bool:
-    """Return whether any cell (B, h, w, C) is padding; images in an exported graph never have padding."""
+    """Return whether any cell (B, h, w, C) is NaN, in padding or outside the region; never in an exported graph."""
     return not torch.compiler.is_exporting() and not bool(in_image(cells).all())
 
 

@@ -74,11 +74,11 @@ class FeatureDetector(AnomalyDetector):
             fold: (B,), folds of held-out images, see `ResidualMap.forward`.
         """
         image, size, content = batch["image"], batch.get("size"), batch.get("content")
-        cells = features = standardize(features, self.mean, self.std)  # releases the backbone's features
-        score, pixel, maps, residual = score_cells(cells, self.members, self.residual_map, self.scorer, batch, fold)
+        features = standardize(features, self.mean, self.std)  # the same name, so that the raw features are freed
+        score, pixel, maps, residual = score_cells(features, self.members, self.residual_map, self.scorer, batch, fold)
 
         def reconstruct(rows: slice) -> Tensor:  # on demand: it takes a fifth of the time, and few are viewed
-            predicted = cells[rows] - residual[rows]  # (b, h, w, C)
+            predicted = features[rows] - residual[rows]  # (b, h, w, C)
             pictures = self.pictures(predicted, image[rows], None if size is None else size[rows])
             return hide_outside(pictures, image[rows], None if content is None else content[rows])
 

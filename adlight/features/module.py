@@ -29,7 +29,7 @@ class FeatureModule(FeatureDetector, AnomalyModule):
     """Predicts the feature map of a frozen backbone, cell by cell, with one or several predictors.
 
     Predictors that are not trained by gradient are fitted before the first epoch. Validation estimates the covariances
-    of the residuals of held-out normal images; each held-out image is scored without the residuals of its own fold.
+    of the residuals of held-out normal images; each held-out image is whitened without the residuals of its own fold.
 
     Args:
         backbone, predictors, scorer, members: see `FeatureDetector`.
@@ -93,7 +93,7 @@ class FeatureModule(FeatureDetector, AnomalyModule):
         for predictor in self.members.values():
             predictor.fit(cells)
         self.pictures.fit(cells, images)
-        self.residual_map.folds = []
+        self.residual_map.folds = []  # the predictors changed: all residuals are measured again
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         """Sum the predictors' losses; only augmented images pass through the backbone, others are cached."""
@@ -135,7 +135,7 @@ class FeatureModule(FeatureDetector, AnomalyModule):
         self.split = "test"
 
     def leave_split(self) -> None:
-        """Score all further images as unseen images."""
+        """Score all further images as unseen images; during a fit, the next validation reuses the maps of the folds."""
         self.split = None
         if self.trainer.state.fn != "fit":
             self.residual_map.folds = []
@@ -155,7 +155,7 @@ class FeatureModule(FeatureDetector, AnomalyModule):
             return
         dataset, features = self.datamodule.datasets["train"], self.features("train")
         check_predictors(self.members.values(), len(dataset), folds)
-        if self.rotations and self.trainer.state.fn != "fit":  # a checkpoint has no copies outside the predictors
+        if self.rotations and self.trainer.state.fn != "fit":  # a loaded run has copies only in its predictors
             images = images_of(self.datamodule, "train")
             self.copies = make_copies(self._cells(), self.centers, images, self.cache)
         splits = split_folds(image_numbers_of(dataset), folds, self.trainer.global_rank, self.trainer.world_size)

@@ -22,7 +22,8 @@ class ResidualMap(nn.Module):
         channels: C.
 
     Attributes:
-        folds: per fold of the held-out images, a map fitted without it that scores it; not saved in checkpoints.
+        folds: per fold of the held-out images, the map that scores it, with whitening fitted without the fold; not
+            saved in checkpoints.
     """
 
     scale: Tensor

@@ -99,13 +99,11 @@ class InversionDetector(AnomalyDetector):
             scores["image"] = self.mix(terms)
         return terms, scores
 
-    def standardize(self, normal: Tensor) -> None:
-        """Compute each term's mean and standard deviation over normal validation images. (N, T) float64."""
+    def fit_standardization(self, normal: Tensor) -> None:
+        """Store each term's mean and standard deviation over normal validation images (N, T) float64, for `mix`."""
         mean = normal.mean(0)  # (T,)
         deviation = normal.std(0, unbiased=False) if len(normal) > 1 else torch.ones_like(mean)
-        constant = (
-            deviation <= 1e-6 * mean.abs()
-        )  # a constant term carries no information; dividing by infinity drops it
+        constant = deviation <= 1e-6 * mean.abs()  # carries no information; dividing by infinity drops the term
         self.term_mean.copy_(mean)
         self.term_deviation.copy_(deviation.masked_fill(constant, math.inf))
 

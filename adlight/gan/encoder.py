@@ -1,4 +1,7 @@
-"""Training of the encoder on a frozen GAN, and scores by latent inversion (Schlegl 2019, f-AnoGAN)."""
+"""The module of `model=gan`: training of the encoder on a frozen GAN, and validation (Schlegl 2019, f-AnoGAN).
+
+The GAN is trained before, by `AdversarialModule`. Scores come from `InversionDetector`.
+"""
 
 import math
 from collections.abc import Callable, Iterator
@@ -186,7 +189,7 @@ class GANDetector(InversionDetector, AnomalyModule):
         """Standardize the terms by the normal images of all processes, then calibrate as every detector does."""
         if self.scorer.score == "mixture":
             normal = [row.values for row in gather_rows(self.terms) if row.label == 0]
-            self.standardize(torch.tensor(normal, dtype=torch.float64))
+            self.fit_standardization(torch.tensor(normal, dtype=torch.float64))
             mixed = self.mix(torch.tensor([row.values for row in self.terms], device=self.device)).tolist()
             pairs = zip(self.validation_scores, mixed, strict=True)
             self.validation_scores = [replace(row, score=score) for row, score in pairs]

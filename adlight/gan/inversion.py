@@ -70,10 +70,11 @@ def adam_search(
         Best latents (B, Z) and their losses (B,).
     """
     best, least = z.clone(), torch.full((len(z),), math.inf, device=z.device)
+    # each row's loss at its last improvement of 1 %, and the step of that improvement
     reached, since = least.clone(), torch.zeros(len(z), dtype=torch.long, device=z.device)
     first, second = torch.zeros_like(z), torch.zeros_like(z)
     row = torch.arange(len(z), device=z.device)  # the rows still in the batch
-    for step in range(steps + 1):
+    for step in range(steps + 1):  # the last pass only evaluates the latents after `steps` updates
         z = z.detach().requires_grad_()
         loss = loss_of(z, query)  # (B',)
         (gradient,) = torch.autograd.grad(loss.sum(), z)

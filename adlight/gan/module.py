@@ -107,7 +107,7 @@ class AdversarialModule(GAN, pl.LightningModule):
         data = cast(Any, self.trainer).datamodule
         images = len(data.records("train")) // self.trainer.world_size
         if data.batch_size > images:
-            raise UserError(f"batch_size={data.batch_size} is larger than the {images} training images")
+            raise UserError(f"batch_size={data.batch_size} is larger than the {images} training images per process")
         if self.n_critic > (batches := math.ceil(images / data.batch_size) * (self.trainer.max_epochs or 0)):
             raise UserError(f"n_critic={self.n_critic} in {batches} batches never trains the generator: lower it")
 

@@ -1,7 +1,8 @@
 """Neighbour-masked attention: every token is predicted from all tokens outside its neighbourhood, in one pass.
 
-It is the limit n = L of the article's complementary masks. Letters: B images, h x w cells, L tokens after folding,
-C features of a cell, P = C fold^2 values of a token, D width.
+It is the opposite extreme of the article's complementary masks: as if each of L views hid one token with its neighbours
+and showed all others. Letters: B images, h x w cells, L tokens after folding, C features of a cell, P = C fold^2 values
+of a token, D width.
 """
 
 from functools import lru_cache

@@ -17,7 +17,8 @@ class Retrieval(Predictor):
     """Predicts each cell as a softmax-weighted mean of the cells at the same place in the nearest training images.
 
     The nearest images have the smallest squared distance over all cells. They can be of any category, and rotated
-    copies are included. The weights of a cell x are softmax(-temperature * mean_c (x - y)^2) over the nearest images.
+    copies count as images. A cell x is predicted from the cells y_1 ... y_k at its place in these images, with the
+    weights softmax_i(-temperature * mean_c (x - y_i)^2).
 
     Args:
         channels: C.
@@ -43,7 +44,7 @@ class Retrieval(Predictor):
     def check(self, count: int) -> None:
         """Refuse a single training image, which has no others to be compared with."""
         if count < 2:
-            raise UserError(f"retrieval compares training images with each other, and there is {count}: 2 are needed")
+            raise UserError(f"retrieval compares training images with each other: it needs at least 2, not {count}")
 
     def fit(self, cells: TrainingCells) -> None:
         """Store the cells of all training images and their copies; padding is stored as the mean cell."""
@@ -77,7 +78,7 @@ class Retrieval(Predictor):
 
     def summary(self) -> str:
         """Describe the prediction."""
-        return f"mean of the {min(self.neighbours, len(self.norm))} nearest training images' cells"
+        return f"weighted mean of the cells of the {min(self.neighbours, len(self.norm))} nearest training images"
 
     def _distances(self, cells: Tensor, bank: Tensor, own: Tensor | None) -> Tensor:
         """Compute squared distances less |x|^2, which leaves their order. (B, h, w, C), (N, h, w, C) -> (B, N)."""
