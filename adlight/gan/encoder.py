@@ -1,7 +1,4 @@
-"""The module of `model=gan`: training of the encoder on a frozen GAN, and validation (Schlegl 2019, f-AnoGAN).
-
-The GAN is trained before, by `AdversarialModule`. Scores come from `InversionDetector`.
-"""
+"""The module of `model=gan`: training of the encoder on a GAN trained before (Schlegl 2019, f-AnoGAN), and validation."""
 
 import math
 from collections.abc import Callable, Iterator
