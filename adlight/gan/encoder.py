@@ -1,4 +1,4 @@
-"""The module of `model=gan`: training of the encoder on a GAN trained before (Schlegl 2019, f-AnoGAN), and validation."""
+"""The module of `model=gan`: training of the encoder on a GAN that is trained before (Schlegl 2019), and validation."""
 
 import math
 from collections.abc import Callable, Iterator
