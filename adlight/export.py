@@ -53,6 +53,7 @@ def export(config: DictConfig) -> Path:
             check_parity(measure_parity(detector.scorer, graph, detector.calibration, images))
         except UserError:
             path.unlink()
+            path.with_suffix(".json").unlink(missing_ok=True)
             raise
     print(f"graph: {path} ({path.stat().st_size / 1e6:.1f} MB)")
     return path

@@ -81,13 +81,16 @@ class FolderCallback(Callback):
                 raise UserError(f"{run} already holds a run: use resume={run} or another hydra.run.dir")
             if not (self.trains and run.is_run):  # a training without results may be repeated
                 check_free("hydra.run.dir", run.path)
+                if run.calibrated_checkpoint.exists() and config.hydra.job.config_name != "evaluate":
+                    raise UserError(f"hydra.run.dir={run} is an evaluation, which would be overwritten: choose another")
                 if self.writes:
                     check_no_foreign_files("hydra.run.dir", run.path)
         if self.writes and has_own_folder:  # otherwise the sweep has locked its job's folder
             held.callback(new.clear)
-            if not run.path.exists() and not is_numbered():  # other processes may still write there
-                new.append(run)
+            is_new = not run.path.exists() and not is_numbered()  # processes of a numbered run may still write there
             held.enter_context(run.lock(wait=False))
+            if is_new:  # and locked, so that it is no other process's
+                new.append(run)
 
     @staticmethod
     def _check_settings(config: DictConfig) -> None:

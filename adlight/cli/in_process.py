@@ -77,6 +77,7 @@ def _run_hydra(train: Callable[[DictConfig], Any], argv: list[str]) -> RunFolder
         written.append(RunFolder(HydraConfig.get().runtime.output_dir))
         try:
             if needs_own_process(config.trainer):
+                folders.new.clear()  # the other process's log and traceback stay
                 run_command(written[0], relay=True)
             else:
                 with _keep_torch(), finish_wandb():

@@ -7,13 +7,13 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from adlight.data.listing import IMAGE, describe_folder, list_folders, list_images, match_masks, means_normal, walk
+from adlight.data.listing import describe_folder, list_folders, list_images, match_masks, means_normal
 from adlight.data.source import Limit, Sampling, Source, require_images
 from adlight.settings import PathName, Seed, Text, checked
 from adlight.types import Record, UserError, unknown_name
 
 MASK_NAMES = {"mask", "masks", "ground_truth", "groundtruth", "ground truth", "gt", "annotations", "segmentation"}
-MOST_NAMED = 5  # unused folders in a line
+ABNORMAL_NAMES = {"abnormal", "anomalous", "anomaly", "bad", "defect", "defective", "defects", "faulty", "ng", "nok"}
 GENERIC_NAMES = {"good", "normal", "ok", "train", "images"}  # folder names that do not describe the images
 
 
@@ -89,17 +89,14 @@ class Folder(Source):
         return records
 
     def find_unused(self) -> list[str]:
-        """Name the folders of images beside `normal_dir` that no setting names, and the setting for each: a line."""
+        """Name the folders beside `normal_dir` that should hold defects or masks but that no setting names: a line."""
         place, named = self.dirs["normal_dir"].parent, set(self.dirs.values())
         used = named | {parent for path in named for parent in path.parents}
-        beside = [place / name for name in list_folders(place)] if place.is_relative_to(self.root) else []
-        found = [
-            f"{path.relative_to(self.root)} ({_setting_for(path.name)}={path.relative_to(self.root)})"
-            for path in beside
-            if path not in used and any(kind == IMAGE for kind, _ in walk(path))
-        ]
-        others = f" and {len(found) - MOST_NAMED} more" * (len(found) > MOST_NAMED)
-        return [f"no setting names these folders of images: {', '.join(found[:MOST_NAMED])}{others}"] if found else []
+        found = []
+        for path in sorted(place.iterdir()) if place.is_relative_to(self.root) else ():
+            if path not in used and path.is_dir() and (setting := _setting_for(path.name)):
+                found.append(f"{path.relative_to(self.root)} ({setting}={path.relative_to(self.root)})")
+        return [f"no setting names these folders: {', '.join(found)}"] if found else []
 
     def _split_normals(self) -> tuple[list[Record], list[Record]]:
         images = self._images("normal_dir")
@@ -139,11 +136,11 @@ class Folder(Source):
         return matched
 
 
-def _setting_for(name: str) -> str:
-    """Name the setting for a folder by its name."""
+def _setting_for(name: str) -> str | None:
+    """Name the setting for a folder with a telling name; None for other names, such as `runs`."""
     if name.lower() in MASK_NAMES:
         return "mask_dir"
-    return "test_normal_dir" if means_normal(name) else "abnormal_dir"
+    return "abnormal_dir" if name.lower() in ABNORMAL_NAMES else None
 
 
 class LabelledFolder(Source):

@@ -92,16 +92,18 @@ def find_runs(places: Sequence[str]) -> list[RunFolder]:
         if not matches:
             raise UserError(f"runs={place}: there is no such folder, and as a glob it matches nothing")
         for match in matches:
-            for folder, below, _ in os.walk(match, followlinks=True):
-                if (real := Path(folder).resolve()) in seen:
-                    below.clear()
-                    continue
-                seen.add(real)
-                if RunFolder(folder).is_run and not FederationFolder(folder).is_federation:  # its sites are runs
-                    found.add(Path(folder))
-                    below.clear()
-                below[:] = [name for name in below if not name.startswith(".")]
-                below.sort(key=lambda name: os.path.islink(os.path.join(folder, name)))  # links come last
+            waiting = [match]  # links are followed at the end, so that runs are found where they lie
+            while waiting:
+                for folder, below, _ in os.walk(waiting.pop(0)):
+                    if (real := Path(folder).resolve()) in seen:
+                        below.clear()
+                        continue
+                    seen.add(real)
+                    if RunFolder(folder).is_run and not FederationFolder(folder).is_federation:  # its sites are runs
+                        found.add(Path(folder))
+                        below.clear()
+                    below[:] = sorted(name for name in below if not name.startswith("."))
+                    waiting += [path for name in below if (path := Path(folder, name)).is_symlink()]
     return [RunFolder(path) for path in sorted(found, key=natural_key)]
 
 
@@ -134,7 +136,7 @@ def _has_config(folder: HydraFolder, config: DictConfig, ignored: Sequence[str])
 
 
 def is_training(run: RunFolder) -> bool:
-    """Return whether a folder is a training, and not an evaluation or prediction, which may be overwritten."""
+    """Return whether a folder is a training, and not an evaluation or prediction."""
     if run.can_resume or run.best_checkpoint.exists():
         return True
     if not run.is_run:

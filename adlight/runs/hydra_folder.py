@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from adlight.runs.trust import check_choices, check_config, find_targets
 from adlight.types import UserError, first_line
 
 SUBFOLDER = ".hydra"  # value of hydra.output_subdir
+_PLACES = {"evaluations", "predictions", "groups", "exports"}  # of a run, for results of other commands
+_PLACES = {"evaluations", "predictions", "groups", "exports"}  # of a run, for results of other commands
 _NODES = {"model", "dataset", "calibration", "trainer"}  # of every run
 _ROOMS_OF_0_1 = tuple(f"adlight.{room}." for room in ("modules", "networks", "objectives", "scoring"))
 
@@ -72,7 +75,11 @@ class HydraFolder:
         if "sites" in config:
             raise UserError(f"{self} is a federation: name the run of one of its sites, such as those in {self}/sites")
         if missing := [name for name in sorted(_NODES) if name not in config]:
-            reason = "is of a prediction or unfinished evaluation: name the run" if "run" in config else "is damaged"
+            reason = (
+                "is of a prediction, or of an unfinished or older evaluation: name the run"
+                if "run" in config
+                else "is damaged"
+            )
             raise UserError(f"{self.config_path} {reason} (it has no {missing[0]})")
         return config
 
@@ -101,8 +108,9 @@ class HydraFolder:
 
     def evaluated(self, config: DictConfig) -> "HydraFolder":
         """Find the run of an evaluation with this config: the one that it lies in, or else the one that it names."""
-        parents = map(HydraFolder, self.path.absolute().parents)
-        return next((folder for folder in parents if folder.is_run), HydraFolder(str(config.run)))
+        around = self.path.absolute().parents
+        runs = (HydraFolder(run) for place, run in pairwise(around) if place.name in _PLACES)
+        return next((run for run in runs if run.is_run), HydraFolder(str(config.run)))
 
     def write_config(self, config: DictConfig) -> None:
         """Write the composed config, which makes this a run folder."""
@@ -114,7 +122,7 @@ class HydraFolder:
         self.write_config(config)
 
     def write_composed(self, config: DictConfig, choices: dict[str, Any]) -> None:
-        """Write the config and the choices of a run that Hydra did not start in this folder."""
+        """Write a run's config and choices, in place of those that Hydra may have written for the command."""
         write_atomically(self._hydra_file("hydra"), OmegaConf.to_yaml({"hydra": {"runtime": {"choices": choices}}}))
         self.write_config(config)
 

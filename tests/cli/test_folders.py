@@ -79,6 +79,9 @@ def test_what_is_no_training_may_be_written_over(adlight, place):
     for _ in range(2):
         assert adlight("evaluate", f"run={run}", "~callbacks.panels", f"hydra.run.dir={place}/again").code == 0
     assert content(place / "again")["auroc"] == content(run)["auroc"]
+    before = contents(place / "again")
+    check_refused(adlight("predict", f"run={run}", "images=data", f"hydra.run.dir={place}/again"), "hydra.run.dir")
+    assert contents(place / "again") == before
     assert not is_training(RunFolder(place / "again")) and is_training(RunFolder(run))
     assert adlight("evaluate", f"run={run}/", "~callbacks.panels").code == 0
     check_free("x", run / "evaluations" / "new")
