@@ -38,7 +38,8 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     require_nodes(saved)
     path = run.checkpoint(which := config.ckpt or saved.ckpt)
     tested = saved.copy()
-    tested.ckpt = which if which in ("best", "last") else str(path.absolute())
+    names = {run.best_checkpoint.resolve(): "best", run.last_checkpoint.resolve(): "last"}  # these follow a moved run
+    tested.ckpt = names.get(path.resolve(), str(path.absolute()))
     drop_objective(saved)
     if not any(word.startswith("logger=") for word in overrides):  # a run at W&B for each evaluation is asked for
         saved.logger = None

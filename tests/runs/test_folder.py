@@ -227,7 +227,9 @@ def test_links_to_runs_are_followed_once(tmp_path, composer):
     kept, elsewhere = tmp_path / "runs" / "z", tmp_path / "elsewhere"
     for folder in (kept, elsewhere / "b"):
         write_run(folder, composer())
-    for name, target in (("a", kept), ("c", elsewhere), ("around", tmp_path / "runs"), ("broken", tmp_path / "gone")):
+    (tmp_path / "runs" / "best").mkdir()
+    links = {"a": kept, "best/1": kept, "c": elsewhere, "around": tmp_path / "runs", "broken": tmp_path / "gone"}
+    for name, target in links.items():
         (tmp_path / "runs" / name).symlink_to(target)
     found = [str(run.path.relative_to(tmp_path / "runs")) for run in find_runs([str(tmp_path / "runs")])]
     assert found == ["c/b", "z"]
