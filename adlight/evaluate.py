@@ -36,7 +36,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     saved, choices = run.config(overrides), run.choices()
     OmegaConf.set_struct(saved, False)
     require_nodes(saved)
-    path = run.checkpoint(which := config.ckpt or saved.ckpt)
+    path = run.checkpoint(config.ckpt or saved.ckpt)
     tested = saved.copy()
     names = {run.best_checkpoint.resolve(): "best", run.last_checkpoint.resolve(): "last"}  # these follow a moved run
     tested.ckpt = names.get(path.resolve(), str(path.absolute()))
