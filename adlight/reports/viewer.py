@@ -29,8 +29,7 @@ def viewer_data(runs: Runs, folder: Path, detailed: int, first: str = "") -> dic
         * `categories`, `defects`: their names;
         * `runs`: a dictionary per run with `name`, `image` (positions in `images`), `score`, `threshold` by category,
           `gallery` (URL of its pictures), `pictures` and `masks` (rows that have one);
-        * `left`: names of runs that are not shown;
-        * `first`: position of the run named `first`, which the viewer shows first.
+        * `left`: names of runs that are not shown; `first`: position of the run named `first`, which is shown first.
     """
     if runs.predictions.empty:
         return None

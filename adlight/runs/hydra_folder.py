@@ -17,7 +17,6 @@ from adlight.types import UserError, first_line
 
 SUBFOLDER = ".hydra"  # value of hydra.output_subdir
 _PLACES = {"evaluations", "predictions", "groups", "exports"}  # of a run, for results of other commands
-_PLACES = {"evaluations", "predictions", "groups", "exports"}  # of a run, for results of other commands
 _NODES = {"model", "dataset", "calibration", "trainer"}  # of every run
 _ROOMS_OF_0_1 = tuple(f"adlight.{room}." for room in ("modules", "networks", "objectives", "scoring"))
 
@@ -75,12 +74,8 @@ class HydraFolder:
         if "sites" in config:
             raise UserError(f"{self} is a federation: name the run of one of its sites, such as those in {self}/sites")
         if missing := [name for name in sorted(_NODES) if name not in config]:
-            reason = (
-                "is of a prediction, or of an unfinished or older evaluation: name the run"
-                if "run" in config
-                else "is damaged"
-            )
-            raise UserError(f"{self.config_path} {reason} (it has no {missing[0]})")
+            other = "is of a prediction, or of an unfinished or older evaluation: name the run"
+            raise UserError(f"{self.config_path} {other if 'run' in config else 'is damaged'} (it has no {missing[0]})")
         return config
 
     def settings(self) -> tuple[dict[str, Any], dict[str, Any]] | None:

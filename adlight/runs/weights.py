@@ -41,15 +41,19 @@ def put_in_place(partial: Path, path: Path) -> None:
     _note(path, [new])
 
 
-def verify(path: Path) -> None:
-    """Raise a UserError if a checkpoint has changed since it was written, by its hash or else its zip checksums."""
+def verify(path: Path) -> str:
+    """Check that a checkpoint is as it was written, by its hash or else its zip checksums. -> its SHA-256.
+
+    Raises:
+        UserError: the checkpoint has changed or is damaged.
+    """
     if noted := _noted_hashes(path):
-        if hash_file(path) not in noted:
+        if (found := hash_file(path)) not in noted:
             raise UserError(
                 f"{path} is damaged: its SHA-256 is not the one in {_note_path(path)}; train again, name another "
                 "checkpoint or, if you put the file there yourself, delete its line there"
             )
-        return
+        return found
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
@@ -57,19 +61,21 @@ def verify(path: Path) -> None:
         raise _unreadable(path, error) from error
     if damaged is not None:
         raise UserError(f"{path} is damaged (wrong checksum of {damaged}): train again or name another checkpoint")
+    return hash_file(path)
 
 
 def write_changes(path: Path, state: dict[str, Any], checkpoint: Path) -> None:
     """Write those values of a state that differ from a checkpoint's, and the checkpoint's hash."""
     import torch
 
-    before = _read(checkpoint)["state_dict"]
+    content, checksum = _read(checkpoint)
+    before = content["state_dict"]
     changed = {
         name: value.cpu().clone() if torch.is_tensor(value) else value  # a view would be saved with all that it views
         for name, value in state.items()
         if not (torch.is_tensor(value) and name in before and torch.equal(value.cpu(), before[name]))
     }
-    write_checkpoint(path, {_ORIGIN: hash_file(checkpoint), "state_dict": changed})
+    write_checkpoint(path, {_ORIGIN: checksum, "state_dict": changed})
 
 
 def load_weights(
@@ -82,10 +88,11 @@ def load_weights(
     Raises:
         UserError: a file is not a checkpoint, is damaged or has changed, or its architecture differs from the module's.
     """
-    state = _read(path)["state_dict"]
+    content, checksum = _read(path)
+    state = content["state_dict"]
     if changes is not None:
-        changed = _read(changes)
-        if changed.get(_ORIGIN) != hash_file(path):
+        changed, _ = _read(changes)
+        if changed.get(_ORIGIN) != checksum:
             raise UserError(f"{path} is not the checkpoint that {changes} was written for: evaluate its run again")
         state |= changed["state_dict"]
     for name, buffer in module.named_buffers():
@@ -113,14 +120,14 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Verify and read a checkpoint; its `state_dict` is there. Raise a UserError if it cannot be read."""
+def _read(path: Path) -> tuple[dict[str, Any], str]:
+    """Verify and read a checkpoint; raise a UserError if it cannot be read. -> its content, and its SHA-256."""
     import torch
 
-    verify(path)
+    checksum = verify(path)
     try:
         content = dict(torch.load(path, map_location="cpu", weights_only=True))
-        return {**content, "state_dict": dict(content["state_dict"])}
+        return {**content, "state_dict": dict(content["state_dict"])}, checksum
     except Exception as error:  # errors of pickle, zip or lookup
         raise _unreadable(path, error) from error
 
