@@ -160,7 +160,8 @@ class FeatureModule(FeatureDetector, AnomalyModule):
             self.copies = make_copies(self._cells(), self.centers, images, self.cache)
         splits = split_folds(image_numbers_of(dataset), folds, self.trainer.global_rank, self.trainer.world_size)
         for rest, fold in splits:
-            members, residual_map = deepcopy((self.members, self.residual_map))
+            shared = {id(tensor): tensor for tensor in self.predictors.buffers()}  # `fit` replaces them
+            members, residual_map = deepcopy((self.members, self.residual_map), shared)
             with full_precision(self.device):
                 cells, centers = prepare_cells(features[rest], self.clusters, self.device)
                 cells.copies = None if self.copies is None else self.copies.of_images(rest)

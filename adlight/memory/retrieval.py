@@ -49,10 +49,14 @@ class Retrieval(Predictor):
     def fit(self, cells: TrainingCells) -> None:
         """Store the cells of all training images and their copies; padding is stored as the mean cell."""
         self.check(len(cells))
-        batches = [(part.half().nan_to_num(0), index) for part, index in cells.batches_with_copies()]
-        parts, indices = zip(*batches, strict=True)
-        self.bank = torch.cat([part.flatten(0, 2) for part in parts])
-        self.norm = torch.cat([part.float().square().sum((1, 2, 3)) for part in parts])
+        count = len(cells) + (0 if cells.copies is None else len(cells.copies.source))
+        bank = self.bank.new_empty(count, *cells.features.shape[1:])  # (N, h, w, C), filled in place to save memory
+        indices, filled = list[Tensor](), 0
+        for part, index in cells.batches_with_copies():
+            bank[filled : filled + len(part)] = part.half().nan_to_num(0)
+            indices, filled = [*indices, index], filled + len(part)
+        self.bank = bank.flatten(0, 2)
+        self.norm = torch.cat([part.float().square().sum((1, 2, 3)) for part in bank.split(64)])
         self.index = torch.cat(indices).to(self.bank.device)
 
     def forward(self, cells: Tensor, own: Tensor | None = None) -> Tensor:
