@@ -9,19 +9,19 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
 from adlight.runs import schema
-from adlight.runs.programs import FederateSettings, TrainSettings, check_types, check_values
-from adlight.runs.targets import GROUPS, KINDS, check_factories, check_kind, find_target
+from adlight.runs.config import CONF, read_yaml
+from adlight.runs.programs import check_types, check_values
+from adlight.runs.targets import GROUPS, KEYWORDS, KINDS, check_factories, find_target
 from adlight.settings import is_checked, receiver_of
 from adlight.types import UserError, unknown_name
 
 INTERPOLATION = re.compile(r"\$\{(\w[\w.]*)\}")
-INSTANTIATION = {"_convert_": ("all", "none", "partial", "object"), "_recursive_": (True,)}  # keys of Hydra's own
 SUPPLIED = {"checkpoint": ("last",)}  # arguments that the program adds to a node's own
 
 
 def check_settings(config: DictConfig) -> None:
     """Raise a UserError for a setting of a training that is unknown, missing, of the wrong type or out of range."""
-    check_values(TrainSettings, config)
+    check_values(config)
     if config.get("dataset") is not None and config.dataset.get("keep_shape") == "auto":
         config = config.copy()
         config.dataset.keep_shape = False  # decided later, by the shapes of the images
@@ -39,11 +39,11 @@ def check_settings(config: DictConfig) -> None:
 
 def check_names(config: DictConfig) -> None:
     """Raise a UserError for a top-level setting that nothing reads, such as `+max_epochs=3`."""
-    known, text = {*TrainSettings.__annotations__, *KINDS, "hydra"}, OmegaConf.to_yaml(config)
-    known |= {*FederateSettings.__annotations__} if "sites" in config else set()
+    programs, text = ("train", "federate") if "sites" in config else ("train",), OmegaConf.to_yaml(config)
+    known = {*KINDS, *(str(name) for program in programs for name in read_yaml(CONF / f"{program}.yaml"))}
     for name in map(str, config):
         if name not in known and f"${{{name}" not in text:
-            raise UserError(f"{unknown_name('setting', name, sorted(known - {'hydra'}))}; nothing reads it")
+            raise UserError(f"{unknown_name('setting', name, sorted(known - {'defaults', 'hydra'}))}; nothing reads it")
 
 
 def check_node(node: DictConfig, supplied: Collection[str] = ()) -> None:
@@ -53,7 +53,6 @@ def check_node(node: DictConfig, supplied: Collection[str] = ()) -> None:
         node: a node with `_target_`, or a mapping of such nodes.
         supplied: arguments that the caller will add.
     """
-    check_kind(node)
     written, key = OmegaConf.to_container(node), str(node._get_full_key(None))
     try:
         values = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
@@ -78,9 +77,8 @@ def _check(values: Any, written: Any, key: str, supplied: Collection[str]) -> No
 def _check_call(node: Mapping[str, Any], written: Mapping[str, Any], key: str, supplied: Collection[str]) -> None:
     """Check a node's arguments, including those that its constructor passes on to one of its parts."""
     target = find_target(node, key)
-    for name, allowed in INSTANTIATION.items():
-        if (value := node.get(name, allowed[0])) not in allowed:
-            raise UserError(f"{key}.{name}={value} must be {' or '.join(map(str, allowed)).lower()}: leave it out")
+    if others := [name for name in node if name.startswith("_") and name not in KEYWORDS]:
+        raise UserError(f"{key}.{others[0]} does not exist here: leave it out")
     try:
         (names, _), receiver = _read_signature(target), receiver_of(target)
     except Exception:  # the target has no signature
