@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from adlight.cli import main as cli
-from adlight.cli.words import quote_values, require
+from adlight.cli.words import require
 from adlight.runs.exported import check_exists, is_exported
 from adlight.types import UserError
 
@@ -31,9 +31,9 @@ def serve(config: DictConfig) -> None:
         UserError: there is no run, the address is not available, a package is missing, or a setting is out of range.
         KeyboardInterrupt: the server was stopped.
     """
-    from adlight.runs.programs import ServeSettings, check_values
+    from adlight.runs.programs import check_values
 
-    check_values(ServeSettings, config)
+    check_values(config)
     check_packages()
     from adlight.serving.middleware import is_local, make_token
 
@@ -126,9 +126,9 @@ def make_server(app: "FastAPI") -> "Server":
 
 
 def arguments(argv: list[str]) -> list[str]:
-    """Check `run` before anything is loaded, and quote values that Hydra would parse."""
+    """Check `run` before anything is loaded."""
     check_exists(require(argv, "run", "serve run=<run folder>"))
-    return quote_values(argv, "run", "token")
+    return argv
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from makers import fake_run, write_image
 from omegaconf import OmegaConf
 
-from adlight.cli.partial_settings import mark_partial_settings
+from adlight.cli.arguments import mark_partial_settings
 from adlight.runs.config import CONF, flatten, instantiate_node
 from adlight.runs.labels import LabelFolder
 from adlight.runs.overrides import apply_overrides, choose_none

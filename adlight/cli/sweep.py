@@ -19,7 +19,7 @@ from adlight.runs.folder import RunFolder
 from adlight.runs.tables import OBJECTIVE, to_csv
 from adlight.types import UserError
 
-OWN_WORDS = ("resume_sweep=", "hydra.sweep.dir=", "hydra.output_subdir=", "hydra.job.config.override_dirname.")
+OWN_WORDS = ("resume_sweep=", "hydra.sweep.dir=", "hydra.output_subdir=")
 METRICS = ("auroc", "ap", "f1_max", "f1_calibrated", "pixel_auroc", "aupro")
 COLUMNS = ("job", "name", "status", OBJECTIVE, *METRICS, "epochs", "seconds", "error", "log", "overrides", "folder")
 
@@ -54,7 +54,7 @@ class SweepCallback(Callback):
 
 
 def check_launcher(config: DictConfig) -> None:
-    """Raise a UserError if the launcher cannot run this training; warn if it would run it badly."""
+    """Raise a UserError if Slurm cannot run this training."""
     choices, trainer = config.hydra.runtime.choices, config.trainer
     launcher = choices.get("hydra/launcher")
     if launcher == "slurm" and choices.get("trainer") == "slurm":  # it would ask the login node for its number of tasks
@@ -67,20 +67,6 @@ def check_launcher(config: DictConfig) -> None:
             f"trainer.devices={trainer.devices}: hydra/launcher=slurm starts one process per device and must know how "
             "many: trainer.devices=<number>"
         )
-    if launcher == "cores" and config.hydra.launcher.n_jobs in (0, None):
-        raise UserError("hydra.launcher.n_jobs must be the number of parallel jobs, or -1 for one per core")
-    if launcher == "cores" and trainer.accelerator != "cpu" and _count_gpus():
-        print(
-            "hydra/launcher=cores is for CPUs: all its jobs share the first GPU. Choose trainer=cpu, or "
-            "hydra/launcher=ray_local hydra.launcher.ray.remote.num_gpus=1",
-            flush=True,
-        )
-
-
-def _count_gpus() -> int:
-    import torch
-
-    return torch.cuda.device_count()
 
 
 def begin_sweep(sweep: SweepFolder, config: DictConfig) -> None:

@@ -49,8 +49,8 @@ def weights_of(run: str | Path, ckpt: str | Path | None) -> Path:
     """Find the file that identifies a detector's weights: a run's checkpoint, an evaluation's changes, or the graph."""
     if is_exported(run):
         return Path(run)
-    from adlight.runs.evaluations import find_weights  # imports OmegaConf, which graphs do not need
-    from adlight.runs.folder import RunFolder
+    from adlight.runs.folder import RunFolder  # imports OmegaConf, which graphs do not need
+    from adlight.runs.restore import find_weights
 
     folder = RunFolder(run)
     path, changes = find_weights(folder, str(ckpt or folder.read_config().ckpt))

@@ -62,6 +62,11 @@ class SweepFolder(Folder):
         """Read the `words`, `varied` and `config` of the sweep."""
         return json.loads((self.path / _NOTE).read_text())
 
+    @property
+    def varied(self) -> list[str]:
+        """The keys that the sweep varies, by which its jobs are named."""
+        return self.note()["varied"] if self.is_sweep else []
+
     def jobs(self) -> list[RunFolder]:
         """List the jobs that have begun, in the order of their numbers."""
         runs = [RunFolder(path) for path in self.path.iterdir() if path.is_dir()]

@@ -2,7 +2,6 @@
 
 import functools
 import math
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,8 +14,6 @@ from adlight.runs.folder import RunFolder
 from adlight.runs.trust import check_places
 from adlight.runs.weights import load_weights
 from adlight.types import UserError
-
-MAX_DEVICES = 16  # limit of devices per machine, unless it has more cores
 
 if TYPE_CHECKING:  # torch takes seconds: not for --help
     import pytorch_lightning as pl
@@ -43,8 +40,9 @@ def resume_config(run: RunFolder, overrides: Sequence[str]) -> DictConfig:
 def prepare_config(config: DictConfig, run: RunFolder) -> None:
     """Check a new run's config and, if `keep_shape` is `auto`, choose the frame by the shapes of training images."""
     from adlight.data.frames import choose_frame  # takes time to import: not for --help
-    from adlight.runs.checks import check_settings
+    from adlight.runs.checks import check_names, check_settings
 
+    check_names(config)
     check_settings(config)
     if config.dataset.keep_shape != "auto":
         return
@@ -93,14 +91,10 @@ def check_trainer(config: DictConfig, trainer: "pl.Trainer") -> None:
     strategy, precision = str(config.trainer.strategy), str(config.trainer.precision)
     if config.ckpt not in ("best", "last"):
         raise UserError(f"ckpt={config.ckpt}: a training tests its own best or last; adlight evaluate tests any other")
-    if trainer.limit_val_batches == 0:
-        raise UserError("the thresholds come from a validation: raise trainer.limit_val_batches (now 0)")
     if (least := trainer.min_epochs or 0) > (most := trainer.max_epochs or 0):
         raise UserError(f"trainer.min_epochs={least} is more than trainer.max_epochs={most}: lower it")
     if strategy.endswith(("_spawn", "_fork", "_notebook")):
         raise UserError(f"trainer.strategy={strategy}: use ddp, also in a sweep")
-    if trainer.num_devices > max(MAX_DEVICES, os.cpu_count() or 1):
-        raise UserError(f"trainer.devices={trainer.num_devices}: this machine does not have that many")
     environment = getattr(trainer.strategy, "cluster_environment", None)
     if trainer.num_nodes > 1 and not (environment and environment.creates_processes_externally):
         raise UserError(f"trainer.num_nodes={trainer.num_nodes} needs Slurm: trainer=slurm or hydra/launcher=slurm")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from adlight.cli.in_process import add_settings, to_override
-from adlight.cli.words import use_config_dir
+from adlight.cli.in_process import add_settings
+from adlight.cli.words import to_override, use_config_dir
 from adlight.types import UserError
 
 TEXTS = ["parts", "my parts", "a,b", "[x]", "{a: b}", "it's", 'say "so"', "back\\slash", "end\\", "1", "1e3", ".5"]

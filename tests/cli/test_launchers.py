@@ -14,9 +14,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
 
-from adlight.cli import sweep
 from adlight.runs.config import CONF
 
 TESTS = Path(__file__).parents[1]
@@ -91,16 +89,6 @@ def test_what_is_asked_of_slurm(words, tasks, gpus):
 def test_what_slurm_cannot_do(adlight, word, said):
     outcome = adlight("train", "-m", *adlight.quick, "seed=0", "hydra/launcher=slurm", word)
     assert outcome.code == 2 and outcome.err.startswith(f"error: {said}") and outcome.err.count("\n") == 1
-
-
-@pytest.mark.parametrize("launcher, accelerator, count, warned", [
-    ("cores", "auto", 1, True), ("cores", "cpu", 1, False), ("cores", "auto", 0, False), ("basic", "auto", 1, False)
-])  # fmt: skip
-def test_cores_deal_out_no_gpus(monkeypatch, capsys, launcher, accelerator, count, warned):
-    monkeypatch.setattr(sweep, "_count_gpus", lambda: count)
-    hydra = {"runtime": {"choices": {"hydra/launcher": launcher, "trainer": "default"}}, "launcher": {"n_jobs": 2}}
-    sweep.check_launcher(OmegaConf.create({"trainer": {"accelerator": accelerator, "devices": 1}, "hydra": hydra}))
-    assert ("hydra/launcher=cores is for CPUs" in capsys.readouterr().out) == warned
 
 
 @pytest.fixture(scope="module")
