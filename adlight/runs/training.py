@@ -2,6 +2,7 @@
 
 import functools
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,6 +15,8 @@ from adlight.runs.folder import RunFolder
 from adlight.runs.trust import check_places
 from adlight.runs.weights import load_weights
 from adlight.types import UserError
+
+MAX_DEVICES = 16  # limit of devices per machine, unless it has more cores
 
 if TYPE_CHECKING:  # torch takes seconds: not for --help
     import pytorch_lightning as pl
@@ -95,6 +98,8 @@ def check_trainer(config: DictConfig, trainer: "pl.Trainer") -> None:
         raise UserError(f"trainer.min_epochs={least} is more than trainer.max_epochs={most}: lower it")
     if strategy.endswith(("_spawn", "_fork", "_notebook")):
         raise UserError(f"trainer.strategy={strategy}: use ddp, also in a sweep")
+    if trainer.num_devices > max(MAX_DEVICES, os.cpu_count() or 1):
+        raise UserError(f"trainer.devices={trainer.num_devices}: this machine does not have that many")
     environment = getattr(trainer.strategy, "cluster_environment", None)
     if trainer.num_nodes > 1 and not (environment and environment.creates_processes_externally):
         raise UserError(f"trainer.num_nodes={trainer.num_nodes} needs Slurm: trainer=slurm or hydra/launcher=slurm")
