@@ -135,19 +135,19 @@ def mark_partial_settings(words: Sequence[str]) -> list[str]:
     overrides = [word for word, is_override in mark_overrides(words) if is_override and not word.startswith("hydra.")]
     parsed = dict(zip(overrides, OverridesParser.create().parse_overrides(overrides), strict=True))
     groups = {word: override for word, override in parsed.items() if (CONF / override.key_or_group).is_dir()}
-    swept = {o.key_or_group: list(map(str, o.sweep_string_iterator())) for o in groups.values() if o.is_choice_sweep()}
     fixed = [word for word, override in groups.items() if not override.is_sweep_override()]
     fixed += [word for word in words if word.startswith(SEARCH_PATH)]
-    keys = {word: key for word, o in parsed.items() if word[0] not in "+~" and "." in (key := o.key_or_group)}
-    keys = {word: key for word, key in keys.items() if key.partition(".")[0] in swept}
-    configs = {
-        group: {choice: compose_config("train", [*fixed, f"{group}={choice}"]) for choice in swept[group]}
-        for group in {key.partition(".")[0] for key in keys.values()}
-    }
-    lacking = {key: _find_lacking(key, configs[key.partition(".")[0]]) for key in keys.values()}
-    # marked as additions, since Hydra composes the config of the default model, which may lack them too
-    marked = [f"++{word}" if word in keys else word for word in words]
-    partial = {key: choices for key, choices in lacking.items() if choices}
+    marked, partial = list(words), dict[str, list[str]]()
+    for override in groups.values():
+        group = override.key_or_group
+        settings = {word: o.key_or_group for word, o in parsed.items() if word.startswith(f"{group}.")}
+        if not settings or not override.is_choice_sweep():
+            continue
+        choices = list(map(str, override.sweep_string_iterator()))
+        configs = {choice: compose_config("train", [*fixed, f"{group}={choice}"]) for choice in choices}
+        # marked as additions, since Hydra composes the config of the default model, which may lack them
+        marked = [f"++{word}" if word in settings else word for word in marked]
+        partial |= {key: lacking for key in settings.values() if (lacking := _find_lacking(key, configs))}
     return [*marked, f"++{to_override('partial_settings', partial)}"] if partial else marked
 
 
