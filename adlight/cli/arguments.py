@@ -91,11 +91,9 @@ def _share_folder_of_step(argv: list[str]) -> list[str]:
     if "SLURM_NTASKS_PER_NODE" not in os.environ:  # Lightning needs it
         raise UserError("srun with several processes needs --ntasks-per-node, and trainer=slurm")
     run = RunFolder(Path("runs") / f"slurm-{os.environ['SLURM_JOB_ID']}.{os.environ['SLURM_STEP_ID']}")
-    return (
-        continue_in(argv, run.path)
-        if run.is_run and run.can_resume
-        else [*argv, to_override("hydra.run.dir", run.path)]
-    )
+    if run.is_run and run.can_resume:
+        return continue_in(argv, run.path)
+    return [*argv, to_override("hydra.run.dir", run.path)]
 
 
 def multirun_argv(argv: Sequence[str]) -> list[str]:
