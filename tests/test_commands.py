@@ -20,7 +20,7 @@ from adlight.runs.overrides import apply_overrides, choose_none
 from adlight.types import Record
 
 ROOT = CONF.parent
-README, CHANGELOG = ROOT / "README.md", ROOT / "CHANGELOG.md"
+README = ROOT / "README.md"
 DEPLOYMENT = ROOT / "adlight" / "serving" / "README.md"
 TEXTS = [README, DEPLOYMENT, ROOT / "conf" / "model" / "README.md", *sorted((ROOT / "experiments").glob("*/README.md"))]
 SCRIPTS = sorted((ROOT / "experiments").rglob("*.py"))
@@ -184,13 +184,6 @@ def settings(text):
 def test_settings_exist(page):
     unknown = {name for name in settings(code(page)) if not (CONF / name).is_dir()} - known_settings()
     assert not unknown
-
-
-def test_the_changelog_names_settings_of_today():
-    rows = re.findall(r"^\| `([\w./]+)=?` \| `([\w./]+)=?`", CHANGELOG.read_text(), re.M)
-    assert len(rows) > 5
-    assert not {new for _, new in rows if not (CONF / new).is_dir()} - train_settings()
-    assert not [old for old, _ in rows if (CONF / old).is_dir() or old in train_settings()]
 
 
 def test_the_readme_names_every_choice():

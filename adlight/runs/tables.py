@@ -22,6 +22,7 @@ OBJECTIVE = "val/auroc"  # the metric for choosing among runs, which must not co
 _CALIBRATION = "calibration.csv"
 COLUMNS = ("score", "threshold", "anomalous", "threshold_source", "pixel_threshold", "area", "boxes")
 PREDICTIONS = ("path", "category", "defect", "label", *COLUMNS)
+NUMBERS = ("epochs", "generator_steps", "seconds", "threshold", "pixel_threshold")  # of a whole run
 DEFECTS = ("category", "defect", "normal", "anomalous", "auroc", "ap", "recall_calibrated")
 
 
@@ -98,6 +99,7 @@ def read_calibration(run: Path) -> dict[str, list[float]]:
 def check_results(content: dict[str, Any]) -> None:
     """Raise a ValueError, LookupError, AttributeError or TypeError if JSON is not what `Results.as_dict` returns."""
     tables = [*content["categories"].values(), *(content.get(name) or {} for name in ("pooled", "validation"))]
+    tables.append({name: content.get(name) for name in NUMBERS})
     tables += [table for defects in (content.get("defects") or {}).values() for table in defects.values()]
     for name, value in (item for table in tables for item in table.items()):
         if not isinstance(value, int | float | None):
