@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,10 +32,10 @@ FOLDER_VARIABLE = "ADLIGHT_JOB"  # environment variable that holds the run folde
 PATIENCE = 30  # seconds that this command may take to stop after Ctrl-C
 
 
-def job_name(overrides: Sequence[str], varied: Sequence[str]) -> str:
-    """Name a job's folder by its overrides of `varied` keys: `depth-e2d4_mask_ratio-0.75`, in [A-Za-z0-9._-]."""
+def job_name(overrides: Sequence[str], varied: Mapping[str, bool]) -> str:
+    """Name a job's folder by the keys that its sweep varies: `depth-e2d4_mask_ratio-0.75`, in [A-Za-z0-9._-]."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
-    values = {o.key_or_group: o.get_value_element_as_str() for o in parsed if o.key_or_group in varied}
+    values = {o.key_or_group: o.get_value_element_as_str() for o in parsed if varied.get(o.key_or_group, True)}
     short = {key: re.split(r"[./]", key)[-1] for key in values}
     if len(set(short.values())) < len(short):
         short = {key: key for key in values}
@@ -46,7 +46,7 @@ def job_name(overrides: Sequence[str], varied: Sequence[str]) -> str:
 
 
 OmegaConf.register_new_resolver(
-    "job_name", lambda overrides, sweep: job_name(overrides, SweepFolder(sweep).varied), replace=True
+    "job_name", lambda overrides, sweep: job_name(overrides, SweepFolder(sweep).note()["varied"]), replace=True
 )
 
 

@@ -84,9 +84,8 @@ def begin_sweep(sweep: SweepFolder, config: DictConfig) -> None:
         raise UserError(f"hydra.sweep.dir={sweep} holds no sweep to resume: name its folder, or leave out resume_sweep")
     words = [word for word in sys.argv[1:] if not word.startswith(OWN_WORDS)]
     overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
-    last = {override.key_or_group: override.is_sweep_override() for override in overrides}
-    varied = [key for key, is_varied in last.items() if is_varied]
-    varied += [key for key in config.hydra.sweeper.params or {} if key not in last]  # not fixed by the command line
+    varied = dict.fromkeys(map(str, config.hydra.sweeper.params or {}), True)
+    varied |= {override.key_or_group: override.is_sweep_override() for override in overrides}  # may fix one of these
     sweep.write_note(words, varied, comparable(config))
 
 

@@ -1,7 +1,7 @@
 """Find run folders and sweeps below a place, and refuse to write to a place that is in use.
 
 runs/<sweep>/
-    sweep.json         the words of the command, the keys that it varies, the config that all jobs start from
+    sweep.json         the words of the command, which keys it varies, the config that all jobs start from
     results.csv        one row per job, rewritten after each job
     study.db           Optuna's trials, if the sweep is a search
     sweep.log          why the launcher or the sweeper failed, if one did
@@ -54,18 +54,13 @@ class SweepFolder(Folder):
         """Whether the folder holds a sweep."""
         return (self.path / _NOTE).is_file()
 
-    def write_note(self, words: list[str], varied: list[str], config: dict[str, Any]) -> None:
-        """Record the words of a sweep's command, the keys that it varies, and the config that all jobs start from."""
-        write_json(self.path / _NOTE, {"words": words, "varied": varied, "config": config})
+    def write_note(self, words: list[str], keys: dict[str, bool], config: dict[str, Any]) -> None:
+        """Record the words of a sweep's command, the config that all jobs start from, and which keys it varies."""
+        write_json(self.path / _NOTE, {"words": words, "varied": keys, "config": config})
 
     def note(self) -> dict[str, Any]:
-        """Read the `words`, `varied` and `config` of the sweep."""
-        return json.loads((self.path / _NOTE).read_text())
-
-    @property
-    def varied(self) -> list[str]:
-        """The keys that the sweep varies, by which its jobs are named."""
-        return self.note()["varied"] if self.is_sweep else []
+        """Read what `write_note` wrote; if there is no sweep yet, it has no keys."""
+        return json.loads((self.path / _NOTE).read_text()) if self.is_sweep else {"varied": {}}
 
     def jobs(self) -> list[RunFolder]:
         """List the jobs that have begun, in the order of their numbers."""
