@@ -147,7 +147,7 @@ def run_logged(task: Task, config: DictConfig, records: bool = False) -> Any:
     anything is left unchanged, except for the log, unless it is a job of a sweep.
     """
     run = RunFolder(HydraConfig.get().runtime.output_dir)
-    before = run.metadata_text()
+    before, earlier = run.metadata_text(), run.failure()
     with copy_output(run.log):
         try:
             return task(config)
@@ -157,6 +157,6 @@ def run_logged(task: Task, config: DictConfig, records: bool = False) -> Any:
                 if explain(error) is None:
                     append_traceback(run.log, error)
                 has_begun = not config.get("resume") or FOLDER_VARIABLE in os.environ or run.metadata_text() != before
-                if records and has_begun and (rank() == 0 or run.failure() is None):  # the first failing process counts
+                if records and has_begun and run.failure() in (None, earlier):  # the first failing process counts
                     run.write_failure(describe(error))
             raise
