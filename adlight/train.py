@@ -41,7 +41,8 @@ def train(config: DictConfig) -> dict[str, float]:
     training.check_trainer(config, trainer)
     training.check_data(data, module.calibration, run)
     stages = training.plan_stages(config, run, data, module, trainer, resumed)
-    metadata = provenance.describe(config.seed, provenance.command_line(job_words()) if sweep else None)
+    command = provenance.command_line(job_words()) if sweep else provenance.resumed_command(run) if resumed else None
+    metadata = provenance.describe(config.seed, command)
     begin = training.begin_once(run, metadata, config if resumed and not sweep else None)
     if not resumed:
         begin()

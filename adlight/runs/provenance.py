@@ -1,5 +1,6 @@
 """The provenance of a result: command, seed, commit, versions and machine."""
 
+import json
 import os
 import platform
 import shlex
@@ -15,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from adlight import __version__
+from adlight.runs.folder import RunFolder
 
 if TYPE_CHECKING:  # torch takes seconds: not for --help
     import pytorch_lightning as pl
@@ -43,6 +45,15 @@ def command() -> str:
     """Return the command that repeats this run in a folder of its own."""
     words = [word for word in sys.argv[1:] if not word.startswith(FOLDERS)]
     return command_line(words, HydraConfig.get().job.name.partition("_")[0])  # train_ddp_process_1
+
+
+def resumed_command(run: RunFolder) -> str | None:
+    """Return the command that repeats a resumed run from its start; None if `run.json` does not hold the first one."""
+    try:
+        first = json.loads(run.metadata_text() or "")["command"]
+    except (ValueError, LookupError, TypeError):
+        return None
+    return " ".join([first, *map(shlex.quote, (w for w in HydraConfig.get().overrides.task if w[:7] != "resume="))])
 
 
 def command_line(words: Sequence[str], program: str = "train") -> str:
