@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from adlight.cli.errors import describe, explain, is_interruption
+from adlight.cli.errors import describe, explain, filter_warnings, is_interruption
 from adlight.cli.partial_settings import LIST, lacking_settings, remove_lacking_settings
 from adlight.cli.sweep import OWN_WORDS, write_table
 from adlight.cli.words import quote
@@ -71,6 +71,7 @@ def run_job(task: Callable[[DictConfig], Any], config: DictConfig) -> float | No
     """
     hydra = HydraConfig.get()
     run = RunFolder(hydra.runtime.output_dir)
+    filter_warnings()  # a launcher's process has not done so
     try:
         remove_lacking_settings(config)
         with run.lock():
@@ -89,6 +90,8 @@ def run_job(task: Callable[[DictConfig], Any], config: DictConfig) -> float | No
     except Exception as error:
         append_traceback(run.log, error)
         if rank() == 0:
+            if run.job() is None:  # it failed before it began, and must be a row of the table
+                _write_job(run)
             line = describe(error) + ("" if explain(error) else f" (traceback in {run.log.name})")
             run.write_failure(line)
             print(f"job {hydra.job.num} ({run.path.name}) failed: {line}", flush=True)
@@ -100,15 +103,19 @@ def run_job(task: Callable[[DictConfig], Any], config: DictConfig) -> float | No
 
 def _begin(run: RunFolder, config: DictConfig) -> None:
     """Write a job's config, number and overrides; raise a UserError if the folder holds another job."""
-    hydra = HydraConfig.get()
-    if hydra.output_subdir is not None:
+    if HydraConfig.get().output_subdir is not None:
         raise UserError("start a multirun by -m or sweep=<name>")
     if run.is_run and (change := difference(run.read_config(), config)):
         raise UserError(f"{run} holds a job with other settings ({change}): choose another hydra.sweep.dir")
     if rank() == 0:
         if not run.is_run:
             run.write_hydra_files(config)
-        run.write_job(hydra.job.num, [word for word in hydra.overrides.task if not word.startswith(OWN_WORDS)])
+        _write_job(run)
+
+
+def _write_job(run: RunFolder) -> None:
+    hydra = HydraConfig.get()
+    run.write_job(hydra.job.num, [word for word in hydra.overrides.task if not word.startswith(OWN_WORDS)])
 
 
 def needs_own_process(trainer: DictConfig) -> bool:

@@ -10,7 +10,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from adlight.runs.config import CONF
-from adlight.runs.overrides import explain_config
+from adlight.runs.overrides import explain_config, search_path
 from adlight.types import UserError, unknown_name
 
 LIST = "partial_settings"  # setting that lists them for the jobs
@@ -53,7 +53,7 @@ def lacking_settings(overrides: Sequence[str]) -> dict[str, str]:
     if not listed:
         return {}
     choices = HydraConfig.get().runtime.choices
-    config = compose("train", [f"{group}={choices[group]}" for group in sorted(set(listed.values()))])
+    config = compose("train", [*search_path(), *(f"{name}={choices[name]}" for name in sorted(set(listed.values())))])
     return {key: f"{group}={choices[group]}" for key, group in listed.items() if not _has(config, key)}
 
 
