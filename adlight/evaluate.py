@@ -1,7 +1,5 @@
 """Score a finished run again, without training: `adlight evaluate run=<folder> [overrides]`."""
 
-from functools import partial
-
 from omegaconf import DictConfig, OmegaConf
 
 from adlight.cli import main as cli
@@ -10,7 +8,7 @@ from adlight.cli.resume import use_advice
 from adlight.cli.words import mark_overrides, require
 from adlight.runs import provenance
 from adlight.runs.config import CONF, drop_objective, require_nodes
-from adlight.runs.evaluations import require_run, write_evaluation
+from adlight.runs.evaluations import describe_trained, require_run, write_evaluation
 from adlight.runs.folder import RunFolder
 from adlight.runs.overrides import changes_scores, choose_none
 from adlight.runs.trust import check_places
@@ -50,7 +48,11 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     metadata = provenance.describe(saved.seed) | {"run": str(run)}
     provenance.log_config(trainer, saved)
     results, calibrate = RunFolder(saved.run_dir), changes_scores(overrides)
-    write = partial(write_evaluation, results, run, tested, choices, module, path)
+
+    def write() -> None:
+        data.notes += describe_trained(run, data) if calibrate else []
+        write_evaluation(results, run, tested, choices, module, path)
+
     metrics = test(results, path, trainer, module, data, metadata, write, calibrate)
     if trainer.is_global_zero and module.results is not None:
         print_defects(module.results)

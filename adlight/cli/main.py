@@ -184,12 +184,14 @@ def run_recorded(task: Task, config: DictConfig) -> Any:
     A resumed run that fails before it has saved anything is left unchanged, except for the log.
     """
     run = RunFolder(HydraConfig.get().runtime.output_dir)
-    before = run.metadata_text()
+    before, earlier = run.metadata_text(), run.failure()
     try:
         return run_logged(task, config)
     except Exception as error:
         with suppress(OSError):  # a full disk is reported on the terminal
             has_begun = not config.get("resume") or run.metadata_text() != before
-            if has_begun and (rank() == 0 or run.failure() is None):  # the first failing process counts
+            if has_begun and run.failure() in (None, earlier):  # the first failing process counts
                 run.write_failure(describe(error))
+            elif has_begun and rank() == 0 and explain(error) is None:  # this one has only lost its connection to it
+                _print_error(f"{run.failure()} (see {run.log})")
         raise

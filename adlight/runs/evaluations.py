@@ -5,16 +5,19 @@
     checkpoints/calibrated.ckpt    thresholds, tensors that differ from the run's checkpoint, and that checkpoint's hash
 """
 
+from os.path import abspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from adlight.runs.config import instantiate_node
 from adlight.runs.folder import RunFolder
 from adlight.runs.weights import write_changes
 from adlight.types import UserError
 
 if TYPE_CHECKING:  # torch takes seconds: not for --help
+    from adlight.data.datamodule import AnomalyDataModule
     from adlight.detection.module import AnomalyModule
 
 
@@ -41,6 +44,27 @@ def write_evaluation(
     write_changes(folder.calibrated_checkpoint, module.state_dict(), checkpoint)
     config.run = str(run.path.absolute())
     folder.write_composed(config, {**choices, **HydraConfig.get().runtime.choices})
+
+
+def describe_trained(run: RunFolder, data: "AnomalyDataModule") -> list[str]:
+    """Describe normal images of an evaluation on which the run was trained: they look more normal than new ones.
+
+    Another `val_fraction`, seed or folder of normal images splits the images anew.
+    """
+    from adlight.data.splits import split_normals
+
+    try:
+        own = instantiate_node(run.config().dataset)
+        trained = {abspath(record.path) for record in split_normals(own.source.train(), own.val_fraction, own.seed)[0]}
+    except UserError:  # the run's images are no longer there
+        return []
+    lines = []
+    for split, use in (("val", "calibrated on"), ("test", "tested")):
+        normals = [abspath(record.path) in trained for record in data.datasets[split].records if not record.label]
+        if any(normals):
+            count = f"{sum(normals)} of {len(normals)} normal images {use}"
+            lines.append(f"{count} are training images of {run}: new images may score higher")
+    return lines
 
 
 def find_weights(folder: RunFolder, ckpt: str) -> tuple[Path, Path | None]:
