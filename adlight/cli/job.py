@@ -16,7 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from adlight.cli.errors import describe, explain, is_interruption
+from adlight.cli.errors import describe, explain, filter_warnings, is_interruption
 from adlight.cli.sweep import OWN_WORDS, write_table
 from adlight.cli.words import to_override
 from adlight.runs.config import difference
@@ -78,6 +78,7 @@ def run_job(task: Callable[[DictConfig], Any], config: DictConfig) -> float | No
     """
     hydra = HydraConfig.get()
     run = RunFolder(hydra.runtime.output_dir)
+    filter_warnings()  # a launcher's process has not done so
     try:
         config = _leave_out_lacking(config)
         with run.lock():
@@ -96,6 +97,8 @@ def run_job(task: Callable[[DictConfig], Any], config: DictConfig) -> float | No
     except Exception as error:
         append_traceback(run.log, error)
         if rank() == 0:
+            if run.job() is None:  # it failed before it began, and must be a row of the table
+                _write_job(run)
             line = describe(error) + ("" if explain(error) else f" (traceback in {run.log.name})")
             run.write_failure(line)
             print(f"job {hydra.job.num} ({run.path.name}) failed: {line}", flush=True)
@@ -127,7 +130,12 @@ def _begin(run: RunFolder, config: DictConfig) -> None:
     if rank() == 0:
         if not run.is_run:
             run.write_composed(config, hydra.runtime.choices)
-        run.write_job(hydra.job.num, [word for word in hydra.overrides.task if not word.startswith(OWN_WORDS)])
+        _write_job(run)
+
+
+def _write_job(run: RunFolder) -> None:
+    hydra = HydraConfig.get()
+    run.write_job(hydra.job.num, [word for word in hydra.overrides.task if not word.startswith(OWN_WORDS)])
 
 
 def needs_own_process(trainer: DictConfig) -> bool:

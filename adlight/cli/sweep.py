@@ -133,7 +133,7 @@ def finish(code: int | str | None) -> int | str | None:
     """Print the table of this process's sweep, if there is one. -> `code`, or 2 if a job is not finished."""
     global current
     sweep, current = current, None
-    if sweep is None:
+    if sweep is None or (code == 2 and sweep.remove_unused()):
         return code
     from adlight.reports.tables import by_job, print_table  # with pandas: not for --help
 

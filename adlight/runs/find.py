@@ -12,6 +12,7 @@ import glob
 import json
 import os
 import re
+import shutil
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -71,6 +72,13 @@ class SweepFolder(Folder):
     def write_table(self, text: str) -> None:
         """Write the table."""
         write_atomically(self.table_path, text)
+
+    def remove_unused(self) -> bool:
+        """Remove the folder if no job has begun, as after a mistyped setting. -> whether it was removed."""
+        if not {path.name for path in self.path.iterdir()} <= {*SWEEP_FILES, _LOCK}:
+            return False
+        shutil.rmtree(self.path, ignore_errors=True)
+        return True
 
     def lock(self) -> AbstractContextManager[None]:
         """Lock the table, so that each process that writes it has read all results written before."""

@@ -103,7 +103,9 @@ def four_jobs(adlight):
 @needs("hydra_joblib_launcher", "joblib")
 def test_joblib(adlight, four_jobs):
     sweep, words = four_jobs
-    out = well(command(adlight, "-m", *words, "hydra/launcher=cores", "hydra.sweep.dir=runs/by_joblib"))
+    done = command(adlight, "-m", *words, "hydra/launcher=cores", "hydra.sweep.dir=runs/by_joblib")
+    out = well(done)
+    assert "site-packages" not in done.stderr, "a warning of a library"
     check_same(sweep, adlight.folder / "runs" / "by_joblib")
     assert "Joblib.Parallel(n_jobs=2" in out
     print(out)

@@ -15,7 +15,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from makers import composed
-from processes import Command
+from processes import Command, check_refused
 from readers import table
 
 from adlight.cli.arguments import multirun_argv
@@ -163,6 +163,12 @@ def test_to_go_on_needs_a_folder(adlight):
         assert outcome.err.count("\n") == 1 and set((adlight.folder / "runs").glob("*")) == before
 
 
+def test_a_mistyped_setting_leaves_no_sweep_that_could_go_on(adlight):
+    outcome = adlight("train", "-m", *adlight.quick, "model.maskratio=0.5,0.75", "hydra.sweep.dir=runs/mistyped")
+    check_refused(outcome, "maskratio", "mask_ratio")
+    assert not (adlight.folder / "runs" / "mistyped").exists()
+
+
 def test_a_sweep_s_config_can_be_shown(adlight):
     for flag in ("--cfg", "-c"):
         outcome = adlight("train", "-m", "sweep=mae_ablation", "seed=0,1", flag, "job")
@@ -185,6 +191,8 @@ def test_no_folder_is_taken_for_another_job_s(adlight, copied):
     assert outcome.code == 2 and re.search(r"\bseed\b.*\b1\b.*\b5\b", outcome.err)
     assert "seed: 1" in (copied / "seed-5" / ".hydra" / "config.yaml").read_text()
     assert results(copied)["seed-5"]["status"] == "failed"
+    (copied / "seed-5" / "job.json").unlink()  # as if it had been trained by hand
+    assert go_on(adlight, copied, "seed=5").code == 2 and results(copied)["seed-5"]["status"] == "failed"
 
 
 def test_a_failed_job_is_a_row_and_the_others_go_on(adlight):
