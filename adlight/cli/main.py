@@ -159,8 +159,7 @@ def run_logged(task: Task, config: DictConfig, records: bool = False) -> Any:
                 has_begun = not config.get("resume") or FOLDER_VARIABLE in os.environ or run.metadata_text() != before
                 if records and has_begun and run.failure() in (None, earlier):  # the first failing process counts
                     run.write_failure(describe(error))
-                elif (
-                    records and has_begun and rank() == 0 and explain(error) is None
-                ):  # it has only lost its connection
+                elif records and has_begun and rank() == 0 and explain(error) is None:
+                    # this process has only lost its connection to that one
                     print(f"error: {run.failure()} (see {run.log})", file=sys.stderr, flush=True)
             raise
