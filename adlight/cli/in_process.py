@@ -21,7 +21,7 @@ from adlight.cli.arguments import train_arguments
 from adlight.cli.errors import explain, filter_warnings
 from adlight.cli.job import finish_wandb, needs_own_process, run_command
 from adlight.cli.words import check_words, mark_overrides, to_override, use_config_dir
-from adlight.runs.config import CONF
+from adlight.runs.config import CONF, flatten
 from adlight.runs.folder import RunFolder
 from adlight.runs.overrides import choose_none, compose_config
 from adlight.types import UserError, unknown_name
@@ -118,6 +118,8 @@ def _full_name(key: str, config: DictConfig) -> str:
     if parents:
         names = " or ".join(f"{name}.{key}" for name in parents)
         raise UserError(f'{key} could be {names}: name one as **{{"{parents[0]}.{key}": ...}}')
+    if deeper := [path for path in flatten(config) if path.endswith(f".{key}")]:
+        raise UserError(f'{key} is a setting of a part: name it as **{{"{deeper[0]}": ...}}')
     known = {str(name) for keys in (config, *nodes.values()) for name in keys}
     near = difflib.get_close_matches(key, known, cutoff=0.5) or sorted(map(str, nodes.get("dataset", known)))
     raise UserError(unknown_name("setting", key, [name for name in near if not name.startswith("_")]))

@@ -113,7 +113,7 @@ def _format_value(key: str, value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ",".join(_format_value(key, item) for item in value) + "]"
     kind = type(value).__name__
-    raise UserError(f"{key}: a {kind} cannot be a setting's value: give text, numbers, None, lists or dicts")
+    raise UserError(f"{key}: a value of type {kind} cannot be a setting: give text, numbers, None, lists or dicts")
 
 
 def quote_values(argv: Sequence[str]) -> list[str]:

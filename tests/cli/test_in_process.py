@@ -37,6 +37,8 @@ def test_short_names_are_completed():
     assert add_settings([], {"model/depth": "e2d2", "model": "mae"}) == ["model/depth=e2d2", "model=mae"]
     with pytest.raises(UserError, match="root"):
         add_settings([], {"roott": "x"})
+    with pytest.raises(UserError, match=r"model\.optimizer\.lr"):
+        add_settings(["model=mae_small"], {"lr": 1e-3})
 
 
 def test_a_config_folder_becomes_an_override(tmp_path):
