@@ -88,14 +88,14 @@ def write(detector: "Detector", config: DictConfig, path: Path) -> None:
     import onnx_ir
 
     from adlight.detection.graph import export_graph
-    from adlight.runs.exported import HASH, describe_calibration, weights_of, write_export_settings
+    from adlight.runs.exported import HASH, describe_calibration, name_of, weights_of, write_export_settings
     from adlight.runs.weights import hash_file
 
     thresholds = [detector.calibration.of(name) for name in (*detector.calibration.categories, None)]
     model = export_graph(cast(Any, detector.module), detector.channels, detector.frame.size, thresholds)
     weights = weights_of(config.run, config.ckpt)
     frame = {"image_size": list(detector.frame.size), "resize": list(detector.frame.resize)}
-    source = {"run": Path(config.run).name, "checkpoint": weights.name, HASH: hash_file(weights)}
+    source = {"run": name_of(config.run), "checkpoint": weights.name, HASH: hash_file(weights)}
     versions = {"adlight": __version__, "python": platform.python_version()} | {one: version(one) for one in VERSIONS}
     settings = frame | describe_calibration(detector.calibration, detector.module.classifier) | source
     model.metadata_props[HASH] = source[HASH]

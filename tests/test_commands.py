@@ -3,6 +3,8 @@
 import ast
 import re
 import shlex
+import subprocess
+import sys
 from functools import cache
 from importlib import import_module
 
@@ -210,6 +212,14 @@ def test_help_has_purpose_examples_and_settings(adlight, program):
     for group, cell in re.findall(r"^ *(\w+): ([\w, ]+)$", lines, re.M) if program == "train" else ():
         choices = {path.stem for path in (CONF / group).glob("*.yaml") if not path.name.startswith("_")}
         assert choices == set(cell.split(", ")), group
+
+
+def test_nothing_is_collected_at_the_end_of_a_program():
+    """Collecting PyTorch's modules takes a second."""
+    lines = ["import sys", "from adlight.report import main", "sys.argv[1:] = ['--help']", "main()", "class Node:"]
+    lines += ["    def __del__(self):", "        print('collected')", "node = Node()", "node.own = node"]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True)
+    assert done.returncode == 0 and "adlight report" in done.stdout and "collected" not in done.stdout
 
 
 @pytest.mark.parametrize("page", TEXTS, ids=lambda page: f"{page.parent.name}/{page.name}")

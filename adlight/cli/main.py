@@ -4,7 +4,9 @@ Exit codes: 0 done; 2 something the user can fix (one line on stderr); 130 stopp
 its traceback).
 """
 
+import atexit
 import functools
+import gc
 import io
 import os
 import signal
@@ -46,6 +48,7 @@ def run(task: Task, config_name: str, prepare: Callable[[list[str]], list[str]])
         config_name: file in conf/ to start from.
         prepare: rewrites the words of the command line before Hydra parses them.
     """
+    atexit.register(gc.freeze)  # at exit, Python would collect PyTorch's modules, for a second
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them
     filter_warnings()
     for stream in (sys.stdout, sys.stderr):  # file names may contain characters that the terminal cannot show

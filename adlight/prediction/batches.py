@@ -155,7 +155,8 @@ class Summary:
             table.add_row(Text(source), f"{threshold:.6g}", str(sum(counts)), str(counts[1]))
         Console().print(table)
         total = self.counts.total()
-        lines = [f"the {HIGHEST} most anomalous of {total} images:"] if total > HIGHEST else []
+        order = ", by score minus threshold" if len(thresholds) > 1 else ""
+        lines = [f"the {HIGHEST} most anomalous of {total} images{order}:"] if total > HIGHEST else []
         lines += [line for *_, line in sorted(self.highest, reverse=True)]
         lines += [f"skipped: {error}" for error in self.failed]
         if self.num_failed:
@@ -163,7 +164,8 @@ class Summary:
         lines.append(f"{total} image{'s' * (total != 1)}, {self.num_failed} skipped, {rate:.1f} images/s")
         lines.append(f"predictions: {folder.table}")
         if pictures:
+            lines.append(f"pictures: {', '.join(pictures)} in {folder.path}")
+        if {"maps", "panels"} & {*pictures}:
             scale = ", ".join(dict.fromkeys(f"{colour_ceiling(pixel):.3g}" for _, _, pixel in thresholds))
-            colours = f"colours from 0 to twice the pixel threshold: {scale}"
-            lines.append(f"pictures: {', '.join(pictures)} in {folder.path} ({colours})")
+            lines[-1] += f" (colours from 0 to twice the pixel threshold: {scale})"
         print(*lines, sep="\n")

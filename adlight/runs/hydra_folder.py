@@ -114,6 +114,8 @@ class HydraFolder:
     def _read_yaml(self, name: str) -> DictConfig:
         path = self._hydra_file(name)
         if not path.is_file():
+            if self.path.is_file():
+                raise UserError(f"{self} is a file, not a run folder (predict, serve and Detector.load accept a graph)")
             others = [str(place.parent) for place in self.path.parent.glob(f"*/{SUBFOLDER}")]
             hint = "".join(f"; did you mean {name}?" for name in get_close_matches(str(self), others, 1))
             raise UserError(f"{self} is not a run folder (missing {path}){hint}")

@@ -62,7 +62,7 @@ def restore(
     tested = settings.pop("ckpt")
     path, changes = find_weights(folder, str(ckpt or tested))
     load_weights(module, path, changes=changes)
-    run_tiles = settings["tile"], settings["overlap"]
+    run_tiles, had_roi = (settings["tile"], settings["overlap"]), settings["roi"] is not None
     settings |= {name: value for name, value in inputs.items() if value is not None}
     tiles = settings.pop("tile"), settings.pop("overlap")
     if inputs.get("overlap") is not None and tiles[0] is None:
@@ -71,7 +71,9 @@ def restore(
         settings["tiling"] = make_tiling(*tiles, settings["image_size"])
     except ValueError as error:
         raise UserError(str(error)) from error
-    return module, settings, not changes_scores(overrides) and tiles == run_tiles
+    # the border of a region is an anomaly for a model that has never seen one
+    same_inputs = tiles == run_tiles and (had_roi or settings["roi"] is None)
+    return module, settings, same_inputs and not changes_scores(overrides)
 
 
 def build_module(run: RunFolder, overrides: Sequence[str] = ()) -> tuple["AnomalyDetector", dict[str, Any]]:

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from adlight.runs.config import CONF, instantiate_node
+from adlight.runs.exported import name_of
 from adlight.runs.files import write_atomically
 from adlight.runs.find import find_runs, find_unfinished, natural_key
 from adlight.runs.folder import RunFolder
@@ -250,3 +251,18 @@ def test_nodes_take_no_unknown_arguments(composer):
     ):
         with pytest.raises(UserError, match=said):
             instantiate_node(OmegaConf.create(node))
+
+
+def test_a_detector_is_named_with_the_run_that_it_comes_from(tmp_path):
+    run, evaluation = tmp_path / "runs" / "parts", tmp_path / "runs" / "parts" / "evaluations" / "20261130-1"
+    graph = evaluation / "exports" / "20261130-2" / "detector.onnx"
+    for folder in (run, evaluation):
+        write_atomically(RunFolder(folder).config_path, "seed: 0")
+    names = [name_of(place) for place in (run, evaluation, graph, tmp_path / "copy" / "detector.onnx")]
+    assert names == ["parts", "parts/evaluations/20261130-1", f"{names[1]}/exports/20261130-2", "copy"]
+
+
+def test_a_file_is_no_run_folder(tmp_path):
+    (tmp_path / "detector.onnx").touch()
+    with pytest.raises(UserError, match="is a file"):
+        RunFolder(tmp_path / "detector.onnx").read_config()
