@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import hydra
@@ -151,7 +151,7 @@ def run_logged(task: Task, config: DictConfig, records: bool = False) -> Any:
     """
     run = RunFolder(HydraConfig.get().runtime.output_dir)
     before, earlier = run.metadata_text(), run.failure()
-    with copy_output(run.log):
+    with ExitStack() as afterwards, copy_output(run.log):
         try:
             return task(config)
         except Exception as error:
@@ -164,5 +164,6 @@ def run_logged(task: Task, config: DictConfig, records: bool = False) -> Any:
                     run.write_failure(describe(error))
                 elif records and has_begun and rank() == 0 and explain(error) is None:
                     # this process has only lost its connection to that one
-                    print(f"error: {run.failure()} (see {run.log})", file=sys.stderr, flush=True)
+                    line = f"error: {run.failure()} (see {run.log})"
+                    afterwards.callback(print, line, file=sys.stderr, flush=True)  # not into the log
             raise
