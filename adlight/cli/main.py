@@ -165,5 +165,5 @@ def run_logged(task: Task, config: DictConfig, records: bool = False) -> Any:
                 elif records and has_begun and rank() == 0 and explain(error) is None:
                     # this process has only lost its connection to that one
                     line = f"error: {run.failure()} (see {run.log})"
-                    afterwards.callback(print, line, file=sys.stderr, flush=True)  # not into the log
+                    afterwards.callback(lambda: print(line, file=sys.stderr, flush=True))  # when nothing is copied
             raise
