@@ -41,7 +41,7 @@ class _Log:
 
     def write(self, *lines: str) -> None:
         """Write lines; on a full disk they are lost, which is reported when results cannot be written."""
-        with suppress(OSError):
+        with suppress(OSError, ValueError):  # a stream may be used after the log is closed
             self.file.writelines(f"{line}\n" for line in lines)
             self.file.flush()
 
