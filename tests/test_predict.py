@@ -131,6 +131,13 @@ def test_globs_and_alike_names(ask, tmp_path):
     assert ask("images=my [images]", "save=[maps]")[0].code == 0
 
 
+def test_settings_without_thresholds_leave_no_folder(ask, tmp_path):
+    write_image(tmp_path / "good" / "a.png")
+    outcome, out = ask("images=good", "tile=16")
+    check_refused(outcome, "dataset.tile")
+    assert not out.exists()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

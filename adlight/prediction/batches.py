@@ -34,7 +34,12 @@ HIGHEST = 10  # number of images with the highest scores listed in the summary
 
 
 def load_detector(settings: Mapping[str, Any]) -> "Detector":
-    """Load a run's detector and apply the thresholds and region settings of `adlight.predict`."""
+    """Load a run's detector and apply the thresholds and region settings of `adlight.predict`.
+
+    Raises:
+        UserError: see `Detector.load`; or there are no thresholds.
+    """
+    from adlight.detection.predictions import check_calibrated
     from adlight.detector import Detector
 
     inputs = {name: settings[name] for name in ("roi", "tile", "overlap")}
@@ -42,6 +47,7 @@ def load_detector(settings: Mapping[str, Any]) -> "Detector":
     detector = Detector.load(run, ckpt, device, (), size, category, **inputs)
     override_attributes(detector, settings, "threshold", "pixel_threshold")
     override_attributes(detector.calibration, settings, "min_area", "closing")
+    check_calibrated(detector.calibration)  # before a folder is begun
     return detector
 
 
