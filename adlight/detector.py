@@ -17,7 +17,7 @@ from adlight.data.images import AnyImage, PreparedImage, prepare_image
 from adlight.data.roi import check_selection, make_selection, stack_contents, stack_pixels
 from adlight.data.tiling import Tiling
 from adlight.detection.categories import CategoryRule
-from adlight.detection.predictions import make_predictions, score_by_tiles
+from adlight.detection.predictions import check_calibrated, make_predictions, score_by_tiles
 from adlight.metrics.methods import parse_number
 from adlight.runs.exported import check_arguments, is_exported, load_exported
 from adlight.types import Prediction, Unreadable, UserError
@@ -94,7 +94,8 @@ class Detector:
             overrides: changes to the run's config (`model.scorer.reduce=max`); they invalidate its thresholds.
             batch_size: see `Detector`.
             category: see `Detector`.
-            inputs: `roi`, `tile` or `overlap` instead of the run's; other tiles invalidate its thresholds.
+            inputs: `roi`, `tile` or `overlap` instead of the run's; other tiles invalidate its thresholds, and so does
+                a region of interest if the run has none.
 
         Raises:
             UserError: the run, checkpoint, device or category does not exist, or the checkpoint does not fit the model.
@@ -103,7 +104,7 @@ class Detector:
         if is_exported(run):
             for name, value in {"ckpt": ckpt, "overrides": changes or None, **inputs}.items():
                 if value is not None:
-                    raise UserError(f"{name}: {run} is a graph, in which it is fixed: export the run again")
+                    raise UserError(f"{name}: {run} is a graph, in which it is fixed: use the run instead")
             graph, frame = load_exported(run, device)
             return cls(graph, **frame, batch_size=batch_size, category=category)
         from adlight.detection.inference import find_device
@@ -184,8 +185,7 @@ class Detector:
         Raises:
             UserError: a category is unknown, a threshold is neither calibrated nor set, or scores are not finite.
         """
-        if not self.calibration.is_fitted:
-            raise UserError("no threshold was calibrated for this model: set threshold and pixel_threshold to numbers")
+        check_calibrated(self.calibration)
         if self.tiling is not None and len(batch) > 1:
             return [prediction for image in batch for prediction in self.predict([image], reconstruct)]
         size = np.array([self.frame.fit(*image.size) for image in batch]) if self.frame.keep_shape else None  # (B, 2)

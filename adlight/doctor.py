@@ -29,9 +29,9 @@ if TYPE_CHECKING:  # torch takes seconds: not for --help
 
 def doctor(config: DictConfig) -> list[str]:
     """Print facts and problems. -> the problems, each a line that says what to do."""
-    from adlight.runs.programs import DoctorSettings, check_values
+    from adlight.runs.programs import check_values
 
-    check_values(DoctorSettings, config)
+    check_values(config)
     dataset = config.get("dataset")
     sizes = [] if dataset is None else [describe_size(dataset)]
     data = None if dataset is None else make_dataset(dataset)

@@ -1,7 +1,6 @@
 """Score a finished run again, without training: `adlight evaluate run=<folder> [overrides]`."""
 
-from functools import partial
-
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from adlight.cli import main as cli
@@ -10,10 +9,11 @@ from adlight.cli.resume import use_advice
 from adlight.cli.words import mark_overrides, require
 from adlight.runs import provenance
 from adlight.runs.config import CONF, drop_objective, require_nodes
-from adlight.runs.evaluations import require_run, write_evaluation
 from adlight.runs.folder import RunFolder
 from adlight.runs.overrides import changes_scores, choose_none
+from adlight.runs.restore import require_run
 from adlight.runs.trust import check_places
+from adlight.runs.weights import write_changes
 from adlight.train import build, test
 from adlight.types import UserError
 
@@ -28,9 +28,9 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     normal images.
     """
     from adlight.reports.tables import print_defects
-    from adlight.runs.programs import EvaluateSettings, check_values
+    from adlight.runs.programs import check_values
 
-    check_values(EvaluateSettings, config)
+    check_values(config)
     run = RunFolder(config.run)
     overrides = task_overrides(*OWN_SETTINGS)
     saved, choices = run.config(overrides), run.choices()
@@ -50,8 +50,14 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     metadata = provenance.describe(saved.seed) | {"run": str(run)}
     provenance.log_config(trainer, saved)
     results, calibrate = RunFolder(saved.run_dir), changes_scores(overrides)
-    write = partial(write_evaluation, results, run, tested, choices, module, path)
-    metrics = test(results, path, trainer, module, data, metadata, write, calibrate)
+
+    def make_detector() -> None:
+        data.notes += provenance.describe_trained(run, data) if calibrate else []
+        write_changes(results.calibrated_checkpoint, module.state_dict(), path)
+        tested.run = str(run.path.absolute())
+        results.write_composed(tested, {**choices, **HydraConfig.get().runtime.choices})
+
+    metrics = test(results, path, trainer, module, data, metadata, make_detector, calibrate)
     if trainer.is_global_zero and module.results is not None:
         print_defects(module.results)
         if calibrate or config.ckpt or any(word.startswith("calibration") for word in overrides):
@@ -81,7 +87,7 @@ def arguments(argv: list[str]) -> list[str]:
 
 def main() -> None:
     """Run as a program."""
-    cli.run(lambda config: cli.run_recorded(evaluate, config), "evaluate", arguments)
+    cli.run(lambda config: cli.run_logged(evaluate, config, records=True), "evaluate", arguments)
 
 
 if __name__ == "__main__":

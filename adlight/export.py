@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from adlight import __version__
 from adlight.cli import main as cli
-from adlight.cli.words import quote_values, require, value_of
+from adlight.cli.words import require, value_of
 from adlight.prediction.stream import ImageStream
 from adlight.runs.folder import RunFolder
 from adlight.types import Unreadable, UserError
@@ -35,9 +35,9 @@ def export(config: DictConfig) -> Path:
     from adlight.detector import Detector
     from adlight.prediction.batches import override_attributes
     from adlight.runs.exported import graph_path, load_exported
-    from adlight.runs.programs import ExportSettings, check_values
+    from adlight.runs.programs import check_values
 
-    check_values(ExportSettings, config)
+    check_values(config)
     category = "pooled" if config.check in (None, NOT_CHECKED) else config.category
     detector = Detector.load(config.run, config.ckpt, "cpu", batch_size=config.batch_size, category=category)
     override_attributes(detector, config, "threshold", "pixel_threshold")
@@ -88,14 +88,14 @@ def write(detector: "Detector", config: DictConfig, path: Path) -> None:
     import onnx_ir
 
     from adlight.detection.graph import export_graph
-    from adlight.runs.exported import HASH, describe_calibration, weights_of, write_export_settings
+    from adlight.runs.exported import HASH, describe_calibration, name_of, weights_of, write_export_settings
     from adlight.runs.weights import hash_file
 
     thresholds = [detector.calibration.of(name) for name in (*detector.calibration.categories, None)]
     model = export_graph(cast(Any, detector.module), detector.channels, detector.frame.size, thresholds)
     weights = weights_of(config.run, config.ckpt)
     frame = {"image_size": list(detector.frame.size), "resize": list(detector.frame.resize)}
-    source = {"run": Path(config.run).name, "checkpoint": weights.name, HASH: hash_file(weights)}
+    source = {"run": name_of(config.run), "checkpoint": weights.name, HASH: hash_file(weights)}
     versions = {"adlight": __version__, "python": platform.python_version()} | {one: version(one) for one in VERSIONS}
     settings = frame | describe_calibration(detector.calibration, detector.module.classifier) | source
     model.metadata_props[HASH] = source[HASH]
@@ -155,7 +155,7 @@ def arguments(argv: list[str]) -> list[str]:
     RunFolder(require(argv, "run", "export run=<run folder>")).config()
     if (check := value_of(argv, "check")) and check != NOT_CHECKED:
         ImageStream(check).require()
-    return quote_values(argv, "run", "check")
+    return argv
 
 
 def main() -> None:

@@ -61,9 +61,9 @@ def _check(config: DictConfig) -> None:
 
     from adlight.federated.weights import check_model
     from adlight.runs.checks import check_settings
-    from adlight.runs.programs import FederateSettings, check_values
+    from adlight.runs.programs import check_values
 
-    check_values(FederateSettings, config)
+    check_values(config)
     require_nodes(config)
     check_settings(config)
     site_names(config)
@@ -73,8 +73,6 @@ def _check(config: DictConfig) -> None:
     if config.cpus > (cores := os.cpu_count() or 1) or config.gpus > torch.cuda.device_count():
         available = f"{cores} CPUs and {torch.cuda.device_count()} GPUs"
         raise UserError(f"cpus={config.cpus} gpus={config.gpus} for each site: this machine has {available}")
-    if trainer.limit_val_batches == 0:
-        raise UserError("the thresholds come from a validation: raise trainer.limit_val_batches (now 0)")
     check_model(instantiate_node(config.model))
 
 
@@ -106,7 +104,7 @@ def arguments(argv: list[str]) -> list[str]:
 
 def main() -> None:
     """Run as a program."""
-    cli.run(lambda config: cli.run_recorded(federate, config), "federate", arguments)
+    cli.run(lambda config: cli.run_logged(federate, config, records=True), "federate", arguments)
 
 
 if __name__ == "__main__":

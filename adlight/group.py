@@ -13,11 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from adlight.cli import main as cli
-from adlight.cli.words import quote_values, require, value_of
+from adlight.cli.words import require, value_of
 from adlight.prediction.stream import ImageStream
-from adlight.runs.evaluations import find_weights
 from adlight.runs.folder import RunFolder
-from adlight.runs.restore import frozen_config
+from adlight.runs.restore import find_weights, frozen_config
 from adlight.runs.subfolders import GroupFolder
 from adlight.runs.weights import load_weights
 from adlight.train import build
@@ -38,9 +37,9 @@ def group(config: DictConfig) -> Path:
     """
     from adlight.detection.categories import CategoryRule
     from adlight.learning.grouping import agreement, find_regions_of, group_features
-    from adlight.runs.programs import GroupSettings, check_values
+    from adlight.runs.programs import check_values
 
-    check_values(GroupSettings, config)
+    check_values(config)
     run, folder = RunFolder(config.run), GroupFolder(HydraConfig.get().runtime.output_dir)
     saved = frozen_config(run, config.device, config.root)
     data, module, _ = build(saved)
@@ -108,11 +107,11 @@ def print_summary(
 
 
 def arguments(argv: list[str]) -> list[str]:
-    """Check `run` and `images` before a folder is created, and quote values that Hydra would parse."""
+    """Check `run` and `images` before a folder is created."""
     RunFolder(require(argv, "run", "group run=<run folder>")).config()
     if images := value_of(argv, "images"):
         ImageStream(images).require()
-    return quote_values(argv, "run", "images", "root")
+    return argv
 
 
 def main() -> None:

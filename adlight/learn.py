@@ -9,15 +9,14 @@ from omegaconf import DictConfig
 
 from adlight.cli import main as cli
 from adlight.cli.resume import use_advice
-from adlight.cli.words import quote_values, require, value_of
+from adlight.cli.words import require, value_of
 from adlight.data.source import Source
 from adlight.learning.labels import read_labels
 from adlight.runs import provenance
 from adlight.runs.config import instantiate_node
-from adlight.runs.evaluations import require_run
 from adlight.runs.folder import RunFolder
 from adlight.runs.labels import MODULE, LabelFolder, learned_config, write_learned
-from adlight.runs.restore import frozen_config
+from adlight.runs.restore import frozen_config, require_run
 from adlight.runs.tables import OBJECTIVE
 from adlight.runs.weights import load_weights
 from adlight.train import build
@@ -42,9 +41,9 @@ def learn(config: DictConfig) -> Path:
     """
     from adlight.learning.samples import CategoryNames, score_labelled, scores_unseen
     from adlight.learning.thresholds import describe_decisions, describe_labels, find_thresholds
-    from adlight.runs.programs import LearnSettings, check_values
+    from adlight.runs.programs import check_values
 
-    check_values(LearnSettings, config)
+    check_values(config)
     if config.recall is not None and config.precision is not None:
         raise UserError("recall and precision are both set, but a threshold can meet only one of them: leave one out")
     run, folder = RunFolder(config.run), RunFolder(HydraConfig.get().runtime.output_dir)
@@ -121,7 +120,7 @@ def warn_of_test(run: RunFolder, labels: LabelFolder) -> list[str]:
 
 
 def arguments(argv: list[str]) -> list[str]:
-    """Check `run` and `labels` before a folder is created, and quote values that Hydra would parse."""
+    """Check `run` and `labels` before a folder is created."""
     run = RunFolder(require(argv, "run", "learn run=<run folder> labels=<csv or folder>"))
     run.config()  # raises if it is not trusted
     require_run(run)
@@ -130,7 +129,7 @@ def arguments(argv: list[str]) -> list[str]:
         read_labels(str(labels))
     elif not LabelFolder(run.path).read():
         raise UserError(f"no labels in {LabelFolder(run.path)} yet: add labels=<csv or folder>")
-    return quote_values(argv, "run", "labels", "root")
+    return argv
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from adlight.cli import main as cli
 from adlight.cli.resume import check_same_prediction, prediction_advice, resume_prediction
-from adlight.cli.words import quote, quote_values, require, value_of
+from adlight.cli.words import require, to_override, value_of
 from adlight.prediction.batches import ResultWriter, Summary, load_detector, predict_batches
 from adlight.prediction.ray import check_ray, predict_parts
 from adlight.prediction.stream import ImageStream
@@ -27,9 +27,9 @@ def predict(config: DictConfig) -> None:
         UserError: there are no images, an image is unreadable (unless `on_bad_image=skip`) or of an unknown category,
             or a setting is out of range.
     """
-    from adlight.runs.programs import PredictSettings, check_values
+    from adlight.runs.programs import check_values
 
-    check_values(PredictSettings, config)
+    check_values(config)
     settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     if config.engine == "ray":
         check_ray(settings)
@@ -71,21 +71,20 @@ def parse_pictures(text: str) -> list[str]:
 
 
 def arguments(argv: list[str]) -> list[str]:
-    """Check `run` and `images` before a folder is created, and quote values that Hydra would parse."""
-    quoted = quote_values(argv, "run", "images", "save")
+    """Check `run` and `images` before a folder is created."""
     if value_of(argv, "resume"):
-        return resume_prediction(quoted)
+        return resume_prediction(argv)
     example = "predict run=<run folder> images=<file, folder or glob>"
     run, images = (require(argv, key, example) for key in ("run", "images"))
     check_exists(run)
     ImageStream(images).require()
     kinds = parse_pictures(value_of(argv, "save") or "none")
     if not is_exported(run):
-        return quoted
+        return argv
     if "panels" in kinds:
         raise UserError(f"save=panels shows reconstructions, which {run} does not make: save=masks,maps")
     folder = RunFolder(folder_of(run)).predictions_folder / "${now:%Y%m%d-%H%M%S-%f}"
-    return quoted if value_of(argv, "hydra.run.dir") else [*quoted, quote("hydra.run.dir", folder)]
+    return argv if value_of(argv, "hydra.run.dir") else [*argv, to_override("hydra.run.dir", folder)]
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from adlight.cli import main as cli
-from adlight.cli.words import quote_values, require
+from adlight.cli.words import require
 from adlight.runs.files import write_atomically
 from adlight.runs.find import SweepFolder, check_free
 from adlight.runs.predictions import run_of
@@ -20,9 +20,9 @@ def report(config: DictConfig) -> Path:
         UserError: there are no runs, a reference cannot be used, or a setting is out of range.
     """
     from adlight.reports import collect, grouping, reference, tables  # slow imports: not for --help
-    from adlight.runs.programs import ReportSettings, check_values
+    from adlight.runs.programs import check_values
 
-    check_values(ReportSettings, config)
+    check_values(config)
     places = [str(run_of(Path(place).expanduser())) for place in _to_list(config.runs)]
     named = None if config.reference is None else [name for name in _to_list(config.reference) if name != "none"]
     runs = reference.compare(collect.collect(places), named, config.reference_column)
@@ -69,9 +69,9 @@ def _write(path: Path, text: str) -> Path:
 
 
 def arguments(argv: list[str]) -> list[str]:
-    """Quote values that Hydra would parse, except lists in brackets."""
+    """Check that `runs` is given."""
     require(argv, "runs", "report runs=<folder, or a glob in quotes>")
-    return quote_values(argv, "runs", "out", "reference", "title", lists=True)
+    return argv
 
 
 def main() -> None:

@@ -4,14 +4,13 @@ import logging
 import os
 import socket
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
 from adlight.cli import main as cli
-from adlight.cli.words import quote_values, require
-from adlight.runs.exported import check_exists, is_exported
+from adlight.cli.words import require
+from adlight.runs.exported import check_exists, is_exported, name_of
 from adlight.types import UserError
 
 if TYPE_CHECKING:  # slow imports: not for --help
@@ -31,9 +30,9 @@ def serve(config: DictConfig) -> None:
         UserError: there is no run, the address is not available, a package is missing, or a setting is out of range.
         KeyboardInterrupt: the server was stopped.
     """
-    from adlight.runs.programs import ServeSettings, check_values
+    from adlight.runs.programs import check_values
 
-    check_values(ServeSettings, config)
+    check_values(config)
     check_packages()
     from adlight.serving.middleware import is_local, make_token
 
@@ -51,7 +50,7 @@ def serve(config: DictConfig) -> None:
         )
         override_attributes(detector, config, "threshold", "pixel_threshold")
         limits = Limits(int(config.max_mb * 1e6), int(config.max_megapixels * 1e6), config.queue, config.timeout)
-        service = Service(detector, Path(config.run).resolve().name, limits, labels)
+        service = Service(detector, name_of(config.run), limits, labels)
         port = listener.getsockname()[1]
         place = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
         fragment, header = (f"#token={token}", f"-H 'Authorization: Bearer {token}' ") if token else ("", "")
@@ -126,9 +125,9 @@ def make_server(app: "FastAPI") -> "Server":
 
 
 def arguments(argv: list[str]) -> list[str]:
-    """Check `run` before anything is loaded, and quote values that Hydra would parse."""
+    """Check `run` before anything is loaded."""
     check_exists(require(argv, "run", "serve run=<run folder>"))
-    return quote_values(argv, "run", "token")
+    return argv
 
 
 def main() -> None:

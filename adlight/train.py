@@ -41,7 +41,8 @@ def train(config: DictConfig) -> dict[str, float]:
     training.check_trainer(config, trainer)
     training.check_data(data, module.calibration, run)
     stages = training.plan_stages(config, run, data, module, trainer, resumed)
-    metadata = provenance.describe(config.seed, provenance.command_line(job_words()) if sweep else None)
+    alone = provenance.command_line(job_words(config)) if sweep else None
+    metadata = provenance.describe(config.seed, alone or (provenance.resumed_command(run) if resumed else None))
     begin = training.begin_once(run, metadata, config if resumed and not sweep else None)
     if not resumed:
         begin()
@@ -167,7 +168,7 @@ def footnotes(run: RunFolder, module: "AnomalyModule", data: "AnomalyDataModule"
 
 def run_or_job(config: DictConfig) -> Any:
     """Run a single training, or a job of a sweep."""
-    return run_job(train, config) if is_job() else cli.run_recorded(train, config)
+    return run_job(train, config) if is_job() else cli.run_logged(train, config, records=True)
 
 
 def main() -> None:

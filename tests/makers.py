@@ -120,11 +120,13 @@ def fake_run(
     if not finished:
         return folder
     label = np.arange(images) % 2
-    lines, tables = ["path,category,defect,label,score,threshold,anomalous,area,boxes"], {}
+    header = "path,category,defect,label,score,threshold,anomalous,threshold_source,pixel_threshold,area,boxes"
+    lines, tables = [header], {}
     for c, category in enumerate(categories):
         score = generator.normal(1 + c, 0.5, images) + shift * 0.5 * label
         for i in range(images):
-            lines.append(f"{i}.png,{category},x,{label[i]},{float(score[i])!r},{2.0 + c},{score[i] > 2 + c:d},0,")
+            verdict = f"{float(score[i])!r},{2.0 + c},{score[i] > 2 + c:d},{category},0.5,0,"
+            lines.append(f"{i}.png,{category},x,{label[i]},{verdict}")
         tables[category], _ = image_metrics(torch.tensor(score), torch.tensor(label), 2.0 + c)
         tables[category] |= {"normal": float(sum(label == 0)), "anomalous": float(sum(label))}
         tables[category] |= intervals(tables[category]) | {"threshold": 2.0 + c, "pixel_threshold": 0.5}

@@ -414,6 +414,16 @@ def test_ranges_and_overrides_that_cannot_be_read(run, detector):
             Detector.load(run, device="cpu", batch_size=batch_size)
 
 
+def test_a_run_without_a_region_of_interest_has_no_thresholds_for_one(run, rows, tmp_path):
+    """Its border would be an anomaly in every image."""
+    Image.fromarray(np.pad(np.full((24, 24), 255, np.uint8), 12)).save(tmp_path / "roi.png")
+    detector = Detector.load(run, device="cpu", roi=tmp_path / "roi.png")
+    with pytest.raises(UserError, match=r"dataset\.roi"):
+        detector(rows[0]["path"])
+    detector.threshold = detector.pixel_threshold = -1.0
+    assert detector(rows[0]["path"])[0].mask.sum() == 24 * 24
+
+
 def test_nothing_of_a_training_is_imported(run, rows):
     program = (
         "import sys; from adlight import Detector\n"

@@ -180,6 +180,25 @@ def test_another_data_set_keeps_the_network_s_size(adlight, run):
     assert len(scores(again)) == 4  # one of the normal images is held out
 
 
+@pytest.mark.parametrize(
+    "words, found",
+    [
+        (["dataset.val_fraction=0.5"], ["4 of 6"]),
+        (
+            ["dataset=folder", "dataset.normal_dir=bottle/train/good", "dataset.normal_test_fraction=0.6"],
+            ["1 of 1", "3 of 4"],
+        ),
+        (["dataset.category=bottle", "dataset.test_limit=4"], []),
+        (["model.scorer.score=mse"], []),
+    ],
+)
+def test_images_of_the_training_are_counted(adlight, run, words, found):
+    """Other splits of the same images: they are calibrated on or tested after they were trained on."""
+    again = adlight.evaluate(run, *words, "dataset.root=data", "~callbacks.panels", "~callbacks.gallery")
+    lines = [line for line in (again / "evaluate.log").read_text().splitlines() if f"of {run}" in line]
+    assert [line.split(" normal ")[0].removeprefix("data: ") for line in lines] == found
+
+
 def test_checkpoints_by_name_and_path(adlight, run):
     last = adlight.evaluate(run, "ckpt=last", "~callbacks.panels")
     by_path = adlight.evaluate(run, f"ckpt={run / 'checkpoints' / 'last.ckpt'}", "~callbacks.panels")

@@ -95,7 +95,7 @@ def test_a_detector_of_the_graph_is_that_of_the_run(adlight, exported, tiny_run,
     assert all(one.anomalous and one.boxes for one in graph(paths[:2]))
     with pytest.raises(UserError, match=r"scrw.*screw"):
         Detector.load(exported[0], category="scrw")
-    with pytest.raises(UserError, match="export the run again"):
+    with pytest.raises(UserError, match="use the run"):
         Detector.load(exported[0], overrides=["model.scorer.reduce=max"])
 
 

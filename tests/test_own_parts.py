@@ -105,6 +105,14 @@ def test_it_resumes_and_is_reported(own, run):
     }
 
 
+def test_it_is_swept_beside_a_model_that_lacks_its_setting(own):
+    words = [word for word in commands()[1][2:] if not word.startswith("model=")]
+    sweep = ["model=plain_autoencoder,knn", "model.width=8", "trainer.max_epochs=1", "hydra.sweep.dir=swept"]
+    outcome = own("train", "-m", *words, "~callbacks.panels", "~callbacks.gallery", *sweep)
+    assert outcome.code == 0 and "model.width=8 is left out: model=knn" in outcome.out, outcome.err
+    assert [row["status"] for row in table(own.folder / "swept" / "results.csv")] == ["finished"] * 2
+
+
 def test_a_group_of_the_run_is_changed(own, run):
     outcome = own("evaluate", "--config-dir", "my_conf", f"run={run.path}", "trainer=cpu")
     assert outcome.code == 0, outcome.err

@@ -124,10 +124,18 @@ def test_globs_and_alike_names(ask, tmp_path):
         write_image(tmp_path / name)
     (tmp_path / "my [images]" / "notes.txt").write_text("no image")
     outcome, out = ask("images=my [[]images]/**/*", "save=masks")
-    assert outcome.code == 0 and len(table(out / "predictions.csv")) == 3
+    assert outcome.code == 0 and f"masks in {out}" in outcome.out and "colours" not in outcome.out
+    assert len(table(out / "predictions.csv")) == 3
     found = {str(path.relative_to(out / "masks")) for path in (out / "masks").rglob("*.png")}
     assert found == {"a.png.png", "a.jpg.png", "deep/b.png"}
     assert ask("images=my [images]", "save=[maps]")[0].code == 0
+
+
+def test_settings_without_thresholds_leave_no_folder(ask, tmp_path):
+    write_image(tmp_path / "good" / "a.png")
+    outcome, out = ask("images=good", "tile=16")
+    check_refused(outcome, "dataset.tile")
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """Trainings and tests in processes of their own: stopped and resumed, and shared by several."""
 
+import os
 import shutil
 import signal
+import sys
 import time
 
 from processes import Command, in_processes
@@ -51,6 +53,18 @@ def test_two_processes(adlight):
     assert (two / "panels" / "bottle.png").exists()
     one = adlight.evaluate(two, "trainer.devices=1", "trainer.strategy=auto")
     assert_the_same(one, two)
+
+
+def test_the_process_that_fails_first_is_recorded(adlight):
+    """The other one only loses its connection."""
+    words = [*adlight.quick, "trainer.devices=2", "trainer.strategy=ddp", "hydra.run.dir=runs/one_breaks"]
+    words += ["+callbacks.trouble._target_=trouble.Trouble"]
+    trouble = {"ADLIGHT_TEST_TROUBLE": "break 1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    code, _, err = Command(adlight.folder, "train", *words, **trouble).wait()
+    run = adlight.folder / "runs" / "one_breaks"
+    assert code != 0 and (run / "error.txt").read_text().startswith("process 1: ZeroDivisionError")
+    assert f"error: process 1: ZeroDivisionError: nothing left to divide by (see {run / 'train.log'})" in err
+    assert (run / "train.log").read_text().count("ZeroDivisionError: ") == 1
 
 
 def test_three_processes_calibrate_and_test_as_one(adlight, tiny_run):

@@ -1,6 +1,7 @@
 """Whole trainings through the command line: what a run leaves behind, how it goes on, what changes no number."""
 
 import json
+import shlex
 import shutil
 import subprocess
 from itertools import product
@@ -181,7 +182,6 @@ def test_resume_with_more_epochs_continues_the_numbering(adlight, tiny_run):
     assert json.loads((run / "metrics.json").read_text())["epochs"] == 4
     assert (run / "metrics.previous.json").exists()
     assert "max_epochs: 4" in (run / ".hydra" / "config.yaml").read_text()
-    assert not (run / ".hydra" / "overrides.yaml").read_text().count("max_epochs=4")  # Hydra's files are the run's own
 
 
 def test_resume_auto_without_a_match_starts_anew(adlight):
@@ -297,7 +297,8 @@ def test_an_error_in_the_first_new_epoch_leaves_a_finished_run_finished(adlight,
     monkeypatch.delenv("ADLIGHT_TEST_TROUBLE")
     assert adlight("train", f"resume={run}", "trainer.max_epochs=2").code == 0
     assert (run / "metrics.previous.json").exists() and "max_epochs: 2" in (run / ".hydra" / "config.yaml").read_text()
-    assert "resume=" in json.loads((run / "run.json").read_text())["command"]
+    first = shlex.join(["adlight", "train", *words])  # and what was changed on resume: together they repeat the run
+    assert json.loads((run / "run.json").read_text())["command"] == f"{first} ++trainer.max_epochs=2"
 
 
 def test_with_no_epoch_left_a_resumed_run_is_tested_again(adlight, tiny_run, tmp_path):
@@ -312,7 +313,7 @@ def test_with_no_epoch_left_a_resumed_run_is_tested_again(adlight, tiny_run, tmp
 def test_stopped_between_a_checkpoint_and_its_row_a_run_loses_no_row(adlight, tiny_run, monkeypatch):
     from adlight.runs import checkpoints
 
-    save, words = checkpoints.save, [*adlight.quick, "hydra.run.dir=runs/between"]
+    save, words = checkpoints.save, [*adlight.quick, "trainer.check_val_every_n_epoch=2", "hydra.run.dir=runs/between"]
 
     def save_and_stop(trainer, path, weights_only=False):
         save(trainer, path, weights_only)
@@ -324,4 +325,7 @@ def test_stopped_between_a_checkpoint_and_its_row_a_run_loses_no_row(adlight, ti
     monkeypatch.undo()
     run = adlight.folder / "runs" / "between"
     assert adlight("train", f"resume={run}").code == 0
-    assert (run / "metrics.csv").read_text() == (tiny_run[0] / "metrics.csv").read_text()
+    columns = ("epoch", "step", "train/loss")  # the step too, where no validation has logged one
+    assert [[row[name] for name in columns] for row in table(run / "metrics.csv")] == [
+        [row[name] for name in columns] for row in table(tiny_run[0] / "metrics.csv")
+    ]

@@ -46,14 +46,9 @@ class Bug(pl.Callback):
         return number + 1
 
 
-def make_text(**settings) -> str:
-    """Makes no callback, and says so."""
+def make_text(**settings):
+    """Makes no callback."""
     return "text"
-
-
-def make_something(**settings):
-    """Makes no callback either."""
-    return settings
 
 
 class NoWaiting(pl.Callback):

@@ -1,20 +1,29 @@
 """Prepare the command line of `adlight.train` for Hydra: resumed runs, sweeps, and steps of Slurm."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
 
-from adlight.cli.partial_settings import mark_partial_settings
-from adlight.cli.words import MULTIRUN, continue_in, is_multirun, mark_overrides, quote, shows_info, value_of
+from adlight.cli.words import (
+    MULTIRUN,
+    continue_in,
+    is_multirun,
+    mark_overrides,
+    shows_info,
+    to_override,
+    value_of,
+)
+from adlight.runs.config import CONF
 from adlight.runs.files import read_number
 from adlight.runs.find import SweepFolder, find_unfinished
 from adlight.runs.folder import RunFolder
-from adlight.runs.overrides import choose_none, compose_config
-from adlight.types import UserError
+from adlight.runs.overrides import SEARCH_PATH, choose_none, compose_config
+from adlight.types import UserError, unknown_name
 
 
 def task_overrides(*excluded: str) -> list[str]:
@@ -82,32 +91,26 @@ def _share_folder_of_step(argv: list[str]) -> list[str]:
     if "SLURM_NTASKS_PER_NODE" not in os.environ:  # Lightning needs it
         raise UserError("srun with several processes needs --ntasks-per-node, and trainer=slurm")
     run = RunFolder(Path("runs") / f"slurm-{os.environ['SLURM_JOB_ID']}.{os.environ['SLURM_STEP_ID']}")
-    return continue_in(argv, run.path) if run.is_run and run.can_resume else [*argv, quote("hydra.run.dir", run.path)]
+    if run.is_run and run.can_resume:
+        return continue_in(argv, run.path)
+    return [*argv, to_override("hydra.run.dir", run.path)]
 
 
 def multirun_argv(argv: Sequence[str]) -> list[str]:
     """Add the settings that a multirun needs.
 
-    Hydra must not write the config of a job: it would overwrite an earlier job's before the two are compared. Settings
-    with the same value in all jobs are left out of folder names.
+    Hydra must not write the config of a job: it would overwrite an earlier job's before the two are compared.
     """
-    sweep = SweepFolder(value_of(argv, "hydra.sweep.dir") or "")
-    varied = sweep.note()["varied"] if sweep.is_sweep else []
-    words, last = ["--multirun"], {}
+    varied, words = SweepFolder(value_of(argv, "hydra.sweep.dir") or "").note()["varied"], ["--multirun"]
     for word, is_override in mark_overrides(argv):
         if is_override and not word.startswith("hydra."):
             (override,) = OverridesParser.create().parse_overrides([word])
-            last[override.key_or_group] = override, len(words)  # of several words for a setting, the last counts
             if override.is_choice_sweep() or override.is_range_sweep():
                 _check_has_values(override)
+            elif varied.get(override.key_or_group) and not override.is_sweep_override():  # a further job of the sweep
+                word = f"{override.get_key_element()}=choice({override.get_value_element_as_str()})"
         words += [word] if word not in MULTIRUN else []
-    fixed = []
-    for key, (override, position) in last.items():
-        if not override.is_sweep_override() and key in varied:  # one more job of a resumed sweep
-            words[position] = f"{override.get_key_element()}=choice({override.get_value_element_as_str()})"
-        elif not override.is_sweep_override():
-            fixed.append(f"'{key}'")
-    return [*words, "hydra.output_subdir=null", f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]"]
+    return [*words, "hydra.output_subdir=null"]
 
 
 def _check_has_values(override: Override) -> None:
@@ -117,3 +120,41 @@ def _check_has_values(override: Override) -> None:
         raise UserError(f"{override.input_line}: {error}") from error
     if not has_values:
         raise UserError(f"{override.input_line} has no values, so the sweep would have no jobs")
+
+
+def mark_partial_settings(words: Sequence[str]) -> list[str]:
+    """Make Hydra accept settings that only some of the swept models or data sets have; jobs of the others run without.
+
+    The setting `partial_settings` names the choices that lack a setting, for the jobs.
+
+    Raises:
+        UserError: none of the choices has the setting.
+    """
+    overrides = [word for word, is_override in mark_overrides(words) if is_override and not word.startswith("hydra.")]
+    parsed = dict(zip(overrides, OverridesParser.create().parse_overrides(overrides), strict=True))
+    groups = {word: override for word, override in parsed.items() if (CONF / override.key_or_group).is_dir()}
+    fixed = [word for word, override in groups.items() if not override.is_sweep_override()]
+    fixed += [word for word in words if word.startswith(SEARCH_PATH)]
+    marked, partial = list(words), dict[str, list[str]]()
+    for override in groups.values():
+        group = override.key_or_group
+        settings = {word: o.key_or_group for word, o in parsed.items() if word.startswith(f"{group}.")}
+        if not settings or not override.is_choice_sweep():
+            continue
+        choices = list(map(str, override.sweep_string_iterator()))
+        configs = {choice: compose_config("train", [*fixed, f"{group}={choice}"]) for choice in choices}
+        # marked as additions, since Hydra composes the config of the default model, which may lack them
+        marked = [f"++{word}" if word in settings else word for word in marked]
+        partial |= {key: lacking for key in settings.values() if (lacking := _find_lacking(key, configs))}
+    return [*marked, f"++{to_override('partial_settings', partial)}"] if partial else marked
+
+
+def _find_lacking(key: str, configs: Mapping[str, DictConfig]) -> list[str]:
+    parent, _, name = key.rpartition(".")
+    nodes = {choice: OmegaConf.select(config, parent) for choice, config in configs.items()}
+    names = {choice: list(node) if isinstance(node, DictConfig) else [] for choice, node in nodes.items()}
+    lacking = [choice for choice in names if name not in names[choice]]
+    if len(lacking) == len(configs):
+        known = sorted({name for found in names.values() for name in found if not name.startswith("_")})
+        raise UserError(f"{unknown_name(f'setting in {parent}', name, known)}; none of {', '.join(configs)} has it")
+    return lacking

@@ -30,6 +30,7 @@ NOISE = [
     ".*The number of training batches .* is smaller than the logging interval.*",
     ".*srun.*command is available.*",
     ".*LeafSpec.*",
+    ".*all_gather is deprecated.*",
     ".*have no .validation_step.*",  # the first stage of a GAN
     ".*in eval mode at the start of training.*",  # the GAN is frozen then
     "The parameter .pretrained. is deprecated.*",  # from lpips

@@ -75,8 +75,6 @@ class FolderCallback(Callback):
         if not config.get("resume"):
             if self.writes and has_own_folder and config.hydra.output_subdir != SUBFOLDER:
                 raise UserError(f"hydra.output_subdir must be {SUBFOLDER}, which marks a run: leave it out")
-            if self.trains:
-                self._check_settings(config)
             if self.trains and run.has_results:
                 raise UserError(f"{run} already holds a run: use resume={run} or another hydra.run.dir")
             if not (self.trains and run.is_run):  # a training without results may be repeated
@@ -91,13 +89,3 @@ class FolderCallback(Callback):
             held.enter_context(run.lock(wait=False))
             if is_new:  # and locked, so that it is no other process's
                 new.append(run)
-
-    @staticmethod
-    def _check_settings(config: DictConfig) -> None:
-        from adlight.runs.checks import check_names, check_settings  # with torch: not for --help
-
-        config = config.copy()
-        OmegaConf.set_readonly(config, False)
-        config.run_dir = str(config.hydra.run.dir)  # Hydra cannot resolve it before the folder exists
-        check_names(config)
-        check_settings(config)

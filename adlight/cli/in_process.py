@@ -2,14 +2,12 @@
 
 import difflib
 import logging
-import math
 import os
 import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from hydra import initialize_config_dir
@@ -22,15 +20,12 @@ from adlight.cli import folders
 from adlight.cli.arguments import train_arguments
 from adlight.cli.errors import explain, filter_warnings
 from adlight.cli.job import finish_wandb, needs_own_process, run_command
-from adlight.cli.words import check_words, mark_overrides, quote_value, use_config_dir
-from adlight.runs.config import CONF
+from adlight.cli.words import check_words, mark_overrides, to_override, use_config_dir
+from adlight.runs.config import CONF, flatten
 from adlight.runs.folder import RunFolder
 from adlight.runs.overrides import choose_none, compose_config
 from adlight.types import UserError, unknown_name
 
-UNQUOTED = re.compile(  # text that needs no quotes and does not look like a number, bool or null
-    r"(?!(?:null|true|false|nan|inf)$)(?:[a-z_/]|\.\.?/)[\w/.-]*", re.ASCII | re.IGNORECASE
-)
 SHORTENED = ("dataset", "trainer", "model")  # nodes whose settings may be named without the node
 
 
@@ -78,7 +73,7 @@ def _run_hydra(train: Callable[[DictConfig], Any], argv: list[str]) -> RunFolder
         try:
             if needs_own_process(config.trainer):
                 folders.new.clear()  # the other process's log and traceback stay
-                run_command(written[0], relay=True)
+                run_command(written[0], config, relay=True)
             else:
                 with _keep_torch(), finish_wandb():
                     train(config)
@@ -123,33 +118,11 @@ def _full_name(key: str, config: DictConfig) -> str:
     if parents:
         names = " or ".join(f"{name}.{key}" for name in parents)
         raise UserError(f'{key} could be {names}: name one as **{{"{parents[0]}.{key}": ...}}')
+    if deeper := [path for path in flatten(config) if path.endswith(f".{key}")]:
+        raise UserError(f'{key} is a setting of a part: name it as **{{"{deeper[0]}": ...}}')
     known = {str(name) for keys in (config, *nodes.values()) for name in keys}
     near = difflib.get_close_matches(key, known, cutoff=0.5) or sorted(map(str, nodes.get("dataset", known)))
     raise UserError(unknown_name("setting", key, [name for name in near if not name.startswith("_")]))
-
-
-def to_override(key: str, value: Any) -> str:
-    """Format a Python value as an override, with quotes if needed; raise a UserError if a config cannot hold it."""
-    return f"{key}={_format_value(key, value)}"
-
-
-def _format_value(key: str, value: Any) -> str:
-    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:  # a NumPy or torch scalar
-        value = value.item()
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int | float):
-        return repr(value) if math.isfinite(value) else str(value)
-    if isinstance(value, str | Path):
-        return str(value) if UNQUOTED.fullmatch(str(value)) else quote_value(value)
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{name}:{_format_value(key, item)}" for name, item in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(_format_value(key, item) for item in value) + "]"
-    kind = type(value).__name__
-    raise UserError(f"{key}: a {kind} cannot be a setting's value: give text, numbers, None, lists or dicts")
 
 
 @contextmanager

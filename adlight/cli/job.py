@@ -6,19 +6,19 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from adlight.cli.errors import describe, explain, is_interruption
-from adlight.cli.partial_settings import LIST, lacking_settings, remove_lacking_settings
+from adlight.cli.errors import describe, explain, filter_warnings, is_interruption
 from adlight.cli.sweep import OWN_WORDS, write_table
-from adlight.cli.words import quote
+from adlight.cli.words import to_override
 from adlight.runs.config import difference
 from adlight.runs.files import append_traceback, rank, read_number
 from adlight.runs.find import SweepFolder
@@ -32,11 +32,10 @@ FOLDER_VARIABLE = "ADLIGHT_JOB"  # environment variable that holds the run folde
 PATIENCE = 30  # seconds that this command may take to stop after Ctrl-C
 
 
-def job_name(overrides: Sequence[str], fixed: Sequence[str]) -> str:
-    """Name a job's folder by its overrides except `fixed` keys: `depth-e2d4_mask_ratio-0.75`, in [A-Za-z0-9._-]."""
+def job_name(overrides: Sequence[str], varied: Mapping[str, bool]) -> str:
+    """Name a job's folder by the keys that its sweep varies: `depth-e2d4_mask_ratio-0.75`, in [A-Za-z0-9._-]."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
-    varied = [override for override in parsed if override.key_or_group not in fixed]
-    values = {override.key_or_group: override.get_value_element_as_str() for override in varied}
+    values = {o.key_or_group: o.get_value_element_as_str() for o in parsed if varied.get(o.key_or_group, True)}
     short = {key: re.split(r"[./]", key)[-1] for key in values}
     if len(set(short.values())) < len(short):
         short = {key: key for key in values}
@@ -46,7 +45,9 @@ def job_name(overrides: Sequence[str], fixed: Sequence[str]) -> str:
     return name if plain == name and len(name) <= 120 else f"{plain[:110]}-{digest}"
 
 
-OmegaConf.register_new_resolver("job_name", job_name, replace=True)
+OmegaConf.register_new_resolver(
+    "job_name", lambda overrides, sweep: job_name(overrides, SweepFolder(sweep).note()["varied"]), replace=True
+)
 
 
 def is_job() -> bool:
@@ -54,13 +55,19 @@ def is_job() -> bool:
     return HydraConfig.get().mode == RunMode.MULTIRUN
 
 
-def job_words() -> list[str]:
+def lacking_settings(config: DictConfig) -> list[str]:
+    """Find the settings of the sweep that this job's model or data set lacks, see `mark_partial_settings`."""
+    choices, partial = HydraConfig.get().runtime.choices, config.partial_settings or {}
+    return [key for key, without in partial.items() if choices[key.partition(".")[0]] in without]
+
+
+def job_words(config: DictConfig) -> list[str]:
     """Return the arguments of the command that repeats this job as a single run."""
     hydra = HydraConfig.get()
     chosen = [f"{group}={hydra.runtime.choices[group]}" for group in ("model", "dataset")]  # sweep=<name> may set them
-    words = [word for word in hydra.overrides.task if not word.startswith(("sweep=", f"{LIST}=", *OWN_WORDS))]
-    lacking = lacking_settings(hydra.overrides.task)
-    return [*search_path(), *chosen, *(word for word in words if word.lstrip("+").partition("=")[0] not in lacking)]
+    words = [word for word in hydra.overrides.task if not word.startswith(("sweep=", *OWN_WORDS))]
+    omitted = {"partial_settings", *lacking_settings(config)}
+    return [*search_path(), *chosen, *(word for word in words if word.lstrip("+").partition("=")[0] not in omitted)]
 
 
 def run_job(task: Callable[[DictConfig], Any], config: DictConfig) -> float | None:
@@ -71,14 +78,15 @@ def run_job(task: Callable[[DictConfig], Any], config: DictConfig) -> float | No
     """
     hydra = HydraConfig.get()
     run = RunFolder(hydra.runtime.output_dir)
+    filter_warnings()  # a launcher's process has not done so
     try:
-        remove_lacking_settings(config)
+        config = _leave_out_lacking(config)
         with run.lock():
             _begin(run, config)
             if run.is_finished:
                 print(f"job {hydra.job.num} ({run.path.name}) is finished: skipped", flush=True)
             elif needs_own_process(config.trainer):
-                run_command(run)
+                run_command(run, config)
             else:
                 config.resume = str(run) if run.can_resume else None
                 with finish_wandb(), copy_output(run.log):  # outside this function the error would be lost
@@ -89,6 +97,8 @@ def run_job(task: Callable[[DictConfig], Any], config: DictConfig) -> float | No
     except Exception as error:
         append_traceback(run.log, error)
         if rank() == 0:
+            if run.job() is None:  # it failed before it began, and must be a row of the table
+                _write_job(run)
             line = describe(error) + ("" if explain(error) else f" (traceback in {run.log.name})")
             run.write_failure(line)
             print(f"job {hydra.job.num} ({run.path.name}) failed: {line}", flush=True)
@@ -96,6 +106,18 @@ def run_job(task: Callable[[DictConfig], Any], config: DictConfig) -> float | No
     finally:
         if rank() == 0:
             write_table(SweepFolder(hydra.sweep.dir))
+
+
+def _leave_out_lacking(config: DictConfig) -> DictConfig:
+    """Compose a job's config again without the settings that its model or data set lacks, and print them."""
+    if not (lacking := lacking_settings(config)):
+        return config
+    hydra = HydraConfig.get()
+    for key in lacking:
+        choice = to_override(group := key.partition(".")[0], hydra.runtime.choices[group])
+        print(f"{key}={OmegaConf.select(config, key)} is left out: {choice} has no such setting", flush=True)
+    words = [word for word in hydra.overrides.task if word.lstrip("+").partition("=")[0] not in lacking]
+    return compose("train", [*search_path(), *words])
 
 
 def _begin(run: RunFolder, config: DictConfig) -> None:
@@ -107,8 +129,13 @@ def _begin(run: RunFolder, config: DictConfig) -> None:
         raise UserError(f"{run} holds a job with other settings ({change}): choose another hydra.sweep.dir")
     if rank() == 0:
         if not run.is_run:
-            run.write_hydra_files(config)
-        run.write_job(hydra.job.num, [word for word in hydra.overrides.task if not word.startswith(OWN_WORDS)])
+            run.write_composed(config, hydra.runtime.choices)
+        _write_job(run)
+
+
+def _write_job(run: RunFolder) -> None:
+    hydra = HydraConfig.get()
+    run.write_job(hydra.job.num, [word for word in hydra.overrides.task if not word.startswith(OWN_WORDS)])
 
 
 def needs_own_process(trainer: DictConfig) -> bool:
@@ -116,7 +143,7 @@ def needs_own_process(trainer: DictConfig) -> bool:
     return not trainer.devices == trainer.num_nodes == 1 and read_number("SLURM_NTASKS") < 2
 
 
-def run_command(run: RunFolder, relay: bool = False) -> None:
+def run_command(run: RunFolder, config: DictConfig, relay: bool = False) -> None:
     """Run the present training as a command in a subprocess, so that Lightning can start processes for its devices.
 
     Lightning's ddp starts them by repeating the command line; here that would start the whole sweep or the user's
@@ -126,12 +153,12 @@ def run_command(run: RunFolder, relay: bool = False) -> None:
     Raises:
         UserError: the training failed; the message says why.
     """
-    words = [*job_words(), quote("hydra.run.dir", run.path), "hydra.output_subdir=null"]
+    words = [*job_words(config), to_override("hydra.run.dir", run.path), "hydra.output_subdir=null"]
     if run.can_resume:
-        words = [quote("resume", run.path)]
+        words = [to_override("resume", run.path)]
     if is_job():
         print(f"job {HydraConfig.get().job.num} ({run.path.name}) runs by its own command", flush=True)
-        words.append(quote("hydra.sweep.dir", HydraConfig.get().sweep.dir))  # W&B groups the jobs by it
+        words.append(to_override("hydra.sweep.dir", HydraConfig.get().sweep.dir))  # W&B groups the jobs by it
     command, environment = [sys.executable, "-m", "adlight.train", *words], {**os.environ, FOLDER_VARIABLE: str(run)}
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True} if relay else {}
     with subprocess.Popen(command, env=environment, **output) as process:  # type: ignore[call-overload]
@@ -148,17 +175,6 @@ def run_command(run: RunFolder, relay: bool = False) -> None:
             raise
     if code:
         raise UserError(run.failure() or f"the job's command exited with {code}")
-
-
-def record_failure(error: BaseException) -> None:
-    """Record in the job's folder why its own command failed; only the first process to fail is recorded."""
-    if FOLDER_VARIABLE not in os.environ:
-        return
-    run = RunFolder(os.environ[FOLDER_VARIABLE])
-    if explain(error) is None:
-        append_traceback(run.log, error)
-    if run.failure() is None:
-        run.write_failure(describe(error))
 
 
 @contextmanager

@@ -4,14 +4,15 @@ Exit codes: 0 done; 2 something the user can fix (one line on stderr); 130 stopp
 its traceback).
 """
 
+import atexit
 import functools
+import gc
 import io
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import hydra
@@ -21,16 +22,14 @@ from omegaconf import DictConfig
 from adlight.cli import folders, sweep
 from adlight.cli.arguments import without_sweep
 from adlight.cli.errors import describe, explain, filter_warnings, is_interruption
-from adlight.cli.job import finish_wandb, record_failure
+from adlight.cli.job import FOLDER_VARIABLE, finish_wandb
 from adlight.cli.words import (
     HELP_FLAGS,
-    check_flags,
     check_words,
     flags_first,
-    quote_folders,
+    quote_values,
     shows_info,
     use_config_dir,
-    value_of,
 )
 from adlight.runs.config import CONF, read_yaml
 from adlight.runs.files import append_traceback, rank
@@ -49,6 +48,7 @@ def run(task: Task, config_name: str, prepare: Callable[[list[str]], list[str]])
         config_name: file in conf/ to start from.
         prepare: rewrites the words of the command line before Hydra parses them.
     """
+    atexit.register(gc.freeze)  # at exit, Python would collect PyTorch's modules, for a second
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them
     filter_warnings()
     for stream in (sys.stdout, sys.stderr):  # file names may contain characters that the terminal cannot show
@@ -59,28 +59,12 @@ def run(task: Task, config_name: str, prepare: Callable[[list[str]], list[str]])
             print(read_yaml(CONF / f"{config_name}.yaml").hydra.help.template, end="", flush=True)
         return
     failures: list[str] = []
-    try:
-        _announce_imports(config_name)
-    except UserError as error:
-        sys.exit(_print_error(str(error)))
     program = hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")(_collect(task, failures))
     code = _run(program, prepare, failures)
     for line in failures:
-        _print_error(line, f"(process {rank()}) " if rank() else "")
+        print(f"error: {line}", file=sys.stderr, flush=True)
     if code := sweep.finish(2 if failures else code):
         sys.exit(code)
-
-
-def _print_error(line: str, prefix: str = "") -> int:
-    print(f"{prefix}error: {line}", file=sys.stderr, flush=True)
-    return 2
-
-
-def _announce_imports(program: str) -> None:
-    """Print a line before slow imports, unless the command only shows help or a config."""
-    is_graph = (value_of(sys.argv[1:], "run") or "").endswith(".onnx")  # needs no PyTorch
-    if rank() == 0 and "torch" not in sys.modules and not shows_info(sys.argv[1:]) and not is_graph:
-        print("reading runs ..." if program == "report" else "loading PyTorch ...", flush=True)
 
 
 def _collect(task: Task, failures: list[str]) -> Task:
@@ -92,10 +76,8 @@ def _collect(task: Task, failures: list[str]) -> Task:
             with finish_wandb():
                 return task(config)
         except Exception as error:
-            line = explain(error)
-            if line is None:
+            if (line := explain(error)) is None:
                 raise
-            record_failure(error)
             failures.append(line)
             return None
 
@@ -107,10 +89,11 @@ def _run(program: Callable[[], Any], prepare: Callable[[list[str]], list[str]], 
     try:
         if "TORCHELASTIC_RUN_ID" in os.environ:
             raise UserError("start it without torchrun: trainer=ddp starts the other processes itself")
+        if rank() == 0 and "torch" not in sys.modules and not shows_info(sys.argv[1:]):
+            print("loading ...", flush=True)  # imports take seconds
         if "LOCAL_RANK" not in os.environ:  # otherwise the words were prepared by the run's first process
-            check_flags(sys.argv[1:])
             check_words(sys.argv[1:])
-            words = quote_folders(use_config_dir(sys.argv[1:]))
+            words = quote_values(use_config_dir(sys.argv[1:]))
             sys.argv[1:] = flags_first(prepare(words) if HELP_FLAGS.isdisjoint(words) else without_sweep(words))
         with sigterm_as_keyboard_interrupt():
             program()
@@ -125,9 +108,7 @@ def _run(program: Callable[[], Any], prepare: Callable[[list[str]], list[str]], 
             print(f"stopped.{advice}", file=sys.stderr, flush=True)
         return 130
     except Exception as error:
-        record_failure(error)
-        line = explain(error)
-        if line is not None:
+        if (line := explain(error)) is not None:
             failures.append(line)
         elif not sweep.report_crash(error):
             raise
@@ -141,55 +122,48 @@ def _run(program: Callable[[], Any], prepare: Callable[[list[str]], list[str]], 
 
 @contextmanager
 def sigterm_as_keyboard_interrupt() -> Iterator[None]:
-    """Make SIGTERM (from `kill`, `timeout` or a shutdown) act as Ctrl-C does; a second SIGTERM kills this process.
+    """Make the first SIGTERM (from `kill`, `timeout` or a shutdown) act as Ctrl-C does.
 
-    Signals within a second count as one, as `timeout` and Slurm signal both a process and its group. Lightning calls
-    this handler after its own, which alone would wait for the next batch and exit with code 0.
+    Later ones are ignored, as `timeout` and Slurm signal both a process and its group. Lightning calls this handler
+    after its own, which alone would wait for the next batch and exit with code 0.
     """
-    first: float | None = None
+    is_stopping = False
 
     def interrupt(number: int, frame: Any) -> None:
-        nonlocal first
-        if first is None:
-            first = time.monotonic()
+        nonlocal is_stopping
+        if not is_stopping:
+            is_stopping = True
             raise KeyboardInterrupt
-        if time.monotonic() - first > 1:
-            os._exit(128 + number)
 
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:
-        if first is None:  # otherwise a second signal can still end a hanging clean-up
+        if not is_stopping:
             signal.signal(signal.SIGTERM, before)
 
 
-def run_logged(task: Task, config: DictConfig) -> Any:
-    """Run a task and copy its output, and the reason if it fails, to the log of its folder."""
-    log = RunFolder(HydraConfig.get().runtime.output_dir).log
-    with copy_output(log):
+def run_logged(task: Task, config: DictConfig, records: bool = False) -> Any:
+    """Run a task and copy its output, and the reason if it fails, to the log of its folder.
+
+    With `records`, also record in the run folder why the task failed; a resumed run that fails before it has saved
+    anything is left unchanged, except for the log, unless it is a job of a sweep.
+    """
+    run = RunFolder(HydraConfig.get().runtime.output_dir)
+    before, earlier = run.metadata_text(), run.failure()
+    with ExitStack() as afterwards, copy_output(run.log):
         try:
             return task(config)
         except Exception as error:
             with suppress(OSError):  # a full disk is reported on the terminal
                 log_line(f"error: {describe(error)}")
                 if explain(error) is None:
-                    append_traceback(log, error)
+                    append_traceback(run.log, error)
+                has_begun = not config.get("resume") or FOLDER_VARIABLE in os.environ or run.metadata_text() != before
+                if records and has_begun and run.failure() in (None, earlier):  # the first failing process counts
+                    run.write_failure(describe(error))
+                elif records and has_begun and rank() == 0 and explain(error) is None:
+                    # this process has only lost its connection to that one
+                    line = f"error: {run.failure()} (see {run.log})"
+                    afterwards.callback(lambda: print(line, file=sys.stderr, flush=True))  # when nothing is copied
             raise
-
-
-def run_recorded(task: Task, config: DictConfig) -> Any:
-    """Run a task as `run_logged` does, and record in its run folder why it failed.
-
-    A resumed run that fails before it has saved anything is left unchanged, except for the log.
-    """
-    run = RunFolder(HydraConfig.get().runtime.output_dir)
-    before = run.metadata_text()
-    try:
-        return run_logged(task, config)
-    except Exception as error:
-        with suppress(OSError):  # a full disk is reported on the terminal
-            has_begun = not config.get("resume") or run.metadata_text() != before
-            if has_begun and (rank() == 0 or run.failure() is None):  # the first failing process counts
-                run.write_failure(describe(error))
-        raise

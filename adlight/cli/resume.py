@@ -1,14 +1,12 @@
 """Resume a run, sweep, prediction or federation: advice with commands to paste into a shell."""
 
-import re
-import shlex
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from adlight.cli.errors import explain
-from adlight.cli.words import continue_in, quote, value_of
+from adlight.cli.words import continue_in, to_override, value_of
 from adlight.runs.config import difference
 from adlight.runs.exported import folder_of
 from adlight.runs.federation import FederationFolder
@@ -31,7 +29,7 @@ def resume_advice(run: RunFolder) -> str:
 
 def use_advice(run: RunFolder) -> str:
     """Describe how to use a trained detector."""
-    return f"use it: {command_line([], 'predict')} {_shell_word('run', run.path)} images=<file or folder>"
+    return f"use it: {command_line([to_override('run', run.path)], 'predict')} images=<file or folder>"
 
 
 def add_advice(error: UserError | OSError, run: RunFolder, is_trained: bool, is_job: bool) -> None:
@@ -53,8 +51,7 @@ def add_advice(error: UserError | OSError, run: RunFolder, is_trained: bool, is_
 
 def resume_sweep_command(sweep: SweepFolder) -> str:
     """Return the command that continues a sweep."""
-    command = command_line([*sweep.note()["words"], "resume_sweep=true"])
-    return f"{command} {_shell_word('hydra.sweep.dir', sweep.path)}"
+    return command_line([*sweep.note()["words"], "resume_sweep=true", to_override("hydra.sweep.dir", sweep.path)])
 
 
 def prediction_advice(folder: PredictionFolder, reason: str) -> str:
@@ -85,7 +82,7 @@ def resume_prediction(argv: list[str]) -> list[str]:
     before: Any = OmegaConf.to_container(folder.read_config())
     known = list(compose_config("predict", []))
     saved = [
-        quote(key, value) if isinstance(value, str) else f"{key}={value}"
+        to_override(key, value)
         for key, value in before.items()
         if key in known and key != "resume" and value is not None
     ]
@@ -105,9 +102,4 @@ def check_same_prediction(folder: PredictionFolder, config: DictConfig) -> None:
 
 
 def _resume_command(program: str, folder: Path) -> str:
-    return f"{command_line([], program)} {_shell_word('resume', folder)}"
-
-
-def _shell_word(key: str, path: Path) -> str:
-    is_plain = re.fullmatch(r"[\w./-]+", str(path), re.ASCII)
-    return f"{key}={path}" if is_plain else shlex.quote(quote(key, path))
+    return command_line([to_override("resume", folder)], program)

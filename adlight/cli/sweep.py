@@ -19,7 +19,7 @@ from adlight.runs.folder import RunFolder
 from adlight.runs.tables import OBJECTIVE, to_csv
 from adlight.types import UserError
 
-OWN_WORDS = ("resume_sweep=", "hydra.sweep.dir=", "hydra.output_subdir=", "hydra.job.config.override_dirname.")
+OWN_WORDS = ("resume_sweep=", "hydra.sweep.dir=", "hydra.output_subdir=")
 METRICS = ("auroc", "ap", "f1_max", "f1_calibrated", "pixel_auroc", "aupro")
 COLUMNS = ("job", "name", "status", OBJECTIVE, *METRICS, "epochs", "seconds", "error", "log", "overrides", "folder")
 
@@ -54,7 +54,7 @@ class SweepCallback(Callback):
 
 
 def check_launcher(config: DictConfig) -> None:
-    """Raise a UserError if the launcher cannot run this training; warn if it would run it badly."""
+    """Raise a UserError if Slurm cannot run this training."""
     choices, trainer = config.hydra.runtime.choices, config.trainer
     launcher = choices.get("hydra/launcher")
     if launcher == "slurm" and choices.get("trainer") == "slurm":  # it would ask the login node for its number of tasks
@@ -67,20 +67,6 @@ def check_launcher(config: DictConfig) -> None:
             f"trainer.devices={trainer.devices}: hydra/launcher=slurm starts one process per device and must know how "
             "many: trainer.devices=<number>"
         )
-    if launcher == "cores" and config.hydra.launcher.n_jobs in (0, None):
-        raise UserError("hydra.launcher.n_jobs must be the number of parallel jobs, or -1 for one per core")
-    if launcher == "cores" and trainer.accelerator != "cpu" and _count_gpus():
-        print(
-            "hydra/launcher=cores is for CPUs: all its jobs share the first GPU. Choose trainer=cpu, or "
-            "hydra/launcher=ray_local hydra.launcher.ray.remote.num_gpus=1",
-            flush=True,
-        )
-
-
-def _count_gpus() -> int:
-    import torch
-
-    return torch.cuda.device_count()
 
 
 def begin_sweep(sweep: SweepFolder, config: DictConfig) -> None:
@@ -98,9 +84,8 @@ def begin_sweep(sweep: SweepFolder, config: DictConfig) -> None:
         raise UserError(f"hydra.sweep.dir={sweep} holds no sweep to resume: name its folder, or leave out resume_sweep")
     words = [word for word in sys.argv[1:] if not word.startswith(OWN_WORDS)]
     overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
-    last = {override.key_or_group: override.is_sweep_override() for override in overrides}
-    varied = [key for key, is_varied in last.items() if is_varied]
-    varied += [key for key in config.hydra.sweeper.params or {} if key not in last]  # not fixed by the command line
+    varied = dict.fromkeys(map(str, config.hydra.sweeper.params or {}), True)
+    varied |= {override.key_or_group: override.is_sweep_override() for override in overrides}  # may fix one of these
     sweep.write_note(words, varied, comparable(config))
 
 
@@ -148,7 +133,7 @@ def finish(code: int | str | None) -> int | str | None:
     """Print the table of this process's sweep, if there is one. -> `code`, or 2 if a job is not finished."""
     global current
     sweep, current = current, None
-    if sweep is None:
+    if sweep is None or (code == 2 and sweep.remove_unused()):
         return code
     from adlight.reports.tables import by_job, print_table  # with pandas: not for --help
 

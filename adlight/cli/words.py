@@ -1,7 +1,10 @@
 """The words of a command line before Hydra parses them: flags, overrides and their quotes."""
 
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
@@ -18,7 +21,11 @@ MULTIRUN = ("-m", "--multirun")
 KNOWN_FLAGS = {*FLAGS_WITH_VALUES, *INFO_FLAGS, *MULTIRUN, "--resolve", "--run", "-r"}
 KNOWN_FLAGS -= {"--config-name", "-cn", "--config-path", "-cp"}  # they would select the config of another program
 PLACES = ("run", "runs", "images", "labels", "resume", "out", "ckpt", "run_dir", "hydra.run.dir", "hydra.sweep.dir")
-PATHS = ("root", "normal_dir", "abnormal_dir", "mask_dir", "test_normal_dir", "roi", "check", *PLACES)
+PATHS = ("root", "normal_dir", "abnormal_dir", "mask_dir", "test_normal_dir", "roi", *PLACES)
+TEXTS = ("run", "runs", "images", "labels", "root", "check", "save", "token", "out", "reference", "title")
+UNQUOTED = re.compile(  # text that needs no quotes and does not look like a number, bool or null
+    r"(?!(?:null|true|false|nan|inf)$)(?:[a-z_/]|\.\.?/)[\w/.-]*", re.ASCII | re.IGNORECASE
+)
 
 
 def mark_overrides(argv: Sequence[str]) -> list[tuple[str, bool]]:
@@ -43,24 +50,20 @@ def is_multirun(argv: Sequence[str]) -> bool:
 
 
 def check_words(argv: Sequence[str]) -> None:
-    """Raise a UserError for a word without a name, an empty path, or a config chosen by its path."""
-    for word in argv:
+    """Raise a UserError for an unknown flag, a word without a name, an empty path, or a config chosen by its path."""
+    for word, is_override in mark_overrides(argv):
         key, equals, value = word.partition("=")
+        if not is_override:
+            if word.startswith("-") and key not in KNOWN_FLAGS:
+                setting = f"{key.lstrip('-')}=<value>" if key.strip("-") else "<name>=<value>"
+                raise UserError(f"there is no flag {key}: settings have no dashes, such as {setting}")
+            continue
         if not key:
             raise UserError(f"{word!r} is not a setting: write <name>=<value>, such as model=retrieval")
         if value.startswith("../") and (CONF / key).is_dir():
             raise UserError(f"{word}: {key} is chosen by a name, such as {min((CONF / key).glob('[a-z]*.yaml')).stem}")
         if equals and key.lstrip("+") in PLACES and not value.strip("'\" "):
             raise UserError(f"{word} is empty: give {key}=<a path>, or leave it out")
-
-
-def check_flags(argv: Sequence[str]) -> None:
-    """Raise a UserError for an unknown flag, such as `--seed 1`, for which Hydra would only print its usage."""
-    for previous, word in zip(["", *argv], argv, strict=False):
-        flag = word.partition("=")[0]
-        if word.startswith("-") and previous not in FLAGS_WITH_VALUES and flag not in KNOWN_FLAGS:
-            setting = f"{flag.lstrip('-')}=<value>" if flag.strip("-") else "<name>=<value>"
-            raise UserError(f"there is no flag {flag}: settings have no dashes, such as {setting}")
 
 
 def value_of(argv: Sequence[str], key: str) -> str | None:
@@ -81,12 +84,7 @@ def require(argv: Sequence[str], key: str, example: str) -> str:
 def continue_in(argv: Sequence[str], folder: Path | str) -> list[str]:
     """Make a command continue in the folder of an earlier one, and keep the config that is stored there."""
     words = [word for word in argv if not word.startswith(("resume=", "hydra.run.dir="))]
-    return [*words, quote("resume", folder), quote("hydra.run.dir", folder), "hydra.output_subdir=null"]
-
-
-def quote(key: str, value: Path | str) -> str:
-    """Format an override whose value may contain any characters."""
-    return f"{key}={quote_value(value)}"
+    return [*words, to_override("resume", folder), to_override("hydra.run.dir", folder), "hydra.output_subdir=null"]
 
 
 def quote_value(value: Path | str) -> str:
@@ -94,23 +92,40 @@ def quote_value(value: Path | str) -> str:
     return QuotedString(str(value), Quote.single).with_quotes()
 
 
-def quote_values(argv: Sequence[str], *keys: str, lists: bool = False) -> list[str]:
-    """Quote the values of some keys unless they are quoted, null or (with `lists`) a list in brackets."""
-    words = []
-    for word in argv:
-        key, _, value = word.partition("=")
-        literal = value == "null" or value[:1] in ("'", '"') or (lists and value[:1] == "[")
-        words.append(quote(key, value) if key in keys and not literal else word)
-    return words
+def to_override(key: str, value: Any) -> str:
+    """Format a Python value as an override, with quotes if needed; raise a UserError if a config cannot hold it."""
+    return f"{key}={_format_value(key, value)}"
 
 
-def quote_folders(argv: Sequence[str]) -> list[str]:
-    """Quote paths that Hydra's grammar cannot parse or would parse as numbers, as in `dataset.root=Größe (1)`."""
+def _format_value(key: str, value: Any) -> str:
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:  # a NumPy or torch scalar
+        value = value.item()
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value) if math.isfinite(value) else str(value)
+    if isinstance(value, str | Path):
+        return str(value) if UNQUOTED.fullmatch(str(value)) else quote_value(value)
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{name}:{_format_value(key, item)}" for name, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(_format_value(key, item) for item in value) + "]"
+    kind = type(value).__name__
+    raise UserError(f"{key}: a value of type {kind} cannot be a setting: give text, numbers, None, lists or dicts")
+
+
+def quote_values(argv: Sequence[str]) -> list[str]:
+    """Quote texts, and paths that Hydra's grammar cannot parse or would parse as numbers: `dataset.root=Größe (1)`."""
     words = []
     for word, is_override in mark_overrides(argv):
         key, _, value = word.partition("=")
-        is_path = is_override and {key, key.rpartition(".")[2]} & set(PATHS) and value[:1] not in ("'", '"', "[", "")
-        words.append(quote(key, value) if is_path and not _reads_as_text(word) else word)
+        is_literal = value in ("", "null") or value[0] in "'\"" or (value[0] == "[" and value[-1] == "]")
+        is_path = not {key, key.rpartition(".")[2]}.isdisjoint(PATHS)
+        if is_override and not is_literal and (key in TEXTS or (is_path and not _reads_as_text(word))):
+            word = to_override(key, value)
+        words.append(word)
     return words
 
 

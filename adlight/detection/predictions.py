@@ -13,7 +13,16 @@ from adlight.data.roi import stack_contents
 from adlight.data.tiling import Canvas, Tiling
 from adlight.detection.regions import bounding_boxes, segment
 from adlight.metrics.thresholds import Calibration, Threshold
-from adlight.types import Prediction, ScoredImages, Scorer
+from adlight.types import Prediction, ScoredImages, Scorer, UserError
+
+
+def check_calibrated(calibration: Calibration) -> None:
+    """Raise a UserError if there are no thresholds; the message says how to get some."""
+    if not calibration.is_fitted:
+        raise UserError(
+            "no thresholds were calibrated for this model with these tiles, region of interest and overrides: adlight "
+            "evaluate calibrates them (dataset.tile, dataset.roi), or set threshold and pixel_threshold to numbers"
+        )
 
 
 def score_by_tiles(

@@ -55,9 +55,9 @@ class CSVLogger(Logger):
             self.rows.setdefault(epoch, {"epoch": epoch}).update(curve if step is None else {"step": step, **curve})
 
     @rank_zero_only
-    def write_row(self, epoch: int, metrics: Mapping[str, float]) -> None:
+    def write_row(self, epoch: int, step: int, metrics: Mapping[str, float]) -> None:
         """Write an epoch's metrics before its checkpoint is saved."""
-        self.log_metrics({"epoch": epoch, **metrics})
+        self.log_metrics({"epoch": epoch, **metrics}, step)
         self.save()
 
     @rank_zero_only

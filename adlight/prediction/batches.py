@@ -34,7 +34,12 @@ HIGHEST = 10  # number of images with the highest scores listed in the summary
 
 
 def load_detector(settings: Mapping[str, Any]) -> "Detector":
-    """Load a run's detector and apply the thresholds and region settings of `adlight.predict`."""
+    """Load a run's detector and apply the thresholds and region settings of `adlight.predict`.
+
+    Raises:
+        UserError: see `Detector.load`; or there are no thresholds.
+    """
+    from adlight.detection.predictions import check_calibrated
     from adlight.detector import Detector
 
     inputs = {name: settings[name] for name in ("roi", "tile", "overlap")}
@@ -42,6 +47,7 @@ def load_detector(settings: Mapping[str, Any]) -> "Detector":
     detector = Detector.load(run, ckpt, device, (), size, category, **inputs)
     override_attributes(detector, settings, "threshold", "pixel_threshold")
     override_attributes(detector.calibration, settings, "min_area", "closing")
+    check_calibrated(detector.calibration)  # before a folder is begun
     return detector
 
 
@@ -155,7 +161,8 @@ class Summary:
             table.add_row(Text(source), f"{threshold:.6g}", str(sum(counts)), str(counts[1]))
         Console().print(table)
         total = self.counts.total()
-        lines = [f"the {HIGHEST} most anomalous of {total} images:"] if total > HIGHEST else []
+        order = ", by score minus threshold" if len(thresholds) > 1 else ""
+        lines = [f"the {HIGHEST} most anomalous of {total} images{order}:"] if total > HIGHEST else []
         lines += [line for *_, line in sorted(self.highest, reverse=True)]
         lines += [f"skipped: {error}" for error in self.failed]
         if self.num_failed:
@@ -163,7 +170,8 @@ class Summary:
         lines.append(f"{total} image{'s' * (total != 1)}, {self.num_failed} skipped, {rate:.1f} images/s")
         lines.append(f"predictions: {folder.table}")
         if pictures:
+            lines.append(f"pictures: {', '.join(pictures)} in {folder.path}")
+        if {"maps", "panels"} & {*pictures}:
             scale = ", ".join(dict.fromkeys(f"{colour_ceiling(pixel):.3g}" for _, _, pixel in thresholds))
-            colours = f"colours from 0 to twice the pixel threshold: {scale}"
-            lines.append(f"pictures: {', '.join(pictures)} in {folder.path} ({colours})")
+            lines[-1] += f" (colours from 0 to twice the pixel threshold: {scale})"
         print(*lines, sep="\n")

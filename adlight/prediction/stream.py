@@ -64,6 +64,8 @@ class ImageStream:
             problem = f"no images in {self.place.absolute()}: looked for files with {', '.join(sorted(IMAGE_SUFFIXES))}"
             if not os.path.lexists(self.place) and not glob.has_magic(str(self.place)):
                 problem = f"{self.place.absolute()} does not exist"
+            elif folders := [] if self.is_folder else [*filter(os.path.isdir, glob.glob(str(self.place)))]:
+                problem += f" (it matches folders such as {folders[0]}: for the images in them, add /*)"
             raise UserError(f"{problem}; {folder.absolute()} holds {describe_folder(folder)}")
 
     def survey(self) -> Survey:

@@ -21,7 +21,6 @@ from adlight.reports.rows import (
 )
 from adlight.runs.find import find_runs
 from adlight.runs.folder import RunFolder
-from adlight.runs.hydra_folder import OlderRun
 from adlight.types import UserError
 
 READ_ERRORS = (ValueError, LookupError, TypeError, AttributeError, OSError)  # raised by damaged files
@@ -82,8 +81,6 @@ def collect(places: Sequence[str]) -> Runs:
     for run in find_runs(places):
         try:
             run_rows, table, run_defects = _read_run(run)
-        except OlderRun as error:
-            run_rows, table, run_defects = [status_row(run) | {"status": "of 0.1", "error": str(error)}], None, []
         except (UserError, *READ_ERRORS) as error:
             line = str(error) if isinstance(error, UserError) else f"{run}: {type(error).__name__}: {error}"
             row = status_row(run) | {"status": "damaged", "error": " ".join(line.split())}

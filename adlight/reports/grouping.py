@@ -63,11 +63,14 @@ def group_by_config(runs: pd.DataFrame, *ignored: str) -> dict[str, pd.DataFrame
     """Group finished runs whose settings agree except in the ignored columns. -> the groups by a distinctive label.
 
     Even if the settings that choose the images are ignored, a model for several categories is not grouped with models
-    for single or other categories: it is another model, not another seed.
+    for single or other categories: it is another model, not another seed. Of runs with the same settings, only the
+    newest is in a group, as a repetition is not another seed.
     """
     finished = runs[runs["status"] == "finished"]
     if finished.empty:
         return {}
+    is_repeated = config_key(finished.sort_values("started", kind="stable")).duplicated(keep="last")
+    finished = finished[~is_repeated.reindex(finished.index)]
     by_class = not set(ignored).isdisjoint(CLASS_KEYS)
     scope = finished["categories"].where(by_class & (finished["num_categories"] > 1), "")
     groupby = finished.assign(scope=scope).groupby([config_key(finished, *ignored), scope], sort=False)

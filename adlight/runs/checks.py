@@ -2,26 +2,26 @@
 
 import inspect
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
 from adlight.runs import schema
-from adlight.runs.programs import FederateSettings, TrainSettings, check_types, check_values
-from adlight.runs.targets import GROUPS, KINDS, check_factories, check_kind, find_target
+from adlight.runs.config import CONF, read_yaml
+from adlight.runs.programs import check_types, check_values
+from adlight.runs.targets import GROUPS, KEYWORDS, KINDS, check_factories, find_target
 from adlight.settings import is_checked, receiver_of
 from adlight.types import UserError, unknown_name
 
 INTERPOLATION = re.compile(r"\$\{(\w[\w.]*)\}")
-INSTANTIATION = {"_convert_": ("all", "none", "partial", "object"), "_recursive_": (True,)}  # keys of Hydra's own
 SUPPLIED = {"checkpoint": ("last",)}  # arguments that the program adds to a node's own
 
 
 def check_settings(config: DictConfig) -> None:
     """Raise a UserError for a setting of a training that is unknown, missing, of the wrong type or out of range."""
-    check_values(TrainSettings, config)
+    check_values(config)
     if config.get("dataset") is not None and config.dataset.get("keep_shape") == "auto":
         config = config.copy()
         config.dataset.keep_shape = False  # decided later, by the shapes of the images
@@ -39,11 +39,11 @@ def check_settings(config: DictConfig) -> None:
 
 def check_names(config: DictConfig) -> None:
     """Raise a UserError for a top-level setting that nothing reads, such as `+max_epochs=3`."""
-    known, text = {*TrainSettings.__annotations__, *KINDS, "hydra"}, OmegaConf.to_yaml(config)
-    known |= {*FederateSettings.__annotations__} if "sites" in config else set()
+    programs, text = ("train", "federate") if "sites" in config else ("train",), OmegaConf.to_yaml(config)
+    known = {*KINDS, *(str(name) for program in programs for name in read_yaml(CONF / f"{program}.yaml"))}
     for name in map(str, config):
         if name not in known and f"${{{name}" not in text:
-            raise UserError(f"{unknown_name('setting', name, sorted(known - {'hydra'}))}; nothing reads it")
+            raise UserError(f"{unknown_name('setting', name, sorted(known - {'defaults', 'hydra'}))}; nothing reads it")
 
 
 def check_node(node: DictConfig, supplied: Collection[str] = ()) -> None:
@@ -53,7 +53,6 @@ def check_node(node: DictConfig, supplied: Collection[str] = ()) -> None:
         node: a node with `_target_`, or a mapping of such nodes.
         supplied: arguments that the caller will add.
     """
-    check_kind(node)
     written, key = OmegaConf.to_container(node), str(node._get_full_key(None))
     try:
         values = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
@@ -78,66 +77,53 @@ def _check(values: Any, written: Any, key: str, supplied: Collection[str]) -> No
 def _check_call(node: Mapping[str, Any], written: Mapping[str, Any], key: str, supplied: Collection[str]) -> None:
     """Check a node's arguments, including those that its constructor passes on to one of its parts."""
     target = find_target(node, key)
-    for name, allowed in INSTANTIATION.items():
-        if (value := node.get(name, allowed[0])) not in allowed:
-            raise UserError(f"{key}.{name}={value} must be {' or '.join(map(str, allowed)).lower()}: leave it out")
+    if others := [name for name in node if name.startswith("_") and name not in KEYWORDS]:
+        raise UserError(f"{key}.{others[0]} does not exist here: leave it out")
+    arguments = {name: value for name, value in node.items() if not name.startswith("_")}
+    given, called = {*arguments, *supplied}, [target]
+    part = node.get(receiver) if (receiver := receiver_of(target)) else None
+    if isinstance(part, dict) and "_target_" in part:
+        called.append(find_target(part, f"{key}.{receiver}"))
+        given |= part.keys()
     try:
-        (names, _), receiver = _read_signature(target), receiver_of(target)
-    except Exception:  # the target has no signature
+        names, required = _read_signatures(called)
+    except Exception:  # a target has no signature
         return
 
     def full_name(argument: str) -> str:
         source = INTERPOLATION.fullmatch(str(written.get(argument)))
         return source[1] if source else f"{key}.{argument}"
 
-    arguments = {name: value for name, value in node.items() if not name.startswith("_")}
-    present = {*arguments, *supplied}
-    own = {name: value for name, value in arguments.items() if names is None or name in names or not receiver}
     if is_checked(target):
         check_factories(arguments, target, key)
+    if unknown := [name for name in arguments if names is not None and name not in names]:
+        parent = full_name(unknown[0]).rpartition(".")[0]
+        raise UserError(unknown_name(f"setting in {parent}", unknown[0], sorted(names or ())))
+    types = {name: kind for maker in reversed(called) for name, kind in schema.types_of(maker).items()}
+    check_types(types, {name: value for name, value in arguments.items() if not _is_unresolved(value)}, full_name)
     is_complete = not node.get("_partial_") and "_args_" not in node
-    _check_arguments(target, own, present if is_complete else None, full_name)
-    part = node.get(receiver) if receiver else None
-    if isinstance(part, dict) and "_target_" in part:
-        passed_on = {name: value for name, value in arguments.items() if name not in own}
-        part_target = find_target(part, f"{key}.{receiver}")
-        _check_arguments(part_target, passed_on, {*present, *part}, full_name, names or ())
+    if missing := [name for name in required if is_complete and name not in given]:
+        raise UserError(f"{full_name(missing[0])} must be given")
     if schema.is_optimizer(target):
         schema.try_optimizer(target, arguments, key)
 
 
-def _check_arguments(
-    target: Any,
-    values: Mapping[str, Any],
-    present: Collection[str] | None,
-    full_name: Callable[[str], str],
-    others: Collection[str] = (),
-) -> None:
-    """Check values against a target's signature.
+def _read_signatures(called: Sequence[Any]) -> tuple[set[str] | None, list[str]]:
+    """Read what a constructor takes, and the part to which it passes on all other arguments.
 
-    Args:
-        target: a class or function.
-        values: values of arguments, by name.
-        present: names of all arguments that it will receive; None if unknown.
-        full_name: returns the full name of the setting for an argument.
-        others: further names that are allowed in the node.
+    Returns:
+        The names of all arguments, None if any name is taken; and those that are required and whose types are known.
     """
-    names, required = _read_signature(target)
-    types = schema.types_of(target)
-    if unknown := [name for name in values if names is not None and name not in names]:
-        parent = full_name(unknown[0]).rpartition(".")[0]
-        raise UserError(unknown_name(f"setting in {parent}", unknown[0], sorted({*(names or ()), *others})))
-    check_types(types, {name: value for name, value in values.items() if not _is_unresolved(value)}, full_name)
-    if missing := [name for name in required if types and present is not None and name not in present]:
-        raise UserError(f"{full_name(missing[0])} must be given")
-
-
-def _read_signature(target: Any) -> tuple[list[str] | None, list[str]]:
-    """Return the names of a target's arguments, or None if it takes any, and the names of the required ones."""
-    parameters = inspect.signature(target).parameters.values()
-    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    takes_any = any(p.kind == p.VAR_KEYWORD for p in parameters) and not receiver_of(target)
-    return None if takes_any else [p.name for p in named], [p.name for p in named if p.default is p.empty]
+    names, required, takes_any = set[str](), list[str](), False
+    for target in called:
+        for parameter in inspect.signature(target).parameters.values():
+            if parameter.kind == parameter.VAR_KEYWORD:
+                takes_any |= target is called[-1]
+            elif parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+                names.add(parameter.name)
+                if parameter.default is parameter.empty and schema.types_of(target):
+                    required.append(parameter.name)
+    return None if takes_any else names, required
 
 
 def _is_unresolved(value: Any) -> bool:

@@ -45,12 +45,22 @@ def folder_of(run: str | Path) -> Path:
     return Path(run).parent if is_exported(run) else Path(run)
 
 
+def name_of(run: str | Path) -> str:
+    """Name a detector by its folder and, if that is a result of a run, by the run too: `<run>/evaluations/<time>`."""
+    from adlight.runs.hydra_folder import HydraFolder  # imports OmegaConf, which graphs do not need
+
+    folder = outermost = folder_of(run).resolve()
+    while len(outermost.parents) > 1 and HydraFolder(outermost.parents[1]).is_run:
+        outermost = outermost.parents[1]
+    return folder.relative_to(outermost.parent).as_posix()
+
+
 def weights_of(run: str | Path, ckpt: str | Path | None) -> Path:
     """Find the file that identifies a detector's weights: a run's checkpoint, an evaluation's changes, or the graph."""
     if is_exported(run):
         return Path(run)
-    from adlight.runs.evaluations import find_weights  # imports OmegaConf, which graphs do not need
-    from adlight.runs.folder import RunFolder
+    from adlight.runs.folder import RunFolder  # imports OmegaConf, which graphs do not need
+    from adlight.runs.restore import find_weights
 
     folder = RunFolder(run)
     path, changes = find_weights(folder, str(ckpt or folder.read_config().ckpt))

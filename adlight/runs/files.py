@@ -4,11 +4,15 @@ import json
 import os
 import traceback
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 from adlight.types import UserError
 
+ENCODING: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}  # keeps names' bytes
 PROCESS_NUMBERS = ("LOCAL_RANK", "SLURM_PROCID")  # environment variables of Lightning's ddp and of Slurm's srun
 
 
@@ -42,19 +46,25 @@ def read_number(variable: str) -> int:
 
 def write_atomically(path: Path, content: str | bytes) -> Path:
     """Write a file whole or not at all, creating its folder. -> its path."""
+    with open_whole(path) as file:
+        file.write(content) if isinstance(content, str) else file.buffer.write(content)
+    return path
+
+
+@contextmanager
+def open_whole(path: Path) -> Iterator[TextIOWrapper]:
+    """Open a text file that gets its name when it is complete; its folder is created."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")  # two machines may write the same file
     try:
-        if isinstance(content, str):
-            content = content.encode(errors="surrogateescape")  # keeps the bytes of file names
-        partial.write_bytes(content)
+        with partial.open("w", **ENCODING) as file:
+            yield file
         os.replace(partial, path)
     except OSError as error:
         error.filename = str(path)  # instead of the partial file or, on a full disk, no name at all
         raise
     finally:
         partial.unlink(missing_ok=True)
-    return path
 
 
 def write_json(path: Path, content: Any) -> None:

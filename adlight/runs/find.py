@@ -1,7 +1,7 @@
 """Find run folders and sweeps below a place, and refuse to write to a place that is in use.
 
 runs/<sweep>/
-    sweep.json         the words of the command, the keys that it varies, the config that all jobs start from
+    sweep.json         the words of the command, which keys it varies, the config that all jobs start from
     results.csv        one row per job, rewritten after each job
     study.db           Optuna's trials, if the sweep is a search
     sweep.log          why the launcher or the sweeper failed, if one did
@@ -12,6 +12,7 @@ import glob
 import json
 import os
 import re
+import shutil
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -54,13 +55,13 @@ class SweepFolder(Folder):
         """Whether the folder holds a sweep."""
         return (self.path / _NOTE).is_file()
 
-    def write_note(self, words: list[str], varied: list[str], config: dict[str, Any]) -> None:
-        """Record the words of a sweep's command, the keys that it varies, and the config that all jobs start from."""
-        write_json(self.path / _NOTE, {"words": words, "varied": varied, "config": config})
+    def write_note(self, words: list[str], keys: dict[str, bool], config: dict[str, Any]) -> None:
+        """Record the words of a sweep's command, the config that all jobs start from, and which keys it varies."""
+        write_json(self.path / _NOTE, {"words": words, "varied": keys, "config": config})
 
     def note(self) -> dict[str, Any]:
-        """Read the `words`, `varied` and `config` of the sweep."""
-        return json.loads((self.path / _NOTE).read_text())
+        """Read what `write_note` wrote; if there is no sweep yet, it has no keys."""
+        return json.loads((self.path / _NOTE).read_text()) if self.is_sweep else {"varied": {}}
 
     def jobs(self) -> list[RunFolder]:
         """List the jobs that have begun, in the order of their numbers."""
@@ -71,6 +72,13 @@ class SweepFolder(Folder):
     def write_table(self, text: str) -> None:
         """Write the table."""
         write_atomically(self.table_path, text)
+
+    def remove_unused(self) -> bool:
+        """Remove the folder if no job has begun, as after a mistyped setting. -> whether it was removed."""
+        if not {path.name for path in self.path.iterdir()} <= {*SWEEP_FILES, _LOCK}:
+            return False
+        shutil.rmtree(self.path, ignore_errors=True)
+        return True
 
     def lock(self) -> AbstractContextManager[None]:
         """Lock the table, so that each process that writes it has read all results written before."""

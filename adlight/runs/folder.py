@@ -49,7 +49,7 @@ class RunFolder(HydraFolder):
     Attributes:
         best_checkpoint: the weights of the best validation; none of these files need exist.
         last_checkpoint, stage_checkpoint: the full state of the last epoch, and of the stage before the detector.
-        calibrated_checkpoint: what an evaluation fitted anew, see evaluations.py.
+        calibrated_checkpoint: what an evaluation fitted anew, see restore.py.
         predictions_path: the table with one row per test image.
         panels, predictions_folder: the folders of the panels, and of predictions for new images.
         gallery: small pictures of test images.

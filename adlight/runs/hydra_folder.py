@@ -1,4 +1,4 @@
-"""The files that Hydra writes in every run's folder: `.hydra/config.yaml`, `hydra.yaml` and `overrides.yaml`."""
+"""The files that Hydra writes in every run's folder: `.hydra/config.yaml` and `hydra.yaml`."""
 
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -12,17 +12,12 @@ from omegaconf.errors import OmegaConfBaseException
 from adlight.runs.config import comparable, flatten, read_yaml
 from adlight.runs.files import write_atomically
 from adlight.runs.overrides import apply_overrides
-from adlight.runs.trust import check_choices, check_config, find_targets
+from adlight.runs.trust import check_choices, check_config
 from adlight.types import UserError, first_line
 
 SUBFOLDER = ".hydra"  # value of hydra.output_subdir
 _PLACES = {"evaluations", "predictions", "groups", "exports"}  # of a run, for results of other commands
 _NODES = {"model", "dataset", "calibration", "trainer"}  # of every run
-_ROOMS_OF_0_1 = tuple(f"adlight.{room}." for room in ("modules", "networks", "objectives", "scoring"))
-
-
-class OlderRun(UserError):
-    """A run of a version of adlight whose runs can no longer be read."""
 
 
 class HydraFolder:
@@ -49,7 +44,7 @@ class HydraFolder:
         """Read the composed config, check that it can be trusted, and apply overrides.
 
         Raises:
-            UserError: this is not a run folder, the run is one of adlight 0.1, or its config is not trusted.
+            UserError: this is not a run folder, or its config is not trusted.
         """
         config = self.read_config()
         check_config(config, self.config_path)
@@ -62,11 +57,8 @@ class HydraFolder:
         return choices
 
     def read_config(self) -> DictConfig:
-        """Read the composed config unchecked; raise a UserError if there is none, or if adlight 0.1 wrote it."""
-        config = self._read_yaml("config")
-        if any(str(target).startswith(_ROOMS_OF_0_1) for target in find_targets(config).values()):
-            raise OlderRun(f"{self} is a run of adlight 0.1: evaluate it with that version (0.1.0), or train it again")
-        return config
+        """Read the composed config unchecked; raise a UserError if there is none."""
+        return self._read_yaml("config")
 
     def read_training(self) -> DictConfig:
         """Read the composed config of a training unchecked; raise a UserError for any other command's."""
@@ -74,7 +66,7 @@ class HydraFolder:
         if "sites" in config:
             raise UserError(f"{self} is a federation: name the run of one of its sites, such as those in {self}/sites")
         if missing := [name for name in sorted(_NODES) if name not in config]:
-            other = "is of a prediction, or of an unfinished or older evaluation: name the run"
+            other = "is of a prediction, or of an unfinished evaluation: name the run"
             raise UserError(f"{self.config_path} {other if 'run' in config else 'is damaged'} (it has no {missing[0]})")
         return config
 
@@ -111,22 +103,9 @@ class HydraFolder:
         """Write the composed config, which makes this a run folder."""
         write_atomically(self.config_path, OmegaConf.to_yaml(config))
 
-    def write_like(self, source: "HydraFolder", config: DictConfig) -> None:
-        """Write the config of a run that is derived from `source`, and copy the choices of `source`."""
-        write_atomically(self._hydra_file("hydra"), source._hydra_file("hydra").read_bytes())
-        self.write_config(config)
-
     def write_composed(self, config: DictConfig, choices: dict[str, Any]) -> None:
-        """Write a run's config and choices, in place of those that Hydra may have written for the command."""
+        """Write a run's config and choices, instead of those that Hydra may have written for the command."""
         write_atomically(self._hydra_file("hydra"), OmegaConf.to_yaml({"hydra": {"runtime": {"choices": choices}}}))
-        self.write_config(config)
-
-    def write_hydra_files(self, config: DictConfig) -> None:
-        """Write all files that Hydra would write in the folder of the present run."""
-        from hydra.core.hydra_config import HydraConfig
-
-        write_atomically(self._hydra_file("hydra"), OmegaConf.to_yaml(HydraConfig.instance().cfg))
-        write_atomically(self._hydra_file("overrides"), OmegaConf.to_yaml(HydraConfig.get().overrides.task))
         self.write_config(config)
 
     def _hydra_file(self, name: str) -> Path:
@@ -135,6 +114,8 @@ class HydraFolder:
     def _read_yaml(self, name: str) -> DictConfig:
         path = self._hydra_file(name)
         if not path.is_file():
+            if self.path.is_file():
+                raise UserError(f"{self} is a file, not a run folder (predict, serve and Detector.load accept a graph)")
             others = [str(place.parent) for place in self.path.parent.glob(f"*/{SUBFOLDER}")]
             hint = "".join(f"; did you mean {name}?" for name in get_close_matches(str(self), others, 1))
             raise UserError(f"{self} is not a run folder (missing {path}){hint}")

@@ -145,7 +145,7 @@ def write_learned(
     """Write a detector that was learned from a run; the config, which makes the folder a run, is written last."""
     write_checkpoint(folder.best_checkpoint, {"state_dict": state})
     folder.begin(metadata)
-    folder.write_like(run, config)
+    folder.write_composed(config, run.choices())
 
 
 def source_run(run: RunFolder) -> RunFolder:

@@ -2,76 +2,64 @@
 
 import re
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 from adlight.runs.files import rank
 
+HEIGHT = 8  # most lines of progress bars, which are drawn over while the cursor is hidden
 _CURSOR = re.compile(r"(\r?\n|\r|\x1b\[\d*A|\x1b\[\?25[lh])")  # line ends; moves back and up; hides and shows
 _STYLES = re.compile(r"\x1b\[(?!\d*A|\?25[lh])[0-9;?]*[A-Za-z]")  # colours, styles and erasing
-_HIDE, _SHOW = "\x1b[?25l", "\x1b[?25h"  # the cursor
-_open_logs: list[TextIO] = []  # innermost last
+_open_logs: list["_Log"] = []  # innermost last
 
 
-class _Screen:
-    """The last lines of a terminal, which may still be overwritten; progress bars hide the cursor."""
+class _Log:
+    """A file with the lines of a terminal; the last lines are held back while they may still be overwritten."""
 
-    def __init__(self) -> None:
-        self._lines, self._moved_back, self._hidden = [""], False, False
+    def __init__(self, path: Path) -> None:
+        self.file = path.open("a", encoding="utf-8", errors="backslashreplace")
+        self.lines, self.is_hidden = [""], False
 
-    def show(self, text: str) -> str:
-        """Process output to the terminal. -> the lines that can no longer be overwritten."""
-        final = list[str]()
+    def show(self, text: str) -> None:
+        """Process output to the terminal."""
         for part in _CURSOR.split(_STYLES.sub("", text)):
             if part.endswith("\n"):
-                self._lines.append("")
-            elif part in (_HIDE, _SHOW):
-                self._hidden = part == _HIDE
+                self.lines.append("")
+            elif part.startswith("\x1b[?25"):
+                self.is_hidden = part.endswith("l")
             elif _CURSOR.fullmatch(part):
                 rows = 0 if part == "\r" else int(part[2:-1] or 1)
-                del self._lines[max(1, len(self._lines) - rows) :]
-                self._lines[-1], self._moved_back = "", True
-            elif part:
-                if self._moved_back:  # the lines above stay
-                    final += self._pop_lines()
-                self._lines[-1] += part
-        return _join(final if self._hidden else final + self._pop_lines())
+                del self.lines[max(1, len(self.lines) - rows) :]
+                self.lines[-1] = ""
+            else:
+                self.lines[-1] += part
+        kept = HEIGHT if self.is_hidden else 1
+        self.write(*self.lines[:-kept])
+        del self.lines[:-kept]
 
-    def end(self) -> str:
-        """Return the remaining lines."""
-        return _join(line for line in [*self._pop_lines(), *self._lines] if line)
+    def write(self, *lines: str) -> None:
+        """Write lines; on a full disk they are lost, which is reported when results cannot be written."""
+        with suppress(OSError, ValueError):  # a stream may be used after the log is closed
+            self.file.writelines(f"{line}\n" for line in lines)
+            self.file.flush()
 
-    def _pop_lines(self) -> list[str]:
-        *final, last = self._lines
-        self._lines, self._moved_back = [last], False
-        return final
-
-
-def _join(lines: Iterable[str]) -> str:
-    return "".join(f"{line}\n" for line in lines)
+    def close(self) -> None:
+        self.write(*filter(None, self.lines))
+        with suppress(OSError):  # closing flushes once more
+            self.file.close()
 
 
 class _Copy:
     """A stream that also writes to a log; in all other respects it behaves like the original."""
 
-    def __init__(self, stream: TextIO, log: TextIO) -> None:
-        self._stream, self._log, self._screen = stream, log, _Screen()
+    def __init__(self, stream: TextIO, log: _Log) -> None:
+        self._stream, self._log = stream, log
 
     def write(self, text: str) -> int:
-        with suppress(OSError):  # a full disk is reported when results cannot be written
-            self._log.write(self._screen.show(text))
+        self._log.show(text)
         return self._stream.write(text)
-
-    def end(self) -> None:
-        with suppress(OSError):
-            self._log.write(self._screen.end())
-
-    def flush(self) -> None:
-        with suppress(OSError):
-            self._log.flush()
-        self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -80,27 +68,20 @@ class _Copy:
 @contextmanager
 def copy_output(path: Path) -> Iterator[None]:
     """Append the output of this process to a log, if it is the run's first process."""
-    with ExitStack() as stack:
-        if rank() == 0:
-            log = path.open("a", encoding="utf-8", errors="backslashreplace")
-            stack.callback(_close, log)
-            for stream, redirect in ((sys.stdout, redirect_stdout), (sys.stderr, redirect_stderr)):
-                copy = _Copy(stream, log)
-                stack.callback(copy.end)
-                stack.enter_context(redirect(copy))
-            _open_logs.append(log)
-            stack.callback(_open_logs.pop)
+    if rank() != 0:
         yield
+        return
+    log = _Log(path)
+    _open_logs.append(log)
+    try:
+        with redirect_stdout(_Copy(sys.stdout, log)), redirect_stderr(_Copy(sys.stderr, log)):
+            yield
+    finally:
+        _open_logs.pop()
+        log.close()
 
 
 def log_line(line: str) -> None:
     """Write a line to the log only, as the terminal shows a progress bar instead."""
-    with suppress(OSError):
-        for log in _open_logs[-1:]:
-            log.write(line + "\n")
-            log.flush()
-
-
-def _close(log: TextIO) -> None:
-    with suppress(OSError):  # closing flushes once more
-        log.close()
+    for log in _open_logs[-1:]:
+        log.write(line)

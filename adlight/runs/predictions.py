@@ -12,23 +12,21 @@
 import csv
 import datetime
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
+from adlight.runs.files import ENCODING, open_whole
 from adlight.runs.hydra_folder import HydraFolder
-from adlight.runs.parts import PartFolder
+from adlight.runs.subfolders import PartFolder
 from adlight.runs.tables import COLUMNS, prediction_cells
 from adlight.runs.weights import hash_file
 from adlight.types import UserError
 
 _FOLDER, _TABLE, _LINES, _REGIONS = "predictions", "predictions.csv", "predictions.jsonl", "regions.json"
 _UNREADABLE, _JOURNAL, _PARTS = "unreadable.csv", "predictions.part", "parts"
-_ENCODING: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}  # keeps names' bytes
 _DATE = re.compile(r"(\d{4})(\d\d)(\d\d)-\d{6}")  # the beginning of a folder's name
 CATEGORY = {"id": 1, "name": "anomaly"}  # COCO's
 
@@ -89,7 +87,7 @@ class PredictionFolder(HydraFolder):
 
     def entries(self) -> Iterator[Entry]:
         """Read the entries, one at a time."""
-        with self._journal.open(**_ENCODING) as file:
+        with self._journal.open(**ENCODING) as file:
             next(file)
             yield from map(json.loads, file)
         yield from self.parts.entries()
@@ -103,15 +101,15 @@ class PredictionFolder(HydraFolder):
 
     def add(self, entries: Iterable[Entry]) -> None:
         """Append entries."""
-        with self._journal.open("a", **_ENCODING) as file:
+        with self._journal.open("a", **ENCODING) as file:
             file.write("".join(json.dumps(entry) + "\n" for entry in entries))
 
     def finish(self) -> None:
         """Write the tables from the entries; the last one, by its presence, marks a finished command."""
-        with _open_whole(self.path / _LINES) as file:
+        with open_whole(self.path / _LINES) as file:
             for entry in self._predicted():
                 print(json.dumps({name: entry[name] for name in ("path", *COLUMNS)}), file=file)
-        with _open_whole(self.path / _REGIONS) as file:
+        with open_whole(self.path / _REGIONS) as file:
             file.write(f'{{"categories": {json.dumps([CATEGORY])},\n"images": [')
             _write_list(file, (_coco_image(*numbered) for numbered in enumerate(self._predicted(), 1)))
             file.write('],\n"annotations": [')
@@ -119,10 +117,10 @@ class PredictionFolder(HydraFolder):
             file.write("]}\n")
         failed = ((entry["path"], entry["error"]) for entry in self.entries() if "error" in entry)
         if (first := next(failed, None)) is not None:
-            with _open_whole(self.unreadable) as file:
+            with open_whole(self.unreadable) as file:
                 csv.writer(file).writerows([("path", "error"), first])
                 csv.writer(file).writerows(failed)
-        with _open_whole(self.table) as file:
+        with open_whole(self.table) as file:
             csv.writer(file).writerow(("path", *COLUMNS))
             csv.writer(file).writerows((entry["path"], *prediction_cells(entry)) for entry in self._predicted())
         self._journal.unlink()
@@ -145,15 +143,6 @@ def _coco_image(number: int, entry: Entry) -> Entry:
 def _write_list(file: IO[str], items: Iterable[Entry]) -> None:
     for i, item in enumerate(items):
         file.write((",\n" if i else "\n") + json.dumps(item))
-
-
-@contextmanager
-def _open_whole(path: Path) -> Iterator[IO[str]]:
-    """Open a file that gets its name when it is complete."""
-    partial = path.with_name(f".{path.name}.part")
-    with partial.open("w", **_ENCODING) as file:
-        yield file
-    os.replace(partial, path)
 
 
 def prediction_tables(run: Path) -> list[tuple[datetime.date, Path]]:

@@ -1,5 +1,6 @@
 """The provenance of a result: command, seed, commit, versions and machine."""
 
+import json
 import os
 import platform
 import shlex
@@ -8,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
+from os.path import abspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +17,14 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from adlight import __version__
+from adlight.runs.config import instantiate_node
+from adlight.runs.folder import RunFolder
+from adlight.types import UserError
 
 if TYPE_CHECKING:  # torch takes seconds: not for --help
     import pytorch_lightning as pl
+
+    from adlight.data.datamodule import AnomalyDataModule
 
 PACKAGES = (
     *("torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core", "lpips", "numpy", "timm"),
@@ -43,6 +50,15 @@ def command() -> str:
     """Return the command that repeats this run in a folder of its own."""
     words = [word for word in sys.argv[1:] if not word.startswith(FOLDERS)]
     return command_line(words, HydraConfig.get().job.name.partition("_")[0])  # train_ddp_process_1
+
+
+def resumed_command(run: RunFolder) -> str | None:
+    """Return the command that repeats a resumed run from its start; None if `run.json` does not hold the first one."""
+    try:
+        first = json.loads(run.metadata_text() or "")["command"]
+    except (ValueError, LookupError, TypeError):
+        return None
+    return " ".join([first, *map(shlex.quote, (w for w in HydraConfig.get().overrides.task if w[:7] != "resume="))])
 
 
 def command_line(words: Sequence[str], program: str = "train") -> str:
@@ -75,3 +91,24 @@ def log_config(trainer: "pl.Trainer", config: DictConfig) -> None:
     """Pass the whole config, with interpolations resolved, to the loggers."""
     for logger in trainer.loggers:
         logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+
+
+def describe_trained(run: RunFolder, data: "AnomalyDataModule") -> list[str]:
+    """Describe normal images of an evaluation on which the run was trained: they look more normal than new ones.
+
+    Another `val_fraction`, seed or folder of normal images splits the images anew.
+    """
+    from adlight.data.splits import split_normals
+
+    try:
+        own = instantiate_node(run.config().dataset)
+        trained = {abspath(record.path) for record in split_normals(own.source.train(), own.val_fraction, own.seed)[0]}
+    except UserError:  # the run's images are no longer there
+        return []
+    lines = []
+    for split, use in (("val", "calibrated on"), ("test", "tested")):
+        normals = [abspath(record.path) in trained for record in data.datasets[split].records if not record.label]
+        if any(normals):
+            count = f"{sum(normals)} of {len(normals)} normal images {use}"
+            lines.append(f"{count} are training images of {run}: new images may score higher")
+    return lines

@@ -11,7 +11,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from adlight.runs.config import CONF, INPUT_KEYS, drop_objective, require_nodes
-from adlight.runs.evaluations import find_weights
 from adlight.runs.folder import RunFolder
 from adlight.runs.overrides import changes_scores, explain_config
 from adlight.runs.targets import KEYWORDS, build
@@ -63,7 +62,7 @@ def restore(
     tested = settings.pop("ckpt")
     path, changes = find_weights(folder, str(ckpt or tested))
     load_weights(module, path, changes=changes)
-    run_tiles = settings["tile"], settings["overlap"]
+    run_tiles, had_roi = (settings["tile"], settings["overlap"]), settings["roi"] is not None
     settings |= {name: value for name, value in inputs.items() if value is not None}
     tiles = settings.pop("tile"), settings.pop("overlap")
     if inputs.get("overlap") is not None and tiles[0] is None:
@@ -72,7 +71,9 @@ def restore(
         settings["tiling"] = make_tiling(*tiles, settings["image_size"])
     except ValueError as error:
         raise UserError(str(error)) from error
-    return module, settings, not changes_scores(overrides) and tiles == run_tiles
+    # the border of a region is an anomaly for a model that has never seen one
+    same_inputs = tiles == run_tiles and (had_roi or settings["roi"] is None)
+    return module, settings, same_inputs and not changes_scores(overrides)
 
 
 def build_module(run: RunFolder, overrides: Sequence[str] = ()) -> tuple["AnomalyDetector", dict[str, Any]]:
@@ -154,3 +155,31 @@ def frozen_config(run: RunFolder, device: str = "auto", root: str | None = None)
     config.logger = config.callbacks = None
     config.trainer.update({**ONE_DEVICE, "accelerator": device})
     return config
+
+
+def find_weights(folder: RunFolder, ckpt: str) -> tuple[Path, Path | None]:
+    """Find the weights of a run or evaluation. -> the run's checkpoint, and what the evaluation fitted anew.
+
+    The folder of an evaluation has the run's config with the evaluation's changes and `run`, and a checkpoint with
+    thresholds, tensors that differ from the run's checkpoint, and that checkpoint's hash.
+
+    Raises:
+        UserError: one of them is missing, or the evaluation's thresholds are for another checkpoint than `ckpt`.
+    """
+    config = folder.read_training()
+    if "run" not in config:
+        return folder.checkpoint(ckpt), None
+    run = RunFolder(folder.evaluated(config).path)
+    if ckpt != config.ckpt:
+        raise UserError(f"ckpt={ckpt}: the thresholds of {folder} are for ckpt={config.ckpt}: leave ckpt out")
+    if not folder.calibrated_checkpoint.is_file():
+        raise UserError(f"{folder.calibrated_checkpoint} does not exist: evaluate {run} again")
+    if not run.is_run:
+        raise UserError(f"{folder} is an evaluation of {run}, whose weights it needs, but there is no run")
+    return run.checkpoint(ckpt), folder.calibrated_checkpoint
+
+
+def require_run(folder: RunFolder) -> None:
+    """Raise a UserError if a folder is not a run but an evaluation or prediction of one, or no run at all."""
+    if "run" in (config := folder.read_config()):
+        raise UserError(f"{folder} is not a run but belongs to {folder.evaluated(config)}: name that")

@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypedDict
 
@@ -30,30 +29,9 @@ def _known(kind: str, *names: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _device_numbers(devices: str) -> str:
-    if not re.fullmatch(r"auto|-1|\d+(,\d+)*", devices):
-        raise ValueError("be a number of devices, their numbers or auto")
-    return devices
-
-
-def _distinct(devices: list[int]) -> list[int]:
-    if len(set(devices)) < len(devices):
-        raise ValueError("be a list of different devices")
-    return devices
-
-
-def _set_by_groups(value: Any) -> Any:
-    raise ValueError("be left out, as the groups callbacks, logger and checkpoint are for that")
-
-
 Batches = PositiveInt | PositiveShare  # a number of batches, or a fraction of them
-Devices = (
-    PositiveInt
-    | Literal[-1]
-    | Annotated[str, AfterValidator(_device_numbers)]
-    | Annotated[list[NonNegativeInt], Field(min_length=1), AfterValidator(_distinct)]
-)
-SetByGroups = Annotated[Any, AfterValidator(_set_by_groups)]
+DeviceNumbers = Annotated[str, Field(pattern=r"^(auto|-1|\d+(,\d+)*)$")]
+Devices = PositiveInt | Literal[-1] | DeviceNumbers | Annotated[list[NonNegativeInt], Field(min_length=1)]
 
 
 class TrainerSettings(TypedDict, total=False):
@@ -69,9 +47,9 @@ class TrainerSettings(TypedDict, total=False):
     min_epochs: NonNegativeInt | None
     max_steps: Literal[-1]  # a part of an epoch has no validation
     overfit_batches: Literal[0]  # it validates on training images
-    logger: SetByGroups
-    callbacks: SetByGroups
-    enable_checkpointing: SetByGroups
+    logger: None  # the groups of the same names and `checkpoint` are for these
+    callbacks: None
+    enable_checkpointing: None
     check_val_every_n_epoch: PositiveInt | None
     val_check_interval: Batches | None
     gradient_clip_val: NonNegativeFloat | None
@@ -95,15 +73,8 @@ class OptimizerSettings(TypedDict, total=False):
     eps: NonNegativeFloat
     weight_decay: NonNegativeFloat
     momentum: Decay
-    dampening: NonNegativeFloat
-    alpha: Decay
     nesterov: bool
-    amsgrad: bool
     maximize: Literal[False]  # losses are minimized
-    capturable: bool
-    differentiable: bool
-    foreach: bool | None
-    fused: bool | None
 
 
 def is_optimizer(target: Any) -> bool:

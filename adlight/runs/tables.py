@@ -3,9 +3,8 @@
 import csv
 import io
 import math
-import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +22,8 @@ OBJECTIVE = "val/auroc"  # the metric for choosing among runs, which must not co
 _CALIBRATION = "calibration.csv"
 COLUMNS = ("score", "threshold", "anomalous", "threshold_source", "pixel_threshold", "area", "boxes")
 PREDICTIONS = ("path", "category", "defect", "label", *COLUMNS)
+NUMBERS = ("epochs", "generator_steps", "seconds", "threshold", "pixel_threshold")  # of a whole run
 DEFECTS = ("category", "defect", "normal", "anomalous", "auroc", "ap", "recall_calibrated")
-NUMBERS = ("epochs", "generator_steps", "seconds", "threshold", "pixel_threshold")  # numbers that are not metrics
-_FRACTION = re.compile(r"(val/|pixel_)?(auroc|ap|aupro|f1_(?!\w*threshold)\w+|precision|recall)(_lower|_upper)?")
 
 
 def to_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -56,19 +54,11 @@ def parse_boxes(text: str) -> list[Box]:
     return [(left, top, right, bottom) for left, top, right, bottom in numbers]
 
 
-_PARSERS: dict[str, Callable[[str], Any]] = {  # for columns that may be missing in tables of version 0.1
-    "anomalous": lambda text: bool(int(text)),
-    "pixel_threshold": float,
-    "area": float,
-    "boxes": parse_boxes,
-}
-
-
 def read_predictions(path: Path) -> "DataFrame":
     """Read the table of test images, with parsed numbers and boxes; raise a UserError if it is damaged."""
     import pandas
 
-    types = {"category": str, "label": int, "score": float, "threshold": float}
+    types = {"label": int, "anomalous": int, **dict.fromkeys(("score", "threshold", "pixel_threshold", "area"), float)}
     try:
         table = pandas.read_csv(path, dtype=str, keep_default_na=False, encoding_errors="surrogateescape").astype(types)
         for name in ("score", "threshold", "label"):
@@ -76,8 +66,7 @@ def read_predictions(path: Path) -> "DataFrame":
             is_valid = column.isin((0, 1)) if name == "label" else column.abs() < math.inf  # False for NaN
             if len(wrong := table.index[~is_valid]):
                 raise ValueError(f"{name} is {column[wrong[0]]} in line {wrong[0] + 2}")
-        for name in set(_PARSERS) & set(table):
-            table[name] = table[name].map(_PARSERS[name])
+        table["anomalous"], table["boxes"] = table["anomalous"].astype(bool), table["boxes"].map(parse_boxes)
     except (ValueError, LookupError, OSError) as error:
         line = " ".join(str(error).split())
         raise UserError(f"{path} is damaged ({type(error).__name__}: {line})") from error
@@ -109,18 +98,9 @@ def read_calibration(run: Path) -> dict[str, list[float]]:
 
 def check_results(content: dict[str, Any]) -> None:
     """Raise a ValueError, LookupError, AttributeError or TypeError if JSON is not what `Results.as_dict` returns."""
-    tables = {f"defects of {name}": defects for name, defects in (content.get("defects") or {}).items()}
-    tables = {f"{name}, {defect}": table for name, defects in tables.items() for defect, table in defects.items()}
-    tables |= content["categories"] | {name: content.get(name) or {} for name in ("pooled", "validation")}
-    if not all(isinstance(table, dict) for table in tables.values()):
-        raise ValueError("a table is missing in it")
-    metrics = {name for table in content["categories"].values() for name in table} | set(NUMBERS)
-    tables["the mean"] = {name: value for name, value in content.items() if name in metrics}
-    for name, table in tables.items():
-        for metric, value in table.items():
-            if value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise ValueError(f"{metric} of {name} is {value!r}, which is not a number")
-            if value < 0 or value > 1 if _FRACTION.fullmatch(metric) else math.isinf(value):
-                raise ValueError(f"{metric} of {name} is {value!r}, which is out of range")
+    tables = [*content["categories"].values(), *(content.get(name) or {} for name in ("pooled", "validation"))]
+    tables.append({name: content.get(name) for name in NUMBERS})
+    tables += [table for defects in (content.get("defects") or {}).values() for table in defects.values()]
+    for name, value in (item for table in tables for item in table.items()):
+        if not isinstance(value, int | float | None):
+            raise ValueError(f"{name} is {value!r}, which is not a number")

@@ -21,7 +21,7 @@ KINDS = {  # required class of the objects that a training's nodes make
     "trainer": "pytorch_lightning.Trainer",
 }
 GROUPS = ("callbacks", "logger")  # each holds any number of nodes
-KEYWORDS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")  # of Hydra's nodes
+KEYWORDS = ("_target_", "_partial_", "_args_")  # of nodes, as in Hydra
 
 
 def find_target(node: Any, key: str) -> Any:
@@ -35,18 +35,6 @@ def find_target(node: Any, key: str) -> Any:
     if not callable(target):
         raise UserError(f"{key}._target_={name} is neither a class nor a function")
     return target
-
-
-def check_kind(node: DictConfig) -> None:
-    """Raise a UserError if a training's node will not make the required kind of object."""
-    if (kind := _required_kind(node)) is not None and "_target_" in node:
-        key = str(node._get_full_key(None))
-        target = find_target(node, key)
-        _check_result(target, resolve_name(kind), node, key)
-        if inspect.isbuiltin(target):  # has no annotations, and no builtin makes these kinds
-            raise UserError(f"{key}._target_={node['_target_']} makes no {kind}, which is needed there")
-        if node.get("_partial_"):
-            raise UserError(f"{key}._partial_=true makes no {kind}: leave it out")
 
 
 def check_factories(values: dict[str, Any], constructor: Any, key: str) -> None:
@@ -70,15 +58,20 @@ def check_factories(values: dict[str, Any], constructor: Any, key: str) -> None:
         else:
             nodes = {f"{key}.{name}.{part}": node for part, node in argument.items()}
         for place, node in nodes.items():
-            if isinstance(node, dict) and "_target_" in node:
-                _check_result(find_target(node, place), kind, node, place)
-                if not node.get("_partial_"):
-                    raise UserError(f"{place}._partial_ must be true: it is called later, with more arguments")
+            if not isinstance(node, dict) or "_target_" not in node:
+                continue
+            made = find_target(node, place)
+            if inspect.isclass(made) and not issubclass(made, kind):
+                needed = f"{kind.__module__}.{kind.__qualname__}"
+                raise UserError(f"{place}._target_={node['_target_']} makes no {needed}, which is needed there")
+            if not node.get("_partial_"):
+                raise UserError(f"{place}._partial_ must be true: it is called later, with more arguments")
 
 
 def check_made(node: DictConfig, made: Any) -> Any:
     """Return the object that a training's node has made; raise a UserError if it is not of the required kind."""
-    kind = _required_kind(node)
+    name, *below = str(node._get_full_key(None)).split(".")
+    kind = KINDS.get(name) if len(below) == (name in GROUPS) else None  # otherwise it is part of another node
     if kind is not None and not isinstance(made, resolve_name(kind)):
         source = f"{node._get_full_key('_target_')}={node._target_}"
         raise UserError(f"{source} makes a {type(made).__name__}, but a {kind} is needed there")
@@ -127,29 +120,9 @@ def explain_refusal(error: BaseException, key: str) -> str | None:
     return line if not key else f"{key}.{line}" if re.match(r"\w+=", line) else f"{key}: {line}"
 
 
-def _check_result(target: Any, kind: type, node: Any, key: str) -> None:
-    made = target if inspect.isclass(target) else _return_type(target)
-    if inspect.isclass(made) and not issubclass(made, kind):
-        needed = f"{kind.__module__}.{kind.__qualname__}"
-        raise UserError(f"{key}._target_={node['_target_']} makes no {needed}, which is needed there")
-
-
-def _return_type(function: Any) -> Any:
-    try:
-        return get_type_hints(function).get("return")
-    except Exception:  # the annotations cannot be evaluated
-        return None
-
-
 def _factory_result(annotation: Any) -> type | None:
     """Return X for an annotation that contains `Callable[..., X]`."""
     if get_origin(annotation) is Callable:
         made = get_args(annotation)[1]
         return made if inspect.isclass(made) else None
     return next((kind for part in get_args(annotation) if (kind := _factory_result(part)) is not None), None)
-
-
-def _required_kind(node: DictConfig) -> str | None:
-    """Return the class that a node must make, by its place in the config; None if it is part of another node."""
-    name, *below = str(node._get_full_key(None)).split(".")
-    return KINDS.get(name) if len(below) == (name in GROUPS) else None

@@ -43,8 +43,9 @@ def resume_config(run: RunFolder, overrides: Sequence[str]) -> DictConfig:
 def prepare_config(config: DictConfig, run: RunFolder) -> None:
     """Check a new run's config and, if `keep_shape` is `auto`, choose the frame by the shapes of training images."""
     from adlight.data.frames import choose_frame  # takes time to import: not for --help
-    from adlight.runs.checks import check_settings
+    from adlight.runs.checks import check_names, check_settings
 
+    check_names(config)
     check_settings(config)
     if config.dataset.keep_shape != "auto":
         return
@@ -93,8 +94,6 @@ def check_trainer(config: DictConfig, trainer: "pl.Trainer") -> None:
     strategy, precision = str(config.trainer.strategy), str(config.trainer.precision)
     if config.ckpt not in ("best", "last"):
         raise UserError(f"ckpt={config.ckpt}: a training tests its own best or last; adlight evaluate tests any other")
-    if trainer.limit_val_batches == 0:
-        raise UserError("the thresholds come from a validation: raise trainer.limit_val_batches (now 0)")
     if (least := trainer.min_epochs or 0) > (most := trainer.max_epochs or 0):
         raise UserError(f"trainer.min_epochs={least} is more than trainer.max_epochs={most}: lower it")
     if strategy.endswith(("_spawn", "_fork", "_notebook")):

@@ -33,10 +33,8 @@ def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
 
 def put_in_place(partial: Path, path: Path) -> None:
     """Rename a complete file to a checkpoint's name, and note its hash."""
-    new, old = hash_file(partial), _noted_hashes(path)
-    if path.exists() and not old:
-        old = [hash_file(path)]  # written by a version of adlight that noted no hashes
-    _note(path, [new, *old])
+    new = hash_file(partial)
+    _note(path, [new, *_noted_hashes(path)])
     os.replace(partial, path)
     _note(path, [new])
 

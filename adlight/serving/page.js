@@ -35,7 +35,8 @@
     const [height, width] = detector.image_size, megapixels = detector.limits.max_pixels / 1e6;
     find("#accepted").textContent =
       `${detector.formats.join(", ")}; up to ${detector.limits.max_bytes / 1e6} MB and ${megapixels} million pixels each`;
-    find("#detector").textContent = `adlight ${detector.version} on ${detector.device}; looks at ${width} x ${height} pixels.`;
+    const looks = detector.tile ? `looks at tiles of ${detector.tile} x ${detector.tile} pixels, each scaled to` : "looks at";
+    find("#detector").textContent = `adlight ${detector.version} on ${detector.device}; ${looks} ${width} x ${height} pixels.`;
     find("#category").hidden = detector.categories.length < 2;
     choices.category.replaceChildren(...detector.categories.map((name) => new Option(name)));
     const usual = detector.category ?? (detector.categories.includes("auto") ? "auto" : detector.categories[0]);

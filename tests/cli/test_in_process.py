@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from adlight.cli.in_process import add_settings, to_override
-from adlight.cli.words import use_config_dir
+from adlight.cli.in_process import add_settings
+from adlight.cli.words import to_override, use_config_dir
 from adlight.types import UserError
 
 TEXTS = ["parts", "my parts", "a,b", "[x]", "{a: b}", "it's", 'say "so"', "back\\slash", "end\\", "1", "1e3", ".5"]
@@ -37,6 +37,8 @@ def test_short_names_are_completed():
     assert add_settings([], {"model/depth": "e2d2", "model": "mae"}) == ["model/depth=e2d2", "model=mae"]
     with pytest.raises(UserError, match="root"):
         add_settings([], {"roott": "x"})
+    with pytest.raises(UserError, match=r"model\.optimizer\.lr"):
+        add_settings(["model=mae_small"], {"lr": 1e-3})
 
 
 def test_a_config_folder_becomes_an_override(tmp_path):

@@ -14,9 +14,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
 
-from adlight.cli import sweep
 from adlight.runs.config import CONF
 
 TESTS = Path(__file__).parents[1]
@@ -93,16 +91,6 @@ def test_what_slurm_cannot_do(adlight, word, said):
     assert outcome.code == 2 and outcome.err.startswith(f"error: {said}") and outcome.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("launcher, accelerator, count, warned", [
-    ("cores", "auto", 1, True), ("cores", "cpu", 1, False), ("cores", "auto", 0, False), ("basic", "auto", 1, False)
-])  # fmt: skip
-def test_cores_deal_out_no_gpus(monkeypatch, capsys, launcher, accelerator, count, warned):
-    monkeypatch.setattr(sweep, "_count_gpus", lambda: count)
-    hydra = {"runtime": {"choices": {"hydra/launcher": launcher, "trainer": "default"}}, "launcher": {"n_jobs": 2}}
-    sweep.check_launcher(OmegaConf.create({"trainer": {"accelerator": accelerator, "devices": 1}, "hydra": hydra}))
-    assert ("hydra/launcher=cores is for CPUs" in capsys.readouterr().out) == warned
-
-
 @pytest.fixture(scope="module")
 def four_jobs(adlight):
     """The sweep that every launcher must equal."""
@@ -115,7 +103,9 @@ def four_jobs(adlight):
 @needs("hydra_joblib_launcher", "joblib")
 def test_joblib(adlight, four_jobs):
     sweep, words = four_jobs
-    out = well(command(adlight, "-m", *words, "hydra/launcher=cores", "hydra.sweep.dir=runs/by_joblib"))
+    done = command(adlight, "-m", *words, "hydra/launcher=cores", "hydra.sweep.dir=runs/by_joblib")
+    out = well(done)
+    assert "site-packages" not in done.stderr, "a warning of a library"
     check_same(sweep, adlight.folder / "runs" / "by_joblib")
     assert "Joblib.Parallel(n_jobs=2" in out
     print(out)

@@ -1,9 +1,10 @@
 """Sweeps over models of which some lack a setting: it applies where it exists, and is named where it does not."""
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from readers import table
 
-from adlight.cli.partial_settings import mark_partial_settings
+from adlight.cli.arguments import mark_partial_settings
 from adlight.types import UserError
 
 
@@ -18,7 +19,10 @@ def test_what_some_lack_is_listed():
     words = ["model=gan,knn", "model.encoder_epochs=5,6", "model.scorer.topk=0.5", "dataset=mnist,synthetic"]
     marked = mark_partial_settings([*words, "dataset.normal=1"])
     assert marked[:4] == ["model=gan,knn", "++model.encoder_epochs=5,6", "++model.scorer.topk=0.5", words[3]]
-    assert marked[4:] == ["++dataset.normal=1", "partial_settings=[model.encoder_epochs,dataset.normal]"]
+    assert marked[4:-1] == ["++dataset.normal=1"]
+    (override,) = OverridesParser.create().parse_overrides(marked[-1:])
+    assert override.key_or_group == "partial_settings"
+    assert override.value() == {"model.encoder_epochs": ["knn"], "dataset.normal": ["synthetic"]}
 
 
 def test_what_none_has_is_an_error_before_the_first_job(adlight):
@@ -39,6 +43,6 @@ def test_a_sweep_of_two_models(adlight):
     assert [row["status"] for row in table(adlight.folder / "runs" / "mixed" / "results.csv")] == ["finished"] * 2
     jobs = (adlight.folder / "runs" / "mixed").glob("model*")
     configs = {job.name: (job / ".hydra" / "config.yaml").read_text() for job in jobs}
-    assert "components: 3" in configs["model-pca"] and "components:" not in configs["model-knn"]
+    assert "components: 3" in configs["model-pca"] and " components:" not in configs["model-knn"]
     again = adlight("train", "-m", *words, *settings, "resume_sweep=true")
     assert again.code == 0 and again.out.count("skipped") == 2, again.err

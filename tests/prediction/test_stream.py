@@ -43,6 +43,11 @@ def test_a_place_without_images_is_refused(tmp_path):
     for place, problem in {"": "no images in", "*.gif": "no images in", "nowhere": "does not exist"}.items():
         with pytest.raises(UserError, match=problem):
             ImageStream(str(tmp_path / place)).require()
+    (tmp_path / "parts").mkdir()
+    for place, is_hinted in {"p*": True, "parts": False, "x*": False}.items():
+        with pytest.raises(UserError) as caught:
+            ImageStream(str(tmp_path / place)).require()
+        assert ("add /*" in str(caught.value)) == is_hinted
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 100])

@@ -191,13 +191,3 @@ def test_a_binary_error_is_shown(tmp_path):
     fake_run(tmp_path / "run", finished=False, error="x")
     (tmp_path / "run" / "error.txt").write_bytes(b"out of \xff memory")
     assert collect([str(tmp_path)]).problems["run"].startswith("failed. out of")
-
-
-def test_a_run_of_0_1_is_called_so(tmp_path):
-    fake_run(tmp_path / "new")
-    fake_run(tmp_path / "old", model___target_="adlight.modules.gan.GANModule")
-    config = (tmp_path / "old" / ".hydra" / "config.yaml").read_text()
-    assert "adlight.modules.gan" in config
-    found = collect([str(tmp_path)])
-    assert dict(found.headlines[["name", "status"]].to_numpy()) == {"new": "finished", "old": "of 0.1"}
-    assert "is a run of adlight 0.1" in found.problems["old"]

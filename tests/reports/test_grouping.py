@@ -87,6 +87,8 @@ def test_means_are_of_like_runs_only(tmp_path):
     assert count() == 0
     fake_run(tmp_path / "d", seed=2, finished=False)
     assert count() == 0
+    fake_run(tmp_path / "e", seed=1)  # two categories and their mean, in spite of the repetition
+    assert count() == 3
 
 
 def test_one_model_for_all_is_not_a_seed_of_one_model_per_category(tmp_path, published_sets_are_small):
@@ -114,6 +116,7 @@ def test_one_model_for_all_is_not_a_seed_of_one_model_per_category(tmp_path, pub
 def test_bars_have_deviations_over_seeds_or_else_intervals(tmp_path):
     for seed, ratio in ((0, 0.5), (1, 0.5), (0, 0.75)):
         fake_run(tmp_path / f"{seed}-{ratio}", ("x",), seed=seed, model__mask_ratio=ratio, images=40)
+    fake_run(tmp_path / "0-0.75 again", ("x",), seed=0, model__mask_ratio=0.75, images=40)  # is no seed either
     found = compare(collect([str(tmp_path)]), [], None)
     two, one = (row for _, row in average_series(found, group_by_config(found.headlines, SEED), "auroc").iterrows())
     values = found.results.set_index("name")[["auroc", "auroc_lower", "auroc_upper"]].T

@@ -13,7 +13,7 @@ from pytorch_lightning import Trainer
 from adlight.runs.checks import check_node, check_settings
 from adlight.runs.config import CONF, instantiate_node
 from adlight.runs.overrides import compose_config
-from adlight.runs.programs import DoctorSettings, EvaluateSettings, PredictSettings, ReportSettings, check_values
+from adlight.runs.programs import check_values
 from adlight.runs.schema import is_optimizer
 from adlight.settings import is_checked
 from adlight.types import UserError
@@ -37,13 +37,13 @@ def change(config, key, value):
     return config
 
 
-MNIST, CIFAR, GAN = ("dataset=mnist",), ("dataset=cifar10",), ("model=gan",)
+MNIST, GAN = ("dataset=mnist",), ("model=gan",)
 FOLDER = "dataset=folder", "dataset.normal_dir=good"
-FEATURES, BANK, PCA, KNN = (("model=" + name,) for name in ("feature_mae", "patchcore", "pca", "knn"))
+FEATURES, BANK = (("model=" + name,) for name in ("feature_mae", "patchcore"))
 BAD = [  # settings of a node, values, and in which config
     ("seed", [-1, 1e99, 1.5, None, True, "x", 2**32], ()),
     ("image_size", [0, "x", [1]], ()),
-    ("ckpt", ["", None], ()),
+    ("ckpt", [""], ()),
     ("resume_sweep", ["yes", 1], ()),
     ("dataset.batch_size", [0, 1.5, "x", math.nan, None, True, [4]], ()),
     ("dataset.val_fraction", [0, 1, math.nan, "x", -0.1], ()),
@@ -51,52 +51,22 @@ BAD = [  # settings of a node, values, and in which config
     ("dataset.keep_shape", ["no", 1], ()),
     ("dataset.root", ["", "  ", None, 3], ()),
     ("dataset.category", ["", []], ()),
-    ("dataset.channels", [2, True], ()),
-    ("dataset.on_bad_image", ["ignore", None], ()),
-    ("dataset.cache_gb", [-1, math.inf], ()),
-    ("dataset.num_workers", [-1, 0.5], ()),
-    ("dataset.train_limit", [0, 2.5], ()),
     ("dataset.source", [None, "mvtec"], ()),
-    ("dataset.source.size", [8, "x"], ()),
     ("dataset.augmentation", ["yes", 3], ()),
-    ("dataset.augmentation.crop", [0, 2, "x"], ("dataset=mvtec", "model=mae")),
-    ("dataset.balanced_test", ["no", "false", 0], CIFAR),
-    ("dataset.download", ["yes"], MNIST),
     ("dataset.normal", [None, True, ""], MNIST),
-    ("dataset.normal_test_fraction", [1.0, -0.1], FOLDER),
-    ("dataset.abnormal_dir", ["", 3], FOLDER),
     ("model.mask_ratio", [0, 1, 2, "x", math.nan], ()),
-    ("model.masks", ["both"], ()),
-    ("model.ema", [1, -0.5], ()),
-    ("model.warmup_epochs", [-1, math.inf], ()),
     ("model.network", [None, "vit", 3], ()),
-    ("model.network.encoder_width", [-3, 0, 1.5], ()),
-    ("model.network.encoder", ["both"], ()),
-    ("model.tokenizer.patch_size", [0, "x"], ()),
-    ("model.objective.lpips", [-1, "x"], ()),
-    ("model.scorer.reduce", ["maximum", 3], ()),
-    ("model.scorer.smoothing", [-1, math.nan], ()),
     ("model.scorer.topk", [0, 1.5], ()),
     ("model.optimizer", ["adam", None], ()),
     ("model.optimizer.lr", [-1, 0, "x", math.nan, math.inf, True, [1]], ()),
     ("model.optimizer.betas", [[0.9], 0.9, "x"], ()),
     ("model.optimizer.weight_decay", [-1], ()),
+    ("model.optimizer.maximize", [True], ("model=mae",)),
     ("model.optimizer.muon_lr", [-1], FEATURES),
     ("model.members", [[], "neighbour"], FEATURES),
-    ("model.warmup", [2], FEATURES),
-    ("model.predictors.neighbour.heads", [0], FEATURES),
     ("model.backbone.layers", [[], "layer2"], FEATURES),
-    ("model.backbone.stride", [0], FEATURES),
-    ("model.predictors.patchcore.coreset", [0, 2], BANK),
-    ("model.network.k", [0, 3.0], KNN),
-    ("model.network.components", [0, "x"], PCA),
-    ("model.gan.n_critic", [0], GAN),
-    ("model.gan.critic_optimizer.lr", [math.inf, -1], GAN),
     ("model.gan.generator_optimizer.betas", [[0.5]], GAN),
-    ("model.gan.objective.penalty", [0, -1], GAN),
     ("model.scorer.weights.residual", ["x", math.nan], GAN),
-    ("model.scorer.method", ["gradients"], GAN),
-    ("model.encoder_epochs", [-1, 1.5], GAN),
     ("trainer.max_epochs", [0, -1, 0.5, None, "x"], ()),
     ("trainer.devices", [0, -2, "x", [], 1.5], ()),
     ("trainer.num_nodes", [0], ()),
@@ -114,26 +84,19 @@ BAD = [  # settings of a node, values, and in which config
     ("trainer.deterministic", ["maybe"], ()),
     ("trainer.enable_progress_bar", ["no"], ()),
     ("trainer.fast_dev_run", [True], ()),
-    ("trainer.devices", [[0, 0]], ()),
     ("trainer.max_steps", [1, -7, 0.5], ()),
     ("trainer.overfit_batches", [1, 0.5], ()),
     ("trainer.logger", [True], ()),
     ("trainer.callbacks", [["a"]], ()),
-    ("partial_settings", ["x", 3], ()),
+    ("partial_settings", ["x", 3, [1]], ()),
     ("requested_frame", ["x", 3], ()),
-    ("dataset.val_defects", [0, 1001], ()),
     ("trainer.benchmark", ["x"], ()),
-    ("calibration.per", ["al"], ()),
-    ("calibration.min_area", [2, -1], ()),
     ("calibration.image", ["quantil:3", "quantile:2", True, [1]], ()),
     ("callbacks.panels", [5, "x"], ()),
     ("callbacks.panels.folder", ["", None], ()),
-    ("callbacks.panels.cases", [0], ()),
-    ("callbacks.samples.every", [0, 1.5], ()),
     ("logger.csv.path", ["", 3], ()),
     ("logger.tensorboard.version", [[1]], ("logger=tensorboard",)),
     ("checkpoint", [5], ()),
-    ("checkpoint.every_n_epochs", [0], ()),
 ]
 
 
@@ -182,23 +145,18 @@ def test_what_an_optimizer_alone_knows_is_said_before_the_data_is_read():
 
 
 WRONG = [
-    ("dataset", "adlight.mae.scorer.MultiMaskScorer", "AnomalyDataModule"),
-    ("dataset", "adlight.data.mvtec.MVTecAD", "AnomalyDataModule"),
-    ("model", "torch.nn.Identity", "AnomalyModule"),
-    ("model", "adlight.data.datamodule.AnomalyDataModule", "AnomalyModule"),
     ("calibration", "builtins.dict", "Calibration"),
-    ("trainer", "torch.optim.SGD", "Trainer"),
     ("checkpoint", "pytorch_lightning.callbacks.ModelCheckpoint", "BestAndLast"),
     ("callbacks.panels", "torch.nn.Identity", "Callback"),
     ("callbacks.panels", "trouble.make_text", "Callback"),
-    ("logger.csv", "adlight.callbacks.panels.Panels", "Logger"),
 ]
 
 
 @pytest.mark.parametrize(("node", "target", "needed"), WRONG)
 def test_a_target_of_another_kind(node, target, needed):
+    config = change(composed(), f"{node}._target_", target)
     with pytest.raises(UserError) as caught:
-        check_settings(change(composed(), f"{node}._target_", target))
+        instantiate_node(OmegaConf.select(config, node))
     assert all(word in str(caught.value) for word in (f"{node}._target_={target}", needed))
 
 
@@ -236,58 +194,28 @@ def test_an_optimizer_that_cannot_train_a_network(name):
         check_settings(change(bare, "model.optimizer._target_", f"torch.optim.{name}"))
 
 
-@pytest.mark.parametrize("node", ["dataset", "model", "callbacks.panels"])
-def test_what_would_only_be_prepared(node):
-    with pytest.raises(UserError, match=rf"{node}\._partial_"):
-        check_settings(change(composed(), f"{node}._partial_", True))
-
-
-def test_a_function_that_does_not_say_what_it_makes():
-    config = change(composed(), "callbacks.panels._target_", "trouble.make_something")
-    check_settings(config)
-    with pytest.raises(UserError, match=r"callbacks\.panels\._target_=trouble\.make_something makes a dict"):
-        instantiate_node(config.callbacks.panels)
-
-
 COMMANDS = {
-    "predict": (
-        PredictSettings,
-        {
-            **{
-                "batch_size": [0, "x", 1.5],
-                "on_bad_image": ["ignore"],
-                "device": ["", None],
-                "run": [""],
-                "ckpt": [""],
-            },
-            **{"engine": ["spark"], "actors": [0, 1.5], "part_size": [0, None], "ray_address": [""]},
-        },
-    ),
-    "report": (
-        ReportSettings,
-        {
-            "tolerance": [-1, math.nan, "x"],
-            **{"detailed": [-1, 1.5], "pictures": ["many"], "out": ["", 3], "runs": [[], 5], "title": [[1]]},
-            **{"reference": [{"a": 1}], "reference_column": [2]},
-        },
-    ),
-    "evaluate": (EvaluateSettings, {"run": ["", None, 3, ["a", "b"]], "ckpt": ["", 3, ["best"]]}),
-    "doctor": (
-        DoctorSettings,
-        {"seed": [-1, "x"], "data_root": ["", None], "calibration": [None, {"imag": 1}, {"image": "fpr:2"}]},
-    ),
+    "predict": {
+        **{"batch_size": [0, "x", 1.5], "on_bad_image": ["ignore"], "device": ["", None], "run": [""], "ckpt": [""]},
+        **{"engine": ["spark"], "actors": [0, 1.5], "part_size": [0, None], "ray_address": [""]},
+    },
+    "report": {
+        **{"detailed": [-1, 1.5], "pictures": ["many"], "out": ["", 3], "runs": [[], 5], "title": [[1]]},
+        **{"reference": [{"a": 1}], "reference_column": [2], "tolerance": [-1, math.nan, "x"]},
+    },
+    "evaluate": {"run": ["", None, 3, ["a", "b"]], "ckpt": ["", 3, ["best"]]},
+    "doctor": {"seed": [-1, "x"], "data_root": ["", None]},
 }
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_settings_of_other_commands(command):
-    settings, bad = COMMANDS[command]
     given = {"predict": ["run=x", "images=y"], "report": ["runs=x"], "evaluate": ["run=x"], "doctor": []}
     config = compose_config(command, given[command])
-    check_values(settings, config)
-    for name, value in ((name, value) for name, values in bad.items() for value in values):
+    check_values(config)
+    for name, value in ((name, value) for name, values in COMMANDS[command].items() for value in values):
         with pytest.raises(UserError, match=rf"^(unknown )?(setting in )?{name}\b"):
-            check_values(settings, change(config, name, value))
+            check_values(change(config, name, value))
 
 
 MODELS = sorted(path.stem for path in (CONF / "model").glob("[!_]*.yaml"))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from adlight.runs.parts import PartFolder
+from adlight.runs.subfolders import PartFolder
 from adlight.types import UserError
 
 pytest.importorskip("pyarrow", reason="the extra adlight[ray]")

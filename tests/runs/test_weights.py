@@ -89,13 +89,10 @@ def test_a_whole_checkpoint_passes(tmp_path):
     verify(path)
 
 
-@pytest.mark.parametrize("noted", [True, False], ids=["noted", "of an older version"])
 @pytest.mark.parametrize("step", range(3))
-def test_a_kill_at_any_step_makes_no_checkpoint_unusable(tmp_path, monkeypatch, step, noted):
+def test_a_kill_at_any_step_makes_no_checkpoint_unusable(tmp_path, monkeypatch, step):
     path, calls = tmp_path / "x.ckpt", []
     put_in_place(write(tmp_path / "part", 0), path)
-    if not noted:
-        note_of(tmp_path).unlink()
 
     class Killed(BaseException):
         pass
