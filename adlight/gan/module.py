@@ -50,9 +50,9 @@ class AdversarialModule(GAN, pl.LightningModule):
         objective: Built[AdversarialObjective],
         critic_optimizer: OptimizerFactory,
         generator_optimizer: OptimizerFactory,
-        n_critic: PositiveInt = 5,
+        n_critic: PositiveInt = 2,
         generator_steps: PositiveInt | None = None,
-        ema: Decay = 0.0,
+        ema: Decay = 0.99,
         clip: NonNegativeFloat = 0.0,
         seed: Seed = 0,
     ) -> None:
