@@ -114,6 +114,18 @@ def test_the_article_s_model():
     assert config.trainer.max_epochs == 1000
 
 
+def test_the_thesis_s_gan():
+    """Its own setting is an experiment; the default of `model=gan` is smaller and learns faster."""
+    thesis, default = composed("experiment=gan_thesis"), composed("model=gan", "dataset=mnist")
+    gan = thesis.model.gan
+    assert (gan.generator.ngf, gan.critic.ndf, thesis.model.encoder.ndf, gan.n_critic, gan.ema) == (64, 64, 64, 5, 0)
+    assert gan.critic_optimizer.lr == gan.generator_optimizer.lr == 1e-4
+    assert (gan.generator_steps, thesis.trainer.max_epochs, thesis.dataset.batch_size) == (None, 32, 50)
+    gan = default.model.gan
+    assert (gan.generator.ngf, gan.critic_optimizer.lr, gan.n_critic, gan.ema) == (32, 1e-3, 2, 0.99)
+    assert gan.generator_steps is None  # trainer.max_epochs decides
+
+
 def test_the_article_s_experiment():
     config = composed("experiment=mae_mvtec")
     assert config.model._target_.endswith("MAEModule") and config.model.network.encoder_width == 768

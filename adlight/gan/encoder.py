@@ -19,6 +19,7 @@ from adlight.detection.optimization import (
     log_terms,
     make_optimizer,
     optimizer_step,
+    step_rng,
     stop_if_diverged,
 )
 from adlight.features.cache import images_of
@@ -27,7 +28,6 @@ from adlight.gan.module import AdversarialModule
 from adlight.gan.networks import Encoder
 from adlight.gan.scorer import InversionScorer
 from adlight.gan.terms import feature_distance
-from adlight.rng import derive_seed
 from adlight.settings import Built, Seed, Text, checked
 from adlight.types import Batch, Scores
 
@@ -131,11 +131,10 @@ class GANDetector(InversionDetector, AnomalyModule):
         """Minimize |x - G(E(x))|^2 / N + kappa |f(x) - f(G(E(x)))|^2 / F (Schlegl 2019, izi_f)."""
         generator, critic, encoder = self.networks
         assert encoder is not None
-        image, step = batch["image"], self.trainer.fit_loop.total_batch_idx
+        image = batch["image"]  # (B, C, H, W)
         if self.encoder_images == "generated":
-            rng = torch.Generator().manual_seed(derive_seed("encoder", self.seed, step, self.global_rank))
             with torch.no_grad():
-                image = generator(self.gan.draw_latents(len(image), rng))  # (B, C, H, W)
+                image = generator(self.gan.draw_latents(len(image), step_rng(self, "encoder", self.seed)))
         decoded = generator(encoder(image))  # (B, C, H, W)
         residual, feature = (image - decoded).float().square().mean(), feature_distance(critic, image, decoded).mean()
         loss = residual + self.kappa * feature

@@ -17,12 +17,13 @@ from adlight.detection.optimization import (
     make_optimizer,
     optimizer_step,
     set_rates,
+    step_rng,
     stop_if_diverged,
 )
 from adlight.gan.detector import GAN
 from adlight.gan.networks import Critic, Generator
 from adlight.gan.objectives import AdversarialObjective
-from adlight.rng import derive_seed, to_device
+from adlight.rng import to_device
 from adlight.settings import Built, Decay, Seed, checked
 from adlight.types import Batch, UserError
 
@@ -49,9 +50,9 @@ class AdversarialModule(GAN, pl.LightningModule):
         objective: Built[AdversarialObjective],
         critic_optimizer: OptimizerFactory,
         generator_optimizer: OptimizerFactory,
-        n_critic: PositiveInt = 5,
+        n_critic: PositiveInt = 2,
         generator_steps: PositiveInt | None = None,
-        ema: Decay = 0.0,
+        ema: Decay = 0.99,
         clip: NonNegativeFloat = 0.0,
         seed: Seed = 0,
     ) -> None:
@@ -63,15 +64,13 @@ class AdversarialModule(GAN, pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Update the critic and, on every n_critic-th batch, the generator (thesis, section 3.4)."""
-        step = self.trainer.fit_loop.total_batch_idx  # over the whole run
-        rng = torch.Generator().manual_seed(derive_seed("gan", self.seed, step, self.global_rank))
-        real = batch["image"]  # (B, C, H, W)
+        rng, real = step_rng(self, "gan", self.seed), batch["image"]  # (B, C, H, W)
         with torch.no_grad():
             fake = self.generator(self.draw_latents(len(real), rng))  # (B, C, H, W)
         terms = self.objective.critic_loss(self.critic, real, fake, rng)  # eq. 3-5
         terms["critic_gradient"] = self.update("critic", terms["critic"])
         self.objective.constrain(self.critic)
-        if (step + 1) % self.n_critic == 0:
+        if (self.trainer.fit_loop.total_batch_idx + 1) % self.n_critic == 0:
             fake = self.generator(self.draw_latents(len(real), rng))  # (B, C, H, W)
             terms["generator"] = self.objective.generator_loss(self.critic, fake)
             terms["generator_gradient"] = self.update("generator", terms["generator"])

@@ -124,16 +124,10 @@ class InversionScorer:
             starts = torch.randn(self.restarts, 1, networks.generator.latent, generator=rng).to(image.device)
             start = starts.expand(-1, len(image), -1)  # (R, B, Z)
         else:
-            assert networks.encoder is not None
-            with torch.no_grad():
-                z = networks.encoder(image).float()  # (B, Z)
-            if self.reach is not None:
-                center, radius = (self.look_up(name, "reach", z.device) for name in ("center", "radius"))
-                offset = z - center
-                z = center + offset * (radius / offset.norm(dim=1, keepdim=True)).clamp(max=1)
+            z = self.encode(networks, image)  # (B, Z)
+            if self.method == "encoder":
+                return z
             start = z[None]  # (1, B, Z)
-        if self.method == "encoder":
-            return start[0]
         return invert(
             networks,
             image,
@@ -144,6 +138,17 @@ class InversionScorer:
             kappa=self.kappa,
             patience=self.patience,
         )
+
+    @torch.no_grad()
+    def encode(self, networks: Networks, image: Tensor) -> Tensor:
+        """Estimate latents by the encoder, inside the ball of `reach` if it is set. (B, C, H, W) -> (B, Z)."""
+        assert networks.encoder is not None
+        z = networks.encoder(image).float()  # (B, Z)
+        if self.reach is None:
+            return z
+        center, radius = (self.look_up(name, "reach", z.device) for name in ("center", "radius"))
+        offset = z - center
+        return center + offset * (radius / offset.norm(dim=1, keepdim=True)).clamp(max=1)
 
     def feature_distance(self, critic: Critic, image: Tensor, reconstruction: Tensor) -> Tensor:
         """Compare the critic's features of images and reconstructions. (B, C, H, W) twice -> (B,).

@@ -98,7 +98,8 @@ def load_weights(
             buffer.resize_(state[name].shape)  # empty until fitted; one row per training image, for example
     expected = {name: value for name, value in module.state_dict().items() if name.startswith(prefixes)}
     found = {name: value for name, value in state.items() if name.startswith(prefixes)}
-    for name in sorted(expected.keys() | found.keys()):
+    # averaged weights last: they also differ if the network that they copy does
+    for name in sorted(expected.keys() | found.keys(), key=lambda name: ("ema." in name, name)):
         theirs, ours = _describe(found, name), _describe(expected, name)
         if theirs != ours:
             advice = "; set ema to the checkpoint's" if "ema." in name else ""

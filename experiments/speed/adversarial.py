@@ -105,10 +105,10 @@ def count_flops() -> list[Row]:
 
 
 def measure_training() -> list[Row]:
-    """`model=gan dataset=mnist` with the thesis's networks on random images, by the Trainer and by hand, in turn."""
+    """`experiment=gan_thesis` on random images, by the Trainer and by hand, in turn."""
     with TemporaryDirectory() as folder:
         config = composed_bare(
-            "model=gan", "dataset=mnist", "trainer.precision=32-true", "trainer.max_epochs=1",
+            "experiment=gan_thesis", "trainer.precision=32-true", "trainer.max_epochs=1",
             f"trainer.limit_train_batches={5 * CYCLES * (REPEATS + 1) + 1}", f"dataset.root={folder}",
         )  # fmt: skip
         random_mnist(Path(folder), images=5000)

@@ -126,7 +126,7 @@ def test_pretrained_gan_of_another_width(adlight, source_run):
     for word, name in (
         ("model.gan.generator.ngf=8", "generator"),
         ("model.gan.critic.ndf=8", "critic"),
-        ("model.gan.ema=0.5", "ema"),
+        ("model.gan.ema=0", "ema"),
     ):
         check(adlight("train", *source_run, "model.pretrained_gan=runs/source", word), "runs/source", name)
 

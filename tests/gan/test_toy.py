@@ -80,7 +80,7 @@ def untrained():
     torch.manual_seed(0)
     networks = Generator(SIZE, 1, LATENT, WIDTH), Critic(SIZE, 1, WIDTH)
     adam = partial(torch.optim.Adam, lr=5e-3, betas=(0.5, 0.9))
-    gan = AdversarialModule(*networks, WGANGP(), adam, adam, n_critic=3)
+    gan = AdversarialModule(*networks, WGANGP(), adam, adam, n_critic=3, ema=0.0)
     return GANDetector(gan, Encoder(SIZE, 1, LATENT, WIDTH), InversionScorer(), adam)
 
 
