@@ -122,7 +122,7 @@ def test_the_thesis_s_gan():
     assert gan.critic_optimizer.lr == gan.generator_optimizer.lr == 1e-4
     assert (gan.generator_steps, thesis.trainer.max_epochs, thesis.dataset.batch_size) == (None, 32, 50)
     gan = default.model.gan
-    assert (gan.generator.ngf, gan.critic_optimizer.lr, gan.n_critic, gan.ema) == (32, 1e-3, 2, 0.99)
+    assert (gan.generator.ngf, gan.critic_optimizer.lr, gan.n_critic, gan.ema) == (32, 1e-3, 5, 0.99)
     assert gan.generator_steps is None  # trainer.max_epochs decides
 
 

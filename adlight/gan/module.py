@@ -50,7 +50,7 @@ class AdversarialModule(GAN, pl.LightningModule):
         objective: Built[AdversarialObjective],
         critic_optimizer: OptimizerFactory,
         generator_optimizer: OptimizerFactory,
-        n_critic: PositiveInt = 2,
+        n_critic: PositiveInt = 5,
         generator_steps: PositiveInt | None = None,
         ema: Decay = 0.99,
         clip: NonNegativeFloat = 0.0,

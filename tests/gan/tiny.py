@@ -20,10 +20,10 @@ GAN_EPOCHS, ENCODER_EPOCHS, BATCHES = 6, 2, 2  # 20 images, 4 of them held out; 
 ADAM = partial(torch.optim.Adam, lr=1e-2, betas=(0.5, 0.9))
 
 
-def make_gan(seed=0, objective=None, optimizer=ADAM, n_critic=5, **settings):
+def make_gan(seed=0, objective=None, optimizer=ADAM, **settings):
     torch.manual_seed(seed)
     networks = Generator(SIZE, 1, LATENT, 4), Critic(SIZE, 1, 4)
-    return AdversarialModule(*networks, objective or WGANGP(), optimizer, optimizer, n_critic, **settings)
+    return AdversarialModule(*networks, objective or WGANGP(), optimizer, optimizer, **settings)
 
 
 def make(gan=None, encoder=True, optimizer=ADAM, scorer=None, **settings):
