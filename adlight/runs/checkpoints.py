@@ -77,9 +77,9 @@ class BestAndLast(Checkpoint):
         epoch = trainer.current_epoch + 1
         if epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs:
             logged = {name: float(value) for name, value in trainer.logged_metrics.items() if name[:4] != "val/"}
-            step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1  # the step that Lightning logs
             for logger in trainer.loggers:
                 if hasattr(logger, "write_row"):
+                    step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1  # the step that Lightning logs
                     logger.write_row(trainer.current_epoch, step, logged)
             self._save(trainer, self.last)
 
