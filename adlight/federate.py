@@ -60,11 +60,12 @@ def _check(config: DictConfig) -> None:
     import torch
 
     from adlight.federated.weights import check_model
-    from adlight.runs.checks import check_settings
+    from adlight.runs.checks import check_names, check_settings
     from adlight.runs.programs import check_values
 
     check_values(config)
     require_nodes(config)
+    check_names(config)
     check_settings(config)
     site_names(config)
     trainer = config.trainer

@@ -14,7 +14,7 @@ from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from adlight.cli.errors import describe, explain, filter_warnings, is_interruption
 from adlight.cli.sweep import OWN_WORDS, write_table
@@ -57,7 +57,9 @@ def is_job() -> bool:
 
 def lacking_settings(config: DictConfig) -> list[str]:
     """Find the settings of the sweep that this job's model or data set lacks, see `mark_partial_settings`."""
-    choices, partial = HydraConfig.get().runtime.choices, config.partial_settings or {}
+    choices, partial = HydraConfig.get().runtime.choices, config.partial_settings
+    if not partial or isinstance(partial, ListConfig):  # a list in runs made before 0.2
+        return []
     return [key for key, without in partial.items() if choices[key.partition(".")[0]] in without]
 
 

@@ -61,7 +61,10 @@ class SweepFolder(Folder):
 
     def note(self) -> dict[str, Any]:
         """Read what `write_note` wrote; if there is no sweep yet, it has no keys."""
-        return json.loads((self.path / _NOTE).read_text()) if self.is_sweep else {"varied": {}}
+        note = json.loads((self.path / _NOTE).read_text()) if self.is_sweep else {"varied": {}}
+        if not isinstance(note["varied"], dict):
+            raise UserError(f"{self.path} holds a sweep of a development version: choose another hydra.sweep.dir")
+        return note
 
     def jobs(self) -> list[RunFolder]:
         """List the jobs that have begun, in the order of their numbers."""

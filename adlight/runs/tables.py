@@ -99,8 +99,8 @@ def read_calibration(run: Path) -> dict[str, list[float]]:
 def check_results(content: dict[str, Any]) -> None:
     """Raise a ValueError, LookupError, AttributeError or TypeError if JSON is not what `Results.as_dict` returns."""
     tables = [*content["categories"].values(), *(content.get(name) or {} for name in ("pooled", "validation"))]
-    tables.append({name: content.get(name) for name in NUMBERS})
+    tables.append({name: content.get(name) for table in content["categories"].values() for name in [*table, *NUMBERS]})
     tables += [table for defects in (content.get("defects") or {}).values() for table in defects.values()]
     for name, value in (item for table in tables for item in table.items()):
-        if not isinstance(value, int | float | None):
-            raise ValueError(f"{name} is {value!r}, which is not a number")
+        if isinstance(value, bool) or not isinstance(value, int | float | None) or math.isinf(value or 0):
+            raise ValueError(f"{name} is {value!r}, which is not a finite number")

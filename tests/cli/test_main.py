@@ -86,8 +86,18 @@ def test_one_line_for_any_error():
 
 def test_words():
     assert flags_first(["a=1", "--cfg", "job", "-m", "b=2"]) == ["--cfg", "job", "-m", "a=1", "b=2"]
-    words = ["run=a b", "images=[x]*.png", "save='m'", "roi=null", "runs=[a,b]", "title=1", "other=a b", "runs=it's"]
-    quoted = {0: "run='a b'", 1: "images='[x]*.png'", 5: "title='1'", 7: "runs='it\\'s'"}
+    words = [
+        "run=a b",
+        "images=[x]*.png",
+        "save='m'",
+        "roi=null",
+        "runs=[a,b]",
+        "title=1",
+        "other=a b",
+        "runs=it's",
+        "images=[b]",
+    ]
+    quoted = {0: "run='a b'", 1: "images='[x]*.png'", 5: "title='1'", 7: "runs='it\\'s'", 8: "images='[b]'"}
     assert quote_values(words) == [quoted.get(i, word) for i, word in enumerate(words)]
 
 

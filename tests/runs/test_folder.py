@@ -127,6 +127,8 @@ def test_damaged_files_are_named(tmp_path, name, method):
 @pytest.mark.parametrize("content", [
     "true", '{"categories": {"a": true}}', '{"categories": {"a": {}}, "defects": true}',
     '{"categories": {"a": {}}, "defects": {"a": {"hole": "x"}}}', '{"categories": {"a": {}}, "pooled": 3}',
+    '{"categories": {"a": {"auroc": true}}}', '{"categories": {"a": {"auroc": 0.5}}, "auroc": "high"}',
+    '{"categories": {"a": {}}, "seconds": Infinity}',
 ])  # fmt: skip
 def test_results_with_other_things_in_them_are_damaged(tmp_path, content):
     (tmp_path / "metrics.json").write_text(content)

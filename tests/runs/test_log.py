@@ -64,6 +64,14 @@ def test_the_last_state_of_a_line_that_is_drawn_over_is_kept(tmp_path, capsys):
     assert (tmp_path / "a.log").read_text() == "downloaded 100 %\nnext\n"
 
 
+def test_a_warning_beside_a_progress_bar_is_kept(tmp_path, capsys):
+    with copy_output(tmp_path / "a.log"):
+        print("\x1b[?25lbar 1\nbar b", end="")
+        print("a warning", file=sys.stderr)
+        print("\r\x1b[1Abar 2\nbar c\x1b[?25h")
+    assert (tmp_path / "a.log").read_text() == "a warning\nbar 2\nbar c\n"
+
+
 def test_only_the_first_process_of_a_run_logs(tmp_path, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
     with copy_output(tmp_path / "a.log"):
