@@ -58,7 +58,7 @@ def is_job() -> bool:
 def lacking_settings(config: DictConfig) -> list[str]:
     """Find the settings of the sweep that this job's model or data set lacks, see `mark_partial_settings`."""
     choices, partial = HydraConfig.get().runtime.choices, config.partial_settings
-    if not partial or isinstance(partial, ListConfig):  # a list in runs made before 0.2
+    if not partial or isinstance(partial, ListConfig):  # a list in runs of earlier versions
         return []
     return [key for key, without in partial.items() if choices[key.partition(".")[0]] in without]
 

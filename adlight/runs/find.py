@@ -63,7 +63,7 @@ class SweepFolder(Folder):
         """Read what `write_note` wrote; if there is no sweep yet, it has no keys."""
         note = json.loads((self.path / _NOTE).read_text()) if self.is_sweep else {"varied": {}}
         if not isinstance(note["varied"], dict):
-            raise UserError(f"{self.path} holds a sweep of a development version: choose another hydra.sweep.dir")
+            raise UserError(f"{self.path} holds a sweep of an earlier version: choose another hydra.sweep.dir")
         return note
 
     def jobs(self) -> list[RunFolder]:

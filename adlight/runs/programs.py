@@ -46,7 +46,7 @@ class Settings(TypedDict, total=False):
     resume: Text | None
     resume_sweep: bool
     requested_frame: dict[Literal["image_size", "resize", "keep_shape"], Any] | None  # set by adlight
-    partial_settings: dict[Text, list[Text]] | list[Text] | None  # set by adlight; a list in runs made before 0.2
+    partial_settings: dict[Text, list[Text]] | list[Text] | None  # set by adlight; a list in runs of earlier versions
 
     # of programs that load a run
     run: Text
