@@ -22,8 +22,8 @@ KNOWN_FLAGS = {*FLAGS_WITH_VALUES, *INFO_FLAGS, *MULTIRUN, "--resolve", "--run",
 KNOWN_FLAGS -= {"--config-name", "-cn", "--config-path", "-cp"}  # they would select the config of another program
 PLACES = ("run", "runs", "images", "labels", "resume", "out", "ckpt", "run_dir", "hydra.run.dir", "hydra.sweep.dir")
 PATHS = ("root", "normal_dir", "abnormal_dir", "mask_dir", "test_normal_dir", "roi", *PLACES)
-TEXTS = ("run", "runs", "images", "labels", "root", "check", "save", "token", "out", "reference", "title")
-LISTS = ("runs", "reference", "save")  # of these, values in brackets are lists
+LISTS = ("runs", "reference", "save")  # texts, or lists of them in brackets
+TEXTS = ("run", "images", "labels", "root", "check", "token", "out", "title", *LISTS)
 UNQUOTED = re.compile(  # text that needs no quotes and does not look like a number, bool or null
     r"(?!(?:null|true|false|nan|inf)$)(?:[a-z_/]|\.\.?/)[\w/.-]*", re.ASCII | re.IGNORECASE
 )
@@ -122,7 +122,7 @@ def quote_values(argv: Sequence[str]) -> list[str]:
     words = []
     for word, is_override in mark_overrides(argv):
         key, _, value = word.partition("=")
-        is_list = key not in {*TEXTS} - {*LISTS} and value[:1] == "[" and value[-1:] == "]"
+        is_list = value[:1] == "[" and value[-1:] == "]" and (key in LISTS or key not in TEXTS)
         is_literal = value in ("", "null") or value[0] in "'\"" or is_list
         is_path = not {key, key.rpartition(".")[2]}.isdisjoint(PATHS)
         if is_override and not is_literal and (key in TEXTS or (is_path and not _reads_as_text(word))):

@@ -51,6 +51,9 @@ TABLE_OPTIONS: dict[str, Any] = {
     "maxBytes": 0,  # no limit
     "maxColumns": 0,
 }
+_ENVIRONMENT = Environment(
+    loader=PackageLoader("adlight.reports", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+)
 
 
 def render(
@@ -76,23 +79,8 @@ def render(
         monitoring: drift, groups of anomalies and searches.
     """
     shown = {name: table for name, table in _make_tables(runs, means, monitoring).items() if len(table)}
-    titles, chosen = make_titles(runs.headlines), _choose_run(runs)
-    viewer = viewer_data(runs, folder, detailed, chosen)
-    scores = [(titles.get(name, name), cells) for name, cells in group_scores(runs)]
-    panels, panels_left = sections.link_panels(runs, detailed, pictures, folder)
-    figures: dict[str, Any] = {
-        "viewer": _to_json(viewer) if viewer else None,
-        "learning": sections.draw_learning(runs, detailed),
-        "ablation": sections.draw_ablations(runs, tolerance),
-        "bars": sections.draw_bars(runs),
-        "scores": [(name, sections.draw_scores(name, cells)) for name, cells in scores[:detailed]],
-        "pictures": [(titles[name], linked) for name, linked in panels],
-        "searches": monitoring.histories,
-    }
-    left = {"viewer": viewer["left"] if viewer else [], "scores": len(scores[detailed:]), "pictures": panels_left}
-    loader = PackageLoader("adlight.reports", ".")
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return environment.get_template("page.html.j2").render(
+    chosen = _choose_run(runs)
+    return _ENVIRONMENT.get_template("page.html.j2").render(
         title=title,
         states=runs.states,
         made=f"adlight {__version__}, {time.strftime('%Y-%m-%d %H:%M')}",
@@ -105,12 +93,31 @@ def render(
         references=sorted(runs.published["source"].unique()) if len(runs.published) else [],
         tolerance=tolerance,
         chosen=chosen,
-        figures=figures,
-        left=left,
+        **_draw_figures(runs, monitoring, tolerance, detailed, pictures, folder, chosen),
         bins=curves.BINS,
         open_rows=OPEN,
         monitoring=monitoring,
     )
+
+
+def _draw_figures(
+    runs: Runs, monitoring: Monitoring, tolerance: float, detailed: int, pictures: int, folder: Path, chosen: str
+) -> dict[str, dict[str, Any]]:
+    """Draw the page's figures, which the template gets as `figures`; `left` says what is not shown."""
+    titles, viewer = make_titles(runs.headlines), viewer_data(runs, folder, detailed, chosen)
+    scores = [(titles.get(name, name), cells) for name, cells in group_scores(runs)]
+    panels, panels_left = sections.link_panels(runs, detailed, pictures, folder)
+    figures = {
+        "viewer": _to_json(viewer) if viewer else None,
+        "learning": sections.draw_learning(runs, detailed),
+        "ablation": sections.draw_ablations(runs, tolerance),
+        "bars": sections.draw_bars(runs),
+        "scores": [(name, sections.draw_scores(name, cells)) for name, cells in scores[:detailed]],
+        "pictures": [(titles[name], linked) for name, linked in panels],
+        "searches": monitoring.histories,
+    }
+    left = {"viewer": viewer["left"] if viewer else [], "scores": len(scores[detailed:]), "pictures": panels_left}
+    return {"figures": figures, "left": left}
 
 
 def _make_tables(runs: Runs, means: pd.DataFrame, monitoring: Monitoring) -> dict[str, pd.DataFrame]:
