@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from adlight.data.augmentation import Augmentation, augment
 from adlight.data.bucket import Bucket, is_url
+from adlight.data.decoded import to_unit_range
 from adlight.data.frames import Frame, Size
 from adlight.data.preflight import check_before_training
 from adlight.data.pseudo_dataset import PseudoAnomalyDataset
@@ -149,8 +150,7 @@ class AnomalyDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Load training images, shuffled by seed and epoch, so that a resumed run sees the same order."""
-        dataset = self.datasets["train"]
-        rank, world_size = self._process()
+        dataset, (rank, world_size) = self.datasets["train"], self._process()
         seed = self.seed + self.first_epoch  # the sampler adds the epoch that Lightning sets
         sampler: DistributedSampler = DistributedSampler(dataset, world_size, rank, shuffle=True, seed=seed)
         return self._loader(dataset, dataset.cache, batch_size=self.batch_size, sampler=sampler)
@@ -170,7 +170,7 @@ class AnomalyDataModule(pl.LightningDataModule):
             number, rank = self.trainer.fit_loop.total_batch_idx + 1, self.trainer.global_rank
             augment(batch, self.augmentation, derive_seed("augmentation", self.seed, number, rank))
         else:
-            batch["image"] = batch["image"].float().div_(255)
+            batch["image"] = to_unit_range(batch["image"])
         return batch
 
     def _load(self, records: list[Record]) -> Split:

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from adlight.data.decoded import Decoded, DecodedImage, damage, open_or_write
+from adlight.data.decoded import Decoded, DecodedImage, damage, open_or_write, select_rows
 from adlight.data.frames import Frame
 from adlight.data.image_files import UnreadableImage
 from adlight.data.images import to_input_array
@@ -113,14 +113,14 @@ class CachedImageDataset(Dataset):
                 raise damage(self.file)
         mask = torch.zeros(len(index), *self.frame.size, dtype=torch.bool)
         batch = Batch(
-            image=decoded.images.index_select(0, rows),  # much faster than images[rows]
+            image=select_rows(decoded.images, rows),
             label=self.labels[index],
-            mask=decoded.masks.index_select(0, rows) if self.masked else mask,
+            mask=select_rows(decoded.masks, rows) if self.masked else mask,
             index=index,
             category=self.category[index],
         )
         if self.roi:
-            batch["content"] = decoded.contents.index_select(0, rows)
+            batch["content"] = select_rows(decoded.contents, rows)
         if self.frame.keep_shape:
             batch["size"] = decoded.sizes.index_select(0, rows)
         return batch

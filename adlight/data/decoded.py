@@ -12,6 +12,7 @@ from zlib import crc32
 import numpy as np
 import PIL
 import torch
+from torch import Tensor
 
 from adlight.data.frames import Frame
 from adlight.locks import hold_lock
@@ -68,6 +69,19 @@ class Decoded:
         fresh = [i for i in rows if not self.verified[i]]
         self.verified[fresh] = True
         return any(self.checksum(i) != self.checks[i] for i in fresh)
+
+
+def select_rows(stored: Tensor, rows: Tensor) -> Tensor:
+    """Copy rows of a tensor on the CPU, such as the images of a batch. (N, ...), (B,) -> (B, ...)."""
+    return torch.from_numpy(stored.numpy().take(rows.numpy(), axis=0))  # into memory of numpy, see `to_unit_range`
+
+
+def to_unit_range(image: Tensor) -> Tensor:
+    """Convert uint8 images to float32 in [0, 1]."""
+    if image.device.type != "cpu":
+        return image.float().div_(255)
+    # glibc seldom finds room for a batch in the freed memory of another whose address torch has aligned to 64 bytes
+    return torch.from_numpy(np.empty(tuple(image.shape), np.float32)).copy_(image).div_(255)
 
 
 def name_file(

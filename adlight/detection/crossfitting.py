@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adlight.data.decoded import to_unit_range
 from adlight.data.pseudo_dataset import Images
 from adlight.data.splits import Split, TileDataset
 from adlight.types import Batch, UserError
@@ -87,5 +88,5 @@ def fetch(dataset: Images, index: Tensor, device: torch.device) -> Batch:
     """Fetch a batch as a trainer passes it to a module: in [0, 1], on the module's device."""
     batch: Any = dict(dataset.__getitems__(index.tolist()))
     batch = {name: value.to(device) for name, value in batch.items()}
-    batch["image"] = batch["image"].float().div_(255)
+    batch["image"] = to_unit_range(batch["image"])
     return batch

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from adlight.data.datamodule import AnomalyDataModule
+from adlight.data.decoded import to_unit_range
 from adlight.data.pseudo_dataset import Images
 from adlight.features.backbones import Backbone
 from adlight.features.cells import extract_features
@@ -110,7 +111,7 @@ class FeatureCache:
 
     def _features(self, images: Images, rows: Sequence[int], device: torch.device) -> Tensor:
         batch: Any = {name: value.to(device) for name, value in images.__getitems__(rows).items()}  # type: ignore[attr-defined]
-        batch["image"] = batch["image"].float().div_(255)
+        batch["image"] = to_unit_range(batch["image"])
         return extract_features(self.backbone, batch).half().cpu()
 
 

@@ -102,9 +102,9 @@ def channel_statistics(features: Tensor) -> tuple[Tensor, Tensor]:
     return mean.float(), torch.where(std > 1e-6, std, 1.0).float()  # constant channels are not scaled
 
 
-def in_parts(cells: Tensor) -> tuple[Tensor, ...]:
+def in_parts(cells: Tensor, few: int = FEW) -> tuple[Tensor, ...]:
     """Split cells (B, h, w, C) into parts of a few images on CPUs; GPUs and exported graphs take all at once."""
-    return (cells,) if in_one_part(cells) else cells.split(FEW)
+    return (cells,) if in_one_part(cells) else cells.split(few)
 
 
 def in_one_part(cells: Tensor) -> bool:

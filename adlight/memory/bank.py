@@ -86,11 +86,11 @@ class PatchBank(Predictor):
 
     def residual(self, cells: Tensor, own: Tensor | None = None) -> Tensor:
         """Subtract the nearest bank cell from the pooled cell. (B, h, w, C) -> (B, h, w, C)."""
-        if len(parts := in_parts(cells)) == 1:
+        if len(parts := in_parts(cells, 1)) == 1:  # more images take as long, and more memory
             pooled = self.pool(cells)
             return pooled - self.bank[self.nearest(pooled)]
         residual = torch.empty_like(cells)
-        for part, target in zip(parts, in_parts(residual), strict=True):
+        for part, target in zip(parts, in_parts(residual, 1), strict=True):
             target.copy_(self.residual(part))
         return residual
 
@@ -113,7 +113,7 @@ class PatchBank(Predictor):
         The weight is 1 - the distance's softmax over the distances to the nearest bank cell's neighbours.
         """
         worst = score.flatten(1).nan_to_num(-torch.inf).argmax(1)  # (B,)
-        pairs = zip(in_parts(cells), in_parts(worst), strict=True)
+        pairs = zip(in_parts(cells, 1), in_parts(worst, 1), strict=True)
         x = torch.cat([_select_cells(self.pool(part), index) for part, index in pairs])  # (B, C)
         nearest = self.bank[self.nearest(x)]  # (B, C)
         distance = (x - nearest).norm(dim=1)  # (B,)

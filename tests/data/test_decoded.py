@@ -8,7 +8,7 @@ import torch
 from makers import fake_mvtec, write_image
 
 from adlight.data.datamodule import AnomalyDataModule
-from adlight.data.decoded import Decoded, open_or_write
+from adlight.data.decoded import Decoded, open_or_write, select_rows, to_unit_range
 from adlight.data.mvtec import MVTecAD
 from adlight.types import UserError
 
@@ -33,6 +33,17 @@ def batches(data):
 
 def equal(one, other):
     return all(torch.equal(a[key], b[key]) for a, b in zip(one, other, strict=True) for key in a)
+
+
+def test_rows_are_copied_and_converted_exactly():
+    stored = torch.arange(256, dtype=torch.uint8).view(4, 1, 8, 8)
+    rows = torch.tensor([3, 0, 3])
+    selected = select_rows(stored, rows)
+    pixels = to_unit_range(selected.transpose(2, 3))
+    assert torch.equal(selected, stored[rows])
+    assert pixels.dtype == torch.float32 and torch.equal(pixels, stored[rows].transpose(2, 3).float() / 255)
+    selected.zero_()
+    assert torch.equal(stored.flatten(), torch.arange(256, dtype=torch.uint8))
 
 
 def files(folder):
