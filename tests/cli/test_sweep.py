@@ -177,6 +177,12 @@ def test_a_sweep_s_config_can_be_shown(adlight):
     assert multirun_argv(words)[:4] == ["--multirun", *words]
 
 
+def test_a_key_given_once_more_with_several_values_keeps_its_first_when_the_command_is_repeated(copied):
+    words = ("seed=5", "seed=0,1", f"hydra.sweep.dir={copied}")
+    assert set(words) <= set(multirun_argv(words))
+    assert "seed=choice(5)" in multirun_argv(words[::2]), "a further job"
+
+
 def test_a_sweep_with_other_settings_is_refused(adlight, copied):
     outcome = go_on(adlight, copied, "seed=0,1", "trainer.max_epochs=3")
     assert outcome.code == 2 and outcome.err.count("\n") == 1
