@@ -5,6 +5,7 @@ one, the hashes of both are noted: whenever the run is killed, the hash of the f
 """
 
 import hashlib
+import io
 import os
 import re
 import zipfile
@@ -26,9 +27,13 @@ def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
     import torch
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".part")
-    torch.save(content, partial)
-    put_in_place(partial, path)
+    partial, buffer = path.with_suffix(".part"), io.BytesIO()
+    torch.save(content, buffer)  # into a file, it would end with a RuntimeError if the disk is full
+    try:
+        partial.write_bytes(buffer.getbuffer())
+        put_in_place(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def put_in_place(partial: Path, path: Path) -> None:
