@@ -9,7 +9,7 @@ runs/<name>/
     metrics.csv, pretraining.csv         curves of the detector and of its pretraining
     metrics.json                         final numbers; their presence marks a finished run
     predictions.csv, defects.csv         one row per test image; one row per defect type
-    calibration.csv                      scores that the thresholds were calibrated on, see tables.py
+    calibration.csv, trained.csv         scores that the thresholds were calibrated on; training images; see tables.py
     panels/*.png, samples/*.png          test images; images that a GAN generates during training
     gallery/*.webp                       small pictures of test images, see subfolders.py
     wandb.json                           id and group at W&B
