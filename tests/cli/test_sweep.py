@@ -61,7 +61,7 @@ def test_each_job_is_a_run_of_its_own(adlight, two_seeds, tiny_run):
         *(f".hydra/{name}.yaml" for name in ("config", "hydra")),
         *(".lock", "job.json", "run.json", "train.log", "checkpoints/best.ckpt", "checkpoints/last.ckpt"),
         "checkpoints.sha256",
-        *("metrics.csv", "metrics.json", "predictions.csv", "defects.csv", "calibration.csv"),
+        *("metrics.csv", "metrics.json", "predictions.csv", "defects.csv", "calibration.csv", "trained.csv"),
     }
     assert same_numbers(sweep / "seed-0", tiny_run[0])  # the single run with the same settings
     again = adlight.evaluate(sweep / "seed-1")
