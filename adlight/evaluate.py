@@ -52,7 +52,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     results, calibrate = RunFolder(saved.run_dir), changes_scores(overrides)
 
     def make_detector() -> None:
-        data.notes += provenance.describe_trained(run, data) if calibrate else []
+        data.notes += provenance.describe_trained(run, data)
         write_changes(results.calibrated_checkpoint, module.state_dict(), path)
         tested.run = str(run.path.absolute())
         results.write_composed(tested, {**choices, **HydraConfig.get().runtime.choices})

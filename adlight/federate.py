@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from adlight.cli import main as cli
 from adlight.cli.arguments import task_overrides
+from adlight.cli.errors import is_interruption
 from adlight.cli.resume import federation_advice
 from adlight.cli.words import continue_in, is_multirun, require, shows_info, value_of
 from adlight.runs import provenance
@@ -49,7 +50,9 @@ def federate(config: DictConfig) -> None:
             print(f"app: start the SuperLink and a SuperNode at each site, then: flwr run {config.app}")
         else:
             flower.simulate(folder, config.cpus, config.gpus)
-    except KeyboardInterrupt as error:
+    except (KeyboardInterrupt, SystemExit) as error:
+        if not is_interruption(error):
+            raise
         raise KeyboardInterrupt(federation_advice(folder)) from error
     except UserError as error:
         raise UserError(f"{error}. {federation_advice(folder)}") from error

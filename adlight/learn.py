@@ -64,6 +64,7 @@ def learn(config: DictConfig) -> Path:
     learned.calibration = instantiate_node(made.calibration)
     learned.calibration.load_state_dict(module.calibration.state_dict())
     lines = [*describe_labels(labelled), *warn_of_test(run, LabelFolder(run.path))]
+    lines += provenance.describe_trained(run, data)
     if len(learned.weight):  # normal scores have changed
         validation = trainer.validate(learned, data, verbose=False)[0]
         if OBJECTIVE in validation:

@@ -7,6 +7,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from adlight.cli import main as cli
+from adlight.cli.errors import is_interruption
 from adlight.cli.resume import check_same_prediction, prediction_advice, resume_prediction
 from adlight.cli.words import require, to_override, value_of
 from adlight.prediction.batches import ResultWriter, Summary, load_detector, predict_batches
@@ -51,8 +52,12 @@ def predict(config: DictConfig) -> None:
             rest, writer = folder.remaining(iter(stream)), ResultWriter(folder.path, pictures, stream)
             for entries in predict_batches(detector, rest, count - done, writer, config.on_bad_image):
                 folder.add(entries)
-    except (KeyboardInterrupt, UserError) as error:
-        raise type(error)(prediction_advice(folder, str(error))) from error
+    except UserError as error:
+        raise UserError(prediction_advice(folder, str(error))) from error
+    except (KeyboardInterrupt, SystemExit) as error:
+        if not is_interruption(error):
+            raise
+        raise KeyboardInterrupt(prediction_advice(folder)) from error
     summary, rate = Summary(folder.entries()), (count - done) / (time.perf_counter() - started)
     folder.finish()
     summary.print(folder, pictures, rate)

@@ -43,7 +43,8 @@ def train(config: DictConfig) -> dict[str, float]:
     stages = training.plan_stages(config, run, data, module, trainer, resumed)
     alone = provenance.command_line(job_words(config)) if sweep else None
     metadata = provenance.describe(config.seed, alone or (provenance.resumed_command(run) if resumed else None))
-    begin = training.begin_once(run, metadata, config if resumed and not sweep else None)
+    images = () if resumed else provenance.list_trained(data)
+    begin = training.begin_once(run, metadata, config if resumed and not sweep else None, images)
     if not resumed:
         begin()
     provenance.log_config(trainer, config)

@@ -3,8 +3,9 @@
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
-from makers import fake_mvtec
+from makers import fake_mvtec, write_image
 from processes import check_refused
 from readers import content, scores, table
 
@@ -219,3 +220,21 @@ def test_no_lpips_weights_are_needed(adlight, no_alexnet, monkeypatch):
     monkeypatch.setattr("lpips.LPIPS", unreachable)
     run = adlight.folder / "runs" / "lpips"
     assert scores(adlight.evaluate(run)) == scores(run)
+
+
+def test_images_that_were_trained_on_are_found_when_the_folder_has_changed(adlight, tmp_path):
+    for i in range(20):
+        write_image(tmp_path / "parts" / "good" / f"{i:03d}.png", i)
+    words = ("model=knn", "dataset=folder", f"dataset.root={tmp_path}/parts", "dataset.normal_dir=good")
+    words += ("dataset.image_size=32", "trainer=cpu", "~callbacks.panels", "~callbacks.gallery")
+    run = adlight.train(*words, f"hydra.run.dir={tmp_path}/run")
+    trained = set(pd.read_csv(run / "trained.csv")["path"])
+    assert len(trained) == 14 and trained.isdisjoint(pd.read_csv(run / "predictions.csv")["path"])
+    before = adlight("evaluate", f"run={run}", f"hydra.run.dir={tmp_path}/before")
+    assert before.code == 0 and f"of {run}: " not in before.out
+    for i in range(20):
+        write_image(tmp_path / "parts" / "good" / f"a{i:03d}.png", 100 + i)
+    after = adlight("evaluate", f"run={run}", "calibration.image=max", f"hydra.run.dir={tmp_path}/after")
+    count = pd.read_csv(tmp_path / "after" / "predictions.csv")["path"].isin(trained).sum()
+    assert count > 0 and f"{count} of 8 normal" in after.out and after.out.count(f"of {run}: ") == 2
+    check_refused(adlight("train", f"resume={run}"), str(run), f"{tmp_path}/parts/good/")

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -47,6 +48,15 @@ def test_a_table_and_folders_say_the_same(images):
     table = images / "labels.csv"
     table.write_text(table.read_text().replace(",", ";"))
     assert read_labels(table) == by_table
+
+
+def test_each_defect_has_the_mask_of_its_own_folder(images):
+    for kind in ("hole", "scratch"):
+        write_image(images / "bad" / kind / "x.png", len(kind))
+        write_mask(images / "masks" / kind / "x_mask.png")
+    found = {Path(one.path).relative_to(images): one.mask for one in read_labels(images)}
+    for kind in ("hole", "scratch"):
+        assert found[Path("bad", kind, "x.png")] == str(images / "masks" / kind / "x_mask.png")
 
 
 def test_corrected_predictions_are_labels_where_something_is_written(images):

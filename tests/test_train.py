@@ -25,7 +25,7 @@ def test_a_run_leaves_exactly_this(tiny_run):
     assert {path for path in found if not path.startswith(("evaluations/", "gallery/"))} == {
         *(f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides")),
         *("run.json", "train.log", ".lock", "checkpoints.sha256", "checkpoints/best.ckpt", "checkpoints/last.ckpt"),
-        *("metrics.csv", "metrics.json", "predictions.csv", "defects.csv", "calibration.csv"),
+        *("metrics.csv", "metrics.json", "predictions.csv", "defects.csv", "calibration.csv", "trained.csv"),
         *("panels/bottle.png", "panels/screw.png"),
     }
 

@@ -102,12 +102,14 @@ def multirun_argv(argv: Sequence[str]) -> list[str]:
     Hydra must not write the config of a job: it would overwrite an earlier job's before the two are compared.
     """
     varied, words = SweepFolder(value_of(argv, "hydra.sweep.dir") or "").note()["varied"], ["--multirun"]
-    for word, is_override in mark_overrides(argv):
-        if is_override and not word.startswith("hydra."):
-            (override,) = OverridesParser.create().parse_overrides([word])
+    overrides = [word for word, is_override in mark_overrides(argv) if is_override and not word.startswith("hydra.")]
+    parsed = dict(zip(overrides, OverridesParser.create().parse_overrides(overrides), strict=True))
+    swept = {override.key_or_group for override in parsed.values() if override.is_sweep_override()}
+    for word in argv:
+        if override := parsed.get(word):
             if override.is_choice_sweep() or override.is_range_sweep():
                 _check_has_values(override)
-            elif varied.get(override.key_or_group) and not override.is_sweep_override():  # a further job of the sweep
+            elif varied.get(override.key_or_group) and override.key_or_group not in swept:  # a further job of the sweep
                 word = f"{override.get_key_element()}=choice({override.get_value_element_as_str()})"
         words += [word] if word not in MULTIRUN else []
     return [*words, "hydra.output_subdir=null"]

@@ -1,6 +1,7 @@
 """Explain errors that the user can fix in one line; all others are bugs and keep their traceback."""
 
 import errno
+import signal
 import traceback
 import warnings
 from typing import Any
@@ -46,8 +47,9 @@ def filter_warnings() -> None:
 
 
 def is_interruption(error: BaseException) -> bool:
-    """Return whether an exception is due to Ctrl-C or SIGTERM, which Lightning turns into exits with code 1 or 0."""
+    """Return whether an exception is due to Ctrl-C or SIGTERM, which Lightning and Ray turn into exits."""
     terminated = type(error).__name__ == "SIGTERMException"
+    terminated |= isinstance(error, SystemExit) and error.code == signal.SIGTERM  # by the handler that Ray installs
     return terminated or isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt)
 
 

@@ -54,7 +54,7 @@ def resume_sweep_command(sweep: SweepFolder) -> str:
     return command_line([*sweep.note()["words"], "resume_sweep=true", to_override("hydra.sweep.dir", sweep.path)])
 
 
-def prediction_advice(folder: PredictionFolder, reason: str) -> str:
+def prediction_advice(folder: PredictionFolder, reason: str = "") -> str:
     """Describe why a prediction stopped and how to continue it."""
     if not (count := folder.count()):
         return reason

@@ -36,7 +36,7 @@ class AnomalyDataModule(pl.LightningDataModule):
         batch_size, eval_batch_size: images per process and step in training, and in validation or test.
         val_fraction: fraction of each category's normal training images that is held out.
         val_defects: number of copies of each held-out image, with one pseudo-anomaly each.
-        val_anomalies: pseudo-anomalies are local `defects`, or whole images as if of other `classes`.
+        val_anomalies: pseudo-anomalies are local `defects`, whole images as if of other `classes`, or `rotations`.
         seed: seed of the split, the shuffling, the augmentation and the pseudo-anomalies.
         augmentation: applied to training batches on their device; None for none.
         cache: where decoded images are kept: in the `memory` of each process, on `disk` in a shared file, or by size
@@ -64,7 +64,7 @@ class AnomalyDataModule(pl.LightningDataModule):
         eval_batch_size: PositiveInt = 32,
         val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1,
         val_defects: Annotated[int, Field(ge=1, le=1000)] = 1,
-        val_anomalies: Literal["defects", "classes"] = "defects",
+        val_anomalies: Literal["defects", "classes", "rotations"] = "defects",
         seed: Seed = 0,
         augmentation: Built[Augmentation] | None = None,
         cache: Literal["auto", "memory", "disk"] = "auto",

@@ -2,8 +2,9 @@
 
 Changes of the whole image are for data sets whose anomalies are other classes, not defects. One or two normal images
 become an image that no longer shows the object: parts are missing or in the wrong order, two images are combined, the
-image is bent, or its colours are unusual. Rotated, shifted or stretched images are not anomalous: an 8 stays an 8. Like
-`pseudo_anomalies.py`, this uses only held-out normal images, and ranks runs without predicting test results.
+image is bent, or its colours are unusual. Rotations by quarter turns leave no traces such as seams, but a 0 or a screw
+stays normal. Like `pseudo_anomalies.py`, this uses only held-out normal images, and ranks runs without predicting test
+results.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,7 +38,7 @@ class PseudoAnomalyDataset(Dataset):
 
     Item (1 + copies) i is image i of `dataset`. A copy depends only on the seed, i and its number. It has a defect
     (`pseudo_anomalies.py`) or, if `kind` is `classes`, is changed as a whole (`change_class`), in some cases by means
-    of another image of `dataset`.
+    of another image of `dataset`, or, if `kind` is `rotations`, is rotated (`rotate`).
     """
 
     def __init__(self, dataset: Split, seed: int, copies: int = 1, kind: str = "defects") -> None:
@@ -50,22 +51,19 @@ class PseudoAnomalyDataset(Dataset):
             return self.pasted[item]
         i, number = divmod(item, 1 + self.copies)
         rng = Generator().manual_seed(derive_seed("defect", self.seed + number - 1, i))
-        if self.kind == "classes":
-            result = self._change_class(i, image, content, rng)
-        else:
+        if self.kind == "defects":
             result = paste_defect(image, rng) if content is None else paste_within(image, content, rng)
+        else:
+            changed = rotate(image, rng) if self.kind == "rotations" else self._change_class(i, image, rng)
+            result = _limit_change(image, changed, content)
         if self.dataset.cache:
             self.pasted[item] = result
         return result
 
-    def _change_class(self, i: int, image: Tensor, content: Tensor | None, rng: Generator) -> tuple[Tensor, Tensor]:
+    def _change_class(self, i: int, image: Tensor, rng: Generator) -> Tensor:
         other = self.dataset.__getitems__([(i + 1 + randint(rng, max(1, len(self.dataset) - 1))) % len(self.dataset)])
         height, width = other["size"][0].tolist() if "size" in other else other["image"].shape[2:]
-        changed = change_class(image, other["image"][0, :, :height, :width], rng)
-        if content is not None:
-            changed = changed.where(content, image)
-            changed = (255 - image).where(content, image) if torch.equal(changed, image) else changed
-        return changed, (changed != image).any(0)
+        return change_class(image, other["image"][0, :, :height, :width], rng)
 
     def __len__(self) -> int:
         return (1 + self.copies) * len(self.dataset)
@@ -81,6 +79,20 @@ class PseudoAnomalyDataset(Dataset):
                 image, mask = batch["image"][row, :, :height, :width], batch["mask"][row, :height, :width]
                 image[:], mask[:] = self.paste(item, image, batch["content"][row] if "content" in batch else None)
         return batch
+
+
+def rotate(image: Tensor, rng: Generator) -> Tensor:
+    """Rotate an image (C, H, W) by 90, 180 or 270 degrees; if it is not square, by 180 degrees."""
+    _, height, width = image.shape
+    return torch.rot90(image, 1 + randint(rng, 3) if height == width else 2, (1, 2))
+
+
+def _limit_change(image: Tensor, changed: Tensor, content: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Change only the region of interest, invert it if nothing changed there, and return the changed pixels (H, W)."""
+    inside = torch.ones_like(image[0], dtype=torch.bool) if content is None else content
+    changed = changed.where(inside, image)
+    changed = (255 - image).where(inside, image) if torch.equal(changed, image) else changed
+    return changed, (changed != image).any(0)
 
 
 def change_class(image: Tensor, other: Tensor, rng: Generator) -> Tensor:

@@ -56,7 +56,7 @@ class FeatureCache:
         With a folder, the processes of a distributed run share the work; without, each computes all features.
 
         Raises:
-            UserError: the folder cannot be written to, or the disk is full.
+            UserError: the folder cannot be written to, the disk is full, or the file is damaged.
         """
         if self.folder is None:
             return self._compute(images, range(len(images)), device, None)
@@ -69,7 +69,11 @@ class FeatureCache:
                     f"features cannot be written to {self.folder} ({error.strerror}): set model.cache=<folder> or "
                     "ADLIGHT_CACHE to a folder with enough space, or set model.cache=null"
                 ) from error
-        return torch.from_numpy(np.load(path, mmap_mode="c"))  # copy-on-write, as torch warns of read-only arrays
+        try:
+            features = np.load(path, mmap_mode="c")  # copy-on-write, as torch warns of read-only arrays
+        except (ValueError, EOFError) as error:  # too short, or not such a file
+            raise UserError(f"the features in {path} are damaged: remove the file to compute them again") from error
+        return torch.from_numpy(features)
 
     def _key(self, images: Images) -> str:
         key = hashlib.blake2b(self.backbone.fingerprint.encode(), digest_size=12)
@@ -93,7 +97,9 @@ class FeatureCache:
             with part.open("r+b") as file:  # running out of disk while writing to a memory map kills the process
                 _reserve(file.fileno(), part)
         barrier()
-        self._compute(images, rows, device, np.load(part, mmap_mode="r+"))
+        features: np.memmap = np.load(part, mmap_mode="r+")
+        self._compute(images, rows, device, features)
+        features.flush()  # otherwise a power failure could leave zeros under the final name
         barrier()
         if rank == 0:
             os.replace(part, path)

@@ -100,7 +100,9 @@ def simulate(folder: FederationFolder, cpus: int, gpus: float) -> None:
     """
     from flwr.simulation import run_simulation
 
-    logging.getLogger("flwr").propagate = False  # Hydra's root logger would print all levels
+    logger = logging.getLogger("flwr")
+    logger.propagate = False  # Hydra's root logger would print all levels
+    logger.setLevel(logging.CRITICAL)  # errors come back as replies; Ctrl-C would print a traceback of each site
     warnings.filterwarnings("ignore", ".*accelerator visible devices.*", FutureWarning)  # Ray's
     count, stopped, local = len(site_names(folder.config())), threading.Event(), ServerApp()
 

@@ -109,7 +109,7 @@ class InversionDetector(AnomalyDetector):
 
     def mix(self, terms: Tensor) -> Tensor:
         """Return the weighted sum of terms (B, T), each standardized by the normal validation images. -> (B,)."""
-        return self.scorer.mix(terms, self.term_mean, self.term_deviation)
+        return ((terms - self.term_mean) / self.term_deviation) @ terms.new_tensor(self.scorer.weights)
 
 
 def check_same_sizes(generator: Generator, **others: nn.Module | None) -> None:

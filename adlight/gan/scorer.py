@@ -34,12 +34,15 @@ class InversionScorer:
             from the encoder's latent).
         score: `thesis` (eq. 3-9 as printed) or `mixture`: the weighted sum of the terms, each standardized by its
             mean and standard deviation on normal validation images.
-        weights: weights of the mixture's terms: `residual`, `latent_norm` (-|z| / sqrt(Z), eq. 3-8) and `feature`, the
-            distance of the critic's features; a negative weight reverses a term.
+        weights: weights of the mixture's terms: `residual`, `latent_norm` and `feature`, the distance of the critic's
+            features; a negative weight reverses a term. None takes the feature distance alone.
         lam: the thesis's lambda, the weight of the residual in `thesis`.
         feature: feature distance: `mse` of the critic's last features (Schlegl 2019), `cosine` distance of the features
             of all layers, which does not depend on their magnitude, or `whitened`, the Mahalanobis distance of the last
             features under the covariance of their differences on training images.
+        latent: the mixture's `latent_norm`: `thesis`, -|z| / sqrt(Z) (eq. 3-8), or `mahalanobis`, the Mahalanobis
+            distance of the encoder's latent to those of the training images; without an encoder, |z| / sqrt(Z), the
+            distance to the generator's prior. It is only fitted if its weight is not 0.
         distance: error for the map and the mixture's residual: `l1` (the thesis's |Q - G(z)|), `mse`, `ssim`, `msgms`
             or `lpips`.
         reduce, smoothing, topk: reduction of the map to the residual, see `ReconstructionError`.
@@ -55,7 +58,8 @@ class InversionScorer:
 
     Attributes:
         fitted: tensors fitted to training images. For `reach`: `center` (Z,) and `radius` of the ball; for
-            `feature=whitened`: `whitening` (D, D), see `fit_whitening`.
+            `latent=mahalanobis`: `latent_mean` (Z,) and `latent_whitening` (Z, Z); for `feature=whitened`: `whitening`
+            (D, D), see `fit_whitening`.
     """
 
     @checked
@@ -66,6 +70,7 @@ class InversionScorer:
         weights: dict[Term, float] | None = None,
         lam: Share = 0.5,
         feature: Literal["mse", "cosine", "whitened"] = "cosine",
+        latent: Literal["thesis", "mahalanobis"] = "mahalanobis",
         distance: Score = "mse",
         reduce: Reduction = "mean",
         smoothing: NonNegativeFloat = 0.0,
@@ -84,7 +89,7 @@ class InversionScorer:
             raise ValueError(f"at least one of the weights must not be 0, got {weights}")
         self.method, self.score, self.lam = method, score, lam
         self.weights = [float(weights.get(term, 0.0)) for term in TERMS]
-        self.feature = feature
+        self.feature, self.latent = feature, latent if weights.get("latent_norm") else "thesis"
         self.error = ReconstructionError(distance, reduce, smoothing, topk)
         self.steps, self.lr, self.latent_penalty, self.kappa = steps, lr, latent_penalty, kappa
         self.reach, self.restarts, self.patience, self.seed = reach, restarts, patience, seed
@@ -92,7 +97,7 @@ class InversionScorer:
 
     @torch.no_grad()
     def fit(self, networks: Networks, read: Callable[[], Iterable[Tensor]]) -> None:
-        """Fit the ball of `reach` and the whitening of `feature=whitened` to training images, if they are set.
+        """Fit what `reach`, `latent=mahalanobis` and `feature=whitened` need to training images, if they are set.
 
         Args:
             networks: the trained networks.
@@ -102,6 +107,10 @@ class InversionScorer:
             z = torch.cat([networks.encoder(image).float() for image in read()])  # (N, Z)
             center = z.mean(0)
             self.fitted |= {"center": center, "radius": (z - center).norm(dim=1).quantile(self.reach)}
+        if self.latent == "mahalanobis" and networks.encoder is not None:
+            z = torch.cat([self.encode(networks, image) for image in read()])  # (N, Z)
+            mean = z.mean(0)
+            self.fitted |= {"latent_mean": mean, "latent_whitening": fit_whitening([(z - mean)[:, None]])}
         if self.feature == "whitened":
             pairs = ((image, networks.generator(self.find_latents(networks, image))) for image in read())
             self.fitted["whitening"] = fit_whitening(unit_differences(networks.critic, *pair) for pair in pairs)
@@ -163,10 +172,21 @@ class InversionScorer:
         whitening = self.look_up("whitening", "feature=whitened", image.device)
         return whitened_distance(critic, image, reconstruction, whitening)
 
+    def measure_latents(self, networks: Networks, z: Tensor) -> Tensor:
+        """Compute the mixture's norm of the latents. (B, Z) -> (B,).
+
+        Raises:
+            UserError: `latent=mahalanobis` is not fitted.
+        """
+        if self.latent == "thesis" or networks.encoder is None:
+            return latent_norm(z) if self.latent == "thesis" else -latent_norm(z)
+        mean, white = (self.look_up(f"latent_{name}", "latent=mahalanobis", z.device) for name in ("mean", "whitening"))
+        return ((z - mean) @ white).square().mean(1).sqrt()
+
     def terms(self, networks: Networks, image: Tensor) -> tuple[Tensor, Scores]:
         """Compute the terms (B, T) and the uncalibrated scores of images (B, C, H, W) in [0, 1].
 
-        The scores' `image` is the thesis's score and `pixel` the smoothed map.
+        The scores' `image` is the thesis's score (eq. 3-9) and `pixel` the smoothed map.
         """
         z = self.find_latents(networks, image)  # (B, Z)
         with torch.no_grad():
@@ -174,11 +194,7 @@ class InversionScorer:
             feature = self.feature_distance(networks.critic, image, reconstruction)  # (B,)
             residual, pixel = self.error(image, reconstruction)  # (B,), (B, H, W)
             with torch.autocast(image.device.type, enabled=False):
-                norm = latent_norm(z)  # (B,)
-                thesis = self.lam * normalized_residual(image, reconstruction) + (1 - self.lam) * norm  # eq. 3-9
+                norm = self.measure_latents(networks, z)  # (B,)
+                thesis = self.lam * normalized_residual(image, reconstruction) + (1 - self.lam) * latent_norm(z)
         terms = torch.stack([residual, norm, feature], 1)  # (B, T)
         return terms, Scores(image=thesis, pixel=pixel, reconstruction=reconstruction)
-
-    def mix(self, terms: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
-        """Return the weighted sum of the standardized terms. (B, T), (T,), (T,) -> (B,)."""
-        return ((terms - mean) / deviation) @ terms.new_tensor(self.weights)

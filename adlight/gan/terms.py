@@ -67,7 +67,7 @@ def whitened_distance(critic: Critic, x: Tensor, y: Tensor, whitening: Tensor) -
 
 
 def fit_whitening(parts: Iterable[Tensor]) -> Tensor:
-    """Estimate the matrix that whitens `unit_differences`, passed in parts (B, S * S, D). -> (D, D)."""
+    """Estimate the matrix that whitens `unit_differences` or other vectors, in parts (B, S * S, D). -> (D, D)."""
     total: Moments | None = None
     for part in parts:
         center = part.new_zeros(1, part.shape[2])  # a single cluster

@@ -3,7 +3,7 @@
 import csv
 from pathlib import Path
 
-from adlight.data.listing import describe_folder, list_images, means_normal
+from adlight.data.listing import describe_folder, list_images, match_masks, means_normal
 from adlight.types import Record, UserError
 
 WORDS = {"normal": 0, "0": 0, "anomalous": 1, "1": 1}
@@ -37,9 +37,10 @@ def read_labels(place: str | Path) -> list[Record]:
 
 
 def _read_folders(folder: Path) -> list[Record]:
-    masks = {path.stem.removesuffix("_mask"): str(path) for path in list_images(folder / MASKS)}
+    defects = list_images(folder / BAD)
+    masks = match_masks(defects, folder / BAD, list_images(folder / MASKS), folder / MASKS)
     found = [Record(str(path), "") for path in list_images(folder / GOOD)]
-    found += [Record(str(path), "", "defect", 1, masks.get(path.stem)) for path in list_images(folder / BAD)]
+    found += [Record(str(path), "", "defect", 1, masks.get(path)) for path in defects]
     if not found:
         there = describe_folder(folder)
         raise UserError(f"labels={folder}: no images in {GOOD}/ or {BAD}/ there (it holds {there})")

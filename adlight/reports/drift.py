@@ -28,9 +28,11 @@ def read_history(run: Path) -> pd.DataFrame:
     parts = [pd.DataFrame(columns=["day", "category", "score", "above"])]
     for day, path in prediction_tables(run):
         try:
-            table = pd.read_csv(path, encoding_errors="surrogateescape").dropna(subset=["score", "threshold"])
+            # as text, because a category may be called 01 or NA
+            table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding_errors="surrogateescape")
+            table = table[(table["score"] != "") & (table["threshold"] != "")]
             score, threshold = table["score"].astype(float), table["threshold"].astype(float)
-            category = table["threshold_source"].astype(str)
+            category = table["threshold_source"]
         except (LookupError, ValueError) as error:
             raise UserError(f"{path} is damaged ({type(error).__name__}: {error}): remove it") from error
         if len(table):

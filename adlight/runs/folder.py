@@ -9,7 +9,7 @@ runs/<name>/
     metrics.csv, pretraining.csv         curves of the detector and of its pretraining
     metrics.json                         final numbers; their presence marks a finished run
     predictions.csv, defects.csv         one row per test image; one row per defect type
-    calibration.csv                      scores that the thresholds were calibrated on, see tables.py
+    calibration.csv, trained.csv         scores that the thresholds were calibrated on; training images; see tables.py
     panels/*.png, samples/*.png          test images; images that a GAN generates during training
     gallery/*.webp                       small pictures of test images, see subfolders.py
     wandb.json                           id and group at W&B
@@ -127,8 +127,9 @@ class RunFolder(HydraFolder):
         return content
 
     def predictions(self) -> "DataFrame | None":
-        """Read the table of test images, if there is one; raise a UserError if it is damaged."""
-        return tables.read_predictions(self.predictions_path) if self.predictions_path.exists() else None
+        """Read the table of test images, if the run is finished and has one; raise a UserError if it is damaged."""
+        is_known = self.is_finished and self.predictions_path.exists()  # a resumed run still has its earlier table
+        return tables.read_predictions(self.predictions_path) if is_known else None
 
     @property
     def result_paths(self) -> list[Path]:
@@ -141,8 +142,8 @@ class RunFolder(HydraFolder):
         return [path for name in _CURVES if (path := self.path / name).is_file()]
 
     def panel_paths(self) -> list[Path]:
-        """List the files of the panels, one per category."""
-        return sorted(self.panels.glob("*.png"))
+        """List the files of the panels of a finished run, one per category."""
+        return sorted(self.panels.glob("*.png")) if self.is_finished else []
 
     def wandb_identity(self, new: dict[str, Any]) -> dict[str, Any]:
         """Return the run's identity at W&B: `new` the first time, and from then on the stored one."""

@@ -17,8 +17,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from adlight import __version__
-from adlight.runs.config import instantiate_node
 from adlight.runs.folder import RunFolder
+from adlight.runs.tables import read_trained
 from adlight.types import UserError
 
 if TYPE_CHECKING:  # torch takes seconds: not for --help
@@ -93,22 +93,39 @@ def log_config(trainer: "pl.Trainer", config: DictConfig) -> None:
         logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
 
 
+def list_trained(data: "AnomalyDataModule") -> list[str]:
+    """List the absolute paths of the images to train on, without those that are held out."""
+    from adlight.data.splits import split_normals
+
+    return [abspath(record.path) for record in split_normals(data.source.train(), data.val_fraction, data.seed)[0]]
+
+
 def describe_trained(run: RunFolder, data: "AnomalyDataModule") -> list[str]:
     """Describe normal images of an evaluation on which the run was trained: they look more normal than new ones.
 
-    Another `val_fraction`, seed or folder of normal images splits the images anew.
+    Another `val_fraction`, seed or folder of normal images splits the images anew, as do added or removed images.
     """
-    from adlight.data.splits import split_normals
-
-    try:
-        own = instantiate_node(run.config().dataset)
-        trained = {abspath(record.path) for record in split_normals(own.source.train(), own.val_fraction, own.seed)[0]}
-    except UserError:  # the run's images are no longer there
-        return []
-    lines = []
+    trained, lines = read_trained(run.path), list[str]()
     for split, use in (("val", "calibrated on"), ("test", "tested")):
-        normals = [abspath(record.path) in trained for record in data.datasets[split].records if not record.label]
+        records = data.datasets[split].records if split in data.datasets else []
+        normals = [abspath(record.path) in trained for record in records if not record.label]
         if any(normals):
             count = f"{sum(normals)} of {len(normals)} normal images {use}"
             lines.append(f"{count} are training images of {run}: new images may score higher")
     return lines
+
+
+def check_held_out(run: RunFolder, data: "AnomalyDataModule") -> None:
+    """Raise a UserError if images that a run was trained on are now held out or tested, as their folder has changed."""
+    from adlight.data.splits import split_normals
+
+    if not (trained := read_trained(run.path) - set(list_trained(data))):
+        return
+    held_out = split_normals(data.source.train(), data.val_fraction, data.seed)[1]
+    normals = [*held_out, *(record for record in data.source.test() if not record.label)]
+    if again := [record.path for record in normals if abspath(record.path) in trained]:
+        raise UserError(
+            f"images were added or removed since {run} was begun: {len(again)} of its training images would now be "
+            f"held out or tested, such as {again[0]}: restore the images (on_bad_image=skip leaves out unreadable "
+            "ones), or train a new run"
+        )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # they take seconds: not for --help
     from adlight.metrics.thresholds import Calibration
 
 OBJECTIVE = "val/auroc"  # the metric for choosing among runs, which must not come from the test split
-_CALIBRATION = "calibration.csv"
+_CALIBRATION, _TRAINED = "calibration.csv", "trained.csv"
 COLUMNS = ("score", "threshold", "anomalous", "threshold_source", "pixel_threshold", "area", "boxes")
 PREDICTIONS = ("path", "category", "defect", "label", *COLUMNS)
 NUMBERS = ("epochs", "generator_steps", "seconds", "threshold", "pixel_threshold")  # of a whole run
@@ -94,6 +94,17 @@ def read_calibration(run: Path) -> dict[str, list[float]]:
     except (LookupError, ValueError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}): evaluate the run again, or remove it") from error
     return dict(scores)
+
+
+def write_trained(run: Path, paths: Iterable[str]) -> None:
+    """Write the paths of the images that a run is trained on, a row per image."""
+    write_atomically(run / _TRAINED, to_csv(("path",), ([path] for path in paths)))
+
+
+def read_trained(run: Path) -> set[str]:
+    """Read the paths of the images that a run was trained on; empty if they were not written."""
+    rows = csv.reader(io.StringIO(read_if_exists(run / _TRAINED) or "", newline=""))
+    return {row[0] for row in list(rows)[1:] if row}
 
 
 def check_results(content: dict[str, Any]) -> None:

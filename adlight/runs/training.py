@@ -12,6 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from adlight.runs.config import FRAME_KEYS, SPLIT_KEYS, check_same_split, instantiate_node
 from adlight.runs.files import rank
 from adlight.runs.folder import RunFolder
+from adlight.runs.provenance import check_held_out
+from adlight.runs.tables import write_trained
 from adlight.runs.trust import check_places
 from adlight.runs.weights import load_weights
 from adlight.types import UserError
@@ -70,13 +72,15 @@ def check_data(data: "AnomalyDataModule", calibration: "Calibration", run: RunFo
     """Prepare and check all images of a run, and print notes about them.
 
     Raises:
-        UserError: a file is damaged, there is nothing to test, or a category would have no thresholds.
+        UserError: a file is damaged, there is nothing to test, a category would have no thresholds, or images that a
+            resumed run was trained on would be held out.
     """
     from adlight.metrics.thresholds import GIVEN  # takes time to import: not for --help
 
     with run.data_lock():
         data.prepare_data()
     data.check()
+    check_held_out(run, data)
     trained, tested = ({record.category for record in split} for split in (data.source.train(), data.source.test()))
     if calibration.per == "category" and calibration.of(None).source != GIVEN and tested - trained:
         raise UserError(
@@ -140,6 +144,7 @@ def plan_stages(
         source = RunFolder(module.pretrained.run)
         load_weights(module, source.checkpoint("last"), (module.pretrained.prefix,))
         check_same_split(config, source.read_config(), str(source))
+        check_held_out(source, data)
     count_batches = functools.partial(_count_batches, run, data, trainer)
     for i, stage in enumerate(stages):
         training: Any = stage.module
@@ -168,8 +173,12 @@ def _count_batches(run: RunFolder, data: "AnomalyDataModule", trainer: "pl.Train
     return batches if isinstance(limit, int) else int(batches * limit)
 
 
-def begin_once(run: RunFolder, metadata: dict[str, Any], config: DictConfig | None = None) -> Callable[[], None]:
+def begin_once(
+    run: RunFolder, metadata: dict[str, Any], config: DictConfig | None = None, trained: Sequence[str] = ()
+) -> Callable[[], None]:
     """Return a function whose first call writes `run.json` and, for a resumed run, its config with the overrides.
+
+    For a new run, it also writes the paths of the images that are `trained` on.
 
     A resumed run calls it before its first new checkpoint or, if no epoch is left, before its results. Earlier
     failures, such as a mistyped setting or missing data, therefore leave the folder unchanged.
@@ -182,6 +191,8 @@ def begin_once(run: RunFolder, metadata: dict[str, Any], config: DictConfig | No
     def begin() -> None:
         if rank() == 0:
             run.begin(metadata)
+            if trained:
+                write_trained(run.path, trained)
             if config is not None:
                 run.write_config(config)
 

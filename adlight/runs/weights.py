@@ -27,8 +27,16 @@ def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".part")
-    torch.save(content, partial)
-    put_in_place(partial, path)
+    try:
+        with partial.open("wb") as file:
+            torch.save(content, file)
+        put_in_place(partial, path)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):  # torch hides what the file raised, such as a full disk
+            raise error.__context__ from None
+        raise
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def put_in_place(partial: Path, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Does val/auroc rank detectors of MNIST's digits as the test does, with pseudo-defects and with pseudo-classes?
+"""Does val/auroc rank detectors of MNIST's digits as the test does, with each kind of pseudo-anomaly?
 
 python experiments/features/other_classes.py <folder of MNIST/raw> <digit> ... prints a line a detector and digit, and
 Spearman's rank correlations; 1,000 test images each, one copy of each held-out image.
@@ -18,7 +18,7 @@ from adlight.data.torchvision_sets import MNIST
 from adlight.metrics.image import image_metrics
 
 ROOT, *DIGITS = sys.argv[1:]
-KINDS = ("defects", "classes")
+KINDS = ("defects", "classes", "rotations")
 DETECTORS = {
     "knn k=1": (partial(NearestNeighbours, k=1), "distance"),
     "knn k=10": (partial(NearestNeighbours, k=10), "distance"),
@@ -57,12 +57,12 @@ def main():
                 score = [scorer(network, {"image": part / 255})["image"] for part in image.split(250)]
                 value, _ = image_metrics(torch.cat(score).double(), label, None)
                 found[digit, name, number] = value["auroc"]
-            print(digit, f"{name:26}", *(f"{found[digit, name, number]:.4f}" for number in range(3)), flush=True)
+            print(digit, f"{name:26}", *(f"{found[digit, name, i]:.4f}" for i in range(len(parts))), flush=True)
     names = list(DETECTORS)
     for number, kind in enumerate(KINDS):
-        own = [spearmanr(*([found[d, name, i] for name in names] for i in (number, 2)))[0] for d in DIGITS]
-        mean = [[sum(found[d, name, i] for d in DIGITS) / len(DIGITS) for name in names] for i in (number, 2)]
-        print(f"{kind}: by digit", *(f"{one:.2f}" for one in own), f"of the means {spearmanr(*mean)[0]:.2f}")
+        own = [spearmanr(*([found[d, name, i] for name in names] for i in (number, len(KINDS))))[0] for d in DIGITS]
+        mean = [[sum(found[d, name, i] for d in DIGITS) / len(DIGITS) for name in names] for i in (number, len(KINDS))]
+        print(f"{kind}: by digit", *(f"{value:.2f}" for value in own), f"of the means {spearmanr(*mean)[0]:.2f}")
 
 
 if __name__ == "__main__":

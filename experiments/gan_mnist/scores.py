@@ -1,7 +1,8 @@
 """Scores that were tried beside the GAN's own: `python experiments/gan_mnist/scores.py <run> [<run> ...]`.
 
-Prints the AUROC of each on validation images, held-out normals against copies that are changed as a whole (`classes`)
-or have a defect (`defects`), and on the test images. All are fitted to training images; the first is the detector's.
+Prints the AUROC of each on validation images, held-out normals against copies that are changed as a whole (`classes`),
+rotated (`rotations`) or have a defect (`defects`), and on the test images; of several runs, then their means. All are
+fitted to training images.
 
 cosine        1 - cosine similarity of the features of image and reconstruction, mean over a network's layers
 correlation   the same of features less their mean over training images
@@ -10,11 +11,13 @@ whitened      last features of both scaled to length 1; length of their differen
 nearest       distance of the critic's last features, scaled to length 1, to those of the two nearest training images
 bounded       cosine, the latent drawn to the mean of training images' latents where it is farther from it than half of
               them, or than 9 of 10
+latent        Mahalanobis distance of the latent to those of training images (`model.scorer.latent=mahalanobis`)
 """
 
 import sys
 from pathlib import Path
 
+import pandas as pd
 import torch
 from hydra.utils import instantiate
 from torch.nn import functional as F
@@ -26,7 +29,8 @@ from adlight.metrics.image import auroc
 from adlight.runs.folder import RunFolder
 
 BATCH = 256
-SUMS = [("cosine, critic", other) for other in ("cosine, encoder", "whitened, critic", "nearest, critic")]
+KINDS = ("classes", "rotations", "defects")
+OTHERS = ("cosine, encoder", "whitened, critic", "nearest, critic", "latent")  # each added to the cosine distance
 
 
 def read(config, split, kind="classes"):
@@ -64,6 +68,7 @@ class Scores:
         self.networks = self.generator, self.critic, self.encoder = module.networks
         latent = apply(self.encoder, train)
         self.center = latent.mean(0)
+        self.latent_whitening = fit_whitening([(latent - self.center)[:, None]])
         self.radius = (latent - self.center).norm(dim=1).quantile(torch.tensor([0.5, 0.9]))
         self.bank = apply(lambda x: unit(self.critic.feature_maps(x)[-1]).flatten(1), train)
         shown = apply(lambda x: self.generator(self.encoder(x)), train)
@@ -90,6 +95,7 @@ class Scores:
             offset = z - self.center
             near = self.center + offset * (radius / offset.norm(dim=1, keepdim=True)).clamp(max=1)
             found[f"bounded, {share}"] = cosine(critic, x, self.generator(near))
+        found["latent"] = ((z - self.center) @ self.latent_whitening).square().mean(1).sqrt()
         return found
 
 
@@ -99,24 +105,29 @@ def compare(normal, anomalous):
 
 
 @torch.no_grad()
+def measure(run):
+    """The AUROC of each score of a run, by validation and test."""
+    config = RunFolder(run).config().dataset
+    sets = {kind: read(config, "val", kind) for kind in KINDS} | {"test": read(config, "test")}
+    scores = Scores(Detector.load(run).module, read(config, "train")[0])
+    found = {name: [scores(images) for images in pair] for name, pair in sets.items()}
+    parts, reference = [part for pair in found.values() for part in pair], dict(found["classes"][0])
+    for name, values in reference.items():  # standardized by held-out normals, as in the detector's mixture
+        for part in parts:
+            part[name] = (part[name] - values.mean()) / values.std()
+    for part in parts:
+        part |= {f"cosine, critic + {other}": part["cosine, critic"] + part[other] for other in OTHERS}
+    names = found["test"][0]
+    return pd.DataFrame({kind: {name: compare(a[name], b[name]) for name in names} for kind, (a, b) in found.items()})
+
+
 def main():
     torch.set_num_threads(1)
-    for run in map(Path, sys.argv[1:]):
-        config = RunFolder(run).config().dataset
-        normal, classes = read(config, "val")
-        _, defects = read(config, "val", "defects")
-        test = read(config, "test")
-        scores = Scores(Detector.load(run).module, read(config, "train")[0])
-        sets = [scores(images) for images in (normal, classes, defects, *test)]
-        reference = dict(sets[0])
-        for names in SUMS:  # of terms that are standardized by held-out normals, as in the detector's mixture
-            for found in sets:
-                terms = [(found[name] - reference[name].mean()) / reference[name].std() for name in names]
-                found[" + ".join(names)] = sum(terms)
-        print(f"{run}\n| score | classes | defects | test |\n|---|--:|--:|--:|")
-        for name in sets[0]:
-            a, b, c, d, e = (found[name] for found in sets)
-            print(f"| {name} | {compare(a, b):.4f} | {compare(a, c):.4f} | {compare(d, e):.4f} |")
+    tables = {run: measure(run) for run in map(Path, sys.argv[1:])}
+    if len(tables) > 1:
+        tables["mean"] = sum(tables.values()) / len(tables)
+    for name, table in tables.items():
+        print(f"{name}\n{table.round(4).to_string()}")
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def test_each_job_is_a_run_of_its_own(adlight, two_seeds, tiny_run):
         *(f".hydra/{name}.yaml" for name in ("config", "hydra")),
         *(".lock", "job.json", "run.json", "train.log", "checkpoints/best.ckpt", "checkpoints/last.ckpt"),
         "checkpoints.sha256",
-        *("metrics.csv", "metrics.json", "predictions.csv", "defects.csv", "calibration.csv"),
+        *("metrics.csv", "metrics.json", "predictions.csv", "defects.csv", "calibration.csv", "trained.csv"),
     }
     assert same_numbers(sweep / "seed-0", tiny_run[0])  # the single run with the same settings
     again = adlight.evaluate(sweep / "seed-1")
@@ -175,6 +175,12 @@ def test_a_sweep_s_config_can_be_shown(adlight):
         assert outcome.code == 0 and "mask_ratio: 0.75" in outcome.out, outcome.err
     words = ["--config-dir", "more", "seed=0,1"]
     assert multirun_argv(words)[:4] == ["--multirun", *words]
+
+
+def test_a_key_given_once_more_with_several_values_keeps_its_first_when_the_command_is_repeated(copied):
+    words = ("seed=5", "seed=0,1", f"hydra.sweep.dir={copied}")
+    assert set(words) <= set(multirun_argv(words))
+    assert "seed=choice(5)" in multirun_argv(words[::2]), "a further job"
 
 
 def test_a_sweep_with_other_settings_is_refused(adlight, copied):

@@ -97,10 +97,21 @@ def test_copies_are_changed_as_a_whole_and_masks_say_where():
             assert not changed[2, :, 24:].any() and not changed[2, :, :, 30:].any()
 
 
+def test_rotated_copies():
+    data = Normals(size=torch.tensor([[32, 32], [32, 32], [24, 30]]))
+    images = PseudoAnomalyDataset(data, 0, 12, "rotations").__getitems__(range(39))["image"].unflatten(0, (3, 13))
+    for image, *copies in images[:2]:
+        turns = [torch.rot90(image, k, (1, 2)) for k in range(4)]
+        found = [[torch.equal(copy, turn) for turn in turns].index(True) for copy in copies]
+        assert set(found) == {1, 2, 3}
+    assert torch.equal(images[2, 1, :, :24, :30], images[2, 0, :, :24, :30].flip(1, 2))  # not square
+
+
 def test_one_image_alone_and_content_without_a_change():
     data = Normals()
     data.images = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
     data.keys = {"content": torch.zeros(1, 32, 32, dtype=torch.bool)}
     data.keys["content"][:, 3, 4] = True
-    batch = PseudoAnomalyDataset(data, 0, 1, "classes").__getitems__([0, 1])
-    assert batch["mask"][1].sum() == 1 and (batch["image"][1, :, 3, 4] > 0).any()
+    for kind in ("classes", "rotations"):
+        batch = PseudoAnomalyDataset(data, 0, 1, kind).__getitems__([0, 1])
+        assert batch["mask"][1].sum() == 1 and (batch["image"][1, :, 3, 4] > 0).any()

@@ -77,3 +77,13 @@ def test_a_full_disk_is_left_as_it_was(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"model\.cache"):
         FeatureCache(Pixels(), tmp_path)(Noise(), CPU)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    FeatureCache(Pixels(), tmp_path)(Noise(), CPU)
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    for content in (whole[:-1], whole[:40], b"", bytes(len(whole))):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=path.name):
+            FeatureCache(Pixels(), tmp_path)(Noise(), CPU)

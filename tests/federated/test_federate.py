@@ -1,6 +1,8 @@
-"""The command: what it refuses before anything is computed."""
+"""The command: what it refuses before anything is computed, and how it is stopped."""
 
+import signal
 import sys
+from types import SimpleNamespace
 
 import pytest
 from omegaconf import OmegaConf
@@ -58,5 +60,17 @@ def test_what_is_fitted_without_epochs_is_refused_with_what_can_be_federated(adl
 def test_without_flower_the_extra_is_named(adlight, monkeypatch):
     monkeypatch.setitem(sys.modules, "flwr.app", None)
     monkeypatch.delitem(sys.modules, "adlight.federated.flower", raising=False)
+    monkeypatch.delattr("adlight.federated.flower", raising=False)  # where Flower is installed
     outcome = adlight("federate", *adlight.quick, *TWO)
     assert outcome.code == 2 and "adlight[federated]" in outcome.err
+
+
+def test_sigterm_is_an_interruption_as_the_handler_of_ray_reports_it(adlight, monkeypatch):
+    def simulate(*_):
+        raise SystemExit(signal.SIGTERM)
+
+    stub = SimpleNamespace(simulate=simulate)  # stands for Flower
+    monkeypatch.setitem(sys.modules, "adlight.federated.flower", stub)
+    monkeypatch.setattr("adlight.federated.flower", stub, raising=False)
+    outcome = adlight("federate", *adlight.quick, *TWO, "hydra.run.dir=runs/terminated")
+    assert outcome.code == 130 and outcome.err.startswith("stopped.") and "runs/terminated" in outcome.err

@@ -170,6 +170,16 @@ def test_terms_of_the_normals_are_standardized(trained):
     assert float(trainer.callback_metrics["val/auroc"]) == pytest.approx(expected)
 
 
+def test_mixture_known_values():
+    module = make(scorer=InversionScorer(weights={"residual": 2.0, "latent_norm": -1.0}))
+    module.term_mean.copy_(torch.tensor([1.0, 1.0, 0.0]))
+    module.term_deviation.copy_(torch.tensor([2.0, 4.0, torch.inf]))
+    terms = torch.tensor([[3.0, 5.0, 9.0], [1.0, 1.0, -9.0]])
+    torch.testing.assert_close(module.mix(terms), torch.tensor([2 * 1.0 - 1.0, 0.0]))
+    module.scorer = InversionScorer(weights={"feature": 1.0})  # a term that says nothing: divided by infinity
+    assert torch.equal(module.mix(terms), torch.zeros(2))
+
+
 def test_a_single_normal_image_leaves_the_terms_as_they_are(root):
     module, data = make(), make_data(root, val_fraction=0.05)
     make_trainer().validate(module, data, verbose=False)
@@ -179,7 +189,7 @@ def test_a_single_normal_image_leaves_the_terms_as_they_are(root):
 
 def test_constant_terms_say_nothing(trained):
     data = trained[1]
-    module = make(scorer=InversionScorer(weights={"latent_norm": 1.0, "residual": 1.0}))
+    module = make(scorer=InversionScorer(weights={"latent_norm": 1.0, "residual": 1.0}, latent="thesis"))
     module.encoder.normalize_latent = True  # all latents have one norm
     make_trainer().validate(module, data, verbose=False)
     assert module.term_deviation.isinf().tolist() == [False, True, False]

@@ -166,6 +166,28 @@ def test_latents_are_pulled_into_the_ball():
     torch.testing.assert_close(scorer.find_latents(networks, image), pulled)
 
 
+def test_mahalanobis_norm_of_latents():
+    """The norm computed with NumPy from the written definition; without an encoder, the distance to the prior."""
+    networks, train, image = gan(), uniform(9, 1, 8, 8), uniform(4, 1, 8, 8, seed=1)
+    scorer = InversionScorer(weights={"feature": 1.0, "latent_norm": 1.0})
+    with pytest.raises(UserError, match="latent=mahalanobis"):
+        scorer.terms(networks, image)
+    scorer.fit(networks, lambda: train.split(4))
+    with torch.no_grad():
+        known, z = (networks.encoder(images).double().numpy() for images in (train, image))
+    covariance = np.cov(known.T, bias=True)
+    precision = np.linalg.inv(covariance + 0.1 * np.trace(covariance) / 3 * np.eye(3))
+    offset = z - known.mean(0)
+    expected = np.sqrt(np.einsum("bc,cd,bd->b", offset, precision, offset) / 3)
+    terms, scores = scorer.terms(networks, image)
+    np.testing.assert_allclose(terms[:, 1].numpy(), expected, rtol=1e-4)
+    np.testing.assert_allclose(scores["image"].numpy(), InversionScorer().terms(networks, image)[1]["image"].numpy())
+    alone, scorer = networks._replace(encoder=None), InversionScorer("gradient", weights={"latent_norm": 1.0}, steps=1)
+    scorer.fit(alone, lambda: train.split(4))
+    terms, _ = scorer.terms(alone, image)
+    torch.testing.assert_close(terms[:, 1], scorer.find_latents(alone, image).square().mean(1).sqrt())
+
+
 def test_whitened_features():
     """The Mahalanobis length of the critic's differences, computed with NumPy from the written definition."""
     networks, train, image = gan(contrast=30), uniform(9, 1, 8, 8), uniform(4, 1, 8, 8, seed=1)
@@ -199,15 +221,6 @@ def test_residual_is_the_map_reduced():
     terms, scores = InversionScorer(distance="l1", reduce="max", smoothing=1.0).terms(networks, image)
     torch.testing.assert_close(terms[:, 0], scores["pixel"].amax((1, 2)))
     assert (scores["pixel"].amax((1, 2)) < error.amax((1, 2))).all()
-
-
-def test_mixture_known_values():
-    scorer = InversionScorer(weights={"residual": 2.0, "latent_norm": -1.0})
-    terms = torch.tensor([[3.0, 5.0, 9.0], [1.0, 1.0, -9.0]])
-    mean, deviation = torch.tensor([1.0, 1.0, 0.0]), torch.tensor([2.0, 4.0, torch.inf])
-    torch.testing.assert_close(scorer.mix(terms, mean, deviation), torch.tensor([2 * 1.0 - 1.0, 0.0]))
-    only = InversionScorer(weights={"feature": 1.0})  # a term that says nothing: divided by infinity
-    assert torch.equal(only.mix(terms, mean, deviation), torch.zeros(2))
 
 
 REFUSED = [

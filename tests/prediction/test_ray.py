@@ -2,10 +2,13 @@
 
 import json
 import shutil
+import signal
 import sys
 
 import pytest
 from readers import table
+
+from adlight.prediction.batches import predict_batches
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +61,16 @@ def test_a_missing_package_is_one_line(predict, monkeypatch):
     outcome, folder = predict("engine=ray")
     assert outcome.code == 2 and outcome.err.count("\n") == 1 and "pip install 'adlight[ray]'" in outcome.err
     assert not list(folder.rglob("*.part"))
+
+
+def test_sigterm_is_an_interruption_as_the_handler_of_ray_reports_it(predict, monkeypatch):
+    def stop(*words):
+        yield next(predict_batches(*words))
+        raise SystemExit(signal.SIGTERM)
+
+    monkeypatch.setattr("adlight.predict.predict_batches", stop)
+    outcome, folder = predict("save=none", "batch_size=2", place="terminated")
+    assert outcome.code == 130 and outcome.err.startswith("stopped. 2 predictions") and f"={folder}" in outcome.err
 
 
 def test_predictions_are_those_without_ray(predict, cluster):

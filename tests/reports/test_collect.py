@@ -55,8 +55,10 @@ def test_a_failed_run_keeps_its_numbers_until_it_begins_anew(tmp_path):
     run = RunFolder(fake_run(tmp_path / "0", error="the results are another job's"))
     rows, _ = read_results(run)
     assert {row["status"] for row in rows} == {"failed"} and rows[0]["auroc"] >= 0
+    assert len(run.predictions()) == 40 and len(run.panel_paths()) == 2
     run.begin({})
     assert [row["status"] for row in read_results(run)[0]] == ["unfinished"]
+    assert run.predictions() is None and run.panel_paths() == [] and collect([str(run)]).predictions.empty
 
 
 def test_numbers_are_those_of_the_run_to_the_digit(sweep):

@@ -65,6 +65,13 @@ def test_nothing_drifts_where_nothing_does():
     assert alarms / 200 < 0.1
 
 
+@pytest.mark.parametrize("category", ["01", "NA", "1e3"])
+def test_a_category_may_look_like_a_number(tmp_path, category):
+    predict(tmp_path, "20261101", [1.5, 2.5], source=category)
+    (found,) = drift.compare_days(drift.read_history(tmp_path), {category: [1.0, 2.0], "b": [9.0] * 9}).itertuples()
+    assert (found.category, found.images, found.ks) == (category, 2, 0.5)
+
+
 def test_thresholds_of_all_are_compared_with_all():
     scores = {"a": [1.0, 2.0], "b": [3.0]}
     assert (

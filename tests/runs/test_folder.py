@@ -118,6 +118,7 @@ def test_a_folder_without_a_run(tmp_path):
 ])  # fmt: skip
 def test_damaged_files_are_named(tmp_path, name, method):
     (tmp_path / ".hydra").mkdir()
+    (tmp_path / "metrics.json").write_text("{}")  # marks a finished run
     for content in ("a: [1", "[1, 2]"):
         (tmp_path / name).write_text(content)
         with pytest.raises(UserError, match=name):
@@ -188,6 +189,7 @@ def test_predictions_keep_every_digit(tmp_path):
         "007,007,good,0,0.1,0.1,0,007,0.2,0.0,",  # a score at the threshold is normal
     ]
     (tmp_path / "predictions.csv").write_text(text)
+    (tmp_path / "metrics.json").write_text("{}")  # marks a finished run
     table = RunFolder(tmp_path).predictions()
     assert list(table.columns) == list(PREDICTIONS)
     assert list(table["category"]) == ["screw", "007"] and list(table["defect"]) == ["hole, NA", "good"]

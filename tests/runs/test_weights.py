@@ -1,7 +1,9 @@
 """Damaged checkpoints are refused, or hold what they held; a kill makes no good one unusable."""
 
+import errno
 import hashlib
 import os
+import resource
 import shutil
 
 import numpy as np
@@ -11,7 +13,7 @@ from processes import check_refused
 from torch import nn
 
 from adlight.runs import weights
-from adlight.runs.weights import load_weights, put_in_place, verify
+from adlight.runs.weights import load_weights, put_in_place, verify, write_checkpoint
 from adlight.types import UserError
 
 
@@ -168,3 +170,17 @@ def test_a_run_s_corrupt_checkpoint_stops_everything_with_a_line(adlight, tiny_r
         ("train", f"resume={run}", "trainer.max_epochs=3"), ("evaluate", f"run={run}", "ckpt=last"),
     ):  # fmt: skip
         check_refused(adlight(name, *words), f"{run}/checkpoints/", f"{run}/checkpoints.sha256")
+
+
+def test_a_full_disk_is_an_error_of_the_system(tmp_path):
+    path = tmp_path / "checkpoints" / "x.ckpt"
+    write_checkpoint(path, {"state_dict": net().state_dict()})
+    before = path.read_bytes()
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, most))
+    try:
+        with pytest.raises(OSError, match=os.strerror(errno.EFBIG)):
+            write_checkpoint(path, {"state_dict": net(1).state_dict()})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
