@@ -88,7 +88,9 @@ def test_a_node_repeats_the_constructor_s_defaults():
                 count += 1
                 others |= {f"{target.__name__}.{name}"} if value != default else set()
     assert count > 80
-    assert others == {"Backbone.min_size", "FolderCallback.trains", "FolderCallback.writes", "WandbLogger.tags"}
+    callbacks = {"FolderCallback.trains", "FolderCallback.writes", "WandbLogger.tags"}
+    # runs of earlier versions, whose configs do not contain the setting, keep the constructor's default
+    assert others == {"Backbone.min_size", "InversionScorer.latent", *callbacks}
 
 
 @pytest.mark.parametrize(("encoder", "decoder"), ARTICLE_DEPTHS)

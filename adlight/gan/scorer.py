@@ -41,7 +41,7 @@ class InversionScorer:
             of all layers, which does not depend on their magnitude, or `whitened`, the Mahalanobis distance of the last
             features under the covariance of their differences on training images.
         latent: the mixture's `latent_norm`: `thesis`, -|z| / sqrt(Z) (eq. 3-8), or `mahalanobis`, the Mahalanobis
-            distance of the encoder's latent to those of the training images; without an encoder, |z| / sqrt(Z), the
+            distance of the encoder's latent to those of the training images; with `method=gradient`, |z| / sqrt(Z), the
             distance to the generator's prior. It is only fitted if its weight is not 0.
         distance: error for the map and the mixture's residual: `l1` (the thesis's |Q - G(z)|), `mse`, `ssim`, `msgms`
             or `lpips`.
@@ -70,7 +70,7 @@ class InversionScorer:
         weights: dict[Term, float] | None = None,
         lam: Share = 0.5,
         feature: Literal["mse", "cosine", "whitened"] = "cosine",
-        latent: Literal["thesis", "mahalanobis"] = "mahalanobis",
+        latent: Literal["thesis", "mahalanobis"] = "thesis",
         distance: Score = "mse",
         reduce: Reduction = "mean",
         smoothing: NonNegativeFloat = 0.0,
@@ -89,7 +89,7 @@ class InversionScorer:
             raise ValueError(f"at least one of the weights must not be 0, got {weights}")
         self.method, self.score, self.lam = method, score, lam
         self.weights = [float(weights.get(term, 0.0)) for term in TERMS]
-        self.feature, self.latent = feature, latent if weights.get("latent_norm") else "thesis"
+        self.feature, self.latent = feature, latent if weights.get("latent_norm") and score == "mixture" else "thesis"
         self.error = ReconstructionError(distance, reduce, smoothing, topk)
         self.steps, self.lr, self.latent_penalty, self.kappa = steps, lr, latent_penalty, kappa
         self.reach, self.restarts, self.patience, self.seed = reach, restarts, patience, seed
@@ -107,7 +107,7 @@ class InversionScorer:
             z = torch.cat([networks.encoder(image).float() for image in read()])  # (N, Z)
             center = z.mean(0)
             self.fitted |= {"center": center, "radius": (z - center).norm(dim=1).quantile(self.reach)}
-        if self.latent == "mahalanobis" and networks.encoder is not None:
+        if self.latent == "mahalanobis" and self.method != "gradient":
             z = torch.cat([self.encode(networks, image) for image in read()])  # (N, Z)
             mean = z.mean(0)
             self.fitted |= {"latent_mean": mean, "latent_whitening": fit_whitening([(z - mean)[:, None]])}
@@ -172,13 +172,13 @@ class InversionScorer:
         whitening = self.look_up("whitening", "feature=whitened", image.device)
         return whitened_distance(critic, image, reconstruction, whitening)
 
-    def measure_latents(self, networks: Networks, z: Tensor) -> Tensor:
+    def measure_latents(self, z: Tensor) -> Tensor:
         """Compute the mixture's norm of the latents. (B, Z) -> (B,).
 
         Raises:
             UserError: `latent=mahalanobis` is not fitted.
         """
-        if self.latent == "thesis" or networks.encoder is None:
+        if self.latent == "thesis" or self.method == "gradient":
             return latent_norm(z) if self.latent == "thesis" else -latent_norm(z)
         mean, white = (self.look_up(f"latent_{name}", "latent=mahalanobis", z.device) for name in ("mean", "whitening"))
         return ((z - mean) @ white).square().mean(1).sqrt()
@@ -194,7 +194,7 @@ class InversionScorer:
             feature = self.feature_distance(networks.critic, image, reconstruction)  # (B,)
             residual, pixel = self.error(image, reconstruction)  # (B,), (B, H, W)
             with torch.autocast(image.device.type, enabled=False):
-                norm = self.measure_latents(networks, z)  # (B,)
+                norm = self.measure_latents(z)  # (B,)
                 thesis = self.lam * normalized_residual(image, reconstruction) + (1 - self.lam) * latent_norm(z)
         terms = torch.stack([residual, norm, feature], 1)  # (B, T)
         return terms, Scores(image=thesis, pixel=pixel, reconstruction=reconstruction)

@@ -17,6 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from adlight import __version__
+from adlight.runs.config import instantiate_node
 from adlight.runs.folder import RunFolder
 from adlight.runs.tables import read_trained
 from adlight.types import UserError
@@ -106,6 +107,11 @@ def describe_trained(run: RunFolder, data: "AnomalyDataModule") -> list[str]:
     Another `val_fraction`, seed or folder of normal images splits the images anew, as do added or removed images.
     """
     trained, lines = read_trained(run.path), list[str]()
+    if not trained:  # a run of an earlier version
+        try:
+            trained = set(list_trained(instantiate_node(run.config().dataset)))
+        except UserError:  # its images are no longer there
+            return []
     for split, use in (("val", "calibrated on"), ("test", "tested")):
         records = data.datasets[split].records if split in data.datasets else []
         normals = [abspath(record.path) in trained for record in records if not record.label]
@@ -119,7 +125,7 @@ def check_held_out(run: RunFolder, data: "AnomalyDataModule") -> None:
     """Raise a UserError if images that a run was trained on are now held out or tested, as their folder has changed."""
     from adlight.data.splits import split_normals
 
-    if not (trained := read_trained(run.path) - set(list_trained(data))):
+    if not (trained := read_trained(run.path)) or not (trained := trained - set(list_trained(data))):
         return
     held_out = split_normals(data.source.train(), data.val_fraction, data.seed)[1]
     normals = [*held_out, *(record for record in data.source.test() if not record.label)]

@@ -32,7 +32,7 @@ def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
             torch.save(content, file)
         put_in_place(partial, path)
     except RuntimeError as error:
-        if isinstance(error.__context__, OSError):  # torch hides what the file raised, such as a full disk
+        if error.__context__ is not None:  # torch hides what was raised while it wrote: a full disk or Ctrl-C
             raise error.__context__ from None
         raise
     finally:

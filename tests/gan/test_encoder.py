@@ -176,7 +176,7 @@ def test_mixture_known_values():
     module.term_deviation.copy_(torch.tensor([2.0, 4.0, torch.inf]))
     terms = torch.tensor([[3.0, 5.0, 9.0], [1.0, 1.0, -9.0]])
     torch.testing.assert_close(module.mix(terms), torch.tensor([2 * 1.0 - 1.0, 0.0]))
-    module.scorer = InversionScorer(weights={"feature": 1.0})  # a term that says nothing: divided by infinity
+    module.scorer = InversionScorer(weights={"feature": 1.0})  # a constant term: divided by infinity
     assert torch.equal(module.mix(terms), torch.zeros(2))
 
 
@@ -189,7 +189,7 @@ def test_a_single_normal_image_leaves_the_terms_as_they_are(root):
 
 def test_constant_terms_say_nothing(trained):
     data = trained[1]
-    module = make(scorer=InversionScorer(weights={"latent_norm": 1.0, "residual": 1.0}, latent="thesis"))
+    module = make(scorer=InversionScorer(weights={"latent_norm": 1.0, "residual": 1.0}))
     module.encoder.normalize_latent = True  # all latents have one norm
     make_trainer().validate(module, data, verbose=False)
     assert module.term_deviation.isinf().tolist() == [False, True, False]

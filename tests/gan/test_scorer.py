@@ -167,9 +167,9 @@ def test_latents_are_pulled_into_the_ball():
 
 
 def test_mahalanobis_norm_of_latents():
-    """The norm computed with NumPy from the written definition; without an encoder, the distance to the prior."""
+    """The norm computed with NumPy from the written definition; of searched latents, the distance to the prior."""
     networks, train, image = gan(), uniform(9, 1, 8, 8), uniform(4, 1, 8, 8, seed=1)
-    scorer = InversionScorer(weights={"feature": 1.0, "latent_norm": 1.0})
+    scorer = InversionScorer(weights={"feature": 1.0, "latent_norm": 1.0}, latent="mahalanobis")
     with pytest.raises(UserError, match="latent=mahalanobis"):
         scorer.terms(networks, image)
     scorer.fit(networks, lambda: train.split(4))
@@ -182,10 +182,10 @@ def test_mahalanobis_norm_of_latents():
     terms, scores = scorer.terms(networks, image)
     np.testing.assert_allclose(terms[:, 1].numpy(), expected, rtol=1e-4)
     np.testing.assert_allclose(scores["image"].numpy(), InversionScorer().terms(networks, image)[1]["image"].numpy())
-    alone, scorer = networks._replace(encoder=None), InversionScorer("gradient", weights={"latent_norm": 1.0}, steps=1)
-    scorer.fit(alone, lambda: train.split(4))
-    terms, _ = scorer.terms(alone, image)
-    torch.testing.assert_close(terms[:, 1], scorer.find_latents(alone, image).square().mean(1).sqrt())
+    scorer = InversionScorer("gradient", weights={"latent_norm": 1.0}, latent="mahalanobis", steps=1)
+    scorer.fit(networks, lambda: train.split(4))
+    terms, _ = scorer.terms(networks, image)
+    torch.testing.assert_close(terms[:, 1], scorer.find_latents(networks, image).square().mean(1).sqrt())
 
 
 def test_whitened_features():

@@ -2,9 +2,11 @@
 
 import errno
 import hashlib
+import io
 import os
 import resource
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -184,3 +186,16 @@ def test_a_full_disk_is_an_error_of_the_system(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
+
+
+def test_an_interruption_while_a_checkpoint_is_written_stays_one(tmp_path, monkeypatch):
+    class Interrupted(io.FileIO):
+        def write(self, content):
+            if self.tell() > 500:
+                raise KeyboardInterrupt
+            return super().write(content)
+
+    monkeypatch.setattr(Path, "open", lambda path, mode: Interrupted(path, mode))
+    with pytest.raises(KeyboardInterrupt):
+        write_checkpoint(tmp_path / "x.ckpt", {"state_dict": net().state_dict()})
+    assert not list(tmp_path.iterdir())
