@@ -72,5 +72,5 @@ def test_sigterm_is_an_interruption_as_the_handler_of_ray_reports_it(adlight, mo
     stub = SimpleNamespace(simulate=simulate)  # stands for Flower
     monkeypatch.setitem(sys.modules, "adlight.federated.flower", stub)
     monkeypatch.setattr("adlight.federated.flower", stub, raising=False)
-    outcome = adlight("federate", *adlight.quick, *TWO, "hydra.run.dir=runs/terminated")
-    assert outcome.code == 130 and outcome.err.startswith("stopped.") and "runs/terminated" in outcome.err
+    outcome = adlight("federate", *adlight.quick, *TWO, "hydra.run.dir=runs/terminated-federation")
+    assert outcome.code == 130 and outcome.err.startswith("stopped.") and "runs/terminated-federation" in outcome.err
