@@ -63,8 +63,7 @@ def learn(config: DictConfig) -> Path:
     made = learned_config(run.config(), width=learned.weight.shape[1], **counts, folds=learned.folds)
     learned.calibration = instantiate_node(made.calibration)
     learned.calibration.load_state_dict(module.calibration.state_dict())
-    lines = [*describe_labels(labelled), *warn_of_test(run, LabelFolder(run.path))]
-    lines += provenance.describe_trained(run, data)
+    lines = describe_labels(labelled) + warn_of_test(run) + provenance.describe_trained(run, data)
     if len(learned.weight):  # normal scores have changed
         validation = trainer.validate(learned, data, verbose=False)[0]
         if OBJECTIVE in validation:
@@ -112,11 +111,11 @@ def fit_learned(
     return learned
 
 
-def warn_of_test(run: RunFolder, labels: LabelFolder) -> list[str]:
+def warn_of_test(run: RunFolder) -> list[str]:
     """Warn of labelled images in the run's test split: the learned detector has seen them."""
     if (table := run.predictions()) is None:
         return []
-    count = labels.count_among(table["path"])
+    count = LabelFolder(run.path).count_among(table["path"])
     return [f"{count} labelled images are of the run's test: adlight evaluate would count them"] if count else []
 
 

@@ -240,10 +240,8 @@ def test_images_that_were_trained_on_are_found_when_the_folder_has_changed(adlig
     check_refused(adlight("train", f"resume={run}"), str(run), f"{tmp_path}/parts/good/")
     shutil.rmtree(run / "checkpoints")
     (run / "metrics.json").unlink()
-    again = adlight(
-        "train", *words, "seed=1", f"hydra.run.dir={run}"
-    )  # nothing was trained: there is nothing to resume
-    assert again.code == 0, again.err
+    again = adlight("train", *words, "seed=1", f"hydra.run.dir={run}")
+    assert again.code == 0, f"nothing was trained that could be resumed: {again.err}"
     (run / "trained.csv").unlink()  # as in runs of earlier versions
     split_anew = adlight("evaluate", f"run={run}", "dataset.val_fraction=0.5", f"hydra.run.dir={tmp_path}/anew")
     assert split_anew.code == 0 and f"of {run}: " in split_anew.out

@@ -125,8 +125,9 @@ def check_held_out(run: RunFolder, data: "AnomalyDataModule") -> None:
     """Raise a UserError if images that a run was trained on are now held out or tested, as their folder has changed."""
     from adlight.data.splits import split_normals
 
-    if not (trained := read_trained(run.path)) or not (trained := trained - set(list_trained(data))):
+    if not (trained := read_trained(run.path)):
         return
+    trained -= set(list_trained(data))  # an image may be both trained on and tested
     held_out = split_normals(data.source.train(), data.val_fraction, data.seed)[1]
     normals = [*held_out, *(record for record in data.source.test() if not record.label)]
     if again := [record.path for record in normals if abspath(record.path) in trained]:
