@@ -9,7 +9,7 @@ from adlight.features.predictor import Predictor
 from adlight.settings import checked
 from adlight.types import UserError
 
-CELLS = 40  # cells of an image per pass, so that their candidates stay in a CPU's cache
+CELLS = 20  # cells of an image per pass, so that their candidates stay in a CPU's cache
 VALUES = 2**14  # values of each image per pass when images are compared, for the same reason
 
 
@@ -70,7 +70,7 @@ class Retrieval(Predictor):
             return self._blend(flat, known[nearest].float()).view_as(cells)
         step = flat.shape[1] if in_one_part(cells) else CELLS
         found = [
-            self._blend(x, y[i].float())
+            self._blend(x, y.index_select(0, i).float())
             for image, i in zip(flat, nearest, strict=True)
             for x, y in zip(image.split(step), known.split(step, 1), strict=True)
         ]
@@ -98,10 +98,15 @@ class Retrieval(Predictor):
         return found
 
     def _blend(self, x: Tensor, candidates: Tensor) -> Tensor:
-        """(..., n, C), (..., k, n, C) -> (..., n, C)."""
-        distance = (candidates - x.unsqueeze(-3)).square().mean(-1)  # (..., k, n)
-        weight = (-self.temperature * distance).softmax(-2)[..., None]  # (..., k, n, 1)
-        return (weight * candidates).sum(-3)
+        """Average the candidates of each place, weighted by their similarity. (..., n, C), (..., k, n, C) -> (..., n, C).
+
+        |x|^2 is the same for all candidates, so that the softmax does not need it.
+        """
+        known = candidates.transpose(-3, -2)  # (..., n, k, C)
+        product = (known @ x[..., None])[..., 0]  # (..., n, k)
+        distance = known.norm(dim=-1).square() - 2 * product  # (..., n, k)
+        weight = (-self.temperature / x.shape[-1] * distance).softmax(-1)  # (..., n, k)
+        return (weight[..., None, :] @ known)[..., 0, :]
 
 
 def _multiply(query: Tensor, known: Tensor, squared: bool = False) -> Tensor:
