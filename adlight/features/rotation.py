@@ -1,15 +1,18 @@
 """Rotated copies of training images, for objects that may lie at any angle.
 
-No training set shows such objects at every angle, and a copy rotated by 90, 180 or 270 degrees, without interpolation,
-is another normal image. For other objects, a rotated image is anomalous. The training images decide, cluster by
-cluster: rotations are normal where a rotated image is about as near to the other images as the image itself.
+No training set shows such objects at every angle, and a rotated copy is another normal image. For other objects, a
+rotated image is anomalous. The training images decide, cluster by cluster: rotations are normal where an image rotated
+by a quarter turn (or half a turn), which needs no interpolation, is about as near to the other images as the image
+itself.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import affine_grid, grid_sample
 
 from adlight.data.pseudo_dataset import Images
 from adlight.features.cache import FeatureCache
@@ -19,19 +22,22 @@ from adlight.types import Batch
 SAMPLE = 16  # number of images per cluster that are rotated to decide
 NEIGHBOURS = 8  # number of nearest training images whose mean distance measures how normal an image is
 MAX_RATIO = 1.35  # largest ratio of distances after and before rotation, median of a cluster (experiments/features)
+MAX_RATIO_BETWEEN = 2.0  # the same of all such clusters for 45 degrees; interpolated images are never as near
+ANGLES = (32, 16, 8)  # numbers of angles besides 4; the largest that makes at most MAX_COPIES is chosen
+MAX_COPIES = 2_000  # 370 MB with 20 x 20 cells of 232 values
 
 
 class RotatedImages:
-    """Some images of a data set, rotated by quarter turns.
+    """Some images of a data set, rotated.
 
     Args:
         images: the data set.
         rows: indices of the images, (M,).
-        turns: quarter turns, counterclockwise; an odd number only in square frames without padding.
+        degrees: angle, counterclockwise; only in square frames without padding can it be other than 180.
     """
 
-    def __init__(self, images: Images, rows: Tensor, turns: int) -> None:
-        self.images, self.rows, self.turns = images, rows.tolist(), turns
+    def __init__(self, images: Images, rows: Tensor, degrees: float) -> None:
+        self.images, self.rows, self.degrees = images, rows.tolist(), degrees
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -40,24 +46,40 @@ class RotatedImages:
         """Return the images' pixels, and their sizes if they are padded."""
         batch = self.images.__getitems__([self.rows[i] for i in indices])
         size = batch.get("size")
-        rotated: Any = {"image": rotate(batch["image"], self.turns, size)}
+        rotated: Any = {"image": rotate(batch["image"], self.degrees, size)}
         return rotated if size is None else rotated | {"size": size}
 
 
-def rotate(image: Tensor, turns: int, size: Tensor | None = None) -> Tensor:
-    """Rotate images (B, C, H, W) by quarter turns; padded images only within their heights and widths `size` (B, 2)."""
+def rotate(image: Tensor, degrees: float, size: Tensor | None = None) -> Tensor:
+    """Rotate images counterclockwise, padded ones only within their heights and widths `size` (B, 2).
+
+    Between quarter turns, pixels are interpolated (bicubic), and the image's mirror image fills the corners.
+
+    Args:
+        image: (B, C, H, W), uint8 or in [0, 1].
+        degrees: angle; a multiple of 90 if images are padded.
+        size: heights and widths of padded images; None if nothing is padded.
+    """
+    turns, rest = divmod(degrees, 90)
+    if rest:
+        cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+        grid = affine_grid(torch.tensor([[[cos, -sin, 0], [sin, cos, 0]]]), [1, 1, *image.shape[2:]], False)
+        whole = grid.expand(len(image), -1, -1, -1).to(image.device)  # (B, H, W, 2)
+        rotated = grid_sample(image.float(), whole, "bicubic", "reflection", align_corners=False)
+        return rotated.round().clamp(0, 255).byte() if image.dtype == torch.uint8 else rotated.clamp(0, 1)
     if size is None:
-        return image.rot90(turns, (2, 3)).contiguous()
+        return image.rot90(int(turns), (2, 3)).contiguous()
     rotated = torch.zeros_like(image)
     for source, target, (height, width) in zip(image, rotated, size.tolist(), strict=True):
-        target[:, :height, :width] = source[:, :height, :width].rot90(turns, (1, 2))
+        target[:, :height, :width] = source[:, :height, :width].rot90(int(turns), (1, 2))
     return rotated
 
 
 def make_copies(cells: TrainingCells, centers: Tensor, images: Images, cache: FeatureCache) -> Copies | None:
     """Rotate the training images of the clusters in which rotated images are normal.
 
-    A quarter turn is tried first if frames are square and not padded, then half a turn.
+    A quarter turn is tried first if frames are square and not padded, then half a turn. Where quarter turns are normal,
+    few images are rotated by more angles, unless they differ much from the others between quarter turns.
 
     Args:
         cells: cells of the training images.
@@ -75,23 +97,34 @@ def make_copies(cells: TrainingCells, centers: Tensor, images: Images, cache: Fe
     sample = torch.cat([_spread((cluster == k).nonzero()[:, 0]) for k in cluster.unique().tolist()])
     before = _nearness(cells[sample], cells, sample)
 
-    def is_normal(turns: int) -> Tensor:  # (N,) bool
-        features = cache(RotatedImages(images, sample, turns), cells.mean.device)
-        ratio = _nearness(TrainingCells(features, cells.mean, cells.std)[:], cells, sample) / before
+    def compare(degrees: int) -> Tensor:  # (S,), ratios of the distances after and before rotation
+        features = cache(RotatedImages(images, sample, degrees), cells.mean.device)
+        return _nearness(TrainingCells(features, cells.mean, cells.std)[:], cells, sample) / before
+
+    def is_normal(degrees: int) -> Tensor:  # (N,) bool
+        ratio = compare(degrees)
         normal = [k for k in cluster.unique().tolist() if ratio[cluster[sample] == k].median() <= MAX_RATIO]
         return torch.isin(cluster, torch.tensor(normal, dtype=cluster.dtype))
 
     is_square = "size" not in first and first["image"].shape[2] == first["image"].shape[3]
-    quarter = is_normal(1) if is_square else torch.zeros(len(cells), dtype=torch.bool)
-    half = quarter if quarter.all() else quarter | is_normal(2)
+    quarter = is_normal(90) if is_square else torch.zeros(len(cells), dtype=torch.bool)
+    half = quarter if quarter.all() else quarter | is_normal(180)
     if not half.any():
         return None
+    between = quarter.any() and compare(45)[quarter[sample]].median() <= MAX_RATIO_BETWEEN
     features, source = [], []
-    for turns, is_rotated in ((1, quarter), (2, half), (3, quarter)):
+    for degrees in choose_angles(int(quarter.sum())) if between else (90, 180, 270):
+        is_rotated = half if degrees == 180 else quarter
         if is_rotated.any():
             source.append(is_rotated.nonzero()[:, 0])
-            features.append(cache(RotatedImages(images, source[-1], turns), cells.mean.device))
+            features.append(cache(RotatedImages(images, source[-1], degrees), cells.mean.device))
     return Copies(torch.cat(features), torch.cat(source))
+
+
+def choose_angles(count: int) -> list[float]:
+    """Choose the angles, in degrees, by which `count` images are rotated: the fewer images, the more angles."""
+    number = next((number for number in ANGLES if (number - 1) * count <= MAX_COPIES), 4)
+    return [360 * i / number for i in range(1, number)]
 
 
 def _spread(rows: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import torch
 
 from adlight.features.cache import FeatureCache
 from adlight.features.cells import Copies, TrainingCells
-from adlight.features.rotation import RotatedImages, make_copies, rotate
+from adlight.features.rotation import MAX_COPIES, RotatedImages, choose_angles, make_copies, rotate
 from adlight.memory.retrieval import Retrieval
 
 CPU, SIDE = torch.device("cpu"), 6
@@ -48,9 +48,9 @@ def copies_of(image, **more):
 @pytest.mark.parametrize(
     ("turns", "height", "found"),
     [
-        ([0, 1, 2, 3] * 12, SIDE, [1, 2, 3]),
-        ([0, 2] * 24, SIDE, [2]),
-        ([0, 2] * 24, SIDE + 2, [2]),  # quarter turns do not fit into the frame
+        ([0, 1, 2, 3] * 12, SIDE, [90, 180, 270]),  # a square part, which no other angle leaves as it is
+        ([0, 2] * 24, SIDE, [180]),
+        ([0, 2] * 24, SIDE + 2, [180]),  # quarter turns do not fit into the frame
         ([0] * 48, SIDE, []),
     ],
 )
@@ -61,8 +61,38 @@ def test_images_are_rotated_as_they_lie(turns, height, found):
         assert copies is None
         return
     assert torch.equal(copies.source, torch.arange(len(image)).repeat(len(found)))
-    turned = torch.cat([image.rot90(turn, (2, 3)) for turn in found])
+    turned = torch.cat([rotate(image, degrees) for degrees in found])
     assert copies.features.float() * 255 == pytest.approx(turned.permute(0, 2, 3, 1), abs=0.2)
+
+
+def test_parts_that_lie_at_any_angle():
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 16), torch.linspace(-1, 1, 16), indexing="ij")
+    part = torch.sigmoid(9 * (0.8 - (x - 0.1).hypot(3 * y))).expand(1, 3, 16, 16)  # an ellipse beside the center
+    image = (200 * torch.cat([rotate(part, 9.0 * i) for i in range(40)])).byte()
+    image += torch.randint(0, 50, image.shape, generator=torch.Generator().manual_seed(0)).byte()
+    copies = copies_of(image)
+    assert torch.equal(copies.source, torch.arange(40).repeat(31))
+
+
+@pytest.mark.parametrize(("count", "number"), [(1, 32), (64, 32), (65, 16), (133, 16), (134, 8), (286, 4), (10_000, 4)])
+def test_few_images_are_rotated_by_more_angles(count, number):
+    angles = choose_angles(count)
+    assert angles == pytest.approx([360 / number * i for i in range(1, number)])
+    assert {90, 180, 270} <= set(angles)
+    assert number == 4 or len(angles) * count <= MAX_COPIES
+
+
+@pytest.mark.parametrize("as_bytes", [False, True])
+def test_rotations_between_quarter_turns(as_bytes):
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="ij")
+    image = (0.5 + 0.4 * torch.sin(2 * x + y) * torch.cos(y)).expand(2, 3, 64, 64)
+    image = (255 * image).round().byte() if as_bytes else image
+    thrice = rotate(rotate(rotate(image, 30.0), 30.0), 30.0)
+    assert thrice.dtype == image.dtype
+    inner = (..., slice(16, 48), slice(16, 48))  # the corners are mirror images
+    turned = rotate(image, 90)
+    assert torch.equal(turned, image.rot90(1, (2, 3)))
+    assert thrice[inner].double() == pytest.approx(turned[inner].double(), abs=4 if as_bytes else 0.01)
 
 
 def test_each_cluster_decides_for_itself():
@@ -82,11 +112,11 @@ def test_a_region_of_interest_fixes_how_images_lie():
 def test_only_the_content_of_padded_images_is_rotated():
     image, size = parts([0, 0]), torch.tensor([[4, 6], [3, 2]])
     image[0, :, 4:], image[1, :, 3:], image[1, :, :, 2:] = 0, 0, 0
-    batch = RotatedImages(Images(image, size=size), torch.tensor([1, 0]), 2).__getitems__([0, 1])
+    batch = RotatedImages(Images(image, size=size), torch.tensor([1, 0]), 180).__getitems__([0, 1])
     assert batch["size"].tolist() == [[3, 2], [4, 6]]
     assert torch.equal(batch["image"][0, :, :3, :2], image[1, :, :3, :2].rot90(2, (1, 2)))
     assert batch["image"][0, :, 3:].sum() == 0 and batch["image"][0, :, :, 2:].sum() == 0
-    assert torch.equal(rotate(batch["image"], 2, batch["size"]), image.flip(0))
+    assert torch.equal(rotate(batch["image"], 180, batch["size"]), image.flip(0))
 
 
 def copied(count=9):
