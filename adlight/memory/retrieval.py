@@ -98,7 +98,7 @@ class Retrieval(Predictor):
         return found
 
     def _blend(self, x: Tensor, candidates: Tensor) -> Tensor:
-        """Average the candidates of each place, weighted by their similarity. (..., n, C), (..., k, n, C) -> (..., n, C).
+        """Average a place's candidates, weighted by similarity. (..., n, C), (..., k, n, C) -> (..., n, C).
 
         |x|^2 is the same for all candidates, so that the softmax does not need it.
         """
