@@ -33,7 +33,7 @@ class Retrieval(Predictor):
 
     @checked
     def __init__(
-        self, channels: PositiveInt, neighbours: PositiveInt = 32, temperature: NonNegativeFloat = 8.0
+        self, channels: PositiveInt, neighbours: PositiveInt = 128, temperature: NonNegativeFloat = 8.0
     ) -> None:
         super().__init__()
         self.neighbours, self.temperature = neighbours, temperature
