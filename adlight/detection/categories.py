@@ -1,7 +1,6 @@
 """The category of an image, which determines its thresholds."""
 
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -49,10 +48,10 @@ class CategoryRule:
                 self.of_path(path)
 
     def guess(self, path: Path | None) -> str | None:
-        """Determine the category of an image by its path; None if it is unknown."""
-        with suppress(UserError):
-            return self.of_path(path) or (self.known[0] if len(self.known) == 1 else None)
-        return None
+        """Determine the category of an image by its path, whether or not thresholds differ; None if it is unknown."""
+        if self.asked in self.known:
+            return self.asked
+        return self._folder_of(path) or (self.known[0] if len(self.known) == 1 else None)
 
     def of_path(self, path: Path | None) -> str | None:
         """Determine an image's category by its path, or raise a UserError; None stands for the pooled thresholds."""
@@ -60,16 +59,18 @@ class CategoryRule:
             return self.asked
         if self.asked == POOLED or not self.is_decisive:
             return None
-        folders = path.absolute().parent.parts if path else ()
-        for folder in reversed(folders):
-            if folder in self.known:
-                return folder
+        if found := self._folder_of(path):
+            return found
         auto = f", category={AUTO}" if self.classifier.names else ""
         raise UserError(
             f"the category of {path or 'an image without a path'} is unknown ({', '.join(self.known)}?): set "
             f"category=<name>{auto} or category={POOLED} (thresholds of all together), or name its folder after its "
             "category"
         )
+
+    def _folder_of(self, path: Path | None) -> str | None:
+        folders = path.absolute().parent.parts if path else ()
+        return next((folder for folder in reversed(folders) if folder in self.known), None)
 
     def __call__(self, paths: Sequence[Path | None], pixels: np.ndarray, size: np.ndarray | None) -> list[str | None]:
         """Determine the categories of images, or raise a UserError.

@@ -94,7 +94,7 @@ def _is_image(name: str) -> bool:
 
 
 def _find_ambiguous_names(folder: Path) -> frozenset[str]:
-    """Find the images in a folder whose names differ only in the suffix."""
+    """Find the images in a folder whose names without suffix are those of other images' pictures."""
     found = set[str]()
     with ExitStack() as files:
         with os.scandir(folder) as entries:
@@ -102,5 +102,7 @@ def _find_ambiguous_names(folder: Path) -> frozenset[str]:
         for _, group in groupby((name for name, _ in names), lambda name: name.partition(".")[0]):
             members = list(group)  # equal stems are in the same group
             stems = Counter(os.path.splitext(name)[0] for name in members)
-            found.update(name for name in members if stems[os.path.splitext(name)[0]] > 1)
+            for name in members:  # shorter ones first: beside a.jpg and a.png, a.png.jpg keeps its suffix too
+                if stems[stem := os.path.splitext(name)[0]] > 1 or stem in found:
+                    found.add(name)
     return frozenset(found)

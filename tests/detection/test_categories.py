@@ -1,5 +1,7 @@
 """Which category an image is taken for, by its looks."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -89,3 +91,13 @@ def test_a_categorys_own_name_comes_first():
 def test_nothing_was_learned_to_choose_by():
     with pytest.raises(UserError, match="category=auto"):
         CategoryRule("auto", calibration("a", "b"), CategoryClassifier())
+
+
+@pytest.mark.parametrize(("asked", "settings"), [(None, {"per": "all"}), (None, {"image": 1, "pixel": 1}), ("pooled", {})])
+def test_a_folder_names_the_category_where_thresholds_are_shared(asked, settings):
+    """A region of interest may depend on the category where thresholds do not."""
+    rule = CategoryRule(asked, calibration("bolt", "nut", **settings), CategoryClassifier())
+    images = Path("data/nut/test/x.png"), Path("data/x.png"), None
+    assert [rule.guess(path) for path in images] == ["nut", None, None]
+    assert [rule.of_path(path) for path in images] == [None] * 3
+    assert CategoryRule("bolt", calibration("bolt", "nut"), CategoryClassifier()).guess(images[0]) == "bolt"

@@ -34,6 +34,9 @@ def test_pictures_have_names_of_their_own(tmp_path):
     names = [stream.name(path) for path in stream]
     wanted = {"b", "a.jpg", "a.png", "a-1", "a.b/1", "a/2", "a.b", "sub/deep/c", "sub/c"}
     assert set(names) == wanted and len(names) == len(NAMES)
+    write_image(tmp_path / "a.png.jpg")  # without its suffix it has the name that a.png keeps
+    names = [ImageStream(str(tmp_path)).name(tmp_path / name) for name in ("a.jpg", "a.png", "a.png.jpg", "a.b.png")]
+    assert names == ["a.jpg", "a.png", "a.png.jpg", "a.b"]
     glob = ImageStream(f"{tmp_path}/sub/**/*")
     assert glob.name(tmp_path / "sub" / "deep" / "c.tif") == "deep/c"
 
