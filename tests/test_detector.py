@@ -5,6 +5,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -295,6 +296,20 @@ def test_thresholds_of_a_detector_are_its_own(detector):
     other = Detector(detector.module, SIZE)
     other.threshold = other.pixel_threshold = 7
     assert other.threshold == 7 != detector.threshold and detector.calibration.of(None).source != "given"
+
+
+def by_pickle(detector):
+    return pickle.loads(pickle.dumps(detector))
+
+
+@pytest.mark.parametrize("duplicate", [deepcopy, by_pickle])
+def test_a_copy_predicts_the_same_and_is_its_own(detector, rows, duplicate):
+    """Workers of a DataLoader and processes of a pool get a detector by pickle."""
+    paths, before = [row["path"] for row in rows], detector.threshold
+    copied = duplicate(detector)
+    assert [found.score for found in copied(paths)] == [found.score for found in detector(paths)]
+    copied.threshold = before + 1
+    assert detector.threshold == before and copied(paths[0])[0].threshold == before + 1
 
 
 def test_loads_for_scoring_only(run, detector):

@@ -1,6 +1,7 @@
 """The command: a run becomes a graph that answers as the run does, in Python and without adlight."""
 
 import json
+import pickle
 import re
 import runpy
 import subprocess
@@ -76,6 +77,7 @@ def test_a_detector_of_the_graph_is_that_of_the_run(adlight, exported, tiny_run,
     monkeypatch.chdir(adlight.folder)
     paths = [row["path"] for row in rows]
     own, graph = (Detector.load(path, device="cpu") for path in (tiny_run[0], exported[0]))
+    assert [one.score for one in pickle.loads(pickle.dumps(graph))(paths)] == [one.score for one in graph(paths)]
     for mine, other in zip(own(paths), graph(paths), strict=True):
         assert other.score == pytest.approx(mine.score, rel=1e-4)
         assert (other.anomalous, other.boxes, other.path) == (mine.anomalous, mine.boxes, mine.path)

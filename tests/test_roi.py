@@ -1,6 +1,7 @@
 """Regions of interest: what lies outside is neither trained on, scored nor counted, by any detector."""
 
 import json
+import pickle
 import shutil
 from pkgutil import resolve_name
 
@@ -72,6 +73,7 @@ def test_what_lies_outside_changes_nothing(adlight, detector, name, tmp_path):
     assert first.score == second.score and (first.anomaly_map == second.anomaly_map).all()
     assert (first.anomaly_map[~inside] == 0).all() and (first.anomaly_map[inside] > 0).any()
     assert not (first.mask & ~inside).any()
+    assert pickle.loads(pickle.dumps(found))(image)[0].score == first.score
     found.threshold = -1.0
     assert found(image)[0].boxes and not (found(image)[0].mask & ~inside).any()
 

@@ -20,12 +20,16 @@ from adlight.types import UserError
 
 held = ExitStack()  # the lock on this process's folder
 new: list[RunFolder] = []  # this process's folder, if it did not exist before
+earlier: list[tuple[RunFolder, str | None, dict[Path, bytes]]] = []  # or else `run.json` and the attempt in it
 
 
 def remove_unused() -> None:
-    """Remove the folder of a command that failed before it made anything, so that no report shows it."""
+    """Undo what a command wrote to its folder if it failed before it began: no report shows it as a run."""
     for run in new:
         run.remove_unused()
+    for run, begun, files in earlier:
+        for path, content in files.items() if run.metadata_text() == begun else ():
+            path.write_bytes(content)
 
 
 class Refusal(SystemExit):
@@ -85,7 +89,10 @@ class FolderCallback(Callback):
                     check_no_foreign_files("hydra.run.dir", run.path)
         if self.writes and has_own_folder:  # otherwise the sweep has locked its job's folder
             held.callback(new.clear)
+            held.callback(earlier.clear)
             is_new = not run.path.exists() and not is_numbered()  # processes of a numbered run may still write there
             held.enter_context(run.lock(wait=False))
             if is_new:  # and locked, so that it is no other process's
                 new.append(run)
+            elif self.trains and not config.get("resume"):
+                earlier.append((run, run.metadata_text(), run.read_attempt()))

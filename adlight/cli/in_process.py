@@ -3,6 +3,7 @@
 import difflib
 import logging
 import os
+import random
 import re
 import sys
 import warnings
@@ -129,7 +130,7 @@ def _full_name(key: str, config: DictConfig) -> str:
 def _keep_globals() -> Iterator[None]:
     """Restore the global state that Hydra, its logging and a training change."""
     known, config, version = GlobalHydra.instance(), HydraConfig.instance(), VersionBase.instance()
-    before = known.hydra, config.cfg, version.version_base, sys.argv
+    before, draws = (known.hydra, config.cfg, version.version_base, sys.argv), random.getstate()
     environment, (handlers, level) = dict(os.environ), (logging.root.handlers[:], logging.root.level)
     known.clear()
     try:
@@ -137,6 +138,7 @@ def _keep_globals() -> Iterator[None]:
             filter_warnings()
             yield
     finally:
+        random.setstate(draws)  # the first import of Lightning changes it
         known.hydra, config.cfg, version.version_base, sys.argv = before
         GlobalHydra.set_instance(known)  # Hydra has replaced it with a copy
         for handler in set(logging.root.handlers) - set(handlers):

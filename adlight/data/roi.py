@@ -1,7 +1,7 @@
 """Regions of interest: masks of the pixels that count; all other pixels become grey for every detector."""
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -107,8 +107,18 @@ def make_selection(
     """Make a function of an image and its path that applies a region of interest; None if there is none."""
     if place is None:
         return None
-    roi = RegionOfInterest(place)
-    return lambda image, path: roi.apply(image, channels, frame, path, categorize(path))
+    return partial(_select, RegionOfInterest(place), channels, frame, categorize)
+
+
+def _select(  # a function of a module, so that it can be pickled
+    roi: RegionOfInterest,
+    channels: int,
+    frame: Frame,
+    categorize: Callable[[Path | None], str | None],
+    image: Image.Image,
+    path: Path | None,
+) -> tuple[Image.Image, np.ndarray]:
+    return roi.apply(image, channels, frame, path, categorize(path))
 
 
 def stack_contents(images: Sequence[PreparedImage]) -> np.ndarray | None:

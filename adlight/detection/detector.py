@@ -63,6 +63,12 @@ class ModuleScorer:
         self.module = module.eval().requires_grad_(False).to(self.device)
         self.lock = Lock()  # a backbone holds its layers' outputs during a call
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "lock"}  # a copy has its own
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, lock=Lock())
+
     def __call__(
         self,
         pixels: np.ndarray,

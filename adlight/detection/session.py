@@ -45,7 +45,7 @@ class GraphDetector:
             import onnxruntime
         except ImportError as error:
             raise UserError("onnxruntime is not installed: pip install 'adlight[onnx]'") from error
-        self.calibration, self.classifier = calibration, classifier
+        self.calibration, self.classifier, self._arguments = calibration, classifier, (path, device)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = ERRORS_ONLY
         providers = _find_providers(device, onnxruntime.get_available_providers())
@@ -58,6 +58,10 @@ class GraphDetector:
         self.metadata: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
         if [output.name for output in self.session.get_outputs()] != list(OUTPUTS):
             raise UserError(f"{path} is not a graph that adlight export wrote")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        path, device = self._arguments
+        return GraphDetector, (path, self.calibration, self.classifier, device)  # a copy opens its own session
 
     def make_scorer(self, precision: str, device: Any) -> Scorer:
         """Return this detector itself; a graph's precision and device are fixed."""

@@ -41,7 +41,7 @@ class LinearStart(nn.Module):
         self.register_buffer("noise", torch.ones(()))
         self.gram: Tensor | None = None
         self.solved: tuple[Tensor, Tensor] | None = None  # the mask last used for scoring, and its inverses
-        self.register_load_state_dict_post_hook(lambda module, _: module.forget())
+        self.register_load_state_dict_post_hook(_forget)  # a lambda could not be pickled
 
     def forget(self) -> None:
         """Drop everything computed from the components."""
@@ -94,3 +94,7 @@ class LinearStart(nn.Module):
         if not self.training:
             self.solved = mask, found
         return found
+
+
+def _forget(module: LinearStart, incompatible: object) -> None:
+    module.forget()

@@ -1,12 +1,13 @@
 """Values of Python arrive in the config as they are."""
 
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from adlight.cli.in_process import add_settings
+from adlight.cli.in_process import _keep_globals, add_settings
 from adlight.cli.words import to_override, use_config_dir
 from adlight.types import UserError
 
@@ -48,3 +49,11 @@ def test_a_config_folder_becomes_an_override(tmp_path):
         assert read.key_or_group == "hydra.searchpath" and read.value() == [str(tmp_path)] and model == "model=mine"
     with pytest.raises(UserError, match="nowhere"):
         use_config_dir(["--config-dir", "nowhere"])
+
+
+def test_what_an_import_draws_is_not_seen():
+    """The first import of Lightning draws from Python's generator."""
+    before = random.getstate()
+    with _keep_globals():
+        random.random()
+    assert random.getstate() == before

@@ -93,7 +93,9 @@ def test_nothing_was_learned_to_choose_by():
         CategoryRule("auto", calibration("a", "b"), CategoryClassifier())
 
 
-@pytest.mark.parametrize(("asked", "settings"), [(None, {"per": "all"}), (None, {"image": 1, "pixel": 1}), ("pooled", {})])
+@pytest.mark.parametrize(
+    ("asked", "settings"), [(None, {"per": "all"}), (None, {"image": 1, "pixel": 1}), ("pooled", {})]
+)
 def test_a_folder_names_the_category_where_thresholds_are_shared(asked, settings):
     """A region of interest may depend on the category where thresholds do not."""
     rule = CategoryRule(asked, calibration("bolt", "nut", **settings), CategoryClassifier())
