@@ -54,7 +54,8 @@ def verify(path: Path) -> str:
         UserError: the checkpoint has changed or is damaged.
     """
     if noted := _noted_hashes(path):
-        if (found := hash_file(path)) not in noted:
+        found = hash_file(path)
+        if found not in noted and found not in _noted_hashes(path):  # a training may have replaced both meanwhile
             raise UserError(
                 f"{path} is damaged: its SHA-256 is not the one in {_note_path(path)}; train again, name another "
                 "checkpoint or, if you put the file there yourself, delete its line there"

@@ -15,7 +15,7 @@ from processes import check_refused
 from torch import nn
 
 from adlight.runs import weights
-from adlight.runs.weights import load_weights, put_in_place, verify, write_checkpoint
+from adlight.runs.weights import hash_file, load_weights, put_in_place, verify, write_checkpoint
 from adlight.types import UserError
 
 
@@ -128,6 +128,20 @@ def killed_replace(replace, path, killed):
     """Counts the renaming to the checkpoint's name as a step, and none of its note."""
     step = killed(replace)
     return lambda source, target: step(source, target) if target == path else replace(source, target)
+
+
+def test_a_checkpoint_that_a_training_replaces_meanwhile_is_whole(tmp_path, monkeypatch):
+    """The training writes its next epoch after the noted hash was read and before the file is."""
+    path, follow = tmp_path / "checkpoints" / "best.ckpt", hash_file
+    write_checkpoint(path, {"epoch": 1})
+
+    def hash_late(file):
+        monkeypatch.setattr(weights, "hash_file", follow)
+        write_checkpoint(path, {"epoch": 2})
+        return follow(file)
+
+    monkeypatch.setattr(weights, "hash_file", hash_late)
+    assert verify(path) == follow(path) and torch.load(path)["epoch"] == 2
 
 
 def test_each_checkpoint_has_its_own_line(tmp_path):
