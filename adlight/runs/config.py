@@ -23,6 +23,7 @@ SPLIT_KEYS = (  # data set settings that choose the training images
     *("source", "category", "seed", "val_fraction", "train_limit"),
     *("normal", "normal_dir", "test_normal_dir", "normal_test_fraction"),
 )
+register_resolver = getattr(OmegaConf, "register_resolver", None) or OmegaConf.register_new_resolver  # until 2.4
 
 
 def read_yaml(path: Path) -> DictConfig:
