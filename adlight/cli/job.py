@@ -45,9 +45,7 @@ def job_name(overrides: Sequence[str], varied: Mapping[str, bool]) -> str:
     return name if plain == name and len(name) <= 120 else f"{plain[:110]}-{digest}"
 
 
-register_resolver(
-    "job_name", lambda overrides, sweep: job_name(overrides, SweepFolder(sweep).note()["varied"]), replace=True
-)
+register_resolver("job_name", lambda overrides, sweep: job_name(overrides, SweepFolder(sweep).note()["varied"]))
 
 
 def is_job() -> bool:

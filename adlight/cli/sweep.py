@@ -31,7 +31,7 @@ def gpus_per_node(accelerator: str, devices: int | str) -> int | str | None:
     return devices if accelerator in ("auto", "cuda", "gpu") else None
 
 
-register_resolver("gpus_per_node", gpus_per_node, replace=True)
+register_resolver("gpus_per_node", gpus_per_node)
 
 
 class SweepCallback(Callback):
