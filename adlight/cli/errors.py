@@ -36,6 +36,9 @@ NOISE = [
     ".*in eval mode at the start of training.*",  # the GAN is frozen then
     "The parameter .pretrained. is deprecated.*",  # from lpips
     "Arguments other than a weight enum.*",
+    "hydra.utils.instantiate.. resolved _target_",  # Hydra 1.4, which announces 1.5
+    "The version_base parameter is deprecated",
+    "register_new_resolver.. is deprecated",  # called by plugins of Hydra
     "Glyph .* missing from font.*",  # Matplotlib's font only measures the text; the browser's displays it
 ]
 

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from adlight.cli.errors import describe, explain, filter_warnings, is_interruption
 from adlight.cli.sweep import OWN_WORDS, write_table
 from adlight.cli.words import to_override
-from adlight.runs.config import difference
+from adlight.runs.config import difference, register_resolver
 from adlight.runs.files import append_traceback, rank, read_number
 from adlight.runs.find import SweepFolder
 from adlight.runs.folder import RunFolder
@@ -45,9 +45,7 @@ def job_name(overrides: Sequence[str], varied: Mapping[str, bool]) -> str:
     return name if plain == name and len(name) <= 120 else f"{plain[:110]}-{digest}"
 
 
-OmegaConf.register_new_resolver(
-    "job_name", lambda overrides, sweep: job_name(overrides, SweepFolder(sweep).note()["varied"]), replace=True
-)
+register_resolver("job_name", lambda overrides, sweep: job_name(overrides, SweepFolder(sweep).note()["varied"]))
 
 
 def is_job() -> bool:

@@ -65,7 +65,8 @@ def prediction_advice(folder: PredictionFolder, reason: str = "") -> str:
 def federation_advice(folder: FederationFolder) -> str:
     """Describe how to continue a federation that stopped."""
     averaged = folder.averaged()
-    kept = f"{len(averaged.rows)} rounds are kept" if averaged else "No round is finished"
+    count = len(averaged.rows) if averaged else 0
+    kept = f"{count} round{'s are' if count > 1 else ' is'} kept" if count else "No round is finished"
     return f"{kept}. Continue with: {_resume_command('federate', folder.path)}"
 
 

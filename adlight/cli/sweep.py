@@ -6,13 +6,13 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from adlight.cli.errors import describe, explain
 from adlight.cli.resume import resume_sweep_command
 from adlight.cli.words import value_of
 from adlight.reports.rows import read_results
-from adlight.runs.config import comparable, difference
+from adlight.runs.config import comparable, difference, register_resolver
 from adlight.runs.files import append_traceback
 from adlight.runs.find import SweepFolder
 from adlight.runs.folder import RunFolder
@@ -26,12 +26,12 @@ COLUMNS = ("job", "name", "status", OBJECTIVE, *METRICS, "epochs", "seconds", "e
 current: SweepFolder | None = None  # the sweep that this process has started
 
 
-def gpus_per_node(accelerator: str, devices: int) -> int | None:
+def gpus_per_node(accelerator: str, devices: int | str) -> int | str | None:
     """Return how many GPUs a Slurm job needs on each node: one per process, none for `trainer=cpu`."""
     return devices if accelerator in ("auto", "cuda", "gpu") else None
 
 
-OmegaConf.register_new_resolver("gpus_per_node", gpus_per_node, replace=True)
+register_resolver("gpus_per_node", gpus_per_node)
 
 
 class SweepCallback(Callback):

@@ -7,6 +7,8 @@ import json
 import logging
 import threading
 import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +35,13 @@ class GridExchange:
 
     Args:
         grid: Flower's connection to the sites.
-        sites: Number of sites.
+        sites: Names of the sites.
         stopped: Event that ends the waiting, set when a simulation is interrupted.
     """
 
-    def __init__(self, grid: Grid, sites: int, stopped: threading.Event | None = None) -> None:
+    def __init__(self, grid: Grid, sites: Sequence[str], stopped: threading.Event | None = None) -> None:
         self.grid, self.sites, self.stopped = grid, sites, stopped or threading.Event()
+        self.names: dict[int, str] = {}  # by Flower's number of the node, of the sites that have replied
 
     def __call__(self, request: Request) -> list[Reply]:
         """Send a request and wait for all replies; raise a UserError if a site has disconnected or failed."""
@@ -49,19 +52,22 @@ class GridExchange:
         while waiting:
             for message in self.grid.pull_messages(waiting):
                 waiting.discard(message.metadata.reply_to_message_id)
+                node = message.metadata.src_node_id
                 if message.has_error():
-                    reason = " ".join(str(message.error.reason).split())[:200]
-                    raise UserError(f"a site has disconnected, or its process has failed: {reason}")
+                    reason, name = " ".join(str(message.error.reason).split())[:200], self.names.get(node, "a site")
+                    raise UserError(f"{name} has disconnected, or its process has failed: {reason}")
                 values, weights = _unpack(message.content)
+                if 0 <= values["site"] < len(self.sites):
+                    self.names[node] = self.sites[values["site"]]
                 replies.append(Reply(values["site"], values["values"], weights, values["error"]))
             self._pause()
         return replies
 
     def _nodes(self) -> list[int]:
         reported = False
-        while len(nodes := list(self.grid.get_node_ids())) < self.sites:
+        while len(nodes := list(self.grid.get_node_ids())) < len(self.sites):
             if not reported:
-                print(f"waiting for {self.sites} sites ({len(nodes)} are connected)", flush=True)
+                print(f"waiting for {len(self.sites)} sites ({len(nodes)} are connected)", flush=True)
             reported = True
             self._pause()
         return nodes
@@ -75,7 +81,7 @@ class GridExchange:
 def serve(grid: Grid, context: Context) -> None:
     """Run the federation whose folder the app names, on the SuperLink's machine."""
     folder = FederationFolder(str(context.run_config["folder"]))
-    Server(folder, GridExchange(grid, len(site_names(folder.config())))).run()
+    Server(folder, GridExchange(grid, site_names(folder.config()))).run()
 
 
 @client.query()
@@ -98,23 +104,31 @@ def simulate(folder: FederationFolder, cpus: int, gpus: float) -> None:
 
     Each site takes `cpus` CPUs and `gpus` GPUs, which may be a fraction. For errors see `Server.run`.
     """
+    import ray
     from flwr.simulation import run_simulation
 
     logger = logging.getLogger("flwr")
     logger.propagate = False  # Hydra's root logger would print all levels
     logger.setLevel(logging.CRITICAL)  # errors come back as replies; Ctrl-C would print a traceback of each site
     warnings.filterwarnings("ignore", ".*accelerator visible devices.*", FutureWarning)  # Ray's
-    count, stopped, local = len(site_names(folder.config())), threading.Event(), ServerApp()
+    logging.getLogger("ray._private.worker").setLevel(logging.ERROR)  # it leaves SIGTERM to this thread, and says so
+    names, stopped, local = site_names(folder.config()), threading.Event(), ServerApp()
 
     @local.main()
     def lead(grid: Grid, context: Context) -> None:
-        Server(folder, GridExchange(grid, count, stopped)).run()
+        Server(folder, GridExchange(grid, names, stopped)).run()
 
     resources: Any = {"client_resources": {"num_cpus": cpus, "num_gpus": gpus}, "init_args": {"log_to_driver": False}}
-    try:
-        run_simulation(local, client, count, backend_config=resources)
-    finally:
-        stopped.set()  # otherwise the server's thread would wait for replies forever
+    with ThreadPoolExecutor(1) as thread:  # Ctrl-C within Ray or Flower may be lost, or leave their threads waiting
+        simulation = thread.submit(run_simulation, local, client, len(names), backend_config=resources)
+        try:
+            simulation.result()
+        finally:
+            stopped.set()  # otherwise the server's thread would wait for replies forever
+            if ray.is_initialized():
+                ray.shutdown()
+            elif not simulation.done():
+                print("stopping as soon as Ray has started", flush=True)
 
 
 def write_app(path: Path, folder: FederationFolder) -> None:

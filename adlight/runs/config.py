@@ -1,6 +1,7 @@
 """Configs: the folder of adlight's own, reading and comparing saved ones, and building objects from their nodes."""
 
-from collections.abc import Collection, Mapping
+import warnings
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,13 @@ SPLIT_KEYS = (  # data set settings that choose the training images
     *("source", "category", "seed", "val_fraction", "train_limit"),
     *("normal", "normal_dir", "test_normal_dir", "normal_test_fraction"),
 )
+
+
+def register_resolver(name: str, function: Callable[..., Any]) -> None:
+    """Add a resolver to OmegaConf, whose version 2.4 deprecates the only way of 2.3."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        OmegaConf.register_new_resolver(name, function, replace=True)
 
 
 def read_yaml(path: Path) -> DictConfig:

@@ -78,7 +78,7 @@ class SweepFolder(Folder):
 
     def remove_unused(self) -> bool:
         """Remove the folder if no job has begun, as after a mistyped setting. -> whether it was removed."""
-        if not {path.name for path in self.path.iterdir()} <= {*SWEEP_FILES, _LOCK}:
+        if not {path.name for path in self.path.iterdir()} <= {*SWEEP_FILES, _LOCK, self.study_path.name}:
             return False
         shutil.rmtree(self.path, ignore_errors=True)
         return True

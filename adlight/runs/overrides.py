@@ -117,6 +117,9 @@ def explain_config(error: BaseException) -> str:
     line = first_line(error)
     if isinstance(error, ConfigCompositionException) and cause is not None:  # its text only names the override
         line = f"{line}: {first_line(cause)}"
+    if "No match in the defaults list" in line:
+        key, why = line.split("'")[1], "this model or data set has no such choice"
+        return f"unknown setting {key!r}: {why} (if sweep=<name> has set it: hydra.sweeper.params=null)"
     if "An item is already at" in line:
         line += " Leave out the + in front"
     hint = "; -m makes a run for each of several values, [1,2] is a list" if line.startswith("Ambiguous value") else ""

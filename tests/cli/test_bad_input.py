@@ -54,6 +54,7 @@ TRAIN = {
     "bad threshold method": ("calibration.image=quantil:3", "'quantil:3'", "quantile:0.99"),
     "strategy that starts copies": ("trainer.devices=2 trainer.strategy=ddp_spawn trainer.accelerator=cpu", "use ddp"),
     "nodes without Slurm": ("trainer.num_nodes=2 trainer.strategy=ddp trainer.accelerator=cpu", "trainer=slurm"),
+    "choice of another model": ("model=pca model/depth=e2d4", "'model/depth'", "no such choice"),
     "group of another model": ("model/objective=wgan", "model/objective"),
     "unknown score": ("model.scorer.score=mae", "'mae'", "msgms"),
     "no normal images named": ("dataset=folder", "dataset.normal_dir"),

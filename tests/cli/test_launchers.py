@@ -187,6 +187,17 @@ def killed_trial(sweep):
     return trial
 
 
+@needs("hydra_optuna_sweeper", "optuna")
+@pytest.mark.parametrize("key", ["model.mask_ratoi", "model/dept"])
+def test_a_mistyped_setting_of_a_search_leaves_no_sweep_that_could_go_on(adlight, key):
+    sweep = adlight.folder / "runs" / "mistyped_search"
+    words = ("sweep=search", "hydra.sweeper.params=null", f"{key}=choice(e2d2,e2d4)", f"hydra.sweep.dir={sweep}")
+    outcome = adlight("train", *adlight.quick, *words)
+    last = outcome.err.splitlines()[-1]  # before it, Optuna tells of its study
+    assert outcome.code == 2 and last.startswith("error: unknown setting") and key[6:] in last
+    assert not sweep.exists()
+
+
 @pytest.mark.slow
 @needs("hydra_optuna_sweeper", "optuna")
 def test_search(adlight):
@@ -198,8 +209,9 @@ def test_search(adlight):
     )
     words = [*words, *space, "model.scorer.score=choice(mse,l1)"]
     sweep = adlight.folder / "runs" / "search"
-    outcome = adlight("train", *adlight.quick, *words, "hydra.sweeper.n_trials=2")
-    assert outcome.code == 0, outcome.err
+    done = command(adlight, *words, "hydra.sweeper.n_trials=2")
+    well(done)
+    assert "Warning" not in done.stderr, "of Hydra 1.4, which the extra brings"
     first = results(sweep)
     killed = killed_trial(sweep)
     outcome = adlight("train", *adlight.quick, *words, "hydra.sweeper.n_trials=1", "resume_sweep=true")
