@@ -102,3 +102,7 @@ def run(rows: dict[str, Callable[[Path], dict[str, float]]]) -> None:
     name, work, threads = sys.argv[1:]
     torch.set_num_threads(int(threads))
     print("\n" + json.dumps(rows[name](Path(work))))
+
+
+if __name__ == "__main__":
+    make_files(Path(sys.argv[1]), int(sys.argv[2]))
