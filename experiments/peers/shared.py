@@ -19,7 +19,7 @@ COUNTS = {"good": 125, "bad": 75}  # one side's fit and test: 100 to train, 25 +
 
 
 def clock() -> float:
-    """Processor time of one thread, which other work on the machine hardly changes; wall time of several."""
+    """Processor time of one thread, which other work on the machine changes less; wall time of several."""
     return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
