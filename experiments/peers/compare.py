@@ -150,9 +150,8 @@ def main() -> None:
         parser.error(f"no row {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
     work = options.work or Path(tempfile.mkdtemp())
     if not (work / "parts").exists():
-        from shared import make_files
-
-        make_files(work, options.files)
+        # in a process of its own, since the peak memory of a child is never below what its parent had when it began
+        subprocess.run([sys.executable, HERE / "shared.py", work, str(options.files)], check=True)
     for row in options.rows or [row for row in ROWS if not options.ours or row not in ("install", "score")]:
         lines = measure(row, work.resolve(), options.threads, options.repeats, options.ours)
         write(lines)

@@ -19,7 +19,7 @@ COUNTS = {"good": 125, "bad": 75}  # one side's fit and test: 100 to train, 25 +
 
 
 def clock() -> float:
-    """Processor time of one thread, which other work on the machine hardly changes; wall time of several."""
+    """Processor time of one thread, which other work on the machine changes less; wall time of several."""
     return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
@@ -102,3 +102,7 @@ def run(rows: dict[str, Callable[[Path], dict[str, float]]]) -> None:
     name, work, threads = sys.argv[1:]
     torch.set_num_threads(int(threads))
     print("\n" + json.dumps(rows[name](Path(work))))
+
+
+if __name__ == "__main__":
+    make_files(Path(sys.argv[1]), int(sys.argv[2]))
