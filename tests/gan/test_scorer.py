@@ -224,7 +224,7 @@ def test_residual_is_the_map_reduced():
 
 
 def test_whitened_residual():
-    """The Mahalanobis distance over all pixels, computed with NumPy from its written definition, is the mean of the map."""
+    """Its mean is the Mahalanobis distance over all pixels, computed with NumPy from the written definition."""
     networks, train, image = gan(contrast=30), uniform(9, 1, 8, 8), uniform(4, 1, 8, 8, seed=1)
     scorer = InversionScorer(distance="mahalanobis")
     with pytest.raises(UserError, match="distance=mahalanobis"):
