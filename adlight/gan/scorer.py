@@ -1,7 +1,7 @@
 """Scores of an inverted image (thesis eq. 3-7 to 3-10; Schlegl 2019). Letters: Z latent size, R restarts, T terms."""
 
-from collections.abc import Callable, Iterable
-from typing import Literal, get_args
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal, get_args
 
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -11,13 +11,16 @@ from adlight.detection.maps import ReconstructionError, Reduction, Score
 from adlight.gan.inversion import Networks, invert
 from adlight.gan.networks import Critic
 from adlight.gan.terms import (
+    RESIDUAL,
     cosine_distance,
     feature_distance,
+    fit_residual_whitening,
     fit_whitening,
     latent_norm,
     normalized_residual,
     unit_differences,
     whitened_distance,
+    whitened_map,
 )
 from adlight.settings import PositiveShare, Seed, Share, checked
 from adlight.types import Scores, UserError
@@ -28,6 +31,8 @@ TERMS: tuple[Term, ...] = get_args(Term)
 
 class InversionScorer:
     """Scores an image by its distance to the nearest image the GAN can generate, independently of its batch.
+
+    What a setting needs of training images is fitted by `fit`; scoring without it raises a UserError.
 
     Args:
         method: `encoder` (one forward pass), `gradient` (search from random latents) or `encoder+gradient` (search
@@ -43,8 +48,8 @@ class InversionScorer:
         latent: the mixture's `latent_norm`: `thesis`, -|z| / sqrt(Z) (eq. 3-8), or `mahalanobis`, the Mahalanobis
             distance of the encoder's latent to those of the training images; with `method=gradient`, |z| / sqrt(Z), the
             distance to the generator's prior. It is only fitted if its weight is not 0.
-        distance: error for the map and the mixture's residual: `l1` (the thesis's |Q - G(z)|), `mse`, `ssim`, `msgms`
-            or `lpips`.
+        distance: error for the map and the mixture's residual: `l1` (the thesis's |Q - G(z)|), `mse`, `ssim`, `msgms`,
+            `lpips`, or `mahalanobis`, the error whitened by the covariance of training images' residuals.
         reduce, smoothing, topk: reduction of the map to the residual, see `ReconstructionError`.
         steps, lr: number of steps and learning rate of the search by Adam.
         latent_penalty: weight of |z|^2 / Z in the search: an unconstrained latent reconstructs anomalies too.
@@ -59,7 +64,7 @@ class InversionScorer:
     Attributes:
         fitted: tensors fitted to training images. For `reach`: `center` (Z,) and `radius` of the ball; for
             `latent=mahalanobis`: `latent_mean` (Z,) and `latent_whitening` (Z, Z); for `feature=whitened`: `whitening`
-            (D, D), see `fit_whitening`.
+            (D, D), see `fit_whitening`; for `distance=mahalanobis`: see `fit_residual_whitening`.
     """
 
     @checked
@@ -71,7 +76,7 @@ class InversionScorer:
         lam: Share = 0.5,
         feature: Literal["mse", "cosine", "whitened"] = "cosine",
         latent: Literal["thesis", "mahalanobis"] = "thesis",
-        distance: Score = "mse",
+        distance: Score | Literal["mahalanobis"] = "mse",
         reduce: Reduction = "mean",
         smoothing: NonNegativeFloat = 0.0,
         topk: PositiveShare = 0.01,
@@ -90,14 +95,19 @@ class InversionScorer:
         self.method, self.score, self.lam = method, score, lam
         self.weights = [float(weights.get(term, 0.0)) for term in TERMS]
         self.feature, self.latent = feature, latent if weights.get("latent_norm") and score == "mixture" else "thesis"
-        self.error = ReconstructionError(distance, reduce, smoothing, topk)
-        self.steps, self.lr, self.latent_penalty, self.kappa = steps, lr, latent_penalty, kappa
-        self.reach, self.restarts, self.patience, self.seed = reach, restarts, patience, seed
+        self.whitens = distance == "mahalanobis"
+        if distance == "mahalanobis":
+            self.error = ReconstructionError("mse", reduce, smoothing, topk, self.whitened_map)
+        else:
+            self.error = ReconstructionError(distance, reduce, smoothing, topk)
+        penalties = {"latent_penalty": latent_penalty, "kappa": kappa}
+        self.search: dict[str, Any] = {"steps": steps, "lr": lr, "patience": patience} | penalties
+        self.reach, self.restarts, self.seed = reach, restarts, seed
         self.fitted: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def fit(self, networks: Networks, read: Callable[[], Iterable[Tensor]]) -> None:
-        """Fit what `reach`, `latent=mahalanobis` and `feature=whitened` need to training images, if they are set.
+        """Fit what `reach` and the settings `mahalanobis` and `whitened` need to training images, if they are set.
 
         Args:
             networks: the trained networks.
@@ -112,23 +122,25 @@ class InversionScorer:
             mean = z.mean(0)
             self.fitted |= {"latent_mean": mean, "latent_whitening": fit_whitening([(z - mean)[:, None]])}
         if self.feature == "whitened":
-            pairs = ((image, networks.generator(self.find_latents(networks, image))) for image in read())
+            pairs = self.reconstruct(networks, read())
             self.fitted["whitening"] = fit_whitening(unit_differences(networks.critic, *pair) for pair in pairs)
+        if self.whitens:
+            residual = torch.cat([image - shown for image, shown in self.reconstruct(networks, read())])
+            self.fitted |= fit_residual_whitening(residual)
 
-    def look_up(self, name: str, setting: str, device: torch.device) -> Tensor:
-        """Return a fitted tensor on a device; raise a UserError that names the setting if it is missing."""
-        if name not in self.fitted:
+    def reconstruct(self, networks: Networks, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Return each batch with its reconstructions."""
+        return ((image, networks.generator(self.find_latents(networks, image)).float()) for image in batches)
+
+    def look_up(self, setting: str, device: torch.device, *names: str) -> list[Tensor]:
+        """Return fitted tensors on a device; raise a UserError that names the setting if they are missing."""
+        if not self.fitted.keys() >= set(names):
             raise UserError(f"{setting}: not fitted to training images: train again, or evaluate with this setting")
-        return self.fitted[name].to(device)
+        return [self.fitted[name].to(device) for name in names]
 
     def find_latents(self, networks: Networks, image: Tensor) -> Tensor:
-        """Invert the generator. (B, C, H, W) -> (B, Z).
-
-        Raises:
-            UserError: `reach` is set but not fitted.
-        """
-        if self.method == "gradient":
-            # every image has the same starts, so that scores do not depend on batch, process or position in the data
+        """Invert the generator. (B, C, H, W) -> (B, Z)."""
+        if self.method == "gradient":  # the same starts for every image, so that scores do not depend on the batch
             rng = torch.Generator().manual_seed(self.seed)
             starts = torch.randn(self.restarts, 1, networks.generator.latent, generator=rng).to(image.device)
             start = starts.expand(-1, len(image), -1)  # (R, B, Z)
@@ -137,16 +149,7 @@ class InversionScorer:
             if self.method == "encoder":
                 return z
             start = z[None]  # (1, B, Z)
-        return invert(
-            networks,
-            image,
-            start,
-            steps=self.steps,
-            lr=self.lr,
-            latent_penalty=self.latent_penalty,
-            kappa=self.kappa,
-            patience=self.patience,
-        )
+        return invert(networks, image, start, **self.search)
 
     @torch.no_grad()
     def encode(self, networks: Networks, image: Tensor) -> Tensor:
@@ -155,32 +158,29 @@ class InversionScorer:
         z = networks.encoder(image).float()  # (B, Z)
         if self.reach is None:
             return z
-        center, radius = (self.look_up(name, "reach", z.device) for name in ("center", "radius"))
+        center, radius = self.look_up("reach", z.device, "center", "radius")
         offset = z - center
         return center + offset * (radius / offset.norm(dim=1, keepdim=True)).clamp(max=1)
 
     def feature_distance(self, critic: Critic, image: Tensor, reconstruction: Tensor) -> Tensor:
-        """Compare the critic's features of images and reconstructions. (B, C, H, W) twice -> (B,).
-
-        Raises:
-            UserError: `feature=whitened` is not fitted.
-        """
+        """Compare the critic's features of images and reconstructions. (B, C, H, W) twice -> (B,)."""
         if self.feature == "mse":
             return feature_distance(critic, image, reconstruction)
         if self.feature == "cosine":
             return cosine_distance(critic, image, reconstruction)
-        whitening = self.look_up("whitening", "feature=whitened", image.device)
-        return whitened_distance(critic, image, reconstruction, whitening)
+        return whitened_distance(
+            critic, image, reconstruction, *self.look_up("feature=whitened", image.device, "whitening")
+        )
+
+    def whitened_map(self, image: Tensor, reconstruction: Tensor) -> Tensor:
+        """Compute the error map of `distance=mahalanobis`. (B, C, H, W) twice -> (B, H, W)."""
+        return whitened_map(image, reconstruction, *self.look_up("distance=mahalanobis", image.device, *RESIDUAL))
 
     def measure_latents(self, z: Tensor) -> Tensor:
-        """Compute the mixture's norm of the latents. (B, Z) -> (B,).
-
-        Raises:
-            UserError: `latent=mahalanobis` is not fitted.
-        """
+        """Compute the mixture's norm of the latents. (B, Z) -> (B,)."""
         if self.latent == "thesis" or self.method == "gradient":
             return latent_norm(z) if self.latent == "thesis" else -latent_norm(z)
-        mean, white = (self.look_up(f"latent_{name}", "latent=mahalanobis", z.device) for name in ("mean", "whitening"))
+        mean, white = self.look_up("latent=mahalanobis", z.device, "latent_mean", "latent_whitening")
         return ((z - mean) @ white).square().mean(1).sqrt()
 
     def terms(self, networks: Networks, image: Tensor) -> tuple[Tensor, Scores]:

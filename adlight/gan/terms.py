@@ -1,6 +1,6 @@
 """Terms of an inverted image's score (thesis eq. 3-7 and 3-8; Schlegl 2019).
 
-Letters: Z latent size, S side of the critic's last feature maps, D their number.
+Letters: Z latent size, S side of the critic's last feature maps, D their number, P values of an image.
 """
 
 import math
@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from adlight.detection.whitening import Moments, Whitening, second_moments
+from adlight.detection.whitening import RIDGE, Moments, Whitening, second_moments
 from adlight.gan.networks import Critic
+
+RESIDUAL = ("residual_basis", "residual_gain", "residual_rest")  # what `fit_residual_whitening` fits
 
 
 def normalized_residual(image: Tensor, reconstruction: Tensor) -> Tensor:
@@ -76,3 +78,29 @@ def fit_whitening(parts: Iterable[Tensor]) -> Tensor:
     if total is None:
         raise ValueError("no differences to estimate a covariance from")
     return Whitening(part.shape[2]).fit(center, total).weight[0]
+
+
+def fit_residual_whitening(residual: Tensor) -> dict[str, Tensor]:
+    """Estimate how residuals x - G(z) of training images (N, C, H, W) vary over the whole image, for `whitened_map`.
+
+    S is their second moment about 0, plus `RIDGE` times the mean variance, so that N may be far smaller than P. It is
+    kept as its min(N, P) directions (P, K), the gains S^(-1/2) along them (K,), and the gain () in all other
+    directions, in which residuals of training images do not vary.
+    """
+    flat = residual.double().flatten(1)  # (N, P)
+    _, singular, basis = torch.linalg.svd(flat, full_matrices=False)  # (K,), (K, P)
+    variance = singular.square() / len(flat)  # (K,)
+    ridge = RIDGE * variance.sum() / flat.shape[1] + 1e-12
+    found = basis.T, (variance + ridge).rsqrt(), ridge.rsqrt()
+    return {name: value.float().contiguous() for name, value in zip(RESIDUAL, found, strict=True)}
+
+
+def whitened_map(x: Tensor, y: Tensor, basis: Tensor, gain: Tensor, rest: Tensor) -> Tensor:
+    """Return (S^(-1/2) (x - y))^2, averaged over channels; its mean is the squared Mahalanobis distance over P.
+
+    (B, C, H, W) twice, (P, K), (K,), () -> (B, H, W).
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        residual = (x.float() - y.float()).flatten(1)  # (B, P)
+        white = rest * residual + ((residual @ basis) * (gain - rest)) @ basis.T
+        return white.view_as(x).square().mean(1)

@@ -72,10 +72,12 @@ def test_evaluate_and_detector_give_the_same_numbers(adlight, gan_run):
         assert answer.threshold == float(row["threshold"])
 
 
-@pytest.mark.parametrize("setting", ["reach=0.5", "feature=whitened"])
+@pytest.mark.parametrize(
+    "setting", ["reach=0.5", "feature=whitened", "distance=mahalanobis model.scorer.weights.residual=1"]
+)
 def test_scorer_is_fitted_by_an_evaluation(adlight, gan_run, setting):
     """It is fitted where thresholds are calibrated, so that a run trained without it can be evaluated."""
-    again = adlight.evaluate(gan_run[0], f"model.scorer.{setting}")
+    again = adlight.evaluate(gan_run[0], *f"model.scorer.{setting}".split())
     scores = [[float(row["score"]) for row in table(folder / "predictions.csv")] for folder in (gan_run[0], again)]
     assert np.isfinite(scores[1]).all() and len(set(scores[1])) == 20 and scores[0] != scores[1]
 

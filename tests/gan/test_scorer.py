@@ -223,6 +223,25 @@ def test_residual_is_the_map_reduced():
     assert (scores["pixel"].amax((1, 2)) < error.amax((1, 2))).all()
 
 
+def test_whitened_residual():
+    """Its mean is the Mahalanobis distance over all pixels, computed with NumPy from the written definition."""
+    networks, train, image = gan(contrast=30), uniform(9, 1, 8, 8), uniform(4, 1, 8, 8, seed=1)
+    scorer = InversionScorer(distance="mahalanobis")
+    with pytest.raises(UserError, match="distance=mahalanobis"):
+        scorer.terms(networks, image)
+    scorer.fit(networks, lambda: train.split(4))
+    with torch.no_grad():
+        known, found = (
+            (x - networks.generator(networks.encoder(x))).double().flatten(1).numpy() for x in (train, image)
+        )
+    covariance = known.T @ known / 9
+    precision = np.linalg.inv(covariance + 0.1 * np.trace(covariance) / 64 * np.eye(64))
+    expected = np.einsum("bp,pq,bq->b", found, precision, found) / 64
+    terms, scores = scorer.terms(networks, image)
+    np.testing.assert_allclose(terms[:, 0].numpy(), expected, rtol=1e-4)
+    torch.testing.assert_close(scores["pixel"].mean((1, 2)), terms[:, 0])
+
+
 REFUSED = [
     *(({"method": "nearest"}, "method", "nearest"), ({"score": "sum"}, "score", "sum")),
     *(({"weights": {"residul": 1.0}}, "weights", "residul"), ({"feature": "l1"}, "feature", "l1")),
