@@ -14,6 +14,7 @@ import PIL
 import torch
 from torch import Tensor
 
+from adlight.data.arrays import reserve
 from adlight.data.frames import Frame
 from adlight.locks import hold_lock
 from adlight.types import Record, UserError
@@ -146,7 +147,7 @@ def _write(path: Path, count: int, shape: Shape, masked: bool, fill: Callable[[D
     part, length = path.with_suffix(f".{os.getpid()}.part"), count * (24 + math.prod(shape[1:]) * (shape[0] + masked))
     try:
         with part.open("w+b") as file:
-            os.posix_fallocate(file.fileno(), 0, max(1, length))  # a full disk would kill the process later
+            reserve(file, length)
         decoded = Decoded(count, shape, masked, np.memmap(part, np.uint8, "r+"))
         messages = fill(decoded)
         for i in range(count):

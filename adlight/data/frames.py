@@ -119,6 +119,12 @@ def is_content(size: "Tensor | None", pixel: "Tensor") -> "Tensor":
     return (place < size[:, None, None]).all(-1)
 
 
+def size_of(batch: Batch, row: int) -> tuple[int, int]:
+    """Return the height and width of an image of a batch, without padding."""
+    height, width = batch["size"][row].tolist() if "size" in batch else batch["image"].shape[2:]
+    return height, width
+
+
 def content_of(batch: Batch) -> "Tensor":
     """Find the pixels of a batch that are neither padding nor outside a region of interest. -> (B, H, W) bool."""
     return batch["content"] if "content" in batch else is_content(batch.get("size"), batch["mask"])
@@ -180,4 +186,4 @@ def scale_box(box: Box, shape: tuple[int, ...], size: tuple[int, int]) -> Box:
     """Scale a box from a map of `shape` (H, W) to an image of `size` (width, height), rounding outwards."""
     left, top, right, bottom = box
     (height, width), (w, h) = shape, size
-    return left * w // width, top * h // height, -(-right * w // width), -(-bottom * h // height)
+    return left * w // width, top * h // height, math.ceil(right * w / width), math.ceil(bottom * h / height)
