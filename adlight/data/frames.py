@@ -113,10 +113,12 @@ class WholeFrame(Frame):
 
 def is_content(size: "Tensor | None", pixel: "Tensor") -> "Tensor":
     """Find the pixels of maps that are not padding. (B, 2) heights and widths or None, (B, H, W) -> (B, H, W) bool."""
+    import torch
+
     if size is None:
-        return pixel.new_ones(()).bool().expand(pixel.shape)
-    place = size.new_ones(pixel.shape[1:]).nonzero().unflatten(0, pixel.shape[1:])  # (H, W, 2)
-    return (place < size[:, None, None]).all(-1)
+        return torch.ones((), dtype=torch.bool, device=pixel.device).expand(pixel.shape)
+    row, column = (torch.arange(side, device=size.device) for side in pixel.shape[1:])
+    return (row[:, None] < size[:, :1, None]) & (column < size[:, 1:, None])
 
 
 def size_of(batch: Batch, row: int) -> tuple[int, int]:

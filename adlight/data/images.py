@@ -115,9 +115,6 @@ def to_channels(image: Image.Image, channels: int) -> Image.Image:
     """Convert an image of any mode to 8 bits and 1 or 3 channels, as described at the top of this file.
 
     An image that is in this form already is returned itself.
-
-    Raises:
-        UserError: pixels are floating-point or 32-bit integer numbers, whose range is unknown.
     """
     check_pixel_range(image)
     if image.mode.startswith("I"):  # 16-bit grey

@@ -16,9 +16,7 @@ from adlight.types import Batch, Prediction, Scores, reconstruction_of
 class TileJoiner:
     """Joins consecutive tiles to images; without a tiling, batches pass unchanged.
 
-    Args:
-        tiling: how the images were cut; None for whole images.
-        reconstruct: whether reconstructions are joined too; otherwise images stand in for them.
+    Unless `reconstruct` is set, the images stand in for their reconstructions.
     """
 
     def __init__(self, tiling: Tiling | None, reconstruct: bool = False) -> None:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from adlight.data.arrays import reserve
 from adlight.data.datamodule import AnomalyDataModule
-from adlight.data.decoded import to_unit_range
 from adlight.data.pseudo_dataset import Images
+from adlight.detection.crossfitting import fetch
 from adlight.features.backbones import Backbone
 from adlight.features.cells import extract_features
 from adlight.progress import track
@@ -29,11 +29,8 @@ class FeatureCache:
     """Computes the features of data sets in 16 bits, and keeps them in memory-mapped files.
 
     A file is named by a hash of the images' pixels and the backbone's fingerprint, so that any change of an image
-    (size, crop, seed of synthetic anomalies) or of the features (weights, layers, grid) leads to another file.
-
-    Args:
-        backbone: computes the features.
-        folder: where the files are stored; None keeps features in memory only.
+    (size, crop, seed of synthetic anomalies) or of the features (weights, layers, grid) leads to another file. Without
+    a folder, features are kept in memory only.
     """
 
     def __init__(self, backbone: Backbone, folder: str | Path | None = None) -> None:
@@ -122,9 +119,7 @@ class FeatureCache:
         return torch.empty(0) if out is None else torch.from_numpy(out)
 
     def _features(self, images: Images, rows: Sequence[int], device: torch.device) -> Tensor:
-        batch: Any = {name: value.to(device) for name, value in images.__getitems__(rows).items()}  # type: ignore[attr-defined]
-        batch["image"] = to_unit_range(batch["image"])
-        return extract_features(self.backbone, batch).half().cpu()
+        return extract_features(self.backbone, fetch(images, torch.as_tensor(rows), device)).half().cpu()
 
 
 def images_of(data: AnomalyDataModule, split: str) -> Images:

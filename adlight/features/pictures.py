@@ -52,12 +52,9 @@ class PatchPictures(nn.Module):
         self.patches = torch.cat(patches).to(self.cells.device)
 
     def forward(self, cells: Tensor, image: Tensor, size: Tensor | None = None) -> Tensor:
-        """Draw cells in the size and channels of the images. -> (B, 1 or 3, H, W) in [0, 1].
+        """Draw cells (B, h, w, C) in the size and channels of the images. -> (B, 1 or 3, H, W) in [0, 1].
 
-        Args:
-            cells: (B, h, w, C).
-            image: (B, 1 or 3, H, W).
-            size: (B, 2), heights and widths of padded images; padding is black.
+        The padding beyond heights and widths `size` (B, 2) is black.
         """
         if size is not None:
             pictures = torch.zeros_like(image)
