@@ -45,7 +45,7 @@ class LabelledCalibration(Calibration):
             )
         super().fit(*arguments, **named)
 
-    def take(self, found: Mapping[str | None, float], asked: Asked) -> None:
+    def set_image_thresholds(self, found: Mapping[str | None, float], asked: Asked) -> None:
         """Set image thresholds found from labels by category; the key None stands for all categories together."""
         self.asked = asked
         for name, value in found.items():

@@ -151,12 +151,12 @@ def group_features(
     else:
         candidates = [k_means(k) for k in range(2, min(MOST, count - 1) + 1)]
         labels = max(candidates, key=lambda labels: silhouette_score(x, labels) if len(set(labels)) > 1 else -1.0)
-    group, inside = _largest_first(labels), labels != OTHERS
+    group, inside = _number_by_size(labels), labels != OTHERS
     is_defined = 1 < len(set(group[inside])) < inside.sum()
     return Grouping(group, float(silhouette_score(x[inside], group[inside])) if is_defined else None)
 
 
-def agreement(group: np.ndarray, defect: Sequence[str]) -> dict[str, float]:
+def measure_agreement(group: np.ndarray, defect: Sequence[str]) -> dict[str, float]:
     """Compare groups with true types by the adjusted Rand index (Hubert & Arabie 1985) and purity.
 
     Purity is the share of regions that have the most frequent type of their group. Ungrouped regions count as another
@@ -169,7 +169,7 @@ def agreement(group: np.ndarray, defect: Sequence[str]) -> dict[str, float]:
     return {"adjusted_rand": float(adjusted_rand_score(names, group)), "purity": float(sum(most) / len(names))}
 
 
-def _largest_first(group: np.ndarray) -> np.ndarray:
+def _number_by_size(group: np.ndarray) -> np.ndarray:
     labels, counts = np.unique(group[group != OTHERS], return_counts=True)
     order = {old: new for new, old in enumerate(labels[np.argsort(-counts, kind="stable")])}
     return np.array([order.get(label, OTHERS) for label in group])

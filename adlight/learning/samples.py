@@ -167,7 +167,7 @@ def score_learned(learned: LearnedDetector, image: Labelled, row: int, frame: tu
     return (image.tile_scores.double() + change.double().cpu()).max().item()
 
 
-def scores_unseen(learned: LearnedDetector, labelled: Sequence[Labelled], frame: tuple[int, int]) -> Tensor:
+def score_unseen(learned: LearnedDetector, labelled: Sequence[Labelled], frame: tuple[int, int]) -> Tensor:
     """Score each labelled image by the head fitted without the image's fold. -> (n,)."""
     counts, scores = [0, 0], []
     for image in labelled:

@@ -123,7 +123,7 @@ def find_thresholds(
         lines.append(f"{target} for {category or 'all'}: {support.threshold:.6g} {support.text}")
     if not thresholds:
         raise errors[0]
-    cast(LabelledCalibration, learned.calibration).take(thresholds, target)
+    cast(LabelledCalibration, learned.calibration).set_image_thresholds(thresholds, target)
     return [*lines, *(f"a category keeps its threshold: {error}" for error in errors)]
 
 
