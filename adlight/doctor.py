@@ -56,8 +56,11 @@ def doctor(config: DictConfig) -> list[str]:
 
 def check_machine() -> tuple[dict[str, str], list[str]]:
     """Check the machine and the environment. -> facts by name, and problems."""
+    from adlight.detection.similarity import alexnet_path
     from adlight.loggers.wandb import has_wandb_key
 
+    weights = alexnet_path()
+    no_weights = "none: model=mae downloads them once; model.objective.lpips=0 needs none"
     free_gb = shutil.disk_usage(".").free / 1e9
     versions = {name: _version(name) for name in provenance.PACKAGES}
     problems = [f"package {name} is missing: pip install adlight" for name, found in versions.items() if not found]
@@ -76,7 +79,7 @@ def check_machine() -> tuple[dict[str, str], list[str]]:
         "disk": f"{free_gb:.0f} GB free in {Path.cwd()}",
         "GPU": gpu,
         "packages": ", ".join(f"{name} {found or 'missing'}" for name, found in versions.items()),
-        "AlexNet's weights": _alexnet(),
+        "AlexNet's weights": str(weights) if weights.exists() else no_weights,
         "W&B key": "set" if has_wandb_key() else "none: logger=wandb stays offline",
         "data_root": os.environ.get("ADLIGHT_DATA") or "data (the environment's ADLIGHT_DATA is not set)",
     }
@@ -110,13 +113,6 @@ def _memory() -> str:
         return "unknown"
 
 
-def _alexnet() -> str:
-    from adlight.detection.similarity import alexnet_path
-
-    path = alexnet_path()
-    return str(path) if path.exists() else "none: model=mae downloads them once; model.objective.lpips=0 needs none"
-
-
 def make_dataset(dataset: DictConfig) -> "AnomalyDataModule":
     """Build the data set without limits, with one frame for all shapes; raise a UserError for a bad setting."""
     from adlight.runs.checks import check_node
@@ -148,22 +144,26 @@ def describe_guarantees(data: "AnomalyDataModule", image: str, cross_fits: bool)
     from adlight.data.splits import split_normals
     from adlight.metrics.methods import Method
 
-    method = Method.parse(image)
+    method, lines = Method.parse(image), list[str]()
     train, held_out = split_normals(data.source.train(), data.val_fraction, data.seed)
-    normals, lines = Counter(record.category for record in [*train, *held_out]), list[str]()
-    for name, count in (normals if cross_fits else Counter(record.category for record in held_out)).items():
-        line, promised = f"thresholds of {name}: {image} of {count} ", method.promised(count)
-        line += "normal images" if cross_fits else "held-out normal images"
+    normals = Counter(record.category for record in [*train, *held_out])
+    calibrating = normals if cross_fits else Counter(record.category for record in held_out)
+    kind, limit = ("normal images", "about") if cross_fits else ("held-out normal images", "at most")
+    for name, count in calibrating.items():
+        line, promised = f"thresholds of {name}: {image} of {count} {kind}", method.promised(count)
         if method.needed is not None and method.falls_short(count):
-            share, advice = math.ceil(100 * method.needed / normals[name]) / 100, "add normal images"
-            if not cross_fits:
-                advice = f"dataset.val_fraction={share:g}" if share <= 0.5 else advice
-                advice += f" (models that need no epochs, such as retrieval, calibrate on all {normals[name]})"
+            advice = "add normal images" if cross_fits else _advise_more(method.needed, normals[name])
             line += f" promise no false alarm rate below {promised:.3g}; {method.needed} are needed: {advice}"
         elif promised is not None:
-            line += f" promise a false alarm rate of {'about' if cross_fits else 'at most'} {promised:.3g}"
+            line += f" promise a false alarm rate of {limit} {promised:.3g}"
         lines.append(line)
     return lines
+
+
+def _advise_more(needed: int, normals: int) -> str:
+    share = math.ceil(100 * needed / normals) / 100
+    advice = f"dataset.val_fraction={share:g}" if share <= 0.5 else "add normal images"
+    return f"{advice} (models that need no epochs, such as retrieval, calibrate on all {normals})"
 
 
 def describe_size(dataset: DictConfig) -> str:

@@ -65,9 +65,8 @@ def _describe(faults: Sequence[ErrorDetails], values: Mapping[str, Any], name: s
     if "[key]" in place:
         return unknown_name(f"setting in {name}", str(place[0]), choices)
     value = values.get(str(argument), faults[0]["input"])
-    for part in place if len(faults) == 1 else ():  # an item of a list or mapping
-        if part in (value if isinstance(value, Mapping) else range(len(value)) if isinstance(value, list) else ()):
-            name, value = f"{name}.{part}", value[part]
+    if len(faults) == 1:
+        name, value = _find_item(name, value, place)
     if isinstance(value, str) and len(choices) > 1 and kinds <= {"literal_error", "none_required"}:
         return unknown_name(name, value, choices)
     if kinds == {"value_error"} and not (message := _allowed(faults[0])).startswith(("be ", "not be ")):
@@ -75,6 +74,15 @@ def _describe(faults: Sequence[ErrorDetails], values: Mapping[str, Any], name: s
     first, *others = dict.fromkeys(map(_allowed, faults))
     allowed = " or ".join([first, *(other.removeprefix("be ") for other in others)])
     return f"{name} must {allowed}, got {_format_value(value)}"
+
+
+def _find_item(name: str, value: Any, place: Sequence[int | str]) -> tuple[str, Any]:
+    """Find the item of a list or mapping that is at fault. -> its name and value."""
+    for part in place:
+        items = range(len(value)) if isinstance(value, list) else value if isinstance(value, Mapping) else ()
+        if part in items:
+            name, value = f"{name}.{part}", value[part]
+    return name, value
 
 
 def _choices(fault: ErrorDetails) -> list[str]:

@@ -36,7 +36,7 @@ def group(config: DictConfig) -> Path:
         UserError: there are no images or too few anomalous ones, or scikit-learn is missing.
     """
     from adlight.detection.categories import CategoryRule
-    from adlight.learning.grouping import agreement, find_regions_of, group_features
+    from adlight.learning.grouping import find_regions_of, group_features, measure_agreement
     from adlight.runs.programs import check_values
 
     check_values(config)
@@ -61,7 +61,7 @@ def group(config: DictConfig) -> Path:
     summary: dict[str, Any] = {"method": config.method, "groups": max(labels) + 1, "regions": len(regions)}
     summary |= {"images": len({region.record.path for region in regions}), "silhouette": grouping.silhouette}
     if len(set(defects)) > 1:
-        summary |= agreement(grouping.group, defects)
+        summary |= measure_agreement(grouping.group, defects)
     members = {label: (grouping.group == label).nonzero()[0].tolist() for label in sorted(set(labels))}
     sheets = {label: draw_sheet([regions[i] for i in indices], data) for label, indices in members.items()}
     rows = [

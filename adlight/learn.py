@@ -39,7 +39,7 @@ def learn(config: DictConfig) -> Path:
     Raises:
         UserError: there are no labels or too few for the target, or the run cannot learn from labels.
     """
-    from adlight.learning.samples import CategoryNames, score_labelled, scores_unseen
+    from adlight.learning.samples import CategoryNames, score_labelled, score_unseen
     from adlight.learning.thresholds import describe_decisions, describe_labels, find_thresholds
     from adlight.runs.programs import check_values
 
@@ -68,7 +68,7 @@ def learn(config: DictConfig) -> Path:
         validation = trainer.validate(learned, data, verbose=False)[0]
         if OBJECTIVE in validation:
             lines.append(f"{OBJECTIVE} of synthetic defects: {validation[OBJECTIVE]:.4f}")
-    unseen = scores_unseen(learned, labelled, data.frame.size)
+    unseen = score_unseen(learned, labelled, data.frame.size)
     lines += find_thresholds(learned, labelled, unseen, config.recall, config.precision)
     made.calibration.asked = learned.calibration.asked  # type: ignore[attr-defined]
     lines += describe_decisions(module, learned, labelled, unseen)

@@ -55,23 +55,14 @@ Channels = Annotated[int, AfterValidator(_one_or_three)]  # Literal[1, 3] would 
 
 
 class ArgumentsOf:
-    """Marks `**settings: Annotated[Any, ArgumentsOf("make")]`, which a constructor passes on to its argument `make`.
-
-    Args:
-        name: name of the argument that receives the settings.
-    """
+    """Marks `**settings: Annotated[Any, ArgumentsOf("make")]`, which a constructor passes on to its argument `make`."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
 
 class SettingsError(ValueError):
-    """Arguments that do not fit the annotations of a constructor; the message is one line.
-
-    Args:
-        faults: errors of pydantic.
-        values: values of the arguments, by name.
-    """
+    """Arguments that do not fit the annotations of a constructor, as pydantic's faults; the message is one line."""
 
     def __init__(self, faults: Sequence[ErrorDetails], values: Mapping[str, Any]) -> None:
         super().__init__(describe_faults(faults, values))

@@ -9,7 +9,7 @@ from processes import check_refused
 from readers import table
 from sklearn.metrics import adjusted_rand_score
 
-from adlight.learning.grouping import agreement, group_features
+from adlight.learning.grouping import group_features, measure_agreement
 from adlight.runs.subfolders import GroupFolder
 from adlight.types import UserError
 
@@ -48,8 +48,8 @@ def test_noise_stands_apart():
 
 def test_agreement():
     group, defect = np.array([0, 0, 0, 1, 1, -1]), ["a", "a", "b", "b", "b", "c"]
-    assert agreement(group, defect)["purity"] == pytest.approx(5 / 6)
-    assert agreement(group, defect)["adjusted_rand"] == pytest.approx(adjusted_rand_score(defect, group))
+    assert measure_agreement(group, defect)["purity"] == pytest.approx(5 / 6)
+    assert measure_agreement(group, defect)["adjusted_rand"] == pytest.approx(adjusted_rand_score(defect, group))
 
 
 def test_the_command_groups_a_run_s_test_images(adlight, tiny_run, tmp_path):

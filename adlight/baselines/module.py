@@ -12,7 +12,7 @@ from adlight.baselines.detector import (
     ResidualScorer,  # noqa: F401  # configs name it here
     counted,
 )
-from adlight.detection.crossfitting import advise_folds, count_smallest_fit, fetch, image_numbers_of, split_folds
+from adlight.detection.crossfitting import check_folds, fetch, image_numbers_of, split_folds
 from adlight.detection.module import AnomalyModule
 from adlight.types import Batch, Scores
 
@@ -32,8 +32,7 @@ class BaselineModule(BaselineDetector, AnomalyModule):
         count, folds = len(self.datamodule.datasets["train"]), self.calibration.folds
         self.network.check(count)
         if folds > 1 and self.datamodule.augmentation is None:
-            with advise_folds(folds):
-                self.network.check(count_smallest_fit(count, folds))
+            check_folds(self.network.check, count, folds)
 
     def on_train_epoch_start(self) -> None:
         """Discard the images of the previous epoch; each epoch fits from scratch."""
@@ -64,8 +63,7 @@ class BaselineModule(BaselineDetector, AnomalyModule):
         with torch.inference_mode(False):
             data.setup("fit")  # evaluation has not loaded the training images
         dataset = data.datasets["train"]
-        with advise_folds(folds):
-            self.network.check(count_smallest_fit(len(dataset), folds))
+        check_folds(self.network.check, len(dataset), folds)
         for rest, fold in split_folds(image_numbers_of(dataset), folds, trainer.global_rank, trainer.world_size):
             network = deepcopy(self.network)
             others = dataset.__getitems__(rest.tolist())

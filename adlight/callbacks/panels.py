@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 from PIL import Image
 from pydantic import PositiveInt
 
-from adlight.data.frames import content_of
+from adlight.data.frames import content_of, size_of
 from adlight.detection.gathering import TestedImage, gather_rows
 from adlight.detection.module import AnomalyModule
 from adlight.detection.pictures import draw_panel, stack_panels
@@ -111,7 +111,7 @@ def copy_example(
 
 def copy_arrays(batch: Batch, scores: Scores, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Copy image (H, W, 3) uint8, map (H, W) and true mask (H, W) bool of a batch's image `i` to the CPU, unpadded."""
-    height, width = batch["size"][i].tolist() if "size" in batch else batch["mask"].shape[1:]
+    height, width = size_of(batch, i)
     image = batch["image"][i, :, :height, :width].expand(3, -1, -1).permute(1, 2, 0).clamp(0, 1)
     anomaly_map = scores["pixel"][i, :height, :width].float().cpu().numpy()
     true_mask = batch["mask"][i, :height, :width].cpu().numpy().copy()

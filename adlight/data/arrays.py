@@ -4,6 +4,7 @@ import math
 import os
 import tempfile
 from collections.abc import Iterator
+from typing import IO
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -27,14 +28,19 @@ def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
         return np.zeros(shape, dtype)
     try:
         with tempfile.TemporaryFile() as file:
-            if hasattr(os, "posix_fallocate"):  # not on macOS and Windows
-                os.posix_fallocate(file.fileno(), 0, nbytes)  # a full disk would kill the process later
+            reserve(file, nbytes)
             return np.asarray(np.memmap(file, dtype, "r+", shape=shape))
     except OSError as error:
         raise UserError(
             f"{nbytes / 1e9:.1f} GB for a large image do not fit into {tempfile.gettempdir()} ({error}): set TMPDIR to "
             "a folder with more space"
         ) from error
+
+
+def reserve(file: IO[bytes], nbytes: int) -> None:
+    """Reserve disk space for a file before it is mapped: a disk that fills up later would kill the process."""
+    if hasattr(os, "posix_fallocate"):  # not on macOS and Windows
+        os.posix_fallocate(file.fileno(), 0, max(1, nbytes))
 
 
 def bands(shape: tuple[int, ...], least: int = 1) -> Iterator[slice]:

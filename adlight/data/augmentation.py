@@ -48,11 +48,8 @@ class Augmentation:
     def __call__(self, image: Tensor, seed: int, size: Tensor | None = None, light: bool = True) -> Tensor:
         """Return augmented images (B, C, H, W) in [0, 1]; the seed determines all draws, not torch's generators.
 
-        Args:
-            image: (B, C, H, W), uint8 or in [0, 1].
-            seed: seed of all draws.
-            size: heights and widths (B, 2) of padded images, whose padding stays; None if nothing is padded.
-            light: whether to vary brightness and contrast.
+        `image` is uint8 or in [0, 1]. The padding beyond heights and widths `size` (B, 2) stays. Without `light`,
+        brightness and contrast stay too.
         """
         drawn = to_device(self._draw(len(image), Generator().manual_seed(seed)), image.device)  # (B, 7)
         if size is None:

@@ -26,14 +26,7 @@ def is_url(place: Any) -> bool:
 
 
 class Bucket:
-    """A folder at a URL that fsspec can read (s3://, gs://, az://, sftp://, ...), and its local copy.
-
-    Args:
-        url: the folder.
-        cache_dir: folder of all copies.
-
-    Attributes:
-        folder: the copy.
+    """A folder at a URL that fsspec can read (s3://, gs://, az://, sftp://, ...), and `folder`, its local copy.
 
     Raises:
         ValueError: the URL is malformed, or there is no folder for the copy.

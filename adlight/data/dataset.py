@@ -33,7 +33,7 @@ class CachedImageDataset(Dataset):
     whenever they are fetched.
 
     Args:
-        source: reads the records.
+        source: reads the `records`.
         records: the images.
         categories: names in the order of `Batch["category"]`.
         frame: frame into which images and masks are brought.

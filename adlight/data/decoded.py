@@ -14,6 +14,7 @@ import PIL
 import torch
 from torch import Tensor
 
+from adlight.data.arrays import reserve
 from adlight.data.frames import Frame
 from adlight.locks import hold_lock
 from adlight.types import Record, UserError
@@ -87,10 +88,9 @@ def to_unit_range(image: Tensor) -> Tensor:
 def name_file(
     folder: str | Path | None, source: object, records: Sequence[Record], frame: Frame, channels: int
 ) -> Path | None:
-    """Name the file of decoded images by a hash of their paths, sizes, modification times and settings.
+    """Name the file of decoded images in `folder` by a hash of their paths, sizes, modification times and settings.
 
-    Returns:
-        The path in `folder`; None if there is no folder, or images are not separate files.
+    None if there is no folder, or images are not separate files.
     """
     if folder is None:
         return None
@@ -112,10 +112,8 @@ def open_or_write(
 ) -> tuple[Decoded, list[str | None]]:
     """Map a file of decoded images, see `Decoded`; the first process writes it while the others wait.
 
-    `fill` decodes all images into the file and returns, for each image, the reason why it is unreadable, or None.
-
-    Returns:
-        The images, and the result of `fill`.
+    `fill` decodes all images into the file. Its result is returned too: for each image, the reason why it is
+    unreadable, or None.
 
     Raises:
         UserError: the folder cannot be written to, the disk is full, or the file is damaged.
@@ -146,7 +144,7 @@ def _write(path: Path, count: int, shape: Shape, masked: bool, fill: Callable[[D
     part, length = path.with_suffix(f".{os.getpid()}.part"), count * (24 + math.prod(shape[1:]) * (shape[0] + masked))
     try:
         with part.open("w+b") as file:
-            os.posix_fallocate(file.fileno(), 0, max(1, length))  # a full disk would kill the process later
+            reserve(file, length)
         decoded = Decoded(count, shape, masked, np.memmap(part, np.uint8, "r+"))
         messages = fill(decoded)
         for i in range(count):

@@ -113,10 +113,18 @@ class WholeFrame(Frame):
 
 def is_content(size: "Tensor | None", pixel: "Tensor") -> "Tensor":
     """Find the pixels of maps that are not padding. (B, 2) heights and widths or None, (B, H, W) -> (B, H, W) bool."""
+    import torch
+
     if size is None:
-        return pixel.new_ones(()).bool().expand(pixel.shape)
-    place = size.new_ones(pixel.shape[1:]).nonzero().unflatten(0, pixel.shape[1:])  # (H, W, 2)
-    return (place < size[:, None, None]).all(-1)
+        return torch.ones((), dtype=torch.bool, device=pixel.device).expand(pixel.shape)
+    row, column = (torch.arange(side, device=size.device) for side in pixel.shape[1:])
+    return (row[:, None] < size[:, :1, None]) & (column < size[:, 1:, None])
+
+
+def size_of(batch: Batch, row: int) -> tuple[int, int]:
+    """Return the height and width of an image of a batch, without padding."""
+    height, width = batch["size"][row].tolist() if "size" in batch else batch["image"].shape[2:]
+    return height, width
 
 
 def content_of(batch: Batch) -> "Tensor":
@@ -180,4 +188,4 @@ def scale_box(box: Box, shape: tuple[int, ...], size: tuple[int, int]) -> Box:
     """Scale a box from a map of `shape` (H, W) to an image of `size` (width, height), rounding outwards."""
     left, top, right, bottom = box
     (height, width), (w, h) = shape, size
-    return left * w // width, top * h // height, -(-right * w // width), -(-bottom * h // height)
+    return left * w // width, top * h // height, math.ceil(right * w / width), math.ceil(bottom * h / height)

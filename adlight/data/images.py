@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, Union
+from typing import TYPE_CHECKING, TypeAlias, Union
 
 import numpy as np
 from PIL import Image
@@ -76,22 +76,26 @@ def to_pil(image: AnyImage, value_range: Range = None) -> Image.Image:
         image = np.asarray(image)
     if not hasattr(image, "dtype"):
         raise UserError("it is neither a path nor a PIL image, an array or a tensor")
-    dtype, shape = str(image.dtype).removeprefix("torch."), tuple(image.shape)
+    array = _to_bytes(image, value_range)
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or not array.size:
+        shape = tuple(image.shape)
+        raise UserError(f"shape {shape} is not (H, W), (H, W, C) or a tensor's (C, H, W) with 1, 3 or 4 channels")
+    return Image.fromarray(array[..., 0] if array.shape[2:] == (1,) else array)
+
+
+def _to_bytes(image: np.ndarray | Tensor, value_range: Range) -> np.ndarray:
+    """Convert an array, or a tensor with channels first, to an array of 8 bits with channels last."""
+    dtype = str(image.dtype).removeprefix("torch.")
     is_float = "float" in dtype
     if dtype not in ("uint8", "uint16") and (not is_float or value_range is None):
         or_range = ", or state range=(black, white)" if is_float else ""
         raise UserError(f"{dtype} pixels have no known range: convert them to uint8 (0 to 255) or uint16{or_range}")
-    if isinstance(image, np.ndarray):
-        array: np.ndarray[Any, Any] = image
-    else:
+    if not isinstance(image, np.ndarray):
         image = image.double() if is_float else image  # NumPy has no bfloat16
-        array = (image.permute(1, 2, 0) if image.ndim == 3 else image).numpy(force=True)
-    if value_range is not None and is_float:
-        array = _scale_floats(array, value_range)
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or not array.size:
-        raise UserError(f"shape {shape} is not (H, W), (H, W, C) or a tensor's (C, H, W) with 1, 3 or 4 channels")
-    array = (array >> 8).astype(np.uint8) if array.dtype == np.uint16 else array
-    return Image.fromarray(array[..., 0] if array.shape[2:] == (1,) else array)
+        image = (image.permute(1, 2, 0) if image.ndim == 3 else image).numpy(force=True)
+    if is_float and value_range is not None:
+        return _scale_floats(image, value_range)
+    return (image >> 8).astype(np.uint8) if dtype == "uint16" else image
 
 
 def _scale_floats(array: np.ndarray, value_range: tuple[float, float]) -> np.ndarray:
@@ -111,9 +115,6 @@ def to_channels(image: Image.Image, channels: int) -> Image.Image:
     """Convert an image of any mode to 8 bits and 1 or 3 channels, as described at the top of this file.
 
     An image that is in this form already is returned itself.
-
-    Raises:
-        UserError: pixels are floating-point or 32-bit integer numbers, whose range is unknown.
     """
     check_pixel_range(image)
     if image.mode.startswith("I"):  # 16-bit grey

@@ -74,9 +74,7 @@ def walk(folder: Path | str, around: tuple[tuple[int, int], ...] = ()) -> Iterat
 def sort_many(entries: Iterable[tuple[str, str]], files: ExitStack) -> Iterator[tuple[str, str]]:
     """Sort names and their kinds in bounded memory by merging sorted temporary files of `MOST_NAMES` names.
 
-    Args:
-        entries: names and kinds; all are read before this returns.
-        files: closes the temporary files.
+    All entries are read before this returns; `files` closes the temporary files.
     """
     parts, rest = list[Iterable[tuple[str, str]]](), iter(entries)
     while part := sorted(islice(rest, MOST_NAMES)):
@@ -152,16 +150,9 @@ def describe_folder(folder: Path) -> str:
 
 
 def match_masks(images: Sequence[Path], folder: Path, masks: Sequence[Path], mask_folder: Path) -> dict[Path, str]:
-    """Match masks called `<stem>` or `<stem>_mask` to images, first in the image's own sub-folder of `mask_folder`.
+    """Match masks called `<stem>` or `<stem>_mask` to images. -> the mask of each image that has one.
 
-    Args:
-        images: files below `folder`.
-        folder: folder of all images, whose sub-folders `mask_folder` may repeat.
-        masks: files below `mask_folder`.
-        mask_folder: folder of all masks.
-
-    Returns:
-        The mask of each image that has one.
+    A mask lies in the same sub-folder of `mask_folder` as its image in `folder` or, failing that, in `mask_folder`.
 
     Raises:
         UserError: two masks match one image, or two images match one mask.

@@ -1,6 +1,7 @@
 """Checks before training: list both splits, read headers and masks, and report everything that is left out."""
 
 import filecmp
+import math
 import os
 from collections import defaultdict
 from collections.abc import Hashable, Iterable
@@ -107,18 +108,18 @@ def _group_equal(keys: Iterable[tuple[str, Hashable]]) -> list[list[str]]:
     return [paths for paths in groups.values() if len(paths) > 1]
 
 
-def _sample(path: str) -> tuple[bytes, ...]:
+def _sample(path: str) -> Hashable:
     length, parts = os.path.getsize(path), []
     with open(path, "rb") as file:
         for quarter in (1, 2, 3):
             file.seek(length * quarter // 4)
             parts.append(file.read(SAMPLE))
-    return (str(length).encode(), *parts)
+    return length, *parts
 
 
 def find_dark_images(records: list[Record]) -> list[str]:
     """Report 16-bit images that use only a few bits, such as images of 12-bit cameras; only a sample is read."""
-    sample = records[:: -(-len(records) // PEAKS) or 1]
+    sample = records[:: math.ceil(len(records) / PEAKS) or 1]
     peaks = [peak for record in sample if (peak := read_16_bit_peak(record.path)) is not None]
     if not peaks or (brightest := max(peaks)) >= DARK:
         return []

@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
 
+from adlight.data.frames import size_of
 from adlight.data.pseudo_anomalies import paste_defect, paste_within
 from adlight.data.regions import fill_harmonically, randint, uniform
 from adlight.data.splits import Split
@@ -61,8 +62,10 @@ class PseudoAnomalyDataset(Dataset):
         return result
 
     def _change_class(self, i: int, image: Tensor, rng: Generator) -> Tensor:
-        other = self.dataset.__getitems__([(i + 1 + randint(rng, max(1, len(self.dataset) - 1))) % len(self.dataset)])
-        height, width = other["size"][0].tolist() if "size" in other else other["image"].shape[2:]
+        count = len(self.dataset)
+        step = 1 + randint(rng, max(1, count - 1))  # to another image, unless there is only one
+        other = self.dataset.__getitems__([(i + step) % count])
+        height, width = size_of(other, 0)
         return change_class(image, other["image"][0, :, :height, :width], rng)
 
     def __len__(self) -> int:
@@ -75,7 +78,7 @@ class PseudoAnomalyDataset(Dataset):
         batch["label"] = (batch["index"] % (1 + self.copies) > 0).long()
         for row, item in enumerate(indices):
             if batch["label"][row]:
-                height, width = batch["size"][row].tolist() if "size" in batch else batch["mask"].shape[1:]
+                height, width = size_of(batch, row)
                 image, mask = batch["image"][row, :, :height, :width], batch["mask"][row, :height, :width]
                 image[:], mask[:] = self.paste(item, image, batch["content"][row] if "content" in batch else None)
         return batch

@@ -80,10 +80,9 @@ class Source:
         return sizes
 
     def check_files(self, record: Record) -> tuple[int, int] | None:
-        """Read an image's header and its whole mask. -> width and height; None if `read` does not read image files.
+        """Read an image's header and its whole mask, with the errors of `read` and `read_mask`.
 
-        Raises:
-            UserError: as `read` and `read_mask` do.
+        -> width and height; None if `read` does not read image files.
         """
         if type(self).read is not Source.read:
             return None

@@ -3,6 +3,7 @@
 Letters: T side of a tile in pixels of the image, h x w pixels to which a tile is resized, K channels.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Annotated
@@ -38,7 +39,7 @@ class Tiling:
         if length <= self.tile:
             return [0]
         stride = max(1, round(self.tile * (1 - self.overlap)))
-        count = -(-(length - self.tile) // stride) + 1
+        count = math.ceil((length - self.tile) / stride) + 1
         return np.linspace(0, length - self.tile, count).round().astype(int).tolist()
 
     def places(self, height: int, width: int) -> Iterator[tuple[int, int]]:
@@ -73,10 +74,11 @@ def make_tiling(tile: Tile | None, overlap: Overlap | None, size: Size) -> Tilin
             raise ValueError(f"overlap={overlap:g} applies only to tiles: set tile too, or leave overlap out")
         return None
     tiling = Tiling(tile, QUARTER if overlap is None else overlap, parse_size(size))
-    if MAX_MAGNIFICATION * tile < max(tiling.size):
+    smallest = math.ceil(max(tiling.size) / MAX_MAGNIFICATION)
+    if tile < smallest:
         raise ValueError(
             f"tile={tile} would be enlarged to image_size={max(tiling.size)}, {len(tiling.starts(1000)) ** 2:,} tiles "
-            f"per megapixel: raise tile to {-(-max(tiling.size) // MAX_MAGNIFICATION)} or more, or lower image_size"
+            f"per megapixel: raise tile to {smallest} or more, or lower image_size"
         )
     return tiling
 

@@ -73,12 +73,9 @@ class CategoryRule:
         return next((folder for folder in reversed(folders) if folder in self.known), None)
 
     def __call__(self, paths: Sequence[Path | None], pixels: np.ndarray, size: np.ndarray | None) -> list[str | None]:
-        """Determine the categories of images, or raise a UserError.
+        """Determine the categories of images by their paths or pixels (B, C, H, W) uint8, or raise a UserError.
 
-        Args:
-            paths: their files, if any.
-            pixels: (B, C, H, W) uint8.
-            size: (B, 2), heights and widths of padded images.
+        `size` (B, 2) holds the heights and widths of padded images.
         """
         if not self.by_looks or not self.is_decisive:
             return [self.of_path(path) for path in paths]

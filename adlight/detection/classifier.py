@@ -1,5 +1,6 @@
 """Classification of images by category, on thumbnails. Letters: K categories, D values of a descriptor."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -119,7 +120,7 @@ def describe_split(dataset: "Split", names: Sequence[str]) -> "tuple[Tensor, Ten
     rows = []
     for name in names:
         members = [i for i, record in enumerate(dataset.records) if record.category == name]
-        rows += members[:: -(-len(members) // IMAGES)] if members else []
+        rows += members[:: math.ceil(len(members) / IMAGES)] if members else []
     batches = [dataset.__getitems__(rows[start : start + 64]) for start in range(0, len(rows), 64)]
     x = torch.cat([describe_images(batch["image"].float() / 255, batch.get("size")) for batch in batches])
     return x, torch.tensor([names.index(dataset.records[i].category) for i in rows])

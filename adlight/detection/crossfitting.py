@@ -9,8 +9,8 @@ bound the false alarm rate by 2 alpha plus a term that vanishes with n, and obse
 fitted to all images, such a bound holds only if leaving out a fold hardly changes its scores (ibid., section 7).
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -22,32 +22,21 @@ from adlight.data.splits import Split, TileDataset
 from adlight.types import Batch, UserError
 
 
-def split_folds(
-    images: int | Tensor, folds: int, rank: int = 0, world_size: int = 1
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Split images into folds; a fold takes every `folds`-th image, because images are sorted by category.
+def split_folds(number: Tensor, folds: int, rank: int = 0, world_size: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+    """Split items with image numbers (N,) into at most `folds` folds, which the processes take in turn.
 
-    Args:
-        images: number of images or, for tiles, the image of each tile (N,).
-        folds: largest number of folds.
-        rank: number of this process; processes take folds in turn.
-        world_size: number of processes.
+    A fold takes every `folds`-th image, because images are sorted by category.
 
     Yields:
         Indices to fit to and indices to score, per fold; the first fold has the fewest images to fit to.
     """
-    number = torch.arange(images) if isinstance(images, int) else images
     index = torch.arange(len(number))
     for fold in range(rank, min(folds, len(number.unique())), world_size):
         yield index[number % folds != fold], index[number % folds == fold]
 
 
 def assign_folds(images: Images, folds: int) -> tuple[Tensor, Tensor]:
-    """Assign held-out images to folds; a normal image and the defective copies that follow it share a fold.
-
-    Args:
-        images: N normal images and defective copies.
-        folds: largest number of folds.
+    """Assign held-out images to at most `folds` folds; a normal image shares its fold with its defective copies.
 
     Returns:
         Indices of the normal images (n,), and the fold of each image (N,).
@@ -70,16 +59,11 @@ def image_numbers_of(split: Split) -> Tensor:
     return split.places[:, 0] if isinstance(split, TileDataset) else torch.arange(len(split))
 
 
-def count_smallest_fit(count: int, folds: int) -> int:
-    """Return the number of images that the first fold's model is fitted to; no other model has fewer."""
-    return count - -(-count // folds)
-
-
-@contextmanager
-def advise_folds(folds: int) -> Iterator[None]:
-    """Add to a UserError about too few training images the setting that turns cross-fitting off."""
+def check_folds(check: Callable[[int], None], count: int, folds: int) -> None:
+    """Raise a UserError if, by `check`, the images outside a fold of `count` training images are too few to fit to."""
+    fewest = count - math.ceil(count / folds)  # outside the first fold
     try:
-        yield
+        check(fewest)
     except UserError as error:
         raise UserError(f"a model for {folds - 1} of {folds} folds: {error}, or set calibration.folds=0") from error
 

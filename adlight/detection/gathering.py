@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from operator import attrgetter
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -12,13 +13,13 @@ from adlight.data.frames import content_of
 from adlight.data.tiling import Canvas, Tiling
 from adlight.types import Batch, Prediction, Scores, reconstruction_of
 
+Row = TypeVar("Row")
+
 
 class TileJoiner:
     """Joins consecutive tiles to images; without a tiling, batches pass unchanged.
 
-    Args:
-        tiling: how the images were cut; None for whole images.
-        reconstruct: whether reconstructions are joined too; otherwise images stand in for them.
+    Unless `reconstruct` is set, the images stand in for their reconstructions.
     """
 
     def __init__(self, tiling: Tiling | None, reconstruct: bool = False) -> None:
@@ -116,24 +117,14 @@ def all_finite(scores: Scores) -> Tensor:
     return scores["image"].isfinite() & scores["pixel"].float().isfinite().flatten(1).all(1)
 
 
-class Indexed(Protocol):
-    """A row that belongs to an image."""
-
-    @property
-    def index(self) -> int:
-        """Index of the image in its split."""
-
-
-Row = TypeVar("Row", bound=Indexed)
-
-
 def gather_rows(rows: list[Row]) -> list[Row]:
-    """Collect the rows of all processes, sorted by index and without duplicates."""
+    """Collect the rows of all processes, sorted by the `index` of their image and without duplicates."""
+    index_of = attrgetter("index")
     if dist.is_available() and dist.is_initialized():
         parts: list[list[Row]] = [[] for _ in range(dist.get_world_size())]
         dist.all_gather_object(parts, rows)
         rows = [row for part in parts for row in part]
-    return list({row.index: row for row in sorted(rows, key=lambda row: row.index)}.values())
+    return list({index_of(row): row for row in sorted(rows, key=index_of)}.values())
 
 
 def to_tensors(rows: list[ScoredImage]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

@@ -32,11 +32,7 @@ class DetectorGraph(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Score images (B, C, H, W) uint8 and decide by the thresholds of their categories.
 
-        Args:
-            image: the images.
-            category: (B,) int64, indices into the thresholds.
-            image_thresholds: (K,) float64.
-            pixel_thresholds: (K,) float32.
+        `category` (B,) int64 are indices into the thresholds of images (K,) float64 and of pixels (K,) float32.
 
         Returns:
             Scores (B,), maps (B, H, W), masks (B, H, W) bool and decisions (B,) bool. The mask of an anomalous image

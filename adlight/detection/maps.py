@@ -78,13 +78,9 @@ def smooth(pixel: Tensor, sigma: float) -> Tensor:
 
 
 def reduce_map(pixel: Tensor, how: str, topk: float = 0.01, content: Tensor | None = None) -> Tensor:
-    """Reduce each map to its `mean`, `max`, or `topk`, the mean of its highest values. (B, H, W) -> (B,).
+    """Reduce each map to its `mean`, its `max`, or the mean of its highest values (`topk`). (B, H, W) -> (B,).
 
-    Args:
-        pixel: the maps.
-        how: the reduction.
-        topk: fraction of the values that `topk` averages.
-        content: (B, H, W) bool, the values that count; None for all.
+    `topk` is the fraction of the values that are averaged; only values in `content` (B, H, W) bool count.
     """
     flat = pixel.flatten(1)
     if content is not None:

@@ -25,12 +25,8 @@ OptimizerFactory = Callable[..., Optimizer]
 class WarmupCosine(LambdaLR):
     """Linear warmup followed by half a cosine, per step (He 2021).
 
-    A resumed run uses the learning rates of its config, which may have changed, not the checkpoint's.
-
-    Args:
-        optimizer: its groups' learning rates are the peak rates.
-        warmup: number of warmup steps.
-        total: number of training steps.
+    The learning rates of the optimizer's groups are the peak rates. A resumed run uses the learning rates of its
+    config, which may have changed, not the checkpoint's.
     """
 
     def __init__(self, optimizer: Optimizer, warmup: float, total: int) -> None:
@@ -65,15 +61,10 @@ def set_rates(optimizers: Sequence[Optimizer], rates: Sequence[Sequence[float]])
 
 
 def optimizer_step(optimizer: Optimizer, loss: Tensor, clip: float = 0.0) -> Tensor:
-    """Take an optimizer step by the gradient averaged over all processes, and clear the gradient afterwards.
+    """Take an optimizer step by the gradient averaged over all processes. -> the gradient's norm before clipping.
 
-    Args:
-        optimizer: the optimizer; the loss is differentiated with respect to its parameters only.
-        loss: scalar.
-        clip: largest norm of the gradient; 0 disables clipping.
-
-    Returns:
-        Norm of the gradient before clipping.
+    The loss (scalar) is differentiated with respect to the optimizer's parameters only. `clip` is the largest norm of
+    the gradient; 0 disables clipping.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     gradients = average_over_processes(torch.autograd.grad(loss, parameters))
@@ -118,11 +109,8 @@ def check_precision(trainer: "pl.Trainer") -> None:
 class EMA(nn.Module):
     """Exponential moving average of a network's weights (Polyak 1992), stored next to them in the checkpoint.
 
-    The first update copies the weights.
-
-    Args:
-        network: the network to be trained; the attribute `network` is its average.
-        decay: fraction of the old average that an update keeps, such as 0.999.
+    The attribute `network` is the average. The first update copies the weights; later ones keep the fraction `decay`,
+    such as 0.999, of the old average.
     """
 
     num_updates: Tensor

@@ -57,42 +57,43 @@ def draw_panel(
 ) -> Image.Image:
     """Draw image, reconstruction, error, true mask (if given) and decision with boxes, side by side.
 
-    The parts of a wide image are stacked.
-
-    Args:
-        image: RGB, in the size to which the prediction's boxes and mask refer.
-        prediction: the prediction, with its arrays.
-        record: the ground truth, in a test; the decision is then labelled right or WRONG.
-        true_mask: (H, W) bool.
-        side: side of the parts, in pixels; wide images fill the width of the panel, and tall images are higher.
+    The image is RGB, in the size to which the prediction's boxes and mask refer. With a record, as in a test, the
+    decision is labelled right or WRONG. Parts have sides of `side` pixels; those of a tall image are higher, those of a
+    wide image are stacked, each as wide as a panel of square images.
     """
-    assert prediction.reconstruction is not None and prediction.mask is not None
-    assert prediction.anomaly_map is not None
-    heat_map = draw_heat_map(prediction.anomaly_map, prediction.pixel_threshold)
-    decision, colour = ("ANOMALOUS" if prediction.anomalous else "normal"), "red" if prediction.anomalous else "black"
-    title = "image"
-    if record is not None:
-        right = prediction.anomalous == bool(record.label)
-        decision, colour = f"{decision} ({'right' if right else 'WRONG'})", "black" if right else "red"
-        title = f"{record.defect}: {Path(record.path).name}"
+    assert prediction.reconstruction is not None and prediction.anomaly_map is not None
     reconstruction = (np.clip(prediction.reconstruction.transpose(1, 2, 0), 0, 1) * 255).astype(np.uint8)
     reconstruction = np.broadcast_to(reconstruction, (*reconstruction.shape[:2], 3))
-    masks = [] if true_mask is None else [_draw_true_mask(true_mask, record)]
-    count = 4 + len(masks)
-    is_wide, is_tall = image.width > LONG * image.height, image.height > LONG * image.width
-    whole = count * (side + GAP) - GAP
-    cell = whole if is_wide else side
-    scale = min(cell / image.width, (side * LONG if is_tall else side) / image.height)
-    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     parts = [
-        (title, image),
+        ("image" if record is None else f"{record.defect}: {Path(record.path).name}", image),
         ("reconstruction", Image.fromarray(reconstruction)),
-        (f"error, 0 to {colour_ceiling(prediction.pixel_threshold):.3g}", heat_map),
-        *masks,
-        (f"{decision}: {prediction.score:.4g}, threshold {prediction.threshold:.4g}", _mark(image, prediction, size)),
+        (
+            f"error, 0 to {colour_ceiling(prediction.pixel_threshold):.3g}",
+            draw_heat_map(prediction.anomaly_map, prediction.pixel_threshold),
+        ),
     ]
-    strips = [_write(text, cell, colour if i == count - 1 else "black") for i, (text, _) in enumerate(parts)]
-    return _arrange(strips, [part.resize(size, Image.Resampling.BILINEAR) for _, part in parts], is_wide)
+    if true_mask is not None:
+        parts.append(_draw_true_mask(true_mask, record))
+    is_wide, is_tall = image.width > LONG * image.height, image.height > LONG * image.width
+    width = (len(parts) + 1) * (side + GAP) - GAP if is_wide else side
+    scale = min(width / image.width, (side * LONG if is_tall else side) / image.height)
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    titles = [_write(title, width) for title, _ in parts]
+    pictures = [picture.resize(size, Image.Resampling.BILINEAR) for _, picture in parts]
+    decision, colour = _describe_decision(prediction, record)
+    titles.append(_write(decision, width, colour))
+    pictures.append(_mark(image, prediction, size))
+    return _arrange(titles, pictures, is_wide)
+
+
+def _describe_decision(prediction: Prediction, record: Record | None) -> tuple[str, str]:
+    """Describe a decision, and choose the colour of the text: red if it is wrong or, without a record, anomalous."""
+    decision, is_red = ("ANOMALOUS", True) if prediction.anomalous else ("normal", False)
+    if record is not None:
+        is_red = prediction.anomalous != bool(record.label)
+        decision += " (WRONG)" if is_red else " (right)"
+    text = f"{decision}: {prediction.score:.4g}, threshold {prediction.threshold:.4g}"
+    return text, "red" if is_red else "black"
 
 
 def _arrange(titles: list[Image.Image], parts: list[Image.Image], below: bool) -> Image.Image:

@@ -65,13 +65,8 @@ def make_predictions(
 ) -> list[Prediction]:
     """Find the regions of B images, which were fitted into a frame, and make a prediction for each.
 
-    Args:
-        images: the images.
-        thresholds: one per image.
-        scores: scores and maps of the images.
-        size: (B, 2), heights and widths of padded images.
-        frame: the frame, from which maps are restored.
-        calibration: defines what counts as a region, see `segment`.
+    There is a threshold for each image. `size` (B, 2) holds the heights and widths of padded images; `calibration`
+    defines what counts as a region, see `segment`.
     """
     content = stack_contents(images)
     content = find_content(size, scores.pixel.shape) if content is None else content  # (B, H, W)

@@ -33,12 +33,13 @@ def segment(
     Returns:
         Masks (B, H, W) bool, and the fractions of the content that they cover (B,).
     """
-    maps, content = np.asarray(pixel, np.float32), np.asarray(content)
+    maps = np.asarray(pixel, np.float32)
     masks, num_pixels = allocate(maps.shape, bool), content.sum((1, 2)).tolist()
     if not content.all():
-        inside, maps = maps, allocate(maps.shape, np.float32)
-        maps[...] = -np.inf
-        np.copyto(maps, inside, where=content)
+        inside = allocate(maps.shape, np.float32)
+        inside[...] = -np.inf
+        np.copyto(inside, maps, where=content)
+        maps = inside
     for i, threshold in enumerate(thresholds):
         if score[i] > threshold.image:
             masks[i] = find_regions(maps[i], threshold, calibration.min_area * num_pixels[i], calibration.closing)
@@ -146,15 +147,12 @@ def encode_rle(labelled: np.ndarray, corner: tuple[int, int], height: int, width
 
     `labelled` (h, w) is a part of the mask of `height` x `width`, with its top row and left column at `corner`.
     """
-    edges, last = list[np.ndarray](), -2
+    (top, left), edges = corner, list[np.ndarray]()
     for columns in bands(labelled.shape[::-1]):
-        column, row = (labelled[:, columns] == number).T.nonzero()
-        position = (column + columns.start + corner[1]) * height + row + corner[0]  # (n,), ascending
-        if len(position):
-            previous = np.concatenate([[last], position[:-1]])
-            gap = position - previous > 1
-            edges.append(np.stack([previous[gap] + 1, position[gap]], 1).ravel())  # the end of a run, the next start
-            last = position[-1]
-    runs = np.concatenate([*edges, [last + 1]])[1:]  # no run ends before the first
-    counts = np.diff(np.concatenate([[0], runs, [height * width]])).tolist()
+        inside = np.pad(labelled[:, columns] == number, ((1, 1), (0, 0)))  # every run ends within its column
+        column, row = np.diff(inside, axis=0).T.nonzero()
+        edges.append((column + columns.start + left) * height + row + top)
+    position, times = np.unique(np.concatenate(edges), return_counts=True)
+    position = position[times == 1]  # where one run ends and the next begins, in the next column, they are one
+    counts = np.diff(position, prepend=0, append=height * width).tolist()
     return counts if counts[-1] else counts[:-1]

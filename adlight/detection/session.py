@@ -22,11 +22,7 @@ Pixels = tuple[np.ndarray, list[str | None]]  # images (B, C, H, W) uint8, and t
 class GraphDetector:
     """Scores pixels with an exported graph; any number of threads may share it.
 
-    Args:
-        path: file of the graph.
-        calibration: its thresholds.
-        classifier: classifies images by category.
-        device: `cpu`, `cuda`, `cuda:1`, ...; `auto` prefers a GPU if ONNX Runtime supports it.
+    The device is `cpu`, `cuda`, `cuda:1`, ...; `auto` prefers a GPU if ONNX Runtime supports it.
 
     Attributes:
         session: the session of ONNX Runtime.

@@ -35,8 +35,7 @@ def gaussian_matrix(size: int, sigma: float, radius: int, device: torch.device, 
 def gaussian_blur(x: Tensor, sigma: float, radius: int) -> Tensor:
     """Blur images, reflected at the borders, with a window of 2 radius + 1 pixels. (..., H, W) -> (..., H, W).
 
-    Raises:
-        ValueError: the images are too small to be reflected.
+    Images that are too small to be reflected are a ValueError.
     """
     if min(x.shape[-2:]) <= radius:
         raise ValueError(f"an image of {x.shape[-2]}x{x.shape[-1]} pixels is too small for a window of radius {radius}")

@@ -94,7 +94,7 @@ class Backbone:
             maps = self.maps(pixels)
             grid = min((layer.shape[-2:] for layer in maps), key=lambda size: size.numel())
             if self.stride is not None:
-                grid = torch.Size(-(-side // self.stride) for side in pixels.shape[-2:])
+                grid = torch.Size(math.ceil(side / self.stride) for side in pixels.shape[-2:])
             maps = [_to_grid(layer, grid) for layer in maps]  # (B, C_i, h, w) each
             return torch.cat(maps, 1).half().float().permute(0, 2, 3, 1)  # (B, h, w, C)
 
@@ -121,11 +121,7 @@ class Backbone:
         return digest.hexdigest()
 
     def check_fingerprint(self, expected: str | None) -> None:
-        """Check that a checkpoint was made with the same features.
-
-        Raises:
-            UserError: the checkpoint's fingerprint differs from this backbone's.
-        """
+        """Raise a UserError if a checkpoint was made with other features, whose fingerprint is `expected`."""
         if expected != self.fingerprint:
             raise UserError(
                 f"the checkpoint was made with other features of {self.name} ({expected}, here {self.fingerprint}): "

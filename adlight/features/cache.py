@@ -11,9 +11,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from adlight.data.arrays import reserve
 from adlight.data.datamodule import AnomalyDataModule
-from adlight.data.decoded import to_unit_range
 from adlight.data.pseudo_dataset import Images
+from adlight.detection.crossfitting import fetch
 from adlight.features.backbones import Backbone
 from adlight.features.cells import extract_features
 from adlight.progress import track
@@ -28,11 +29,8 @@ class FeatureCache:
     """Computes the features of data sets in 16 bits, and keeps them in memory-mapped files.
 
     A file is named by a hash of the images' pixels and the backbone's fingerprint, so that any change of an image
-    (size, crop, seed of synthetic anomalies) or of the features (weights, layers, grid) leads to another file.
-
-    Args:
-        backbone: computes the features.
-        folder: where the files are stored; None keeps features in memory only.
+    (size, crop, seed of synthetic anomalies) or of the features (weights, layers, grid) leads to another file. Without
+    a folder, features are kept in memory only.
     """
 
     def __init__(self, backbone: Backbone, folder: str | Path | None = None) -> None:
@@ -93,17 +91,22 @@ class FeatureCache:
         shape = (len(images), *self._features(images, [0], device).shape[1:])
         if rank == 0:
             part.parent.mkdir(parents=True, exist_ok=True)
-            np.lib.format.open_memmap(part, "w+", np.float16, shape)
-            with part.open("r+b") as file:  # running out of disk while writing to a memory map kills the process
-                _reserve(file.fileno(), part)
-        barrier()
-        features: np.memmap = np.load(part, mmap_mode="r+")
-        self._compute(images, rows, device, features)
-        features.flush()  # otherwise a power failure could leave zeros under the final name
-        barrier()
-        if rank == 0:
-            os.replace(part, path)
-        barrier()
+        try:
+            if rank == 0:
+                np.lib.format.open_memmap(part, "w+", np.float16, shape)
+                with part.open("r+b") as file:
+                    reserve(file, part.stat().st_size)
+            barrier()
+            features: np.memmap = np.load(part, mmap_mode="r+")
+            self._compute(images, rows, device, features)
+            features.flush()  # otherwise a power failure could leave zeros under the final name
+            barrier()
+            if rank == 0:
+                os.replace(part, path)
+            barrier()
+        finally:
+            if rank == 0:
+                part.unlink(missing_ok=True)
 
     def _compute(self, images: Images, rows: range, device: torch.device, out: np.ndarray | None) -> Tensor:
         starts = range(0, len(rows), BATCH)
@@ -116,9 +119,7 @@ class FeatureCache:
         return torch.empty(0) if out is None else torch.from_numpy(out)
 
     def _features(self, images: Images, rows: Sequence[int], device: torch.device) -> Tensor:
-        batch: Any = {name: value.to(device) for name, value in images.__getitems__(rows).items()}  # type: ignore[attr-defined]
-        batch["image"] = to_unit_range(batch["image"])
-        return extract_features(self.backbone, batch).half().cpu()
+        return extract_features(self.backbone, fetch(images, torch.as_tensor(rows), device)).half().cpu()
 
 
 def images_of(data: AnomalyDataModule, split: str) -> Images:
@@ -127,15 +128,6 @@ def images_of(data: AnomalyDataModule, split: str) -> Images:
         data.setup(STAGES[split])  # does nothing the second time
     loader: Any = getattr(data, f"{split}_dataloader")()
     return loader.dataset
-
-
-def _reserve(descriptor: int, path: Path) -> None:
-    """Reserve the disk space of an open file, or remove the file."""
-    try:
-        os.posix_fallocate(descriptor, 0, path.stat().st_size)
-    except OSError:
-        path.unlink()
-        raise
 
 
 def _rank_and_world() -> tuple[int, int]:

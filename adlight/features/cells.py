@@ -31,13 +31,9 @@ class Copies(NamedTuple):
 
 
 class TrainingCells:
-    """Features of the training images, standardized on access.
+    """Features of the training images (N, h, w, C) float16, standardized on access by channel statistics (C,).
 
-    Args:
-        features: (N, h, w, C) float16, as cached.
-        mean: (C,), channel means.
-        std: (C,), channel standard deviations.
-        copies: rotated copies of some images; not included in the length or in indexing.
+    Neither the length nor indexing includes `copies`, rotated copies of some images.
     """
 
     def __init__(self, features: Tensor, mean: Tensor, std: Tensor, copies: Copies | None = None) -> None:
@@ -71,15 +67,10 @@ class TrainingCells:
 
 
 def prepare_cells(features: Tensor, clusters: int, device: torch.device) -> tuple[TrainingCells, Tensor]:
-    """Standardize the cells of the training images, and find clusters of images.
-
-    Args:
-        features: (N, h, w, C) float16, features of the training images.
-        clusters: largest number of image clusters.
-        device: where to compute.
+    """Standardize the features (N, h, w, C) float16 of the training images, and find at most `clusters` clusters.
 
     Returns:
-        The cells, and the cluster centers (K, C).
+        The cells, and the centers of the clusters of images (K, C).
     """
     mean, std = (statistic.to(device) for statistic in channel_statistics(features))
     cells = TrainingCells(features, mean, std)

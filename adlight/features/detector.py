@@ -66,12 +66,9 @@ class FeatureDetector(AnomalyDetector):
             return self.score_features(extract_features(self.backbone, batch), batch)
 
     def score_features(self, features: Tensor, batch: Batch, fold: Tensor | None = None) -> Scores:
-        """Score the images of a batch by their features.
+        """Score the images of a batch by their features (B, h, w, C), as the backbone computes them.
 
-        Args:
-            features: (B, h, w, C), as the backbone computes them.
-            batch: the images.
-            fold: (B,), folds of held-out images, see `ResidualMap.forward`.
+        `fold` (B,) holds the folds of held-out images, see `ResidualMap.forward`.
         """
         image, size, content = batch["image"], batch.get("size"), batch.get("content")
         features = standardize(features, self.mean, self.std)  # the same name, so that the raw features are freed

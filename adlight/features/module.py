@@ -19,6 +19,7 @@ from adlight.features.cells import Copies, TrainingCells, extract_features, prep
 from adlight.features.detector import FeatureDetector
 from adlight.features.optimizer import parameter_groups
 from adlight.features.predictor import Predictor, check_predictors
+from adlight.features.residuals import ResidualMap
 from adlight.features.rotation import make_copies
 from adlight.features.scorer import CellScorer, score_cells
 from adlight.settings import Built, PathName, Share, checked
@@ -160,21 +161,26 @@ class FeatureModule(FeatureDetector, AnomalyModule):
             self.copies = make_copies(self._cells(), self.centers, images, self.cache)
         splits = split_folds(image_numbers_of(dataset), folds, self.trainer.global_rank, self.trainer.world_size)
         for rest, fold in splits:
-            shared = {id(tensor): tensor for tensor in self.predictors.buffers()}  # `fit` replaces them
-            members, residual_map = deepcopy((self.members, self.residual_map), shared)
-            with full_precision(self.device):
-                cells, centers = prepare_cells(features[rest], self.clusters, self.device)
-                cells.copies = None if self.copies is None else self.copies.of_images(rest)
-                for predictor in members.values():
-                    predictor.fit(cells)
-                held_out, residual_map.folds = self._held_out_cells(cells.mean, cells.std), []
-                residual_map.fit(members, centers, held_out, cells.sample(self.training_residuals))
+            cells, members, residual_map = self._fit_copies(features, rest)
             for part in fold.split(self.datamodule.eval_batch_size):
                 batch = fetch(dataset, part, self.device)
                 with full_precision(self.device):
                     x = standardize(features[part].to(self.device), cells.mean, cells.std)
                     score, pixel, *_ = score_cells(x, members, residual_map, self.scorer, batch)
                 yield batch, Scores(image=score, pixel=pixel, reconstruction=batch["image"])
+
+    def _fit_copies(self, features: Tensor, rows: Tensor) -> tuple[TrainingCells, dict[str, Predictor], ResidualMap]:
+        """Fit copies of the predictors and of the residual map to some training images."""
+        shared = {id(tensor): tensor for tensor in self.predictors.buffers()}  # `fit` replaces them
+        members, residual_map = deepcopy((self.members, self.residual_map), shared)
+        with full_precision(self.device):
+            cells, centers = prepare_cells(features[rows], self.clusters, self.device)
+            cells.copies = None if self.copies is None else self.copies.of_images(rows)
+            for predictor in members.values():
+                predictor.fit(cells)
+            held_out, residual_map.folds = self._held_out_cells(cells.mean, cells.std), []
+            residual_map.fit(members, centers, held_out, cells.sample(self.training_residuals))
+        return cells, members, residual_map
 
     def features(self, split: str) -> Tensor:
         """Compute or load the features of a split (N, h, w, C) float16."""

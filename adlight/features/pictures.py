@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from adlight.data.frames import group_by_size
+from adlight.data.frames import group_by_size, size_of
 from adlight.features.cells import TrainingCells, content_shape, in_image
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class PatchPictures(nn.Module):
             inside = in_image(grid).cpu()[y, x]
             y, x = y[inside], x[inside]
             sampled.append(grid[y.to(grid.device), x.to(grid.device)])
-            h, w = batch["size"][0].tolist() if "size" in batch else batch["image"].shape[-2:]
+            h, w = size_of(batch, 0)
             picture = F.interpolate(batch["image"][..., :h, :w].float(), (rows * SIDE, columns * SIDE), mode="area")
             picture = F.pad(picture.expand(-1, 3, -1, -1), [SIDE // 2] * 4, mode="replicate")
             windows = picture[0].unfold(1, 2 * SIDE, SIDE).unfold(2, 2 * SIDE, SIDE)  # (3, rows, columns, 32, 32)
@@ -52,12 +52,9 @@ class PatchPictures(nn.Module):
         self.patches = torch.cat(patches).to(self.cells.device)
 
     def forward(self, cells: Tensor, image: Tensor, size: Tensor | None = None) -> Tensor:
-        """Draw cells in the size and channels of the images. -> (B, 1 or 3, H, W) in [0, 1].
+        """Draw cells (B, h, w, C) in the size and channels of the images. -> (B, 1 or 3, H, W) in [0, 1].
 
-        Args:
-            cells: (B, h, w, C).
-            image: (B, 1 or 3, H, W).
-            size: (B, 2), heights and widths of padded images; padding is black.
+        The padding beyond heights and widths `size` (B, 2) is black.
         """
         if size is not None:
             pictures = torch.zeros_like(image)

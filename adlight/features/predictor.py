@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Generator, Tensor, nn
 
-from adlight.detection.crossfitting import advise_folds, count_smallest_fit
+from adlight.detection.crossfitting import check_folds
 from adlight.features.cells import TrainingCells, in_image
 from adlight.types import UserError, unknown_name
 
@@ -24,11 +24,7 @@ class Predictor(nn.Module):
     takes_copies = False
 
     def check(self, count: int) -> None:
-        """Check that the number of training images suffices.
-
-        Raises:
-            UserError: there are too few.
-        """
+        """Raise a UserError if `count` training images are too few."""
 
     def fit(self, cells: TrainingCells) -> None:
         """Fit to the training images."""
@@ -40,19 +36,12 @@ class Predictor(nn.Module):
     def residual(self, cells: Tensor, own: Tensor | None = None) -> Tensor:
         """Subtract the prediction from cells. (B, h, w, C) -> (B, h, w, C).
 
-        Args:
-            cells: cells of B images.
-            own: (B,), indices of the images if they are training images: no image is predicted from itself.
+        `own` (B,) are the indices of training images, which are not predicted from themselves; None for other images.
         """
         return cells - self(cells)
 
     def loss(self, cells: Tensor, rng: Generator) -> Tensor:
-        """Compute the mean squared residual. (B, h, w, C) -> scalar.
-
-        Args:
-            cells: cells of training images.
-            rng: the only source of randomness.
-        """
+        """Compute the mean squared residual of training images; `rng` makes all draws. (B, h, w, C) -> scalar."""
         return mean_square(self(cells), cells)
 
     def image_score(self, cells: Tensor, score: Tensor) -> Tensor | None:
@@ -71,42 +60,32 @@ class Predictor(nn.Module):
 def choose(predictors: Iterable[str], members: Sequence[str] | None) -> list[str]:
     """Return the names of the predictors to use: `members`, or all if `members` is None.
 
-    Raises:
-        UserError: a name is unknown, or no name is given.
+    An unknown name, or no name, is a UserError.
     """
     known = list(predictors)
-    for name in (known if members is None else members) or [""]:
+    chosen = known if members is None else list(members)
+    for name in chosen or [""]:
         if name not in known:
             raise UserError(f"members: {unknown_name('predictor', name, known)}")
-    return known if members is None else list(members)
+    return chosen
 
 
 def check_predictors(predictors: Iterable[Predictor], count: int, folds: int) -> None:
-    """Check that there are enough training images to fit predictors, also without the images of any one fold.
+    """Raise a UserError if `count` training images are too few for the predictors.
 
-    Args:
-        predictors: the predictors.
-        count: number of training images.
-        folds: number of folds; less than 2 if they are not cross-fitted.
-
-    Raises:
-        UserError: there are too few.
+    With 2 or more `folds`, the images outside any one fold must suffice too.
     """
     for predictor in predictors:
         predictor.check(count)
         if folds > 1:
-            with advise_folds(folds):
-                predictor.check(count_smallest_fit(count, folds))
+            check_folds(predictor.check, count, folds)
 
 
 def mean_square(predicted: Tensor, cells: Tensor, hard: float = 0.0) -> Tensor:
-    """Compute the mean squared error, ignoring padding. -> scalar.
+    """Compute the mean squared error, ignoring padding. (B, h, w, C), (B, h, w, C) -> scalar.
 
-    Args:
-        predicted: (B, h, w, C).
-        cells: (B, h, w, C), the targets.
-        hard: fraction of the cells, those with the smallest errors, whose gradients are scaled by 0.1 (Dinomaly's hard
-            mining).
+    The gradients of the fraction `hard` of the cells, those with the smallest errors, are scaled by 0.1 (Dinomaly's
+    hard mining).
     """
     inside = in_image(cells)
     error = (cells - predicted).where(inside[..., None], 0).square().mean(-1)  # (B, h, w)

@@ -17,10 +17,6 @@ from adlight.features.predictor import Predictor
 class ResidualMap(nn.Module):
     """Sums the lengths of the predictors' residuals, each divided by its mean on held-out normal images.
 
-    Args:
-        predictors: the predictors, by name.
-        channels: C.
-
     Attributes:
         folds: per fold of the held-out images, the map that scores it, with whitening fitted without the fold; not
             saved in checkpoints.
@@ -80,12 +76,9 @@ class ResidualMap(nn.Module):
         return torch.cat([part.square().mean(-1) for part in in_parts(residual)]).sqrt()
 
     def forward(self, cells: Tensor, residuals: Mapping[str, Tensor], fold: Tensor | None = None) -> Tensor:
-        """Score cells. -> (B, h, w).
+        """Score standardized cells (B, h, w, C) by each predictor's residuals (B, h, w, C). -> (B, h, w).
 
-        Args:
-            cells: (B, h, w, C), standardized features.
-            residuals: (B, h, w, C) per predictor.
-            fold: (B,), folds of held-out images, which are scored without their own fold; None for other images.
+        Held-out images are scored without their own fold, given by `fold` (B,); None for other images.
         """
         if fold is not None:
             maps = cells.new_empty(cells.shape[:3])

@@ -28,12 +28,9 @@ MAX_COPIES = 2_000  # 370 MB with 20 x 20 cells of 232 values
 
 
 class RotatedImages:
-    """Some images of a data set, rotated.
+    """The images `rows` (M,) of a data set, rotated counterclockwise by an angle in degrees.
 
-    Args:
-        images: the data set.
-        rows: indices of the images, (M,).
-        degrees: angle, counterclockwise; only in square frames without padding can it be other than 180.
+    Only in square frames without padding can it be other than 180.
     """
 
     def __init__(self, images: Images, rows: Tensor, degrees: float) -> None:
@@ -79,13 +76,8 @@ def make_copies(cells: TrainingCells, centers: Tensor, images: Images, cache: Fe
     """Rotate the training images of the clusters in which rotated images are normal.
 
     A quarter turn is tried first if frames are square and not padded, then half a turn. Where quarter turns are normal,
-    few images are rotated by more angles, unless they differ much from the others between quarter turns.
-
-    Args:
-        cells: cells of the training images.
-        centers: (K, C), centers of the clusters of mean cells.
-        images: the training images, without augmentation.
-        cache: computes features.
+    few images are rotated by more angles, unless they differ much from the others between quarter turns. The clusters
+    of mean cells have the centers (K, C); `images` are not augmented.
 
     Returns:
         The copies; None if rotations are normal in no cluster, or a region of interest fixes the orientation.

@@ -40,13 +40,10 @@ class CellScorer:
     def __call__(
         self, cells: Tensor, frame: torch.Size, size: Tensor | None = None, content: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Score images and pixels. (B, h, w), (H, W) -> (B,), (B, H, W).
+        """Score the images and pixels of a frame (H, W) by their cells. (B, h, w) -> (B,), (B, H, W).
 
-        Args:
-            cells: cell scores; NaN in padding and outside the region of interest.
-            frame: height and width of the images, including padding.
-            size: (B, 2), heights and widths of padded images; pixels in padding score 0.
-            content: (B, H, W) bool, the region of interest; pixels outside score 0.
+        Cells in padding, beyond heights and widths `size` (B, 2), and outside the region of interest `content`
+        (B, H, W) are NaN, and pixels there score 0.
         """
         if size is not None:
             image, pixel = cells.new_zeros(len(cells)), cells.new_zeros(len(cells), *frame)
@@ -87,15 +84,7 @@ def score_cells(
     batch: Batch,
     fold: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Score images by their cells.
-
-    Args:
-        cells: (B, h, w, C), standardized features.
-        predictors: the predictors, by name.
-        residual_map: combines their residuals into cell scores.
-        scorer: computes image and pixel scores from cell scores.
-        batch: the images.
-        fold: (B,), folds of held-out images, see `ResidualMap.forward`.
+    """Score the images of a batch by their standardized cells (B, h, w, C); for `fold` see `ResidualMap.forward`.
 
     Returns:
         Image scores (B,), pixel scores (B, H, W), cell scores (B, h, w), and the first predictor's residuals

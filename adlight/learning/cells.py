@@ -5,6 +5,7 @@ are NaN. Letters: B images or tiles, C channels, H x W pixels, h x w cells, N ce
 cell, K folds.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -40,7 +41,7 @@ def extract_cells(batch: Batch, scores: Scores) -> Cells:
     pixel, image = scores["pixel"].float(), batch["image"].float()
     error = image - reconstruction_of(scores).float()  # (B, C, H, W)
     maps = torch.cat([pixel[:, None], error, error.abs()], 1)  # (B, 1 + 2 C, H, W)
-    height, width = (-(-side // CELL) for side in pixel.shape[-2:])
+    height, width = (math.ceil(side / CELL) for side in pixel.shape[-2:])
     cells = F.adaptive_avg_pool2d(maps, (height, width)).permute(0, 2, 3, 1)  # (B, h, w, 1 + 2 C)
     if "size" in batch or "content" in batch:
         inside = measure_coverage(content_of(batch), height, width) > 0  # (B, h, w)

@@ -17,9 +17,9 @@ class LearnedDetector(AnomalyDetector):
     The image score changes by the same amount as the mean of the 1 % highest cells.
 
     Args:
-        detector: The frozen detector.
+        detector: the frozen detector.
         width: D, number of features of a cell.
-        defects, normals: Numbers of labelled defects and normal images that the head was fitted to.
+        defects, normals: numbers of labelled defects and normal images that the head was fitted to.
         folds: K, number of folds of held-out normal images and of labelled images.
 
     Attributes:

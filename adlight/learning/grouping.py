@@ -95,13 +95,12 @@ def crop(region: Region, data: AnomalyDataModule) -> np.ndarray:
     left, top, right, bottom = region.box
     if data.tiling is None:
         height, width = frame.fit(*image.size)
-        cut = (0, 0) if frame.keep_shape else ((width - frame.size[1]) // 2, (height - frame.size[0]) // 2)
-        left, top, right, bottom = (side + cut[i % 2] for i, side in enumerate(region.box))
-        left, top, right, bottom = scale_box((left, top, right, bottom), (height, width), image.size)
+        x, y = (0, 0) if frame.keep_shape else ((width - frame.size[1]) // 2, (height - frame.size[0]) // 2)
+        box = left + x, top + y, right + x, bottom + y
+        left, top, right, bottom = scale_box(box, (height, width), image.size)
     extra = int(MARGIN * max(right - left, bottom - top)) + 8
-    whole = left - extra, top - extra, right + extra, bottom + extra
-    limits = image.size * 2
-    left, top, right, bottom = (min(max(side, 0), most) for side, most in zip(whole, limits, strict=True))
+    left, top = max(left - extra, 0), max(top - extra, 0)
+    right, bottom = min(right + extra, image.width), min(bottom + extra, image.height)
     return np.asarray(image.convert("RGB").crop((left, top, right, bottom)))
 
 
@@ -120,11 +119,11 @@ def group_features(
     The length of the feature vector measures how anomalous a region is, its direction in which way.
 
     Args:
-        features: Features of each region.
+        features: features of each region.
         method: `kmeans`, or `hdbscan` (Campello 2013), which leaves outliers ungrouped.
-        groups: Number of groups for `kmeans`; None for the number from 2 to 10 with the best mean silhouette
+        groups: number of groups for `kmeans`; None for the number from 2 to 10 with the best mean silhouette
             (Rousseeuw 1987).
-        least: Smallest number of regions in a group for `hdbscan`.
+        least: smallest number of regions in a group for `hdbscan`.
 
     Raises:
         UserError: scikit-learn is missing, or there are too few regions.
@@ -152,12 +151,12 @@ def group_features(
     else:
         candidates = [k_means(k) for k in range(2, min(MOST, count - 1) + 1)]
         labels = max(candidates, key=lambda labels: silhouette_score(x, labels) if len(set(labels)) > 1 else -1.0)
-    group, inside = _largest_first(labels), labels != OTHERS
+    group, inside = _number_by_size(labels), labels != OTHERS
     is_defined = 1 < len(set(group[inside])) < inside.sum()
     return Grouping(group, float(silhouette_score(x[inside], group[inside])) if is_defined else None)
 
 
-def agreement(group: np.ndarray, defect: Sequence[str]) -> dict[str, float]:
+def measure_agreement(group: np.ndarray, defect: Sequence[str]) -> dict[str, float]:
     """Compare groups with true types by the adjusted Rand index (Hubert & Arabie 1985) and purity.
 
     Purity is the share of regions that have the most frequent type of their group. Ungrouped regions count as another
@@ -170,7 +169,7 @@ def agreement(group: np.ndarray, defect: Sequence[str]) -> dict[str, float]:
     return {"adjusted_rand": float(adjusted_rand_score(names, group)), "purity": float(sum(most) / len(names))}
 
 
-def _largest_first(group: np.ndarray) -> np.ndarray:
+def _number_by_size(group: np.ndarray) -> np.ndarray:
     labels, counts = np.unique(group[group != OTHERS], return_counts=True)
     order = {old: new for new, old in enumerate(labels[np.argsort(-counts, kind="stable")])}
     return np.array([order.get(label, OTHERS) for label in group])

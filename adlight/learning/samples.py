@@ -3,6 +3,7 @@
 Letters: N cells, n tiles of an image (1 if it is not tiled), h x w cells, D features of a cell, K folds.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -63,8 +64,9 @@ class _Collector(pl.Callback):
     """Keeps the cells of normal images during a validation."""
 
     def __init__(self, copies: int, folds: int, items: int) -> None:
-        self.copies, self.folds, self.step = copies, folds, max(1, -(-items // ITEMS))
-        self.step += folds > 1 and self.step % folds == 0  # with a multiple of K, some folds would be empty
+        self.copies, self.folds, self.step = copies, folds, max(1, math.ceil(items / ITEMS))
+        if folds > 1 and self.step % folds == 0:
+            self.step += 1  # with a multiple of K, some folds would be empty
         self.parts: list[Normals] = []
 
     def on_validation_batch_end(
@@ -84,9 +86,7 @@ class _Collector(pl.Callback):
 class CategoryNames:
     """Names the category of labelled images; the name is empty if the thresholds of all categories together apply.
 
-    Args:
-        module: Detector with its thresholds.
-        asked: see `CategoryRule`.
+    The module has the thresholds; `asked` is as in `CategoryRule`.
     """
 
     def __init__(self, module: AnomalyModule, asked: str | None) -> None:
@@ -131,7 +131,7 @@ def score_labelled(
     """Score labelled images by a frozen detector, with the frame, tiles and region of interest of `data`.
 
     Raises:
-        UserError: An image cannot be read, or its mask lies outside the frame or the region of interest.
+        UserError: an image cannot be read, or its mask lies outside the frame or the region of interest.
     """
     found = []
     for record, batch, scores, cells in score_images(module, records, Source(), data, precision):
@@ -167,7 +167,7 @@ def score_learned(learned: LearnedDetector, image: Labelled, row: int, frame: tu
     return (image.tile_scores.double() + change.double().cpu()).max().item()
 
 
-def scores_unseen(learned: LearnedDetector, labelled: Sequence[Labelled], frame: tuple[int, int]) -> Tensor:
+def score_unseen(learned: LearnedDetector, labelled: Sequence[Labelled], frame: tuple[int, int]) -> Tensor:
     """Score each labelled image by the head fitted without the image's fold. -> (n,)."""
     counts, scores = [0, 0], []
     for image in labelled:

@@ -35,7 +35,7 @@ def recall_threshold(score: Tensor, recall: float) -> Support:
     With too few scores (n,) of labelled defects, the threshold is just below the lowest score.
 
     Raises:
-        UserError: There is no labelled defect.
+        UserError: there is no labelled defect.
     """
     count, asked = len(score), Fraction(str(recall))
     if not count:
@@ -58,7 +58,7 @@ def precision_threshold(score: Tensor, label: Tensor, precision: float) -> Suppo
     same share of defects as the labelled ones.
 
     Raises:
-        UserError: There are no labelled defects or no labelled normal images, or no threshold reaches the target.
+        UserError: there are no labelled defects or no labelled normal images, or no threshold reaches the target.
     """
     defects, normals = int(label.sum()), int((label == 0).sum())
     if not defects or not normals:
@@ -99,7 +99,7 @@ def find_thresholds(
     `unseen` (n,) are the scores of the labelled images by heads that have not seen them. At most one target is set.
 
     Raises:
-        UserError: No category has enough labels.
+        UserError: no category has enough labels.
     """
     if recall is None and precision is None:
         return []
@@ -123,7 +123,7 @@ def find_thresholds(
         lines.append(f"{target} for {category or 'all'}: {support.threshold:.6g} {support.text}")
     if not thresholds:
         raise errors[0]
-    cast(LabelledCalibration, learned.calibration).take(thresholds, target)
+    cast(LabelledCalibration, learned.calibration).set_image_thresholds(thresholds, target)
     return [*lines, *(f"a category keeps its threshold: {error}" for error in errors)]
 
 

@@ -103,32 +103,36 @@ def image_metrics(
     score, label = check_scores(score, label)
     anomalous, normal = int(label.sum()), int((~label).sum())
     missing = missing_class(normal, anomalous)
-    found: dict[str, float | None] = dict.fromkeys((*RANKING, "trivial_f1", *CALIBRATED))
+    metrics, reasons = dict[str, float](), dict[str, str]()
     if missing is None:
         thresholds, counts = count_confusion(score, label)
         share = anomalous / len(label)
-        found |= counts.ranking(thresholds) | {"trivial_f1": 2 * share / (1 + share)}
-    if threshold is not None:
-        found |= zip(CALIBRATED, _at_threshold(score, label, threshold), strict=True)
-    reasons = {name: missing or "" for name, value in found.items() if value is None}
+        metrics |= counts.ranking(thresholds) | {"trivial_f1": 2 * share / (1 + share)}
+    else:
+        reasons |= dict.fromkeys((*RANKING, "trivial_f1"), missing)
     if threshold is None:
-        reasons |= dict.fromkeys(CALIBRATED, "no calibrated threshold")
-    return {name: value for name, value in found.items() if value is not None}, reasons
+        return metrics, reasons | dict.fromkeys(CALIBRATED, "no calibrated threshold")
+    calibrated = _at_threshold(score, label, threshold)
+    return metrics | calibrated, reasons | {name: missing or "" for name in CALIBRATED if name not in calibrated}
 
 
-def _at_threshold(score: Tensor, label: Tensor, threshold: float | Tensor) -> tuple[float | None, ...]:
+def _at_threshold(score: Tensor, label: Tensor, threshold: float | Tensor) -> dict[str, float]:
+    """Compute the metrics `CALIBRATED` that are defined for the labels."""
     if torch.as_tensor(threshold).isnan().any():
         raise ValueError("the threshold is NaN: it was not calibrated")
     flagged = score > threshold
     tp, fp = (flagged & label).sum().item(), (flagged & ~label).sum().item()
     anomalous, normal = label.sum().item(), (~label).sum().item()
-    both = anomalous and normal
-    return (
-        tp / max(tp + fp, 1) if both else None,  # precision, 0 if nothing is flagged
-        tp / anomalous if anomalous else None,
-        2 * tp / (tp + fp + anomalous) if both else None,
-        fp / normal if normal else None,
-    )
+    metrics = {}
+    if anomalous and normal:
+        metrics["precision_calibrated"] = tp / max(tp + fp, 1)  # 0 if nothing is flagged
+    if anomalous:
+        metrics["recall_calibrated"] = tp / anomalous
+    if anomalous and normal:
+        metrics["f1_calibrated"] = 2 * tp / (tp + fp + anomalous)
+    if normal:
+        metrics["fpr_calibrated"] = fp / normal
+    return metrics
 
 
 def check_finite(score: Tensor) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # torch takes seconds
 
     from adlight.metrics.histogram import Histogram
 
+RANGES = {"quantile": (0.0, 1.0), "fpr": (0.0, 1.0), "sigma": (0.0, math.inf)}  # of the values after the names
 METHODS = "a number, `quantile:0.99`, `sigma:3`, `fpr:0.05` or `max`"
 
 
@@ -47,9 +48,9 @@ class Method(NamedTuple):
             value = float(number)
         except ValueError:
             value = math.nan
-        known = name in ("quantile", "sigma", "fpr") or not colon
-        out_of_range = (name in ("quantile", "fpr") and not 0 <= value <= 1) or (name == "sigma" and value < 0)
-        if not known or not math.isfinite(value) or out_of_range:
+        is_known = not colon or name in RANGES
+        low, high = RANGES.get(name, (-math.inf, math.inf))
+        if not is_known or not math.isfinite(value) or not low <= value <= high:
             raise ValueError(f"threshold {text!r} is not understood; use {METHODS} (fractions in 0...1, sigma >= 0)")
         return Method(name, value, str(text))
 

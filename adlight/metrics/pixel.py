@@ -56,11 +56,7 @@ class PixelHistogram(Metric):
     The largest error of AUROC, AP, best F1, AUPRO and IoU on 3.2 million pixels (log-normal, squared, tied, bimodal,
     normal, uniform, Cauchy, 100 +- 0.5, 1e6 +- 0.5 with and without zeros) is 8e-6; with 2^16 bins, the share of each
     of 16 categories, it is 7e-5. The limit: a spike narrower than about 2^(shift - 23) of its offset, next to a million
-    other distinct scores, gets a single bin.
-
-    Args:
-        groups: number of groups, numbered from 0.
-        bins: largest number of occupied bins; up to twice as many rows are held between merges.
+    other distinct scores, gets a single bin. Between merges, up to twice as many rows as bins are held.
     """
 
     full_state_update = False
@@ -80,13 +76,9 @@ class PixelHistogram(Metric):
         self.rows = [torch.zeros(0, 3, dtype=torch.long, device=self.device)]
 
     def update(self, pixel: Tensor, mask: Tensor, group: Tensor, counted: Tensor | None = None) -> None:
-        """Add a batch.
+        """Add a batch of scores (B, H, W), which are counted in float32, with masks (B, H, W) bool and groups (B,).
 
-        Args:
-            pixel: (B, H, W), any finite real numbers, higher is more anomalous; counted in float32.
-            mask: (B, H, W) bool, True = defective.
-            group: (B,) int64 in 0...groups - 1.
-            counted: (B, H, W) bool, the normal pixels to count, without padding; None counts all.
+        `counted` (B, H, W) bool are the normal pixels to count, without padding; None counts all.
 
         Raises:
             ValueError: a pixel is NaN or infinite in float32, or a group is not in 0...groups - 1.

@@ -83,14 +83,10 @@ def summarize(
     pixels: PixelHistogram,
     categories: Sequence[str],
 ) -> Results:
-    """Compute all image and pixel metrics of a test.
+    """Compute all image and pixel metrics of N test images with scores (N,).
 
-    Args:
-        records: the N images.
-        score: (N,), their raw scores.
-        calibration: the thresholds; metrics that need them are left out if there are none.
-        pixels: histogram of their pixel scores and masks, one group per category.
-        categories: names of the groups.
+    `pixels` holds their pixel scores and masks, with a group for each of `categories`. Metrics that need thresholds are
+    left out if `calibration` has none.
 
     Raises:
         UserError: a score is not finite; the message names the images.

@@ -72,11 +72,7 @@ class Runs:
 
 
 def collect(places: Sequence[str]) -> Runs:
-    """Read all runs at or below folders or globs; a damaged run gets a row with its error.
-
-    Raises:
-        UserError: there are no runs.
-    """
+    """Read all runs at or below folders or globs, or raise a UserError; a damaged run gets a row with its error."""
     rows, tables, defects = list[dict[str, Any]](), [pd.DataFrame()], list[dict[str, Any]]()
     for run in find_runs(places):
         try:

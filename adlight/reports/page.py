@@ -66,17 +66,10 @@ def render(
     folder: Path,
     monitoring: Monitoring,
 ) -> str:
-    """Render the page as HTML.
+    """Render the page as HTML, with links relative to its `folder`.
 
-    Args:
-        runs: the collected runs.
-        means: means over seeds and categories, see `grouping.average_runs`.
-        title: title of the page.
-        tolerance: largest difference from a published number that counts as equal.
-        detailed: largest number of runs with histograms, curves, a place in the viewer and pictures.
-        pictures: largest number of pictures per run.
-        folder: folder of the page, to which links are relative.
-        monitoring: drift, groups of anomalies and searches.
+    `means` come from `grouping.average_runs`. Differences from published numbers up to `tolerance` count as none. Up to
+    `detailed` runs have histograms, curves, a place in the viewer, and at most `pictures` pictures each.
     """
     shown = {name: table for name, table in _make_tables(runs, means, monitoring).items() if len(table)}
     chosen = _choose_run(runs)

@@ -4,15 +4,12 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from adlight.data.download import COUNTS
 from adlight.reports.rows import CONFIG
 
 LIMITS = ("train_limit", "test_limit")
 TEST_IMAGES: dict[str, dict[str | None, int]] = {  # number of test images by category; None stands for all categories
-    "mvtec": {
-        **{"bottle": 83, "cable": 150, "capsule": 132, "carpet": 117, "grid": 78, "hazelnut": 110, "leather": 124},
-        **{"metal_nut": 115, "pill": 167, "screw": 160, "tile": 117, "toothbrush": 42, "transistor": 100, "wood": 79},
-        "zipper": 151,
-    },
+    "mvtec": {category: normal + anomalous for category, (_, normal, anomalous) in COUNTS.items()},
     "mnist": {None: 10_000},
     "cifar10": {None: 2_000},
 }

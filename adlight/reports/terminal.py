@@ -66,27 +66,34 @@ def print_table(table: pd.DataFrame, title: str, footnotes: Iterable[str] = ()) 
     """
     console, text = make_console(), to_text(table)
     words = {name for name, kind in table if kind == TEXT}
-    widths = {name: max(map(len, [*name.split(), *text[name]])) for name in text}
-    first = min(widths[text.columns[0]], max(16, console.width // 3))
-    room, chosen = console.width - first - 4, set[str]()  # two rules and the spaces beside them
-    for name in sorted(text.columns[1:], key=lambda name: _rank(name, name in words)):
-        widths[name] = min(widths[name], console.width - first - 7)
-        if widths[name] + 3 <= room:
-            room -= widths[name] + 3
-            chosen.add(name)
-    names = [name for name in text.columns[1:] if name in chosen]
+    widths = _choose_columns(text, words, console.width)
+    first, *names = widths
     block = Table(title=Text(title, "table.title"), title_justify="left")
-    block.add_column(text.columns[0], width=first, overflow="fold")
-    for name in names:
-        block.add_column(name, width=widths[name], justify="left" if name in words else "right", overflow="fold")
+    for name, width in widths.items():
+        is_left = name == first or name in words
+        block.add_column(name, width=width, justify="left" if is_left else "right", overflow="fold")
     for _, line in text.iterrows():
         cells = [line[name] or ("" if name in words else "-") for name in names]
-        block.add_row(*map(Text, [line.iloc[0], *cells]))
+        block.add_row(*map(Text, [line[first], *cells]))
     console.print(block)
-    if missing := [name for name in text.columns[1:] if name not in chosen]:
+    if missing := [name for name in text if name not in widths]:
         footnotes = [f"no room in {console.width} columns for: {', '.join(missing)}", *footnotes]
     for line in footnotes:
         print(line)  # Rich would replace `:bug:` in a path by an emoji
+
+
+def _choose_columns(text: pd.DataFrame, words: set[str], width: int) -> dict[str, int]:
+    """Choose the first column and the most important others that fit into `width`. -> their widths, in order."""
+    widths = {name: max(map(len, [*name.split(), *text[name]])) for name in text}
+    first, *others = text
+    widths[first] = min(widths[first], max(16, width // 3))
+    room, chosen = width - widths[first] - 4, {first}  # two rules and the spaces beside them
+    for name in sorted(others, key=lambda name: _rank(name, name in words)):
+        widths[name] = min(widths[name], width - widths[first] - 7)
+        if widths[name] + 3 <= room:
+            room -= widths[name] + 3
+            chosen.add(name)
+    return {name: widths[name] for name in text if name in chosen}
 
 
 def _rank(name: str, is_text: bool) -> int:

@@ -18,7 +18,7 @@ from hydra import initialize_config_dir
 
 from adlight.learn import FOLDS
 from adlight.learning.module import LearnedModule
-from adlight.learning.samples import fit_heads, held_out_normals, score_labelled, score_learned, scores_unseen
+from adlight.learning.samples import fit_heads, held_out_normals, score_labelled, score_learned, score_unseen
 from adlight.learning.thresholds import recall_threshold
 from adlight.metrics.image import auroc
 from adlight.runs.config import CONF
@@ -65,7 +65,7 @@ def rows(run):
                 learned = LearnedModule(module, normals.cells.features.shape[1], count, 0, FOLDS)
                 learned.set_heads(*fit_heads(normals, labelled, FOLDS))
                 after = scores(learned, tested, frame)
-                flagged = after > recall_threshold(scores_unseen(learned, labelled, frame), RECALL).threshold
+                flagged = after > recall_threshold(score_unseen(learned, labelled, frame), RECALL).threshold
                 found = {"auroc_before": auroc(before[rest], label[rest]), "auroc": auroc(after[rest], label[rest])}
                 if others.any():
                     found["others_before"] = sum_auroc(before, label, category, name)

@@ -21,6 +21,12 @@ def module(root, **settings):
     return AnomalyDataModule(MVTecAD, root=root, **(sizes | settings))
 
 
+def loaded(root, stage="fit", **settings):
+    data = module(root, **settings)
+    data.setup(stage)
+    return data
+
+
 @pytest.fixture
 def root(tmp_path):
     return fake_mvtec(tmp_path / "data")
@@ -48,15 +54,22 @@ def hashes(images):
 # the shares of processes
 
 
-@pytest.mark.parametrize("world", [1, 2, 4])
-def test_processes_share_every_test_image_exactly_once(root, world):
-    parts = []
+class FakeTrainer:
+    training, global_rank, world_size = True, 0, 1
+    fit_loop = SimpleNamespace(total_batch_idx=0)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_processes_share_every_image_exactly_once(root, split, world):
+    data, parts = loaded(root, None), []
+    data.trainer = FakeTrainer()
+    data.trainer.world_size = world
     for rank in range(world):
-        data = module(root)
-        data._process = lambda rank=rank: (rank, world)
-        data.setup("test")
-        parts.append(torch.cat([batch["index"] for batch in data.test_dataloader()]).tolist())
-    assert sorted(index for part in parts for index in part) == list(range(18))
+        data.trainer.global_rank = rank
+        loader = getattr(data, f"{split}_dataloader")()
+        parts.append(torch.cat([batch["index"] for batch in loader]).tolist())
+    assert sorted(index for part in parts for index in part) == list(range(18 if split == "test" else 8))
     sizes = [len(part) for part in parts]
     assert max(sizes) - min(sizes) <= 1 and all(part == sorted(part) for part in parts)
 
@@ -106,8 +119,7 @@ def test_splits_share_no_image_on_generated_data(tmp_path):
 
 
 def test_training_needs_no_test_split(root):
-    whole = module(root)
-    whole.setup("fit")
+    whole = loaded(root)
     for category in ("bottle", "screw"):
         shutil.rmtree(root / category / "test")
         shutil.rmtree(root / category / "ground_truth")
@@ -133,8 +145,7 @@ def test_training_reads_training_images_only(root, monkeypatch):
 
 
 def test_later_epochs_touch_no_file(root):
-    data = module(root)
-    data.setup()
+    data = loaded(root, None)
     shutil.rmtree(root)
     loaders = data.train_dataloader(), data.val_dataloader(), data.test_dataloader()
     first = [epoch(loader) for loader in loaders]
@@ -144,8 +155,7 @@ def test_later_epochs_touch_no_file(root):
 
 
 def test_setup_decodes_once(root, monkeypatch):
-    data = module(root)
-    data.setup("fit")
+    data = loaded(root)
     data.setup("test")
     monkeypatch.setattr(data.source, "read", lambda record: pytest.fail("read again"))
     datasets = dict(data.datasets)
@@ -155,9 +165,7 @@ def test_setup_decodes_once(root, monkeypatch):
 
 
 def test_without_cache_batches_are_the_same(root):
-    cached, fresh = module(root), module(root, cache_gb=0)
-    for data in (cached, fresh):
-        data.setup()
+    cached, fresh = loaded(root, None), loaded(root, None, cache_gb=0)
     assert [dataset.cache for dataset in fresh.datasets.values()] == [False] * 3
     for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
         one, other = getattr(cached, name)(), getattr(fresh, name)()
@@ -166,9 +174,7 @@ def test_without_cache_batches_are_the_same(root):
 
 
 def test_worker_processes_give_the_same_batches(root):
-    cached, workers = module(root), module(root, cache_gb=0, num_workers=1)
-    for data in (cached, workers):
-        data.setup("fit")
+    cached, workers = loaded(root), loaded(root, cache_gb=0, num_workers=1)
     loader = workers.val_dataloader()
     assert loader.num_workers == 1 and cached.val_dataloader().num_workers == 0
     assert equal(epoch(cached.val_dataloader()), list(loader))
@@ -176,8 +182,7 @@ def test_worker_processes_give_the_same_batches(root):
 
 @pytest.mark.parametrize(("gigabytes", "cached"), [(8 * 28 * 28 * 4 / 1e9, True), (7.9 * 28 * 28 * 4 / 1e9, False)])
 def test_splits_that_do_not_fit_are_not_cached(root, gigabytes, cached):
-    data = module(root, cache_gb=gigabytes)
-    data.setup("fit")
+    data = loaded(root, cache_gb=gigabytes)
     assert data.datasets["train"].cache is cached
     assert data.datasets["val"].cache  # a quarter of the images
 
@@ -186,8 +191,7 @@ def test_splits_that_do_not_fit_are_not_cached(root, gigabytes, cached):
 
 
 def test_training_batches(root):
-    data = module(root, seed=4)
-    data.setup("fit")
+    data = loaded(root, seed=4)
     batches = epoch(data.train_dataloader())
     assert [len(batch["image"]) for batch in batches] == [4, 4] and data.categories == ["bottle", "screw"]
     for batch in batches:
@@ -196,14 +200,11 @@ def test_training_batches(root):
         assert (batch["mask"].shape, batch["mask"].dtype) == ((4, 28, 28), torch.bool) and not batch["mask"].any()
         names = [data.records("train")[i].category for i in batch["index"]]
         assert [data.categories[c] for c in batch["category"]] == names
-    other = module(root, seed=5)
-    other.setup("fit")
-    assert not equal(epoch(other.train_dataloader()), batches)
+    assert not equal(epoch(loaded(root, seed=5).train_dataloader()), batches)
 
 
 def test_test_batches_have_labels_masks_and_every_record_once(root):
-    data = module(root)
-    data.setup("test")
+    data = loaded(root, "test")
     batches = epoch(data.test_dataloader())
     assert [len(batch["image"]) for batch in batches] == [3] * 6
     merged = {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
@@ -226,8 +227,7 @@ def test_categories_of_the_test_alone_come_last(root):
 
 
 def test_batches_become_floats_between_0_and_1(root):
-    data = module(root)
-    data.setup("test")
+    data = loaded(root, "test")
     batch = next(iter(data.test_dataloader()))
     before = batch["image"].clone()
     after = data.on_after_batch_transfer(batch, 0)["image"]
@@ -235,14 +235,8 @@ def test_batches_become_floats_between_0_and_1(root):
     assert torch.equal((after * 255).round().to(torch.uint8), before)
 
 
-class FakeTrainer:
-    training, global_rank, world_size = True, 0, 1
-    fit_loop = SimpleNamespace(total_batch_idx=0)
-
-
 def test_only_training_batches_are_augmented_by_seed_batch_and_process(root):
-    data = module(root, augmentation=Augmentation(crop=0.5), seed=1)
-    data.setup("fit")
+    data = loaded(root, augmentation=Augmentation(crop=0.5), seed=1)
     data.trainer = FakeTrainer()
     batch = next(iter(data.train_dataloader()))
 
@@ -260,21 +254,8 @@ def test_only_training_batches_are_augmented_by_seed_batch_and_process(root):
     assert all(not torch.equal(drawn[i], drawn[j]) for i in range(5) for j in range(i))
 
 
-@pytest.mark.parametrize("world", [2, 3])
-def test_processes_validate_every_image_exactly_once(root, world):
-    data, seen = module(root), []
-    data.setup()
-    data.trainer = FakeTrainer()
-    data.trainer.world_size = world
-    for rank in range(world):
-        data.trainer.global_rank = rank
-        seen += [i for batch in data.val_dataloader() for i in batch["index"].tolist()]
-    assert sorted(seen) == list(range(2 * len(data.records("val"))))
-
-
 def test_grey_images(root):
-    data = module(root, channels=1)
-    data.setup("fit")
+    data = loaded(root, channels=1)
     assert next(iter(data.train_dataloader()))["image"].shape == (4, 1, 28, 28)
 
 
@@ -283,8 +264,7 @@ def test_grey_images(root):
 
 @pytest.mark.parametrize("cache_gb", [8.0, 0.0])
 def test_pseudo_anomalies_are_labelled_and_leave_the_normals_alone(root, cache_gb):
-    data = module(root, cache_gb=cache_gb, val_fraction=0.5, seed=2)
-    data.setup("fit")
+    data = loaded(root, cache_gb=cache_gb, val_fraction=0.5, seed=2)
     dataset = data.datasets["val"]
     kept = dataset.__getitems__(range(len(dataset)))["image"].clone()
     for _ in range(2):
@@ -302,9 +282,7 @@ def test_pseudo_anomalies_are_labelled_and_leave_the_normals_alone(root, cache_g
 
 
 def test_several_copies_of_an_image_have_defects_of_their_own(root):
-    few, many = module(root, val_fraction=0.5), module(root, val_fraction=0.5, val_defects=3)
-    for data in (few, many):
-        data.setup("fit")
+    few, many = (loaded(root, val_fraction=0.5, val_defects=count) for count in (1, 3))
     first, whole = (
         {key: torch.cat([batch[key] for batch in batches]) for key in ("image", "label", "mask")}
         for batches in (epoch(few.val_dataloader()), epoch(many.val_dataloader()))
@@ -317,9 +295,7 @@ def test_several_copies_of_an_image_have_defects_of_their_own(root):
 
 
 def test_pseudo_anomalies_depend_on_the_seed(root):
-    one, other = module(root, val_fraction=0.5), module(root, val_fraction=0.5)
-    one.setup("fit")
-    other.setup("fit")
+    one, other = (loaded(root, val_fraction=0.5) for _ in range(2))
     other.seed = 1
     first, second = epoch(one.val_dataloader()), epoch(other.val_dataloader())
     assert torch.equal(first[0]["image"][0], second[0]["image"][0])
@@ -335,20 +311,13 @@ def damage(root, category="screw", name="002.png"):
     return path
 
 
-def test_bad_image_is_named(root):
-    path = damage(root)
+@pytest.mark.parametrize("cache_gb", [8.0, 0.0])
+def test_bad_image_is_named(root, cache_gb):
+    path, data = damage(root), module(root, cache_gb=cache_gb)
     with pytest.raises(UserError, match="cannot read image") as caught:
-        module(root).setup("fit")
-    assert str(path) in str(caught.value) and "on_bad_image=skip" in str(caught.value)
-
-
-def test_bad_image_is_named_without_a_cache(root):
-    path = damage(root)
-    data = module(root, cache_gb=0, val_fraction=0.01)
-    data.setup("fit")
-    with pytest.raises(UserError) as caught:
+        data.setup("fit")
         [list(loader) for loader in (data.train_dataloader(), data.val_dataloader())]
-    assert str(path) in str(caught.value)
+    assert str(path) in str(caught.value) and "on_bad_image=skip" in str(caught.value)
 
 
 def test_decoder_that_throws_anything_names_the_image(root, monkeypatch):
@@ -362,8 +331,7 @@ def test_decoder_that_throws_anything_names_the_image(root, monkeypatch):
 def test_bad_images_are_left_out_and_recorded(root, cache_gb):
     train, tested = damage(root), root / "bottle" / "test" / "hole" / "001.png"
     tested.write_bytes(b"not an image")
-    data = module(root, on_bad_image="skip", cache_gb=cache_gb)
-    data.setup()
+    data = loaded(root, None, on_bad_image="skip", cache_gb=cache_gb)
     assert [str(train) in data.skipped()[0], str(tested) in data.skipped()[1]] == [True, True]
     assert len(data.skipped()) == 2
     assert len(data.records("train")) + len(data.records("val")) == 11 and len(data.records("test")) == 17
@@ -405,19 +373,16 @@ def test_settings_out_of_range_are_named(tmp_path, name, value):
 def test_images_of_any_size_become_one(tmp_path):
     for i, size in enumerate((28, 40, 300)):
         write_image(tmp_path / "nut" / "train" / "good" / f"{i}.png", i, size, channels=1 if i else 3)
-    data = module(tmp_path)
-    data.setup("fit")
+    data = loaded(tmp_path)
     assert data.datasets["train"].images.shape == (2, 3, 28, 28)
     assert os.listdir(tmp_path) == ["nut"]  # nothing is written beside the data
 
 
 @pytest.mark.parametrize("cache_gb", [8.0, 0.0])
 def test_a_centre_crop_of_images_and_masks(root, cache_gb):
-    whole, cropped = (module(root, cache_gb=cache_gb, **sizes) for sizes in (dict(image_size=32), dict(resize=32)))
-    batches = []
-    for data in (whole, cropped):
-        data.setup("test")
-        batches.append(data.datasets["test"].__getitems__(range(18)))
+    settings = dict(image_size=32), dict(resize=32)
+    modules = [loaded(root, "test", cache_gb=cache_gb, **sizes) for sizes in settings]
+    batches = [data.datasets["test"].__getitems__(range(18)) for data in modules]
     assert torch.equal(batches[0]["image"][..., 2:30, 2:30], batches[1]["image"])
     assert torch.equal(batches[0]["mask"][..., 2:30, 2:30], batches[1]["mask"]) and batches[1]["mask"].any()
 
@@ -437,6 +402,4 @@ def test_images_that_keep_their_shape_have_their_size_beside_them(tmp_path, cach
                 inside[:height, :width] = True
                 assert not image[:, ~inside].any() and image[:, :height, :width].float().std() > 20
                 assert not (mask & ~inside).any() and mask.any() == bool(label)
-    plain = module(root, image_size=56)
-    plain.setup("test")
-    assert "size" not in plain.datasets["test"].__getitems__([0])
+    assert "size" not in loaded(root, "test", image_size=56).datasets["test"].__getitems__([0])
