@@ -114,4 +114,4 @@ def _multiply(query: Tensor, known: Tensor, squared: bool = False) -> Tensor:
     step = query.shape[1] if in_one_part(query) else VALUES
     read = (lambda y: y.float().square()) if squared else Tensor.float
     images = (zip(query.split(step, 1), y.split(step, 1), strict=True) for y in known.split(64))
-    return torch.cat([sum(x @ read(y).T for x, y in pairs) for pairs in images], 1)
+    return torch.cat([sum(read(y) @ x.T for x, y in pairs) for pairs in images]).T  # faster than x @ y.T on a CPU
