@@ -20,7 +20,7 @@ from adlight.types import UserError
 
 held = ExitStack()  # the lock on this process's folder
 new: list[RunFolder] = []  # this process's folder, if it did not exist before
-earlier: list[tuple[RunFolder, str | None, dict[Path, bytes]]] = []  # or else `run.json` and the attempt in it
+earlier: list[tuple[RunFolder, str | None, dict[Path, bytes | None]]] = []  # or else `run.json` and the attempt in it
 
 
 def remove_unused() -> None:
@@ -29,7 +29,10 @@ def remove_unused() -> None:
         run.remove_unused()
     for run, begun, files in earlier:
         for path, content in files.items() if run.metadata_text() == begun else ():
-            path.write_bytes(content)
+            if content is None:
+                path.unlink(missing_ok=True)
+            else:
+                path.write_bytes(content)
 
 
 class Refusal(SystemExit):

@@ -38,9 +38,11 @@ def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
 
 
 def reserve(file: IO[bytes], nbytes: int) -> None:
-    """Reserve disk space for a file before it is mapped: a disk that fills up later would kill the process."""
+    """Set a file's length before it is mapped, and reserve the space: a disk that fills up would kill the process."""
     if hasattr(os, "posix_fallocate"):  # not on macOS and Windows
         os.posix_fallocate(file.fileno(), 0, max(1, nbytes))
+    else:
+        file.truncate(max(1, nbytes))
 
 
 def bands(shape: tuple[int, ...], least: int = 1) -> Iterator[slice]:

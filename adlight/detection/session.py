@@ -41,7 +41,7 @@ class GraphDetector:
             import onnxruntime
         except ImportError as error:
             raise UserError("onnxruntime is not installed: pip install 'adlight[onnx]'") from error
-        self.calibration, self.classifier, self._arguments = calibration, classifier, (path, device)
+        self.calibration, self.classifier, self._arguments = calibration, classifier, (Path(path).absolute(), device)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = ERRORS_ONLY
         providers = _find_providers(device, onnxruntime.get_available_providers())

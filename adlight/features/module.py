@@ -158,7 +158,8 @@ class FeatureModule(FeatureDetector, AnomalyModule):
         check_predictors(self.members.values(), len(dataset), folds)
         if self.rotations and self.trainer.state.fn != "fit":  # a loaded run has copies only in its predictors
             images = images_of(self.datamodule, "train")
-            self.copies = make_copies(self._cells(), self.centers, images, self.cache)
+            angles = max(predictor.count_angles() for predictor in self.members.values())
+            self.copies = make_copies(self._cells(), self.centers, images, self.cache, angles)
         splits = split_folds(image_numbers_of(dataset), folds, self.trainer.global_rank, self.trainer.world_size)
         for rest, fold in splits:
             cells, members, residual_map = self._fit_copies(features, rest)

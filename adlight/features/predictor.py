@@ -48,6 +48,10 @@ class Predictor(nn.Module):
         """Compute image scores (B,) from cells (B, h, w, C) and cell scores (B, h, w); None leaves it to the scorer."""
         return None
 
+    def count_angles(self) -> int:
+        """Count the angles at which the most often rotated training image is stored; 1 without rotated copies."""
+        return 1
+
     def matrices(self) -> list[nn.Parameter]:
         """List the weights for an optimizer of matrices (Muon)."""
         return []

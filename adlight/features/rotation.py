@@ -23,8 +23,8 @@ SAMPLE = 16  # number of images per cluster that are rotated to decide
 NEIGHBOURS = 8  # number of nearest training images whose mean distance measures how normal an image is
 MAX_RATIO = 1.35  # largest ratio of distances after and before rotation, median of a cluster (experiments/features)
 MAX_RATIO_BETWEEN = 2.0  # the same of all such clusters for 45 degrees; interpolated images are never as near
-ANGLES = (32, 16, 8)  # numbers of angles besides 4; the largest that makes at most MAX_COPIES is chosen
-MAX_COPIES = 2_000  # 370 MB with 20 x 20 cells of 232 values
+ANGLES = (32, 16, 8)  # numbers of angles besides 4; the largest whose copies fit into MAX_BYTES is chosen
+MAX_BYTES = 2_000 * 20 * 20 * 232 * 2  # 2,000 copies of 20 x 20 cells of 232 values of 16 bits
 
 
 class RotatedImages:
@@ -72,12 +72,14 @@ def rotate(image: Tensor, degrees: float, size: Tensor | None = None) -> Tensor:
     return rotated
 
 
-def make_copies(cells: TrainingCells, centers: Tensor, images: Images, cache: FeatureCache) -> Copies | None:
+def make_copies(
+    cells: TrainingCells, centers: Tensor, images: Images, cache: FeatureCache, most: int = ANGLES[0]
+) -> Copies | None:
     """Rotate the training images of the clusters in which rotated images are normal.
 
     A quarter turn is tried first if frames are square and not padded, then half a turn. Where quarter turns are normal,
     few images are rotated by more angles, unless they differ much from the others between quarter turns. The clusters
-    of mean cells have the centers (K, C); `images` are not augmented.
+    of mean cells have the centers (K, C); `images` are not augmented. There are at most `most` angles, or 4.
 
     Returns:
         The copies; None if rotations are normal in no cluster, or a region of interest fixes the orientation.
@@ -105,7 +107,8 @@ def make_copies(cells: TrainingCells, centers: Tensor, images: Images, cache: Fe
         return None
     between = quarter.any() and compare(45)[quarter[sample]].median() <= MAX_RATIO_BETWEEN
     features, source = [], []
-    for degrees in choose_angles(int(quarter.sum())) if between else (90, 180, 270):
+    size = int(quarter.sum()) * cells.features[0].numel() * cells.features.element_size()
+    for degrees in choose_angles(size, most) if between else (90, 180, 270):
         is_rotated = half if degrees == 180 else quarter
         if is_rotated.any():
             source.append(is_rotated.nonzero()[:, 0])
@@ -113,9 +116,9 @@ def make_copies(cells: TrainingCells, centers: Tensor, images: Images, cache: Fe
     return Copies(torch.cat(features), torch.cat(source))
 
 
-def choose_angles(count: int) -> list[float]:
-    """Choose the angles, in degrees, by which `count` images are rotated: the fewer images, the more angles."""
-    number = next((number for number in ANGLES if (number - 1) * count <= MAX_COPIES), 4)
+def choose_angles(size: int, most: int = ANGLES[0]) -> list[float]:
+    """Choose at most `most` angles, in degrees, for images of `size` bytes: the fewer images, the more angles."""
+    number = next((number for number in ANGLES if number <= most and (number - 1) * size <= MAX_BYTES), 4)
     return [360 * i / number for i in range(1, number)]
 
 

@@ -5,10 +5,11 @@
 
 import json
 import logging
+import signal
 import threading
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -121,13 +122,15 @@ def simulate(folder: FederationFolder, cpus: int, gpus: float) -> None:
     resources: Any = {"client_resources": {"num_cpus": cpus, "num_gpus": gpus}, "init_args": {"log_to_driver": False}}
     with ThreadPoolExecutor(1) as thread:  # Ctrl-C within Ray or Flower may be lost, or leave their threads waiting
         simulation = thread.submit(run_simulation, local, client, len(names), backend_config=resources)
+        handler, is_main = signal.getsignal(signal.SIGTERM), threading.current_thread() is threading.main_thread()
         try:
+            while not wait([simulation], timeout=1).done:
+                if is_main:
+                    signal.signal(signal.SIGTERM, handler)  # Ray's own, which aborts, has replaced it at Ray's start
             simulation.result()
         finally:
-            stopped.set()  # otherwise the server's thread would wait for replies forever
-            if ray.is_initialized():
-                ray.shutdown()
-            elif not simulation.done():
+            stopped.set()  # the server's thread ends, then Flower ends Ray; ending Ray here would abort the process
+            if not simulation.done() and not ray.is_initialized():
                 print("stopping as soon as Ray has started", flush=True)
 
 

@@ -10,6 +10,7 @@ from adlight.settings import checked
 from adlight.types import UserError
 
 CELLS = 20  # cells of an image per pass, so that their candidates stay in a CPU's cache
+EXPORTED = 50  # cells of all images per pass in an exported graph, for less memory
 VALUES = 2**14  # values of each image per pass when images are compared, for the same reason
 
 
@@ -67,7 +68,8 @@ class Retrieval(Predictor):
         nearest = distance.topk(min(self.neighbours, others), largest=False).indices  # (B, k)
         known, flat = bank.flatten(1, 2), cells.flatten(1, 2)  # (N, h w, C), (B, h w, C)
         if torch.compiler.is_exporting():  # otherwise one image after the other: less memory
-            return self._blend(flat, known[nearest].float()).view_as(cells)
+            parts = zip(flat.split(EXPORTED, 1), known.split(EXPORTED, 1), strict=True)
+            return torch.cat([self._blend(x, y[nearest].float()) for x, y in parts], 1).view_as(cells)
         step = flat.shape[1] if in_one_part(cells) else CELLS
         found = [
             self._blend(x, y.index_select(0, i).float())
@@ -79,6 +81,10 @@ class Retrieval(Predictor):
     def residual(self, cells: Tensor, own: Tensor | None = None) -> Tensor:
         """Subtract the prediction from other images. (B, h, w, C) -> (B, h, w, C)."""
         return cells - self(cells, own)
+
+    def count_angles(self) -> int:
+        """Count the angles at which the most often rotated training image is stored."""
+        return int(self.index.bincount().max())
 
     def summary(self) -> str:
         """Describe the prediction."""

@@ -189,10 +189,10 @@ class RunFolder(HydraFolder):
         """Record in one line why the run failed and, if it was not the first process, in which process."""
         write_atomically(self.path / _ERROR, (f"process {rank()}: " if rank() else "") + line + "\n")
 
-    def read_attempt(self) -> dict[Path, bytes]:
-        """Read the config and the failure of a run that has begun, which a new attempt in its folder replaces."""
-        paths = [*(self.path / SUBFOLDER).glob("*"), self.path / _ERROR] if self.metadata_text() else []
-        return {path: path.read_bytes() for path in paths if path.is_file()}
+    def read_attempt(self) -> dict[Path, bytes | None]:
+        """Read the config and the failure (None: none) of a run that has begun, which a new attempt would replace."""
+        paths = [*(self.path / SUBFOLDER).glob("*.yaml"), self.path / _ERROR] if self.metadata_text() else []
+        return {path: path.read_bytes() if path.exists() else None for path in paths}
 
     def failure(self) -> str | None:
         """Read in one line why the run failed; None if it did not."""

@@ -99,17 +99,19 @@ def test_run_dir_is_not_set_by_itself(adlight, place):
     assert contents(place) == before
 
 
+@pytest.mark.parametrize("why", ["the disk was full", None])
 @pytest.mark.parametrize("word", ["trainer.max_epochs=many", "dataset.root=nowhere"])
-def test_a_mistyped_value_keeps_what_a_failed_run_says(adlight, place, word):
-    """Its config and why it failed; only the log tells of the new attempt."""
+def test_a_mistyped_value_keeps_what_a_failed_run_says(adlight, place, word, why):
+    """Its config and why it failed, or that it was killed; only the log tells of the new attempt."""
     run = place / "all" / "run"
     shutil.rmtree(run / "checkpoints")
     (run / "metrics.json").unlink()
-    (run / "error.txt").write_text("the disk was full\n")
+    if why:
+        (run / "error.txt").write_text(f"{why}\n")
     before = {path: content for path, content in contents(run).items() if path.suffix != ".log"}
     check_refused(adlight("train", *adlight.quick, "seed=1", word, f"hydra.run.dir={run}"), word.partition("=")[2])
     assert {path: content for path, content in contents(run).items() if path.suffix != ".log"} == before
-    assert RunFolder(run).failure() == "the disk was full"
+    assert RunFolder(run).failure() == why
 
 
 @pytest.mark.parametrize("where", ["all/run", "all/run/checkpoints", "sweep"])

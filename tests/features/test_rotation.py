@@ -5,7 +5,7 @@ import torch
 
 from adlight.features.cache import FeatureCache
 from adlight.features.cells import Copies, TrainingCells
-from adlight.features.rotation import MAX_COPIES, RotatedImages, choose_angles, make_copies, rotate
+from adlight.features.rotation import MAX_BYTES, RotatedImages, choose_angles, make_copies, rotate
 from adlight.memory.retrieval import Retrieval
 
 CPU, SIDE = torch.device("cpu"), 6
@@ -76,10 +76,12 @@ def test_parts_that_lie_at_any_angle():
 
 @pytest.mark.parametrize(("count", "number"), [(1, 32), (64, 32), (65, 16), (133, 16), (134, 8), (286, 4), (10_000, 4)])
 def test_few_images_are_rotated_by_more_angles(count, number):
-    angles = choose_angles(count)
+    size = count * 20 * 20 * 232 * 2
+    angles = choose_angles(size)
     assert angles == pytest.approx([360 / number * i for i in range(1, number)])
     assert {90, 180, 270} <= set(angles)
-    assert number == 4 or len(angles) * count <= MAX_COPIES
+    assert number == 4 or len(angles) * size <= MAX_BYTES
+    assert len(choose_angles(size, 8)) == min(number, 8) - 1  # as a detector of 8 angles has them
 
 
 @pytest.mark.parametrize("as_bytes", [False, True])
@@ -129,6 +131,7 @@ def copied(count=9):
 def test_retrieval_finds_copies_but_not_the_image_s_own():
     cells, made = copied(), Retrieval(5, neighbours=1)
     made.fit(cells)
+    assert made.count_angles() == 4
     query = cells[:].rot90(1, (1, 2))
     assert torch.equal(made(query), query)
     assert (made.residual(query, torch.arange(9)).flatten(1).norm(dim=1) > 1).all()
