@@ -29,7 +29,7 @@ def test_the_features_stay(name):
     network = make(name)
     folded, other = fold_batch_norms(network, IMAGE), torch.rand(2, 3, 96, 80)
     assert norms(network) and not norms(folded)
-    torch.testing.assert_close(folded.forward_features(other), network.forward_features(other), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(folded.forward_features(other), network.forward_features(other), rtol=1e-3, atol=5e-4)
 
 
 def test_transformers_stay_as_they_are():
