@@ -71,7 +71,7 @@ def test_three_processes_calibrate_and_test_as_one(adlight, tiny_run):
     """Numbers, predictions and panels are the same to the byte where no process has as many images as the others."""
     shutil.copytree(adlight.folder / "data", adlight.folder / "seventeen")
     (adlight.folder / "seventeen" / "screw" / "test" / "good" / "002.png").unlink()
-    words = ["dataset.root=seventeen", "dataset.eval_batch_size=4"]  # whatever changes the data calibrates anew
+    words = ["dataset.root=seventeen", "dataset.eval_batch_size=1"]  # a CPU may round differently in other batches
     folder = adlight.folder / "evaluated by three"
     several = ["trainer.devices=3", "trainer.strategy=ddp", f"hydra.run.dir='{folder}'"]
     in_processes(adlight, "evaluate", f"run={tiny_run[0]}", *words, *several)
