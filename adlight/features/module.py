@@ -162,7 +162,7 @@ class FeatureModule(FeatureDetector, AnomalyModule):
             self.copies = make_copies(self._cells(), self.centers, images, self.cache, angles)
         splits = split_folds(image_numbers_of(dataset), folds, self.trainer.global_rank, self.trainer.world_size)
         for rest, fold in splits:
-            cells, members, residual_map = self._fit_copies(features, rest)
+            cells, members, residual_map = self._refit(features, rest)
             for part in fold.split(self.datamodule.eval_batch_size):
                 batch = fetch(dataset, part, self.device)
                 with full_precision(self.device):
@@ -170,7 +170,7 @@ class FeatureModule(FeatureDetector, AnomalyModule):
                     score, pixel, *_ = score_cells(x, members, residual_map, self.scorer, batch)
                 yield batch, Scores(image=score, pixel=pixel, reconstruction=batch["image"])
 
-    def _fit_copies(self, features: Tensor, rows: Tensor) -> tuple[TrainingCells, dict[str, Predictor], ResidualMap]:
+    def _refit(self, features: Tensor, rows: Tensor) -> tuple[TrainingCells, dict[str, Predictor], ResidualMap]:
         """Fit copies of the predictors and of the residual map to some training images."""
         shared = {id(tensor): tensor for tensor in self.predictors.buffers()}  # `fit` replaces them
         members, residual_map = deepcopy((self.members, self.residual_map), shared)

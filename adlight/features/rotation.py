@@ -22,7 +22,7 @@ from adlight.types import Batch
 SAMPLE = 16  # number of images per cluster that are rotated to decide
 NEIGHBOURS = 8  # number of nearest training images whose mean distance measures how normal an image is
 MAX_RATIO = 1.35  # largest ratio of distances after and before rotation, median of a cluster (experiments/features)
-MAX_RATIO_BETWEEN = 2.0  # the same of all such clusters for 45 degrees; interpolated images are never as near
+MAX_RATIO_BETWEEN = 2.0  # largest ratio at 45 degrees, median of all such clusters; interpolation adds to it
 ANGLES = (32, 16, 8)  # numbers of angles besides 4; the largest whose copies fit into MAX_BYTES is chosen
 MAX_BYTES = 2_000 * 20 * 20 * 232 * 2  # 2,000 copies of 20 x 20 cells of 232 values of 16 bits
 

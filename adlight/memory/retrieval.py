@@ -10,7 +10,6 @@ from adlight.settings import checked
 from adlight.types import UserError
 
 CELLS = 20  # cells of an image per pass, so that their candidates stay in a CPU's cache
-EXPORTED = 50  # cells of all images per pass in an exported graph, for less memory
 VALUES = 2**14  # values of each image per pass when images are compared, for the same reason
 
 
@@ -68,7 +67,7 @@ class Retrieval(Predictor):
         nearest = distance.topk(min(self.neighbours, others), largest=False).indices  # (B, k)
         known, flat = bank.flatten(1, 2), cells.flatten(1, 2)  # (N, h w, C), (B, h w, C)
         if torch.compiler.is_exporting():  # otherwise one image after the other: less memory
-            parts = zip(flat.split(EXPORTED, 1), known.split(EXPORTED, 1), strict=True)
+            parts = zip(flat.split(CELLS, 1), known.split(CELLS, 1), strict=True)
             return torch.cat([self._blend(x, y[nearest].float()) for x, y in parts], 1).view_as(cells)
         step = flat.shape[1] if in_one_part(cells) else CELLS
         found = [
